@@ -1,0 +1,126 @@
+//! What the networks share. A brick names its parameters as the reference does and picks the operators of the target,
+//! so that a network file says what is computed and never how.
+//!
+//! Between bricks, tensors are *rows*: \[batch * positions, width\]. Weights then multiply as they lie in the checkpoint
+//! (`Gemm` with a transposed right side), and only attention needs the axes apart.
+
+mod attention;
+pub mod interpolate;
+pub mod rotary;
+
+pub use attention::{attention, expand_heads, merge_heads, split_heads};
+
+use crate::Target;
+use crate::graph::{Builder, Init, Value};
+
+/// `x W^T + b`; parameters `NAME.weight` \[out, in\] and `NAME.bias` \[out\]. x is rows \[n, in\].
+pub fn linear(g: &mut Builder, name: &str, x: &Value, out: usize) -> Value {
+    let g = &mut g.scope(name);
+    let weight = weight(g, x, out);
+    let bias = g.param("bias", &[out], Init::BIAS);
+    g.gemm(x, &weight, Some(&bias))
+}
+
+/// [`linear`] without a bias.
+pub fn linear_no_bias(g: &mut Builder, name: &str, x: &Value, out: usize) -> Value {
+    let g = &mut g.scope(name);
+    let weight = weight(g, x, out);
+    g.gemm(x, &weight, None)
+}
+
+fn weight(g: &mut Builder, x: &Value, out: usize) -> Value {
+    let width = width(x);
+    g.param("weight", &[out, width], Init::fan_in(width))
+}
+
+/// The known length of the last axis.
+///
+/// # Panics
+/// When it is dynamic: a bug of the calling network.
+pub fn width(x: &Value) -> usize {
+    x.dim(-1).fixed().unwrap_or_else(|| panic!("the width of a tensor is known at export, found {}", x.dim(-1)))
+}
+
+/// LayerNorm over the last axis; parameters `NAME.weight` and `NAME.bias`.
+pub fn layer_norm(g: &mut Builder, name: &str, x: &Value, epsilon: f32) -> Value {
+    let g = &mut g.scope(name);
+    let width = width(x);
+    let scale = g.param("weight", &[width], Init::SCALE);
+    let bias = g.param("bias", &[width], Init::BIAS);
+    g.layer_normalization(x, &scale, &bias, epsilon)
+}
+
+/// `x / rms(x) * scale` over the last axis; parameter `NAME.weight` (<https://arxiv.org/abs/1910.07467>).
+pub fn rms_norm(g: &mut Builder, name: &str, x: &Value, epsilon: f32) -> Value {
+    let g = &mut g.scope(name);
+    let scale = g.param("weight", &[width(x)], Init::SCALE);
+    match g.target() {
+        Target::Cpu => g.simplified_layer_normalization(x, &scale, epsilon),
+        Target::Portable => {
+            let squares = g.mul(x, x);
+            let mean = g.reduce_mean(&squares, &[-1]);
+            let mean = g.add_scalar(&mean, epsilon);
+            let rms = g.sqrt(&mean);
+            let normed = g.div(x, &rms);
+            g.mul(&normed, &scale)
+        }
+    }
+}
+
+/// Adds a block's output to the residual stream and normalises the sum: (normed, sum).
+pub fn add_rms_norm(g: &mut Builder, name: &str, residual: &Value, x: &Value, epsilon: f32) -> (Value, Value) {
+    match g.target() {
+        Target::Cpu => {
+            let g = &mut g.scope(name);
+            let scale = g.param("weight", &[width(x)], Init::SCALE);
+            g.skip_simplified_layer_normalization(residual, x, &scale, epsilon)
+        }
+        Target::Portable => {
+            let sum = g.add(residual, x);
+            (rms_norm(g, name, &sum, epsilon), sum)
+        }
+    }
+}
+
+/// Exact GELU, x * Φ(x) (<https://arxiv.org/abs/1606.08415>).
+pub fn gelu(g: &mut Builder, x: &Value) -> Value {
+    match g.target() {
+        Target::Cpu => g.gelu_fused(x),
+        Target::Portable => {
+            let scaled = g.scale(x, std::f32::consts::FRAC_1_SQRT_2);
+            let erf = g.erf(&scaled);
+            let cdf = g.add_scalar(&erf, 1.0);
+            let half = g.scale(x, 0.5);
+            g.mul(&half, &cdf)
+        }
+    }
+}
+
+/// CLIP's approximation of GELU: x * sigmoid(1.702 x).
+pub fn quick_gelu(g: &mut Builder, x: &Value) -> Value {
+    sigmoid_gate(g, x, 1.702)
+}
+
+/// SiLU: x * sigmoid(x).
+pub fn silu(g: &mut Builder, x: &Value) -> Value {
+    sigmoid_gate(g, x, 1.0)
+}
+
+fn sigmoid_gate(g: &mut Builder, x: &Value, alpha: f32) -> Value {
+    match g.target() {
+        Target::Cpu => g.quick_gelu_fused(x, alpha),
+        Target::Portable => {
+            let scaled = if alpha == 1.0 { x.clone() } else { g.scale(x, alpha) };
+            let gate = g.sigmoid(&scaled);
+            g.mul(x, &gate)
+        }
+    }
+}
+
+/// `fc2(gelu(fc1(x)))` of rows \[n, in\]; parameters `NAME.fc1` and `NAME.fc2`.
+pub fn perceptron(g: &mut Builder, name: &str, x: &Value, hidden: usize, out: usize) -> Value {
+    let g = &mut g.scope(name);
+    let h = linear(g, "fc1", x, hidden); // [n, hidden]
+    let h = gelu(g, &h);
+    linear(g, "fc2", &h, out) // [n, out]
+}

@@ -1,0 +1,108 @@
+//! `config.json` in two stages: raw structures mirror the file, validated ones are what the networks take.
+//!
+//! The raw structures stay inside the modules that read them. Unknown keys are ignored, as Hugging Face configs carry
+//! many that do not concern inference.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::arr_coc_ovis;
+
+/// Supported values of `model_type`.
+pub const MODEL_TYPES: &[&str] = &[arr_coc_ovis::MODEL_TYPE];
+
+/// A validated model configuration.
+#[derive(Debug, Clone)]
+pub enum ModelConfig {
+    /// The composition of design section 4.1.
+    ArrCocOvis(arr_coc_ovis::Config),
+}
+
+/// A `config.json` that cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// The `model_type` is not one that arrcoc knows.
+    #[error("model_type `{found}` is not supported; expected one of: {}", MODEL_TYPES.join(", "))]
+    ModelType {
+        /// What the file says.
+        found: String,
+    },
+    /// A section does not parse.
+    #[error("config.json, {section}: {reason}")]
+    Parse {
+        /// Section of the file.
+        section: &'static str,
+        /// What serde says.
+        reason: String,
+    },
+    /// A value is impossible or unsupported.
+    #[error("config.json, {section}.{key}: expected {expected}, found {found}")]
+    Value {
+        /// Section of the file.
+        section: &'static str,
+        /// Key in the section.
+        key: &'static str,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+impl ModelConfig {
+    /// Reads a parsed `config.json`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming section, key, what was expected and what was found.
+    pub fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
+        #[derive(Deserialize)]
+        struct Raw {
+            model_type: String,
+        }
+        let raw: Raw = section(json, "top level")?;
+        match raw.model_type.as_str() {
+            arr_coc_ovis::MODEL_TYPE => Ok(Self::ArrCocOvis(arr_coc_ovis::Config::from_json(json)?)),
+            _ => Err(ConfigError::ModelType { found: raw.model_type }),
+        }
+    }
+}
+
+/// Parses one section of the file.
+pub(crate) fn section<T: DeserializeOwned>(json: &serde_json::Value, name: &'static str) -> Result<T, ConfigError> {
+    T::deserialize(json).map_err(|error| ConfigError::Parse { section: name, reason: error.to_string() })
+}
+
+/// Checks of one section.
+pub(crate) struct Check(pub(crate) &'static str);
+
+impl Check {
+    /// Fails unless `ok`.
+    pub(crate) fn that(
+        &self,
+        ok: bool,
+        key: &'static str,
+        expected: impl Into<String>,
+        found: impl std::fmt::Debug,
+    ) -> Result<(), ConfigError> {
+        if ok {
+            return Ok(());
+        }
+        Err(ConfigError::Value { section: self.0, key, expected: expected.into(), found: format!("{found:?}") })
+    }
+
+    /// Fails unless all values are in 1..=1e6: sizes beyond that are corrupt files, not models.
+    pub(crate) fn sizes(&self, sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> {
+        sizes.iter().try_for_each(|&(key, n)| self.that((1..=1_000_000).contains(&n), key, "1 to 1,000,000", n))
+    }
+
+    /// Fails unless `width` splits evenly into `parts`.
+    pub(crate) fn divides(
+        &self,
+        key: &'static str,
+        width: usize,
+        parts: usize,
+        what: &str,
+    ) -> Result<(), ConfigError> {
+        self.that(parts > 0 && width.is_multiple_of(parts), key, format!("a multiple of {what} ({parts})"), width)
+    }
+}

@@ -1,0 +1,120 @@
+//! Sizes of axes: numbers known at export, named dynamic axes, and arithmetic over them.
+
+use std::fmt;
+use std::rc::Rc;
+
+/// The size of one axis.
+///
+/// Two sizes are equal when they are written equally, so a network should derive a size in one way only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Dim {
+    /// Known at export.
+    Fixed(usize),
+    /// A dynamic axis of the graph contract (`batch`, `seq`, ...), measured on the first input that carries it.
+    Axis(&'static str),
+    /// Product.
+    Mul(Rc<Dim>, Rc<Dim>),
+    /// Sum.
+    Add(Rc<Dim>, Rc<Dim>),
+    /// Quotient, rounded down.
+    Div(Rc<Dim>, usize),
+    /// Rounded up to a multiple.
+    RoundUp(Rc<Dim>, usize),
+    /// `2 * n - 1`: the number of relative positions on an axis of `n`.
+    Relative(Rc<Dim>),
+}
+
+impl Dim {
+    /// `self * other`.
+    pub fn times(&self, other: impl Into<Dim>) -> Dim {
+        match (self, other.into()) {
+            (Dim::Fixed(a), Dim::Fixed(b)) => Dim::Fixed(a * b),
+            (Dim::Fixed(1), other) => other,
+            (_, Dim::Fixed(1)) => self.clone(),
+            (_, other) => Dim::Mul(Rc::new(self.clone()), Rc::new(other)),
+        }
+    }
+
+    /// `self + other`.
+    pub fn plus(&self, other: impl Into<Dim>) -> Dim {
+        match (self, other.into()) {
+            (Dim::Fixed(a), Dim::Fixed(b)) => Dim::Fixed(a + b),
+            (Dim::Fixed(0), other) => other,
+            (_, Dim::Fixed(0)) => self.clone(),
+            (_, other) => Dim::Add(Rc::new(self.clone()), Rc::new(other)),
+        }
+    }
+
+    /// `self / divisor`, rounded down.
+    pub fn over(&self, divisor: usize) -> Dim {
+        match self {
+            Dim::Fixed(a) => Dim::Fixed(a / divisor),
+            Dim::RoundUp(inner, step) if *step == divisor => {
+                Dim::Div(Rc::new(Dim::RoundUp(inner.clone(), *step)), divisor)
+            }
+            _ => Dim::Div(Rc::new(self.clone()), divisor),
+        }
+    }
+
+    /// The next multiple of `step`.
+    pub fn rounded_up(&self, step: usize) -> Dim {
+        match self {
+            Dim::Fixed(a) => Dim::Fixed(a.next_multiple_of(step)),
+            _ => Dim::RoundUp(Rc::new(self.clone()), step),
+        }
+    }
+
+    /// `2 * self - 1`.
+    pub fn relative(&self) -> Dim {
+        match self {
+            Dim::Fixed(a) => Dim::Fixed(2 * a - 1),
+            _ => Dim::Relative(Rc::new(self.clone())),
+        }
+    }
+
+    /// The number, where it is known at export.
+    pub fn fixed(&self) -> Option<usize> {
+        match self {
+            Dim::Fixed(n) => Some(*n),
+            _ => None,
+        }
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(n: usize) -> Self {
+        Dim::Fixed(n)
+    }
+}
+
+impl From<&Dim> for Dim {
+    fn from(dim: &Dim) -> Self {
+        dim.clone()
+    }
+}
+
+impl From<&'static str> for Dim {
+    fn from(axis: &'static str) -> Self {
+        Dim::Axis(axis)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Fixed(n) => write!(f, "{n}"),
+            Dim::Axis(name) => f.write_str(name),
+            Dim::Mul(a, b) => write!(f, "{a}*{b}"),
+            Dim::Add(a, b) => write!(f, "({a}+{b})"),
+            Dim::Div(a, n) => write!(f, "{a}/{n}"),
+            Dim::RoundUp(a, n) => write!(f, "ceil({a},{n})"),
+            Dim::Relative(a) => write!(f, "(2*{a}-1)"),
+        }
+    }
+}
+
+/// Builds a shape from numbers, axis names and [`Dim`]s: `dims!["batch", 3, &height]`.
+#[macro_export]
+macro_rules! dims {
+    ($($dim:expr),* $(,)?) => { vec![$($crate::graph::Dim::from($dim)),*] };
+}

@@ -1,0 +1,128 @@
+//! A finished [`Graph`] as ONNX protobuf.
+
+use prost::Message as _;
+
+use super::layout::Placement;
+use super::{Attribute, Dim, Element, Graph, Initializer, Node, Source, Value};
+use crate::onnx::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataLocation,
+    tensor_proto::DataType, tensor_shape_proto, type_proto,
+};
+
+/// The protobuf's code of an element type.
+pub(super) fn data_type(element: Element) -> i32 {
+    let code = match element {
+        Element::F32 => DataType::Float,
+        Element::I64 => DataType::Int64,
+        Element::I32 => DataType::Int32,
+        Element::Bool => DataType::Bool,
+    };
+    code as i32
+}
+
+/// Serialises a graph whose external initializers lie where `placements` says (`None`: stored inline).
+pub(super) fn serialize(graph: &Graph, placements: &[Option<Placement>]) -> Vec<u8> {
+    let initializer = graph.initializers.iter().zip(placements).map(|(tensor, place)| initializer(tensor, place));
+    let proto = GraphProto {
+        name: Some(graph.name.to_owned()),
+        node: graph.nodes.iter().map(node).collect(),
+        initializer: initializer.collect(),
+        input: graph.inputs.iter().map(value_info).collect(),
+        output: graph.outputs.iter().map(value_info).collect(),
+        value_info: graph.values.iter().map(value_info).collect(),
+        ..GraphProto::default()
+    };
+    let mut opset_import = vec![opset("", graph.target.opset())];
+    if graph.nodes.iter().any(|node| !node.domain.is_empty()) {
+        opset_import.push(opset("com.microsoft", 1));
+    }
+    let model = ModelProto {
+        ir_version: Some(graph.target.ir_version()),
+        opset_import,
+        producer_name: Some("arrcoc".to_owned()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        graph: Some(proto),
+        ..ModelProto::default()
+    };
+    model.encode_to_vec()
+}
+
+fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
+    OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) }
+}
+
+fn node(node: &Node) -> NodeProto {
+    NodeProto {
+        name: Some(node.name.clone()),
+        op_type: Some(node.operator.to_owned()),
+        domain: Some(node.domain.to_owned()),
+        input: node.inputs.iter().map(|name| name.to_string()).collect(),
+        output: node.outputs.iter().map(|name| name.to_string()).collect(),
+        attribute: node.attributes.iter().map(|(name, value)| attribute(name, value)).collect(),
+        ..NodeProto::default()
+    }
+}
+
+fn attribute(name: &str, value: &Attribute) -> AttributeProto {
+    let mut proto = AttributeProto { name: Some(name.to_owned()), ..AttributeProto::default() };
+    let kind = match value {
+        Attribute::Int(i) => {
+            proto.i = Some(*i);
+            AttributeType::Int
+        }
+        Attribute::Ints(ints) => {
+            proto.ints = ints.clone();
+            AttributeType::Ints
+        }
+        Attribute::Float(f) => {
+            proto.f = Some(*f);
+            AttributeType::Float
+        }
+    };
+    proto.r#type = Some(kind as i32);
+    proto
+}
+
+fn value_info(value: &Value) -> ValueInfoProto {
+    use tensor_shape_proto::{Dimension, dimension};
+    let dim = value.dims.iter().map(|dim| Dimension {
+        value: Some(match dim {
+            Dim::Fixed(n) => dimension::Value::DimValue(*n as i64),
+            dim => dimension::Value::DimParam(dim.to_string()),
+        }),
+        ..Dimension::default()
+    });
+    let tensor = type_proto::Tensor {
+        elem_type: Some(data_type(value.element)),
+        shape: Some(TensorShapeProto { dim: dim.collect() }),
+    };
+    ValueInfoProto {
+        name: Some(value.name.to_string()),
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() }),
+        ..ValueInfoProto::default()
+    }
+}
+
+fn initializer(tensor: &Initializer, placement: &Option<Placement>) -> TensorProto {
+    let mut proto = TensorProto {
+        name: Some(tensor.name.to_string()),
+        data_type: Some(data_type(tensor.element)),
+        dims: tensor.shape.iter().map(|&n| n as i64).collect(),
+        ..TensorProto::default()
+    };
+    match (placement, &tensor.source) {
+        (Some(place), _) => {
+            let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
+            proto.data_location = Some(DataLocation::External as i32);
+            proto.external_data = vec![
+                entry("location", place.file.clone()),
+                entry("offset", place.offset.to_string()),
+                entry("length", place.length.to_string()),
+            ];
+        }
+        (None, Source::Data(bytes)) => proto.raw_data = Some(bytes.clone().into()),
+        (None, Source::Checkpoint { tensor, .. }) => unreachable!("layout places every checkpoint tensor: {tensor}"),
+    }
+    proto
+}
