@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arrcoc_reference import ArrCocOvis, Preprocessor, Prompter
+from arrcoc_reference.model import weight_files
 
 FORMAT = "arrcoc-goldens 1"
 STEPS = 64
@@ -42,8 +43,12 @@ TOLERANCE = 2e-5
 Tensors = dict[str, Tensor]
 
 
-class GoldenError(Exception):
+class IllPosed(Exception):
     """The inputs leave an order or a choice to rounding noise. Another seed or question will do."""
+
+
+class Mismatch(Exception):
+    """The goldens to compare with are of something else."""
 
 
 @torch.no_grad()
@@ -122,7 +127,7 @@ def answer(model: ArrCocOvis, embeds: Tensor, where: str) -> Tensors:
     best, second = logits.topk(2).values.unbind(-1)  # [N], [N]
     margins = best - second  # [N]
     if (narrow := margins.min().item()) <= MIN_LOGIT_MARGIN:
-        raise GoldenError(f"{where}: the two best logits of some step differ by {narrow:.1e} only")
+        raise IllPosed(f"{where}: the two best logits of some step differ by {narrow:.1e} only")
     logprobs = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]  # [N]
     return {
         "prefill_logits": logits[:1],
@@ -137,7 +142,7 @@ def check_gap(model: ArrCocOvis, masked_relevance: Tensor, budget: int, where: s
     ranked = masked_relevance.sort(dim=-1, descending=True).values[:, : fine + 1]  # [B, fine + 1]: the last is left out
     gaps = (ranked[:, :-1] - ranked[:, 1:])[ranked[:, :-1] >= 0]  # padding may tie: then the index decides
     if (narrow := gaps.min().item()) <= MIN_RELEVANCE_GAP:
-        raise GoldenError(f"{where}: two relevances that decide the order of tokens differ by {narrow:.1e} only")
+        raise IllPosed(f"{where}: two relevances that decide the order of tokens differ by {narrow:.1e} only")
 
 
 def make(checkpoint: Path, image_path: Path, question: str, sizes: list[int], tiers: list[int]) -> dict[str, Tensors]:
@@ -157,7 +162,7 @@ def make(checkpoint: Path, image_path: Path, question: str, sizes: list[int], ti
 def metadata(args: argparse.Namespace) -> dict[str, str]:
     return {
         "format": FORMAT,
-        "checkpoint_sha256": sha256(args.checkpoint / "model.safetensors"),
+        "checkpoint_sha256": sha256(*sorted(set(weight_files(args.checkpoint).values()))),
         "image": args.image.name,
         "image_sha256": sha256(args.image),
         "question": args.question,
@@ -169,9 +174,13 @@ def metadata(args: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Of the files' bytes, one after another: of model.safetensors, or of the shards in order of name."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def write(args: argparse.Namespace) -> None:
@@ -191,13 +200,13 @@ def compare(args: argparse.Namespace) -> bool:
             recorded = file.metadata()
             golden[path.stem] = {name: file.get_tensor(name) for name in file.keys()}
     if recorded.get("format") != FORMAT:
-        raise GoldenError(f"{args.compare}: expected goldens of format {FORMAT!r}, found {recorded.get('format')!r}")
+        raise Mismatch(f"{args.compare}: expected goldens of format {FORMAT!r}, found {recorded.get('format')!r}")
     args.question = recorded["question"]
     for key, value in metadata(args).items():
         if value != recorded[key]:
             print(f"note: {key}: the goldens were made with {recorded[key]}, this is {value}")
             if key.endswith("sha256"):
-                raise GoldenError(f"expected the {key} that the goldens were made from; give that file")
+                raise Mismatch(f"{key}: expected the file that the goldens were made from, found another")
     sizes = sorted(int(name.removeprefix("size")) for name in golden if name.startswith("size"))
     names = {name for tensors in golden.values() for name in tensors if name.endswith(".visual_tokens")}
     tiers = sorted(int(name.split(".")[0].removeprefix("tier")) for name in names)
@@ -209,7 +218,8 @@ def compare(args: argparse.Namespace) -> bool:
             verdict = difference(fresh.get(file, {}).get(name), golden.get(file, {}).get(name))
             good = isinstance(verdict, float) and verdict <= TOLERANCE
             ok &= good
-            print(f"{'ok  ' if good else 'FAIL'} {file} {name} {verdict if isinstance(verdict, str) else f'{verdict:.1e}'}")
+            words = verdict if isinstance(verdict, str) else f"{verdict:.1e}"
+            print(f"{'ok  ' if good else 'FAIL'} {file} {name} {words}")
     return ok
 
 
@@ -224,12 +234,15 @@ def difference(fresh: Tensor | None, golden: Tensor | None) -> float | str:
     return float((fresh - golden).abs().max() / golden.abs().max().clamp(min=1e-30))
 
 
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--question")
-    numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
     parser.add_argument("--sizes", type=numbers, help="image sizes (default: the checkpoint's native one)")
     parser.add_argument("--tiers", type=numbers, help="token budgets (default: all of the checkpoint's)")
     action = parser.add_mutually_exclusive_group(required=True)
@@ -243,7 +256,10 @@ def main() -> int:
             write(args)
         elif not compare(args):
             return 1
-    except GoldenError as error:
+    except Mismatch as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except IllPosed as error:
         print(f"error: {error}. Use another --seed for the checkpoint, or another --question.", file=sys.stderr)
         return 2
     return 0

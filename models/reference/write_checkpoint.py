@@ -103,7 +103,7 @@ CHAT_TEMPLATE = """\
 
 
 def byte_tokens() -> list[str]:
-    """GPT-2's 256 printable stand-ins for bytes, in the order of its vocabulary (bytes_to_unicode of its encoder.py)."""
+    """GPT-2's 256 printable stand-ins for bytes, in the order of its vocabulary (`bytes_to_unicode`)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 

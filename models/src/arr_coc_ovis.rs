@@ -88,10 +88,16 @@ impl Config {
         let in_range = least > self.compressor.gist() && most <= 4096;
         check.that(in_range, "token_budgets", "more than the gist's cells, at most 4096", budgets)?;
         let patch = self.vision.patch_size;
-        let whole = self.image_sizes.iter().all(|&size| size > 0 && size <= 8192 && size.is_multiple_of(patch));
+        let whole =
+            self.image_sizes.iter().all(|&size| size > 0 && size <= 8192 && size.is_multiple_of(patch));
         check.that(whole, "image_sizes", format!("multiples of {patch}, at most 8192"), &self.image_sizes)?;
         let native = self.image_sizes.contains(&self.vision.image_size);
-        check.that(native, "image_sizes", format!("{} among them", self.vision.image_size), &self.image_sizes)?;
+        check.that(
+            native,
+            "image_sizes",
+            format!("{} among them", self.vision.image_size),
+            &self.image_sizes,
+        )?;
         let in_vocabulary = (self.image_token_id as usize) < self.decoder.vocab_size;
         check.that(in_vocabulary, "image_token_id", "an id of the vocabulary", self.image_token_id)
     }

@@ -68,7 +68,10 @@ impl ModelConfig {
 }
 
 /// Parses one section of the file.
-pub(crate) fn section<T: DeserializeOwned>(json: &serde_json::Value, name: &'static str) -> Result<T, ConfigError> {
+pub(crate) fn section<T: DeserializeOwned>(
+    json: &serde_json::Value,
+    name: &'static str,
+) -> Result<T, ConfigError> {
     T::deserialize(json).map_err(|error| ConfigError::Parse { section: name, reason: error.to_string() })
 }
 
@@ -87,12 +90,19 @@ impl Check {
         if ok {
             return Ok(());
         }
-        Err(ConfigError::Value { section: self.0, key, expected: expected.into(), found: format!("{found:?}") })
+        Err(ConfigError::Value {
+            section: self.0,
+            key,
+            expected: expected.into(),
+            found: format!("{found:?}"),
+        })
     }
 
     /// Fails unless all values are in 1..=1e6: sizes beyond that are corrupt files, not models.
     pub(crate) fn sizes(&self, sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> {
-        sizes.iter().try_for_each(|&(key, n)| self.that((1..=1_000_000).contains(&n), key, "1 to 1,000,000", n))
+        sizes
+            .iter()
+            .try_for_each(|&(key, n)| self.that((1..=1_000_000).contains(&n), key, "1 to 1,000,000", n))
     }
 
     /// Fails unless `width` splits evenly into `parts`.
@@ -103,6 +113,11 @@ impl Check {
         parts: usize,
         what: &str,
     ) -> Result<(), ConfigError> {
-        self.that(parts > 0 && width.is_multiple_of(parts), key, format!("a multiple of {what} ({parts})"), width)
+        self.that(
+            parts > 0 && width.is_multiple_of(parts),
+            key,
+            format!("a multiple of {what} ({parts})"),
+            width,
+        )
     }
 }

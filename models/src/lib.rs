@@ -18,7 +18,13 @@ pub mod graph;
 pub mod networks;
 
 mod onnx {
-    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated from onnx.proto")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        reason = "generated from onnx.proto"
+    )]
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 

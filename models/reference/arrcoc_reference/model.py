@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, DynamicCache, Qwen3Config, Qwen3ForCausalLM
 from transformers import SamVisionConfig, SamVisionModel
+from transformers.initialization import no_init_weights
 
 from .allocator import Allocation, Allocator
 from .compressor import Compressor
@@ -108,7 +109,7 @@ class ArrCocOvis(nn.Module):
         return self.quality_adapter(refined, torch.full((len(refined),), tier, device=refined.device))  # [B, T, H]
 
     def prompt_embeds(self, input_ids: Tensor, visual_embeds: Tensor) -> Tensor:
-        """input_ids [B, S] with T image tokens for each image of visual_embeds [images, T, H], in order -> [B, S, H]."""
+        """input_ids [B, S] with T image tokens per image, visual_embeds [images, T, H] in their order -> [B, S, H]."""
         embeds = self.embedding(input_ids)  # [B, S, H]
         at = (input_ids == self.config["image_token_id"])[:, :, None].expand_as(embeds)  # [B, S, H]
         if at.sum() != visual_embeds.numel():
@@ -167,7 +168,9 @@ class ArrCocOvis(nn.Module):
     def from_pretrained(cls, directory: str | Path) -> Self:
         """Reads a checkpoint into fp32, whatever it is stored in. Every tensor must be there, and none besides."""
         directory = Path(directory)
-        model = cls(json.loads((directory / "config.json").read_text()))
+        with no_init_weights():  # drawing 1 B random numbers takes half a minute
+            model = cls(json.loads((directory / "config.json").read_text()))
+        model.llm.tie_weights()  # part of the initialisation that was left out
         expected, found = model.checkpoint_names(), weight_files(directory)
         if missing := sorted(expected.keys() - found.keys()):
             raise CheckpointError(f"{directory}: missing tensors: {', '.join(missing)}")

@@ -11,7 +11,9 @@ from .layers import LAYER_NORM_EPS, VARIANCE_EPS, Stacked, stacked_linear
 
 
 class QualityAdapter(nn.Module):
-    def __init__(self, clip_width: int, hidden: int, text_width: int, tiers: int, target_mean: float, target_std: float):
+    def __init__(
+        self, clip_width: int, hidden: int, text_width: int, tiers: int, target_mean: float, target_std: float
+    ):
         super().__init__()
         self.target_mean, self.target_std = target_mean, target_std
         self.fc1 = stacked_linear(tiers, clip_width, hidden)
@@ -27,7 +29,8 @@ class QualityAdapter(nn.Module):
         w1, b1 = self.fc1.weight[tier], self.fc1.bias[tier][:, None]  # [B, Ha, D], [B, 1, Ha]
         w2, b2 = self.fc2.weight[tier], self.fc2.bias[tier][:, None]  # [B, H, Ha], [B, 1, H]
         gain, bias = self.norm.weight[tier][:, None], self.norm.bias[tier][:, None]  # [B, 1, Ha]
-        scale, shift, threshold = (p[tier][:, None, None] for p in (self.scale, self.shift, self.threshold))  # [B, 1, 1]
+        per_image = (p[tier][:, None, None] for p in (self.scale, self.shift, self.threshold))
+        scale, shift, threshold = per_image  # [B, 1, 1] each
 
         y = refined_tokens @ w1.transpose(1, 2) + b1  # [B, T, Ha]
         y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=LAYER_NORM_EPS) * gain + bias)  # [B, T, Ha]

@@ -38,7 +38,9 @@ fn weight(g: &mut Builder, x: &Value, out: usize) -> Value {
 /// # Panics
 /// When it is dynamic: a bug of the calling network.
 pub fn width(x: &Value) -> usize {
-    x.dim(-1).fixed().unwrap_or_else(|| panic!("the width of a tensor is known at export, found {}", x.dim(-1)))
+    x.dim(-1)
+        .fixed()
+        .unwrap_or_else(|| panic!("the width of a tensor is known at export, found {}", x.dim(-1)))
 }
 
 /// LayerNorm over the last axis; parameters `NAME.weight` and `NAME.bias`.
@@ -68,7 +70,13 @@ pub fn rms_norm(g: &mut Builder, name: &str, x: &Value, epsilon: f32) -> Value {
 }
 
 /// Adds a block's output to the residual stream and normalises the sum: (normed, sum).
-pub fn add_rms_norm(g: &mut Builder, name: &str, residual: &Value, x: &Value, epsilon: f32) -> (Value, Value) {
+pub fn add_rms_norm(
+    g: &mut Builder,
+    name: &str,
+    residual: &Value,
+    x: &Value,
+    epsilon: f32,
+) -> (Value, Value) {
     match g.target() {
         Target::Cpu => {
             let g = &mut g.scope(name);

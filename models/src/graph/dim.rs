@@ -31,6 +31,8 @@ impl Dim {
             (Dim::Fixed(a), Dim::Fixed(b)) => Dim::Fixed(a * b),
             (Dim::Fixed(1), other) => other,
             (_, Dim::Fixed(1)) => self.clone(),
+            // Products lean to the left, as sums do.
+            (_, Dim::Mul(a, b)) => self.times(&*a).times(&*b),
             (_, other) => Dim::Mul(Rc::new(self.clone()), Rc::new(other)),
         }
     }
@@ -41,6 +43,8 @@ impl Dim {
             (Dim::Fixed(a), Dim::Fixed(b)) => Dim::Fixed(a + b),
             (Dim::Fixed(0), other) => other,
             (_, Dim::Fixed(0)) => self.clone(),
+            // Sums lean to the left, so that a + (b + c) and (a + b) + c are written equally.
+            (_, Dim::Add(a, b)) => self.plus(&*a).plus(&*b),
             (_, other) => Dim::Add(Rc::new(self.clone()), Rc::new(other)),
         }
     }
@@ -49,9 +53,6 @@ impl Dim {
     pub fn over(&self, divisor: usize) -> Dim {
         match self {
             Dim::Fixed(a) => Dim::Fixed(a / divisor),
-            Dim::RoundUp(inner, step) if *step == divisor => {
-                Dim::Div(Rc::new(Dim::RoundUp(inner.clone(), *step)), divisor)
-            }
             _ => Dim::Div(Rc::new(self.clone()), divisor),
         }
     }

@@ -192,7 +192,9 @@ impl Graph {
 
     /// Whether a node uses an operator outside the ONNX standard.
     pub fn is_standard(&self) -> bool {
-        self.nodes.iter().all(|node| node.domain.is_empty() && node.operator != "SimplifiedLayerNormalization")
+        self.nodes
+            .iter()
+            .all(|node| node.domain.is_empty() && node.operator != "SimplifiedLayerNormalization")
     }
 }
 
@@ -270,7 +272,14 @@ impl Builder {
     /// Row `index` of a checkpoint tensor that stacks one tensor per row (an expert's weights, for example).
     pub fn param_row(&mut self, name: &str, shape: &[usize], init: Init, index: usize) -> Value {
         let row = shape[1..].iter().product::<usize>();
-        self.param_range(name, shape, init, index * row..(index + 1) * row, &shape[1..], &format!("[{index}]"))
+        self.param_range(
+            name,
+            shape,
+            init,
+            index * row..(index + 1) * row,
+            &shape[1..],
+            &format!("[{index}]"),
+        )
     }
 
     /// Rows `rows` of a checkpoint tensor.
@@ -341,7 +350,12 @@ impl Builder {
     }
 
     fn initializer(&mut self, name: Rc<str>, element: Element, shape: &[usize], source: Source) -> Value {
-        self.graph.initializers.push(Initializer { name: name.clone(), element, shape: shape.to_vec(), source });
+        self.graph.initializers.push(Initializer {
+            name: name.clone(),
+            element,
+            shape: shape.to_vec(),
+            source,
+        });
         Value { name, element, dims: shape.iter().map(|&n| Dim::Fixed(n)).collect() }
     }
 
@@ -388,10 +402,14 @@ impl Builder {
 
     fn measure(&mut self, axis: &'static str) -> Value {
         let carrier = self.graph.inputs.iter().find_map(|input| {
-            input.dims.iter().position(|dim| *dim == Dim::Axis(axis)).map(|position| (input.clone(), position))
+            input
+                .dims
+                .iter()
+                .position(|dim| *dim == Dim::Axis(axis))
+                .map(|position| (input.clone(), position))
         });
-        let (input, position) =
-            carrier.unwrap_or_else(|| panic!("no input of graph `{}` carries axis `{axis}`", self.graph.name));
+        let (input, position) = carrier
+            .unwrap_or_else(|| panic!("no input of graph `{}` carries axis `{axis}`", self.graph.name));
         self.shape_of_axis(&input, position)
     }
 
@@ -462,7 +480,8 @@ impl Builder {
         outputs: Vec<Rc<str>>,
         attributes: Vec<(&'static str, Attribute)>,
     ) {
-        let inputs = inputs.iter().map(|input| input.map_or_else(|| "".into(), |value| value.name.clone())).collect();
+        let inputs =
+            inputs.iter().map(|input| input.map_or_else(|| "".into(), |value| value.name.clone())).collect();
         self.graph.nodes.push(Node { name, operator, domain, inputs, outputs, attributes });
     }
 

@@ -207,7 +207,14 @@ impl Builder {
 
     /// Convolution of x \[batch, in, spatial...\] with W \[out, in, kernel...\], the same padding on both sides.
     /// Without padding the kernel must tile the axis (a patch embedding); with it the size must be kept.
-    pub fn conv(&mut self, x: &Value, weight: &Value, bias: Option<&Value>, stride: usize, padding: usize) -> Value {
+    pub fn conv(
+        &mut self,
+        x: &Value,
+        weight: &Value,
+        bias: Option<&Value>,
+        stride: usize,
+        padding: usize,
+    ) -> Value {
         let spatial = x.rank() - 2;
         let mut dims = vec![x.dim(0).clone(), weight.dim(0).clone()];
         dims.extend(x.dims[2..].iter().map(|dim| if stride == 1 { dim.clone() } else { dim.over(stride) }));
@@ -341,10 +348,8 @@ impl Builder {
 
     /// Repeats axes of length 1.
     pub fn expand(&mut self, x: &Value, dims: Vec<Dim>) -> Value {
-        let parts: Vec<_> = dims
-            .iter()
-            .map(|dim| dim.fixed().map_or_else(|| Err(dim.clone()), |n| Ok(n as i64)))
-            .collect();
+        let parts: Vec<_> =
+            dims.iter().map(|dim| dim.fixed().map_or_else(|| Err(dim.clone()), |n| Ok(n as i64))).collect();
         let shape = self.shape_tensor(&parts);
         self.emit("Expand", &[x, &shape], vec![], x.element, dims)
     }
@@ -374,7 +379,8 @@ impl Builder {
 
     /// The length of one axis as an integer tensor of shape \[1\].
     pub fn shape_of_axis(&mut self, x: &Value, axis: usize) -> Value {
-        let attributes = vec![("start", Attribute::Int(axis as i64)), ("end", Attribute::Int(axis as i64 + 1))];
+        let attributes =
+            vec![("start", Attribute::Int(axis as i64)), ("end", Attribute::Int(axis as i64 + 1))];
         self.emit("Shape", &[x], attributes, Element::I64, vec![Dim::Fixed(1)])
     }
 }
@@ -411,8 +417,16 @@ pub struct GroupQueryAttention<'a> {
 /// ONNX Runtime's fused operators; only for [`crate::Target::Cpu`].
 impl Builder {
     /// `com.microsoft.MultiHeadAttention`, without mask: Q and K \[batch, seq, heads * width\], V may have another width.
-    pub fn multi_head_attention(&mut self, q: &Value, k: &Value, v: &Value, heads: usize, scale: f32) -> Value {
-        let attributes = vec![("num_heads", Attribute::Int(heads as i64)), ("scale", Attribute::Float(scale))];
+    pub fn multi_head_attention(
+        &mut self,
+        q: &Value,
+        k: &Value,
+        v: &Value,
+        heads: usize,
+        scale: f32,
+    ) -> Value {
+        let attributes =
+            vec![("num_heads", Attribute::Int(heads as i64)), ("scale", Attribute::Float(scale))];
         let dims = vec![q.dim(0).clone(), q.dim(1).clone(), v.dim(2).clone()];
         let outputs = vec![Some((q.element, dims))];
         let inputs = [Some(q), Some(k), Some(v)];
@@ -474,7 +488,8 @@ impl Builder {
         let output = Some((x.element, x.dims.clone()));
         let inputs = [Some(x), Some(skip), Some(scale)];
         let outputs = vec![output.clone(), None, None, output];
-        let mut outputs = self.emit_in(MICROSOFT, "SkipSimplifiedLayerNormalization", &inputs, attributes, outputs);
+        let mut outputs =
+            self.emit_in(MICROSOFT, "SkipSimplifiedLayerNormalization", &inputs, attributes, outputs);
         let sum = outputs.remove(1);
         (outputs.remove(0), sum)
     }

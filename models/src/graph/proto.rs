@@ -5,9 +5,9 @@ use prost::Message as _;
 use super::layout::Placement;
 use super::{Attribute, Dim, Element, Graph, Initializer, Node, Source, Value};
 use crate::onnx::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType, tensor_proto::DataLocation,
-    tensor_proto::DataType, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
+    tensor_proto::DataLocation, tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
 
 /// The protobuf's code of an element type.
@@ -23,7 +23,8 @@ pub(super) fn data_type(element: Element) -> i32 {
 
 /// Serialises a graph whose external initializers lie where `placements` says (`None`: stored inline).
 pub(super) fn serialize(graph: &Graph, placements: &[Option<Placement>]) -> Vec<u8> {
-    let initializer = graph.initializers.iter().zip(placements).map(|(tensor, place)| initializer(tensor, place));
+    let initializer =
+        graph.initializers.iter().zip(placements).map(|(tensor, place)| initializer(tensor, place));
     let proto = GraphProto {
         name: Some(graph.name.to_owned()),
         node: graph.nodes.iter().map(node).collect(),
@@ -99,7 +100,10 @@ fn value_info(value: &Value) -> ValueInfoProto {
     };
     ValueInfoProto {
         name: Some(value.name.to_string()),
-        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() }),
+        r#type: Some(TypeProto {
+            value: Some(type_proto::Value::TensorType(tensor)),
+            ..TypeProto::default()
+        }),
         ..ValueInfoProto::default()
     }
 }
@@ -113,7 +117,10 @@ fn initializer(tensor: &Initializer, placement: &Option<Placement>) -> TensorPro
     };
     match (placement, &tensor.source) {
         (Some(place), _) => {
-            let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
+            let entry = |key: &str, value: String| StringStringEntryProto {
+                key: Some(key.to_owned()),
+                value: Some(value),
+            };
             proto.data_location = Some(DataLocation::External as i32);
             proto.external_data = vec![
                 entry("location", place.file.clone()),
@@ -122,7 +129,9 @@ fn initializer(tensor: &Initializer, placement: &Option<Placement>) -> TensorPro
             ];
         }
         (None, Source::Data(bytes)) => proto.raw_data = Some(bytes.clone().into()),
-        (None, Source::Checkpoint { tensor, .. }) => unreachable!("layout places every checkpoint tensor: {tensor}"),
+        (None, Source::Checkpoint { tensor, .. }) => {
+            unreachable!("layout places every checkpoint tensor: {tensor}")
+        }
     }
     proto
 }

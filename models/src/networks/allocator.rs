@@ -81,7 +81,8 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     let propositional = propositional(g, config, widths, &features, &normed); // [B, P]
     let perspectival = perspectival(g, config, widths, &normed); // [B, P]
     let participatory = participatory(g, config, widths, &normed, &query); // [B, P]
-    let [a, b, c] = [propositional, perspectival, participatory].map(|x| g.reshape(&x, dims!["batch", 1, "patches"]));
+    let [a, b, c] =
+        [propositional, perspectival, participatory].map(|x| g.reshape(&x, dims!["batch", 1, "patches"]));
     let scores = g.concat(&[&a, &b, &c], 1); // [B, 3, P]
     let knowing = g.sigmoid(&scores);
 
@@ -139,7 +140,13 @@ fn encode_query(g: &mut Builder, config: &Config, embeds: &Value, mask: &Value) 
 }
 
 /// How much information a patch holds: a learned score, and the entropy of its channels.
-fn propositional(g: &mut Builder, config: &Config, widths: Widths, features: &Value, normed: &Value) -> Value {
+fn propositional(
+    g: &mut Builder,
+    config: &Config,
+    widths: Widths,
+    features: &Value,
+    normed: &Value,
+) -> Value {
     let g = &mut g.scope("propositional");
     let log = g.log_softmax(features); // [B, P, C]
     let probability = g.exp(&log);
@@ -198,12 +205,22 @@ fn score(g: &mut Builder, config: &Config, x: &Value, measured: &Value, gain: &s
     let rows = g.reshape(x, dims![batch.times(&patches), x.dim(-1)]);
     let h = bricks::linear(g, "fc1", &rows, config.hidden_size);
     let h = bricks::gelu(g, &h);
-    let learned = bricks::linear(g, "fc2", &h, 1); // [B * P, 1]
+    let learned = verdict(g, &h); // [B * P, 1]
     let learned = g.reshape(&learned, dims![&batch, &patches]);
     let gain = g.param(gain, &[1], Init::normal(0.5));
     let measured = g.reshape(measured, dims![&batch, &patches]);
     let measured = g.mul(&measured, &gain);
     g.add(&learned, &measured)
+}
+
+/// The scorer's last layer, `fc2`. A random one spreads its scores three times as wide as a usual layer would: the order of
+/// relevances decides which patches become tokens, and it must not hang on rounding.
+fn verdict(g: &mut Builder, h: &Value) -> Value {
+    let g = &mut g.scope("fc2");
+    let width = bricks::width(h);
+    let weight = g.param("weight", &[1, width], Init::normal(3.0 * Init::fan_in(width).std));
+    let bias = g.param("bias", &[1], Init::BIAS);
+    g.gemm(h, &weight, Some(&bias))
 }
 
 /// Mean, standard deviation and maximum over patches of x \[B, n, P\]: \[B, 3 n\].

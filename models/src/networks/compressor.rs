@@ -158,7 +158,13 @@ fn choose(g: &mut Builder, config: &Config, widths: &Widths, relevance: &Value) 
 }
 
 /// Tokens \[B, T, D\] from the chosen candidates: one expert per tier, mixed softly by content and by closeness of the budget.
-fn embed(g: &mut Builder, config: &Config, widths: &Widths, candidates: &Candidates, indices: &Value) -> Value {
+fn embed(
+    g: &mut Builder,
+    config: &Config,
+    widths: &Widths,
+    candidates: &Candidates,
+    indices: &Value,
+) -> Value {
     let (batch, tokens) = (Dim::Axis("batch"), Dim::Axis("tokens"));
     let (channels, out, experts) = (widths.features, widths.refiner, widths.budgets.len());
 

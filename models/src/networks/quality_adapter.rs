@@ -41,7 +41,12 @@ impl Config {
         let check = Check("adapter_config");
         check.sizes(&[("hidden_size", raw.hidden_size)])?;
         check.that(raw.target_mean.is_finite(), "target_mean", "a finite number", raw.target_mean)?;
-        check.that(raw.target_std.is_finite() && raw.target_std > 0.0, "target_std", "above 0", raw.target_std)?;
+        check.that(
+            raw.target_std.is_finite() && raw.target_std > 0.0,
+            "target_std",
+            "above 0",
+            raw.target_std,
+        )?;
         let share = (0.0..1.0).contains(&raw.target_sparsity);
         check.that(share, "target_sparsity", "0 to below 1", raw.target_sparsity)?;
         Ok(Self {
@@ -87,7 +92,7 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     let normal = g.div(&centred, &std); // [B, T, H]
 
     // Soft threshold: what is small becomes exactly zero, which is how a sparse target is met.
-    let threshold = head_scalar(g, "threshold", Init::normal(0.1), &tier, tiers); // [B, 1, 1]
+    let threshold = head_scalar(g, "threshold", Init { mean: 0.1, std: 0.02 }, &tier, tiers); // [B, 1, 1]
     let threshold = g.relu(&threshold);
     let size = g.abs(&normal);
     let size = g.sub(&size, &threshold);

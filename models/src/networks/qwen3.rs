@@ -116,7 +116,12 @@ impl Config {
             ("vocab_size", raw.vocab_size),
             ("max_position_embeddings", raw.max_position_embeddings),
         ])?;
-        check.divides("num_attention_heads", raw.num_attention_heads, raw.num_key_value_heads, "num_key_value_heads")?;
+        check.divides(
+            "num_attention_heads",
+            raw.num_attention_heads,
+            raw.num_key_value_heads,
+            "num_key_value_heads",
+        )?;
         check.divides("head_dim", head_dim, 2, "two")?;
         check.that(raw.hidden_act == "silu", "hidden_act", "silu", &raw.hidden_act)?;
         check.that(!raw.use_sliding_window, "use_sliding_window", "false", raw.use_sliding_window)?;
@@ -206,7 +211,8 @@ pub fn decoder_graph(config: &Config, prefix: &str, target: Target, context_leng
         let (out, cache) = {
             let g = &mut g.scope(format!("model.layers.{index}"));
             let (attended, cache) = attention(g, config, &context, &normed, past);
-            let (norm, sum) = bricks::add_rms_norm(g, "post_attention_layernorm", &x, &attended, config.rms_norm_eps);
+            let (norm, sum) =
+                bricks::add_rms_norm(g, "post_attention_layernorm", &x, &attended, config.rms_norm_eps);
             x = sum;
             (mlp(g, config, &norm), cache)
         };
@@ -271,7 +277,13 @@ fn causal_mask(g: &mut Builder, attention_mask: &Value) -> Value {
 }
 
 /// Rows to rows, and the extended cache.
-fn attention(g: &mut Builder, config: &Config, context: &Context, x: &Value, past: &[Value; 2]) -> (Value, [Value; 2]) {
+fn attention(
+    g: &mut Builder,
+    config: &Config,
+    context: &Context,
+    x: &Value,
+    past: &[Value; 2],
+) -> (Value, [Value; 2]) {
     let g = &mut g.scope("self_attn");
     let (heads, kv_heads) = (config.heads, config.kv_heads);
     let q = project(g, config, "q_proj", x, heads);

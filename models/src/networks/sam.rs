@@ -107,7 +107,12 @@ impl Config {
         check.that(raw.use_rel_pos, "use_rel_pos", "true", raw.use_rel_pos)?;
         let last = raw.num_hidden_layers - 1;
         let in_range = raw.global_attn_indexes.iter().all(|&index| index <= last);
-        check.that(in_range, "global_attn_indexes", format!("indices up to {last}"), &raw.global_attn_indexes)?;
+        check.that(
+            in_range,
+            "global_attn_indexes",
+            format!("indices up to {last}"),
+            &raw.global_attn_indexes,
+        )?;
         let mlp_dim = raw.mlp_dim.unwrap_or((raw.hidden_size as f64 * raw.mlp_ratio) as usize);
         check.sizes(&[("mlp_dim", mlp_dim)])?;
         Ok(Self {
@@ -213,7 +218,8 @@ fn windowed_attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid) 
     let (size, hidden) = (config.window_size, config.hidden_size);
     let (high, wide) = (grid.height.rounded_up(size), grid.width.rounded_up(size));
     let (down, across) = (high.over(size), wide.over(size));
-    let windows = Grid { batch: grid.batch.times(&down).times(&across), height: size.into(), width: size.into() };
+    let windows =
+        Grid { batch: grid.batch.times(&down).times(&across), height: size.into(), width: size.into() };
 
     let x = g.reshape(x, dims![&grid.batch, &grid.height, &grid.width, hidden]); // [B, h, w, hidden]
     let x = g.pad_to(&x, &[(1, high.clone()), (2, wide.clone())]); // [B, high, wide, hidden]

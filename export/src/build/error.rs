@@ -1,0 +1,98 @@
+//! Why a bundle could not be built.
+
+use std::path::PathBuf;
+
+use arrcoc_models::config::ConfigError;
+
+use crate::checkpoint::CheckpointError;
+use crate::staging::StagingError;
+
+/// A bundle could not be built; nothing was left at its destination, and a bundle that stood there still stands.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The weights are at fault.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The configuration is at fault.
+    #[error("cannot use {}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ConfigError,
+    },
+    /// A text file is at fault.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// No name for the model.
+    #[error("`{name}` cannot name a model: expected letters, digits, `.`, `_` and `-`, the first no dot; give another --name")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// An option asks for more than the model has.
+    #[error("--max-context {found} is out of range: this model takes 1 to {limit} tokens")]
+    Context {
+        /// What was asked for.
+        found: usize,
+        /// What the model was made for.
+        limit: usize,
+    },
+    /// The destination cannot be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+    /// The manifest cannot be written as YAML.
+    #[error("cannot write the manifest")]
+    Manifest(#[from] serde_yaml::Error),
+}
+
+/// A tokenizer, template or preprocessor file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A file is not there.
+    #[error("{} is missing: {hint}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not JSON.
+    #[error("{} is not valid JSON", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// The tokenizers library refuses the file.
+    #[error("{} is not a tokenizer: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// Its reason.
+        reason: String,
+    },
+    /// A value does not fit.
+    #[error("{}, {key}: expected {expected}, found {found}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}

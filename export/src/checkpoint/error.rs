@@ -1,0 +1,154 @@
+//! What can be wrong with a checkpoint.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::expect::Mismatch;
+use super::header::{Dtype, HeaderError, MAX_HEADER_BYTES};
+use super::{INDEX, WEIGHTS};
+
+/// A checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The path is not a directory.
+    #[error("{} is not a directory: expected a Hugging Face checkpoint directory with config.json", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A JSON file is too large to be what its name says.
+    #[error("{} has {length} bytes; the limit for JSON files is {MAX_HEADER_BYTES}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length, bytes.
+        length: u64,
+    },
+    /// A JSON file is not JSON.
+    #[error("{} is not valid JSON", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// No weights.
+    #[error("{} has no weights: expected {WEIGHTS}, or shards with {INDEX}", dir.display())]
+    NoWeights {
+        /// The checkpoint.
+        dir: PathBuf,
+    },
+    /// Weights in pickled form.
+    #[error(
+        "{} holds pickled weights ({file}), which can run code when they are loaded and are not read here; \
+         convert them with transformers: `model.save_pretrained(DIR, safe_serialization=True)`",
+        dir.display()
+    )]
+    Pickle {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// The first such file.
+        file: String,
+    },
+    /// A weight file is damaged.
+    #[error("{} is not a sound safetensors file", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: HeaderError,
+    },
+    /// The index is malformed.
+    #[error("{}: {reason}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// Expected and found.
+        reason: String,
+    },
+    /// A weight file is missing.
+    #[error(
+        "shard {shard} is missing: {} puts {tensors} tensors there; download it again, or finish the download",
+        index.display()
+    )]
+    MissingShard {
+        /// The index.
+        index: PathBuf,
+        /// The missing file.
+        shard: String,
+        /// Tensors that the index puts there.
+        tensors: usize,
+    },
+    /// The index names a tensor that its file does not hold.
+    #[error("tensor `{tensor}` is not in {shard}, where {} puts it: the files are not of one checkpoint", index.display())]
+    NotInShard {
+        /// The index.
+        index: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Where it should be.
+        shard: String,
+    },
+    /// A file holds a tensor that the index does not name.
+    #[error(
+        "tensor `{tensor}` of {} is not in {}: the files are not of one checkpoint",
+        shard.display(), index.display()
+    )]
+    NotInIndex {
+        /// The index.
+        index: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Where it is.
+        shard: PathBuf,
+    },
+    /// Two files hold a tensor of the same name.
+    #[error("tensor `{tensor}` is both in {} and in {}", first.display(), second.display())]
+    DuplicateTensor {
+        /// The tensor.
+        tensor: String,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// The tensors are not the ones that the configuration asks for.
+    #[error("the tensors do not fit config.json:{}", super::expect::Listed(.0))]
+    Mismatches(Vec<Mismatch>),
+    /// A tensor was asked for that is not there.
+    #[error("the checkpoint has no tensor `{tensor}`")]
+    NoSuchTensor {
+        /// The tensor.
+        tensor: String,
+    },
+    /// Elements were asked for that are not there.
+    #[error("tensor `{tensor}` has {found} elements; {range:?} were asked for")]
+    Range {
+        /// The tensor.
+        tensor: String,
+        /// What was asked for.
+        range: Range<usize>,
+        /// What there is.
+        found: usize,
+    },
+    /// A tensor has a type that is no weight's.
+    #[error("tensor `{tensor}` has dtype {dtype}; expected F32, BF16 or F16")]
+    NotFloat {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: Dtype,
+    },
+    /// What was read could not be written on.
+    #[error("cannot write the weights")]
+    Sink(#[source] std::io::Error),
+}

@@ -1,0 +1,60 @@
+//! The command line: one file per command, each a set of arguments and what it does with them.
+
+mod build;
+mod init;
+
+use std::io;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+const ABOUT: &str = "Turns Hugging Face checkpoints into engine bundles for arrcoc-serve";
+
+const GUIDE: &str = "\
+A bundle is a directory of ONNX graphs, weights, tokenizer and manifest. From a checkpoint to a proven bundle:
+
+  arrcoc-export inspect ./my-checkpoint                        what is in it
+  arrcoc-export build ./my-checkpoint --out engines            engines/my-checkpoint/fp32-cpu
+  arrcoc-export build ./my-checkpoint --out engines --target portable
+  arrcoc-export verify engines/my-checkpoint/fp32-cpu          one runtime against another, stage by stage
+
+No checkpoint at hand? `arrcoc-export init` makes a random one of any supported shape.
+Exit status: 0 done, 1 failed (the reason is on standard error), 2 the command line is wrong.";
+
+/// `arrcoc-export`.
+#[derive(Debug, Parser)]
+#[command(name = "arrcoc-export", version, about = ABOUT, after_help = GUIDE, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Args),
+    Build(build::Args),
+    /// Print a shell's completion script
+    #[command(after_help = "Example: arrcoc-export completions bash > ~/.local/share/bash-completion/completions/arrcoc-export")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The command's own error; the chain of causes says what to do.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Init(args) => args.run(),
+            Command::Build(args) => args.run(),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "arrcoc-export", &mut script);
+                Ok(io::Write::write_all(&mut io::stdout(), &script)?)
+            }
+        }
+    }
+}

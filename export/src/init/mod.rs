@@ -1,0 +1,147 @@
+//! Random checkpoints in Hugging Face form: `arrcoc-export init`.
+//!
+//! They answer gibberish and measure truly: same shapes, same files, same speed as trained ones.
+
+mod presets;
+mod random;
+mod shards;
+mod tokenizer;
+
+use std::path::{Path, PathBuf};
+
+use arrcoc_models::config::{ConfigError, ModelConfig};
+use serde_json::Value;
+
+pub use presets::Preset;
+
+use crate::checkpoint::{CONFIG, Dtype, INDEX};
+use crate::progress::Progress;
+use crate::staging::{Staging, StagingError};
+use shards::Shard;
+
+/// Largest weight file unless another limit is asked for, bytes; transformers' own.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Element types that `init` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum WeightType {
+    /// 32-bit floats.
+    Float32,
+    /// 16-bit brain floats, as most checkpoints are released.
+    Bfloat16,
+    /// 16-bit IEEE floats.
+    Float16,
+}
+
+impl WeightType {
+    fn config_name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Float16 => "float16",
+        }
+    }
+
+    fn dtype(self) -> Dtype {
+        match self {
+            Self::Float32 => Dtype::F32,
+            Self::Bfloat16 => Dtype::Bf16,
+            Self::Float16 => Dtype::F16,
+        }
+    }
+}
+
+/// What to make.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which configuration.
+    pub preset: Preset,
+    /// Seed: equal seeds give equal bytes, on every machine.
+    pub seed: u64,
+    /// Element type of the weights.
+    pub dtype: WeightType,
+    /// Largest weight file, bytes; a larger checkpoint becomes several files with an index.
+    pub shard_bytes: u64,
+    /// The directory to create.
+    pub out: PathBuf,
+    /// Replace the directory if it exists.
+    pub force: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Copy)]
+pub struct Summary {
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Bytes of weights.
+    pub bytes: u64,
+    /// Weight files.
+    pub shards: usize,
+}
+
+/// A checkpoint could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// There is something already.
+    #[error("{} exists already; give another --out, or --force to replace it", path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A preset that the networks refuse.
+    #[error("the preset's configuration is refused")]
+    Config(#[from] ConfigError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
+}
+
+/// Writes the checkpoint; nothing appears at `options.out` before all of it is there.
+///
+/// # Errors
+/// [`InitError`].
+pub fn init(options: &Options, progress: Progress) -> Result<Summary, InitError> {
+    if options.out.exists() && !options.force {
+        return Err(InitError::Exists { path: options.out.clone() });
+    }
+    let config = options.preset.config(options.dtype.config_name());
+    let parameters = crate::build::parameters(&ModelConfig::from_json(&config)?);
+    let shards = shards::plan(&parameters, options.dtype.dtype(), options.shard_bytes);
+    let bytes = shards.iter().map(Shard::length).sum();
+    let staging = Staging::begin(&options.out, bytes)?;
+    let context = &config["text_config"]["max_position_embeddings"];
+    write_json(&staging, CONFIG, &config)?;
+    write_json(&staging, "generation_config.json", &tokenizer::generation_config())?;
+    write_json(&staging, "preprocessor_config.json", &tokenizer::preprocessor_config(options.preset.image_size()))?;
+    write_json(&staging, "tokenizer.json", &tokenizer::tokenizer())?;
+    write_json(&staging, "tokenizer_config.json", &tokenizer::tokenizer_config(context))?;
+    staging.write("chat_template.jinja", tokenizer::CHAT_TEMPLATE.as_bytes())?;
+    if shards.len() > 1 {
+        write_json(&staging, INDEX, &shards::index(&shards))?;
+    }
+    let mut step = progress.step("weights", bytes);
+    for shard in &shards {
+        let path = staging.path().join(&shard.name);
+        write_shard(shard, options, &path, &mut step)?;
+    }
+    step.finish();
+    staging.commit()?;
+    let parameters = parameters.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
+    Ok(Summary { parameters, bytes, shards: shards.len() })
+}
+
+fn write_shard(
+    shard: &Shard<'_>,
+    options: &Options,
+    path: &Path,
+    step: &mut crate::progress::Step,
+) -> Result<(), InitError> {
+    shard
+        .write(options.seed, path, step)
+        .map_err(|source| StagingError::Io { path: path.to_owned(), source }.into())
+}
+
+fn write_json(staging: &Staging, name: &str, value: &Value) -> Result<(), StagingError> {
+    staging.write(name, format!("{value:#}\n").as_bytes())
+}

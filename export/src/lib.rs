@@ -1,0 +1,14 @@
+//! Checkpoints in, engine bundles out.
+//!
+//! [`checkpoint`] reads Hugging Face directories, [`build`] turns them into bundles, [`init`] makes random ones,
+//! [`inspect`] shows either, and [`verify`] proves a bundle on two inference libraries. The networks themselves are
+//! `arrcoc-models`'s, the bundle's format is `arrcoc-runtime`'s.
+
+pub mod build;
+pub mod checkpoint;
+pub mod hashed_file;
+pub mod init;
+pub mod onnx;
+pub mod passes;
+pub mod progress;
+pub mod staging;

@@ -1,0 +1,133 @@
+//! What a long command says while it runs: bars on a terminal, lines elsewhere, or JSON objects for machines.
+//!
+//! Bars and lines go to standard error, JSON to standard output, one object a line.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+/// Shortest time between two JSON objects about the same step.
+const JSON_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How a command reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A bar per step.
+    Bars,
+    /// A line per finished step.
+    Lines,
+    /// JSON objects.
+    Json,
+    /// Nothing; for tests and libraries.
+    Silent,
+}
+
+impl Progress {
+    /// What fits standard error, or JSON where that was asked for.
+    pub fn detect(json: bool) -> Self {
+        if json {
+            Self::Json
+        } else if std::io::stderr().is_terminal() {
+            Self::Bars
+        } else {
+            Self::Lines
+        }
+    }
+
+    /// Starts a step that will handle `bytes` bytes.
+    pub fn step(self, name: &str, bytes: u64) -> Step {
+        let target = if self == Self::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let template = "{msg:<28} {wide_bar:.cyan/dim} {bytes:>10} / {total_bytes:<10} {eta:>4}";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(bytes), target).with_style(style).with_message(name.to_owned());
+        Step { progress: self, name: name.to_owned(), bar, started: Instant::now(), reported: Instant::now() }
+    }
+
+    /// Says something that is not about bytes.
+    pub fn note(self, text: &str) {
+        match self {
+            Self::Bars | Self::Lines => eprintln!("{text}"),
+            Self::Json => emit(&json!({ "event": "note", "text": text })),
+            Self::Silent => {}
+        }
+    }
+
+    /// The last object of a command for machines; nothing for people, who get [`Progress::note`]s.
+    pub fn result(self, value: &Value) {
+        if self == Self::Json {
+            emit(value);
+        }
+    }
+}
+
+/// A step under way.
+#[derive(Debug)]
+pub struct Step {
+    progress: Progress,
+    name: String,
+    bar: ProgressBar,
+    started: Instant,
+    reported: Instant,
+}
+
+impl Step {
+    /// Another `bytes` bytes are done.
+    pub fn advance(&mut self, bytes: u64) {
+        self.bar.inc(bytes);
+        if self.progress == Progress::Json && self.reported.elapsed() > JSON_INTERVAL {
+            self.reported = Instant::now();
+            self.report("progress");
+        }
+    }
+
+    /// The step is done.
+    pub fn finish(self) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        match self.progress {
+            Progress::Bars => self.bar.finish(),
+            Progress::Lines => {
+                let size = human_bytes(self.bar.length().unwrap_or(0));
+                eprintln!("{:<28} {size:>10}  {seconds:6.2} s", self.name);
+            }
+            Progress::Json => self.report("done"),
+            Progress::Silent => {}
+        }
+    }
+
+    fn report(&self, event: &str) {
+        let (done, total) = (self.bar.position(), self.bar.length());
+        emit(&json!({ "event": event, "step": self.name, "bytes": done, "total": total }));
+    }
+}
+
+fn emit(value: &Value) {
+    // A reader that has gone away misses nothing that it wants; the work itself goes on.
+    let _ = writeln!(std::io::stdout(), "{value}");
+}
+
+/// A size as people read it.
+pub fn human_bytes(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// Largest resident memory that this process has had, bytes; `None` where the system does not say.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn peak_memory_covers_what_was_touched() {
+        let touched = vec![1u8; 64 << 20];
+        assert!(peak_memory().is_some_and(|peak| peak >= touched.len() as u64));
+    }
+}

@@ -1,0 +1,146 @@
+//! The manifest of a bundle, in two stages: [`RawManifest`] is what the YAML says, [`super::Bundle`] what was checked.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The manifest's format version; a reader refuses any other.
+pub const FORMAT: u32 = 1;
+
+/// `manifest.yaml`, as written by the exporter and before any check.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct RawManifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Model name: the checkpoint directory's name unless `--name` was given.
+    pub model: String,
+    /// The pipeline that composes the graphs.
+    pub pipeline: PipelineKind,
+    /// Numeric precision of weights and compute.
+    pub precision: Precision,
+    /// What the graphs are written for.
+    pub target: Target,
+    /// Name and version of the exporter.
+    pub tool: String,
+    /// SHA-256 of the checkpoint's config and tensors, hex.
+    pub checkpoint_sha256: String,
+    /// Graphs by name; which names must be there is the pipeline's affair.
+    pub graphs: BTreeMap<String, RawGraph>,
+    /// Every other file of the bundle (`*.onnx.data`, tokenizer, templates): path to SHA-256.
+    pub files: BTreeMap<String, String>,
+    /// What the vision side needs to know.
+    pub vision: VisionSpec,
+    /// What the decoder needs to know.
+    pub decoder: DecoderSpec,
+}
+
+/// Which composition of graphs a bundle holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineKind {
+    /// SAM, allocator, compressor, CLIP, quality adapter, Qwen3 (design 4.1).
+    ArrCocOvis,
+}
+
+/// Numeric precision of a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats throughout: the reference.
+    Fp32,
+}
+
+/// The kind of engine that the graphs are written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// ONNX Runtime's CPU provider: fused operators, KV cache updated in place.
+    Cpu,
+    /// Standard operators only: tract, TensorRT, and ONNX Runtime as the second witness.
+    Portable,
+}
+
+/// One graph file.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct RawGraph {
+    /// Path of the `.onnx` file inside the bundle.
+    pub file: String,
+    /// SHA-256 of that file, hex.
+    pub sha256: String,
+    /// ONNX opset of the default domain.
+    pub opset: i64,
+    /// Dynamic axes and their ranges.
+    pub axes: BTreeMap<String, AxisRange>,
+}
+
+/// Range of a dynamic axis: what a TensorRT profile needs, and what the runtime refuses to leave.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct AxisRange {
+    /// Smallest length.
+    pub min: u64,
+    /// Length to optimise for.
+    pub opt: u64,
+    /// Largest length.
+    pub max: u64,
+}
+
+/// Vision side of a composite model.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct VisionSpec {
+    /// Side of a square patch, pixels.
+    pub patch_size: usize,
+    /// Width of `image_features`.
+    pub feature_size: usize,
+    /// Square input sizes that the encoder takes, pixels; the native one is `native_size`.
+    pub image_sizes: Vec<usize>,
+    /// The size that the checkpoint was trained at, pixels.
+    pub native_size: usize,
+    /// Per-channel mean and standard deviation of pixels in 0..1.
+    pub image_mean: [f32; 3],
+    /// See `image_mean`.
+    pub image_std: [f32; 3],
+    /// Token budgets, one per tier, ascending.
+    pub token_budgets: Vec<usize>,
+    /// Side of the gist grid; the first `gist_grid * gist_grid` tokens are its cells.
+    pub gist_grid: usize,
+    /// Statistics that the adapter's output is normalised to.
+    pub adapter_target: Statistics,
+}
+
+/// Mean, standard deviation and share of exact zeros of an embedding matrix.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Statistics {
+    /// Mean over all elements.
+    pub mean: f32,
+    /// Population standard deviation over all elements.
+    pub std: f32,
+    /// Share of elements with |x| < 1e-6, 0..1.
+    pub sparsity: f32,
+}
+
+/// The decoder, as far as the KV cache and the token loop go.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct DecoderSpec {
+    /// Number of layers.
+    pub layers: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width of `inputs_embeds`.
+    pub hidden_size: usize,
+    /// Size of the vocabulary, and so of `logits`.
+    pub vocab_size: usize,
+    /// Longest sequence that the rotary tables cover, tokens.
+    pub context_length: usize,
+    /// Ids that end a generation.
+    pub eos_token_ids: Vec<u32>,
+    /// Id of the placeholder that an image's tokens replace.
+    pub image_token_id: u32,
+}

@@ -1,0 +1,252 @@
+//! Engine bundles: the directory that the exporter writes and the runtime runs (design section 5).
+//!
+//! [`Bundle::open`] is the only way in. It parses `manifest.yaml` into [`RawManifest`], checks every field and turns it
+//! into a [`Manifest`], resolves every path inside the bundle and hashes every file. What the rest of the runtime sees
+//! has passed all of that.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::engine::{Graph, Runtime};
+use crate::error::LoadError;
+use manifest::{AxisRange, DecoderSpec, PipelineKind, Precision, RawManifest, Target, VisionSpec};
+
+mod files;
+pub mod manifest;
+#[cfg(test)]
+pub(crate) mod tests;
+mod validate;
+
+/// The manifest's file name.
+pub const MANIFEST: &str = "manifest.yaml";
+
+/// Longest manifest that is read, bytes: real ones have a few kilobytes.
+const MANIFEST_LIMIT: u64 = 1 << 20;
+
+/// A bundle whose manifest was validated and whose files match their hashes.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    dir: PathBuf,
+    manifest: Manifest,
+    digest: [u8; 32],
+}
+
+/// A manifest that passed every check. Paths in it are absolute and canonical.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// Model name.
+    pub model: String,
+    /// The pipeline that composes the graphs.
+    pub pipeline: PipelineKind,
+    /// Numeric precision.
+    pub precision: Precision,
+    /// What the graphs are written for.
+    pub target: Target,
+    /// Name and version of the exporter.
+    pub tool: String,
+    /// Digest of the checkpoint, hex.
+    pub checkpoint_sha256: String,
+    /// Graphs by name.
+    pub graphs: BTreeMap<String, GraphFile>,
+    /// The other files: path in the bundle to absolute path.
+    pub files: BTreeMap<String, PathBuf>,
+    /// The vision side.
+    pub vision: VisionSpec,
+    /// The decoder.
+    pub decoder: DecoderSpec,
+}
+
+/// One graph of a checked manifest.
+#[derive(Debug, Clone)]
+pub struct GraphFile {
+    /// The `.onnx` file.
+    pub path: PathBuf,
+    /// ONNX opset of the default domain.
+    pub opset: i64,
+    /// Dynamic axes and their ranges.
+    pub axes: BTreeMap<String, AxisRange>,
+}
+
+/// A bundle that cannot be used, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// The directory or its manifest cannot be read.
+    #[error(
+        "`{}` is not a bundle: {source}; expected a directory with a `{MANIFEST}`, as `arrcoc-export build` writes it",
+        path.display()
+    )]
+    Open {
+        /// What was to be read.
+        path: PathBuf,
+        /// Why it was not.
+        source: std::io::Error,
+    },
+    /// The manifest is longer than any real one.
+    #[error("`{}` has {found} bytes, expected at most {MANIFEST_LIMIT}", path.display())]
+    TooLong {
+        /// The manifest.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+    },
+    /// The manifest does not parse.
+    #[error("`{}` does not parse: {source}; export the checkpoint again", path.display())]
+    Yaml {
+        /// The manifest.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_yaml::Error,
+    },
+    /// The manifest has another format version.
+    #[error(
+        "expected bundle format {}, found {found}; export the checkpoint again with this version of arrcoc-export",
+        manifest::FORMAT
+    )]
+    Format {
+        /// The manifest's version.
+        found: u32,
+    },
+    /// A field has a value that makes no sense.
+    #[error("manifest field `{field}`: expected {expected}, found {found}")]
+    Field {
+        /// Path of the field.
+        field: String,
+        /// What would be right.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// A path leads out of the bundle.
+    #[error("manifest field `{field}`: expected a path inside the bundle, found `{path}` ({reason})")]
+    Path {
+        /// Path of the field.
+        field: String,
+        /// The offending value.
+        path: String,
+        /// Why it is refused.
+        reason: &'static str,
+    },
+    /// A file that the manifest names cannot be read.
+    #[error("`{file}` of the bundle cannot be read: {source}; copy the whole directory or export again")]
+    Read {
+        /// Path in the bundle.
+        file: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file is not the one that the exporter wrote.
+    #[error(
+        "`{file}` was changed after the export: expected SHA-256 {expected}, found {found}; copy it again or export again"
+    )]
+    Hash {
+        /// Path in the bundle.
+        file: String,
+        /// The manifest's digest, hex.
+        expected: String,
+        /// The file's digest, hex.
+        found: String,
+    },
+    /// The manifest names no such graph.
+    #[error("the bundle has no graph `{name}`; export the checkpoint again")]
+    NoGraph {
+        /// The graph's name.
+        name: String,
+    },
+    /// The manifest lists no such file.
+    #[error("the bundle has no file `{name}`; export the checkpoint again")]
+    NoFile {
+        /// The file's path in the bundle.
+        name: String,
+    },
+}
+
+impl Bundle {
+    /// Opens a bundle: reads and validates the manifest, then hashes every file.
+    ///
+    /// # Errors
+    /// [`BundleError`] names the file or field, what was expected and what was found.
+    pub fn open(dir: &Path) -> Result<Self, BundleError> {
+        let dir =
+            dir.canonicalize().map_err(|source| BundleError::Open { path: dir.to_path_buf(), source })?;
+        let (raw, digest) = read_manifest(&dir)?;
+        let (manifest, files) = validate::validate(raw, &dir)?;
+        files::check_hashes(&files)?;
+        Ok(Self { dir, manifest, digest })
+    }
+
+    /// The bundle's directory, canonical.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The validated manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// SHA-256 of the manifest, and so of every file that it lists: the identity of the engines for the caches.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// Path of a graph's `.onnx` file.
+    ///
+    /// # Errors
+    /// [`BundleError::NoGraph`].
+    pub fn graph_path(&self, name: &str) -> Result<&Path, BundleError> {
+        self.graph(name).map(|graph| graph.path.as_path())
+    }
+
+    /// Range of a graph's dynamic axis, where it has one of that name.
+    pub fn axis(&self, graph: &str, axis: &str) -> Option<AxisRange> {
+        self.manifest.graphs.get(graph)?.axes.get(axis).copied()
+    }
+
+    /// Path of another file of the bundle (`tokenizer.json` ...).
+    ///
+    /// # Errors
+    /// [`BundleError::NoFile`] when the manifest does not list it.
+    pub fn file_path(&self, name: &str) -> Result<&Path, BundleError> {
+        let file = self.manifest.files.get(name).map(PathBuf::as_path);
+        file.ok_or_else(|| BundleError::NoFile { name: name.to_owned() })
+    }
+
+    /// Loads one graph.
+    ///
+    /// # Errors
+    /// [`BundleError::NoGraph`], or the library's own error.
+    pub fn load_graph(&self, runtime: &dyn Runtime, name: &str) -> Result<Box<dyn Graph>, LoadError> {
+        Ok(runtime.load(name, self.graph_path(name)?)?)
+    }
+
+    fn graph(&self, name: &str) -> Result<&GraphFile, BundleError> {
+        self.manifest.graphs.get(name).ok_or_else(|| BundleError::NoGraph { name: name.to_owned() })
+    }
+}
+
+/// Reads and parses the manifest; also its SHA-256.
+fn read_manifest(dir: &Path) -> Result<(RawManifest, [u8; 32]), BundleError> {
+    let path = dir.join(MANIFEST);
+    let open = |source| BundleError::Open { path: path.clone(), source };
+    let found = std::fs::metadata(&path).map_err(open)?.len();
+    if found > MANIFEST_LIMIT {
+        return Err(BundleError::TooLong { path, found });
+    }
+    let text = std::fs::read(&path).map_err(open)?;
+    // The version goes first: an older or newer manifest differs in fields too, and those errors would mislead.
+    let yaml = |source| BundleError::Yaml { path: path.clone(), source };
+    let FormatOnly { format } = serde_yaml::from_slice(&text).map_err(yaml)?;
+    if format != manifest::FORMAT {
+        return Err(BundleError::Format { found: format });
+    }
+    let raw = serde_yaml::from_slice(&text).map_err(yaml)?;
+    Ok((raw, Sha256::digest(&text).into()))
+}
+
+/// The one field that every version of the manifest has.
+#[derive(serde::Deserialize)]
+struct FormatOnly {
+    format: u32,
+}

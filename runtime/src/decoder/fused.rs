@@ -1,0 +1,179 @@
+//! The fused flavour: GroupQueryAttention over one shared KV buffer per layer, updated in place.
+//!
+//! A buffer is `[slots, kv_heads, capacity, head_dim]`, so a slot is a contiguous block. A prefill chunk binds the block
+//! of its slot as a batch of one; a decode step binds the blocks of the slots from 0 to the highest one that takes part.
+//! Slots in between that do not take part ("holes") ride along: they are given a zero embedding and their own length, so
+//! the operator writes one position after what they hold, where the next real token will overwrite it. That position
+//! always exists, because [`super::Slots`] keeps one spare.
+
+use crate::bundle::manifest::DecoderSpec;
+use crate::engine::{Graph, InPlace};
+use crate::tensor::{ElementType, Tensor};
+
+use super::{Decoder, DecoderError, Logits, Mark, Slots, output, sequence_length};
+
+/// A decoder whose graph updates its KV cache in place.
+pub struct Fused {
+    graph: Box<dyn Graph>,
+    spec: DecoderSpec,
+    slots: Slots,
+    capacity: usize,
+    /// Keys and values of every layer, `[slots, kv_heads, capacity, head_dim]` each.
+    buffers: Vec<Buffer>,
+}
+
+struct Buffer {
+    input: String,
+    output: String,
+    elements: Vec<f32>,
+}
+
+impl Buffer {
+    /// `vec!` of zeros comes from zeroed pages: memory is used as positions are, not before.
+    fn new(layer: usize, part: &str, elements: usize) -> Self {
+        Self {
+            input: format!("past_key_values.{layer}.{part}"),
+            output: format!("present.{layer}.{part}"),
+            elements: vec![0.0; elements],
+        }
+    }
+}
+
+/// What one run of the graph gets besides the cache.
+struct Feed {
+    /// `[batch, seq, H]`.
+    embeds: Tensor,
+    /// Where each row stands before the run.
+    marks: Vec<Mark>,
+    /// Tokens per row.
+    seq: usize,
+}
+
+impl Fused {
+    /// Wraps a loaded `decoder` graph; allocates the cache.
+    pub fn new(graph: Box<dyn Graph>, spec: &DecoderSpec, slots: usize, capacity: usize) -> Self {
+        let elements = slots * spec.kv_heads * capacity * spec.head_dim;
+        let buffers = (0..spec.layers)
+            .flat_map(|layer| ["key", "value"].map(|part| Buffer::new(layer, part, elements)))
+            .collect();
+        Self { graph, spec: spec.clone(), slots: Slots::new(slots, capacity), capacity, buffers }
+    }
+
+    /// Elements of one slot in one buffer.
+    fn block(&self) -> usize {
+        self.spec.kv_heads * self.capacity * self.spec.head_dim
+    }
+
+    /// Runs the graph over the slots from `first` on, one per row; returns `logits` `[batch, 1, V]`.
+    fn run(&mut self, first: usize, feed: &Feed) -> Result<Tensor, DecoderError> {
+        let (batch, block) = (feed.marks.len(), self.block());
+        let shape = [batch, self.spec.kv_heads, self.capacity, self.spec.head_dim];
+        let mut in_place: Vec<InPlace<'_>> = self
+            .buffers
+            .iter_mut()
+            .map(|buffer| InPlace {
+                input: &buffer.input,
+                output: &buffer.output,
+                shape: &shape,
+                element: ElementType::F32,
+                bytes: bytes_mut(&mut buffer.elements[first * block..][..batch * block]),
+            })
+            .collect();
+        let outputs = self.graph.run_in_place(&feed.inputs()?, &mut in_place)?;
+        output(outputs, "decoder", "logits")
+    }
+
+    /// Spreads `[1, n, H]` over `batch` rows `[batch, 1, H]`, zeros in between; no copy where there is nothing between.
+    fn spread(&self, slots: &[usize], embeds: &Tensor, batch: usize) -> Result<Tensor, DecoderError> {
+        let width = self.spec.hidden_size;
+        if slots.iter().copied().eq(0..batch) {
+            return Ok(embeds.reshaped(&[batch, 1, width])?);
+        }
+        let mut rows = vec![0f32; batch * width];
+        for (slot, row) in slots.iter().zip(embeds.as_slice::<f32>()?.chunks_exact(width)) {
+            rows[slot * width..][..width].copy_from_slice(row);
+        }
+        Ok(Tensor::from_vec(&[batch, 1, width], rows)?)
+    }
+}
+
+impl Feed {
+    fn inputs(&self) -> Result<Vec<(&'static str, Tensor)>, DecoderError> {
+        let (batch, seq) = (self.marks.len(), self.seq);
+        let totals = || self.marks.iter().map(|mark| (mark.length + seq) as i32);
+        let positions =
+            self.marks.iter().flat_map(|mark| (mark.position..mark.position + seq).map(|p| p as i64));
+        Ok(vec![
+            ("inputs_embeds", self.embeds.clone()),
+            ("position_ids", Tensor::from_vec::<i64>(&[batch, seq], positions.collect())?),
+            ("seqlens_k", Tensor::from_vec::<i32>(&[batch], totals().map(|total| total - 1).collect())?),
+            ("total_sequence_length", Tensor::from_vec::<i32>(&[], vec![totals().max().unwrap_or(0)])?),
+        ])
+    }
+}
+
+impl Decoder for Fused {
+    fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    fn slots_mut(&mut self) -> &mut Slots {
+        &mut self.slots
+    }
+
+    fn prefill(&mut self, slot: usize, embeds: &Tensor) -> Result<Logits, DecoderError> {
+        let seq = sequence_length(embeds, self.spec.hidden_size)?;
+        let mark = self.slots.check_room(slot, seq)?;
+        let logits = self.run(slot, &Feed { embeds: embeds.clone(), marks: vec![mark], seq })?;
+        let logits = Logits::new(&logits, 0, 1, self.spec.vocab_size)?;
+        self.slots.advance(slot, seq);
+        Ok(logits)
+    }
+
+    fn step(&mut self, slots: &[usize], embeds: &Tensor) -> Result<Vec<Logits>, DecoderError> {
+        let Some(highest) = slots.iter().max() else { return Ok(Vec::new()) };
+        let batch = highest + 1;
+        for slot in slots {
+            self.slots.check_room(*slot, 1)?;
+        }
+        let embeds = self.spread(slots, embeds, batch)?;
+        let marks = (0..batch).map(|slot| self.slots.mark(slot)).collect();
+        let logits = self.run(0, &Feed { embeds, marks, seq: 1 })?;
+        let rows =
+            slots.iter().map(|slot| Logits::new(&logits, *slot, batch, self.spec.vocab_size)).collect();
+        for slot in slots {
+            self.slots.advance(*slot, 1);
+        }
+        rows
+    }
+
+    fn fork(&mut self, from: usize, mark: Mark) -> Result<Option<usize>, DecoderError> {
+        let Some(to) = self.slots.allocate() else { return Ok(None) };
+        let (block, head) = (self.block(), self.capacity * self.spec.head_dim);
+        for buffer in &mut self.buffers {
+            for start in (0..block).step_by(head) {
+                let source = from * block + start;
+                let length = mark.length * self.spec.head_dim;
+                buffer.elements.copy_within(source..source + length, to * block + start);
+            }
+        }
+        self.slots.set(to, mark);
+        Ok(Some(to))
+    }
+
+    fn rewind(&mut self, slot: usize, mark: Mark) -> Result<(), DecoderError> {
+        self.slots.set(slot, mark);
+        Ok(())
+    }
+
+    fn free(&mut self, slot: usize) {
+        self.slots.free(slot);
+    }
+}
+
+fn bytes_mut(elements: &mut [f32]) -> &mut [u8] {
+    let length = size_of_val(elements);
+    // SAFETY: every bit pattern is a valid f32 and a valid u8, u8 has the weaker alignment, and the slice covers exactly
+    // the same initialised memory for the same lifetime.
+    unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), length) }
+}

@@ -1,0 +1,123 @@
+//! The engine contract: what an inference library must do to run a bundle. One file per library beside this one.
+//!
+//! A [`Runtime`] loads graphs; a [`Graph`] runs one. All that arrcoc knows of ONNX Runtime or tract stands behind
+//! these two traits, so a new provider is one file here and one line in [`RuntimeKind`].
+
+use std::path::Path;
+
+use crate::tensor::{ElementType, Tensor, TensorError};
+
+pub mod ort;
+mod port;
+#[cfg(test)]
+mod tests;
+pub mod tract;
+
+/// Which inference library runs the graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeKind {
+    /// ONNX Runtime, loaded as a dynamic library.
+    Ort,
+    /// tract, in pure Rust; `portable` bundles only.
+    Tract,
+}
+
+impl RuntimeKind {
+    /// Makes the library ready. `threads` counts the calling thread too; with 0 the library chooses.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when the library is not to be had.
+    pub fn open(self, threads: usize) -> Result<Box<dyn Runtime>, EngineError> {
+        Ok(match self {
+            Self::Ort => Box::new(ort::OrtRuntime::open(threads)?),
+            Self::Tract => Box::new(tract::TractRuntime::default()),
+        })
+    }
+}
+
+/// An inference library, ready to load graphs.
+pub trait Runtime: Send + Sync {
+    /// The library's name and version, for logs and `arrcoc_engine_info`.
+    fn describe(&self) -> String;
+
+    /// Loads one ONNX file (its external data lies beside it).
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] with the library's own reason.
+    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError>;
+}
+
+/// A loaded graph. `run` takes `&mut self` because ONNX Runtime's sessions do.
+pub trait Graph: Send {
+    /// Runs the graph; returns every output in graph order.
+    ///
+    /// # Errors
+    /// [`EngineError::Run`] when an input is missing, of another shape or type, or the library fails.
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError>;
+
+    /// Runs the graph with `in_place` pairs (an input and an output over the same memory, as the fused attention's KV
+    /// cache is) bound to caller-owned memory; returns the other outputs.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] where the library cannot share memory between input and output.
+    fn run_in_place(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        in_place: &mut [InPlace<'_>],
+    ) -> Result<Vec<(String, Tensor)>, EngineError>;
+}
+
+/// One buffer that a graph reads as `input` and extends as `output`.
+pub struct InPlace<'a> {
+    /// Name of the graph input.
+    pub input: &'a str,
+    /// Name of the graph output.
+    pub output: &'a str,
+    /// Shape of both.
+    pub shape: &'a [usize],
+    /// Element type of both.
+    pub element: ElementType,
+    /// The memory.
+    pub bytes: &'a mut [u8],
+}
+
+/// A library failed, or was asked for what it cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The library itself is not to be had.
+    #[error("{runtime} cannot be used: {reason}")]
+    Unavailable {
+        /// Which library.
+        runtime: &'static str,
+        /// What was expected, found, and what to do.
+        reason: String,
+    },
+    /// A graph did not load.
+    #[error("graph `{graph}` did not load: {reason}")]
+    Load {
+        /// The graph's name in the bundle.
+        graph: String,
+        /// The library's reason.
+        reason: String,
+    },
+    /// A run failed.
+    #[error("graph `{graph}` failed: {reason}")]
+    Run {
+        /// The graph's name in the bundle.
+        graph: String,
+        /// The library's reason.
+        reason: String,
+    },
+    /// The library has no such capability.
+    #[error("{runtime} does not support {what}")]
+    Unsupported {
+        /// Which library.
+        runtime: &'static str,
+        /// The capability.
+        what: &'static str,
+    },
+    /// A tensor was read as what it is not: graphs and runtime disagree.
+    #[error("a graph returned an unexpected tensor: {0}; export the checkpoint again")]
+    Tensor(#[from] TensorError),
+}

@@ -1,0 +1,39 @@
+//! Why a model did not load.
+
+use crate::bundle::BundleError;
+use crate::engine::EngineError;
+
+/// A bundle could not be turned into a running model.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The bundle itself is at fault.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The inference library is at fault, or is not to be had.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Bundle and options do not fit each other.
+    #[error("{what}: expected {expected}, found {found}")]
+    Options {
+        /// Which option or manifest field.
+        what: &'static str,
+        /// What would work.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A tokenizer or template file does not parse.
+    #[error("`{file}` in the bundle cannot be used: {reason}; export the checkpoint again")]
+    Text {
+        /// The file's path in the bundle.
+        file: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The first run failed, so no later one would succeed.
+    #[error("the warm-up run failed: {0}")]
+    WarmUp(String),
+    /// The system gave no thread.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(#[from] std::io::Error),
+}

@@ -1,0 +1,109 @@
+//! Image files to upright 8-bit RGB.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use ::image::error::LimitErrorKind;
+use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use sha2::{Digest as _, Sha256};
+
+use super::{DecodedImage, ImageError, ImageLimits, sniff};
+
+/// Decodes an image file: PNG, JPEG, WebP, GIF or BMP, whatever its name says; of an animation the first frame.
+///
+/// # Errors
+/// [`ImageError`] when the file is none of these, larger than `limits`, truncated or damaged.
+pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DecodedImage, ImageError> {
+    if bytes.len() > limits.max_bytes {
+        return Err(ImageError::Bytes { found: bytes.len(), limit: limits.max_bytes });
+    }
+    let (format, name) = sniff::format(bytes).map_err(|found| ImageError::Format { found })?;
+    sniff::check_length(format, bytes).map_err(|reason| ImageError::Truncated { format: name, reason })?;
+    let mut decoder = open(bytes, format, limits).map_err(|error| explain(error, name))?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > limits.max_pixels {
+        return Err(ImageError::Pixels { format: name, width, height, limit: limits.max_pixels });
+    }
+    if pixels == 0 {
+        let reason = format!("expected at least one pixel, found {width} x {height}");
+        return Err(ImageError::Decode { format: name, reason });
+    }
+    // Damaged EXIF data is no reason to refuse a picture.
+    let orientation = decoder.orientation().unwrap_or(::image::metadata::Orientation::NoTransforms);
+    let image = DynamicImage::from_decoder(decoder).map_err(|error| explain(error, name))?;
+    let mut upright = DynamicImage::ImageRgb8(to_rgb8(image));
+    upright.apply_orientation(orientation);
+    let pixels = upright.into_rgb8();
+    Ok(DecodedImage { sha256: digest(&pixels), pixels: Arc::new(pixels) })
+}
+
+/// Reads the header; what decoding may allocate is bounded by the pixels allowed.
+fn open<'a>(
+    bytes: &'a [u8],
+    format: ImageFormat,
+    limits: &ImageLimits,
+) -> Result<impl ImageDecoder + 'a, ::image::ImageError> {
+    // Four channels of 16 bits, and a frame beside the canvas for animations; what the metadata may take on top.
+    const BYTES_PER_PIXEL: u64 = 16;
+    const METADATA: u64 = 16 << 20;
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut bound = Limits::no_limits();
+    bound.max_alloc = Some(limits.max_pixels.saturating_mul(BYTES_PER_PIXEL).saturating_add(METADATA));
+    reader.limits(bound);
+    reader.into_decoder()
+}
+
+/// As PIL's `convert("RGB")`: drops alpha, repeats grey, takes the high byte of 16 bits.
+fn to_rgb8(image: DynamicImage) -> RgbImage {
+    let (width, height) = (image.width(), image.height());
+    let high = |value: u16| (value >> 8) as u8;
+    let pixels = match image {
+        DynamicImage::ImageRgb8(image) => return image,
+        DynamicImage::ImageLuma16(image) => image.pixels().flat_map(|p| [high(p[0]); 3]).collect(),
+        DynamicImage::ImageLumaA16(image) => image.pixels().flat_map(|p| [high(p[0]); 3]).collect(),
+        DynamicImage::ImageRgb16(image) => image.iter().map(|&value| high(value)).collect(),
+        DynamicImage::ImageRgba16(image) => {
+            image.pixels().flat_map(|p| [high(p[0]), high(p[1]), high(p[2])]).collect()
+        }
+        // 8-bit kinds: `image` repeats grey and drops alpha too.
+        other => return other.into_rgb8(),
+    };
+    RgbImage::from_raw(width, height, pixels).unwrap_or_default()
+}
+
+fn digest(pixels: &RgbImage) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update(pixels.width().to_le_bytes());
+    hasher.update(pixels.height().to_le_bytes());
+    hasher.update(pixels.as_raw());
+    hasher.finalize().into()
+}
+
+/// Turns the library's error into ours; a file that ends too early is told apart from a damaged one.
+fn explain(error: ::image::ImageError, format: &'static str) -> ImageError {
+    use ::image::ImageError as E;
+    let reason = error.to_string();
+    let end = [
+        "unexpected end",
+        "unexpected EOF",
+        "UnexpectedEof",
+        "failed to fill whole buffer",
+        "corrupt deflate",
+    ];
+    let truncated = match &error {
+        E::IoError(error) => error.kind() == std::io::ErrorKind::UnexpectedEof,
+        E::Decoding(_) => end.iter().any(|end| reason.to_lowercase().contains(&end.to_lowercase())),
+        E::Limits(limit) => {
+            let reason = match limit.kind() {
+                LimitErrorKind::InsufficientMemory => {
+                    "it needs more memory than the pixels allowed would".to_owned()
+                }
+                _ => reason,
+            };
+            return ImageError::Decode { format, reason };
+        }
+        _ => false,
+    };
+    if truncated { ImageError::Truncated { format, reason } } else { ImageError::Decode { format, reason } }
+}

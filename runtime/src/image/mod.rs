@@ -1,0 +1,114 @@
+//! Images in: any common file format to upright 8-bit RGB ([`decode`]), and from there to what the vision encoder reads
+//! ([`preprocess`]).
+//!
+//! The yardstick is what the reference does, PIL's `exif_transpose` and `convert("RGB")`: an alpha channel is dropped,
+//! not composited; colour profiles are not applied; of 16 bits the high byte counts. (One exception: PIL clips 16-bit
+//! *grey* to white, which nobody wants; here it is treated like 16-bit colour.)
+
+use std::sync::Arc;
+
+use ::image::RgbImage;
+
+use crate::tensor::Tensor;
+
+pub mod decode;
+pub mod preprocess;
+pub(crate) mod resample;
+mod sniff;
+#[cfg(test)]
+mod tests;
+
+/// What an image may cost, checked before anything is allocated for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageLimits {
+    /// Most pixels (width times height) of one image.
+    pub max_pixels: u64,
+    /// Most bytes of one encoded file.
+    pub max_bytes: usize,
+    /// Most images in one request (the caller's to check).
+    pub max_images: usize,
+}
+
+impl Default for ImageLimits {
+    /// 50 megapixels, 20 MiB, 8 images.
+    fn default() -> Self {
+        Self { max_pixels: 50_000_000, max_bytes: 20 << 20, max_images: 8 }
+    }
+}
+
+/// An image file that cannot be used, and why.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum ImageError {
+    /// Not one of the formats that we read, judged by content.
+    #[error("expected a PNG, JPEG, WebP, GIF or BMP image, found {found}")]
+    Format {
+        /// What the first bytes look like.
+        found: String,
+    },
+    /// The encoded file is too long.
+    #[error("the image file has {found} bytes, more than the {limit} allowed; send a smaller one")]
+    Bytes {
+        /// Its size.
+        found: usize,
+        /// [`ImageLimits::max_bytes`].
+        limit: usize,
+    },
+    /// The header promises too many pixels.
+    #[error(
+        "the {format} image has {width} x {height} pixels, more than the {limit} allowed in all; scale it down"
+    )]
+    Pixels {
+        /// The file's format.
+        format: &'static str,
+        /// Width in its header.
+        width: u32,
+        /// Height in its header.
+        height: u32,
+        /// [`ImageLimits::max_pixels`].
+        limit: u64,
+    },
+    /// The file ends too early.
+    #[error("the {format} image is truncated: {reason}; send the whole file")]
+    Truncated {
+        /// The file's format.
+        format: &'static str,
+        /// What is missing.
+        reason: String,
+    },
+    /// The decoder gave up.
+    #[error("the {format} image cannot be decoded: {reason}")]
+    Decode {
+        /// The file's format.
+        format: &'static str,
+        /// The decoder's reason.
+        reason: String,
+    },
+}
+
+/// An upright 8-bit RGB image.
+#[derive(Clone)]
+pub struct DecodedImage {
+    /// The pixels.
+    pub pixels: Arc<RgbImage>,
+    /// SHA-256 of width, height and pixels: the image's identity for the caches.
+    pub sha256: [u8; 32],
+}
+
+impl std::fmt::Debug for DecodedImage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DecodedImage({} x {})", self.pixels.width(), self.pixels.height())
+    }
+}
+
+/// An image as the vision encoder reads it.
+#[derive(Debug, Clone)]
+pub struct PixelValues {
+    /// `[1, 3, size, size]`, normalised, zero to the right of and below the picture.
+    pub tensor: Tensor,
+    /// SHA-256 of the decoded pixels ([`DecodedImage::sha256`]).
+    pub sha256: [u8; 32],
+    /// Width and height of the decoded image, pixels.
+    pub original: [u32; 2],
+    /// Width and height of the picture inside the tensor, pixels.
+    pub resized: [u32; 2],
+}

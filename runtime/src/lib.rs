@@ -1,0 +1,19 @@
+//! Bundles in, answers out: engines, image preprocessing, query-aware token allocation, scheduling and decoding.
+
+pub mod bundle;
+pub mod cache;
+pub mod decoder;
+pub mod engine;
+pub mod error;
+pub mod generate;
+pub mod image;
+pub mod model;
+pub mod prompt;
+pub mod sampling;
+mod scheduler;
+pub mod tensor;
+pub mod text;
+pub mod vision;
+
+#[cfg(test)]
+mod toy;

@@ -1,0 +1,212 @@
+//! A loaded model: what the server holds. Requests go in through [`Model::submit`], events come out of [`Generation`].
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::bundle::Bundle;
+use crate::bundle::manifest::{Precision, Target};
+use crate::engine::RuntimeKind;
+use crate::generate::{Event, GenerateError, Observer, Request};
+use crate::scheduler::Ready;
+use crate::scheduler::job::{Job, Shared, Ticket};
+use admission::Admission;
+
+mod admission;
+mod load;
+
+pub use crate::error::LoadError;
+pub use crate::image::ImageLimits;
+
+/// How to load and run a model.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which inference library; `None` takes ONNX Runtime, and tract for a portable bundle where ONNX Runtime is not
+    /// to be had (with a warning in the log).
+    pub runtime: Option<RuntimeKind>,
+    /// Threads per graph run; 0 lets the library choose (the physical cores).
+    pub threads: usize,
+    /// KV slots: answers that decode at the same time, at least 1.
+    pub slots: usize,
+    /// Positions per slot, prompt and answer together; `None` takes [`DEFAULT_CONTEXT_LENGTH`] or the model's own
+    /// limit, whichever is smaller.
+    pub context_length: Option<usize>,
+    /// Most prompt tokens that go through the decoder between two decode steps, at least 1.
+    pub prefill_chunk: usize,
+    /// Requests that may wait for a slot, at least 1; further ones get [`GenerateError::QueueFull`].
+    pub queue_limit: usize,
+    /// Memory for cached image features, bytes; 0 caches none.
+    pub feature_cache_bytes: usize,
+    /// Memory for cached visual tokens, bytes; 0 caches none.
+    pub token_cache_bytes: usize,
+    /// Square input size of the vision encoder, pixels, one of the bundle's `image_sizes`; `None` takes the native one.
+    pub image_size: Option<usize>,
+    /// What an image may cost.
+    pub limits: ImageLimits,
+    /// Longest time from submission to the last token.
+    pub timeout: Duration,
+}
+
+/// [`Options::context_length`] where neither the user nor a smaller model says otherwise, tokens.
+pub const DEFAULT_CONTEXT_LENGTH: usize = 4096;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            runtime: None,
+            threads: 0,
+            slots: 4,
+            context_length: None,
+            prefill_chunk: 256,
+            queue_limit: 64,
+            feature_cache_bytes: 256 << 20,
+            token_cache_bytes: 64 << 20,
+            image_size: None,
+            limits: ImageLimits::default(),
+            timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A running request. Dropping it cancels the request at the next iteration.
+#[derive(Debug)]
+pub struct Generation {
+    /// What happens, in the order that [`Event`] documents; closed after `Done` or `Failed`.
+    pub events: UnboundedReceiver<Event>,
+}
+
+/// What a model is and takes; fixed while it is loaded.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// Model name, from the manifest.
+    pub name: String,
+    /// Numeric precision.
+    pub precision: Precision,
+    /// What the graphs are written for.
+    pub target: Target,
+    /// The inference library's name and version.
+    pub runtime: String,
+    /// Digest of the checkpoint, hex.
+    pub checkpoint_sha256: String,
+    /// Positions per slot: prompt and answer together, tokens.
+    pub context_length: usize,
+    /// Visual tokens that a request may ask for, ascending.
+    pub token_budgets: Vec<usize>,
+    /// Images that a request may carry.
+    pub max_images: usize,
+    /// Answers that decode at the same time.
+    pub kv_slots: usize,
+    /// Size of the weight files, bytes.
+    pub weight_bytes: u64,
+    /// Size of the KV cache when every slot is full, bytes.
+    pub kv_bytes: u64,
+}
+
+/// How busy a model is right now.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Load {
+    /// Requests with a KV slot.
+    pub running: usize,
+    /// Requests submitted and not yet running (their images may be in work).
+    pub waiting: usize,
+    /// Share of KV slots in use, 0..=1. A slot is reserved whole, so this is 1 exactly when the next request must wait.
+    pub kv_usage: f64,
+}
+
+/// A model in memory with its worker threads. Dropping it drains and joins them.
+pub struct Model {
+    info: ModelInfo,
+    admission: Admission,
+    timeout: Duration,
+    shared: Arc<Shared>,
+    /// To the workers that prepare images; `None` while the model is being dropped.
+    images: Option<Sender<Job>>,
+    /// Straight to the scheduler, for requests without images; `None` while the model is being dropped.
+    ready: Option<Sender<Ready>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Model {
+    /// Loads every graph of the bundle, runs each once, and starts the worker threads.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing stays loaded then.
+    pub fn load(bundle: Bundle, options: &Options, observer: Arc<dyn Observer>) -> Result<Self, LoadError> {
+        load::load(&bundle, options, observer)
+    }
+
+    /// Takes a request in, or refuses it at once: no image is decoded before the queue and the limits are checked,
+    /// every image being charged with the most tokens that its budget allows. The prompt is rendered and tokenised here;
+    /// everything else happens on the model's own threads.
+    ///
+    /// # Errors
+    /// [`GenerateError::QueueFull`], [`GenerateError::Draining`], [`GenerateError::Invalid`], and
+    /// [`GenerateError::Engine`] once the model is no longer [`Model::healthy`].
+    pub fn submit(&self, request: Request) -> Result<Generation, GenerateError> {
+        let ticket = Ticket::enter(&self.shared)?;
+        let layout = self.admission.check(&request)?;
+        let (sender, events) = unbounded_channel();
+        let has_images = layout.images() > 0;
+        let job = Job::new(request, layout, self.timeout, ticket, sender);
+        let sent = if has_images {
+            self.images.as_ref().is_some_and(|images| images.send(job).is_ok())
+        } else {
+            let ready = Ready { job, visuals: Vec::new() };
+            self.ready.as_ref().is_some_and(|scheduler| scheduler.send(ready).is_ok())
+        };
+        if sent {
+            return Ok(Generation { events });
+        }
+        let reason = self.shared.failure().unwrap_or_else(|| "the model's worker threads have ended".into());
+        Err(GenerateError::Engine(reason))
+    }
+
+    /// What the model is and takes.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// How busy the model is.
+    pub fn load_now(&self) -> Load {
+        Load {
+            running: self.shared.running(),
+            waiting: self.shared.waiting(),
+            kv_usage: self.shared.kv_usage(),
+        }
+    }
+
+    /// Takes no new requests from now on; those that run or wait are finished.
+    pub fn drain(&self) {
+        self.shared.drain();
+    }
+
+    /// Whether no request is running or waiting.
+    pub fn idle(&self) -> bool {
+        // A request counts as running before it stops counting as waiting, so look in the opposite order.
+        self.shared.waiting() == 0 && self.shared.running() == 0
+    }
+
+    /// Whether all worker threads live. A model that is not healthy refuses every request and must be loaded again.
+    pub fn healthy(&self) -> bool {
+        self.shared.failure().is_none()
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.drain();
+        // The threads end one after the other as the channels between them close behind the last request.
+        self.images = None;
+        self.ready = None;
+        for thread in self.threads.drain(..) {
+            // A panic was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! Loading a bundle: the inference library, the graphs, a first run, the threads.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use super::admission::Admission;
+use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options};
+use crate::bundle::Bundle;
+use crate::bundle::manifest::{DecoderSpec, Statistics, Target};
+use crate::decoder::{self, Decoder, Embedder};
+use crate::engine::{EngineError, Runtime, RuntimeKind};
+use crate::error::LoadError;
+use crate::generate::{Budget, Cache, Observer, Stage};
+use crate::image::DecodedImage;
+use crate::prompt::{FALLBACK_QUESTION, Prompter};
+use crate::scheduler::encode::{Encoder, Preparer};
+use crate::scheduler::job::{Job, Shared};
+use crate::scheduler::{Parts, Ready, Scheduler, Settings};
+use crate::vision::{Vision, VisionOptions};
+
+/// Threads that decode and preprocess image files: enough to keep the encoder busy, few enough to leave it the cores.
+const IMAGE_THREADS: usize = 2;
+
+/// Everything that the worker threads work with.
+struct Loaded {
+    prompter: Arc<Prompter>,
+    embedder: Arc<Embedder>,
+    decoder: Box<dyn Decoder>,
+    vision: Vision,
+}
+
+pub(super) fn load(
+    bundle: &Bundle,
+    options: &Options,
+    observer: Arc<dyn Observer>,
+) -> Result<Model, LoadError> {
+    let sizes = sizes(bundle, options)?;
+    let runtime = open_runtime(bundle.manifest().target, options)?;
+    let gate = Arc::new(Gate { inner: observer, open: AtomicBool::new(false) });
+    let mut loaded = load_graphs(bundle, runtime.as_ref(), options, &sizes, gate.clone())?;
+    warm_up(&mut loaded)?;
+    gate.open.store(true, Ordering::SeqCst);
+
+    let info = info(bundle, runtime.as_ref(), options, &sizes, &loaded.vision)?;
+    let admission = Admission {
+        prompter: Arc::clone(&loaded.prompter),
+        context_length: sizes.context_length,
+        token_budgets: info.token_budgets.clone(),
+        limits: options.limits,
+    };
+    let (images, jobs) = channel();
+    let (ready, inbox) = channel();
+    let mut model = Model {
+        info,
+        admission,
+        timeout: options.timeout,
+        shared: Arc::new(Shared::new(options.queue_limit, options.slots)),
+        images: Some(images),
+        ready: Some(ready),
+        threads: Vec::new(),
+    };
+    let spec = &bundle.manifest().decoder;
+    let settings = Settings {
+        context_length: sizes.context_length,
+        prefill_chunk: sizes.prefill_chunk,
+        eos_token_ids: spec.eos_token_ids.clone(),
+        image_token_id: spec.image_token_id,
+    };
+    start_threads(&mut model, loaded, settings, gate, jobs, inbox)?;
+    Ok(model)
+}
+
+fn load_graphs(
+    bundle: &Bundle,
+    runtime: &dyn Runtime,
+    options: &Options,
+    sizes: &Sizes,
+    observer: Arc<dyn Observer>,
+) -> Result<Loaded, LoadError> {
+    let prompter = Arc::new(Prompter::load(bundle)?);
+    let embedding = bundle.load_graph(runtime, "embedding")?;
+    let vision = VisionOptions {
+        image_size: options.image_size,
+        limits: options.limits,
+        feature_cache_bytes: options.feature_cache_bytes,
+        token_cache_bytes: options.token_cache_bytes,
+    };
+    Ok(Loaded {
+        prompter,
+        embedder: Arc::new(Embedder::new(embedding, bundle.manifest().decoder.hidden_size)),
+        decoder: decoder::load(bundle, runtime, options.slots, sizes.context_length)?,
+        vision: Vision::load(bundle, runtime, &vision, observer)?,
+    })
+}
+
+/// Starts the threads, from the last to the first that a request meets. They end when the model drops its ends of the
+/// channels; when one of them cannot be started, that is when the caller drops the half-started model.
+fn start_threads(
+    model: &mut Model,
+    loaded: Loaded,
+    settings: Settings,
+    observer: Arc<dyn Observer>,
+    jobs: Receiver<Job>,
+    inbox: Receiver<Ready>,
+) -> Result<(), LoadError> {
+    let Loaded { prompter, embedder, decoder, vision } = loaded;
+    let shared = Arc::clone(&model.shared);
+    let preprocessor = vision.preprocessor();
+    let (to_encoder, encode_jobs) = sync_channel(1);
+
+    let parts = Parts {
+        decoder,
+        embedder: Arc::clone(&embedder),
+        prompter,
+        settings,
+        shared: Arc::clone(&shared),
+        observer,
+        inbox,
+    };
+    model.threads.push(spawn("arrcoc-decoder", move || Scheduler::new(parts).run())?);
+    if let Some(ready) = model.ready.clone() {
+        let encoder = Encoder { jobs: encode_jobs, vision, embedder, ready, shared: Arc::clone(&shared) };
+        model.threads.push(spawn("arrcoc-vision", move || encoder.run())?);
+    }
+    let jobs = Arc::new(Mutex::new(jobs));
+    for _ in 0..IMAGE_THREADS {
+        let preparer = Preparer {
+            jobs: Arc::clone(&jobs),
+            preprocessor: Arc::clone(&preprocessor),
+            encoder: to_encoder.clone(),
+            shared: Arc::clone(&shared),
+        };
+        model.threads.push(spawn("arrcoc-images", move || preparer.run())?);
+    }
+    Ok(())
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LoadError> {
+    Ok(Builder::new().name(name.into()).spawn(run)?)
+}
+
+/// Options resolved against the bundle.
+struct Sizes {
+    context_length: usize,
+    prefill_chunk: usize,
+}
+
+fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
+    let at_least_1 = [
+        ("slots", options.slots),
+        ("prefill_chunk", options.prefill_chunk),
+        ("queue_limit", options.queue_limit),
+    ];
+    for (what, value) in at_least_1 {
+        if value == 0 {
+            return Err(LoadError::Options { what, expected: "at least 1".into(), found: "0".into() });
+        }
+    }
+    let most = |axis| bundle.axis("decoder", axis).map_or(usize::MAX, |range| range.max as usize);
+    if bundle.manifest().target == Target::Cpu && options.slots > most("batch") {
+        let expected = format!("at most {}, the largest batch of the bundle's decoder", most("batch"));
+        return Err(LoadError::Options { what: "slots", expected, found: options.slots.to_string() });
+    }
+    let longest = bundle.manifest().decoder.context_length;
+    let context_length = options.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH.min(longest));
+    if !(2..=longest).contains(&context_length) {
+        let expected = format!("2 to {longest} tokens, which the bundle's decoder covers");
+        return Err(LoadError::Options {
+            what: "context_length",
+            expected,
+            found: context_length.to_string(),
+        });
+    }
+    Ok(Sizes { context_length, prefill_chunk: options.prefill_chunk.min(most("seq")) })
+}
+
+/// Opens the inference library that was asked for, or the best one to be had.
+fn open_runtime(target: Target, options: &Options) -> Result<Box<dyn Runtime>, LoadError> {
+    let threads = match options.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    match (options.runtime, target) {
+        (Some(RuntimeKind::Tract), Target::Cpu) => Err(LoadError::Options {
+            what: "runtime",
+            expected: "`ort` for a bundle of target `cpu` (tract runs `portable` bundles)".into(),
+            found: "`tract`".into(),
+        }),
+        (Some(kind), _) => Ok(kind.open(threads)?),
+        (None, Target::Cpu) => Ok(RuntimeKind::Ort.open(threads)?),
+        (None, Target::Portable) => match RuntimeKind::Ort.open(threads) {
+            Err(error @ EngineError::Unavailable { .. }) => {
+                tracing::warn!("{error}; running on tract, which gives the same answers more slowly");
+                Ok(RuntimeKind::Tract.open(threads)?)
+            }
+            opened => Ok(opened?),
+        },
+    }
+}
+
+fn info(
+    bundle: &Bundle,
+    runtime: &dyn Runtime,
+    options: &Options,
+    sizes: &Sizes,
+    vision: &Vision,
+) -> Result<ModelInfo, LoadError> {
+    let manifest = bundle.manifest();
+    // A small encoder input has too few patches for the largest budgets.
+    let possible = |tokens: &usize| vision.check_budget(Budget::Tokens(*tokens)).is_ok();
+    Ok(ModelInfo {
+        name: manifest.model.clone(),
+        precision: manifest.precision,
+        target: manifest.target,
+        runtime: runtime.describe(),
+        checkpoint_sha256: manifest.checkpoint_sha256.clone(),
+        context_length: sizes.context_length,
+        token_budgets: manifest.vision.token_budgets.iter().copied().filter(possible).collect(),
+        max_images: options.limits.max_images,
+        kv_slots: options.slots,
+        weight_bytes: weight_bytes(bundle.dir())?,
+        kv_bytes: kv_bytes(&manifest.decoder, options.slots, sizes.context_length),
+    })
+}
+
+/// Size of everything but text in a bundle.
+fn weight_bytes(dir: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "onnx" || extension == "data") {
+            bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(bytes)
+}
+
+/// Keys and values of every layer, f32.
+fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
+    let per_position = 2 * spec.layers * spec.kv_heads * spec.head_dim * size_of::<f32>();
+    per_position as u64 * slots as u64 * capacity as u64
+}
+
+/// Runs every graph once on a grey image and a short question, so that the first request meets warm memory and a broken
+/// bundle never goes into service.
+fn warm_up(loaded: &mut Loaded) -> Result<(), LoadError> {
+    let Loaded { prompter, embedder, decoder, vision } = loaded;
+    let failed = |error: &dyn std::fmt::Display| LoadError::WarmUp(error.to_string());
+    let grey = ::image::RgbImage::from_pixel(64, 64, ::image::Rgb([128; 3]));
+    let image = DecodedImage { pixels: Arc::new(grey), sha256: [0; 32] };
+    let pixels = vision.preprocessor().preprocess(&image);
+    let question = prompter.tokenize(FALLBACK_QUESTION).map_err(|error| failed(&error))?;
+    let embeds = embedder.embed(&question).map_err(|error| failed(&error))?;
+    vision.embed(&pixels, &embeds, &question, Budget::Auto, false).map_err(|error| failed(&error))?;
+
+    let slot = decoder.slots_mut().allocate().ok_or_else(|| failed(&"the decoder has no KV slot"))?;
+    // One token only: the shortest context that the options allow has room for no more.
+    let first = embedder.embed(&question[..1]).map_err(|error| failed(&error))?;
+    let logits = decoder.prefill(slot, &first).map_err(|error| failed(&error))?;
+    decoder.free(slot);
+    match logits.values().iter().position(|logit| !logit.is_finite()) {
+        Some(id) => {
+            Err(failed(&format!("the logit of token {id} is not finite; run `arrcoc-export verify`")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Keeps the warm-up run out of the metrics.
+struct Gate {
+    inner: Arc<dyn Observer>,
+    open: AtomicBool,
+}
+
+impl Gate {
+    fn observer(&self) -> Option<&dyn Observer> {
+        self.open.load(Ordering::SeqCst).then_some(self.inner.as_ref())
+    }
+}
+
+impl Observer for Gate {
+    fn stage(&self, stage: Stage, took: Duration) {
+        self.observer().inspect(|observer| observer.stage(stage, took));
+    }
+
+    fn visual_tokens(&self, tier: usize, tokens: usize) {
+        self.observer().inspect(|observer| observer.visual_tokens(tier, tokens));
+    }
+
+    fn cache(&self, cache: Cache, hit: bool) {
+        self.observer().inspect(|observer| observer.cache(cache, hit));
+    }
+
+    fn adapter_output(&self, tier: usize, statistics: Statistics) {
+        self.observer().inspect(|observer| observer.adapter_output(tier, statistics));
+    }
+
+    fn iteration(&self, tokens: usize, running: usize, waiting: usize, kv_usage: f64) {
+        self.observer().inspect(|observer| observer.iteration(tokens, running, waiting, kv_usage));
+    }
+}

@@ -1,0 +1,234 @@
+//! From messages to what the decoder reads: the chat template, tokens, and the places of the images among them.
+
+use std::path::Path;
+
+use tokenizers::Tokenizer;
+
+use crate::bundle::Bundle;
+use crate::error::LoadError;
+use crate::generate::{GenerateError, Message, Part, Prompt, Role};
+use crate::text::Vocabulary;
+
+mod template;
+mod tokenize;
+
+use template::ChatTemplate;
+use tokenize::PromptTokenizer;
+
+/// The allocator's question when the last user message holds no text of its own (an image alone, say).
+pub const FALLBACK_QUESTION: &str = "Describe the image.";
+
+/// Text longer than this many times the longest token, per token of context, cannot fit whatever the normaliser does
+/// to it (composing a character shortens it to no less than a quarter).
+const NORMALISER_FACTOR: usize = 4;
+
+/// Part of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    /// Token ids, at least one.
+    Tokens(Vec<u32>),
+    /// The visual tokens of the image with this index, in order of appearance.
+    Image(usize),
+}
+
+/// A prompt whose images are not embedded yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// In decoder order.
+    pub segments: Vec<Segment>,
+    /// What the allocator is asked: the text of the last user message, tokenised alone. Empty without images.
+    pub question: Vec<u32>,
+}
+
+impl Layout {
+    /// Number of images.
+    pub fn images(&self) -> usize {
+        self.segments.iter().filter(|segment| matches!(segment, Segment::Image(_))).count()
+    }
+
+    /// Number of tokens that are not visual.
+    pub fn text_tokens(&self) -> usize {
+        self.segments.iter().map(|s| if let Segment::Tokens(ids) = s { ids.len() } else { 0 }).sum()
+    }
+
+    /// The prompt's ids, one placeholder per image: what the repetition penalty counts as seen.
+    pub fn ids(&self, image_token_id: u32) -> Vec<u32> {
+        let mut ids = Vec::new();
+        for segment in &self.segments {
+            match segment {
+                Segment::Tokens(tokens) => ids.extend_from_slice(tokens),
+                Segment::Image(_) => ids.push(image_token_id),
+            }
+        }
+        ids
+    }
+}
+
+/// Writes prompts for one model.
+pub struct Prompter {
+    tokenizer: PromptTokenizer,
+    template: ChatTemplate,
+    vocabulary: Vocabulary,
+    image_token_id: u32,
+}
+
+impl Prompter {
+    /// Reads `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` of a bundle.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the file and what is wrong with it.
+    pub fn load(bundle: &Bundle) -> Result<Self, LoadError> {
+        let tokenizer = read(bundle, "tokenizer.json")?;
+        let config = match bundle.file_path("tokenizer_config.json") {
+            Ok(path) => read_path(path, "tokenizer_config.json")?,
+            Err(_) => "{}".into(),
+        };
+        let template = match bundle.file_path("chat_template.jinja") {
+            Ok(path) => Some(read_path(path, "chat_template.jinja")?),
+            Err(_) => None,
+        };
+        Self::new(&tokenizer, &config, template, bundle.manifest().decoder.image_token_id)
+    }
+
+    /// As [`Prompter::load`], from the files' text. Without `template`, the one in `config` is taken.
+    ///
+    /// # Errors
+    /// As [`Prompter::load`].
+    pub fn new(
+        tokenizer: &str,
+        config: &str,
+        template: Option<String>,
+        image_token_id: u32,
+    ) -> Result<Self, LoadError> {
+        let in_tokenizer = |reason: String| LoadError::Text { file: "tokenizer.json", reason };
+        let tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|error| in_tokenizer(error.to_string()))?;
+        let vocabulary = Vocabulary::new(&tokenizer).map_err(|error| in_tokenizer(error.to_string()))?;
+        let template = ChatTemplate::new(config, template)?;
+        let tokenizer = PromptTokenizer::new(&tokenizer, image_token_id).map_err(in_tokenizer)?;
+        Ok(Self { tokenizer, template, vocabulary, image_token_id })
+    }
+
+    /// The bytes of every token.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Tokenises text in which nothing is a control token.
+    ///
+    /// # Errors
+    /// [`GenerateError::Engine`] when the tokenizer fails.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
+        self.tokenizer.encode_plain(text)
+    }
+
+    /// Renders and tokenises a prompt of at most about `context_length` tokens.
+    ///
+    /// Control tokens are recognised where the template writes them, and not in what a message says: a user who types
+    /// `<|im_end|>` or `<|image_pad|>` sends those characters. A raw prompt ([`Prompt::Text`]) is the caller's own
+    /// template, so control tokens in it count.
+    ///
+    /// # Errors
+    /// [`GenerateError::Invalid`] when the template refuses the messages or they cannot fit;
+    /// [`GenerateError::Engine`] when the template itself is broken.
+    pub fn layout(&self, prompt: &Prompt, context_length: usize) -> Result<Layout, GenerateError> {
+        self.check_size(prompt, context_length)?;
+        match prompt {
+            Prompt::Text(text) => {
+                let ids = self.tokenizer.encode_with_control_tokens(text, None)?;
+                if ids.is_empty() {
+                    return Err(invalid(
+                        "prompt",
+                        "expected a prompt of at least one token, found none".into(),
+                    ));
+                }
+                Ok(Layout { segments: vec![Segment::Tokens(ids)], question: Vec::new() })
+            }
+            Prompt::Chat(messages) => self.chat_layout(messages),
+        }
+    }
+
+    fn chat_layout(&self, messages: &[Message]) -> Result<Layout, GenerateError> {
+        if messages.is_empty() {
+            return Err(invalid("messages", "expected at least one message, found none".into()));
+        }
+        let mask = self.tokenizer.mask_for(messages.iter().flat_map(texts))?;
+        let rendered = self.template.render(messages, |text| self.tokenizer.mask(text, mask))?;
+        let ids = self.tokenizer.encode_with_control_tokens(&rendered, Some(mask))?;
+        let segments = split_images(&ids, self.image_token_id);
+
+        let images = messages.iter().flat_map(|m| &m.content).filter(|p| matches!(p, Part::Image(_))).count();
+        let question = if images > 0 { self.tokenize(&question(messages))? } else { Vec::new() };
+        let layout = Layout { segments, question };
+        if layout.images() != images {
+            return Err(GenerateError::Engine(format!(
+                "the chat template wrote {} image places for {images} images; it must write exactly one \
+                 image token per image",
+                layout.images()
+            )));
+        }
+        Ok(layout)
+    }
+
+    /// Refuses text that is far too long before time is spent on it.
+    fn check_size(&self, prompt: &Prompt, context_length: usize) -> Result<(), GenerateError> {
+        let (field, bytes) = match prompt {
+            Prompt::Text(text) => ("prompt", text.len()),
+            Prompt::Chat(messages) => ("messages", messages.iter().flat_map(texts).map(str::len).sum()),
+        };
+        let most = context_length * self.vocabulary.longest() * NORMALISER_FACTOR;
+        if bytes > most {
+            return Err(invalid(
+                field,
+                format!(
+                    "expected at most {context_length} tokens of context, found {bytes} bytes of text, which \
+                         are more tokens than that; shorten the text"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The texts of a message, in order.
+fn texts(message: &Message) -> impl Iterator<Item = &str> {
+    message.content.iter().filter_map(|part| match part {
+        Part::Text(text) => Some(text.as_str()),
+        Part::Image(_) => None,
+    })
+}
+
+/// What the allocator is asked: the text parts of the last user message, one per line.
+fn question(messages: &[Message]) -> String {
+    let last = messages.iter().rev().find(|message| message.role == Role::User);
+    let question = last.map(|message| texts(message).collect::<Vec<_>>().join("\n")).unwrap_or_default();
+    if question.trim().is_empty() { FALLBACK_QUESTION.into() } else { question }
+}
+
+/// Cuts ids at the image placeholders.
+fn split_images(ids: &[u32], image_token_id: u32) -> Vec<Segment> {
+    let mut segments = Vec::new();
+    for (index, tokens) in ids.split(|id| *id == image_token_id).enumerate() {
+        if index > 0 {
+            segments.push(Segment::Image(index - 1));
+        }
+        if !tokens.is_empty() {
+            segments.push(Segment::Tokens(tokens.to_vec()));
+        }
+    }
+    segments
+}
+
+fn invalid(field: &'static str, message: String) -> GenerateError {
+    GenerateError::Invalid { field, message }
+}
+
+fn read(bundle: &Bundle, file: &'static str) -> Result<String, LoadError> {
+    read_path(bundle.file_path(file)?, file)
+}
+
+fn read_path(path: &Path, file: &'static str) -> Result<String, LoadError> {
+    std::fs::read_to_string(path).map_err(|error| LoadError::Text { file, reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,408 @@
+//! From logits to a token.
+//!
+//! The logits are processed in this order, which is that of transformers with OpenAI's penalties put where vLLM has them:
+//!
+//! 1. repetition penalty over prompt and answer: a positive logit is divided by it, a negative one multiplied
+//!    (transformers' `RepetitionPenaltyLogitsProcessor`);
+//! 2. frequency and presence penalty over the answer: `logit -= count * frequency + (count > 0) * presence` (OpenAI);
+//! 3. temperature 0: the largest logit wins, the lowest id among equals, and the rest is skipped;
+//! 4. temperature: logits are divided by it;
+//! 5. `top_k`: only that many of the largest stay;
+//! 6. `top_p`: only the smallest set of likeliest tokens whose probability, among what stayed, reaches it;
+//! 7. one draw from what is left.
+//!
+//! Probabilities are summed in `f64`. Reported log-probabilities come from the raw logits, before all of this.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+use crate::generate::Sampling;
+
+/// Logits from which no token can be picked: the model is broken, or its arithmetic overflowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SamplingError {
+    /// A logit is NaN or positive infinity.
+    #[error(
+        "the decoder's logit of token {id} is not a finite number; the weights hold NaN or the arithmetic overflowed \
+         (run `arrcoc-export verify` on the bundle)"
+    )]
+    NotFinite {
+        /// Token id of the first such logit.
+        id: u32,
+    },
+    /// Every logit is negative infinity, or there is none.
+    #[error("the decoder gave no token a probability above 0")]
+    Empty,
+}
+
+/// Picks the tokens of one answer. Holds what the penalties and the random draws depend on.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    sampling: Sampling,
+    /// Ids in the prompt; kept only where the repetition penalty needs them.
+    prompt: HashSet<u32>,
+    /// How often each id was generated.
+    generated: HashMap<u32, u32>,
+    rng: ChaCha12Rng,
+    scratch: Vec<f32>,
+}
+
+impl Sampler {
+    /// A sampler for one choice. The same `sampling`, `seed` and `choice` over the same logits pick the same tokens;
+    /// choices draw from different streams of one seed, so the first of several equals a lonely one.
+    pub fn new(sampling: &Sampling, prompt: &[u32], seed: u64, choice: usize) -> Self {
+        let mut rng = ChaCha12Rng::seed_from_u64(seed);
+        rng.set_stream(choice as u64);
+        let penalised = sampling.repetition_penalty != 1.0;
+        Self {
+            sampling: sampling.clone(),
+            prompt: if penalised { prompt.iter().copied().collect() } else { HashSet::new() },
+            generated: HashMap::new(),
+            rng,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Picks the next token from raw logits `[V]` and remembers it.
+    ///
+    /// # Errors
+    /// [`SamplingError`] when the logits are no distribution.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+        check(logits)?;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let id = if self.untouched() {
+            self.pick(logits)
+        } else {
+            scratch.clear();
+            scratch.extend_from_slice(logits);
+            self.penalise(&mut scratch);
+            self.pick(&scratch)
+        };
+        self.scratch = scratch;
+        *self.generated.entry(id).or_default() += 1;
+        Ok(id)
+    }
+
+    /// Whether no penalty would change any logit.
+    fn untouched(&self) -> bool {
+        let s = &self.sampling;
+        s.repetition_penalty == 1.0 && s.frequency_penalty == 0.0 && s.presence_penalty == 0.0
+    }
+
+    fn penalise(&self, logits: &mut [f32]) {
+        let repetition = self.sampling.repetition_penalty;
+        if repetition != 1.0 {
+            let fresh = self.generated.keys().filter(|id| !self.prompt.contains(id));
+            for &id in self.prompt.iter().chain(fresh) {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+                }
+            }
+        }
+        for (&id, &count) in &self.generated {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit -= self.sampling.frequency_penalty * count as f32 + self.sampling.presence_penalty;
+            }
+        }
+    }
+
+    fn pick(&mut self, logits: &[f32]) -> u32 {
+        if self.sampling.temperature == 0.0 {
+            return argmax(logits);
+        }
+        let candidates = candidates(logits, &self.sampling);
+        draw(&candidates, self.rng.random::<f64>())
+    }
+}
+
+/// Refuses logits that are no distribution.
+fn check(logits: &[f32]) -> Result<(), SamplingError> {
+    if let Some(id) = logits.iter().position(|l| l.is_nan() || *l == f32::INFINITY) {
+        return Err(SamplingError::NotFinite { id: id as u32 });
+    }
+    if logits.iter().all(|l| *l == f32::NEG_INFINITY) {
+        return Err(SamplingError::Empty);
+    }
+    Ok(())
+}
+
+/// The id of the largest logit, the lowest among equals.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (id, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = id;
+        }
+    }
+    best as u32
+}
+
+/// A token that may still be drawn, with its unnormalised probability.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    id: u32,
+    weight: f64,
+}
+
+/// Likeliest first, the lowest id among equals: a total order, so that selections are reproducible.
+fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
+    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+}
+
+/// Temperature, `top_k` and `top_p`; at least one candidate is left.
+fn candidates(logits: &[f32], sampling: &Sampling) -> Vec<Candidate> {
+    let max = f64::from(logits[argmax(logits) as usize]);
+    let temperature = f64::from(sampling.temperature);
+    let mut all: Vec<Candidate> = logits
+        .iter()
+        .enumerate()
+        .map(|(id, &logit)| Candidate {
+            id: id as u32,
+            weight: ((f64::from(logit) - max) / temperature).exp(),
+        })
+        .collect();
+    if sampling.top_k > 0 && sampling.top_k < all.len() {
+        all.select_nth_unstable_by(sampling.top_k - 1, likelier);
+        all.truncate(sampling.top_k);
+    }
+    if sampling.top_p < 1.0 {
+        let keep = nucleus(&mut all, f64::from(sampling.top_p));
+        all.truncate(keep);
+    }
+    all.sort_unstable_by_key(|candidate| candidate.id);
+    all
+}
+
+/// Moves the nucleus to the front and returns its size. Sorts in growing portions: nuclei are small, vocabularies not.
+fn nucleus(all: &mut [Candidate], top_p: f64) -> usize {
+    let target = top_p * all.iter().map(|candidate| candidate.weight).sum::<f64>();
+    let (mut sum, mut sorted, mut portion) = (0.0, 0, 64);
+    while sorted < all.len() {
+        let rest = &mut all[sorted..];
+        let take = portion.min(rest.len());
+        if take < rest.len() {
+            rest.select_nth_unstable_by(take - 1, likelier);
+        }
+        rest[..take].sort_unstable_by(likelier);
+        for candidate in &rest[..take] {
+            sum += candidate.weight;
+            sorted += 1;
+            if sum >= target {
+                return sorted;
+            }
+        }
+        portion *= 8;
+    }
+    sorted
+}
+
+/// The candidate at `at` (0..1) of the cumulative distribution.
+fn draw(candidates: &[Candidate], at: f64) -> u32 {
+    let mut left = at * candidates.iter().map(|candidate| candidate.weight).sum::<f64>();
+    let mut last = 0;
+    for candidate in candidates.iter().filter(|candidate| candidate.weight > 0.0) {
+        last = candidate.id;
+        left -= candidate.weight;
+        if left < 0.0 {
+            break;
+        }
+    }
+    last
+}
+
+/// Natural log-probabilities of raw logits `[V]`.
+#[derive(Debug, Clone, Copy)]
+pub struct LogSoftmax<'a> {
+    logits: &'a [f32],
+    normaliser: f64,
+}
+
+impl<'a> LogSoftmax<'a> {
+    /// Sums the distribution once.
+    ///
+    /// # Errors
+    /// [`SamplingError`] when the logits are no distribution.
+    pub fn new(logits: &'a [f32]) -> Result<Self, SamplingError> {
+        check(logits)?;
+        let max = f64::from(logits[argmax(logits) as usize]);
+        let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
+        Ok(Self { logits, normaliser: max + sum.ln() })
+    }
+
+    /// Log-probability of a token; negative infinity for an id outside the vocabulary.
+    pub fn of(&self, id: u32) -> f32 {
+        self.logits
+            .get(id as usize)
+            .map_or(f32::NEG_INFINITY, |&logit| (f64::from(logit) - self.normaliser) as f32)
+    }
+
+    /// The `count` likeliest tokens, likeliest first, the lowest id among equals.
+    pub fn top(&self, count: usize) -> Vec<(u32, f32)> {
+        let order =
+            |a: &u32, b: &u32| self.logits[*b as usize].total_cmp(&self.logits[*a as usize]).then(a.cmp(b));
+        let mut ids: Vec<u32> = (0..self.logits.len() as u32).collect();
+        let count = count.min(ids.len());
+        if count == 0 {
+            return Vec::new();
+        }
+        if count < ids.len() {
+            ids.select_nth_unstable_by(count - 1, order);
+            ids.truncate(count);
+        }
+        ids.sort_unstable_by(order);
+        ids.into_iter().map(|id| (id, self.of(id))).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sampler(sampling: Sampling, seed: u64) -> Sampler {
+        Sampler::new(&sampling, &[], seed, 0)
+    }
+
+    fn greedy() -> Sampling {
+        Sampling { temperature: 0.0, ..Sampling::default() }
+    }
+
+    #[test]
+    fn greedy_takes_the_lowest_id_among_equals() {
+        let logits = [0.5, 2.0, -1.0, 2.0];
+        assert_eq!(sampler(greedy(), 0).sample(&logits), Ok(1));
+    }
+
+    #[test]
+    fn broken_logits_are_errors() {
+        let mut sampler = sampler(greedy(), 0);
+        assert_eq!(sampler.sample(&[0.0, f32::NAN]), Err(SamplingError::NotFinite { id: 1 }));
+        assert_eq!(sampler.sample(&[f32::INFINITY, 0.0]), Err(SamplingError::NotFinite { id: 0 }));
+        assert_eq!(sampler.sample(&[f32::NEG_INFINITY; 3]), Err(SamplingError::Empty));
+        assert_eq!(sampler.sample(&[]), Err(SamplingError::Empty));
+        assert_eq!(sampler.sample(&[f32::NEG_INFINITY, 0.0]), Ok(1));
+    }
+
+    #[test]
+    fn repetition_penalty_covers_prompt_and_answer() {
+        let sampling = Sampling { repetition_penalty: 2.0, ..greedy() };
+        let mut sampler = Sampler::new(&sampling, &[0, 0, 3], 0, 0);
+        // 0 is in the prompt: 3 / 2 < 2, so 1 wins; then 1 is in the answer too: 2 / 2 < 1.5. The negative logit of 3
+        // is doubled.
+        let logits = [3.0, 2.0, -0.3, -0.2];
+        assert_eq!(sampler.sample(&logits), Ok(1));
+        assert_eq!(sampler.sample(&logits), Ok(0));
+        let mut scratch = logits.to_vec();
+        sampler.penalise(&mut scratch);
+        assert_eq!(scratch, [1.5, 1.0, -0.3, -0.4]);
+    }
+
+    #[test]
+    fn presence_and_frequency_penalties_cover_the_answer_only() {
+        let sampling = Sampling { presence_penalty: 0.5, frequency_penalty: 0.25, ..greedy() };
+        let mut sampler = Sampler::new(&sampling, &[1], 0, 0);
+        let logits = [2.0, 1.0];
+        assert_eq!(sampler.sample(&logits), Ok(0));
+        let mut scratch = logits.to_vec();
+        sampler.penalise(&mut scratch);
+        assert_eq!(scratch, [1.25, 1.0]);
+        assert_eq!(sampler.sample(&logits), Ok(0));
+        assert_eq!(
+            sampler.sample(&logits),
+            Ok(0),
+            "at 2 counts: 2 - 0.5 - 0.5 = 1, equal to id 1, and lower"
+        );
+        assert_eq!(sampler.sample(&logits), Ok(1));
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        // exp: 1 : 2 : 5 of 8.
+        let logits = [0.0, 2f32.ln(), 5f32.ln()];
+        let mut sampler = sampler(Sampling::default(), 7);
+        let mut counts = [0u32; 3];
+        for _ in 0..8000 {
+            counts[sampler.sample(&logits).unwrap() as usize] += 1;
+        }
+        for (count, expected) in counts.iter().zip([1000.0, 2000.0, 5000.0]) {
+            // Five standard deviations of the widest binomial here.
+            assert!((f64::from(*count) - expected).abs() < 220.0, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn log_softmax_is_stable_and_exact() {
+        let logits = [1000.0, 999.0, -1000.0];
+        let logprobs = LogSoftmax::new(&logits).unwrap();
+        let expected = -(1.0 + (-1f64).exp()).ln();
+        assert!((f64::from(logprobs.of(0)) - expected).abs() < 1e-6);
+        assert!((f64::from(logprobs.of(1)) - (expected - 1.0)).abs() < 1e-6);
+        assert_eq!(logprobs.of(9), f32::NEG_INFINITY);
+        assert_eq!(logprobs.top(2).iter().map(|t| t.0).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(logprobs.top(0), []);
+        assert_eq!(logprobs.top(50).len(), 3);
+    }
+
+    fn logits() -> impl Strategy<Value = Vec<f32>> {
+        prop::collection::vec(-20f32..20.0, 1..300)
+    }
+
+    proptest! {
+        #[test]
+        fn same_seed_same_tokens(logits in logits(), seed: u64, top_p in 0.05f32..1.0, top_k in 0usize..40) {
+            let sampling = Sampling { top_p, top_k, temperature: 0.8, ..Sampling::default() };
+            let (mut a, mut b) = (sampler(sampling.clone(), seed), sampler(sampling, seed));
+            for _ in 0..8 {
+                prop_assert_eq!(a.sample(&logits), b.sample(&logits));
+            }
+        }
+
+        #[test]
+        fn a_tiny_nucleus_or_top_1_is_greedy(logits in logits(), seed: u64) {
+            let best = argmax(&logits);
+            for sampling in [
+                Sampling { top_k: 1, ..Sampling::default() },
+                Sampling { top_p: 0.0, ..Sampling::default() },
+                Sampling { temperature: 1e-6, top_k: 1, ..Sampling::default() },
+            ] {
+                prop_assert_eq!(sampler(sampling, seed).sample(&logits), Ok(best));
+            }
+        }
+
+        /// Against the definition: sort everything, cut at `top_k`, then at the first prefix that reaches `top_p`.
+        #[test]
+        fn candidates_match_a_full_sort(logits in logits(), top_k in 0usize..80, top_p in 0f32..1.0) {
+            let sampling = Sampling { top_k, top_p, ..Sampling::default() };
+            let mut sorted: Vec<u32> = (0..logits.len() as u32).collect();
+            sorted.sort_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)));
+            if top_k > 0 {
+                sorted.truncate(top_k);
+            }
+            let weight = |id: &u32| (f64::from(logits[*id as usize]) - f64::from(logits[sorted[0] as usize])).exp();
+            let total: f64 = sorted.iter().map(weight).sum();
+            let mut sum = 0.0;
+            let keep = sorted.iter().position(|id| { sum += weight(id); sum >= f64::from(top_p) * total });
+            // A sum may differ in its last bit between the two orders of addition; skip borders that close.
+            prop_assume!((sum - f64::from(top_p) * total).abs() > 1e-9 * total || keep == Some(0));
+            let mut expected = sorted[..keep.map_or(sorted.len(), |k| k + 1)].to_vec();
+            expected.sort_unstable();
+            let found: Vec<u32> = candidates(&logits, &sampling).iter().map(|c| c.id).collect();
+            prop_assert_eq!(found, expected);
+        }
+
+        #[test]
+        fn log_probabilities_sum_to_one(logits in logits()) {
+            let logprobs = LogSoftmax::new(&logits).unwrap();
+            let sum: f64 = (0..logits.len() as u32).map(|id| f64::from(logprobs.of(id)).exp()).sum();
+            prop_assert!((sum - 1.0).abs() < 1e-5);
+            let top = logprobs.top(5);
+            prop_assert!(top.windows(2).all(|w| w[0].1 >= w[1].1));
+            prop_assert_eq!(top[0].0, argmax(&logits));
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Iteration-level scheduling: requests join and leave the running batch at every decoder step.
+//!
+//! One thread owns the decoder. An iteration takes in what arrived, drops what was cancelled or ran out of time, gives
+//! free slots to those who wait longest, feeds one chunk of one prompt, and makes one batched step for all answers in
+//! work. A long prompt therefore delays running answers by one chunk at a time. Images are decoded and encoded on other
+//! threads (see [`encode`]), so the decoder never waits for them, and requests without images do not queue behind them.
+//!
+//! An answer's tokens do not depend on what else runs: rows of a batch are independent, every answer has its own sampler,
+//! and a slot is read only up to its own length.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use crate::decoder::{Decoder, Embedder, Logits};
+use crate::generate::{Observer, Stage};
+use crate::prompt::Prompter;
+use crate::text::Vocabulary;
+use crate::vision::VisualEmbeds;
+
+mod embeds;
+pub(crate) mod encode;
+pub(crate) mod job;
+mod task;
+
+use job::{Job, PanicGuard, Shared};
+use task::{Task, engine};
+
+/// A request whose images are embedded.
+pub(crate) struct Ready {
+    pub(crate) job: Job,
+    pub(crate) visuals: Vec<VisualEmbeds>,
+}
+
+/// What the scheduler must know of the model and of the options.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) context_length: usize,
+    pub(crate) prefill_chunk: usize,
+    pub(crate) eos_token_ids: Vec<u32>,
+    pub(crate) image_token_id: u32,
+}
+
+/// What a task needs besides the decoder.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    embedder: &'a Embedder,
+    vocabulary: &'a Vocabulary,
+    settings: &'a Settings,
+}
+
+/// What a scheduler is made of.
+pub(crate) struct Parts {
+    pub(crate) decoder: Box<dyn Decoder>,
+    pub(crate) embedder: Arc<Embedder>,
+    pub(crate) prompter: Arc<Prompter>,
+    pub(crate) settings: Settings,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) observer: Arc<dyn Observer>,
+    /// Closed when nobody can send requests any more.
+    pub(crate) inbox: Receiver<Ready>,
+}
+
+/// The loop of the thread that owns the decoder.
+pub(crate) struct Scheduler {
+    decoder: Box<dyn Decoder>,
+    embedder: Arc<Embedder>,
+    prompter: Arc<Prompter>,
+    settings: Settings,
+    shared: Arc<Shared>,
+    observer: Arc<dyn Observer>,
+    inbox: Receiver<Ready>,
+    /// Ready, and without a slot.
+    waiting: VecDeque<Ready>,
+    /// With a slot.
+    tasks: Vec<Task>,
+}
+
+impl Scheduler {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { decoder, embedder, prompter, settings, shared, observer, inbox } = parts;
+        let (waiting, tasks) = (VecDeque::new(), Vec::new());
+        Self { decoder, embedder, prompter, settings, shared, observer, inbox, waiting, tasks }
+    }
+
+    /// Runs until nobody can send requests any more and all of them are done.
+    pub(crate) fn run(mut self) {
+        // A local, hence dropped before the requests in `self`.
+        let _guard = PanicGuard::new(&Arc::clone(&self.shared), "decoder");
+        while self.receive() {
+            self.drop_ended();
+            self.admit();
+            let tokens = self.prefill() + self.decode();
+            self.drop_ended();
+            self.report(tokens);
+        }
+    }
+
+    /// Takes in what arrived; waits when there is nothing else to do. False when nothing can come any more.
+    fn receive(&mut self) -> bool {
+        if self.tasks.is_empty() && self.waiting.is_empty() {
+            let Ok(ready) = self.inbox.recv() else { return false };
+            self.waiting.push_back(ready);
+        }
+        self.waiting.extend(self.inbox.try_iter());
+        true
+    }
+
+    /// Drops requests that are done, failed, cancelled or out of time, and gives their slots back.
+    fn drop_ended(&mut self) {
+        self.waiting.retain_mut(|ready| ready.job.goes_on());
+        let decoder = self.decoder.as_mut();
+        self.tasks.retain_mut(|task| {
+            task.finish_if_done();
+            let goes_on = task.job.goes_on();
+            if !goes_on {
+                task.release(decoder);
+            }
+            goes_on
+        });
+        self.shared.set_slots_used(self.decoder.slots().used());
+    }
+
+    /// Gives free slots to those who wait, first come, first served.
+    fn admit(&mut self) {
+        while !self.waiting.is_empty() {
+            let Some(slot) = self.decoder.slots_mut().allocate() else { return };
+            let Some(ready) = self.waiting.pop_front() else { return };
+            self.tasks.push(Task::new(ready, slot, &self.settings));
+        }
+    }
+
+    /// Feeds one chunk of the oldest unfinished prompt; returns its tokens.
+    fn prefill(&mut self) -> usize {
+        let Some(task) = self.tasks.iter_mut().find(|task| task.prefilling()) else { return 0 };
+        let context = Context {
+            embedder: &self.embedder,
+            vocabulary: self.prompter.vocabulary(),
+            settings: &self.settings,
+        };
+        match task.prefill(self.decoder.as_mut(), context) {
+            Ok((tokens, took)) => {
+                if let Some(took) = took {
+                    self.observer.stage(Stage::Prefill, took);
+                }
+                tokens
+            }
+            Err(error) => {
+                task.job.fail(error);
+                0
+            }
+        }
+    }
+
+    /// One step for every answer in work; returns their number.
+    fn decode(&mut self) -> usize {
+        let stepping = |task: &Task| !task.job.ended();
+        let next = self.tasks.iter().filter(|task| stepping(task)).flat_map(Task::next_tokens);
+        let (slots, ids): (Vec<usize>, Vec<u32>) = next.unzip();
+        if slots.is_empty() {
+            return 0;
+        }
+        let started = Instant::now();
+        let stepped = self.embedder.embed(&ids).and_then(|embeds| self.decoder.step(&slots, &embeds));
+        let took = started.elapsed();
+        self.observer.stage(Stage::DecodeStep, took);
+        let mut rows = stepped.map_err(engine).map(Vec::into_iter);
+        let context = Context {
+            embedder: &self.embedder,
+            vocabulary: self.prompter.vocabulary(),
+            settings: &self.settings,
+        };
+        for task in self.tasks.iter_mut().filter(|task| stepping(task)) {
+            let count = task.next_tokens().count();
+            let outcome = match &mut rows {
+                _ if count == 0 => continue,
+                Ok(rows) => {
+                    let mine: Vec<Logits> = rows.take(count).collect();
+                    task.accept(&mine, took, self.decoder.as_mut(), context)
+                }
+                Err(error) => Err(error.clone()),
+            };
+            if let Err(error) = outcome {
+                task.job.fail(error);
+            }
+        }
+        slots.len()
+    }
+
+    fn report(&self, tokens: usize) {
+        let shared = &self.shared;
+        self.observer.iteration(tokens, shared.running(), shared.waiting(), shared.kv_usage());
+    }
+}

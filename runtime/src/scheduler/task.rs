@@ -1,0 +1,299 @@
+//! A request that has a slot: its prefill, then its answers.
+
+use std::time::{Duration, Instant};
+
+use super::embeds::PromptEmbeds;
+use super::job::Job;
+use super::{Context, Ready, Settings};
+use crate::decoder::{Decoder, DecoderError, Logits, Mark};
+use crate::generate::{Event, FinishReason, GenerateError, Logprob, Stage, Timings, TokenLogprob, Usage};
+use crate::sampling::{LogSoftmax, Sampler, SamplingError};
+use crate::text::{TextStream, Vocabulary};
+
+/// A request with at least one KV slot.
+pub(super) struct Task {
+    pub(super) job: Job,
+    phase: Phase,
+    prompt_ids: Vec<u32>,
+    max_tokens: usize,
+    usage: Usage,
+    queue: Duration,
+    first_token: Option<Duration>,
+    decoding: Duration,
+}
+
+enum Phase {
+    Prefill { slot: usize, embeds: PromptEmbeds, took: Duration },
+    Decode(Answers),
+}
+
+/// The answers of one prompt. Those that found no slot yet inherit the slot of one that ends, rewound to the prompt.
+struct Answers {
+    prompt: Mark,
+    /// Logits after the prompt: every answer's first token is drawn from them.
+    first: Logits,
+    /// Index of the next answer to begin.
+    next: usize,
+    running: Vec<Answer>,
+}
+
+/// One answer in work.
+struct Answer {
+    choice: usize,
+    slot: usize,
+    sampler: Sampler,
+    text: TextStream,
+    /// Tokens picked, the end token included.
+    generated: usize,
+    /// The token to feed next.
+    last: u32,
+}
+
+impl Task {
+    /// Begins a request in a slot that was just taken for it.
+    pub(super) fn new(ready: Ready, slot: usize, settings: &Settings) -> Self {
+        let Ready { mut job, visuals } = ready;
+        job.start();
+        let embeds = PromptEmbeds::new(&job.layout, &visuals);
+        let usage =
+            Usage { prompt_tokens: embeds.len(), visual_tokens: embeds.visual(), completion_tokens: 0 };
+        job.send(Event::Started {
+            prompt_tokens: usage.prompt_tokens,
+            visual_tokens: usage.visual_tokens,
+            receipts: visuals.into_iter().filter_map(|visual| visual.receipt).collect(),
+        });
+        let room = settings.context_length.saturating_sub(usage.prompt_tokens);
+        let staged: Duration = job.stages.iter().map(|(_, took)| *took).sum();
+        Self {
+            prompt_ids: job.layout.ids(settings.image_token_id),
+            max_tokens: job.request.max_tokens.map_or(room, |most| most.min(room)),
+            usage,
+            queue: job.submitted.elapsed().saturating_sub(staged),
+            first_token: None,
+            decoding: Duration::ZERO,
+            phase: Phase::Prefill { slot, embeds, took: Duration::ZERO },
+            job,
+        }
+    }
+
+    /// Whether its prompt is not through the decoder yet.
+    pub(super) fn prefilling(&self) -> bool {
+        matches!(self.phase, Phase::Prefill { .. })
+    }
+
+    /// Feeds at most one chunk of the prompt; returns its tokens, and how long the whole prefill took when this was the
+    /// last of it.
+    pub(super) fn prefill(
+        &mut self,
+        decoder: &mut dyn Decoder,
+        context: Context<'_>,
+    ) -> Result<(usize, Option<Duration>), GenerateError> {
+        let Phase::Prefill { slot, embeds, took } = &mut self.phase else { return Ok((0, None)) };
+        let (slot, started) = (*slot, Instant::now());
+        let begin = decoder.slots().mark(slot).length;
+        let end = embeds.len().min(begin + context.settings.prefill_chunk);
+        let chunk = embeds.chunk(begin, end, context.embedder).map_err(engine)?;
+        let logits = decoder.prefill(slot, &chunk).map_err(engine)?;
+        *took += started.elapsed();
+        if end < embeds.len() {
+            return Ok((end - begin, None));
+        }
+        let took = *took;
+        self.job.stages.push((Stage::Prefill, took));
+        let prompt = decoder.slots().mark(slot);
+        self.phase = Phase::Decode(Answers { prompt, first: logits, next: 0, running: Vec::new() });
+        self.begin_answers(slot, decoder, context)?;
+        Ok((end - begin, Some(took)))
+    }
+
+    /// Begins the first answer in the slot of the prompt and as many more as there are free slots.
+    fn begin_answers(
+        &mut self,
+        slot: usize,
+        decoder: &mut dyn Decoder,
+        context: Context<'_>,
+    ) -> Result<(), GenerateError> {
+        // Forks come first: the answer in `slot` may end at once and give the slot away.
+        let mut slots = vec![slot];
+        let mut outcome = Ok(());
+        let prompt = decoder.slots().mark(slot);
+        while outcome.is_ok() && slots.len() < self.job.request.choices {
+            match decoder.fork(slot, prompt) {
+                Ok(Some(fork)) => slots.push(fork),
+                Ok(None) => break,
+                Err(error) => outcome = Err(engine(error)),
+            }
+        }
+        for slot in slots {
+            match outcome {
+                Ok(()) => outcome = self.begin_in(slot, decoder, context),
+                Err(_) => decoder.free(slot),
+            }
+        }
+        outcome
+    }
+
+    /// Runs answers in a slot until one needs the decoder, or none is left and the slot is given back.
+    fn begin_in(
+        &mut self,
+        slot: usize,
+        decoder: &mut dyn Decoder,
+        context: Context<'_>,
+    ) -> Result<(), GenerateError> {
+        let Phase::Decode(answers) = &mut self.phase else { return Ok(()) };
+        while answers.next < self.job.request.choices {
+            let choice = answers.next;
+            answers.next += 1;
+            let mut answer = Answer {
+                choice,
+                slot,
+                sampler: Sampler::new(&self.job.request.sampling, &self.prompt_ids, self.job.seed, choice),
+                text: TextStream::new(&self.job.request.stop),
+                generated: 0,
+                last: 0,
+            };
+            let accepted = answer.accept(&answers.first, &self.job, self.max_tokens, context);
+            self.first_token.get_or_insert_with(|| self.job.submitted.elapsed());
+            self.usage.completion_tokens += usize::from(accepted.is_ok());
+            match accepted {
+                Ok(true) => {
+                    answers.running.push(answer);
+                    return Ok(());
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    decoder.free(slot);
+                    return Err(GenerateError::Engine(error.to_string()));
+                }
+            }
+        }
+        decoder.free(slot);
+        Ok(())
+    }
+
+    /// Slot and next token of every answer in work.
+    pub(super) fn next_tokens(&self) -> impl Iterator<Item = (usize, u32)> {
+        let running = match &self.phase {
+            Phase::Prefill { .. } => &[],
+            Phase::Decode(answers) => answers.running.as_slice(),
+        };
+        running.iter().map(|answer| (answer.slot, answer.last))
+    }
+
+    /// Takes the logits of one step, one row per item of [`Task::next_tokens`], in its order.
+    pub(super) fn accept(
+        &mut self,
+        rows: &[Logits],
+        took: Duration,
+        decoder: &mut dyn Decoder,
+        context: Context<'_>,
+    ) -> Result<(), GenerateError> {
+        self.decoding += took;
+        let Phase::Decode(answers) = &mut self.phase else { return Ok(()) };
+        let prompt = answers.prompt;
+        let mut vacated = Vec::new();
+        for (index, row) in rows.iter().enumerate() {
+            let answer = &mut answers.running[index];
+            let goes_on = answer
+                .accept(row, &self.job, self.max_tokens, context)
+                .map_err(|error| GenerateError::Engine(error.to_string()))?;
+            self.usage.completion_tokens += 1;
+            if !goes_on {
+                vacated.push(answer.slot);
+            }
+        }
+        answers.running.retain(|answer| !vacated.contains(&answer.slot));
+        while let Some(slot) = vacated.pop() {
+            let begun = decoder.rewind(slot, prompt).map_err(engine);
+            let begun = begun.inspect_err(|_| decoder.free(slot));
+            let begun = begun.and_then(|()| self.begin_in(slot, decoder, context));
+            if let Err(error) = begun {
+                vacated.iter().for_each(|slot| decoder.free(*slot));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the caller when every answer is complete.
+    pub(super) fn finish_if_done(&mut self) {
+        let Phase::Decode(answers) = &self.phase else { return };
+        if !answers.running.is_empty() || self.job.ended() {
+            return;
+        }
+        if !self.decoding.is_zero() {
+            self.job.stages.push((Stage::DecodeStep, self.decoding));
+        }
+        let timings = Timings {
+            queue: self.queue,
+            stages: std::mem::take(&mut self.job.stages),
+            first_token: self.first_token.unwrap_or_default(),
+            total: self.job.submitted.elapsed(),
+        };
+        self.job.finish(Event::Done { usage: self.usage, timings });
+    }
+
+    /// Ends the request early and gives its slots back.
+    pub(super) fn release(&mut self, decoder: &mut dyn Decoder) {
+        match &mut self.phase {
+            Phase::Prefill { slot, .. } => decoder.free(*slot),
+            Phase::Decode(answers) => answers.running.drain(..).for_each(|answer| decoder.free(answer.slot)),
+        }
+    }
+}
+
+impl Answer {
+    /// Picks a token and reports it; returns whether the answer goes on.
+    fn accept(
+        &mut self,
+        logits: &Logits,
+        job: &Job,
+        max_tokens: usize,
+        context: Context<'_>,
+    ) -> Result<bool, SamplingError> {
+        let id = self.sampler.sample(logits.values())?;
+        self.generated += 1;
+        if context.settings.eos_token_ids.contains(&id) {
+            self.finish(job, FinishReason::Stop);
+            return Ok(false);
+        }
+        let top = job.request.top_logprobs;
+        let logprob =
+            top.map(|top| token_logprob(logits.values(), id, top, context.vocabulary)).transpose()?;
+        let piece = self.text.push(context.vocabulary, id);
+        self.last = id;
+        job.send(Event::Token { choice: self.choice, text: piece.text, logprob, id });
+        if piece.stopped {
+            let finished =
+                Event::Finished { choice: self.choice, text: String::new(), reason: FinishReason::Stop };
+            job.send(finished);
+        } else if self.generated >= max_tokens {
+            self.finish(job, FinishReason::Length);
+        } else {
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn finish(&mut self, job: &Job, reason: FinishReason) {
+        job.send(Event::Finished { choice: self.choice, text: self.text.finish(), reason });
+    }
+}
+
+fn token_logprob(
+    logits: &[f32],
+    id: u32,
+    top: usize,
+    vocabulary: &Vocabulary,
+) -> Result<TokenLogprob, SamplingError> {
+    let logprobs = LogSoftmax::new(logits)?;
+    let entry = |id: u32, logprob: f32| Logprob { id, bytes: vocabulary.bytes(id).to_vec(), logprob };
+    Ok(TokenLogprob {
+        token: entry(id, logprobs.of(id)),
+        top: logprobs.top(top).into_iter().map(|(id, logprob)| entry(id, logprob)).collect(),
+    })
+}
+
+pub(super) fn engine(error: DecoderError) -> GenerateError {
+    GenerateError::Engine(error.to_string())
+}

@@ -1,0 +1,174 @@
+//! Host tensors that every engine reads and writes without copying.
+//!
+//! A [`Tensor`] is a shape, an element type and shared bytes. The bytes may belong to Rust or to an engine
+//! (ONNX Runtime keeps the memory of its outputs): [`TensorBytes`] hides which, so that one graph's output is
+//! the next graph's input with no copy in between.
+
+use std::sync::Arc;
+
+/// Element types that cross the engine boundary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    /// 32-bit IEEE float.
+    F32,
+    /// 16-bit IEEE float.
+    F16,
+    /// 64-bit signed integer: token ids, positions, indices.
+    I64,
+    /// 32-bit signed integer: sequence lengths of the fused attention operators.
+    I32,
+}
+
+impl ElementType {
+    /// Bytes per element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::I32 => 4,
+            Self::F16 => 2,
+            Self::I64 => 8,
+        }
+    }
+}
+
+/// Rust types that a [`Tensor`] can hold.
+///
+/// # Safety
+/// Implementors are plain data: every bit pattern is valid, and `TYPE` names their exact layout.
+pub unsafe trait Element: Copy + Send + Sync + 'static {
+    /// The matching element type.
+    const TYPE: ElementType;
+}
+// SAFETY: IEEE floats and integers are plain data of the size that `TYPE` states.
+unsafe impl Element for f32 {
+    const TYPE: ElementType = ElementType::F32;
+}
+// SAFETY: as above; `half::f16` is a transparent `u16`.
+unsafe impl Element for half::f16 {
+    const TYPE: ElementType = ElementType::F16;
+}
+// SAFETY: as above.
+unsafe impl Element for i64 {
+    const TYPE: ElementType = ElementType::I64;
+}
+// SAFETY: as above.
+unsafe impl Element for i32 {
+    const TYPE: ElementType = ElementType::I32;
+}
+
+/// Memory that holds a tensor's elements, in row-major order.
+pub trait TensorBytes: Send + Sync {
+    /// The bytes; aligned for the tensor's element type.
+    fn bytes(&self) -> &[u8];
+}
+
+struct VecBytes<T: Element>(Vec<T>);
+
+impl<T: Element> TensorBytes for VecBytes<T> {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `T: Element` is plain data, and the slice covers exactly the vector's initialised elements.
+        unsafe {
+            std::slice::from_raw_parts(self.0.as_ptr().cast(), std::mem::size_of_val(self.0.as_slice()))
+        }
+    }
+}
+
+/// A shaped, typed, immutable and cheaply cloned block of host memory.
+#[derive(Clone)]
+pub struct Tensor {
+    element: ElementType,
+    shape: Vec<usize>,
+    bytes: Arc<dyn TensorBytes>,
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({:?} {:?})", self.element, self.shape)
+    }
+}
+
+/// A tensor was read as what it is not.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TensorError {
+    /// The element count does not fit the shape.
+    #[error("expected {expected} bytes for shape {shape:?}, found {found}")]
+    Size {
+        /// The shape asked for.
+        shape: Vec<usize>,
+        /// Bytes that the shape needs.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+    /// The element type differs.
+    #[error("expected elements of type {expected:?}, found {found:?}")]
+    Type {
+        /// The type asked for.
+        expected: ElementType,
+        /// The tensor's type.
+        found: ElementType,
+    },
+}
+
+impl Tensor {
+    /// Takes a vector in row-major order.
+    ///
+    /// # Errors
+    /// [`TensorError::Size`] when the number of elements is not the product of `shape`.
+    pub fn from_vec<T: Element>(shape: &[usize], data: Vec<T>) -> Result<Self, TensorError> {
+        Self::from_bytes(T::TYPE, shape, Arc::new(VecBytes(data)))
+    }
+
+    /// Takes memory that something else owns, an engine's output for example.
+    ///
+    /// # Errors
+    /// [`TensorError::Size`] when the bytes do not fit the shape.
+    pub fn from_bytes(
+        element: ElementType,
+        shape: &[usize],
+        bytes: Arc<dyn TensorBytes>,
+    ) -> Result<Self, TensorError> {
+        let expected = shape.iter().product::<usize>() * element.size();
+        let found = bytes.bytes().len();
+        if expected != found {
+            return Err(TensorError::Size { shape: shape.to_vec(), expected, found });
+        }
+        Ok(Self { element, shape: shape.to_vec(), bytes })
+    }
+
+    /// The element type.
+    pub fn element(&self) -> ElementType {
+        self.element
+    }
+
+    /// The shape, outermost axis first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The raw bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.bytes()
+    }
+
+    /// The same memory under another shape.
+    ///
+    /// # Errors
+    /// [`TensorError::Size`] when the element counts differ.
+    pub fn reshaped(&self, shape: &[usize]) -> Result<Self, TensorError> {
+        Self::from_bytes(self.element, shape, Arc::clone(&self.bytes))
+    }
+
+    /// The elements, in row-major order.
+    ///
+    /// # Errors
+    /// [`TensorError::Type`] when `T` is not the tensor's element type.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T], TensorError> {
+        if T::TYPE != self.element {
+            return Err(TensorError::Type { expected: T::TYPE, found: self.element });
+        }
+        let bytes = self.bytes();
+        // SAFETY: the constructor checked the size, the type was checked above, `T: Element` is plain data, and
+        // `TensorBytes` promises alignment.
+        Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
+    }
+}

@@ -1,0 +1,351 @@
+//! From token ids back to text, one token at a time.
+//!
+//! A byte-level token may end in the middle of a character, and a stop string may begin in one token and end three
+//! tokens later. [`TextStream`] therefore gives out only what is certain: whole UTF-8 characters that cannot become part
+//! of a stop string any more. What it gives out in pieces is, byte for byte, what decoding all tokens at once gives.
+
+use tokenizers::{DecoderWrapper, Tokenizer};
+
+/// The bytes that every token stands for.
+#[derive(Debug)]
+pub struct Vocabulary {
+    tokens: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    bytes: Box<[u8]>,
+    /// A control token, which is no part of the text.
+    special: bool,
+}
+
+/// A tokenizer that does not work on bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected a tokenizer whose decoder is `ByteLevel` (GPT-2, Qwen, Llama 3), found {found}")]
+pub struct NotByteLevel {
+    /// The decoder that was found.
+    pub found: String,
+}
+
+impl Vocabulary {
+    /// Reads the vocabulary and the added tokens of a byte-level tokenizer.
+    ///
+    /// # Errors
+    /// [`NotByteLevel`] for tokenizers of another kind.
+    pub fn new(tokenizer: &Tokenizer) -> Result<Self, NotByteLevel> {
+        match tokenizer.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => {}
+            other => return Err(NotByteLevel { found: format!("{other:?}") }),
+        }
+        let vocabulary = tokenizer.get_vocab(true);
+        let length = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
+        let mut tokens = vec![Entry::default(); length];
+        for (token, id) in &vocabulary {
+            tokens[*id as usize].bytes = token_bytes(token);
+        }
+        for (id, token) in tokenizer.get_added_tokens_decoder() {
+            tokens[id as usize].special = token.special;
+        }
+        Ok(Self { tokens })
+    }
+
+    /// The bytes of a token, control tokens included; empty for an id that stands for nothing (models pad their
+    /// vocabulary to a round number).
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.tokens.get(id as usize).map_or(&[], |entry| &entry.bytes)
+    }
+
+    /// What a token adds to the text: its bytes, or nothing for a control token.
+    fn text_bytes(&self, id: u32) -> &[u8] {
+        self.tokens.get(id as usize).filter(|entry| !entry.special).map_or(&[], |entry| &entry.bytes)
+    }
+
+    /// Length of the longest token, bytes.
+    pub fn longest(&self) -> usize {
+        self.tokens.iter().map(|entry| entry.bytes.len()).max().unwrap_or(0)
+    }
+}
+
+/// A token's bytes. Byte-level vocabularies write each byte as one printable character; a token with any other
+/// character in it (an added token with a space, say) stands for its own UTF-8 bytes. Same rule as tokenizers' decoder.
+fn token_bytes(token: &str) -> Box<[u8]> {
+    let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+    bytes.unwrap_or_else(|| token.as_bytes().to_vec()).into_boxed_slice()
+}
+
+/// Inverse of GPT-2's `bytes_to_unicode`: printable Latin-1 characters stand for themselves, and the other 68 bytes, in
+/// ascending order, for the characters from U+0100 on.
+fn byte_of(c: char) -> Option<u8> {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    match u32::from(c) {
+        code @ 0..=0xFF => Some(code as u8).filter(|b| printable(*b)),
+        code @ 0x100..=0x143 => (0..=u8::MAX).filter(|b| !printable(*b)).nth(code as usize - 0x100),
+        _ => None,
+    }
+}
+
+/// Turns bytes that arrive in pieces into whole characters. Bytes that are no UTF-8 become U+FFFD exactly as
+/// [`String::from_utf8_lossy`] has it for all of them together.
+#[derive(Debug, Clone, Default)]
+struct Utf8Stream {
+    /// The beginning of a character whose end has not come yet, at most 3 bytes.
+    pending: Vec<u8>,
+}
+
+impl Utf8Stream {
+    fn push(&mut self, bytes: &[u8]) -> String {
+        self.pending.extend_from_slice(bytes);
+        let mut text = String::new();
+        let mut rest: &[u8] = &self.pending;
+        loop {
+            match std::str::from_utf8(rest) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    rest = &[];
+                    break;
+                }
+                Err(error) => {
+                    let (valid, after) = rest.split_at(error.valid_up_to());
+                    text.push_str(&String::from_utf8_lossy(valid));
+                    rest = after;
+                    // `None`: a character that more bytes may yet complete.
+                    let Some(bad) = error.error_len() else { break };
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    rest = &rest[bad..];
+                }
+            }
+        }
+        self.pending = rest.to_vec();
+        text
+    }
+
+    fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
+    }
+}
+
+/// Finds stop strings in text that arrives in pieces. How the text is cut into pieces makes no difference: the match
+/// that is complete first wins, the longest among those that end together.
+#[derive(Debug, Clone)]
+struct StopFilter {
+    stops: Vec<String>,
+    /// Text that may yet be the beginning of a stop string.
+    held: String,
+}
+
+impl StopFilter {
+    /// Adds text; returns what is certain, and whether a stop string came.
+    fn push(&mut self, text: &str) -> (String, bool) {
+        self.held.push_str(text);
+        let complete = self.stops.iter().filter_map(|stop| {
+            let start = self.held.find(stop.as_str())?;
+            Some((start + stop.len(), start))
+        });
+        if let Some((_, start)) = complete.min() {
+            self.held.truncate(start);
+            return (std::mem::take(&mut self.held), true);
+        }
+        let certain = self.certain();
+        let held = self.held.split_off(certain);
+        (std::mem::replace(&mut self.held, held), false)
+    }
+
+    /// Length of the part that no stop string can begin in.
+    fn certain(&self) -> usize {
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
+        let first = (self.held.len() + 1).saturating_sub(longest);
+        (first..self.held.len())
+            .filter(|at| self.held.is_char_boundary(*at))
+            .find(|at| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..])))
+            .unwrap_or(self.held.len())
+    }
+}
+
+/// The text of one answer, token by token.
+#[derive(Debug, Clone)]
+pub struct TextStream {
+    utf8: Utf8Stream,
+    stop: StopFilter,
+}
+
+/// What a token added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Text that is now certain; may be empty.
+    pub text: String,
+    /// A stop string is complete: the answer ends here, before the stop string.
+    pub stopped: bool,
+}
+
+impl TextStream {
+    /// A stream that ends at any of `stops`; empty ones are ignored.
+    pub fn new(stops: &[String]) -> Self {
+        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+        Self { utf8: Utf8Stream::default(), stop: StopFilter { stops, held: String::new() } }
+    }
+
+    /// Adds a token.
+    pub fn push(&mut self, vocabulary: &Vocabulary, id: u32) -> Piece {
+        let text = self.utf8.push(vocabulary.text_bytes(id));
+        let (text, stopped) = self.stop.push(&text);
+        Piece { text, stopped }
+    }
+
+    /// Ends the answer; returns the text that was held back.
+    pub fn finish(&mut self) -> String {
+        let tail = self.utf8.finish();
+        let (mut text, stopped) = self.stop.push(&tail);
+        if !stopped {
+            text.push_str(&std::mem::take(&mut self.stop.held));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::toy;
+
+    fn stream(vocabulary: &Vocabulary, ids: &[u32], stops: &[String]) -> (String, bool) {
+        let mut stream = TextStream::new(stops);
+        let mut all = String::new();
+        for id in ids {
+            let piece = stream.push(vocabulary, *id);
+            all.push_str(&piece.text);
+            if piece.stopped {
+                return (all, true);
+            }
+        }
+        all.push_str(&stream.finish());
+        (all, false)
+    }
+
+    #[test]
+    fn bytes_map_back() {
+        assert_eq!(token_bytes("Ġhi"), b" hi".as_slice().into());
+        assert_eq!(token_bytes("Ċ"), b"\n".as_slice().into());
+        assert_eq!(token_bytes("Ã©"), "é".as_bytes().into());
+        assert_eq!(token_bytes("a b"), b"a b".as_slice().into(), "an added token with a plain space");
+        let all: std::collections::BTreeSet<u8> =
+            (0..0x200).filter_map(|c| byte_of(char::from_u32(c)?)).collect();
+        assert_eq!(all.len(), 256);
+    }
+
+    #[test]
+    fn other_tokenizers_are_refused() {
+        let mut tokenizer = toy::tokenizer();
+        tokenizer.with_decoder(None::<DecoderWrapper>);
+        assert!(Vocabulary::new(&tokenizer).is_err());
+    }
+
+    #[test]
+    fn characters_wait_for_their_last_byte() {
+        let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
+        let mut stream = TextStream::new(&[]);
+        let pieces: Vec<String> =
+            "é€".bytes().map(|b| stream.push(&vocabulary, toy::byte_id(b)).text).collect();
+        assert_eq!(pieces, ["", "é", "", "", "€"]);
+        assert_eq!(stream.push(&vocabulary, toy::byte_id(0xE2)).text, "");
+        assert_eq!(stream.finish(), "\u{FFFD}");
+    }
+
+    #[test]
+    fn control_tokens_are_no_text() {
+        let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
+        let mut stream = TextStream::new(&[]);
+        assert_eq!(stream.push(&vocabulary, toy::IM_END).text, "");
+        assert_eq!(vocabulary.bytes(toy::IM_END), b"<|im_end|>");
+        assert_eq!(vocabulary.bytes(1_000_000), b"");
+    }
+
+    #[test]
+    fn only_a_possible_stop_is_held_back() {
+        let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
+        let mut stream = TextStream::new(&["STOP".into()]);
+        let pieces: Vec<(String, bool)> = "aSTxSTOPz"
+            .bytes()
+            .map(|b| stream.push(&vocabulary, toy::byte_id(b)))
+            .take_while(|piece| !piece.stopped)
+            .map(|piece| (piece.text, piece.stopped))
+            .collect();
+        let texts: Vec<&str> = pieces.iter().map(|p| p.0.as_str()).collect();
+        assert_eq!(texts, ["a", "", "", "STx", "", "", ""]);
+    }
+
+    #[test]
+    fn the_first_complete_stop_wins() {
+        let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
+        let ids = toy::byte_ids("xabcdy");
+        let stops = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(stream(&vocabulary, &ids, &stops(&["abcd", "bc"])), ("xa".into(), true));
+        assert_eq!(stream(&vocabulary, &ids, &stops(&["c", "abc"])), ("x".into(), true));
+        assert_eq!(stream(&vocabulary, &ids, &stops(&["", "q"])), ("xabcdy".into(), false));
+    }
+
+    proptest! {
+        #[test]
+        fn a_stream_equals_the_whole(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let tokenizer = toy::tokenizer();
+            let vocabulary = Vocabulary::new(&tokenizer).unwrap();
+            let ids: Vec<u32> = bytes.iter().map(|b| toy::byte_id(*b)).collect();
+            let whole = tokenizer.decode(&ids, true).unwrap();
+            prop_assert_eq!(stream(&vocabulary, &ids, &[]), (whole, false));
+        }
+
+        #[test]
+        fn text_in_any_script_equals_the_whole(text in "\\PC{0,40}", stop in "[^a]{3,5}") {
+            let tokenizer = toy::tokenizer();
+            let vocabulary = Vocabulary::new(&tokenizer).unwrap();
+            prop_assume!(!text.contains(&stop));
+            let ids = tokenizer.encode(text.as_str(), false).unwrap().get_ids().to_vec();
+            prop_assert_eq!(stream(&vocabulary, &ids, &[stop]), (text, false));
+        }
+
+        /// Small alphabet, so that stop strings come often and overlap.
+        #[test]
+        fn stop_strings_never_leak(
+            text in "[ab€]{0,40}",
+            stops in prop::collection::vec("[ab€]{1,4}", 1..4),
+            cuts in prop::collection::vec(1usize..6, 1..8),
+        ) {
+            let mut whole = StopFilter { stops: stops.clone(), held: String::new() };
+            let mut expected = (String::new(), false);
+            for c in text.chars() {
+                let (piece, stopped) = whole.push(c.encode_utf8(&mut [0; 4]));
+                expected.0.push_str(&piece);
+                if stopped {
+                    expected.1 = true;
+                    break;
+                }
+            }
+            if !expected.1 {
+                expected.0.push_str(&whole.held);
+            }
+            prop_assert!(stops.iter().all(|stop| !expected.0.contains(stop.as_str())));
+            prop_assert_eq!(expected.1, stops.iter().any(|stop| text.contains(stop.as_str())));
+            prop_assert!(text.starts_with(&expected.0));
+
+            let mut filter = StopFilter { stops, held: String::new() };
+            let (mut rest, mut found) = (text.as_str(), (String::new(), false));
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    found.0.push_str(&filter.held);
+                    break;
+                }
+                let at = rest.char_indices().nth(*cut).map_or(rest.len(), |(at, _)| at);
+                let (piece, stopped) = filter.push(&rest[..at]);
+                found.0.push_str(&piece);
+                rest = &rest[at..];
+                if stopped {
+                    found.1 = true;
+                    break;
+                }
+            }
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

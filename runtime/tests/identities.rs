@@ -1,0 +1,215 @@
+//! Exact identities (design section 7) on a real bundle and a real engine: they need no reference.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arrcoc_runtime::engine::RuntimeKind;
+use arrcoc_runtime::generate::{
+    Budget, Cache, FinishReason, GenerateError, Observer, Request, Sampling, Stage,
+};
+use arrcoc_runtime::model::{Model, Options};
+use common::{ask, ask_about, collect, load, load_observed, options, picture, run};
+
+/// Token ids must be equal; log-probabilities may differ by what another batch shape does to f32 sums.
+const LOGPROB_TOLERANCE: f32 = 1e-3;
+
+fn requests() -> Vec<Request> {
+    let (a, b) = (picture(300, 200, 3), picture(128, 400, 9));
+    vec![
+        ask("Hello"),
+        ask_about(&a, "What is in the picture?"),
+        ask("Count to ten, please, and then count down again to one without leaving out a single number."),
+        ask_about(&b, "Where is the square?"),
+        Request { budget: Budget::Tokens(100), ..ask_about(&a, "Where is the square?") },
+        ask("x"),
+    ]
+}
+
+fn tokens(model: &Model) -> Vec<Vec<Vec<u32>>> {
+    requests().into_iter().map(|request| run(model, request).tokens).collect()
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn interleaved_equals_lonely() {
+    let model = load("cpu", &options());
+    let lonely = tokens(&model);
+    let generations: Vec<_> =
+        (0..2).flat_map(|_| requests()).map(|request| model.submit(request).unwrap()).collect();
+    for (index, generation) in generations.into_iter().enumerate() {
+        let outcome = collect(generation);
+        outcome.done();
+        assert_eq!(outcome.tokens, lonely[index % lonely.len()], "request {index}");
+    }
+}
+
+#[test]
+fn chunked_prefill_equals_whole() {
+    let whole = tokens(&load("cpu", &Options { prefill_chunk: 512, ..options() }));
+    for prefill_chunk in [1, 13] {
+        assert_eq!(tokens(&load("cpu", &Options { prefill_chunk, ..options() })), whole, "{prefill_chunk}");
+    }
+}
+
+#[test]
+fn both_flavours_and_both_runtimes_agree() {
+    let fused = tokens(&load("cpu", &options()));
+    for runtime in [RuntimeKind::Ort, RuntimeKind::Tract] {
+        let model = load("portable", &Options { runtime: Some(runtime), ..options() });
+        assert_eq!(tokens(&model), fused, "{runtime:?}");
+    }
+}
+
+#[test]
+fn logprobs_do_not_depend_on_the_batch() {
+    let model = load("cpu", &options());
+    let with_logprobs = |mut request: Request| {
+        request.top_logprobs = Some(5);
+        request
+    };
+    let lonely: Vec<_> = requests().into_iter().map(|request| run(&model, with_logprobs(request))).collect();
+    let generations: Vec<_> =
+        requests().into_iter().map(|request| model.submit(with_logprobs(request)).unwrap()).collect();
+    for (generation, lonely) in generations.into_iter().zip(&lonely) {
+        let batched = collect(generation);
+        assert!(!batched.logprobs.is_empty());
+        for (a, b) in batched.logprobs.iter().zip(&lonely.logprobs) {
+            assert_eq!(a.token.id, b.token.id);
+            assert!((a.token.logprob - b.token.logprob).abs() <= LOGPROB_TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn choices_equal_separate_requests() {
+    let model = load("cpu", &options());
+    let sampling = Sampling { temperature: 0.9, top_p: 0.9, seed: Some(5), ..Sampling::default() };
+    let request = Request { sampling, ..ask_about(&picture(200, 200, 1), "Say something.") };
+    // More choices than slots: the later ones inherit slots.
+    let several = run(&model, Request { choices: 5, ..request.clone() });
+    assert_eq!(several.tokens.len(), 5);
+    assert_eq!(several.tokens[0], run(&model, request.clone()).tokens[0]);
+    assert_eq!(
+        several.tokens,
+        run(&model, Request { choices: 5, ..request.clone() }).tokens,
+        "same seed, same answers"
+    );
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    let same = run(&model, Request { choices: 4, sampling: greedy, ..request });
+    assert!(same.tokens.windows(2).all(|pair| pair[0] == pair[1]), "greedy choices are all alike");
+}
+
+/// Counts what the caches were asked.
+#[derive(Default)]
+struct Caches(Mutex<Vec<(Cache, bool)>>, AtomicUsize);
+
+impl Observer for Caches {
+    fn cache(&self, cache: Cache, hit: bool) {
+        self.0.lock().unwrap().push((cache, hit));
+    }
+
+    fn stage(&self, stage: Stage, _: Duration) {
+        if stage == Stage::VisionEncoder {
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+fn cached_features_equal_fresh_ones() {
+    let file = picture(300, 200, 3);
+    let questions = ["What is in the picture?", "Where is the square?", "What is in the picture?"];
+    let uncached = load("cpu", &Options { feature_cache_bytes: 0, token_cache_bytes: 0, ..options() });
+    let fresh: Vec<_> = questions.iter().map(|q| run(&uncached, ask_about(&file, q)).tokens).collect();
+    let caches = Arc::new(Caches::default());
+    let cached = load_observed("cpu", &options(), caches.clone());
+    let found: Vec<_> = questions.iter().map(|q| run(&cached, ask_about(&file, q)).tokens).collect();
+    assert_eq!(found, fresh);
+    let asked = caches.0.lock().unwrap();
+    let hits = |cache| asked.iter().filter(|(asked, hit)| *asked == cache && *hit).count();
+    assert_eq!(hits(Cache::VisualTokens), 1, "the third question is the first one again: {asked:?}");
+    assert_eq!(caches.1.load(Ordering::SeqCst), 1, "one image is encoded once");
+}
+
+#[test]
+fn a_stop_string_cuts_the_answer_and_nothing_else() {
+    let model = load("cpu", &options());
+    let request = Request { max_tokens: Some(40), ..ask("Tell me a story.") };
+    let whole = run(&model, request.clone());
+    let chars: Vec<char> = whole.texts[0].chars().collect();
+    assert!(chars.len() > 8, "{:?}", whole.texts);
+    let stop: String = chars[4..7].iter().collect();
+    let stopped = run(&model, Request { stop: vec![stop.clone()], ..request });
+    let (expected, _) = whole.texts[0].split_once(&stop).unwrap();
+    assert_eq!(stopped.texts[0], expected);
+    assert_eq!(stopped.finished[0], Some(FinishReason::Stop));
+}
+
+#[test]
+fn hanging_up_frees_the_slot() {
+    let model = load("cpu", &Options { slots: 1, ..options() });
+    let mut long = model.submit(Request { max_tokens: None, ..ask("Go on for ever.") }).unwrap();
+    long.events.blocking_recv().unwrap();
+    drop(long);
+    run(&model, ask("Hello")).done();
+    eventually("the model is idle", || model.idle() && model.load_now().kv_usage == 0.0);
+}
+
+#[test]
+fn usage_receipts_and_stages_add_up() {
+    let model = load("cpu", &options());
+    let file = picture(300, 200, 3);
+    let outcome = run(&model, Request { explain: true, ..ask_about(&file, "What is in the picture?") });
+    let (usage, timings) = outcome.done();
+    assert_eq!(usage.visual_tokens, 64);
+    assert!(usage.prompt_tokens > 64);
+    assert_eq!(outcome.receipts.len(), 1);
+    assert_eq!((outcome.receipts[0].tokens, outcome.receipts[0].places.len()), (64, 64));
+    let stages: Vec<Stage> = timings.stages.iter().map(|stage| stage.0).collect();
+    assert_eq!(
+        stages,
+        [
+            Stage::DecodeImage,
+            Stage::Preprocess,
+            Stage::VisionEncoder,
+            Stage::Allocator,
+            Stage::Compressor,
+            Stage::Refiner,
+            Stage::QualityAdapter,
+            Stage::Prefill,
+            Stage::DecodeStep,
+        ]
+    );
+    let spent: Duration = timings.stages.iter().map(|stage| stage.1).sum();
+    assert!(spent <= timings.total, "{timings:?}");
+}
+
+#[test]
+fn bad_images_fail_alone() {
+    let model = load("cpu", &options());
+    let mut truncated = picture(64, 64, 1).to_vec();
+    truncated.truncate(truncated.len() / 2);
+    for file in [b"not an image".to_vec(), truncated, Vec::new()] {
+        let outcome = run(&model, ask_about(&file.into(), "What is it?"));
+        match outcome.failed {
+            Some(GenerateError::Invalid { field: "messages", message }) => {
+                assert!(message.contains("image 1"))
+            }
+            other => panic!("expected a refusal, found {other:?}"),
+        }
+    }
+    run(&model, ask_about(&picture(64, 64, 1), "What is it?")).done();
+    assert!(model.healthy());
+}

@@ -1,0 +1,55 @@
+//! Keys. A handler that takes [`ApiKey`] or [`AdminKey`] as an argument is closed to everyone without one.
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+
+use crate::config::Keys;
+use crate::error::ApiError;
+use crate::state::App;
+
+/// The request may use `/v1`.
+pub struct ApiKey;
+
+/// The request may use `/admin`.
+pub struct AdminKey;
+
+impl FromRequestParts<App> for ApiKey {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let keys = &app.config.auth.api_keys;
+        if !keys.is_empty() {
+            check(parts, keys)?;
+        }
+        Ok(Self)
+    }
+}
+
+impl FromRequestParts<App> for AdminKey {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let keys = &app.config.auth.admin_keys;
+        if keys.is_empty() {
+            return Err(ApiError::admin_disabled());
+        }
+        check(parts, keys)?;
+        Ok(Self)
+    }
+}
+
+fn check(parts: &Parts, keys: &Keys) -> Result<(), ApiError> {
+    let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some(key) = header.and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    }) else {
+        return Err(ApiError::unauthorized("expected the header `Authorization: Bearer KEY`, found none"));
+    };
+    if keys.contains(key) {
+        Ok(())
+    } else {
+        Err(ApiError::unauthorized("the key is not one that this server knows"))
+    }
+}

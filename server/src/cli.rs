@@ -1,0 +1,116 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use arrcoc_server::config::Overrides;
+use clap::{Args, Parser, Subcommand};
+
+const AFTER_HELP: &str = "\
+Every setting can be given as a flag (--limits-body 8MiB), as an environment variable (ARRCOC_LIMITS_BODY=8MiB) or in \
+the file of --config (limits: {body: 8MiB}). A flag outranks the environment, which outranks the file, which outranks \
+the default.
+
+Examples:
+  arrcoc-serve serve --bundle engines/base/fp32-cpu
+  arrcoc-serve ask --bundle engines/base/fp32-cpu --image cat.jpg \"What is on the table?\"
+  arrcoc-serve config check serve.yaml
+
+Exit codes: 0 success, 1 failure, 2 wrong command line or configuration.";
+
+/// Run ARR-COC engines: query-aware vision-language models behind an OpenAI-compatible API.
+#[derive(Debug, Parser)]
+#[command(name = "arrcoc-serve", version, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a bundle over HTTP.
+    #[command(after_help = AFTER_HELP)]
+    Serve(Configured),
+    /// Answer one question without a server, and say where the time went.
+    #[command(after_help = AFTER_HELP)]
+    Ask(Box<Ask>),
+    /// Work with configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Configured {
+    /// Configuration file, YAML.
+    #[arg(long, short, env = "ARRCOC_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    /// What to ask.
+    pub(crate) question: String,
+    /// Image to ask about; may be given several times.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+    /// Visual tokens per image: auto, full, or one of the bundle's budgets.
+    #[arg(long, default_value = "auto", value_name = "BUDGET", value_parser = budget)]
+    pub(crate) budget: arrcoc_runtime::generate::Budget,
+    /// Most tokens of the answer; 256, or what the context has left where that is less, unless given.
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub(crate) max_tokens: Option<usize>,
+    /// Randomness of the answer; 0 always picks the likeliest token.
+    #[arg(long, default_value_t = 0.0, value_name = "NUMBER", value_parser = temperature)]
+    pub(crate) temperature: f32,
+    /// Seed, for answers that repeat.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write a picture of where the first image's tokens went.
+    #[arg(long, value_name = "FILE.png", requires = "image")]
+    pub(crate) picture: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Check a file, together with flags and environment, and print the effective configuration.
+    #[command(after_help = AFTER_HELP)]
+    Check {
+        /// Configuration file, YAML.
+        file: PathBuf,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+}
+
+fn budget(text: &str) -> Result<arrcoc_runtime::generate::Budget, String> {
+    use arrcoc_runtime::generate::Budget;
+    match text {
+        "auto" => Ok(Budget::Auto),
+        "full" => Ok(Budget::Full),
+        number => positive(number)
+            .map(Budget::Tokens)
+            .map_err(|_| "expected auto, full or a number of tokens".into()),
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".into())
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|t| (0.0..=2.0).contains(t))
+        .ok_or_else(|| "expected a number from 0 to 2".into())
+}

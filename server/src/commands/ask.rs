@@ -1,0 +1,170 @@
+//! `arrcoc-serve ask`: one question, one answer, and an account of where time and tokens went.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use arrcoc_runtime::generate::{
+    Event, FinishReason, Message, NoObserver, Part, Prompt, Receipt, Request, Role, Sampling, Timings, Usage,
+};
+use arrcoc_server::config::Config;
+use arrcoc_server::engine::submit_capped;
+use arrcoc_server::metrics::stage_name;
+use arrcoc_server::openai::explanation;
+use serde_json::{Value, json};
+
+use super::{Failure, load, picture};
+use crate::cli::Ask;
+
+/// Longest answer unless `--max-tokens` says otherwise.
+const MAX_TOKENS: usize = 256;
+
+struct Answer {
+    text: String,
+    reason: FinishReason,
+    receipts: Vec<Receipt>,
+    usage: Usage,
+    timings: Timings,
+}
+
+pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
+    config.bundle()?;
+    // Quiet unless asked otherwise: the answer is what the user wants to see.
+    load::start_logging(config, (config.log.filter == "info").then_some("warn"));
+    let images = ask.image.iter().map(|path| read_image(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let model = load::model(config, load::open(config)?, Arc::new(NoObserver))?;
+    let mut generation = submit_capped(&model, request(ask, &images), MAX_TOKENS)?;
+    let answer = collect(&mut generation.events)?;
+    if let (Some(path), Some(image), Some(receipt)) = (&ask.picture, images.first(), answer.receipts.first())
+    {
+        let picture = picture::draw(image, receipt).context("cannot draw over the image")?;
+        picture.save(path).with_context(|| format!("cannot write the picture {}", path.display()))?;
+    }
+    let text = if ask.json { format!("{:#}\n", to_json(&answer)) } else { to_text(ask, &answer) };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn read_image(path: &Path) -> anyhow::Result<Arc<[u8]>> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read the image {}", path.display()))?;
+    Ok(bytes.into())
+}
+
+fn request(ask: &Ask, images: &[Arc<[u8]>]) -> Request {
+    let images = images.iter().map(|image| Part::Image(Arc::clone(image)));
+    let content = images.chain([Part::Text(ask.question.clone())]).collect();
+    Request {
+        prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
+        budget: ask.budget,
+        explain: true,
+        sampling: Sampling { temperature: ask.temperature, seed: ask.seed, ..Sampling::default() },
+        choices: 1,
+        max_tokens: ask.max_tokens,
+        stop: Vec::new(),
+        top_logprobs: None,
+    }
+}
+
+fn collect(events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>) -> anyhow::Result<Answer> {
+    let (mut text, mut reason, mut all_receipts) = (String::new(), FinishReason::Length, Vec::new());
+    while let Some(event) = events.blocking_recv() {
+        match event {
+            Event::Started { receipts, .. } => all_receipts = receipts,
+            Event::Token { text: more, .. } => text.push_str(&more),
+            Event::Finished { text: more, reason: why, .. } => {
+                text.push_str(&more);
+                reason = why;
+            }
+            Event::Done { usage, timings } => {
+                return Ok(Answer { text, reason, receipts: all_receipts, usage, timings });
+            }
+            Event::Failed(error) => return Err(error.into()),
+        }
+    }
+    bail!("the engine ended without an answer")
+}
+
+/// Time per stage, in the order in which stages first ran: a decode step runs once per token, the encoder once per image.
+struct StageTime {
+    name: &'static str,
+    runs: usize,
+    seconds: f64,
+}
+
+fn stage_times(timings: &Timings) -> Vec<StageTime> {
+    let mut times: Vec<StageTime> = Vec::new();
+    for (stage, took) in &timings.stages {
+        let (name, seconds) = (stage_name(*stage), took.as_secs_f64());
+        match times.iter_mut().find(|time| time.name == name) {
+            Some(time) => {
+                time.runs += 1;
+                time.seconds += seconds;
+            }
+            None => times.push(StageTime { name, runs: 1, seconds }),
+        }
+    }
+    times
+}
+
+fn to_json(answer: &Answer) -> Value {
+    let stages = stage_times(&answer.timings).into_iter();
+    let stages: Vec<Value> = stages
+        .map(|StageTime { name, runs, seconds }| json!({"stage": name, "runs": runs, "seconds": seconds}))
+        .collect();
+    json!({
+        "answer": answer.text,
+        "finish_reason": if answer.reason == FinishReason::Stop { "stop" } else { "length" },
+        "usage": arrcoc_server::openai::usage(answer.usage),
+        "seconds": {
+            "first_token": answer.timings.first_token.as_secs_f64(),
+            "total": answer.timings.total.as_secs_f64(),
+            "stages": stages,
+        },
+        "arrcoc": explanation(&answer.receipts),
+    })
+}
+
+fn to_text(ask: &Ask, answer: &Answer) -> String {
+    let mut text = format!("{}\n\n", answer.text.trim_end());
+    for (path, receipt) in ask.image.iter().zip(&answer.receipts) {
+        let [propositional, perspectival, participatory] = receipt.tension_weights;
+        text += &format!(
+            "{}: {} visual tokens (tier {}); weighed propositional {propositional:.2}, perspectival {perspectival:.2}, \
+             participatory {participatory:.2}\n",
+            path.display(),
+            receipt.tokens,
+            receipt.tier,
+        );
+    }
+    let usage = answer.usage;
+    text += &format!("{} prompt tokens, {} generated\n\n", usage.prompt_tokens, usage.completion_tokens);
+    for StageTime { name, runs, seconds } in stage_times(&answer.timings) {
+        let times = if runs == 1 { String::new() } else { format!("  ({runs} runs)") };
+        text += &format!("{name:<16}{seconds:>9.3} s{times}\n");
+    }
+    let total = answer.timings.total.as_secs_f64();
+    text += &format!("{:<16}{total:>9.3} s\n", "total");
+    if let Some(path) = &ask.picture {
+        text += &format!("\nwhere the tokens went: {}\n", path.display());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrcoc_runtime::generate::Stage;
+
+    use super::*;
+
+    #[test]
+    fn repeated_stages_are_summed_in_order() {
+        let took = Duration::from_millis(250);
+        let stages = vec![(Stage::Prefill, took), (Stage::DecodeStep, took), (Stage::DecodeStep, took)];
+        let times = stage_times(&Timings { stages, ..Timings::default() });
+        let summary: Vec<_> = times.iter().map(|time| (time.name, time.runs, time.seconds)).collect();
+        assert_eq!(summary, [("prefill", 1, 0.25), ("decode_step", 2, 0.5)]);
+    }
+}

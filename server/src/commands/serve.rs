@@ -1,0 +1,144 @@
+//! `arrcoc-serve serve`: listens at once, loads in the background, drains on a signal.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use arrcoc_runtime::generate::Observer;
+use arrcoc_server::config::Config;
+use arrcoc_server::{listen, state::App};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, load};
+
+/// Blocking threads still at work when the server ends (a fetch, an image) are not waited for longer than this.
+const THREAD_TIME: Duration = Duration::from_secs(2);
+
+pub(crate) fn run(config: &Config) -> Result<(), Failure> {
+    config.bundle()?;
+    load::start_logging(config, None);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(THREAD_TIME);
+    Ok(result?)
+}
+
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
+    warn_if_open(config, address);
+    announce(config, address)?;
+
+    let app = App::new(config.clone());
+    let loading = tokio::task::spawn_blocking({
+        let app = app.clone();
+        move || load_into(&app)
+    });
+    let stop = shutdown_signal()?;
+    let serving = tokio::spawn(listen::serve(listener, app.clone(), stop));
+    let (ended, result) = wait(serving, loading).await;
+    match ended {
+        Some(cut_off) if cut_off > 0 => tracing::warn!(cut_off, "stopped; unfinished requests were cut off"),
+        Some(_) => tracing::info!("stopped; every request was finished"),
+        None => {}
+    }
+    result
+}
+
+/// Serves until the end, or until loading fails: a server that will never be ready had better say so by ending.
+async fn wait(
+    mut serving: tokio::task::JoinHandle<usize>,
+    loading: tokio::task::JoinHandle<anyhow::Result<()>>,
+) -> (Option<usize>, anyhow::Result<()>) {
+    tokio::select! {
+        cut_off = &mut serving => return finish(cut_off),
+        loaded = loading => {
+            let loaded = loaded.context("loading ended abnormally").and_then(std::convert::identity);
+            if loaded.is_err() {
+                serving.abort();
+                return (None, loaded);
+            }
+        }
+    }
+    finish(serving.await)
+}
+
+fn finish(cut_off: Result<usize, tokio::task::JoinError>) -> (Option<usize>, anyhow::Result<()>) {
+    match cut_off {
+        Ok(cut_off) => (Some(cut_off), Ok(())),
+        Err(error) => (None, Err(error).context("the server ended abnormally")),
+    }
+}
+
+fn load_into(app: &App) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let bundle = load::open(&app.config)?;
+    let metrics = Arc::new(load::metrics(&app.config, &bundle));
+    // Dashboards and gateways find every series from here on, at zero.
+    app.metrics.set_engine(Arc::clone(&metrics));
+    let observer: Arc<dyn Observer> = Arc::clone(&metrics) as Arc<dyn Observer>;
+    let model = load::model(&app.config, bundle, observer)?;
+    let info = model.info();
+    tracing::info!(
+        model = info.name,
+        precision = ?info.precision,
+        target = ?info.target,
+        runtime = info.runtime,
+        context_length = info.context_length,
+        slots = info.kv_slots,
+        weight_bytes = info.weight_bytes,
+        kv_bytes = info.kv_bytes,
+        seconds = started.elapsed().as_secs_f64(),
+        "ready"
+    );
+    app.install(Arc::new(model), metrics);
+    Ok(())
+}
+
+fn announce(config: &Config, address: SocketAddr) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "listening on http://{address}")?;
+    if let Some(path) = &config.port_file {
+        write_port(path, address.port()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Written beside and renamed, so that a reader never sees half a number.
+fn write_port(path: &Path, port: u16) -> std::io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    std::fs::write(&partial, format!("{port}\n"))?;
+    std::fs::rename(&partial, path)
+}
+
+fn warn_if_open(config: &Config, address: SocketAddr) {
+    if config.auth.api_keys.is_empty() && !address.ip().is_loopback() {
+        tracing::warn!("no auth.api_keys: everyone who reaches {address} can use this server");
+    }
+}
+
+/// Completes on the first SIGTERM or SIGINT; a second one ends the process at once.
+fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::warn!("second signal: ending at once");
+            // 128 + SIGINT, as shells report it.
+            std::process::exit(130);
+        });
+    })
+}

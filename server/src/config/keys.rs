@@ -1,0 +1,77 @@
+//! Every setting, once: flags, environment variables, defaults, help and `configs/serve.yaml` follow from this table.
+
+/// One setting. `limits.body` is `--limits-body` on the command line, `ARRCOC_LIMITS_BODY` in the environment and
+/// `body` under `limits` in the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Dotted path in the file.
+    pub path: &'static str,
+    /// What stands for the value in help.
+    pub value: &'static str,
+    /// The default, as it would be written; empty is "not set".
+    pub default: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// The long flag, without its dashes.
+    pub fn flag(&self) -> String {
+        self.path.replace(['.', '_'], "-")
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!("ARRCOC_{}", self.path.replace('.', "_").to_uppercase())
+    }
+}
+
+const fn key(path: &'static str, value: &'static str, default: &'static str, help: &'static str) -> Key {
+    Key { path, value, default, help }
+}
+
+/// The settings, in the order of help and file.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("bundle", "DIR", "", "Engine bundle to serve, as written by `arrcoc-export build`"),
+    key("model_name", "NAME", "", "Name of the model in the API; the bundle's own name unless set"),
+    key("listen", "ADDR", "127.0.0.1:8080", "Address and port to listen on; port 0 picks a free one"),
+    key("port_file", "FILE", "", "File to write the port to once the server listens"),
+
+    key("engine.runtime", "NAME", "auto", "Inference library: auto, ort (ONNX Runtime) or tract (portable bundles only)"),
+    key("engine.threads", "N", "0", "Threads of the inference library; 0 lets the library choose"),
+    key("engine.slots", "N", "4", "Answers generated at the same time; each holds KV cache for a whole context"),
+    key("engine.context_length", "TOKENS", "", "Longest prompt plus answer; unless set, 4096 or the model's own limit if that is smaller"),
+    key("engine.prefill_chunk", "TOKENS", "256", "Prompt tokens processed per step while other answers go on"),
+    key("engine.image_size", "PIXELS", "", "Input size of the vision encoder; the checkpoint's native one unless set"),
+    key("engine.feature_cache", "SIZE", "256MiB", "Cache of encoded images, so that a second question about one is cheap; 0 turns it off"),
+    key("engine.token_cache", "SIZE", "64MiB", "Cache of visual tokens by image, question and budget; 0 turns it off"),
+
+    key("limits.queue", "N", "64", "Requests that may wait; more are answered 429"),
+    key("limits.connections", "N", "256", "Open connections; more wait to be accepted"),
+    key("limits.body", "SIZE", "32MiB", "Largest request body; larger ones are answered 413"),
+    key("limits.text", "SIZE", "1MiB", "Largest text of a prompt"),
+    key("limits.images", "N", "8", "Images per request"),
+    key("limits.image_bytes", "SIZE", "20MiB", "Largest image file"),
+    key("limits.image_pixels", "N", "50000000", "Largest image, width times height"),
+    key("limits.choices", "N", "8", "Largest `n`: answers per request"),
+    key("limits.max_tokens", "TOKENS", "4096", "Largest `max_tokens`, and the limit where a chat request sets none"),
+
+    key("timeouts.request", "TIME", "5m", "Longest time from a request's arrival to the end of its answer"),
+    key("timeouts.headers", "TIME", "30s", "Longest time a client may take to send a request's headers"),
+    key("timeouts.body", "TIME", "60s", "Longest time a client may take to send a request's body"),
+    key("timeouts.drain", "TIME", "45s", "Longest wait for running answers after SIGTERM or SIGINT"),
+    key("timeouts.keep_alive", "TIME", "15s", "Longest silence in a stream before a comment is sent to keep it open"),
+
+    key("auth.api_keys", "KEYS", "", "Keys that /v1 accepts as `Authorization: Bearer KEY`; open to everyone unless set"),
+    key("auth.admin_keys", "KEYS", "", "Keys that /admin accepts; closed to everyone unless set"),
+
+    key("images.allow_hosts", "HOSTS", "", "Hosts from which image URLs are fetched (`*.example.org` matches below it); none unless set"),
+    key("images.allow_http", "BOOL", "false", "Fetch images over plain http too"),
+    key("images.timeout", "TIME", "10s", "Longest time to fetch one image, redirects included"),
+
+    key("cors.origins", "ORIGINS", "", "Web origins whose pages may call the API, such as https://app.example.org; * for all"),
+
+    key("log.filter", "FILTER", "info", "Level, or tracing filter such as info,arrcoc_runtime=debug"),
+    key("log.format", "FORMAT", "text", "text or json"),
+];

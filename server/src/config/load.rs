@@ -1,0 +1,358 @@
+//! From text to [`Config`]: read the file, lay flags and environment over it, check every value, report every problem.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::keys::KEYS;
+use super::raw::{self, Text};
+use super::units::Setting;
+use super::{Auth, Config, Cors, EngineConfig, Limits, Log, Overrides, RemoteImages, Timeouts};
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not the YAML that it should be. The message names line, column and, for an unknown key, the ones
+    /// that exist.
+    #[error("{path}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        message: String,
+    },
+    /// A command needs a bundle and was given none.
+    #[error(
+        "no bundle to run: give --bundle DIR (or ARRCOC_BUNDLE, or `bundle` in the file); `arrcoc-export build` makes one"
+    )]
+    NoBundle,
+    /// Values are wrong: all of them are listed.
+    #[error("the configuration has {} problem(s):{}", .0.len(), list(.0))]
+    Invalid(Vec<Problem>),
+}
+
+/// One wrong value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted key.
+    pub key: &'static str,
+    /// Where the value was given.
+    pub source: String,
+    /// The value; `<hidden>` for secrets.
+    pub value: String,
+    /// What would have been right.
+    pub expected: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, source, value, expected } = self;
+        write!(f, "{key}: expected {expected}; found `{value}` (from {source})")
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+impl Config {
+    /// Reads `file` (when given), lays `overrides` over it and checks the result.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; wrong values are reported all at once.
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let raw = match file {
+            None => raw::File::default(),
+            Some(path) => read(path)?,
+        };
+        let origin = file.map_or_else(|| "default".into(), |path| path.display().to_string());
+        Checker::new(raw, origin, overrides).check()
+    }
+}
+
+fn read(path: &Path) -> Result<raw::File, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    // An empty document, or one of comments only, is `null` to YAML and all defaults to us.
+    serde_yaml::from_str::<Option<raw::File>>(&text)
+        .map(Option::unwrap_or_default)
+        .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
+}
+
+/// Values by dotted key, each with its origin, and the problems met so far.
+struct Checker {
+    given: BTreeMap<&'static str, (String, String)>,
+    problems: Vec<Problem>,
+}
+
+impl Checker {
+    fn new(file: raw::File, origin: String, overrides: &Overrides) -> Self {
+        let mut given = BTreeMap::new();
+        for (path, text) in flatten(file) {
+            if let Some(Text(value)) = text {
+                given.insert(path, (value, origin.clone()));
+            }
+        }
+        for entry in &overrides.0 {
+            given.insert(entry.path, (entry.value.clone(), entry.source.clone()));
+        }
+        Self { given, problems: Vec::new() }
+    }
+
+    fn check(mut self) -> Result<Config, ConfigError> {
+        let config = self.sections();
+        if let Some(Config { bundle: Some(bundle), .. }) = &config
+            && !bundle.join("manifest.yaml").is_file()
+        {
+            self.problem(
+                "bundle",
+                "a directory with a manifest.yaml, as `arrcoc-export build` writes it".into(),
+            );
+        }
+        if let Some(Config { cors, .. }) = &config
+            && cors.origins.iter().any(|origin| origin != "*" && !is_origin(origin))
+        {
+            self.problem(
+                "cors.origins",
+                "origins such as https://app.example.org, without a path, or *".into(),
+            );
+        }
+        if let Some(Config { log, .. }) = &config
+            && log.filter.parse::<tracing_subscriber::EnvFilter>().is_err()
+        {
+            self.problem(
+                "log.filter",
+                "a level (error, warn, info, debug, trace) or a tracing filter".into(),
+            );
+        }
+        match config {
+            Some(config) if self.problems.is_empty() => Ok(config),
+            _ => Err(ConfigError::Invalid(self.problems)),
+        }
+    }
+
+    /// Every section is read even when an earlier one is wrong, so that all problems are known.
+    fn sections(&mut self) -> Option<Config> {
+        let (bundle, model_name) = (self.get("bundle"), self.get("model_name"));
+        let (listen, port_file) = (self.get("listen"), self.get("port_file"));
+        let (engine, limits, timeouts) = (self.engine(), self.limits(), self.timeouts());
+        let (api_keys, admin_keys) = (self.get("auth.api_keys"), self.get("auth.admin_keys"));
+        let images = self.images();
+        let origins = self.get("cors.origins");
+        let (filter, format) = (self.get("log.filter"), self.get("log.format"));
+        Some(Config {
+            bundle: bundle?,
+            model_name: model_name?,
+            listen: listen?,
+            port_file: port_file?,
+            engine: engine?,
+            limits: limits?,
+            timeouts: timeouts?,
+            auth: Auth { api_keys: api_keys?, admin_keys: admin_keys? },
+            images: images?,
+            cors: Cors { origins: origins? },
+            log: Log { filter: filter?, format: format? },
+        })
+    }
+
+    fn engine(&mut self) -> Option<EngineConfig> {
+        let (runtime, threads) = (self.get("engine.runtime"), self.get("engine.threads"));
+        let (slots, context_length) = (self.get("engine.slots"), self.get("engine.context_length"));
+        let (prefill_chunk, image_size) = (self.get("engine.prefill_chunk"), self.get("engine.image_size"));
+        let (feature_cache, token_cache) = (self.get("engine.feature_cache"), self.get("engine.token_cache"));
+        Some(EngineConfig {
+            runtime: runtime?,
+            threads: threads?,
+            slots: slots?,
+            context_length: context_length?,
+            prefill_chunk: prefill_chunk?,
+            image_size: image_size?,
+            feature_cache: feature_cache?,
+            token_cache: token_cache?,
+        })
+    }
+
+    fn limits(&mut self) -> Option<Limits> {
+        let (queue, connections) = (self.get("limits.queue"), self.get("limits.connections"));
+        let (body, text, images) =
+            (self.get("limits.body"), self.get("limits.text"), self.get("limits.images"));
+        let (image_bytes, image_pixels) = (self.get("limits.image_bytes"), self.get("limits.image_pixels"));
+        let (choices, max_tokens) = (self.get("limits.choices"), self.get("limits.max_tokens"));
+        Some(Limits {
+            queue: queue?,
+            connections: connections?,
+            body: body?,
+            text: text?,
+            images: images?,
+            image_bytes: image_bytes?,
+            image_pixels: image_pixels?,
+            choices: choices?,
+            max_tokens: max_tokens?,
+        })
+    }
+
+    fn timeouts(&mut self) -> Option<Timeouts> {
+        let (request, headers) = (self.get("timeouts.request"), self.get("timeouts.headers"));
+        let (body, drain) = (self.get("timeouts.body"), self.get("timeouts.drain"));
+        let keep_alive = self.get("timeouts.keep_alive");
+        Some(Timeouts {
+            request: request?,
+            headers: headers?,
+            body: body?,
+            drain: drain?,
+            keep_alive: keep_alive?,
+        })
+    }
+
+    fn images(&mut self) -> Option<RemoteImages> {
+        let (allow_hosts, allow_http) = (self.get("images.allow_hosts"), self.get("images.allow_http"));
+        let timeout = self.get("images.timeout");
+        Some(RemoteImages { allow_hosts: allow_hosts?, allow_http: allow_http?, timeout: timeout? })
+    }
+
+    fn get<T: Setting>(&mut self, path: &'static str) -> Option<T> {
+        let default = || KEYS.iter().find(|key| key.path == path).map_or("", |key| key.default);
+        let value = match self.given.get(path) {
+            // `key:` with nothing after it, or an empty variable, is the default too.
+            Some((value, _)) if !value.is_empty() => T::read(value),
+            _ => T::read(default()),
+        };
+        if value.is_none() {
+            self.problem(path, T::expected());
+        }
+        value
+    }
+
+    fn problem(&mut self, key: &'static str, expected: String) {
+        let (value, source) = self.given.get(key).cloned().unwrap_or_default();
+        let value = if key.starts_with("auth.") { "<hidden>".into() } else { value };
+        self.problems.push(Problem { key, source, value, expected });
+    }
+}
+
+fn is_origin(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, host)| {
+        matches!(scheme, "http" | "https")
+            && !host.is_empty()
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
+    })
+}
+
+/// The file's values by dotted key.
+fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
+    let engine = file.engine.unwrap_or_default();
+    let limits = file.limits.unwrap_or_default();
+    let timeouts = file.timeouts.unwrap_or_default();
+    let auth = file.auth.unwrap_or_default();
+    let images = file.images.unwrap_or_default();
+    let log = file.log.unwrap_or_default();
+    vec![
+        ("bundle", file.bundle),
+        ("model_name", file.model_name),
+        ("listen", file.listen),
+        ("port_file", file.port_file),
+        ("engine.runtime", engine.runtime),
+        ("engine.threads", engine.threads),
+        ("engine.slots", engine.slots),
+        ("engine.context_length", engine.context_length),
+        ("engine.prefill_chunk", engine.prefill_chunk),
+        ("engine.image_size", engine.image_size),
+        ("engine.feature_cache", engine.feature_cache),
+        ("engine.token_cache", engine.token_cache),
+        ("limits.queue", limits.queue),
+        ("limits.connections", limits.connections),
+        ("limits.body", limits.body),
+        ("limits.text", limits.text),
+        ("limits.images", limits.images),
+        ("limits.image_bytes", limits.image_bytes),
+        ("limits.image_pixels", limits.image_pixels),
+        ("limits.choices", limits.choices),
+        ("limits.max_tokens", limits.max_tokens),
+        ("timeouts.request", timeouts.request),
+        ("timeouts.headers", timeouts.headers),
+        ("timeouts.body", timeouts.body),
+        ("timeouts.drain", timeouts.drain),
+        ("timeouts.keep_alive", timeouts.keep_alive),
+        ("auth.api_keys", auth.api_keys),
+        ("auth.admin_keys", auth.admin_keys),
+        ("images.allow_hosts", images.allow_hosts),
+        ("images.allow_http", images.allow_http),
+        ("images.timeout", images.timeout),
+        ("cors.origins", file.cors.unwrap_or_default().origins),
+        ("log.filter", log.filter),
+        ("log.format", log.format),
+    ]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn load(yaml: &str, overrides: &[(&'static str, &str)]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("serve.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        Config::load(Some(&path), &Overrides::from_pairs(overrides))
+    }
+
+    #[test]
+    fn defaults_are_legal_and_overrides_outrank_the_file() {
+        let config = load("# nothing\n", &[]).unwrap();
+        assert_eq!((config.limits.body.0, config.engine.slots.0), (32 << 20, 4));
+        let yaml = "limits: {body: 1MiB, images: 2}\nimages:\n  allow_hosts: [a.example, '*.b.example']\n";
+        let config = load(yaml, &[("limits.images", "3")]).unwrap();
+        assert_eq!((config.limits.body.0, config.limits.images), (1 << 20, 3));
+        assert_eq!(config.images.allow_hosts, ["a.example", "*.b.example"]);
+    }
+
+    #[test]
+    fn every_key_of_the_table_is_read_from_the_file() {
+        let in_file: Vec<_> = flatten(raw::File::default()).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(in_file, KEYS.iter().map(|key| key.path).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_problem_names_key_value_and_expectation() {
+        let error = load("limits: {body: 32 bananas}\nlisten: here\n", &[("engine.slots", "0")]).unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "limits.body",
+            "`32 bananas`",
+            "KiB",
+            "listen",
+            "`here`",
+            "engine.slots",
+            "at least 1",
+            "override",
+        ] {
+            assert!(text.contains(part), "{part} is missing in: {text}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error_that_lists_the_right_ones() {
+        let text = load("limits:\n  bodyy: 1\n", &[]).unwrap_err().to_string();
+        assert!(text.contains("bodyy") && text.contains("`body`") && text.contains("line 2"), "{text}");
+        assert!(matches!(load("limits: 3\n", &[]), Err(ConfigError::Parse { .. })));
+    }
+
+    #[test]
+    fn a_bundle_must_be_one_and_secrets_stay_secret() {
+        let text = load("bundle: /nonexistent\nauth: {api_keys: [short]}\n", &[]).unwrap_err().to_string();
+        assert!(text.contains("auth.api_keys") && !text.contains("short`"), "{text}");
+        let text = load("bundle: /nonexistent\n", &[]).unwrap_err().to_string();
+        assert!(text.contains("/nonexistent") && text.contains("manifest.yaml"), "{text}");
+        let text =
+            load("log: {filter: 'a=b=c'}\ncors: {origins: 'https://a/path'}\n", &[]).unwrap_err().to_string();
+        assert!(text.contains("log.filter") && text.contains("cors.origins"), "{text}");
+    }
+}

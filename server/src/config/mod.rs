@@ -1,0 +1,175 @@
+//! Configuration in two stages: `raw` is what was written, [`Config`] what was checked. Only the latter travels.
+//!
+//! Precedence, setting by setting: command-line flag, then `ARRCOC_*` environment variable, then file, then default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use arrcoc_runtime::image::ImageLimits;
+use arrcoc_runtime::model::Options;
+use serde::Serialize;
+
+mod keys;
+mod load;
+mod overrides;
+mod raw;
+mod units;
+
+pub use keys::{KEYS, Key};
+pub use load::{ConfigError, Problem};
+pub use overrides::Overrides;
+pub use units::{Count, Keys, LogFormat, RuntimeChoice, Setting, Size, Span};
+
+/// The effective configuration, every value checked.
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    /// Engine bundle; checked to be there, when set.
+    pub bundle: Option<PathBuf>,
+    /// Name of the model in the API.
+    pub model_name: Option<String>,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where to write the port.
+    pub port_file: Option<PathBuf>,
+    /// The runtime.
+    pub engine: EngineConfig,
+    /// What a request may cost.
+    pub limits: Limits,
+    /// What may take how long.
+    pub timeouts: Timeouts,
+    /// Who may call.
+    pub auth: Auth,
+    /// Remote images.
+    pub images: RemoteImages,
+    /// Browsers.
+    pub cors: Cors,
+    /// Logs.
+    pub log: Log,
+}
+
+/// Section `engine`.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineConfig {
+    /// Inference library.
+    pub runtime: RuntimeChoice,
+    /// Threads; 0 lets the library choose.
+    pub threads: usize,
+    /// KV slots.
+    pub slots: Count,
+    /// Longest context, tokens.
+    pub context_length: Option<Count>,
+    /// Prompt tokens per step.
+    pub prefill_chunk: Count,
+    /// Input size of the vision encoder, pixels.
+    pub image_size: Option<Count>,
+    /// Cache of image features.
+    pub feature_cache: Size,
+    /// Cache of visual tokens.
+    pub token_cache: Size,
+}
+
+/// Section `limits`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Limits {
+    /// Waiting requests.
+    pub queue: Count,
+    /// Open connections.
+    pub connections: Count,
+    /// Request body.
+    pub body: Size,
+    /// Text of a prompt.
+    pub text: Size,
+    /// Images per request.
+    pub images: usize,
+    /// Image file.
+    pub image_bytes: Size,
+    /// Width times height.
+    pub image_pixels: Count,
+    /// `n`.
+    pub choices: Count,
+    /// `max_tokens`.
+    pub max_tokens: Count,
+}
+
+/// Section `timeouts`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Timeouts {
+    /// Arrival to end of answer.
+    pub request: Span,
+    /// Reading headers.
+    pub headers: Span,
+    /// Reading the body.
+    pub body: Span,
+    /// Waiting for running answers at shutdown.
+    pub drain: Span,
+    /// Silence in a stream.
+    pub keep_alive: Span,
+}
+
+/// Section `auth`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Auth {
+    /// Keys for `/v1`.
+    pub api_keys: Keys,
+    /// Keys for `/admin`.
+    pub admin_keys: Keys,
+}
+
+/// Section `images`.
+#[derive(Debug, Clone, Serialize)]
+pub struct RemoteImages {
+    /// Hosts to fetch from.
+    pub allow_hosts: Vec<String>,
+    /// Plain http too.
+    pub allow_http: bool,
+    /// Per image.
+    pub timeout: Span,
+}
+
+/// Section `cors`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cors {
+    /// Origins, or `*`.
+    pub origins: Vec<String>,
+}
+
+/// Section `log`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Log {
+    /// tracing filter.
+    pub filter: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+impl Config {
+    /// The bundle's directory, for commands that need one.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoBundle`].
+    pub fn bundle(&self) -> Result<&Path, ConfigError> {
+        self.bundle.as_deref().ok_or(ConfigError::NoBundle)
+    }
+
+    /// What the runtime needs to know of it.
+    pub fn options(&self) -> Options {
+        let (engine, limits) = (&self.engine, &self.limits);
+        Options {
+            runtime: engine.runtime.kind(),
+            threads: engine.threads,
+            slots: engine.slots.0,
+            context_length: engine.context_length.map(|n| n.0),
+            prefill_chunk: engine.prefill_chunk.0,
+            queue_limit: limits.queue.0,
+            feature_cache_bytes: engine.feature_cache.0,
+            token_cache_bytes: engine.token_cache.0,
+            image_size: engine.image_size.map(|n| n.0),
+            limits: ImageLimits {
+                max_pixels: limits.image_pixels.0 as u64,
+                max_bytes: limits.image_bytes.0,
+                max_images: limits.images,
+            },
+            timeout: self.timeouts.request.0,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Flags and environment variables, made from [`KEYS`].
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
+
+use super::keys::KEYS;
+
+/// What the command line and the environment say. `clap::Args` by hand, since the flags come from a table.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides(pub(super) Vec<Override>);
+
+/// One value that outranks the file's.
+#[derive(Debug, Clone)]
+pub(super) struct Override {
+    pub(super) path: &'static str,
+    pub(super) value: String,
+    /// `--limits-body` or `ARRCOC_LIMITS_BODY`, for messages.
+    pub(super) source: String,
+}
+
+impl Overrides {
+    /// Overrides as if given by flags; for tests and for commands that fix a setting.
+    pub fn from_pairs(pairs: &[(&'static str, &str)]) -> Self {
+        Self(
+            pairs
+                .iter()
+                .map(|&(path, value)| Override { path, value: value.into(), source: "override".into() })
+                .collect(),
+        )
+    }
+}
+
+impl clap::Args for Overrides {
+    fn augment_args(command: Command) -> Command {
+        KEYS.iter().fold(command, |command, key| {
+            let default =
+                if key.default.is_empty() { String::new() } else { format!(" [default: {}]", key.default) };
+            let (section, _) = key.path.split_once('.').unwrap_or(("main", ""));
+            command.arg(
+                Arg::new(key.path)
+                    .long(key.flag())
+                    .env(key.variable())
+                    // Keys may be in the environment; help output gets pasted into bug reports.
+                    .hide_env_values(true)
+                    .value_name(key.value)
+                    .allow_negative_numbers(true)
+                    .help(format!("{}{default}", key.help))
+                    .help_heading(format!("Settings: {section}")),
+            )
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Overrides {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = KEYS.iter().filter_map(|key| {
+            let value = matches.get_one::<String>(key.path)?.clone();
+            let source = match matches.value_source(key.path) {
+                Some(ValueSource::EnvVariable) => key.variable(),
+                _ => format!("--{}", key.flag()),
+            };
+            Some(Override { path: key.path, value, source })
+        });
+        Ok(Self(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,335 @@
+//! Values of settings: every one is read from text, whether it came from a flag, the environment or the file.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use arrcoc_runtime::engine::RuntimeKind;
+use serde::{Serialize, Serializer};
+
+/// A type that a setting can have.
+pub trait Setting: Sized {
+    /// What a legal value looks like, for messages: "expected ...".
+    fn expected() -> String;
+
+    /// Reads a value; `None` when the text is not one.
+    fn read(text: &str) -> Option<Self>;
+}
+
+/// A number of bytes, written `4096`, `64KiB`, `32MiB` or `2GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub usize);
+
+const UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+impl Setting for Size {
+    fn expected() -> String {
+        "a number of bytes, or one with KiB, MiB or GiB".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (digits, unit) = UNITS
+            .iter()
+            .find_map(|&(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
+            .unwrap_or((text, 1));
+        digits.trim().parse::<usize>().ok()?.checked_mul(unit).map(Self)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match UNITS.iter().find(|&&(_, unit)| self.0 >= unit && self.0.is_multiple_of(unit)) {
+            Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A length of time, written `250ms`, `30s`, `5m`, or a plain number of seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+impl Setting for Span {
+    fn expected() -> String {
+        "a time above zero such as 250ms, 30s or 5m".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (digits, unit) = if let Some(digits) = text.strip_suffix("ms") {
+            (digits, 1e-3)
+        } else if let Some(digits) = text.strip_suffix('s') {
+            (digits, 1.0)
+        } else if let Some(digits) = text.strip_suffix('m') {
+            (digits, 60.0)
+        } else {
+            (text, 1.0)
+        };
+        let seconds = digits.trim().parse::<f64>().ok()? * unit;
+        // A day is the upper end: beyond it the value is a slip, and far beyond it arithmetic on instants overflows.
+        (1e-3..=86_400.0).contains(&seconds).then(|| Self(Duration::from_secs_f64(seconds)))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.subsec_millis() == 0 {
+            write!(f, "{}s", self.0.as_secs())
+        } else {
+            write!(f, "{}ms", self.0.as_millis())
+        }
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Secrets. They are compared, never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Keys(Vec<String>);
+
+impl Keys {
+    /// Whether no key is set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `candidate` is one of the keys. The time taken depends on the lengths only: every byte of every key is
+    /// looked at, so that a guess that starts right is not refused later than one that starts wrong.
+    pub fn contains(&self, candidate: &str) -> bool {
+        self.0.iter().fold(false, |found, key| found | same_bytes(key.as_bytes(), candidate.as_bytes()))
+    }
+}
+
+fn same_bytes(a: &[u8], b: &[u8]) -> bool {
+    let difference = a.iter().zip(b).fold(0, |sum, (x, y)| std::hint::black_box(sum | (x ^ y)));
+    (a.len() == b.len()) & (difference == 0)
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({} hidden)", self.0.len())
+    }
+}
+
+impl Setting for Keys {
+    fn expected() -> String {
+        "a list of keys of at least 8 visible ASCII characters each".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let keys: Vec<String> = Setting::read(text)?;
+        keys.iter()
+            .all(|key| key.len() >= 8 && key.bytes().all(|b| b.is_ascii_graphic()))
+            .then_some(Self(keys))
+    }
+}
+
+impl Serialize for Keys {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|_| "<hidden>"))
+    }
+}
+
+/// Which inference library to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeChoice {
+    /// ONNX Runtime, or tract for portable bundles where ONNX Runtime is not to be had.
+    Auto,
+    /// ONNX Runtime or nothing.
+    Ort,
+    /// tract or nothing.
+    Tract,
+}
+
+impl RuntimeChoice {
+    /// The runtime's own form, in which absence means "choose".
+    pub fn kind(self) -> Option<RuntimeKind> {
+        match self {
+            Self::Auto => None,
+            Self::Ort => Some(RuntimeKind::Ort),
+            Self::Tract => Some(RuntimeKind::Tract),
+        }
+    }
+}
+
+impl Setting for RuntimeChoice {
+    fn expected() -> String {
+        "auto, ort or tract".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "ort" => Some(Self::Ort),
+            "tract" => Some(Self::Tract),
+            _ => None,
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Setting for LogFormat {
+    fn expected() -> String {
+        "text or json".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+}
+
+/// A whole number of at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Count(pub usize);
+
+impl Setting for Count {
+    fn expected() -> String {
+        "a whole number of at least 1".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|&n| n > 0).map(Self)
+    }
+}
+
+impl Setting for usize {
+    fn expected() -> String {
+        "a whole number of at least 0".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Setting for bool {
+    fn expected() -> String {
+        "true or false".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Setting for String {
+    fn expected() -> String {
+        "some text".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+}
+
+impl Setting for PathBuf {
+    fn expected() -> String {
+        "a path".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.into())
+    }
+}
+
+impl Setting for SocketAddr {
+    fn expected() -> String {
+        "an IP address and a port such as 127.0.0.1:8080 or [::]:8080 (port 0 picks a free one)".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+/// Absent when the text is empty.
+impl<T: Setting> Setting for Option<T> {
+    fn expected() -> String {
+        format!("{}, or nothing", T::expected())
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        if text.is_empty() { Some(None) } else { T::read(text).map(Some) }
+    }
+}
+
+/// Separated by commas.
+impl<T: Setting> Setting for Vec<T> {
+    fn expected() -> String {
+        format!("a list (in flags and environment, separated by commas); of each, {}", T::expected())
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Vec::new());
+        }
+        text.split(',').map(|item| T::read(item.trim())).collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_round_trip() {
+        for (text, bytes) in [("0", 0), ("7", 7), ("64KiB", 65_536), ("32 MiB", 32 << 20), ("2GiB", 2 << 30)]
+        {
+            let size = Size::read(text).unwrap();
+            assert_eq!(size.0, bytes, "{text}");
+            assert_eq!(Size::read(&size.to_string()), Some(size));
+        }
+        for text in ["", "-1", "1.5MiB", "32 bananas", "99999999999999999999", "18446744073709551615GiB"] {
+            assert_eq!(Size::read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn spans_round_trip() {
+        for (text, millis) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1.5", 1_500)] {
+            let span = Span::read(text).unwrap();
+            assert_eq!(span.0.as_millis(), millis, "{text}");
+            assert_eq!(Span::read(&span.to_string()), Some(span));
+        }
+        for text in ["", "0", "-3s", "NaN", "inf", "1e300", "2h"] {
+            assert_eq!(Span::read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_match_whole_and_stay_hidden() {
+        let keys = Keys::read("first-key-1, second-key-2").unwrap();
+        assert!(keys.contains("first-key-1") && keys.contains("second-key-2"));
+        for wrong in ["", "first-key-", "first-key-12", "Second-key-2", "first-key-1,"] {
+            assert!(!keys.contains(wrong), "{wrong}");
+        }
+        assert!(!format!("{keys:?}").contains("first"));
+        assert!(!serde_json::to_string(&keys).unwrap().contains("first"));
+        assert_eq!(Keys::read("short"), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! What the server needs of a model. [`Model`] is one; tests script another.
+
+use arrcoc_runtime::generate::{GenerateError, Request};
+use arrcoc_runtime::model::{Generation, Load, Model, ModelInfo};
+
+/// A loaded model.
+pub trait Engine: Send + Sync + 'static {
+    /// Takes a request in, or refuses it at once, before any image is decoded.
+    ///
+    /// # Errors
+    /// [`GenerateError`]; see [`Model::submit`].
+    fn submit(&self, request: Request) -> Result<Generation, GenerateError>;
+
+    /// What the model is and takes.
+    fn info(&self) -> &ModelInfo;
+
+    /// How busy it is.
+    fn load_now(&self) -> Load;
+
+    /// Takes no new requests from now on.
+    fn drain(&self);
+
+    /// Whether nothing runs or waits.
+    fn idle(&self) -> bool;
+
+    /// Whether it can still answer.
+    fn healthy(&self) -> bool;
+}
+
+impl Engine for Model {
+    fn submit(&self, request: Request) -> Result<Generation, GenerateError> {
+        Model::submit(self, request)
+    }
+
+    fn info(&self) -> &ModelInfo {
+        Model::info(self)
+    }
+
+    fn load_now(&self) -> Load {
+        Model::load_now(self)
+    }
+
+    fn drain(&self) {
+        Model::drain(self);
+    }
+
+    fn idle(&self) -> bool {
+        Model::idle(self)
+    }
+
+    fn healthy(&self) -> bool {
+        Model::healthy(self)
+    }
+}
+
+/// Submits a request. An answer to one that sets no `max_tokens` gets `cap`, or what the context has left where that is
+/// less.
+///
+/// # Errors
+/// As [`Engine::submit`].
+pub fn submit_capped(engine: &dyn Engine, request: Request, cap: usize) -> Result<Generation, GenerateError> {
+    if request.max_tokens.is_some() {
+        return engine.submit(request);
+    }
+    match engine.submit(Request { max_tokens: Some(cap), ..request.clone() }) {
+        // The context has less than `cap` left after the prompt, which only the engine can know: take what there is.
+        Err(GenerateError::Invalid { field: "max_tokens", .. }) => engine.submit(request),
+        result => result,
+    }
+}

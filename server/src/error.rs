@@ -1,0 +1,214 @@
+//! Every way a request can fail, and its HTTP form. The one place where errors meet status codes.
+//!
+//! What the user may know is in [`ApiError::message`]; what only the operator may know is logged under an id, and the
+//! user gets the id.
+
+use std::time::Duration;
+
+use arrcoc_runtime::generate::GenerateError;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// A failed request, in OpenAI's terms.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// OpenAI's `type`: a class of errors.
+    pub kind: &'static str,
+    /// OpenAI's `code`: exactly this error.
+    pub code: &'static str,
+    /// The request field at fault.
+    pub param: Option<String>,
+    /// What was expected, what was found, what to do.
+    pub message: String,
+    /// When it makes sense to try again.
+    pub retry_after: Option<Duration>,
+}
+
+/// Waiting this long lets a short answer finish or a model load a little further.
+const RETRY_SOON: Duration = Duration::from_secs(2);
+/// A draining server goes away; its successor needs a moment.
+const RETRY_LATER: Duration = Duration::from_secs(5);
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, code, param: None, message: message.into(), retry_after: None }
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// 400: a field of the request is wrong.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::malformed("invalid_value", message) }
+    }
+
+    /// 400: the field is legal OpenAI API, but not supported here.
+    pub fn unsupported(param: impl Into<String>, instead: &str) -> Self {
+        let param = param.into();
+        let message = format!("`{param}` is not supported by this server: {instead}");
+        Self { param: Some(param), ..Self::malformed("unsupported_parameter", message) }
+    }
+
+    /// 400: the request as a whole is wrong.
+    pub fn malformed(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
+    }
+
+    /// 401: no key, or not one of ours.
+    pub fn unauthorized(message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_api_key", message)
+    }
+
+    /// 403: the administrative interface is not switched on.
+    pub fn admin_disabled() -> Self {
+        let message = "the administrative interface is off; set auth.admin_keys to switch it on";
+        Self::new(StatusCode::FORBIDDEN, "permission_error", "admin_disabled", message)
+    }
+
+    /// 404: no such model.
+    pub fn unknown_model(asked: &str, served: &str) -> Self {
+        let message = format!("the model `{asked}` does not exist; this server has `{served}`");
+        Self {
+            param: Some("model".into()),
+            ..Self::new(StatusCode::NOT_FOUND, "not_found_error", "model_not_found", message)
+        }
+    }
+
+    /// 404: no such route.
+    pub fn unknown_route(path: &str) -> Self {
+        let message = format!("there is nothing at `{path}`; see /openapi.json for what there is");
+        Self::new(StatusCode::NOT_FOUND, "not_found_error", "unknown_route", message)
+    }
+
+    /// 405.
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
+        let message = format!("`{path}` does not take {method}; the Allow header says what it takes");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
+    }
+
+    /// 408: the body did not arrive in time.
+    pub fn slow_body(limit: Duration) -> Self {
+        let message = format!("the request body did not arrive within {limit:?}");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "body_timeout", message)
+    }
+
+    /// 413.
+    pub fn body_too_large(limit: usize) -> Self {
+        let message = format!("the request body is larger than the {limit} bytes allowed (limits.body)");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message)
+    }
+
+    /// 415.
+    pub fn media_type(found: Option<&str>) -> Self {
+        let found = found.unwrap_or("none");
+        let message = format!("expected the header `Content-Type: application/json`, found {found}");
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "invalid_request_error",
+            "unsupported_media_type",
+            message,
+        )
+    }
+
+    /// 503: no model yet.
+    pub fn loading() -> Self {
+        let message = "the model is still loading; /ready tells when it is there";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "loading", message).retry(RETRY_LATER)
+    }
+
+    /// 503: no model any more.
+    pub fn draining() -> Self {
+        let message = "the server is shutting down and takes no new requests";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "draining", message).retry(RETRY_LATER)
+    }
+
+    /// 500: ours to fix. Logs `cause` under an id, and tells the user the id.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        tracing::error!(error_id = %id, %cause, "internal error");
+        let message = format!("internal error; the server's log has the cause under the id {id}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", message)
+    }
+
+    /// OpenAI's `{"error": {...}}`.
+    pub fn body(&self) -> Value {
+        json!({"error": {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }})
+    }
+}
+
+impl From<GenerateError> for ApiError {
+    fn from(error: GenerateError) -> Self {
+        let message = error.to_string();
+        match error {
+            GenerateError::Invalid { field, .. } => Self::invalid(field, message),
+            GenerateError::QueueFull { retry_after, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", message)
+                    .retry(retry_after.max(Duration::from_secs(1)))
+            }
+            GenerateError::Draining => Self::draining(),
+            GenerateError::Timeout(_) => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", message)
+            }
+            GenerateError::Engine(cause) => Self::internal(cause),
+        }
+    }
+}
+
+/// The refusal that [`crate::state::Serving::admit`] gives before anything is decoded.
+pub(crate) fn queue_full(waiting: usize) -> ApiError {
+    GenerateError::QueueFull { waiting, retry_after: RETRY_SOON }.into()
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(self.body())).into_response();
+        let headers = response.headers_mut();
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil() as u64));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generate_errors_map_to_their_status() {
+        let cases = [
+            (GenerateError::Invalid { field: "max_tokens", message: "m".into() }, 400, Some("max_tokens")),
+            (GenerateError::QueueFull { waiting: 3, retry_after: Duration::from_millis(2500) }, 429, None),
+            (GenerateError::Draining, 503, None),
+            (GenerateError::Timeout(Duration::from_secs(1)), 504, None),
+            (GenerateError::Engine("secret path".into()), 500, None),
+        ];
+        for (error, status, param) in cases {
+            let api = ApiError::from(error);
+            assert_eq!((api.status.as_u16(), api.param.as_deref()), (status, param));
+            assert!(!api.message.contains("secret"), "{}", api.message);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_whole_seconds_rounded_up() {
+        let error = GenerateError::QueueFull { waiting: 3, retry_after: Duration::from_millis(2500) };
+        let response = ApiError::from(error).into_response();
+        assert_eq!(response.headers()[header::RETRY_AFTER], "3");
+    }
+}

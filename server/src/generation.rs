@@ -1,0 +1,131 @@
+//! A request on its way through the engine: its events, watched for time and metrics.
+
+use std::time::{Duration, Instant};
+
+use arrcoc_runtime::generate::{Event, GenerateError, Receipt, Request};
+use arrcoc_runtime::model::Generation;
+use std::sync::Arc;
+
+use crate::engine::submit_capped;
+use crate::error::ApiError;
+use crate::metrics::Finish;
+use crate::state::{App, InFlight, Serving};
+
+/// A submitted request. Dropping it cancels the request.
+pub struct Running {
+    generation: Generation,
+    serving: Arc<Serving>,
+    arrived: Instant,
+    timeout: Duration,
+    max_tokens: usize,
+    /// When each choice's last token came; `None` before its first.
+    last_token: Vec<Option<Instant>>,
+    /// Choices that have not ended.
+    open: usize,
+    ended: bool,
+    _in_flight: InFlight,
+}
+
+/// What is known when the prompt is ready.
+pub struct Started {
+    /// One per image, when the request asked to explain.
+    pub receipts: Vec<Receipt>,
+}
+
+impl Running {
+    /// Submits a request that arrived at `arrived`, and waits until its images are encoded and its prompt is known: up
+    /// to there an error still has an HTTP status of its own, even in a stream. An answer to a request that sets no
+    /// `max_tokens` gets `cap`, or what the context has left where that is less.
+    ///
+    /// # Errors
+    /// [`ApiError`] with the status that the engine's refusal maps to.
+    pub async fn start(
+        app: &App,
+        serving: Arc<Serving>,
+        arrived: Instant,
+        request: Request,
+        cap: usize,
+    ) -> Result<(Self, Started), ApiError> {
+        let in_flight = app.enter();
+        let (choices, max_tokens) = (request.choices, request.max_tokens);
+        let engine = Arc::clone(&serving.engine);
+        let longest = cap.min(engine.info().context_length);
+        // The prompt is tokenised in `submit`: long enough, for a long one, to keep it off the async threads.
+        let generation = tokio::task::spawn_blocking(move || submit_capped(engine.as_ref(), request, cap))
+            .await
+            .map_err(ApiError::internal)??;
+        let mut running = Self {
+            generation,
+            serving,
+            arrived,
+            timeout: app.config.timeouts.request.0,
+            max_tokens: max_tokens.unwrap_or(longest),
+            last_token: vec![None; choices],
+            open: choices,
+            ended: false,
+            _in_flight: in_flight,
+        };
+        match running.next().await {
+            Event::Started { receipts, .. } => Ok((running, Started { receipts })),
+            Event::Failed(error) => Err(error.into()),
+            other => Err(ApiError::internal(format!("expected the event Started first, found {other:?}"))),
+        }
+    }
+
+    /// The next event. `Done` and `Failed` are the last; one of them always comes, also when time runs out or the
+    /// engine dies.
+    pub async fn next(&mut self) -> Event {
+        let left = self.timeout.saturating_sub(self.arrived.elapsed());
+        let event = match tokio::time::timeout(left, self.generation.events.recv()).await {
+            Ok(Some(event)) => event,
+            Ok(None) => Event::Failed(GenerateError::Engine(
+                "the engine dropped the request without an answer".into(),
+            )),
+            Err(_) => {
+                self.generation.events.close();
+                Event::Failed(GenerateError::Timeout(self.timeout))
+            }
+        };
+        self.record(&event);
+        event
+    }
+
+    fn record(&mut self, event: &Event) {
+        let metrics = &self.serving.metrics.vllm;
+        match event {
+            Event::Started { prompt_tokens, .. } => metrics.prompt(*prompt_tokens, self.max_tokens),
+            Event::Token { choice, .. } => {
+                let now = Instant::now();
+                if self.last_token.iter().all(Option::is_none) {
+                    metrics.first_token(now - self.arrived);
+                }
+                let last = self.last_token.get_mut(*choice).and_then(|last| last.replace(now));
+                metrics.token(last.map(|last| now - last));
+            }
+            Event::Finished { reason, .. } => {
+                self.open = self.open.saturating_sub(1);
+                metrics.finished((*reason).into());
+            }
+            Event::Done { usage, timings } => {
+                self.ended = true;
+                metrics.done(*usage, timings, self.arrived.elapsed(), self.last_token.len());
+            }
+            Event::Failed(_) => {
+                self.ended = true;
+                for _ in 0..self.open {
+                    metrics.finished(Finish::Error);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            for _ in 0..self.open {
+                self.serving.metrics.vllm.finished(Finish::Abort);
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `arrcoc-serve`: query-aware vision-language models behind an OpenAI-compatible API.
+//!
+//! [`app`] is the whole HTTP service over a [`state::App`]; [`listen`] puts it on a port; [`config`] says how. What
+//! answers is behind [`engine::Engine`], so that all of it is tested without a model.
+
+pub mod auth;
+pub mod body;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod generation;
+pub mod listen;
+pub mod media;
+pub mod metrics;
+mod middleware;
+pub mod openai;
+pub mod openapi;
+pub mod routes;
+pub mod sse;
+pub mod state;
+
+/// The HTTP service: routes and middleware over the shared state.
+pub fn app(state: state::App) -> axum::Router {
+    middleware::wrap(routes::router(), &state).with_state(state)
+}

@@ -1,0 +1,96 @@
+//! From a socket to responses: bounded connections, a time limit on headers, and an orderly end.
+//!
+//! `axum::serve` offers neither bound, and without them a few thousand idle sockets stop a server.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::state::App;
+
+/// After the last answer, connections get this long to end; idle ones end at once.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// Serves until `stop` completes. Then readiness ends and new requests get 503 while running ones finish, for at most
+/// `timeouts.drain`; probes and metrics go on until the last one has. Returns how many requests had to be cut off.
+///
+/// # Errors
+/// None once listening: a connection that fails does not stop the others.
+pub async fn serve(listener: TcpListener, app: App, stop: impl Future<Output = ()>) -> usize {
+    let router = crate::app(app.clone());
+    let graceful = GracefulShutdown::new();
+    let mut drained = pin!(async {
+        stop.await;
+        tracing::info!(in_flight = app.in_flight(), "draining");
+        app.drain();
+        let finished = tokio::time::timeout(app.config.timeouts.drain.0, app.idle()).await;
+        if finished.is_err() { app.in_flight() } else { 0 }
+    });
+    let permits = Arc::new(Semaphore::new(app.config.limits.connections.0.min(Semaphore::MAX_PERMITS)));
+    let cut_off = loop {
+        let accepted = async {
+            // Never closed, so there is always a permit in the end.
+            let permit = Arc::clone(&permits).acquire_owned().await.ok();
+            (permit, listener.accept().await)
+        };
+        tokio::select! {
+            cut_off = drained.as_mut() => break cut_off,
+            (permit, connection) = accepted => match connection {
+                Ok((stream, _)) => {
+                    let connection = connection_of(stream, &router, app.config.timeouts.headers.0, &graceful);
+                    tokio::spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => refused(&error).await,
+            },
+        }
+    };
+    drop(listener);
+    let _ = tokio::time::timeout(CLOSE_TIME, graceful.shutdown()).await;
+    cut_off
+}
+
+fn connection_of(
+    stream: TcpStream,
+    router: &Router,
+    headers: Duration,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = ()> + use<> {
+    // Tokens are small and each should leave at once.
+    let _ = stream.set_nodelay(true);
+    // HTTP/1 only: what OpenAI's clients and the gateways speak, and the header timeout holds from the first byte on.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(headers);
+    let service = TowerToHyperService::new(router.clone());
+    let watcher = graceful.watcher();
+    async move {
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = watcher.watch(connection.into_owned()).await {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// Errors of `accept` are either this connection's, and over, or the process' (no file descriptors left), and then
+/// accepting again at once would only spin.
+async fn refused(error: &io::Error) {
+    tracing::warn!(%error, "a connection was not accepted");
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    ) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

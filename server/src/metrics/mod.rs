@@ -1,0 +1,136 @@
+//! Prometheus metrics: vLLM's names exactly ([`vllm`]), so that dashboards, autoscalers and gateways work unchanged,
+//! and our own ([`arrcoc`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use arrcoc_runtime::bundle::manifest::Statistics;
+use arrcoc_runtime::generate::{Cache, Observer, Stage};
+use arrcoc_runtime::model::{Load, ModelInfo};
+use prometheus::{Encoder, IntCounterVec, Opts, Registry, TextEncoder};
+
+mod arrcoc;
+mod vllm;
+
+pub use arrcoc::stage_name;
+pub use vllm::{Finish, Vllm};
+
+/// Everything under `/metrics`: the server's own counters, and those of the engine in service.
+pub struct Metrics {
+    registry: Registry,
+    http_requests: IntCounterVec,
+    engine: ArcSwapOption<EngineMetrics>,
+}
+
+impl Metrics {
+    /// Counters at zero, no engine.
+    #[allow(clippy::new_without_default, reason = "one instance, made by the state")]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let http_requests = register(
+            &registry,
+            IntCounterVec::new(
+                Opts::new("arrcoc_http_requests_total", "HTTP responses by route, method and status."),
+                &["route", "method", "status"],
+            ),
+        );
+        Self { registry, http_requests, engine: ArcSwapOption::empty() }
+    }
+
+    /// Shows this engine's metrics from now on.
+    pub fn set_engine(&self, engine: Arc<EngineMetrics>) {
+        self.engine.store(Some(engine));
+    }
+
+    /// The engine's metrics, if there is one.
+    pub fn engine(&self) -> Option<Arc<EngineMetrics>> {
+        self.engine.load_full()
+    }
+
+    /// Counts a response.
+    pub fn http(&self, route: &str, method: &str, status: u16) {
+        self.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
+    }
+
+    /// The text exposition format, version 0.0.4.
+    ///
+    /// # Errors
+    /// The encoder's, which is a defect of ours.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut families = self.registry.gather();
+        if let Some(engine) = self.engine() {
+            families.extend(engine.registry.gather());
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        Ok(text)
+    }
+}
+
+/// Metrics of one engine: made before it loads, since it reports through them from its first run on.
+pub struct EngineMetrics {
+    registry: Registry,
+    /// The vLLM set.
+    pub vllm: Vllm,
+    arrcoc: arrcoc::Arrcoc,
+}
+
+impl EngineMetrics {
+    /// Metrics for a model. `token_budgets` names its tiers, and `target` is what its adapter aims at.
+    pub fn new(model_name: &str, context_length: usize, token_budgets: &[usize], target: Statistics) -> Self {
+        let registry = Registry::new();
+        let vllm = Vllm::new(&registry, model_name, context_length);
+        let arrcoc = arrcoc::Arrcoc::new(&registry, token_budgets, target);
+        Self { registry, vllm, arrcoc }
+    }
+
+    /// Fills in what is known once the engine is loaded.
+    pub fn describe(&self, info: &ModelInfo) {
+        self.vllm.describe(info);
+        self.arrcoc.describe(info);
+    }
+
+    /// Brings the gauges up to date; called before each scrape.
+    pub fn set_load(&self, load: Load) {
+        self.vllm.set_load(load);
+    }
+}
+
+impl Observer for EngineMetrics {
+    fn stage(&self, stage: Stage, took: Duration) {
+        self.arrcoc.stage(stage, took);
+    }
+
+    fn visual_tokens(&self, tier: usize, tokens: usize) {
+        self.arrcoc.visual_tokens(tier, tokens);
+    }
+
+    fn cache(&self, cache: Cache, hit: bool) {
+        self.arrcoc.cache(cache, hit);
+        // vLLM's multi-modal cache spares an image its processing: our cache of image features does that.
+        if cache == Cache::ImageFeatures {
+            self.vllm.mm_cache(hit);
+        }
+    }
+
+    fn adapter_output(&self, tier: usize, statistics: Statistics) {
+        self.arrcoc.adapter_output(tier, statistics);
+    }
+
+    fn iteration(&self, tokens: usize, _running: usize, _waiting: usize, _kv_usage: f64) {
+        self.vllm.iteration(tokens);
+    }
+}
+
+/// Registers a metric. Names, labels and buckets are constants of this module (the model's name is a label *value*, and
+/// any text is a legal one), so a failure is a defect that the first test to build the registry shows.
+#[allow(clippy::expect_used, reason = "see above")]
+fn register<M: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<M>,
+) -> M {
+    let metric = metric.expect("a metric's name, labels or buckets are illegal");
+    registry.register(Box::new(metric.clone())).expect("a metric is registered twice");
+    metric
+}

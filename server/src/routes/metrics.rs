@@ -1,0 +1,33 @@
+//! `GET /metrics`: Prometheus' text format.
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::json;
+
+use super::Endpoint;
+use crate::error::ApiError;
+use crate::openapi::{errors, text_response};
+use crate::state::{App, Slot};
+
+pub(super) fn endpoint() -> Endpoint {
+    Endpoint {
+        path: "/metrics",
+        handler: get(handle),
+        document: json!({"get": {
+            "operationId": "metrics",
+            "summary": "Prometheus metrics: vLLM's names, and ours under arrcoc_",
+            "tags": ["operation"],
+            "responses": errors(text_response("Metrics in the text exposition format"), &[500]),
+        }}),
+    }
+}
+
+async fn handle(State(app): State<App>) -> Result<Response, ApiError> {
+    if let Slot::Ready(serving) = app.slot() {
+        serving.metrics.set_load(serving.engine.load_now());
+    }
+    let text = app.metrics.render().map_err(ApiError::internal)?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}

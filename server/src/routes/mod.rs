@@ -1,0 +1,63 @@
+//! The routes, one file each. An endpoint is its path, its handler and its page in the OpenAPI document, so that none
+//! can be forgotten.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::routing::MethodRouter;
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::state::App;
+
+mod admin_engines;
+mod chat_completions;
+mod completions;
+mod health;
+mod landing;
+mod metrics;
+mod models;
+mod openapi;
+mod ready;
+
+/// One path.
+pub struct Endpoint {
+    /// In axum's syntax.
+    pub path: &'static str,
+    /// What answers.
+    pub handler: MethodRouter<App>,
+    /// The path's entry in the OpenAPI document.
+    pub document: Value,
+}
+
+/// All of them.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        chat_completions::endpoint(),
+        completions::endpoint(),
+        models::list(),
+        models::one(),
+        health::endpoint(),
+        ready::endpoint(),
+        metrics::endpoint(),
+        openapi::endpoint(),
+        admin_engines::endpoint(),
+        landing::endpoint(),
+    ]
+}
+
+/// The router, without middleware.
+pub fn router() -> Router<App> {
+    endpoints()
+        .into_iter()
+        .fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.handler))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+}
+
+async fn unknown_route(State(_): State<App>, request: Request) -> ApiError {
+    ApiError::unknown_route(request.uri().path())
+}
+
+async fn method_not_allowed(request: Request) -> ApiError {
+    ApiError::method_not_allowed(request.method().as_str(), request.uri().path())
+}

@@ -1,0 +1,76 @@
+//! Server-sent events as OpenAI sends them: `data: {...}` per chunk, `data: [DONE]` at the end, and an `error` event
+//! where a stream breaks off.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use arrcoc_runtime::generate::Event;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::generation::Running;
+
+/// Turns what a request reports into chunks.
+pub trait Writer: Send + 'static {
+    /// The chunks before any token.
+    fn open(&mut self) -> Vec<Value>;
+    /// The chunks that an event gives rise to; `Failed` never comes here.
+    fn write(&mut self, event: Event) -> Vec<Value>;
+}
+
+struct State<W> {
+    running: Option<Running>,
+    writer: W,
+    ready: VecDeque<sse::Event>,
+}
+
+/// The response that streams a running request. When the client hangs up, the body is dropped, and with it the request.
+pub fn stream<W: Writer>(running: Running, mut writer: W, keep_alive: Duration) -> Response {
+    let ready = writer.open().iter().map(data).collect();
+    let state = State { running: Some(running), writer, ready };
+    let events = stream::unfold(state, |mut state| async move {
+        loop {
+            if let Some(event) = state.ready.pop_front() {
+                return Some((Ok::<_, Infallible>(event), state));
+            }
+            let event = state.running.as_mut()?.next().await;
+            state.advance(event);
+        }
+    });
+    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(keep_alive)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Proxies of the nginx kind otherwise collect the stream before they pass it on.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
+}
+
+impl<W: Writer> State<W> {
+    fn advance(&mut self, event: Event) {
+        match event {
+            Event::Failed(error) => {
+                let error = ApiError::from(error);
+                self.ready.push_back(sse::Event::default().event("error").data(error.body().to_string()));
+                self.running = None;
+            }
+            event => {
+                let last = matches!(event, Event::Done { .. });
+                self.ready.extend(self.writer.write(event).iter().map(data));
+                if last {
+                    self.ready.push_back(sse::Event::default().data("[DONE]"));
+                    self.running = None;
+                }
+            }
+        }
+    }
+}
+
+fn data(chunk: &Value) -> sse::Event {
+    // JSON text has no line breaks, which is all that an event's data must not have.
+    sse::Event::default().data(chunk.to_string())
+}

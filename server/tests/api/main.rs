@@ -1,0 +1,12 @@
+//! The HTTP service, tested from outside with a scripted engine in the model's place.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod chat;
+mod completions;
+mod fake;
+mod images;
+mod limits;
+mod metrics;
+mod operation;
+mod port;

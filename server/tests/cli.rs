@@ -1,0 +1,179 @@
+//! The command line: configuration, exit codes, help, and the committed default configuration.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use arrcoc_server::config::{Config, KEYS, Overrides};
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arrcoc-serve"));
+    command.args(arguments).envs(environment.iter().copied());
+    command.output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn file(dir: &Path, text: &str) -> String {
+    let path = dir.join("serve.yaml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn config_check_prints_the_effective_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let path =
+        file(dir.path(), "limits: {images: 2, body: 1MiB, queue: 5}\nauth: {api_keys: [secret-key-1]}\n");
+    let environment = [("ARRCOC_LIMITS_IMAGES", "3"), ("ARRCOC_LIMITS_QUEUE", "6")];
+    let output = run(&["config", "check", &path, "--limits-queue", "7"], &environment);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    let effective: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
+    // File, environment over file, flag over both, default.
+    assert_eq!(effective["limits"]["body"], "1MiB");
+    assert_eq!(effective["limits"]["images"], 3);
+    assert_eq!(effective["limits"]["queue"], 7);
+    assert_eq!(effective["timeouts"]["request"], "300s");
+    assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_2_and_says_everything_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(dir.path(), "limits: {images: -1}\n");
+    let environment = [("ARRCOC_TIMEOUTS_DRAIN", "soon")];
+    let output = run(&["config", "check", &path, "--engine-slots", "0"], &environment);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    for part in
+        ["limits.images", "`-1`", "serve.yaml", "ARRCOC_TIMEOUTS_DRAIN", "`soon`", "--engine-slots", "`0`"]
+    {
+        assert!(text.contains(part), "{part} is missing in: {text}");
+    }
+    assert_eq!(text.matches("error:").count(), 1, "{text}");
+
+    let path = file(dir.path(), "limit: {}\n");
+    let output = run(&["config", "check", &path], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("limits"), "the right key is not offered: {}", stderr(&output));
+    assert_eq!(run(&["config", "check", "/nonexistent.yaml"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn commands_that_need_a_bundle_say_so() {
+    for arguments in [vec!["serve"], vec!["ask", "What?"]] {
+        let output = run(&arguments, &[]);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains("--bundle"), "{}", stderr(&output));
+    }
+    let output = run(&["serve", "--bundle", "/nonexistent"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("manifest.yaml"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_bundle_that_does_not_load_ends_the_server_with_1() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("manifest.yaml"), "format: none\n").unwrap();
+    let bundle = dir.path().to_str().unwrap();
+    for arguments in [vec!["serve", "--listen", "127.0.0.1:0"], vec!["ask", "What?"]] {
+        let output = run(&[arguments.clone(), vec!["--bundle", bundle]].concat(), &[]);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?} {}", stderr(&output));
+        assert!(stderr(&output).contains(bundle), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn ask_checks_its_arguments() {
+    for arguments in [
+        ["ask", "Q", "--budget", "some"],
+        ["ask", "Q", "--budget", "0"],
+        ["ask", "Q", "--max-tokens", "0"],
+        ["ask", "Q", "--temperature", "3"],
+        ["ask", "Q", "--picture", "x.png"],
+    ] {
+        assert_eq!(run(&arguments, &[]).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_names_every_setting_and_hides_secrets() {
+    let output = run(&["serve", "--help"], &[("ARRCOC_AUTH_API_KEYS", "secret-key-1")]);
+    let text = stdout(&output);
+    for key in KEYS {
+        assert!(
+            text.contains(&format!("--{}", key.flag())) && text.contains(&key.variable()),
+            "{}",
+            key.path
+        );
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert!(words.join(" ").contains("A flag outranks the environment") && !text.contains("secret-key"));
+}
+
+#[test]
+fn completions_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let output = run(&["completions", shell], &[]);
+        assert!(output.status.success() && stdout(&output).contains("limits-body"), "{shell}");
+    }
+}
+
+/// `configs/serve.yaml`, as the table of settings makes it. After a change there, `ARRCOC_BLESS=1` writes it again.
+#[test]
+fn the_committed_configuration_shows_every_setting_with_its_default() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../configs/serve.yaml");
+    let expected = render();
+    if std::env::var_os("ARRCOC_BLESS").is_some() {
+        std::fs::write(&path, &expected).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+    let effective = |file: Option<&Path>| {
+        serde_yaml::to_string(&Config::load(file, &Overrides::default()).unwrap()).unwrap()
+    };
+    assert_eq!(effective(Some(&path)), effective(None));
+}
+
+fn render() -> String {
+    let mut text = String::from(
+        "# arrcoc-serve: every setting with its default. What is commented out is not set.\n\
+         #\n\
+         #   arrcoc-serve serve --config serve.yaml --bundle engines/MODEL/fp32-cpu\n\
+         #   arrcoc-serve config check serve.yaml\n\
+         #\n\
+         # A flag (--limits-body) outranks the environment (ARRCOC_LIMITS_BODY), which outranks this file, which outranks\n\
+         # the default. Sizes are bytes or have KiB, MiB, GiB; times have ms, s, m.\n",
+    );
+    let mut current = "";
+    for key in KEYS {
+        let (section, name) = key.path.split_once('.').unwrap_or(("", key.path));
+        if section != current {
+            current = section;
+            writeln!(text, "\n{section}:").unwrap();
+        } else {
+            text.push('\n');
+        }
+        let indent = if section.is_empty() { "" } else { "  " };
+        writeln!(text, "{indent}# {}", key.help).unwrap();
+        if key.default.is_empty() {
+            let example = if key.value.ends_with('S') && !matches!(key.value, "TOKENS" | "PIXELS") {
+                format!("[{}]", key.value)
+            } else {
+                key.value.to_owned()
+            };
+            writeln!(text, "{indent}# {name}: {example}").unwrap();
+        } else {
+            writeln!(text, "{indent}{name}: {}", key.default).unwrap();
+        }
+    }
+    text
+}

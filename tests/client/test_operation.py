@@ -1,0 +1,186 @@
+"""What operators rely on: probes, metrics, clients that hang up, and an orderly end."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+
+import openai
+import pytest
+from conftest import BUNDLE, MODEL, SERVE, image_part, messages
+
+LONG = {"model": MODEL, "messages": messages("Hello"), "temperature": 0, "max_tokens": 3000}
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory):
+    """The bundle with a quarter of a gigabyte of zeros (which takes no space on the disk) among the files that are hashed first."""
+    bundle = tmp_path_factory.mktemp("slow") / "bundle"
+    shutil.copytree(BUNDLE, bundle)
+    with (bundle / "zeros").open("wb") as file:
+        file.truncate(2**28)
+    digest = hashlib.sha256()
+    for _ in range(2**8):
+        digest.update(bytes(2**20))
+    manifest = (bundle / "manifest.yaml").read_text()
+    assert manifest.count("\nfiles:\n") == 1
+    (bundle / "manifest.yaml").write_text(manifest.replace("\nfiles:\n", f"\nfiles:\n  zeros: {digest.hexdigest()}\n"))
+    return bundle
+
+
+def test_health_is_up_while_loading_and_ready_is_not(start, slow_bundle):
+    server = start(bundle=slow_bundle)
+    ready = server.http.get("/ready")
+    assert ready.status_code == 503 and ready.json()["error"]["code"] == "loading"
+    assert int(ready.headers["retry-after"]) >= 1
+    assert server.http.get("/health").json() == {"status": "ok"}
+    # Scrapers find every series from the first moment on.
+    assert server.http.get("/metrics").status_code == 200
+    server.wait_ready()
+    assert server.http.get("/health").json() == {"status": "ok"}
+
+
+def test_questions_while_loading_are_put_off(start, slow_bundle):
+    server = start(bundle=slow_bundle)
+    with pytest.raises(openai.InternalServerError) as caught:
+        server.client().chat.completions.create(**LONG)
+    assert caught.value.status_code == 503 and caught.value.code == "loading"
+
+
+def test_a_client_that_hangs_up_frees_its_slot(start):
+    server = start(engine_slots=1).wait_ready()
+    with server.client() as client:
+        stream = client.chat.completions.create(**LONG, stream=True)
+        next(iter(stream))
+        assert server.metric("vllm:num_requests_running") == 1
+        stream.close()
+        server.eventually(lambda: server.metric("vllm:num_requests_running") == 0, "the slot is free", seconds=5)
+        assert server.metric("vllm:request_success_total", finished_reason="abort") == 1
+        # Well before 3000 tokens were made.
+        assert server.metric("vllm:generation_tokens_total") < 2000
+        assert client.chat.completions.create(**LONG | {"max_tokens": 2}).choices
+
+
+def test_a_client_that_hangs_up_before_a_whole_answer_frees_its_slot_too(start):
+    server = start(engine_slots=1).wait_ready()
+    with server.client(timeout=0.3) as client, pytest.raises(openai.APITimeoutError):
+        client.chat.completions.create(**LONG)
+    server.eventually(lambda: server.metric("vllm:num_requests_running") == 0, "the slot is free", seconds=5)
+    server.eventually(lambda: server.metric("vllm:num_requests_waiting") == 0, "nothing waits", seconds=5)
+
+
+def test_metrics_count_what_happened(start):
+    server = start().wait_ready()
+    with server.client() as client:
+        answers = [
+            client.chat.completions.create(model=MODEL, messages=messages("Hello", *images), max_tokens=5, temperature=0)
+            for images in ([], [image_part("rocket.jpg")])
+        ]
+    prompt, generated = (sum(getattr(answer.usage, of) for answer in answers) for of in ("prompt_tokens", "completion_tokens"))
+    visual = answers[1].usage.prompt_tokens_details.visual_tokens
+    assert server.metric("vllm:prompt_tokens_total") == prompt
+    assert server.metric("vllm:generation_tokens_total") == generated
+    assert server.metric("vllm:request_success_total", finished_reason="length") == 2
+    assert server.metric("vllm:e2e_request_latency_seconds_count") == 2
+    assert server.metric("vllm:time_to_first_token_seconds_count") == 2
+    assert server.metric("arrcoc_tier_total", tier=str(visual)) == server.metric("arrcoc_tier_total") == 1
+    assert server.metric("arrcoc_visual_tokens_sum") == visual
+    for stage in ("decode_image", "preprocess", "vision_encoder", "allocator", "compressor", "refiner",
+                  "quality_adapter", "prefill", "decode_step"):
+        assert server.metric("arrcoc_stage_seconds_count", stage=stage) >= 1, stage
+    # The tiny preset's adapter is normalised to these, as every adapter is.
+    assert server.metric("arrcoc_adapter_output_mean_target") == 0
+    assert server.metric("arrcoc_adapter_output_std_target") == pytest.approx(0.02)
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(server, ask):
+    promtool = os.environ.get("ARRCOC_TEST_PROMTOOL")
+    assert promtool, (
+        "expected promtool, found none: put it on the PATH (https://prometheus.io/download, or the package `prometheus` "
+        "of Debian and Ubuntu) and run `cargo xtask test` again"
+    )
+    ask("What is in the sky?", image_part("rocket.jpg"))
+    with pytest.raises(openai.NotFoundError):
+        ask(model="none")
+    metrics = server.http.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=metrics.text, text=True, capture_output=True, timeout=60
+    )
+    # Exit code 1 is "cannot be read", 3 is "could be nicer". vLLM's own names could, and they are what dashboards ask for.
+    complaints = [line for line in (checked.stdout + checked.stderr).splitlines() if line.strip()]
+    assert [line for line in complaints if not line.startswith("vllm:")] == []
+    assert checked.returncode == (3 if complaints else 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_answers_finish_and_refuses_new_ones(start, number):
+    server = start().wait_ready()
+    with server.client() as client:
+        alone = client.chat.completions.create(**LONG).choices[0]
+        running = iter(client.chat.completions.create(**LONG, stream=True))
+        next(running)
+        server.process.send_signal(number)
+        server.eventually(lambda: server.http.get("/ready").status_code == 503, "no longer ready", seconds=5)
+        assert server.http.get("/health").status_code == 200
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.chat.completions.create(**LONG)
+        assert caught.value.status_code == 503 and caught.value.code == "draining"
+        rest = list(running)
+    text = "".join(choice.delta.content or "" for chunk in rest for choice in chunk.choices)
+    assert text == alone.message.content and rest[-1].choices[0].finish_reason == alone.finish_reason
+    assert server.process.wait(10) == 0
+
+
+def test_an_idle_server_ends_at_once(start):
+    assert start().wait_ready().end() == 0
+
+
+def test_a_signal_while_loading_ends_it(start, slow_bundle):
+    server = start(bundle=slow_bundle)
+    server.process.terminate()
+    assert server.process.wait(30) == 0
+
+
+def test_many_clients_at_once_are_all_answered(start):
+    server = start(engine_slots=4).wait_ready()
+    answers: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        with server.client() as client:
+            answer = client.chat.completions.create(
+                model=MODEL, messages=messages(f"Question {number % 4}"), temperature=0, max_tokens=16
+            )
+        answers[number] = answer.choices[0].message.content
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(answers) == list(range(24))
+    assert all(answers[number] == answers[number % 4] for number in answers)
+    assert server.metric("vllm:num_requests_running") == server.metric("vllm:num_requests_waiting") == 0
+
+
+def serve(*words: object) -> subprocess.CompletedProcess:
+    """A run that is not meant to last."""
+    return subprocess.run([SERVE, "serve", *words], capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize(("words", "named"), [
+    (["--bundle", "nowhere"], "nowhere"),
+    (["--bundle", BUNDLE, "--limits-queue", "many"], "limits.queue"),
+    (["--bundle", BUNDLE, "--listen", "nonsense"], "listen"),
+])
+def test_a_wrong_command_line_ends_with_2_and_says_why(words, named):
+    ended = serve(*words)
+    assert ended.returncode == 2 and named in ended.stderr
+
+
+def test_a_port_that_is_taken_is_an_error(server):
+    listen = server.url.removeprefix("http://")
+    ended = serve("--bundle", BUNDLE, "--listen", listen)
+    assert ended.returncode == 1 and listen in ended.stderr

@@ -1,0 +1,23 @@
+//! `cargo xtask bench`: our figures beside those of what one would use otherwise, taken in the same run.
+
+mod export;
+mod report;
+mod stages;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Seconds and peak memory of an export, beside `cp` of the same bytes and torch.onnx.export
+    Export(export::Args),
+    /// Seconds per stage of an answer, beside PyTorch
+    Stages(stages::Args),
+}
+
+pub(crate) fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Export(args) => export::run(args),
+        Command::Stages(args) => stages::run(args),
+    }
+}

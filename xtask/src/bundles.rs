@@ -1,0 +1,67 @@
+//! Our own two programs, and what `arrcoc-export` makes of a preset.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::shell;
+
+/// The presets' seed: a checkpoint is its preset, this, and its dtype.
+pub(crate) const SEED: u64 = 7;
+
+/// `arrcoc-export` and `arrcoc-serve`.
+pub(crate) struct Programs {
+    dir: PathBuf,
+}
+
+impl Programs {
+    /// Builds them: optimised, or as the tests use them.
+    pub(crate) fn build(release: bool) -> Result<Self> {
+        let mut build = shell::cargo();
+        build.args([
+            "build",
+            "--quiet",
+            "--package",
+            "arrcoc-export",
+            "--package",
+            "arrcoc-server",
+            "--bins",
+        ]);
+        if release {
+            build.arg("--release");
+        }
+        shell::check(&mut build)?;
+        Ok(Self { dir: shell::target(if release { "release" } else { "debug" }) })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+    }
+
+    /// A run of `arrcoc-export`.
+    pub(crate) fn export(&self) -> Command {
+        shell::command(self.path("arrcoc-export"))
+    }
+
+    /// A run of `arrcoc-serve`.
+    pub(crate) fn serve(&self) -> Command {
+        shell::command(self.path("arrcoc-serve"))
+    }
+
+    /// Writes a random checkpoint, in place of one that is there.
+    pub(crate) fn init(&self, preset: &str, seed: u64, dtype: &str, out: &Path) -> Result<()> {
+        let mut init = self.export();
+        init.args(["init", "--force", "--preset", preset, "--dtype", dtype, "--seed"]).arg(seed.to_string());
+        shell::check(init.arg("--out").arg(out))
+    }
+
+    /// Builds `OUT/NAME/fp32-TARGET` from a checkpoint and returns its path.
+    pub(crate) fn bundle(&self, checkpoint: &Path, out: &Path, name: &str, target: &str) -> Result<PathBuf> {
+        let mut build = self.export();
+        build.arg("build").arg(checkpoint).arg("--out").arg(out).args(["--name", name]);
+        // What stands there may be the work of yesterday's exporter, under today's version number.
+        shell::check(build.args(["--precision", "fp32", "--target", target, "--force"]))?;
+        Ok(out.join(name).join(format!("fp32-{target}")))
+    }
+}

@@ -1,0 +1,158 @@
+//! `cargo xtask demo`: from nothing to an answer about a photograph, with every step said and timed.
+
+mod report;
+mod server;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::bundles::{Programs, SEED};
+use crate::onnxruntime;
+use crate::shell::{self, section, shown};
+use server::Server;
+
+const PHOTOGRAPH: &str = "tests/fixtures/images/rocket.jpg";
+const QUESTION: &str = "What is in the sky?";
+const MAX_TOKENS: u64 = 32;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Picture to ask about [default: a photograph of a rocket]
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// What to ask
+    #[arg(long, default_value = QUESTION)]
+    question: String,
+    /// Checkpoint to make, a preset of `arrcoc-export init`; arr-coc-ovis-base takes minutes, 6 GB of disk and as much memory
+    #[arg(long, default_value = "arr-coc-ovis-tiny")]
+    preset: String,
+    /// Leave the server running until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Inference library [default: ort where ONNX Runtime can be had, else tract]
+    #[arg(long, value_enum)]
+    runtime: Option<Runtime>,
+}
+
+/// What runs the graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Runtime {
+    /// ONNX Runtime
+    Ort,
+    /// tract, in pure Rust: slower, the same answers
+    Tract,
+}
+
+impl Runtime {
+    /// Its name on the server's command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ort => "ort",
+            Self::Tract => "tract",
+        }
+    }
+
+    /// The bundles that it is best at.
+    fn target(self) -> &'static str {
+        match self {
+            Self::Ort => "cpu",
+            Self::Tract => "portable",
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let start = Instant::now();
+    let picture = args.image.clone().unwrap_or_else(|| shell::root().join(PHOTOGRAPH));
+    let image = fs::read(&picture).with_context(|| format!("cannot read the image {}", picture.display()))?;
+    let dir = shell::target("demo");
+    fs::create_dir_all(&dir)?;
+
+    let title = "1. build arrcoc-export and arrcoc-serve, optimised (minutes the first time)";
+    let programs = section(title, || Programs::build(true))?;
+    let (runtime, library) = section("2. ONNX Runtime", || choose(args.runtime))?;
+    let checkpoint = section("3. a random checkpoint in Hugging Face form", || {
+        let checkpoint = dir.join("checkpoints").join(&args.preset);
+        if checkpoint.join("config.json").is_file() {
+            println!("{} is there from an earlier demo", shown(&checkpoint));
+        } else {
+            programs.init(&args.preset, SEED, "bfloat16", &checkpoint)?;
+        }
+        Ok(checkpoint)
+    })?;
+    let bundle = section("4. export it to an engine bundle", || {
+        programs.bundle(&checkpoint, &dir.join("engines"), &args.preset, runtime.target())
+    })?;
+    let server = section("5. serve it", || {
+        Server::start(&programs, &bundle, runtime.name(), library.as_deref(), &dir.join("server.log"))
+    })?;
+    let (answer, stages) = section("6. ask, over HTTP", || {
+        println!("image:    {}", shown(&picture));
+        println!("question: {}", args.question);
+        let before = server.stages()?;
+        let answer = server.ask(&request(&args.preset, &args.question, &picture, &image)?)?;
+        Ok((answer, report::since(&before, &server.stages()?)))
+    })?;
+    report::answer(&answer, &stages)?;
+
+    let tokens = dir.join("tokens.png");
+    section("7. draw where the tokens went", || {
+        let mut ask = programs.serve();
+        ask.args(["ask", &args.question, "--max-tokens", "1", "--engine-runtime", runtime.name()]);
+        ask.arg("--bundle").arg(&bundle).arg("--image").arg(&picture).arg("--picture").arg(&tokens);
+        if let Some(library) = &library {
+            ask.env(onnxruntime::VARIABLE, library);
+        }
+        shell::output(&mut ask)?;
+        println!("{}", shown(&tokens));
+        Ok(())
+    })?;
+    println!("\ndone in {}", shell::duration(start));
+    report::how_to_go_on(&args.preset, &bundle, &picture, &server.url, args.keep);
+    if args.keep { server.wait() } else { Ok(()) }
+}
+
+/// The runtime that was asked for, or the best there is; and ONNX Runtime's library.
+fn choose(asked: Option<Runtime>) -> Result<(Runtime, Option<PathBuf>)> {
+    if asked == Some(Runtime::Tract) {
+        println!("not needed: --runtime tract");
+        return Ok((Runtime::Tract, None));
+    }
+    match (onnxruntime::fetch()?, asked) {
+        (Some(library), _) => Ok((Runtime::Ort, Some(library))),
+        (None, Some(_)) => bail!("--runtime ort needs ONNX Runtime; leave it out to use tract"),
+        (None, None) => {
+            println!("so this demo runs on tract, in pure Rust: slower, the same answers");
+            Ok((Runtime::Tract, None))
+        }
+    }
+}
+
+fn request(model: &str, question: &str, picture: &Path, image: &[u8]) -> Result<Value> {
+    let extension = picture.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let kind = match extension.to_ascii_lowercase().as_str() {
+        "jpg" | "jpeg" => "jpeg",
+        "png" => "png",
+        "gif" => "gif",
+        "webp" => "webp",
+        "bmp" => "bmp",
+        _ => bail!("{}: expected a .png, .jpg, .webp, .gif or .bmp", picture.display()),
+    };
+    let url = format!("data:image/{kind};base64,{}", STANDARD.encode(image));
+    Ok(json!({
+        "model": model,
+        "messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": question},
+        ]}],
+        "temperature": 0,
+        "max_tokens": MAX_TOKENS,
+        "arrcoc": {"explain": true},
+    }))
+}

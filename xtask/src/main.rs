@@ -1,0 +1,66 @@
+//! `cargo xtask`: the one door to everything that is done with this repository besides writing code.
+
+mod bench;
+mod bundles;
+mod demo;
+mod goldens;
+mod onnxruntime;
+mod promtool;
+mod python;
+mod reference;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Demo, tests, reference and benchmarks of arrcoc"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// From nothing to an answer about a photograph: build, make a model, export it, serve it, ask it
+    Demo(demo::Args),
+    /// Everything that must pass, in order, without PyTorch
+    Test(test::Args),
+    /// The PyTorch reference: its own tests, and the committed goldens made again and compared
+    Reference(reference::Args),
+    /// Make the committed goldens again from PyTorch
+    Goldens(goldens::Args),
+    /// Measure against what others do; writes docs/benchmarks
+    #[command(subcommand)]
+    Bench(bench::Command),
+    /// Check the rules of the code that no compiler checks
+    Tidy,
+    /// Fetch ONNX Runtime into target/onnxruntime and print where it is
+    Onnxruntime,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Reference(args) => reference::run(&args),
+        Command::Goldens(args) => goldens::run(&args),
+        Command::Bench(command) => bench::run(&command),
+        Command::Tidy => tidy::run(),
+        Command::Onnxruntime => onnxruntime::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `cargo xtask test`: everything that must pass, in order, without PyTorch.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::bundles::{Programs, SEED};
+use crate::python::Environment;
+use crate::shell::{self, section};
+use crate::{onnxruntime, promtool, tidy};
+
+/// The preset that the tests run on.
+const PRESET: &str = "arr-coc-ovis-tiny";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only the client tests, with these arguments to pytest (such as `-k stop`)
+    #[arg(long, num_args = 0.., value_name = "PYTEST", allow_hyphen_values = true)]
+    client: Option<Vec<String>>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let start = Instant::now();
+    if args.client.is_none() {
+        lints()?;
+    }
+    let library = section("ONNX Runtime", onnxruntime::fetch)?;
+    let library = library.context("the tests compare two runtimes, and ONNX Runtime is one of them")?;
+    let programs = section("programs", || Programs::build(false))?;
+    let bundle = section("test bundles", || bundles(&programs))?;
+    if args.client.is_none() {
+        section("Rust tests", || {
+            let mut test = with_library(shell::cargo(), &library);
+            shell::check(test.args(["test", "--workspace"]))
+        })?;
+    }
+    let more = args.client.as_deref().unwrap_or_default();
+    section("client tests", || client(&programs, &bundle, &library, more))?;
+    println!("\nall of it passed in {}", shell::duration(start));
+    Ok(())
+}
+
+fn lints() -> Result<()> {
+    section("rustfmt", || shell::check(shell::cargo().args(["fmt", "--all", "--check"])))?;
+    section("clippy", || {
+        let mut clippy = shell::cargo();
+        clippy.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+        shell::check(&mut clippy)
+    })?;
+    section("documentation", || {
+        let mut doc = shell::cargo();
+        doc.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
+        shell::check(doc.env("RUSTDOCFLAGS", "--deny warnings"))
+    })?;
+    section("tidy", tidy::run)?;
+    section("cargo-deny", || {
+        if shell::output(shell::cargo().args(["deny", "--version"])).is_err() {
+            println!("skipped: `cargo deny` is not installed (cargo install --locked cargo-deny)");
+            return Ok(());
+        }
+        shell::check(shell::cargo().args(["deny", "check"]))
+    })
+}
+
+/// The checkpoint and both bundles of the preset, under `target/test-bundles/PRESET`; returns the one for the CPU.
+fn bundles(programs: &Programs) -> Result<PathBuf> {
+    let out = shell::target("test-bundles");
+    let checkpoint = out.join(PRESET).join("checkpoint");
+    programs.init(PRESET, SEED, "float32", &checkpoint)?;
+    programs.bundle(&checkpoint, &out, PRESET, "portable")?;
+    programs.bundle(&checkpoint, &out, PRESET, "cpu")
+}
+
+fn client(programs: &Programs, bundle: &Path, library: &Path, more: &[String]) -> Result<()> {
+    let tests = shell::root().join("tests/client");
+    let environment = Environment::ready("venv-client", &tests.join("requirements.lock"))?;
+    let mut pytest = with_library(environment.command(), library);
+    pytest.args(["-m", "pytest"]).arg(&tests).args(more);
+    pytest.env("ARRCOC_TEST_SERVE", programs.serve().get_program()).env("ARRCOC_TEST_BUNDLE", bundle);
+    if let Some(promtool) = promtool::find() {
+        pytest.env("ARRCOC_TEST_PROMTOOL", promtool);
+    }
+    shell::check(&mut pytest)
+}
+
+fn with_library(mut command: Command, library: &Path) -> Command {
+    command.env(onnxruntime::VARIABLE, library);
+    command
+}

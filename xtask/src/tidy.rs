@@ -1,0 +1,182 @@
+//! `cargo xtask tidy`: the rules of the code that no compiler checks.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+
+/// Longer files are two rooms.
+const MAX_LINES: usize = 500;
+
+/// Which of our crates each may use. Cargo would allow any direction without a cycle; the house has one.
+const DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("arrcoc-models", &[]),
+    ("arrcoc-runtime", &[]),
+    ("arrcoc-export", &["arrcoc-models", "arrcoc-runtime"]),
+    ("arrcoc-server", &["arrcoc-runtime"]),
+    ("xtask", &[]),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let mut findings = Vec::new();
+    let files = shell::output(shell::command("git").args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
+    let mut read = 0;
+    for file in files.lines() {
+        // Deleted files are listed until that is committed, and what is not text is not ours to read.
+        let Ok(text) = fs::read_to_string(shell::root().join(file)) else { continue };
+        read += 1;
+        findings.extend(check_file(file, &text));
+    }
+    findings.extend(crates()?);
+    findings.extend(changelog());
+    for finding in &findings {
+        println!("{finding}");
+    }
+    if findings.is_empty() {
+        println!("{read} files, nothing to say");
+        Ok(())
+    } else {
+        bail!("{} findings", findings.len())
+    }
+}
+
+fn check_file(file: &str, text: &str) -> Vec<String> {
+    let mut findings = Vec::new();
+    let name = Path::new(file);
+    let code = name.extension().is_some_and(|extension| extension == "rs" || extension == "py");
+    let lock = name.extension().is_some_and(|extension| extension == "lock");
+    let lines = text.lines().count();
+    if code && lines > MAX_LINES {
+        findings.push(format!("{file}: {lines} lines, more than {MAX_LINES}: is it two rooms?"));
+    }
+    for (number, line) in text.lines().enumerate() {
+        let at = format!("{file}:{}", number + 1);
+        if let Some(mark) = unfinished(line).filter(|_| code) {
+            findings.push(format!("{at}: `{mark}`: finish it, or write down why it is as it is"));
+        }
+        if let Some(path) = machine_path(line).filter(|_| !lock) {
+            findings.push(format!("{at}: `{path}` is a path of one machine"));
+        }
+        if file.ends_with("requirements.lock") && !pinned(line) {
+            findings.push(format!("{at}: `{line}` is not pinned with =="));
+        }
+    }
+    findings
+}
+
+/// Marks of unfinished work. Spelt in halves, or this file would find itself.
+fn unfinished(line: &str) -> Option<&'static str> {
+    let words =
+        [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X"), concat!("unimple", "mented!")];
+    let is_word = |at: usize, word: &str| {
+        let letter = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = line.as_bytes();
+        !letter(at.checked_sub(1).and_then(|before| bytes.get(before))) && !letter(bytes.get(at + word.len()))
+    };
+    words.into_iter().find(|word| line.match_indices(word).any(|(at, _)| is_word(at, word)))
+}
+
+/// Absolute paths into places that only this or that machine has.
+fn machine_path(line: &str) -> Option<String> {
+    let roots = ["work", "farm", "root", "tmp/bash_jobs"].map(|root| format!("/{root}/"));
+    // A path that goes on to the left (target/work/) is relative.
+    let starts = |at: usize| {
+        let before = line[..at].chars().next_back();
+        !before.is_some_and(|letter| letter.is_alphanumeric() || "_.-".contains(letter))
+    };
+    roots.into_iter().find(|root| line.match_indices(root.as_str()).any(|(at, _)| starts(at)))
+}
+
+fn pinned(line: &str) -> bool {
+    let requirement = line.split('#').next().unwrap_or_default().trim();
+    requirement.is_empty() || requirement.contains("==")
+}
+
+/// Direction of dependencies, and a header on every crate.
+fn crates() -> Result<Vec<String>> {
+    let metadata = shell::output(shell::cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata wrote no JSON")?;
+    let mut findings = Vec::new();
+    for package in array(&metadata["packages"]) {
+        let name = text(&package["name"]);
+        let Some((_, allowed)) = DEPENDENCIES.iter().find(|(known, _)| *known == name) else {
+            findings
+                .push(format!("{name}: a crate whose place in the house xtask/src/tidy.rs does not know"));
+            continue;
+        };
+        // A dependency with a path is one of ours; for tests, anything may be used.
+        let own = array(&package["dependencies"]).filter(|dependency| dependency["path"].is_string());
+        for dependency in own.filter(|dependency| dependency["kind"] != "dev") {
+            let dependency = text(&dependency["name"]);
+            if !allowed.contains(&dependency) {
+                findings
+                    .push(format!("{name} depends on {dependency}: against the direction (ARCHITECTURE.md)"));
+            }
+        }
+        for target in array(&package["targets"]).filter(|target| is_crate_root(target)) {
+            let source = text(&target["src_path"]);
+            if !fs::read_to_string(source)?.starts_with("//!") {
+                findings
+                    .push(format!("{}: expected it to begin with `//!`", shell::shown(Path::new(source))));
+            }
+        }
+    }
+    Ok(findings)
+}
+
+fn is_crate_root(target: &Value) -> bool {
+    array(&target["kind"]).any(|kind| matches!(text(kind), "lib" | "bin"))
+}
+
+fn changelog() -> Option<String> {
+    let changelog = fs::read_to_string(shell::root().join("CHANGELOG.md")).unwrap_or_default();
+    let unreleased = changelog.lines().any(|line| line.starts_with("## ") && line.contains("Unreleased"));
+    (!unreleased).then(|| "CHANGELOG.md: expected a section `## [Unreleased]`, found none".into())
+}
+
+fn array(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_whole_words() {
+        assert_eq!(unfinished(concat!("// TO", "DO: later")), Some(concat!("TO", "DO")));
+        assert_eq!(unfinished(concat!("MASTO", "DON")), None);
+        assert_eq!(unfinished("done"), None);
+    }
+
+    #[test]
+    fn machine_paths_are_absolute() {
+        assert!(machine_path(&format!("see {}", "/work".to_owned() + "/main")).is_some());
+        assert!(machine_path("target/work/x and ../root/y").is_none());
+    }
+
+    #[test]
+    fn a_line_of_a_lock_file_names_one_version() {
+        assert!(pinned("torch==2.15.0") && pinned("# a comment") && pinned(""));
+        assert!(!pinned("torch>=2") && !pinned("torch  # == later"));
+    }
+
+    #[test]
+    fn a_long_file_is_found() {
+        assert_eq!(check_file("a.rs", &"\n".repeat(MAX_LINES)), Vec::<String>::new());
+        assert_eq!(check_file("a.rs", &"\n".repeat(MAX_LINES + 1)).len(), 1);
+        assert_eq!(check_file("a.md", &"\n".repeat(MAX_LINES + 1)), Vec::<String>::new());
+    }
+}
