@@ -41,7 +41,9 @@ impl HashedFile {
         for _ in 1..BUFFERS {
             hashed.send(Vec::with_capacity(BUFFER_BYTES)).map_err(io::Error::other)?;
         }
-        let writer = thread::Builder::new().name("write".to_owned()).spawn(move || write(file, &to_write, &written))?;
+        let writer = thread::Builder::new()
+            .name("write".to_owned())
+            .spawn(move || write(file, &to_write, &written))?;
         let hasher = thread::Builder::new().name("hash".to_owned()).spawn(move || hash(&to_hash, &hashed))?;
         let buffer = Vec::with_capacity(BUFFER_BYTES);
         Ok(Self { buffer, length: 0, full: Some(full), free, writer: Some(writer), hasher })

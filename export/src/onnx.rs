@@ -206,7 +206,9 @@ impl Value {
         let dims = tensor.shape.unwrap_or_default().dims;
         let dims: Vec<String> = dims
             .into_iter()
-            .map(|dim| dim.name.or_else(|| dim.value.map(|n| n.to_string())).unwrap_or_else(|| "?".to_owned()))
+            .map(|dim| {
+                dim.name.or_else(|| dim.value.map(|n| n.to_string())).unwrap_or_else(|| "?".to_owned())
+            })
             .collect();
         format!("{} [{}]", element_name(tensor.element), dims.join(", "))
     }

@@ -38,10 +38,13 @@ impl Progress {
 
     /// Starts a step that will handle `bytes` bytes.
     pub fn step(self, name: &str, bytes: u64) -> Step {
-        let target = if self == Self::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target =
+            if self == Self::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let template = "{msg:<28} {wide_bar:.cyan/dim} {bytes:>10} / {total_bytes:<10} {eta:>4}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::with_draw_target(Some(bytes), target).with_style(style).with_message(name.to_owned());
+        let bar = ProgressBar::with_draw_target(Some(bytes), target)
+            .with_style(style)
+            .with_message(name.to_owned());
         Step { progress: self, name: name.to_owned(), bar, started: Instant::now(), reported: Instant::now() }
     }
 

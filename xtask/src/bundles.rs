@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use crate::shell;
 
-/// The presets' seed: a checkpoint is its preset, this, and its dtype.
-pub(crate) const SEED: u64 = 7;
+/// Seed of the tiny preset in tests, goldens and demo; how it was found: models/reference/README.md, "Goldens".
+pub(crate) const SEED: u64 = 16;
 
 /// `arrcoc-export` and `arrcoc-serve`.
 pub(crate) struct Programs {

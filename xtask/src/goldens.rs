@@ -16,7 +16,8 @@ const IMAGE: &str = "tests/fixtures/images/rocket.jpg";
 pub(crate) struct Goldens {
     /// The preset of `arrcoc-export init`, in float32.
     pub(crate) preset: &'static str,
-    seed: u64,
+    /// Its seed.
+    pub(crate) seed: u64,
     question: &'static str,
     sizes: &'static str,
     /// Empty for all.
@@ -29,14 +30,14 @@ pub(crate) const GOLDENS: &[Goldens] = &[
     Goldens {
         preset: "arr-coc-ovis-tiny",
         seed: SEED,
-        question: "What is in the sky?",
+        question: "What is on the left?",
         sizes: "512,640",
         tiers: "",
     },
     Goldens {
         preset: "arr-coc-ovis-wide",
-        seed: SEED,
-        question: "What is in the sky?",
+        seed: 1,
+        question: "What is on the left?",
         sizes: "512",
         tiers: "64,256",
     },
@@ -67,6 +68,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Those that are in the repository.
+pub(crate) fn committed() -> impl Iterator<Item = &'static Goldens> {
+    GOLDENS.iter().filter(|goldens| goldens.dir().is_dir())
 }
 
 impl Goldens {

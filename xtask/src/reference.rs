@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::bundles::Programs;
-use crate::goldens::{GOLDENS, environment, reference_dir};
+use crate::goldens::{GOLDENS, committed, environment, reference_dir};
 use crate::shell::{self, section};
 
 #[derive(Debug, clap::Args)]
@@ -23,11 +23,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut pytest = environment.command();
         shell::check(pytest.args(["-m", "pytest", "--quiet"]).arg("tests").current_dir(reference_dir()))
     })?;
-    let committed: Vec<_> = GOLDENS.iter().filter(|goldens| goldens.dir().is_dir()).collect();
-    if committed.is_empty() {
+    if committed().next().is_none() {
         bail!("expected goldens in tests/goldens, found none; `cargo xtask goldens` makes them");
     }
-    for goldens in committed {
+    for goldens in committed() {
         section(&format!("goldens of {}", goldens.preset), || {
             let mut compare = goldens.script(&environment, &programs)?;
             shell::check(compare.arg("--compare").arg(goldens.dir()))

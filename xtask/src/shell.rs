@@ -81,7 +81,7 @@ pub(crate) fn section<T>(title: &str, step: impl FnOnce() -> Result<T>) -> Resul
     println!("\n== {title}");
     let start = Instant::now();
     let result = step().with_context(|| title.to_owned())?;
-    println!("== {title}: {}", duration(start));
+    println!("== done in {}", duration(start));
     Ok(result)
 }
 

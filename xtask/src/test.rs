@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::bundles::{Programs, SEED};
+use crate::bundles::Programs;
 use crate::python::Environment;
 use crate::shell::{self, section};
-use crate::{onnxruntime, promtool, tidy};
+use crate::{goldens, onnxruntime, promtool, tidy};
 
-/// The preset that the tests run on.
+/// The preset that the client tests run on.
 const PRESET: &str = "arr-coc-ovis-tiny";
 
 #[derive(Debug, clap::Args)]
@@ -64,13 +64,18 @@ fn lints() -> Result<()> {
     })
 }
 
-/// The checkpoint and both bundles of the preset, under `target/test-bundles/PRESET`; returns the one for the CPU.
+/// The checkpoint and both bundles of every preset that has goldens, under `target/test-bundles/PRESET`; returns the
+/// bundle that the client tests run on.
 fn bundles(programs: &Programs) -> Result<PathBuf> {
     let out = shell::target("test-bundles");
-    let checkpoint = out.join(PRESET).join("checkpoint");
-    programs.init(PRESET, SEED, "float32", &checkpoint)?;
-    programs.bundle(&checkpoint, &out, PRESET, "portable")?;
-    programs.bundle(&checkpoint, &out, PRESET, "cpu")
+    for goldens in goldens::committed() {
+        let checkpoint = out.join(goldens.preset).join("checkpoint");
+        programs.init(goldens.preset, goldens.seed, "float32", &checkpoint)?;
+        for target in ["portable", "cpu"] {
+            programs.bundle(&checkpoint, &out, goldens.preset, target)?;
+        }
+    }
+    Ok(out.join(PRESET).join("fp32-cpu"))
 }
 
 fn client(programs: &Programs, bundle: &Path, library: &Path, more: &[String]) -> Result<()> {

@@ -17,6 +17,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("arrcoc-runtime", &[]),
     ("arrcoc-export", &["arrcoc-models", "arrcoc-runtime"]),
     ("arrcoc-server", &["arrcoc-runtime"]),
+    ("arrcoc-tests", &["arrcoc-models", "arrcoc-export", "arrcoc-runtime", "arrcoc-server"]),
     ("xtask", &[]),
 ];
 

@@ -4,7 +4,9 @@ use arrcoc_models::Target as GraphTarget;
 use arrcoc_models::arr_coc_ovis::{self, GraphOptions};
 use arrcoc_models::config::ModelConfig;
 use arrcoc_models::graph::{Graph, Parameter};
-use arrcoc_runtime::bundle::manifest::{AxisRange, DecoderSpec, PipelineKind, Statistics, Target, VisionSpec};
+use arrcoc_runtime::bundle::manifest::{
+    AxisRange, DecoderSpec, PipelineKind, Statistics, Target, VisionSpec,
+};
 
 use super::error::BuildError;
 use super::text::{Expected, Text};

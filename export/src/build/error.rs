@@ -26,7 +26,9 @@ pub enum BuildError {
     #[error(transparent)]
     Text(#[from] TextError),
     /// No name for the model.
-    #[error("`{name}` cannot name a model: expected letters, digits, `.`, `_` and `-`, the first no dot; give another --name")]
+    #[error(
+        "`{name}` cannot name a model: expected letters, digits, `.`, `_` and `-`, the first no dot; give another --name"
+    )]
     Name {
         /// The name.
         name: String,

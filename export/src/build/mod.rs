@@ -120,7 +120,8 @@ fn write(
         for file in &plan.data {
             let mut step = progress.step(&file.name, file.length());
             let path = staging.path().join(&file.name);
-            let sha256 = write_data(checkpoint, file, &path, &mut step).map_err(|error| unwrap_sink(error, &path))?;
+            let sha256 =
+                write_data(checkpoint, file, &path, &mut step).map_err(|error| unwrap_sink(error, &path))?;
             manifest.files.insert(file.name.clone(), sha256);
             step.finish();
         }
@@ -148,10 +149,16 @@ fn write_data(
     out.finish().map_err(CheckpointError::Sink)
 }
 
-fn write_piece(checkpoint: &Checkpoint, piece: &Piece, out: &mut dyn io::Write) -> Result<(), CheckpointError> {
+fn write_piece(
+    checkpoint: &Checkpoint,
+    piece: &Piece,
+    out: &mut dyn io::Write,
+) -> Result<(), CheckpointError> {
     match (&piece.source, piece.element) {
         (Source::Data(bytes), _) => out.write_all(bytes).map_err(CheckpointError::Sink),
-        (Source::Checkpoint { tensor, range, .. }, Element::F32) => checkpoint.read_f32(tensor, range.clone(), out),
+        (Source::Checkpoint { tensor, range, .. }, Element::F32) => {
+            checkpoint.read_f32(tensor, range.clone(), out)
+        }
         (Source::Checkpoint { tensor, .. }, element) => {
             let unsupported = format!("tensor `{tensor}` as {element:?}");
             Err(CheckpointError::Sink(io::Error::new(io::ErrorKind::Unsupported, unsupported)))

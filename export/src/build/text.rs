@@ -76,7 +76,12 @@ fn parse(dir: &Path, name: &str, bytes: &[u8]) -> Result<Value, TextError> {
 fn check_tokenizer(path: &Path, bytes: &[u8], expected: Expected) -> Result<(), TextError> {
     let tokenizer = Tokenizer::from_bytes(bytes)
         .map_err(|error| TextError::Tokenizer { path: path.to_owned(), reason: error.to_string() })?;
-    let value = |key, expected: String, found: String| TextError::Value { path: path.to_owned(), key, expected, found };
+    let value = |key, expected: String, found: String| TextError::Value {
+        path: path.to_owned(),
+        key,
+        expected,
+        found,
+    };
     let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
     if largest as usize >= expected.vocab_size {
         let limit = format!("token ids below text_config.vocab_size ({})", expected.vocab_size);
@@ -97,14 +102,17 @@ fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Vec<u8>,
     if let Some(bytes) = tokenizer_config {
         let config = parse(dir, TOKENIZER_CONFIG, bytes)?;
         let template = match &config["chat_template"] {
-            Value::Array(named) => named.iter().find(|entry| entry["name"] == "default").map(|entry| &entry["template"]),
+            Value::Array(named) => {
+                named.iter().find(|entry| entry["name"] == "default").map(|entry| &entry["template"])
+            }
             template => Some(template),
         };
         if let Some(template) = template.and_then(Value::as_str) {
             return Ok(template.as_bytes().to_vec());
         }
     }
-    let hint = "the runtime needs the model's dialogue format, there or as `chat_template` in tokenizer_config.json";
+    let hint =
+        "the runtime needs the model's dialogue format, there or as `chat_template` in tokenizer_config.json";
     Err(TextError::Missing { path: dir.join(CHAT_TEMPLATE), hint })
 }
 
@@ -131,9 +139,11 @@ fn eos_token_ids(dir: &Path, config: &Value, vocab_size: usize) -> Result<Vec<u3
 
 /// Mean and standard deviation; and that the file describes the preprocessing that the runtime does.
 fn preprocessor(dir: &Path, native_size: usize) -> Result<([f32; 3], [f32; 3]), TextError> {
-    let hint = "it holds the mean and standard deviation of pixels; save it with transformers' SamImageProcessor";
+    let hint =
+        "it holds the mean and standard deviation of pixels; save it with transformers' SamImageProcessor";
     let path = dir.join(PREPROCESSOR_CONFIG);
-    let bytes = read(dir, PREPROCESSOR_CONFIG)?.ok_or_else(|| TextError::Missing { path: path.clone(), hint })?;
+    let bytes =
+        read(dir, PREPROCESSOR_CONFIG)?.ok_or_else(|| TextError::Missing { path: path.clone(), hint })?;
     let config = parse(dir, PREPROCESSOR_CONFIG, &bytes)?;
     let expect = |ok: bool, key: &'static str, expected: String| match ok {
         true => Ok(()),

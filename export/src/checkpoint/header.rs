@@ -97,7 +97,9 @@ pub enum HeaderError {
     #[error("it cannot be read")]
     Io(#[from] std::io::Error),
     /// Too short for the length field.
-    #[error("expected at least 8 bytes, found {found}: the file is empty or truncated; copy or download it again")]
+    #[error(
+        "expected at least 8 bytes, found {found}: the file is empty or truncated; copy or download it again"
+    )]
     TooShort {
         /// Bytes in the file.
         found: u64,
@@ -113,7 +115,9 @@ pub enum HeaderError {
         available: u64,
     },
     /// Beyond [`MAX_HEADER_BYTES`].
-    #[error("its header claims {header} bytes; the limit is {MAX_HEADER_BYTES}: the file is damaged or hostile")]
+    #[error(
+        "its header claims {header} bytes; the limit is {MAX_HEADER_BYTES}: the file is damaged or hostile"
+    )]
     TooLong {
         /// Bytes that the length field claims.
         header: u64,
@@ -128,7 +132,9 @@ pub enum HeaderError {
         tensor: String,
     },
     /// A dtype that this reader does not know.
-    #[error("tensor `{tensor}` has dtype `{dtype}`; known are BOOL, U8 to U64, I8 to I64, F8_E4M3, F8_E5M2, F16, BF16, F32, F64")]
+    #[error(
+        "tensor `{tensor}` has dtype `{dtype}`; known are BOOL, U8 to U64, I8 to I64, F8_E4M3, F8_E5M2, F16, BF16, F32, F64"
+    )]
     UnknownDtype {
         /// The tensor.
         tensor: String,
@@ -136,7 +142,9 @@ pub enum HeaderError {
         dtype: String,
     },
     /// Shape and byte range contradict each other.
-    #[error("tensor `{tensor}`: {dtype} {shape:?} needs {expected}, but its data_offsets are [{begin}, {end}]")]
+    #[error(
+        "tensor `{tensor}`: {dtype} {shape:?} needs {expected}, but its data_offsets are [{begin}, {end}]"
+    )]
     Size {
         /// The tensor.
         tensor: String,
@@ -223,7 +231,8 @@ fn check_tensor(name: String, raw: RawTensor, available: u64) -> Result<TensorEn
     let [begin, end] = raw.data_offsets;
     let bytes = raw.shape.iter().try_fold(dtype.size() as u64, |bytes, &n| bytes.checked_mul(n));
     if bytes.is_none() || end.checked_sub(begin) != bytes {
-        let expected = bytes.map_or("more bytes than there are numbers for".to_owned(), |n| format!("{n} bytes"));
+        let expected =
+            bytes.map_or("more bytes than there are numbers for".to_owned(), |n| format!("{n} bytes"));
         return Err(HeaderError::Size { tensor: name, dtype, shape: raw.shape, expected, begin, end });
     }
     if end > available {

@@ -128,7 +128,11 @@ impl Checkpoint {
         for (tensor, shard) in &weight_map {
             let path = self.dir.join(shard);
             if self.tensors.get(tensor).is_none_or(|found| self.shards[found.shard].path != path) {
-                return Err(CheckpointError::NotInShard { index, tensor: tensor.clone(), shard: shard.clone() });
+                return Err(CheckpointError::NotInShard {
+                    index,
+                    tensor: tensor.clone(),
+                    shard: shard.clone(),
+                });
             }
         }
         if let Some((tensor, found)) = self.tensors.iter().find(|(name, _)| !weight_map.contains_key(*name)) {
@@ -168,7 +172,10 @@ impl Checkpoint {
         range: Range<usize>,
         sink: &mut dyn Write,
     ) -> Result<(), CheckpointError> {
-        let tensor = self.tensors.get(name).ok_or_else(|| CheckpointError::NoSuchTensor { tensor: name.to_owned() })?;
+        let tensor = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| CheckpointError::NoSuchTensor { tensor: name.to_owned() })?;
         if range.start > range.end || range.end > tensor.elements() {
             let found = tensor.elements();
             return Err(CheckpointError::Range { tensor: name.to_owned(), range, found });

@@ -34,7 +34,9 @@ enum Command {
     Init(init::Args),
     Build(build::Args),
     /// Print a shell's completion script
-    #[command(after_help = "Example: arrcoc-export completions bash > ~/.local/share/bash-completion/completions/arrcoc-export")]
+    #[command(
+        after_help = "Example: arrcoc-export completions bash > ~/.local/share/bash-completion/completions/arrcoc-export"
+    )]
     Completions {
         /// Which shell
         shell: Shell,

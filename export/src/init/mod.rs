@@ -113,7 +113,11 @@ pub fn init(options: &Options, progress: Progress) -> Result<Summary, InitError>
     let context = &config["text_config"]["max_position_embeddings"];
     write_json(&staging, CONFIG, &config)?;
     write_json(&staging, "generation_config.json", &tokenizer::generation_config())?;
-    write_json(&staging, "preprocessor_config.json", &tokenizer::preprocessor_config(options.preset.image_size()))?;
+    write_json(
+        &staging,
+        "preprocessor_config.json",
+        &tokenizer::preprocessor_config(options.preset.image_size()),
+    )?;
     write_json(&staging, "tokenizer.json", &tokenizer::tokenizer())?;
     write_json(&staging, "tokenizer_config.json", &tokenizer::tokenizer_config(context))?;
     staging.write("chat_template.jinja", tokenizer::CHAT_TEMPLATE.as_bytes())?;

@@ -54,7 +54,16 @@ struct Qwen {
 
 /// Every mechanism at the smallest widths that keep it: two of four SAM layers windowed, two query heads per KV head.
 const TINY: Sizes = Sizes {
-    sam: Sam { hidden: 64, layers: 4, heads: 2, mlp: 256, image: 512, window: 7, global: &[1, 3], output: 64 },
+    sam: Sam {
+        hidden: 64,
+        layers: 4,
+        heads: 2,
+        mlp: 256,
+        image: 512,
+        window: 7,
+        global: &[1, 3],
+        output: 64,
+    },
     allocator: (32, 2),
     compressor_hidden: 64,
     clip: Clip { hidden: 64, layers: 2, heads: 4, intermediate: 256 },

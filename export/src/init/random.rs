@@ -12,7 +12,15 @@ use crate::checkpoint::Dtype;
 /// Appends elements `start..start + count` of a random tensor, little-endian, to `bytes`.
 ///
 /// The stream of a tensor depends on the seed and its name alone, and any part of it can be had directly.
-pub(super) fn fill(seed: u64, name: &str, init: Init, dtype: Dtype, start: usize, count: usize, bytes: &mut Vec<u8>) {
+pub(super) fn fill(
+    seed: u64,
+    name: &str,
+    init: Init,
+    dtype: Dtype,
+    start: usize,
+    count: usize,
+    bytes: &mut Vec<u8>,
+) {
     let mut hash = Sha256::new();
     hash.update(seed.to_le_bytes());
     hash.update(name);

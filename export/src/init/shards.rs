@@ -70,7 +70,9 @@ pub(super) fn index(shards: &[Shard<'_>]) -> Value {
     let total: u64 = shards.iter().map(|shard| shard.length() - shard.header.len() as u64).sum();
     let weight_map: Map<String, Value> = shards
         .iter()
-        .flat_map(|shard| shard.parameters.iter().map(|parameter| (parameter.name.clone(), json!(shard.name))))
+        .flat_map(|shard| {
+            shard.parameters.iter().map(|parameter| (parameter.name.clone(), json!(shard.name)))
+        })
         .collect();
     json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
 }

@@ -36,15 +36,19 @@ pub(super) const CHAT_TEMPLATE: &str = r#"{%- for message in messages %}
 
 /// `tokenizer.json`, in the form of the `tokenizers` library.
 pub(super) fn tokenizer() -> Value {
-    let vocabulary: serde_json::Map<String, Value> =
-        byte_characters().iter().enumerate().map(|(id, character)| (character.to_string(), json!(id))).collect();
+    let vocabulary: serde_json::Map<String, Value> = byte_characters()
+        .iter()
+        .enumerate()
+        .map(|(id, character)| (character.to_string(), json!(id)))
+        .collect();
     let special = SPECIAL.iter().zip(END_OF_TEXT..).map(|(content, id)| {
         json!({
             "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true,
         })
     });
-    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
+    let byte_level =
+        json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false });
     json!({
         "version": "1.0",
         "truncation": null,

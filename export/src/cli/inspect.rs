@@ -1,0 +1,36 @@
+//! `arrcoc-export inspect`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use arrcoc_export::inspect;
+
+const EXAMPLES: &str = "\
+Examples:
+  arrcoc-export inspect ./my-checkpoint
+  arrcoc-export inspect ./my-checkpoint --tensors
+  arrcoc-export inspect engines/my-model/fp32-cpu --json
+
+For a checkpoint it says whether `build` would take it; for a bundle it checks every file's hash first.";
+
+/// Show what is in a checkpoint or a bundle
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Directory of a checkpoint or a bundle
+    path: PathBuf,
+    /// List every tensor of a checkpoint
+    #[arg(long)]
+    tensors: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let report = inspect::inspect(&self.path, self.tensors)?;
+        let text = if self.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
+        Ok(std::io::stdout().write_all(text.as_bytes())?)
+    }
+}

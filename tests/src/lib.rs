@@ -1,0 +1,16 @@
+//! What the whole-system tests share: goldens, engines, and the one way to compare.
+//!
+//! Beside this crate lie its materials: `goldens/` (tensors from PyTorch, made by `cargo xtask goldens`), `fixtures/`
+//! (images and small graphs, each with the script that made it) and `client/` (the tests of a real server with real
+//! clients, in Python).
+
+pub mod compare;
+pub mod engines;
+pub mod goldens;
+
+use std::path::PathBuf;
+
+/// A path in the repository.
+pub fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
