@@ -145,14 +145,16 @@ def check_gap(model: ArrCocOvis, masked_relevance: Tensor, budget: int, where: s
         raise IllPosed(f"{where}: two relevances that decide the order of tokens differ by {narrow:.1e} only")
 
 
-def make(checkpoint: Path, image_path: Path, question: str, sizes: list[int], tiers: list[int]) -> dict[str, Tensors]:
+def make(
+    checkpoint: Path, image_path: Path, question: str, sizes: list[int], tiers: list[int], with_batch: bool
+) -> dict[str, Tensors]:
     """Golden files by name. The native size gets all tiers, other sizes the smaller half and batches the smallest:
     the more tokens of the more patches are ranked, the harder it is to find a well-posed case."""
     model = ArrCocOvis.from_pretrained(checkpoint)
     image = Image.open(image_path).convert("RGB")
     native = model.config["vision_config"]["image_size"]
     tiers = sorted(tiers or model.budgets)
-    files = {"batch": batch(model, image, native, question, tiers[0])}
+    files = {"batch": batch(model, image, native, question, tiers[0])} if with_batch else {}
     for size in sizes or [native]:
         chosen = tiers if size == native else tiers[: (len(tiers) + 1) // 2]
         files[f"size{size}"] = single(model, image, size, question, chosen)
@@ -184,7 +186,7 @@ def sha256(*paths: Path) -> str:
 
 
 def write(args: argparse.Namespace) -> None:
-    files = make(args.checkpoint, args.image, args.question, args.sizes, args.tiers)
+    files = make(args.checkpoint, args.image, args.question, args.sizes, args.tiers, not args.no_batch)
     args.out.mkdir(parents=True, exist_ok=True)
     for name, tensors in files.items():
         path = args.out / f"{name}.safetensors"
@@ -211,7 +213,7 @@ def compare(args: argparse.Namespace) -> bool:
     names = {name for tensors in golden.values() for name in tensors if name.endswith(".visual_tokens")}
     tiers = sorted(int(name.split(".")[0].removeprefix("tier")) for name in names)
 
-    fresh = make(args.checkpoint, args.image, args.question, sizes, tiers)
+    fresh = make(args.checkpoint, args.image, args.question, sizes, tiers, "batch" in golden)
     ok = True
     for file in sorted(golden.keys() | fresh.keys()):
         for name in sorted(golden.get(file, {}).keys() | fresh.get(file, {}).keys()):
@@ -245,6 +247,7 @@ def main() -> int:
     parser.add_argument("--question")
     parser.add_argument("--sizes", type=numbers, help="image sizes (default: the checkpoint's native one)")
     parser.add_argument("--tiers", type=numbers, help="token budgets (default: all of the checkpoint's)")
+    parser.add_argument("--no-batch", action="store_true", help="leave batch.safetensors out (real widths are large)")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--out", type=Path, help="write goldens to this folder")
     action.add_argument("--compare", type=Path, help="compare with the goldens of this folder")

@@ -34,9 +34,9 @@ parity! {
     tiny_portable_ort_other_size: TINY, "portable", Ort, 640;
     tiny_portable_tract: TINY, "portable", Tract, 512;
     tiny_portable_tract_other_size: TINY, "portable", Tract, 640;
-    real_width_cpu_ort: WIDE, "cpu", Ort, 512;
-    real_width_portable_ort: WIDE, "portable", Ort, 512;
-    real_width_portable_tract: WIDE, "portable", Tract, 512;
+    real_width_cpu_ort: WIDE, "cpu", Ort, 1024;
+    real_width_portable_ort: WIDE, "portable", Ort, 1024;
+    real_width_portable_tract: WIDE, "portable", Tract, 1024;
 }
 
 #[test]

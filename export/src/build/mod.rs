@@ -201,6 +201,6 @@ fn summary(bundle: &Path, manifest: &RawManifest, up_to_date: bool, started: Ins
     }
 }
 
-fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }

@@ -2,6 +2,8 @@
 
 mod build;
 mod init;
+mod inspect;
+mod verify;
 
 use std::io;
 
@@ -24,7 +26,7 @@ Exit status: 0 done, 1 failed (the reason is on standard error), 2 the command l
 /// `arrcoc-export`.
 #[derive(Debug, Parser)]
 #[command(name = "arrcoc-export", version, about = ABOUT, after_help = GUIDE, max_term_width = 110)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -33,6 +35,8 @@ pub struct Cli {
 enum Command {
     Init(init::Args),
     Build(build::Args),
+    Inspect(inspect::Args),
+    Verify(verify::Args),
     /// Print a shell's completion script
     #[command(
         after_help = "Example: arrcoc-export completions bash > ~/.local/share/bash-completion/completions/arrcoc-export"
@@ -48,10 +52,12 @@ impl Cli {
     ///
     /// # Errors
     /// The command's own error; the chain of causes says what to do.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Init(args) => args.run(),
             Command::Build(args) => args.run(),
+            Command::Inspect(args) => args.run(),
+            Command::Verify(args) => args.run(),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "arrcoc-export", &mut script);

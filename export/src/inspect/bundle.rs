@@ -84,7 +84,8 @@ fn graph(path: &Path, opset: i64, axes: &BTreeMap<String, AxisRange>) -> Result<
         bytes += tensor.location(path)?.map_or(tensor.raw_data.len() as u64, |place| place.length);
     }
     let elements = |tensor: &Initializer| tensor.dims.iter().product::<i64>().unsigned_abs();
-    let describe = |values: &[Value]| values.iter().map(|value| (value.name.clone(), value.describe())).collect();
+    let describe =
+        |values: &[Value]| values.iter().map(|value| (value.name.clone(), value.describe())).collect();
     Ok(GraphReport {
         opset,
         nodes: graph.nodes.len(),
@@ -104,7 +105,8 @@ impl fmt::Display for BundleReport {
         writeln!(f, "built by {tool} from checkpoint {checkpoint_sha256}")?;
         let (vision, decoder) = (&self.vision, &self.decoder);
         writeln!(f, "images of {:?} px, budgets of {:?} tokens", vision.image_sizes, vision.token_budgets)?;
-        let (context, vocabulary) = (grouped(decoder.context_length as u64), grouped(decoder.vocab_size as u64));
+        let (context, vocabulary) =
+            (grouped(decoder.context_length as u64), grouped(decoder.vocab_size as u64));
         writeln!(f, "context of {context} tokens, vocabulary of {vocabulary}\n")?;
         let mut table = Table::new(&["graph", ">opset", ">nodes", ">parameters", ">size"]);
         for (name, graph) in &self.graphs {

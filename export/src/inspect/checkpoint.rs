@@ -138,7 +138,9 @@ impl fmt::Display for CheckpointReport {
         }
         match &self.problem {
             Some(problem) => writeln!(f, "\ncannot be built: {problem}"),
-            None => writeln!(f, "\ncan be built: every tensor is there, in the shape that config.json implies"),
+            None => {
+                writeln!(f, "\ncan be built: every tensor is there, in the shape that config.json implies")
+            }
         }
     }
 }

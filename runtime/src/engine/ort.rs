@@ -1,18 +1,18 @@
 //! ONNX Runtime, loaded as a dynamic library through the `ort` crate.
 //!
 //! Inputs are views of the caller's memory and outputs stay in ONNX Runtime's: nothing is copied on the way in or out.
-//! All sessions of the process share one thread pool, so that seven graphs do not mean seven pools that spin against
-//! each other. Denormals are left alone: ONNX Runtime would flush them on its own threads only, and results would then
-//! depend on which thread computed what.
+//! Every session has its own thread pool, which stops spinning when a run ends: seven graphs then do not spin against each
+//! other. (One pool for the whole process looked better on paper and ran SAM-base at half the speed.) Denormals are left
+//! alone: ONNX Runtime would flush them on its own threads only, and results would then depend on which thread computed what.
 
 use std::borrow::Cow;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::ort::environment::{Environment, GlobalThreadPoolOptions};
+use ::ort::environment::Environment;
 use ::ort::memory::MemoryInfo;
-use ::ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel, SessionBuilder};
+use ::ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ::ort::session::{Session, SessionInputValue};
 use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Value, ValueType};
 use ::ort::{AsPointer as _, LoadDynamicError};
@@ -28,8 +28,8 @@ const NAME: &str = "ONNX Runtime";
 /// ONNX Runtime on the CPU provider.
 pub struct OrtRuntime {
     shared: Shared,
-    /// Threads of a pool of its own for every session, when the shared pool has another size.
-    own_threads: Option<usize>,
+    /// Threads per session, the calling one among them; 0 leaves it to the library.
+    threads: usize,
 }
 
 /// What all runtimes of the process share, since ONNX Runtime has one environment per process.
@@ -38,8 +38,6 @@ struct Shared {
     environment: Environment,
     /// The library's version, or its build where the file name tells none.
     version: String,
-    /// Threads of the shared pool.
-    threads: usize,
 }
 
 static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
@@ -47,7 +45,7 @@ static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
 impl OrtRuntime {
     /// Finds and loads the library; `threads` counts the calling thread too, and 0 means one per physical core.
     ///
-    /// The first call in a process decides the library and the size of the shared thread pool.
+    /// The first call in a process decides the library.
     ///
     /// # Errors
     /// [`EngineError::Unavailable`] when there is no library, or it is too old.
@@ -55,27 +53,23 @@ impl OrtRuntime {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = match &mut *shared {
             Some(shared) => shared,
-            none => none.insert(load_library(threads)?),
+            none => none.insert(load_library()?),
         };
-        let own_threads = (shared.threads != threads).then_some(threads);
-        Ok(Self { shared: shared.clone(), own_threads })
+        Ok(Self { shared: shared.clone(), threads })
     }
 
     /// Session options; where a GPU provider is to run the graph, this is the place to register it.
     fn session(&self) -> Result<SessionBuilder, ::ort::Error> {
-        let mut builder = Session::builder(&self.shared.environment)?
+        Ok(Session::builder(&self.shared.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_auto_device(AutoDevicePolicy::PreferCPU)?
-            .with_memory_pattern(true)?;
-        if let Some(threads) = self.own_threads {
-            builder = builder.with_independent_thread_pool()?.with_intra_threads(threads)?;
-        }
-        Ok(builder)
+            .with_memory_pattern(true)?
+            .with_intra_threads(self.threads)?
+            .with_config_entry("session.force_spinning_stop", "1")?)
     }
 }
 
-/// Finds and loads the library and makes the environment with its thread pool.
-fn load_library(threads: usize) -> Result<Shared, EngineError> {
+/// Finds and loads the library and makes the environment.
+fn load_library() -> Result<Shared, EngineError> {
     let unavailable = |reason| EngineError::Unavailable { runtime: NAME, reason };
     let advice = format!(
         "run `cargo xtask demo` once, or set {} to the library of onnxruntime 1.{} or newer",
@@ -93,15 +87,9 @@ fn load_library(threads: usize) -> Result<Shared, EngineError> {
         };
         unavailable(format!("{reason}; {advice}"))
     })?;
-    let build = || {
-        let pool = GlobalThreadPoolOptions::default()
-            .with_intra_threads(threads)?
-            .with_inter_threads(1)?
-            .with_spin_control(true)?;
-        builder.with_name("arrcoc").with_telemetry(false).with_global_thread_pool(pool).build()
-    };
-    let environment = build().map_err(|error| unavailable(error.to_string()))?;
-    Ok(Shared { environment, version: library::version(&path), threads })
+    let environment = builder.with_name("arrcoc").with_telemetry(false).build();
+    let environment = environment.map_err(|error| unavailable(error.to_string()))?;
+    Ok(Shared { environment, version: library::version(&path) })
 }
 
 impl Runtime for OrtRuntime {

@@ -1,0 +1,64 @@
+//! `arrcoc-export verify`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use arrcoc_export::progress::Progress;
+use arrcoc_export::verify::{self, Options};
+
+const EXAMPLES: &str = "\
+Examples:
+  arrcoc-export verify engines/my-model/fp32-cpu
+  arrcoc-export verify engines/my-model/fp32-portable --image-size 1024
+  arrcoc-export verify engines/my-model/fp32-cpu --checkpoint ./my-checkpoint
+
+Looks for weights that are not numbers and names them. Then runs every stage on ONNX Runtime and, from the portable
+bundle of the same checkpoint (fp32-portable beside it), on tract, on a random image and question, and compares. The exit
+status is 1 when anything is beyond its tolerance. A random image is enough: what is proven is that both compute the
+same function, not that the function is a good one.";
+
+/// Prove a bundle: finite weights, and the same results on two inference libraries
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Directory of the bundle
+    bundle: PathBuf,
+    /// Portable bundle of the same checkpoint [default: fp32-portable beside the bundle]
+    #[arg(long, value_name = "DIR")]
+    reference: Option<PathBuf>,
+    /// Also check that the bundle was built from this checkpoint, as it is now
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// Side of the test image, pixels [default: the smallest that the bundle takes]
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Tokens to decode
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    tokens: u16,
+    /// Seed of the test image and question
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Threads of ONNX Runtime [default: all cores]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self { bundle, reference, checkpoint, image_size, tokens, seed, threads, json } = self;
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let options = Options { reference, checkpoint, image_size, tokens: tokens.into(), seed, threads };
+        let progress = if json { Progress::Silent } else { Progress::detect(false) };
+        let report = verify::verify(&bundle, &options, progress)?;
+        let text = if json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
+        std::io::stdout().write_all(text.as_bytes())?;
+        if !report.passed {
+            bail!("{} failed verification", bundle.display());
+        }
+        Ok(())
+    }
+}

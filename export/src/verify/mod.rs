@@ -1,0 +1,273 @@
+//! The proof of a bundle: `arrcoc-export verify`.
+//!
+//! Weights must be finite numbers. Then every stage runs on ONNX Runtime and, from the portable bundle of the same
+//! checkpoint, on tract: two inference libraries that share no code, and for `cpu` bundles two sets of operators.
+
+pub mod compare;
+mod stages;
+pub mod tolerances;
+mod weights;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use arrcoc_runtime::bundle::manifest::Target;
+use arrcoc_runtime::bundle::{Bundle, BundleError};
+use arrcoc_runtime::decoder::DecoderError;
+use arrcoc_runtime::engine::{EngineError, RuntimeKind};
+use arrcoc_runtime::error::LoadError;
+use arrcoc_runtime::tensor::TensorError;
+use serde::Serialize;
+
+use crate::build;
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::onnx::OnnxError;
+use crate::progress::Progress;
+use crate::table::{Table, grouped};
+use stages::Side;
+pub use stages::{DecodingReport, StageReport};
+pub use weights::{NotFinite, WeightReport};
+
+/// Directory of the bundle that serves as the reference, beside the one that is verified.
+const REFERENCE: &str = "fp32-portable";
+
+/// What to verify, and against what.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Portable bundle of the same checkpoint; `None` looks for `fp32-portable` beside the bundle.
+    pub reference: Option<PathBuf>,
+    /// Checkpoint that the bundle must have been built from.
+    pub checkpoint: Option<PathBuf>,
+    /// Side of the test image, pixels; `None` takes the smallest that the bundle knows.
+    pub image_size: Option<usize>,
+    /// Tokens to decode.
+    pub tokens: usize,
+    /// Seed of the test inputs.
+    pub seed: u64,
+    /// Threads of ONNX Runtime.
+    pub threads: usize,
+}
+
+/// The outcome; a failed comparison is an outcome, not an error.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// The reference bundle.
+    pub reference: PathBuf,
+    /// The library that ran the bundle, and the one that ran the reference.
+    pub runtimes: [String; 2],
+    /// The weights.
+    pub weights: WeightReport,
+    /// The stages; none are run when weights are not finite.
+    pub stages: Vec<StageReport>,
+    /// The greedy continuation.
+    pub decoding: Option<DecodingReport>,
+    /// Whether everything is within its limits.
+    pub passed: bool,
+}
+
+/// A bundle could not be verified.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// A bundle cannot be opened.
+    #[error("cannot use {}", path.display())]
+    Bundle {
+        /// The bundle.
+        path: PathBuf,
+        /// Why.
+        source: BundleError,
+    },
+    /// A file of a checked bundle is not listed in its manifest.
+    #[error(transparent)]
+    File(#[from] BundleError),
+    /// There is nothing to compare with.
+    #[error(
+        "a cpu bundle is verified against the portable one, and there is none at {}; \
+         build it with `--target portable`, or name one with --reference",
+        path.display()
+    )]
+    NoReference {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// The reference is no portable bundle.
+    #[error("{} cannot be the reference: expected a portable bundle, found one for {found:?}", path.display())]
+    ReferenceTarget {
+        /// The reference.
+        path: PathBuf,
+        /// What it was written for.
+        found: Target,
+    },
+    /// The reference is of another model, or the checkpoint has changed.
+    #[error(
+        "{} was built from another checkpoint: expected {expected}, found {found}; build both again",
+        path.display()
+    )]
+    OtherCheckpoint {
+        /// The bundle or checkpoint that differs.
+        path: PathBuf,
+        /// Digest of the verified bundle.
+        expected: String,
+        /// The other digest.
+        found: String,
+    },
+    /// No such image size.
+    #[error("--image-size: expected one of {sizes:?}, found {found}")]
+    ImageSize {
+        /// What was asked for.
+        found: usize,
+        /// What the bundle takes.
+        sizes: Vec<usize>,
+    },
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A graph file cannot be read.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// A weight file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A graph does not load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A graph does not run, or a library is not to be had.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The decoder does not run.
+    #[error(transparent)]
+    Decoder(#[from] DecoderError),
+    /// A tensor is not what the graph contract says.
+    #[error("a stage returned a tensor of another kind than the graph contract says")]
+    Tensor(#[from] TensorError),
+    /// An output is missing.
+    #[error("graph `{stage}` has no output `{output}`; export the checkpoint again")]
+    Output {
+        /// The graph.
+        stage: &'static str,
+        /// The output.
+        output: String,
+    },
+}
+
+/// Verifies a bundle.
+///
+/// # Errors
+/// [`VerifyError`] when the comparison cannot be made. What it says is in the report.
+pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Report, VerifyError> {
+    let subject = open(path)?;
+    let digest = &subject.manifest().checkpoint_sha256;
+    if let Some(dir) = &options.checkpoint {
+        let found = Checkpoint::open(dir)?.digest(build::cores())?;
+        same_checkpoint(dir, digest, &found)?;
+    }
+    let weights = weights::scan(&subject, progress)?;
+    let reference_path = reference_path(&subject, options);
+    let mut report = Report {
+        bundle: path.to_owned(),
+        reference: reference_path.clone(),
+        runtimes: Default::default(),
+        passed: weights.not_finite.is_empty(),
+        weights,
+        stages: Vec::new(),
+        decoding: None,
+    };
+    if !report.passed {
+        return Ok(report);
+    }
+    if !reference_path.join(build::MANIFEST).exists() {
+        return Err(VerifyError::NoReference { path: reference_path });
+    }
+    let reference = open(&reference_path)?;
+    same_checkpoint(&reference_path, digest, &reference.manifest().checkpoint_sha256)?;
+    if reference.manifest().target != Target::Portable {
+        let found = reference.manifest().target;
+        return Err(VerifyError::ReferenceTarget { path: reference_path, found });
+    }
+    let (ort, tract) = (RuntimeKind::Ort.open(options.threads)?, RuntimeKind::Tract.open(options.threads)?);
+    report.runtimes = [ort.describe(), tract.describe()];
+    let sides = [
+        Side { bundle: &subject, runtime: ort.as_ref() },
+        Side { bundle: &reference, runtime: tract.as_ref() },
+    ];
+    let findings = stages::run(&sides, options, progress)?;
+    report.passed = findings.stages.iter().all(StageReport::passed)
+        && findings.decoding.as_ref().is_none_or(|decoding| decoding.differing == 0);
+    report.stages = findings.stages;
+    report.decoding = findings.decoding;
+    Ok(report)
+}
+
+fn open(path: &Path) -> Result<Bundle, VerifyError> {
+    Bundle::open(path).map_err(|source| VerifyError::Bundle { path: path.to_owned(), source })
+}
+
+/// A portable bundle is its own reference, on the other runtime.
+fn reference_path(subject: &Bundle, options: &Options) -> PathBuf {
+    match (&options.reference, subject.manifest().target) {
+        (Some(path), _) => path.clone(),
+        (None, Target::Portable) => subject.dir().to_owned(),
+        (None, Target::Cpu) => subject.dir().with_file_name(REFERENCE),
+    }
+}
+
+fn same_checkpoint(path: &Path, expected: &str, found: &str) -> Result<(), VerifyError> {
+    if expected == found {
+        return Ok(());
+    }
+    let (expected, found) = (expected.to_owned(), found.to_owned());
+    Err(VerifyError::OtherCheckpoint { path: path.to_owned(), expected, found })
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weights = &self.weights;
+        let (tensors, elements) = (weights.tensors, grouped(weights.elements));
+        match weights.not_finite.len() {
+            0 => writeln!(f, "{tensors} weight tensors, {elements} elements, all finite\n")?,
+            n => writeln!(f, "{n} of {tensors} weight tensors are not finite; no stage was run\n")?,
+        }
+        for NotFinite { graph, tensor, count, first } in &weights.not_finite {
+            writeln!(f, "  {tensor} ({graph}): {count} NaN or infinite, the first at element {first}")?;
+        }
+        if !self.stages.is_empty() {
+            let [subject, reference] = &self.runtimes;
+            writeln!(
+                f,
+                "{subject} on {}\n{reference} on {}\n",
+                self.bundle.display(),
+                self.reference.display()
+            )?;
+            write!(f, "{}", stage_table(&self.stages))?;
+        }
+        if let Some(DecodingReport { tokens, agreeing, differing }) = &self.decoding {
+            let ties = tokens - agreeing - differing;
+            writeln!(f, "\ngreedy tokens: {agreeing} of {tokens} equal, {differing} differ, {ties} tied")?;
+        }
+        writeln!(f, "\n{}", if self.passed { "passed" } else { "FAILED" })
+    }
+}
+
+fn stage_table(stages: &[StageReport]) -> Table {
+    let columns = ["stage", "output", ">max|a-b|/max|b|", ">limit", "", ">seconds", ">reference s"];
+    let mut table = Table::new(&columns);
+    for stage in stages {
+        table.row([
+            stage.stage.clone(),
+            stage.output.clone(),
+            format!("{:.1e}", stage.distance),
+            format!("{:.0e}", stage.limit),
+            if stage.passed() { "ok" } else { "FAILED" }.to_owned(),
+            format!("{:.2}", stage.seconds),
+            format!("{:.2}", stage.reference_seconds),
+        ]);
+    }
+    table
+}

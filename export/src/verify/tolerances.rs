@@ -1,0 +1,48 @@
+//! How far two runtimes may lie apart, per output of a stage, and why.
+//!
+//! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so that a stage
+//! answers for itself and not for the ones before it.
+
+/// What an output is held to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// Stage: the graph's name in the bundle.
+    pub stage: &'static str,
+    /// Output of the graph.
+    pub output: &'static str,
+    /// Largest allowed distance; 0 asks for equality.
+    pub limit: f64,
+}
+
+/// The contract of the design (section 7) for networks in 32-bit floats. Runtimes differ in the order of their sums
+/// and in their exponentials: a few 1e-5 after a dozen layers. A wrong operator, layout or weight differs by far more.
+const NETWORK: f64 = 1e-3;
+
+/// A handful of operations on small whole numbers: one rounding more or less.
+const ARITHMETIC: f64 = 1e-6;
+
+/// Rows or indices picked, not computed.
+const EXACT: f64 = 0.0;
+
+/// Every output of every stage at precision `fp32`.
+pub const FP32: &[Tolerance] = &[
+    Tolerance { stage: "embedding", output: "inputs_embeds", limit: EXACT },
+    Tolerance { stage: "vision_encoder", output: "image_features", limit: NETWORK },
+    Tolerance { stage: "allocator", output: "relevance", limit: NETWORK },
+    Tolerance { stage: "allocator", output: "knowing", limit: NETWORK },
+    Tolerance { stage: "allocator", output: "tension_weights", limit: NETWORK },
+    Tolerance { stage: "allocator", output: "tier_logits", limit: NETWORK },
+    Tolerance { stage: "compressor", output: "visual_tokens", limit: NETWORK },
+    Tolerance { stage: "compressor", output: "token_positions", limit: ARITHMETIC },
+    // Both sides see the same relevance; ties go to the lower index by contract.
+    Tolerance { stage: "compressor", output: "token_indices", limit: EXACT },
+    Tolerance { stage: "refiner", output: "refined_tokens", limit: NETWORK },
+    Tolerance { stage: "quality_adapter", output: "visual_embeds", limit: NETWORK },
+    Tolerance { stage: "decoder", output: "logits", limit: NETWORK },
+];
+
+/// The limit of an output; outputs that the table does not know must be equal.
+pub fn limit(stage: &str, output: &str) -> f64 {
+    let known = FP32.iter().find(|tolerance| tolerance.stage == stage && tolerance.output == output);
+    known.map_or(EXACT, |tolerance| tolerance.limit)
+}

@@ -1,0 +1,126 @@
+//! Weights that are not numbers.
+//!
+//! One NaN makes every answer "!!!!" without an error anywhere; here it gets its tensor's name.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use arrcoc_runtime::bundle::Bundle;
+use serde::Serialize;
+
+use super::VerifyError;
+use crate::onnx::{self, FLOAT, Location};
+use crate::progress::Progress;
+
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What the scan of all weights found.
+#[derive(Debug, Default, Serialize)]
+pub struct WeightReport {
+    /// Tensors looked at.
+    pub tensors: usize,
+    /// Their elements.
+    pub elements: u64,
+    /// Tensors with NaN or infinite elements.
+    pub not_finite: Vec<NotFinite>,
+}
+
+/// A tensor with elements that are not finite numbers.
+#[derive(Debug, Serialize)]
+pub struct NotFinite {
+    /// Graph that uses it.
+    pub graph: String,
+    /// Tensor: the checkpoint's name for it.
+    pub tensor: String,
+    /// How many elements are not finite.
+    pub count: u64,
+    /// Row-major index of the first one.
+    pub first: u64,
+}
+
+/// Elements that are not finite, in one tensor.
+#[derive(Debug, Default)]
+struct Scan {
+    elements: u64,
+    count: u64,
+    first: Option<u64>,
+}
+
+impl Scan {
+    /// Looks at the next little-endian floats.
+    fn feed(&mut self, bytes: &[u8]) {
+        // An exponent of ones is a NaN or an infinity; counting without branches keeps the loop at memory speed.
+        let is_wild = |float: &[u8]| u16::from_le_bytes([float[2], float[3]]) & 0x7f80 == 0x7f80;
+        let wild = bytes.chunks_exact(4).map(|float| u64::from(is_wild(float))).sum::<u64>();
+        if wild > 0 && self.first.is_none() {
+            self.first = bytes.chunks_exact(4).position(is_wild).map(|i| self.elements + i as u64);
+        }
+        self.count += wild;
+        self.elements += bytes.len() as u64 / 4;
+    }
+}
+
+/// Looks at every weight of the bundle once, shared ones included.
+pub(super) fn scan(bundle: &Bundle, progress: Progress) -> Result<WeightReport, VerifyError> {
+    let mut report = WeightReport::default();
+    let mut seen: HashSet<Location> = HashSet::new();
+    let data_bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    let total = bundle.manifest().files.values().map(|path| data_bytes(path)).sum();
+    let mut step = progress.step("weights", total);
+    for (graph, file) in &bundle.manifest().graphs {
+        for tensor in onnx::read(&file.path)?.initializers.iter().filter(|tensor| tensor.data_type == FLOAT) {
+            let mut scan = Scan::default();
+            match tensor.location(&file.path)? {
+                Some(place) if !seen.insert(place.clone()) => continue,
+                Some(place) => {
+                    let path = bundle.file_path(&place.file)?;
+                    scan_external(path, &place, &mut scan)
+                        .map_err(|source| VerifyError::Read { path: path.to_owned(), source })?;
+                    step.advance(place.length);
+                }
+                None => scan.feed(&tensor.raw_data),
+            }
+            report.tensors += 1;
+            report.elements += scan.elements;
+            report.not_finite.extend(scan.first.map(|first| NotFinite {
+                graph: graph.clone(),
+                tensor: tensor.name.clone(),
+                count: scan.count,
+                first,
+            }));
+        }
+    }
+    step.finish();
+    Ok(report)
+}
+
+fn scan_external(path: &Path, place: &Location, scan: &mut Scan) -> std::io::Result<()> {
+    let file = File::open(path)?;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let (mut at, end) = (place.offset, place.offset.saturating_add(place.length));
+    while at < end {
+        let chunk = &mut buffer[..CHUNK_BYTES.min((end - at) as usize)];
+        file.read_exact_at(chunk, at)?;
+        scan.feed(chunk);
+        at += chunk.len() as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nan_and_infinity_are_counted_and_placed() {
+        let mut scan = Scan::default();
+        let bytes = |floats: &[f32]| floats.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+        scan.feed(&bytes(&[0.0, -1.0, f32::MAX, f32::MIN_POSITIVE / 2.0]));
+        assert_eq!((scan.count, scan.first), (0, None));
+        scan.feed(&bytes(&[1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]));
+        assert_eq!((scan.elements, scan.count, scan.first), (8, 3, Some(5)));
+    }
+}

@@ -1,0 +1,127 @@
+//! A random checkpoint to damage, and the program to run on it.
+
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use arrcoc_export::build::{self, BuildError, Summary};
+use arrcoc_export::init::{self, Preset, SHARD_BYTES, WeightType};
+use arrcoc_export::progress::Progress;
+use arrcoc_runtime::bundle::manifest::{Precision, Target};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A directory with `tiny`, a checkpoint of the tiny preset.
+pub struct Workshop {
+    dir: TempDir,
+}
+
+impl Workshop {
+    pub fn new() -> Self {
+        Self::with(WeightType::Bfloat16, SHARD_BYTES)
+    }
+
+    pub fn with(dtype: WeightType, shard_bytes: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("tiny");
+        let options =
+            init::Options { preset: Preset::ArrCocOvisTiny, seed: 3, dtype, shard_bytes, out, force: false };
+        init::init(&options, Progress::Silent).unwrap();
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn checkpoint(&self) -> PathBuf {
+        self.path("tiny")
+    }
+
+    /// Where `build` puts the cpu bundle.
+    pub fn bundle(&self) -> PathBuf {
+        self.path("engines/tiny/fp32-cpu")
+    }
+
+    pub fn options(&self, target: Target) -> build::Options {
+        build::Options {
+            out: self.path("engines"),
+            precision: Precision::Fp32,
+            target,
+            name: None,
+            max_context: Some(512),
+            force: false,
+        }
+    }
+
+    pub fn build(&self, target: Target) -> Result<Summary, BuildError> {
+        build::build(&self.checkpoint(), &self.options(target), Progress::Silent)
+    }
+
+    /// Changes a JSON file of the checkpoint.
+    pub fn edit_json(&self, name: &str, edit: impl FnOnce(&mut Value)) {
+        let path = self.checkpoint().join(name);
+        let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        edit(&mut value);
+        fs::write(path, value.to_string()).unwrap();
+    }
+
+    /// Changes header and data of a weight file.
+    pub fn edit_weights(&self, name: &str, edit: impl FnOnce(&mut Value, &mut Vec<u8>)) {
+        let path = self.checkpoint().join(name);
+        let (mut header, mut data) = split(&fs::read(&path).unwrap());
+        edit(&mut header, &mut data);
+        fs::write(path, join(&header, &data)).unwrap();
+    }
+}
+
+/// Header and data of a safetensors file.
+pub fn split(file: &[u8]) -> (Value, Vec<u8>) {
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    (serde_json::from_slice(&file[8..8 + length]).unwrap(), file[8 + length..].to_vec())
+}
+
+/// The inverse of [`split`].
+pub fn join(header: &Value, data: &[u8]) -> Vec<u8> {
+    let json = header.to_string();
+    [&(json.len() as u64).to_le_bytes(), json.as_bytes(), data].concat()
+}
+
+/// An error and all its causes, as the program prints them.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!("\n{cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The program.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arrcoc-export"));
+    // The width of help texts must not depend on who runs the tests.
+    command.env_remove("COLUMNS");
+    command
+}
+
+/// Runs the program; returns its exit status, standard output and standard error.
+pub fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// Every file below a directory, with its contents.
+pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let mut files: Vec<_> = entries
+        .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}

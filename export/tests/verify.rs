@@ -1,0 +1,126 @@
+//! `verify` says yes to what `build` writes, and no to what differs from it.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use arrcoc_export::progress::Progress;
+use arrcoc_export::verify::{self, Options, Report, VerifyError};
+use arrcoc_runtime::bundle::manifest::Target;
+use arrcoc_runtime::engine::{EngineError, RuntimeKind};
+use common::{Workshop, program, run};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+fn options() -> Options {
+    Options { reference: None, checkpoint: None, image_size: None, tokens: 8, seed: 1, threads: 2 }
+}
+
+fn verify(bundle: &Path) -> Report {
+    verify::verify(bundle, &options(), Progress::Silent).unwrap()
+}
+
+/// Whether ONNX Runtime can be had; named and absent is a failure, not a reason to skip.
+fn has_onnx_runtime() -> bool {
+    match RuntimeKind::Ort.open(2) {
+        Ok(_) => true,
+        Err(error) => {
+            let named = std::env::var_os("ORT_DYLIB_PATH").is_some();
+            assert!(!named && matches!(error, EngineError::Unavailable { .. }), "{error}");
+            eprintln!("skipped: {error}");
+            false
+        }
+    }
+}
+
+/// Changes a file of a bundle and its hash in the manifest.
+fn forge(bundle: &Path, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+    let hash =
+        |bytes: &[u8]| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut bytes = fs::read(bundle.join(name)).unwrap();
+    let before = hash(&bytes);
+    edit(&mut bytes);
+    fs::write(bundle.join(name), &bytes).unwrap();
+    let manifest = fs::read_to_string(bundle.join("manifest.yaml")).unwrap();
+    assert!(manifest.contains(&before));
+    fs::write(bundle.join("manifest.yaml"), manifest.replace(&before, &hash(&bytes))).unwrap();
+}
+
+#[test]
+fn nan_weights_are_named() {
+    let workshop = Workshop::new();
+    let tensor = "clip_vision_model.encoder.layers.1.mlp.fc1.weight";
+    workshop.edit_weights("model.safetensors", |header, data| {
+        let start = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+        // Element 5 becomes NaN, element 6 minus infinity.
+        data[start + 10..start + 14].copy_from_slice(&[0xc0, 0x7f, 0x80, 0xff]);
+    });
+    workshop.build(Target::Cpu).unwrap();
+
+    let (status, stdout, stderr) = run(program().arg("verify").arg(workshop.bundle()).arg("--json"));
+    assert_eq!(status, 1);
+    assert!(stderr.contains("failed verification"), "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["passed"], false);
+    let found = &report["weights"]["not_finite"];
+    assert_eq!(found.as_array().unwrap().len(), 1);
+    assert_eq!(found[0]["tensor"], tensor);
+    assert_eq!((found[0]["count"].as_u64(), found[0]["first"].as_u64()), (Some(2), Some(5)));
+
+    let (status, stdout, _) = run(program().arg("verify").arg(workshop.bundle()));
+    assert_eq!(status, 1);
+    assert!(stdout.contains(&format!("{tensor} (refiner): 2 NaN or infinite, the first at element 5")));
+}
+
+#[test]
+fn both_targets_pass_and_a_changed_weight_does_not() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.build(Target::Portable).unwrap();
+    workshop.build(Target::Cpu).unwrap();
+    for target in ["fp32-portable", "fp32-cpu"] {
+        let report = verify(&workshop.path("engines/tiny").join(target));
+        assert!(report.passed, "{report}");
+        assert_eq!(report.stages.len(), verify::tolerances::FP32.len());
+        assert_eq!(report.decoding.unwrap().agreeing, 8);
+    }
+
+    // A hundred weights in the middle of the refiner's file, each off by a factor of four.
+    forge(&workshop.bundle(), "refiner.onnx.data", |bytes| {
+        let middle = bytes.len() / 2 / 4 * 4;
+        for float in bytes[middle..middle + 400].chunks_exact_mut(4) {
+            float[3] ^= 1;
+        }
+    });
+    let report = verify(&workshop.bundle());
+    assert!(!report.passed);
+    let failed: Vec<_> = report.stages.iter().filter(|stage| !stage.passed()).collect();
+    assert_eq!(failed.iter().map(|stage| stage.stage.as_str()).collect::<Vec<_>>(), ["refiner"], "{report}");
+}
+
+#[test]
+fn cpu_bundle_needs_the_portable_one() {
+    let workshop = Workshop::new();
+    workshop.build(Target::Cpu).unwrap();
+    let error = verify::verify(&workshop.bundle(), &options(), Progress::Silent).unwrap_err();
+    assert!(matches!(error, VerifyError::NoReference { .. }));
+    assert!(error.to_string().contains("--target portable"));
+}
+
+#[test]
+fn bundles_of_different_checkpoints_are_not_compared() {
+    let workshop = Workshop::new();
+    workshop.build(Target::Cpu).unwrap();
+    workshop.edit_weights("model.safetensors", |_, data| data[0] ^= 1);
+    workshop.build(Target::Portable).unwrap();
+    let error = verify::verify(&workshop.bundle(), &options(), Progress::Silent).unwrap_err();
+    assert!(matches!(error, VerifyError::OtherCheckpoint { .. }), "{error}");
+    let options = Options { checkpoint: Some(workshop.checkpoint()), ..options() };
+    let error = verify::verify(&workshop.bundle(), &options, Progress::Silent).unwrap_err();
+    assert!(matches!(error, VerifyError::OtherCheckpoint { .. }), "{error}");
+}
