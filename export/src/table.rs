@@ -11,6 +11,7 @@ pub struct Table {
 
 impl Table {
     /// A table with these columns; a name that starts with `>` makes a column of numbers, aligned to the right.
+    /// Columns without names make a table without a head.
     pub fn new(columns: &[&str]) -> Self {
         let right = columns.iter().map(|column| column.starts_with('>')).collect();
         let head = columns.iter().map(|column| column.trim_start_matches('>').to_owned()).collect();
@@ -30,7 +31,7 @@ impl fmt::Display for Table {
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.right.len()).map(width).collect();
-        for row in &self.rows {
+        for row in self.rows.iter().filter(|row| row.iter().any(|cell| !cell.is_empty())) {
             let mut line = String::from(" ");
             for ((cell, &width), &right) in row.iter().zip(&widths).zip(&self.right) {
                 line += &if right { format!(" {cell:>width$}") } else { format!(" {cell:<width$}") };

@@ -10,14 +10,15 @@ use serde_json::json;
 const EXAMPLES: &str = "\
 Examples:
   arrcoc-export build ./my-checkpoint --out engines
-  arrcoc-export build ./my-checkpoint --out engines --target portable --name my-model --max-context 8192
+  arrcoc-export build ./my-checkpoint --out engines --target portable --max-context 8192
 
 Targets:
   cpu       ONNX Runtime on the CPU: fused attention, KV cache updated in place
   portable  standard operators only, opset 18: tract, and the second witness of `verify`
 
-The bundle is written beside its place and moved there when it is complete: a build that is killed leaves nothing that
-loads, and one that replaces a bundle does so in one step. A bundle that is up to date is left alone.";
+The bundle is written beside its place and moved there when it is complete: a build that is
+killed leaves nothing that loads, and one that replaces a bundle does so in one step. A bundle
+that is up to date is left alone.";
 
 /// Build an engine bundle from a checkpoint
 #[derive(Debug, clap::Args)]

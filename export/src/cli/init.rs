@@ -11,7 +11,8 @@ Examples:
   arrcoc-export init --preset arr-coc-ovis-tiny --out tiny
   arrcoc-export init --preset arr-coc-ovis-base --dtype bfloat16 --seed 7 --out base
 
-The same preset, dtype and seed give the same bytes on every machine. The model answers gibberish, at its true speed.";
+The same preset, dtype and seed give the same bytes on every machine. The model answers
+gibberish, at its true speed.";
 
 /// Write a random checkpoint in Hugging Face form
 #[derive(Debug, clap::Args)]

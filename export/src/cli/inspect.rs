@@ -11,7 +11,8 @@ Examples:
   arrcoc-export inspect ./my-checkpoint --tensors
   arrcoc-export inspect engines/my-model/fp32-cpu --json
 
-For a checkpoint it says whether `build` would take it; for a bundle it checks every file's hash first.";
+For a checkpoint it says whether `build` would take it; for a bundle it checks every file's hash
+first.";
 
 /// Show what is in a checkpoint or a bundle
 #[derive(Debug, clap::Args)]

@@ -13,12 +13,13 @@ use clap_complete::Shell;
 const ABOUT: &str = "Turns Hugging Face checkpoints into engine bundles for arrcoc-serve";
 
 const GUIDE: &str = "\
-A bundle is a directory of ONNX graphs, weights, tokenizer and manifest. From a checkpoint to a proven bundle:
+A bundle is a directory of ONNX graphs, weights, tokenizer and manifest. From a checkpoint to a
+proven bundle, and its portable twin to prove it against:
 
-  arrcoc-export inspect ./my-checkpoint                        what is in it
-  arrcoc-export build ./my-checkpoint --out engines            engines/my-checkpoint/fp32-cpu
+  arrcoc-export inspect ./my-checkpoint
+  arrcoc-export build ./my-checkpoint --out engines
   arrcoc-export build ./my-checkpoint --out engines --target portable
-  arrcoc-export verify engines/my-checkpoint/fp32-cpu          one runtime against another, stage by stage
+  arrcoc-export verify engines/my-checkpoint/fp32-cpu
 
 No checkpoint at hand? `arrcoc-export init` makes a random one of any supported shape.
 Exit status: 0 done, 1 failed (the reason is on standard error), 2 the command line is wrong.";

@@ -13,10 +13,12 @@ Examples:
   arrcoc-export verify engines/my-model/fp32-portable --image-size 1024
   arrcoc-export verify engines/my-model/fp32-cpu --checkpoint ./my-checkpoint
 
-Looks for weights that are not numbers and names them. Then runs every stage on ONNX Runtime and, from the portable
-bundle of the same checkpoint (fp32-portable beside it), on tract, on a random image and question, and compares. The exit
-status is 1 when anything is beyond its tolerance. A random image is enough: what is proven is that both compute the
-same function, not that the function is a good one.";
+Looks for weights that are not numbers and names them. Then runs every stage on ONNX Runtime and,
+from the portable bundle of the same checkpoint (fp32-portable beside it), on tract, on a random
+image and question, and compares. The exit status is 1 when anything is beyond its tolerance.
+
+A random image is enough: what is proven is that both compute the same function, not that the
+function is a good one.";
 
 /// Prove a bundle: finite weights, and the same results on two inference libraries
 #[derive(Debug, clap::Args)]

@@ -14,8 +14,9 @@ pub struct Tolerance {
     pub limit: f64,
 }
 
-/// The contract of the design (section 7) for networks in 32-bit floats. Runtimes differ in the order of their sums
-/// and in their exponentials: a few 1e-5 after a dozen layers. A wrong operator, layout or weight differs by far more.
+/// The contract of the reference tests: 1e-3 for networks in 32-bit floats. Runtimes differ in the order of their sums
+/// and in their exponentials, which came to 3e-6 at most on the presets tiny and wide; trained weights have outliers
+/// that random ones lack. A wrong operator, layout or weight differs by far more than either.
 const NETWORK: f64 = 1e-3;
 
 /// A handful of operations on small whole numbers: one rounding more or less.

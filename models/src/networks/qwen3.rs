@@ -11,7 +11,7 @@ use crate::Target;
 use crate::bricks::{self, rotary};
 use crate::config::{Check, ConfigError, section};
 use crate::dims;
-use crate::graph::ops::GroupQueryAttention;
+use crate::graph::ops::fused::GroupQueryAttention;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
 
 /// Hyperparameters.

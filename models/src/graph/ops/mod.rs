@@ -1,0 +1,21 @@
+//! One method per ONNX operator: it checks its inputs, works out the result's shape and adds the node.
+//!
+//! Standard operators follow <https://onnx.ai/onnx/operators/> at opset 18 and are unchanged at 21; those of ONNX Runtime
+//! ([`fused`]) follow <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
+
+mod elementwise;
+pub mod fused;
+mod product;
+mod reduction;
+mod shape;
+
+/// A node attribute.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Attribute {
+    /// 64-bit integer.
+    Int(i64),
+    /// List of integers.
+    Ints(Vec<i64>),
+    /// 32-bit float.
+    Float(f32),
+}
