@@ -9,6 +9,12 @@ use prost::Message;
 
 /// Code of 32-bit floats in `TensorProto.data_type`.
 pub const FLOAT: i32 = 1;
+/// Code of 32-bit integers.
+pub const INT32: i32 = 6;
+/// Code of 64-bit integers.
+pub const INT64: i32 = 7;
+/// Code of truth values.
+pub const BOOL: i32 = 9;
 
 /// `ModelProto`.
 #[derive(Clone, PartialEq, Message)]
@@ -218,9 +224,9 @@ impl Value {
 pub fn element_name(code: i32) -> &'static str {
     match code {
         FLOAT => "float32",
-        6 => "int32",
-        7 => "int64",
-        9 => "bool",
+        INT32 => "int32",
+        INT64 => "int64",
+        BOOL => "bool",
         10 => "float16",
         16 => "bfloat16",
         _ => "other",

@@ -19,8 +19,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// How many independent answers (OpenAI's `n`), at least 1.
     pub choices: usize,
-    /// Most tokens per answer; `None` means up to the end of the context.
-    pub max_tokens: Option<usize>,
+    /// Most tokens per answer.
+    pub max_tokens: MaxTokens,
     /// Strings that end an answer and are not part of it; they may span token borders.
     pub stop: Vec<String>,
     /// How many alternatives to report per token; `None` reports no log-probabilities at all.
@@ -74,6 +74,23 @@ pub enum Budget {
     Tokens(usize),
     /// Allocation off, on checkpoints that can do without it (not `arr_coc_ovis`).
     Full,
+}
+
+/// How long an answer may get, in tokens; at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MaxTokens {
+    /// This many; the request is refused where the context has less left after the prompt.
+    Exactly(usize),
+    /// This many, or what the context has left where that is less.
+    AtMost(usize),
+}
+
+impl MaxTokens {
+    /// Most tokens of an answer that has `room` tokens of the context.
+    pub fn within(self, room: usize) -> usize {
+        let (Self::Exactly(most) | Self::AtMost(most)) = self;
+        most.min(room)
+    }
 }
 
 /// How the next token is picked. `temperature` 0 is greedy.

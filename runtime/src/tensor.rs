@@ -56,14 +56,18 @@ unsafe impl Element for i32 {
 }
 
 /// Memory that holds a tensor's elements, in row-major order.
-pub trait TensorBytes: Send + Sync {
-    /// The bytes; aligned for the tensor's element type.
+///
+/// # Safety
+/// Every call returns the same memory, and nothing writes to it while `self` lives: tensors keep typed views of it.
+pub unsafe trait TensorBytes: Send + Sync {
+    /// The bytes.
     fn bytes(&self) -> &[u8];
 }
 
 struct VecBytes<T: Element>(Vec<T>);
 
-impl<T: Element> TensorBytes for VecBytes<T> {
+// SAFETY: the vector is private and never touched again.
+unsafe impl<T: Element> TensorBytes for VecBytes<T> {
     fn bytes(&self) -> &[u8] {
         // SAFETY: `T: Element` is plain data, and the slice covers exactly the vector's initialised elements.
         unsafe {
@@ -86,6 +90,11 @@ impl std::fmt::Debug for Tensor {
     }
 }
 
+/// Bytes that a shape takes, unless there are more than memory has.
+fn size_in_bytes(element: ElementType, shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(element.size(), |bytes, &length| bytes.checked_mul(length))
+}
+
 /// A tensor was read as what it is not.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TensorError {
@@ -98,6 +107,12 @@ pub enum TensorError {
         expected: usize,
         /// Bytes given.
         found: usize,
+    },
+    /// The memory does not start where an element may.
+    #[error("expected memory aligned to {expected} bytes, found an address that is not")]
+    Alignment {
+        /// What the element type needs.
+        expected: usize,
     },
     /// The element type differs.
     #[error("expected elements of type {expected:?}, found {found:?}")]
@@ -121,16 +136,20 @@ impl Tensor {
     /// Takes memory that something else owns, an engine's output for example.
     ///
     /// # Errors
-    /// [`TensorError::Size`] when the bytes do not fit the shape.
+    /// [`TensorError::Size`] when the bytes do not fit the shape, [`TensorError::Alignment`] when they start at an odd place.
     pub fn from_bytes(
         element: ElementType,
         shape: &[usize],
         bytes: Arc<dyn TensorBytes>,
     ) -> Result<Self, TensorError> {
-        let expected = shape.iter().product::<usize>() * element.size();
-        let found = bytes.bytes().len();
-        if expected != found {
+        let memory = bytes.bytes();
+        let (expected, found) = (size_in_bytes(element, shape), memory.len());
+        if expected != Some(found) {
+            let expected = expected.unwrap_or(usize::MAX);
             return Err(TensorError::Size { shape: shape.to_vec(), expected, found });
+        }
+        if !memory.is_empty() && !memory.as_ptr().addr().is_multiple_of(element.size()) {
+            return Err(TensorError::Alignment { expected: element.size() });
         }
         Ok(Self { element, shape: shape.to_vec(), bytes })
     }
@@ -167,8 +186,47 @@ impl Tensor {
             return Err(TensorError::Type { expected: T::TYPE, found: self.element });
         }
         let bytes = self.bytes();
-        // SAFETY: the constructor checked the size, the type was checked above, `T: Element` is plain data, and
-        // `TensorBytes` promises alignment.
+        if bytes.is_empty() {
+            return Ok(&[]);
+        }
+        // SAFETY: the constructor checked size and alignment of memory that `TensorBytes` promises not to change, the
+        // type was checked above, and `T: Element` is plain data.
         Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    struct Shifted(Vec<u64>);
+
+    // SAFETY: the vector is never touched.
+    unsafe impl TensorBytes for Shifted {
+        fn bytes(&self) -> &[u8] {
+            // SAFETY: three words hold nine bytes from the second on.
+            unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast::<u8>().add(1), 8) }
+        }
+    }
+
+    #[test]
+    fn memory_at_an_odd_address_is_refused() {
+        let odd = || Arc::new(Shifted(vec![0; 3]));
+        let error = Tensor::from_bytes(ElementType::F32, &[2], odd()).unwrap_err();
+        assert_eq!(error, TensorError::Alignment { expected: 4 });
+    }
+
+    #[test]
+    fn a_shape_beyond_all_memory_is_refused() {
+        let error = Tensor::from_vec(&[usize::MAX, 2], vec![0.0f32; 2]).unwrap_err();
+        assert!(matches!(error, TensorError::Size { expected: usize::MAX, found: 8, .. }), "{error}");
+    }
+
+    #[test]
+    fn an_empty_tensor_has_an_empty_slice() {
+        let empty = Tensor::from_vec::<f32>(&[1, 0, 4], vec![]).unwrap();
+        assert_eq!(empty.as_slice::<f32>().unwrap(), &[] as &[f32]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arrcoc_runtime::engine::RuntimeKind;
 use arrcoc_runtime::generate::{
-    Budget, Cache, FinishReason, GenerateError, Observer, Request, Sampling, Stage,
+    Budget, Cache, FinishReason, GenerateError, MaxTokens, Observer, Request, Sampling, Stage,
 };
 use arrcoc_runtime::model::{Model, Options};
 use common::{ask, ask_about, collect, load, load_observed, options, picture, run};
@@ -146,7 +146,7 @@ fn cached_features_equal_fresh_ones() {
 #[test]
 fn a_stop_string_cuts_the_answer_and_nothing_else() {
     let model = load("cpu", &options());
-    let request = Request { max_tokens: Some(40), ..ask("Tell me a story.") };
+    let request = Request { max_tokens: MaxTokens::Exactly(40), ..ask("Tell me a story.") };
     let whole = run(&model, request.clone());
     let chars: Vec<char> = whole.texts[0].chars().collect();
     assert!(chars.len() > 8, "{:?}", whole.texts);
@@ -160,7 +160,9 @@ fn a_stop_string_cuts_the_answer_and_nothing_else() {
 #[test]
 fn hanging_up_frees_the_slot() {
     let model = load("cpu", &Options { slots: 1, ..options() });
-    let mut long = model.submit(Request { max_tokens: None, ..ask("Go on for ever.") }).unwrap();
+    let mut long = model
+        .submit(Request { max_tokens: MaxTokens::AtMost(usize::MAX), ..ask("Go on for ever.") })
+        .unwrap();
     long.events.blocking_recv().unwrap();
     drop(long);
     run(&model, ask("Hello")).done();

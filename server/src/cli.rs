@@ -71,6 +71,9 @@ pub(crate) struct Ask {
     /// Seed, for answers that repeat.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// Ask this many times and report the median time of each stage; give the caches size 0 to measure every stage.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) repeat: std::num::NonZeroUsize,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -52,19 +52,3 @@ impl Engine for Model {
         Model::healthy(self)
     }
 }
-
-/// Submits a request. An answer to one that sets no `max_tokens` gets `cap`, or what the context has left where that is
-/// less.
-///
-/// # Errors
-/// As [`Engine::submit`].
-pub fn submit_capped(engine: &dyn Engine, request: Request, cap: usize) -> Result<Generation, GenerateError> {
-    if request.max_tokens.is_some() {
-        return engine.submit(request);
-    }
-    match engine.submit(Request { max_tokens: Some(cap), ..request.clone() }) {
-        // The context has less than `cap` left after the prompt, which only the engine can know: take what there is.
-        Err(GenerateError::Invalid { field: "max_tokens", .. }) => engine.submit(request),
-        result => result,
-    }
-}

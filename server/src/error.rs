@@ -48,6 +48,14 @@ impl ApiError {
         Self { param: Some(param.into()), ..Self::malformed("invalid_value", message) }
     }
 
+    /// The same error, `field` under the name by which the user knows it.
+    pub fn renamed(mut self, field: &str, name: &str) -> Self {
+        if self.param.as_deref() == Some(field) {
+            self.param = Some(name.into());
+        }
+        self
+    }
+
     /// 400: the field is legal OpenAI API, but not supported here.
     pub fn unsupported(param: impl Into<String>, instead: &str) -> Self {
         let param = param.into();

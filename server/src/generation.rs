@@ -6,7 +6,6 @@ use arrcoc_runtime::generate::{Event, GenerateError, Receipt, Request};
 use arrcoc_runtime::model::Generation;
 use std::sync::Arc;
 
-use crate::engine::submit_capped;
 use crate::error::ApiError;
 use crate::metrics::Finish;
 use crate::state::{App, InFlight, Serving};
@@ -34,8 +33,7 @@ pub struct Started {
 
 impl Running {
     /// Submits a request that arrived at `arrived`, and waits until its images are encoded and its prompt is known: up
-    /// to there an error still has an HTTP status of its own, even in a stream. An answer to a request that sets no
-    /// `max_tokens` gets `cap`, or what the context has left where that is less.
+    /// to there an error still has an HTTP status of its own, even in a stream.
     ///
     /// # Errors
     /// [`ApiError`] with the status that the engine's refusal maps to.
@@ -44,14 +42,13 @@ impl Running {
         serving: Arc<Serving>,
         arrived: Instant,
         request: Request,
-        cap: usize,
     ) -> Result<(Self, Started), ApiError> {
         let in_flight = app.enter();
-        let (choices, max_tokens) = (request.choices, request.max_tokens);
         let engine = Arc::clone(&serving.engine);
-        let longest = cap.min(engine.info().context_length);
+        let choices = request.choices;
+        let max_tokens = request.max_tokens.within(engine.info().context_length);
         // The prompt is tokenised in `submit`: long enough, for a long one, to keep it off the async threads.
-        let generation = tokio::task::spawn_blocking(move || submit_capped(engine.as_ref(), request, cap))
+        let generation = tokio::task::spawn_blocking(move || engine.submit(request))
             .await
             .map_err(ApiError::internal)??;
         let mut running = Self {
@@ -59,7 +56,7 @@ impl Running {
             serving,
             arrived,
             timeout: app.config.timeouts.request.0,
-            max_tokens: max_tokens.unwrap_or(longest),
+            max_tokens,
             last_token: vec![None; choices],
             open: choices,
             ended: false,

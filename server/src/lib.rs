@@ -18,6 +18,7 @@ pub mod openapi;
 pub mod routes;
 pub mod sse;
 pub mod state;
+mod write_timeout;
 
 /// The HTTP service: routes and middleware over the shared state.
 pub fn app(state: state::App) -> axum::Router {

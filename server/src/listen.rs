@@ -1,6 +1,6 @@
-//! From a socket to responses: bounded connections, a time limit on headers, and an orderly end.
+//! From a socket to responses: bounded connections, time limits on headers and on unread answers, and an orderly end.
 //!
-//! `axum::serve` offers neither bound, and without them a few thousand idle sockets stop a server.
+//! `axum::serve` offers none of these bounds, and without them a few thousand idle sockets stop a server.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::config::Timeouts;
 use crate::state::App;
+use crate::write_timeout::WriteTimeout;
 
 /// After the last answer, connections get this long to end; idle ones end at once.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -47,7 +49,7 @@ pub async fn serve(listener: TcpListener, app: App, stop: impl Future<Output = (
             cut_off = drained.as_mut() => break cut_off,
             (permit, connection) = accepted => match connection {
                 Ok((stream, _)) => {
-                    let connection = connection_of(stream, &router, app.config.timeouts.headers.0, &graceful);
+                    let connection = connection_of(stream, &router, &app.config.timeouts, &graceful);
                     tokio::spawn(async move {
                         connection.await;
                         drop(permit);
@@ -65,18 +67,19 @@ pub async fn serve(listener: TcpListener, app: App, stop: impl Future<Output = (
 fn connection_of(
     stream: TcpStream,
     router: &Router,
-    headers: Duration,
+    timeouts: &Timeouts,
     graceful: &GracefulShutdown,
 ) -> impl Future<Output = ()> + use<> {
     // Tokens are small and each should leave at once.
     let _ = stream.set_nodelay(true);
     // HTTP/1 only: what OpenAI's clients and the gateways speak, and the header timeout holds from the first byte on.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(headers);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.headers.0);
     let service = TowerToHyperService::new(router.clone());
     let watcher = graceful.watcher();
+    let stream = TokioIo::new(WriteTimeout::new(stream, timeouts.write.0));
     async move {
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(stream, service);
         if let Err(error) = watcher.watch(connection.into_owned()).await {
             tracing::debug!(%error, "connection ended");
         }

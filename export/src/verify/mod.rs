@@ -82,6 +82,14 @@ pub enum VerifyError {
     /// A file of a checked bundle is not listed in its manifest.
     #[error(transparent)]
     File(#[from] BundleError),
+    /// A weight is of a type that cannot be scanned for NaN and infinity.
+    #[error("weight `{tensor}`: expected 32-bit floats or integers, found {}; this version verifies fp32 only", crate::onnx::element_name(*found))]
+    WeightType {
+        /// The weight.
+        tensor: String,
+        /// ONNX's code of its type.
+        found: i32,
+    },
     /// There is nothing to compare with.
     #[error(
         "a cpu bundle is verified against the portable one, and there is none at {}; \

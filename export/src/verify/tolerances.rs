@@ -15,7 +15,7 @@ pub struct Tolerance {
 }
 
 /// The contract of the reference tests: 1e-3 for networks in 32-bit floats. Runtimes differ in the order of their sums
-/// and in their exponentials, which came to 3e-6 at most on the presets tiny and wide; trained weights have outliers
+/// and in their exponentials, which came to 3e-6 at most on the three presets; trained weights have outliers
 /// that random ones lack. A wrong operator, layout or weight differs by far more than either.
 const NETWORK: f64 = 1e-3;
 

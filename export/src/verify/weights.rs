@@ -11,7 +11,7 @@ use arrcoc_runtime::bundle::Bundle;
 use serde::Serialize;
 
 use super::VerifyError;
-use crate::onnx::{self, FLOAT, Location};
+use crate::onnx::{self, BOOL, FLOAT, INT32, INT64, Location};
 use crate::progress::Progress;
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -70,7 +70,14 @@ pub(super) fn scan(bundle: &Bundle, progress: Progress) -> Result<WeightReport, 
     let total = bundle.manifest().files.values().map(|path| data_bytes(path)).sum();
     let mut step = progress.step("weights", total);
     for (graph, file) in &bundle.manifest().graphs {
-        for tensor in onnx::read(&file.path)?.initializers.iter().filter(|tensor| tensor.data_type == FLOAT) {
+        for tensor in &onnx::read(&file.path)?.initializers {
+            match tensor.data_type {
+                FLOAT => {}
+                // Whole numbers and truth values are always finite.
+                INT32 | INT64 | BOOL => continue,
+                // Another precision needs a scan of its own: passing over it would call garbage finite.
+                found => return Err(VerifyError::WeightType { tensor: tensor.name.clone(), found }),
+            }
             let mut scan = Scan::default();
             match tensor.location(&file.path)? {
                 Some(place) if !seen.insert(place.clone()) => continue,

@@ -168,7 +168,7 @@ impl Builder {
         Value { name, element, dims: shape.iter().map(|&n| Dim::Fixed(n)).collect() }
     }
 
-    /// The run-time value of a size: an integer tensor of shape [1], computed once per graph.
+    /// The run-time value of a size: an integer tensor of shape \[1\], computed once per graph.
     pub fn size(&mut self, dim: &Dim) -> Value {
         if let Dim::Fixed(n) = dim {
             return self.ints(&[1], &[*n as i64]);

@@ -128,7 +128,7 @@ fn initializer(tensor: &Initializer, placement: &Option<Placement>) -> TensorPro
                 entry("length", place.length.to_string()),
             ];
         }
-        (None, Source::Data(bytes)) => proto.raw_data = Some(bytes.clone().into()),
+        (None, Source::Data(bytes)) => proto.raw_data = Some(bytes.clone()),
         (None, Source::Checkpoint { tensor, .. }) => {
             unreachable!("layout places every checkpoint tensor: {tensor}")
         }

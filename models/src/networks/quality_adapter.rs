@@ -116,11 +116,13 @@ fn head_linear(g: &mut Builder, name: &str, x: &Value, tier: &Value, tiers: usiz
     let width = bricks::width(x);
     let weights = g.param("weight", &[tiers, out, width], Init::fan_in(width));
     let weight = g.gather(&weights, tier, 0); // [B, out, in]
-    let weight = g.transpose(&weight, &[0, 2, 1]);
+    // W x^T instead of x W^T: of two gathered-anew operands, the smaller one is turned.
+    let columns = g.transpose(x, &[0, 2, 1]); // [B, in, T]
+    let y = g.matmul(&weight, &columns); // [B, out, T]
+    let y = g.transpose(&y, &[0, 2, 1]); // [B, T, out]
     let biases = g.param("bias", &[tiers, out], Init::BIAS);
     let bias = g.gather(&biases, tier, 0); // [B, out]
     let bias = g.reshape(&bias, dims!["batch", 1, out]);
-    let y = g.matmul(x, &weight);
     g.add(&y, &bias)
 }
 

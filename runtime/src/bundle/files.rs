@@ -46,6 +46,27 @@ pub(super) fn resolve(dir: &Path, field: &str, name: &str) -> Result<PathBuf, Bu
     Ok(path)
 }
 
+/// Refuses files that the manifest does not list. Graphs name their external data themselves, and inference libraries
+/// look for it in the bundle's directory only: with this, all that they can read has been hashed.
+pub(super) fn check_listed(dir: &Path, files: &[HashedFile]) -> Result<(), BundleError> {
+    let unreadable = |source| BundleError::Open { path: dir.to_path_buf(), source };
+    let mut open = vec![dir.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in folder.read_dir().map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let relative = path.strip_prefix(dir).unwrap_or(&path);
+            if path.is_dir() && !path.is_symlink() {
+                open.push(path);
+            } else if relative != Path::new(super::MANIFEST)
+                && !files.iter().any(|file| Path::new(&file.name) == relative)
+            {
+                return Err(BundleError::Unlisted { file: relative.display().to_string() });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Hashes every file, several at a time; the first mismatch in manifest order wins.
 pub(super) fn check_hashes(files: &[HashedFile]) -> Result<(), BundleError> {
     let results: Vec<_> = files.par_iter().map(check_hash).collect();

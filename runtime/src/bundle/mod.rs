@@ -136,6 +136,12 @@ pub enum BundleError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A file lies in the bundle that the manifest does not list, where a graph might read it unchecked.
+    #[error("`{file}` lies in the bundle and its manifest does not list it; remove the file or export again")]
+    Unlisted {
+        /// Path in the bundle.
+        file: String,
+    },
     /// A file is not the one that the exporter wrote.
     #[error(
         "`{file}` was changed after the export: expected SHA-256 {expected}, found {found}; copy it again or export again"
@@ -172,6 +178,7 @@ impl Bundle {
             dir.canonicalize().map_err(|source| BundleError::Open { path: dir.to_path_buf(), source })?;
         let (raw, digest) = read_manifest(&dir)?;
         let (manifest, files) = validate::validate(raw, &dir)?;
+        files::check_listed(&dir, &files)?;
         files::check_hashes(&files)?;
         Ok(Self { dir, manifest, digest })
     }

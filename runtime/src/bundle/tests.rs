@@ -264,3 +264,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_file_that_the_manifest_does_not_list_is_refused() {
+    let (dir, raw) = valid();
+    write(&dir, &raw);
+    fs::write(dir.path().join("text/decoder.onnx.data"), "weights from elsewhere").unwrap();
+    let error = Bundle::open(dir.path()).unwrap_err();
+    assert!(matches!(&error, BundleError::Unlisted { file } if file == "text/decoder.onnx.data"), "{error}");
+}

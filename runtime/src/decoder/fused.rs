@@ -139,12 +139,12 @@ impl Decoder for Fused {
         let embeds = self.spread(slots, embeds, batch)?;
         let marks = (0..batch).map(|slot| self.slots.mark(slot)).collect();
         let logits = self.run(0, &Feed { embeds, marks, seq: 1 })?;
-        let rows =
-            slots.iter().map(|slot| Logits::new(&logits, *slot, batch, self.spec.vocab_size)).collect();
+        let rows = slots.iter().map(|slot| Logits::new(&logits, *slot, batch, self.spec.vocab_size));
+        let rows = rows.collect::<Result<_, _>>()?;
         for slot in slots {
             self.slots.advance(*slot, 1);
         }
-        rows
+        Ok(rows)
     }
 
     fn fork(&mut self, from: usize, mark: Mark) -> Result<Option<usize>, DecoderError> {

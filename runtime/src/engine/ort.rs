@@ -72,7 +72,7 @@ impl OrtRuntime {
 fn load_library() -> Result<Shared, EngineError> {
     let unavailable = |reason| EngineError::Unavailable { runtime: NAME, reason };
     let advice = format!(
-        "run `cargo xtask demo` once, or set {} to the library of onnxruntime 1.{} or newer",
+        "run `cargo xtask onnxruntime`, or set {} to the library of onnxruntime 1.{} or newer",
         library::VARIABLE,
         ::ort::MINOR_VERSION
     );
@@ -261,7 +261,8 @@ struct OrtBytes {
     len: usize,
 }
 
-impl TensorBytes for OrtBytes {
+// SAFETY: the value is private, and ONNX Runtime does not write to an output after the run that made it.
+unsafe impl TensorBytes for OrtBytes {
     fn bytes(&self) -> &[u8] {
         if self.len == 0 {
             // ONNX Runtime may give no memory at all for an empty tensor.

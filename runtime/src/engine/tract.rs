@@ -215,7 +215,8 @@ fn from_tract(value: TValue) -> TractResult<Tensor> {
 /// Memory of a tract tensor.
 struct TractBytes(Arc<tract_onnx::prelude::Tensor>);
 
-impl TensorBytes for TractBytes {
+// SAFETY: a shared tract tensor cannot be written to.
+unsafe impl TensorBytes for TractBytes {
     fn bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::generate::{Budget, GenerateError, Part, Prompt, Request, Sampling};
+use crate::generate::{Budget, GenerateError, MaxTokens, Part, Prompt, Request, Sampling};
 use crate::image::ImageLimits;
 use crate::prompt::{Layout, Prompter};
 
@@ -28,7 +28,7 @@ impl Admission {
                 format!("expected 1 to {MAX_CHOICES} answers, found {}", request.choices),
             ));
         }
-        if request.max_tokens == Some(0) {
+        if request.max_tokens.within(1) == 0 {
             return Err(invalid("max_tokens", "expected at least 1, found 0".into()));
         }
         if request.stop.iter().any(String::is_empty) {
@@ -102,11 +102,11 @@ impl Admission {
             ));
         }
         match request.max_tokens {
-            Some(answer) if prompt.saturating_add(answer) > context => Err(invalid(
+            MaxTokens::Exactly(answer) if prompt.saturating_add(answer) > context => Err(invalid(
                 "max_tokens",
                 format!(
-                    "expected prompt and answer to fit the context of {context} tokens, found {found} and max_tokens \
-                     {answer}; at most {} are left",
+                    "expected prompt and answer to fit the context of {context} tokens, found {found} and an \
+                     answer of {answer}; at most {} are left",
                     context - prompt
                 ),
             )),

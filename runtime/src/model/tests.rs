@@ -8,8 +8,8 @@ use std::time::Instant;
 use super::*;
 use crate::decoder::{Decoder, Embedder, fused::Fused, portable::Portable};
 use crate::generate::{
-    Budget, FinishReason, Message, NoObserver, Part, Prompt, Role, Sampling, Stage, Timings, TokenLogprob,
-    Usage,
+    Budget, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Role, Sampling, Stage, Timings,
+    TokenLogprob, Usage,
 };
 use crate::prompt::Prompter;
 use crate::scheduler::{Parts, Scheduler, Settings};
@@ -110,7 +110,7 @@ fn request(prompt: Prompt) -> Request {
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         choices: 1,
-        max_tokens: Some(20),
+        max_tokens: MaxTokens::Exactly(20),
         stop: Vec::new(),
         top_logprobs: None,
     }
@@ -258,7 +258,7 @@ fn a_seed_repeats_and_no_seed_does_not() {
 fn stop_strings_end_answers_across_tokens() {
     let (model, _jobs) = model(&Setup::default());
     let sampling = Sampling { temperature: 3.0, seed: Some(1), ..Sampling::default() };
-    let free = Request { sampling, max_tokens: Some(60), ..ask("the") };
+    let free = Request { sampling, max_tokens: MaxTokens::Exactly(60), ..ask("the") };
     let whole = run(&model, free.clone());
     let chars: Vec<char> = whole.texts[0].chars().collect();
     assert!(chars.len() > 12, "{chars:?}");
@@ -273,8 +273,10 @@ fn stop_strings_end_answers_across_tokens() {
 #[test]
 fn usage_timings_and_logprobs_are_reported() {
     let (model, _jobs) = model(&Setup::default());
-    let outcome =
-        run(&model, Request { top_logprobs: Some(3), max_tokens: Some(6), ..ask("the cat sat on") });
+    let outcome = run(
+        &model,
+        Request { top_logprobs: Some(3), max_tokens: MaxTokens::Exactly(6), ..ask("the cat sat on") },
+    );
     let (usage, timings) = outcome.done.unwrap();
     assert_eq!(outcome.started, Some((usage.prompt_tokens, 0)));
     let text = outcome.tokens[0].len();
@@ -296,13 +298,16 @@ fn an_answer_may_fill_the_context_exactly() {
     for target in [Target::Cpu, Target::Portable] {
         let (model, _jobs) = model(&Setup { context_length: 24, slots: 1, target, ..Setup::default() });
         let (prompt, mut found) = ("abcdefgh", 0);
-        for max_tokens in [Some(16), None] {
+        for max_tokens in [MaxTokens::Exactly(16), MaxTokens::AtMost(17)] {
             let outcome = run(&model, Request { max_tokens, ..ask(prompt) });
             assert!(outcome.failed.is_none(), "{:?}", outcome.failed);
             found = outcome.done.unwrap().0.completion_tokens;
         }
         assert!(found <= 16);
-        assert_eq!(invalid_field(&model, Request { max_tokens: Some(17), ..ask(prompt) }), "max_tokens");
+        assert_eq!(
+            invalid_field(&model, Request { max_tokens: MaxTokens::Exactly(17), ..ask(prompt) }),
+            "max_tokens"
+        );
         assert_eq!(invalid_field(&model, ask(&"abc ".repeat(6))), "prompt");
     }
 }
@@ -314,8 +319,9 @@ fn what_does_not_fit_is_refused_with_its_field() {
     let cases = [
         ("n", Request { choices: 0, ..ask("x") }),
         ("n", Request { choices: 1000, ..ask("x") }),
-        ("max_tokens", Request { max_tokens: Some(0), ..ask("x") }),
-        ("max_tokens", Request { max_tokens: Some(usize::MAX), ..ask("x") }),
+        ("max_tokens", Request { max_tokens: MaxTokens::Exactly(0), ..ask("x") }),
+        ("max_tokens", Request { max_tokens: MaxTokens::AtMost(0), ..ask("x") }),
+        ("max_tokens", Request { max_tokens: MaxTokens::Exactly(usize::MAX), ..ask("x") }),
         ("stop", Request { stop: vec![String::new()], ..ask("x") }),
         ("arrcoc.budget", Request { budget: Budget::Full, ..ask("x") }),
         ("arrcoc.budget", Request { budget: Budget::Tokens(5), ..ask("x") }),
@@ -341,16 +347,43 @@ fn what_does_not_fit_is_refused_with_its_field() {
 fn images_are_charged_with_their_largest_budget() {
     let (model, jobs) = model(&Setup { context_length: 80, ..Setup::default() });
     let text_tokens = {
-        let generation = model.submit(Request { max_tokens: Some(1), ..with_image(b"") }).unwrap();
+        let generation =
+            model.submit(Request { max_tokens: MaxTokens::Exactly(1), ..with_image(b"") }).unwrap();
         drop(generation);
         jobs.recv().unwrap().layout.text_tokens()
     };
     let left = 80 - text_tokens;
-    let with = |budget, max_tokens| Request { budget, max_tokens: Some(max_tokens), ..with_image(b"") };
+    let with = |budget, max_tokens| Request {
+        budget,
+        max_tokens: MaxTokens::Exactly(max_tokens),
+        ..with_image(b"")
+    };
     assert!(model.submit(with(Budget::Auto, left - 8)).is_ok());
     assert_eq!(invalid_field(&model, with(Budget::Auto, left - 7)), "max_tokens");
     assert!(model.submit(with(Budget::Tokens(4), left - 4)).is_ok());
     assert_eq!(invalid_field(&model, with(Budget::Tokens(4), left - 3)), "max_tokens");
+}
+
+#[test]
+fn a_cap_holds_where_an_image_leaves_more_room_than_it_was_charged() {
+    let (model, jobs) = model(&Setup { context_length: 48, ..Setup::default() });
+    let submit = |most| {
+        let request = Request { max_tokens: MaxTokens::AtMost(most), ..with_image(b"") };
+        let generation = model.submit(request).unwrap();
+        let job = jobs.recv().unwrap();
+        let left = 48 - job.layout.text_tokens();
+        let rows: Vec<f32> = (30..36).flat_map(toy::embedding_row).collect();
+        let embeds = crate::tensor::Tensor::from_vec(&[1, 6, 8], rows).unwrap();
+        let visuals = vec![VisualEmbeds { embeds, tier: 0, receipt: None, stages: Vec::new() }];
+        model.ready.as_ref().unwrap().send(Ready { job, visuals }).unwrap();
+        let outcome = collect(generation);
+        assert_eq!(outcome.finished[0], Some(FinishReason::Length));
+        (left, outcome.done.unwrap().0.completion_tokens)
+    };
+    // Charged 8, the image gets 6.
+    let (left, answer) = submit(usize::MAX);
+    assert_eq!(answer, left - 6);
+    assert_eq!(submit(left - 7).1, left - 7);
 }
 
 #[test]
@@ -404,7 +437,7 @@ fn a_full_queue_refuses_before_anything_is_done() {
 #[test]
 fn a_cancelled_request_frees_its_slot() {
     let (model, _jobs) = model(&Setup { slots: 1, context_length: 500, ..Setup::default() });
-    let forever = Request { max_tokens: None, ..ask("the cat") };
+    let forever = Request { max_tokens: MaxTokens::AtMost(usize::MAX), ..ask("the cat") };
     let mut cancelled = model.submit(forever.clone()).unwrap();
     assert!(matches!(cancelled.events.blocking_recv(), Some(Event::Started { .. })));
     let next = model.submit(ask("the")).unwrap();
@@ -455,6 +488,6 @@ fn broken_logits_fail_the_request_and_not_the_model() {
         assert!(matches!(&outcome.failed, Some(GenerateError::Engine(reason)) if reason.contains("finite")));
         eventually("every slot is free again", || model.idle() && model.load_now().kv_usage == 0.0);
         assert!(model.healthy());
-        assert!(run(&model, Request { max_tokens: Some(2), ..ask("abcde") }).done.is_some());
+        assert!(run(&model, Request { max_tokens: MaxTokens::Exactly(2), ..ask("abcde") }).done.is_some());
     }
 }

@@ -66,7 +66,7 @@ impl Task {
         let staged: Duration = job.stages.iter().map(|(_, took)| *took).sum();
         Self {
             prompt_ids: job.layout.ids(settings.image_token_id),
-            max_tokens: job.request.max_tokens.map_or(room, |most| most.min(room)),
+            max_tokens: job.request.max_tokens.within(room),
             usage,
             queue: job.submitted.elapsed().saturating_sub(staged),
             first_token: None,

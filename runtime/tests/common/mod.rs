@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::generate::{
-    Budget, Event, FinishReason, GenerateError, Message, Observer, Part, Prompt, Receipt, Request, Role,
-    Sampling, Timings, TokenLogprob, Usage,
+    Budget, Event, FinishReason, GenerateError, MaxTokens, Message, Observer, Part, Prompt, Receipt, Request,
+    Role, Sampling, Timings, TokenLogprob, Usage,
 };
 use arrcoc_runtime::model::{Generation, Model, Options};
 
@@ -65,7 +65,7 @@ pub fn request(content: Vec<Part>) -> Request {
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         choices: 1,
-        max_tokens: Some(16),
+        max_tokens: MaxTokens::Exactly(16),
         stop: Vec::new(),
         top_logprobs: None,
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arrcoc_runtime::generate::{
-    Event, FinishReason, Message, NoObserver, Part, Prompt, Receipt, Request, Role, Sampling, Timings, Usage,
+    Event, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Receipt, Request, Role, Sampling,
+    Timings, Usage,
 };
 use arrcoc_server::config::Config;
-use arrcoc_server::engine::submit_capped;
 use arrcoc_server::metrics::stage_name;
 use arrcoc_server::openai::explanation;
 use serde_json::{Value, json};
@@ -34,14 +34,20 @@ pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
     load::start_logging(config, (config.log.filter == "info").then_some("warn"));
     let images = ask.image.iter().map(|path| read_image(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let model = load::model(config, load::open(config)?, Arc::new(NoObserver))?;
-    let mut generation = submit_capped(&model, request(ask, &images), MAX_TOKENS)?;
-    let answer = collect(&mut generation.events)?;
+    let mut answers = Vec::new();
+    for _ in 0..ask.repeat.get() {
+        let mut generation = model.submit(request(ask, &images))?;
+        answers.push(collect(&mut generation.events)?);
+    }
+    let times = median_times(&answers);
+    let answer = answers.pop().context("a question is asked at least once")?;
     if let (Some(path), Some(image), Some(receipt)) = (&ask.picture, images.first(), answer.receipts.first())
     {
         let picture = picture::draw(image, receipt).context("cannot draw over the image")?;
         picture.save(path).with_context(|| format!("cannot write the picture {}", path.display()))?;
     }
-    let text = if ask.json { format!("{:#}\n", to_json(&answer)) } else { to_text(ask, &answer) };
+    let text =
+        if ask.json { format!("{:#}\n", to_json(&answer, &times)) } else { to_text(ask, &answer, &times) };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }
@@ -60,7 +66,7 @@ fn request(ask: &Ask, images: &[Arc<[u8]>]) -> Request {
         explain: true,
         sampling: Sampling { temperature: ask.temperature, seed: ask.seed, ..Sampling::default() },
         choices: 1,
-        max_tokens: ask.max_tokens,
+        max_tokens: ask.max_tokens.map_or(MaxTokens::AtMost(MAX_TOKENS), MaxTokens::Exactly),
         stop: Vec::new(),
         top_logprobs: None,
     }
@@ -107,8 +113,21 @@ fn stage_times(timings: &Timings) -> Vec<StageTime> {
     times
 }
 
-fn to_json(answer: &Answer) -> Value {
-    let stages = stage_times(&answer.timings).into_iter();
+/// The median of each stage over several answers; the stages are those of the last one.
+fn median_times(answers: &[Answer]) -> Vec<StageTime> {
+    let all: Vec<Vec<StageTime>> = answers.iter().map(|answer| stage_times(&answer.timings)).collect();
+    let median = |name: &str| {
+        let mut seconds: Vec<f64> =
+            all.iter().flatten().filter(|time| time.name == name).map(|time| time.seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        seconds[seconds.len() / 2]
+    };
+    let last = all.last().into_iter().flatten();
+    last.map(|time| StageTime { seconds: median(time.name), ..*time }).collect()
+}
+
+fn to_json(answer: &Answer, times: &[StageTime]) -> Value {
+    let stages = times.iter();
     let stages: Vec<Value> = stages
         .map(|StageTime { name, runs, seconds }| json!({"stage": name, "runs": runs, "seconds": seconds}))
         .collect();
@@ -125,7 +144,7 @@ fn to_json(answer: &Answer) -> Value {
     })
 }
 
-fn to_text(ask: &Ask, answer: &Answer) -> String {
+fn to_text(ask: &Ask, answer: &Answer, times: &[StageTime]) -> String {
     let mut text = format!("{}\n\n", answer.text.trim_end());
     for (path, receipt) in ask.image.iter().zip(&answer.receipts) {
         let [propositional, perspectival, participatory] = receipt.tension_weights;
@@ -139,7 +158,7 @@ fn to_text(ask: &Ask, answer: &Answer) -> String {
     }
     let usage = answer.usage;
     text += &format!("{} prompt tokens, {} generated\n\n", usage.prompt_tokens, usage.completion_tokens);
-    for StageTime { name, runs, seconds } in stage_times(&answer.timings) {
+    for &StageTime { name, runs, seconds } in times {
         let times = if runs == 1 { String::new() } else { format!("  ({runs} runs)") };
         text += &format!("{name:<16}{seconds:>9.3} s{times}\n");
     }

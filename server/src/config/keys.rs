@@ -60,13 +60,14 @@ pub const KEYS: &[Key] = &[
     key("timeouts.request", "TIME", "5m", "Longest time from a request's arrival to the end of its answer"),
     key("timeouts.headers", "TIME", "30s", "Longest time a client may take to send a request's headers"),
     key("timeouts.body", "TIME", "60s", "Longest time a client may take to send a request's body"),
+    key("timeouts.write", "TIME", "60s", "Longest time a client may leave an answer unread before its connection is cut off"),
     key("timeouts.drain", "TIME", "45s", "Longest wait for running answers after SIGTERM or SIGINT"),
     key("timeouts.keep_alive", "TIME", "15s", "Longest silence in a stream before a comment is sent to keep it open"),
 
     key("auth.api_keys", "KEYS", "", "Keys that /v1 accepts as `Authorization: Bearer KEY`; open to everyone unless set"),
     key("auth.admin_keys", "KEYS", "", "Keys that /admin accepts; closed to everyone unless set"),
 
-    key("images.allow_hosts", "HOSTS", "", "Hosts from which image URLs are fetched (`*.example.org` matches below it); none unless set"),
+    key("images.allow_hosts", "HOSTS", "", "Hosts from which image URLs are fetched (`*.example.org` matches below it, `example.org:8443` allows a port other than the usual one); none unless set"),
     key("images.allow_http", "BOOL", "false", "Fetch images over plain http too"),
     key("images.timeout", "TIME", "10s", "Longest time to fetch one image, redirects included"),
 

@@ -201,12 +201,13 @@ impl Checker {
 
     fn timeouts(&mut self) -> Option<Timeouts> {
         let (request, headers) = (self.get("timeouts.request"), self.get("timeouts.headers"));
-        let (body, drain) = (self.get("timeouts.body"), self.get("timeouts.drain"));
-        let keep_alive = self.get("timeouts.keep_alive");
+        let (body, write) = (self.get("timeouts.body"), self.get("timeouts.write"));
+        let (drain, keep_alive) = (self.get("timeouts.drain"), self.get("timeouts.keep_alive"));
         Some(Timeouts {
             request: request?,
             headers: headers?,
             body: body?,
+            write: write?,
             drain: drain?,
             keep_alive: keep_alive?,
         })
@@ -279,6 +280,7 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("timeouts.request", timeouts.request),
         ("timeouts.headers", timeouts.headers),
         ("timeouts.body", timeouts.body),
+        ("timeouts.write", timeouts.write),
         ("timeouts.drain", timeouts.drain),
         ("timeouts.keep_alive", timeouts.keep_alive),
         ("auth.api_keys", auth.api_keys),

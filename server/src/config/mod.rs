@@ -100,6 +100,8 @@ pub struct Timeouts {
     pub headers: Span,
     /// Reading the body.
     pub body: Span,
+    /// Writing, while the client reads nothing.
+    pub write: Span,
     /// Waiting for running answers at shutdown.
     pub drain: Span,
     /// Silence in a stream.

@@ -92,7 +92,14 @@ section!(LimitsSection {
     choices: Text,
     max_tokens: Text,
 });
-section!(TimeoutsSection { request: Text, headers: Text, body: Text, drain: Text, keep_alive: Text });
+section!(TimeoutsSection {
+    request: Text,
+    headers: Text,
+    body: Text,
+    write: Text,
+    drain: Text,
+    keep_alive: Text
+});
 section!(AuthSection { api_keys: Text, admin_keys: Text });
 section!(ImagesSection { allow_hosts: Text, allow_http: Text, timeout: Text });
 section!(CorsSection { origins: Text });

@@ -132,13 +132,23 @@ impl Fetcher {
             return Err(FetchError::UserInfo);
         }
         let host = authority.host().to_ascii_lowercase();
-        let matches = |pattern: &String| match pattern.strip_prefix("*.") {
-            Some(domain) => {
-                host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-            }
-            None => pattern.eq_ignore_ascii_case(&host),
+        let usual = if scheme == "https" { 443 } else { 80 };
+        let port = uri.port_u16().unwrap_or(usual);
+        let matches = |entry: &String| {
+            let (pattern, expected) = split_port(entry).unwrap_or((entry, usual));
+            let same = match pattern.strip_prefix("*.") {
+                Some(domain) => {
+                    host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+                }
+                None => pattern.eq_ignore_ascii_case(&host),
+            };
+            same && port == expected
         };
-        if self.settings.allow_hosts.iter().any(matches) { Ok(host) } else { Err(FetchError::Host(host)) }
+        if self.settings.allow_hosts.iter().any(matches) {
+            Ok(host)
+        } else {
+            Err(FetchError::Host(authority.as_str().to_ascii_lowercase()))
+        }
     }
 
     fn describe(&self, error: ureq::Error, host: &str) -> FetchError {
@@ -152,20 +162,48 @@ impl Fetcher {
     }
 }
 
-/// The target of a redirect; relative ones as far as servers use them (`//host/x`, `/x`, `x`).
+/// `host:port` of an entry that names a port; not `[::1]`.
+fn split_port(entry: &str) -> Option<(&str, u16)> {
+    let (host, port) = entry.rsplit_once(':')?;
+    Some((host, port.parse().ok()?))
+}
+
+/// The target of a redirect, as RFC 3986 (5.2) has it; `None` where that is the page itself or no URL.
 fn join(base: &Uri, location: &str) -> Option<Uri> {
     let (scheme, authority) = (base.scheme_str()?, base.authority()?);
-    let directory = base.path().rsplit_once('/').map_or("", |(directory, _)| directory);
-    let absolute = if location.contains("://") {
+    let location = location.split('#').next().filter(|location| !location.is_empty())?;
+    let (path, query) = location.split_at(location.find('?').unwrap_or(location.len()));
+    // A colon counts as a scheme's only before the first slash.
+    let has_scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
+    let absolute = if has_scheme {
         location.to_owned()
-    } else if location.starts_with("//") {
+    } else if path.starts_with("//") {
         format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
+    } else if path.is_empty() {
+        format!("{scheme}://{authority}{}{query}", base.path())
+    } else if path.starts_with('/') {
+        format!("{scheme}://{authority}{}{query}", without_dots(path))
     } else {
-        format!("{scheme}://{authority}{directory}/{location}")
+        let directory = base.path().rsplit_once('/').map_or("", |(directory, _)| directory);
+        format!("{scheme}://{authority}{}{query}", without_dots(&format!("{directory}/{path}")))
     };
     absolute.parse().ok()
+}
+
+/// An absolute path with its `.` and `..` resolved.
+fn without_dots(path: &str) -> String {
+    let mut kept = Vec::new();
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            _ => kept.push(segment),
+        }
+    }
+    if path.ends_with("/.") || path.ends_with("/..") {
+        kept.push("");
+    }
+    format!("/{}", kept.join("/"))
 }
 
 /// Resolves names, and keeps only the addresses that may be connected to.
@@ -251,47 +289,87 @@ mod tests {
     }
 
     #[test]
+    fn other_ports_have_to_be_allowed_by_number() {
+        let hosts = ["a.example", "*.b.example:8443", "[::1]", "[::2]:81"];
+        let fetcher = Fetcher::new(&settings(&hosts, true), 10).unwrap();
+        let check = |url: &str| fetcher.check(&url.parse().unwrap());
+        for url in [
+            "https://a.example/",
+            "https://a.example:443/",
+            "http://a.example/",
+            "http://a.example:80/",
+            "https://x.b.example:8443/",
+            "https://[::1]/",
+            "http://[::2]:81/",
+        ] {
+            assert!(check(url).is_ok(), "{url}");
+        }
+        for url in [
+            "https://a.example:80/",
+            "http://a.example:443/",
+            "https://a.example:22/",
+            "https://x.b.example/",
+            "https://[::1]:81/",
+            "http://[::2]/",
+        ] {
+            assert!(matches!(check(url), Err(FetchError::Host(_))), "{url}");
+        }
+        assert_eq!(
+            check("https://a.example:22/").unwrap_err().to_string(),
+            "images are not fetched from the host `a.example:22` (images.allow_hosts)"
+        );
+    }
+
+    #[test]
     fn private_addresses_are_refused_by_whatever_name() {
         let port = serve(vec![ok("secret")]);
         for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
-            let fetcher = Fetcher::new(&settings(&[host], true), 10).unwrap();
+            let fetcher = Fetcher::new(&settings(&[&format!("{host}:{port}")], true), 10).unwrap();
             let error = fetcher.fetch(&format!("http://{host}:{port}/x")).unwrap_err();
-            assert!(matches!(error, FetchError::Address(_) | FetchError::Transport(_)), "{host}: {error}");
-            assert!(!error.to_string().contains("secret"));
+            // Not `Transport`: that would mean that it tried.
+            assert!(matches!(error, FetchError::Address(_)), "{host}: {error}");
         }
     }
 
     #[test]
     fn follows_redirects_through_every_check() {
-        let fetcher = Fetcher::with_guard(&settings(&["127.0.0.1"], true), 10, |_| true);
+        let fetch = |port: u16| {
+            let allowed = format!("127.0.0.1:{port}");
+            let fetcher = Fetcher::with_guard(&settings(&[&allowed], true), 10, |_| true);
+            fetcher.fetch(&format!("http://{allowed}/a"))
+        };
         let port = serve(vec![redirect("/b"), redirect("http://127.0.0.1:PORT/c"), ok("picture")]);
-        assert_eq!(fetcher.fetch(&format!("http://127.0.0.1:{port}/a")).unwrap(), b"picture");
+        assert_eq!(fetch(port).unwrap(), b"picture");
 
         let port = serve(vec![redirect("http://localhost:PORT/x")]);
-        let error = fetcher.fetch(&format!("http://127.0.0.1:{port}/a")).unwrap_err();
-        assert!(matches!(error, FetchError::Host(host) if host == "localhost"));
+        let error = fetch(port).unwrap_err();
+        assert!(matches!(error, FetchError::Host(host) if host == format!("localhost:{port}")));
 
-        // The name is allowed, its address is not: only the second hop resolves to a refused one.
-        let guarded =
-            Fetcher::with_guard(&settings(&["127.0.0.1", "localhost"], true), 10, |ip| ip.is_ipv6());
+        let port = serve(vec![redirect("http://127.0.0.1:22/x")]);
+        let error = fetch(port).unwrap_err();
+        assert!(matches!(error, FetchError::Host(host) if host == "127.0.0.1:22"));
+
+        // The name is allowed, its address is not: the first hop resolves to a public one, the second does not.
+        let port = serve(vec![redirect("http://127.0.0.2:PORT/x")]);
+        let hosts = [format!("127.0.0.1:{port}"), format!("127.0.0.2:{port}")];
+        let allowed = settings(&[&hosts[0], &hosts[1]], true);
+        let guarded = Fetcher::with_guard(&allowed, 10, |ip| ip != Ipv4Addr::new(127, 0, 0, 2));
         let error = guarded.fetch(&format!("http://127.0.0.1:{port}/a")).unwrap_err();
-        assert!(matches!(error, FetchError::Address(_)), "{error}");
+        assert!(matches!(error, FetchError::Address(host) if host == "127.0.0.2"));
 
-        let port = serve(vec![redirect("/a"); 4]);
-        let error = fetcher.fetch(&format!("http://127.0.0.1:{port}/a")).unwrap_err();
+        let error = fetch(serve(vec![redirect("/a"); 4])).unwrap_err();
         assert!(matches!(error, FetchError::Redirects), "{error}");
     }
 
     #[test]
     fn bounds_size_and_reports_status() {
-        let fetcher = Fetcher::with_guard(&settings(&["127.0.0.1"], true), 4, |_| true);
-        let port = serve(vec![ok("12345"), ok("1234")]);
-        let url = format!("http://127.0.0.1:{port}/a");
+        let missing = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into();
+        let allowed = format!("127.0.0.1:{}", serve(vec![ok("12345"), ok("1234"), missing]));
+        let fetcher = Fetcher::with_guard(&settings(&[&allowed], true), 4, |_| true);
+        let url = format!("http://{allowed}/a");
         assert!(matches!(fetcher.fetch(&url).unwrap_err(), FetchError::TooLarge(4)));
         assert_eq!(fetcher.fetch(&url).unwrap(), b"1234");
-        let port =
-            serve(vec!["HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into()]);
-        let error = fetcher.fetch(&format!("http://127.0.0.1:{port}/a")).unwrap_err();
+        let error = fetcher.fetch(&url).unwrap_err();
         assert!(matches!(error, FetchError::Status { status: 404, .. }), "{error}");
     }
 
@@ -300,11 +378,22 @@ mod tests {
         let base: Uri = "https://a.example/x/y?z".parse().unwrap();
         for (location, expected) in [
             ("w", "https://a.example/x/w"),
+            ("w?u=https://c.example/", "https://a.example/x/w?u=https://c.example/"),
+            ("/w?u=https://c.example/../", "https://a.example/w?u=https://c.example/../"),
+            ("?q", "https://a.example/x/y?q"),
+            ("?u=a:b#f", "https://a.example/x/y?u=a:b"),
+            ("./w:1#f", "https://a.example/x/w:1"),
+            ("../v/./w", "https://a.example/v/w"),
+            ("/../../w/..", "https://a.example/"),
+            ("HTTP://c.example?q", "http://c.example/?q"),
             ("/w", "https://a.example/w"),
             ("//b.example/w", "https://b.example/w"),
             ("https://c.example/w", "https://c.example/w"),
         ] {
             assert_eq!(join(&base, location).unwrap().to_string(), expected);
+        }
+        for location in ["", "#f", "a b", "https://"] {
+            assert!(join(&base, location).is_none(), "{location}");
         }
     }
 }

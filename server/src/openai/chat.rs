@@ -1,6 +1,8 @@
 //! Chat completions: the request as written, its checked form, and the answer's objects.
 
-use arrcoc_runtime::generate::{Budget, FinishReason, Receipt, Role, Sampling, TokenLogprob, Usage};
+use arrcoc_runtime::generate::{
+    Budget, FinishReason, MaxTokens, Receipt, Role, Sampling, TokenLogprob, Usage,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -75,8 +77,10 @@ pub struct Chat {
     pub stream: bool,
     /// End the stream with token counts.
     pub include_usage: bool,
-    /// Most tokens per answer; `None` when the request sets no limit.
-    pub max_tokens: Option<usize>,
+    /// Most tokens per answer.
+    pub max_tokens: MaxTokens,
+    /// The field that said so.
+    pub length_field: &'static str,
     /// Answers.
     pub choices: usize,
     /// How to pick tokens.
@@ -132,17 +136,17 @@ impl ChatRequest {
             seed: self.seed,
         };
         // The newer name wins, as with OpenAI.
-        let limit = match (self.max_completion_tokens, self.max_tokens) {
-            (Some(value), _) => Some(max_tokens("max_completion_tokens", value, limits)?),
-            (None, Some(value)) => Some(max_tokens("max_tokens", value, limits)?),
-            (None, None) => None,
+        let (length_field, length) = match self.max_completion_tokens {
+            Some(value) => ("max_completion_tokens", Some(value)),
+            None => ("max_tokens", self.max_tokens),
         };
         let (budget, explain) = self.arrcoc.unwrap_or_default().check()?;
         Ok(Chat {
             messages: messages(self.messages, limits)?,
             stream,
             include_usage: include_usage(stream, self.stream_options)?,
-            max_tokens: limit,
+            max_tokens: max_tokens(length_field, length, limits.max_tokens.0, limits)?,
+            length_field,
             choices: choices(self.n, limits)?,
             sampling: sampling.check()?,
             stop: stops(self.stop)?,

@@ -1,6 +1,6 @@
 //! Text completions, OpenAI's older form: the request as written, its checked form, and the answer's objects.
 
-use arrcoc_runtime::generate::{FinishReason, Sampling, TokenLogprob, Usage};
+use arrcoc_runtime::generate::{FinishReason, MaxTokens, Sampling, TokenLogprob, Usage};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -49,8 +49,8 @@ pub struct Completion {
     pub stream: bool,
     /// End the stream with token counts.
     pub include_usage: bool,
-    /// Most tokens per answer; `None` when the request sets no limit.
-    pub max_tokens: Option<usize>,
+    /// Most tokens per answer.
+    pub max_tokens: MaxTokens,
     /// Answers.
     pub choices: usize,
     /// How to pick tokens.
@@ -95,7 +95,7 @@ impl CompletionRequest {
             prompt,
             stream,
             include_usage: include_usage(stream, self.stream_options)?,
-            max_tokens: self.max_tokens.map(|value| max_tokens("max_tokens", value, limits)).transpose()?,
+            max_tokens: max_tokens("max_tokens", self.max_tokens, DEFAULT_MAX_TOKENS, limits)?,
             choices,
             sampling: sampling.check()?,
             stop: stops(self.stop)?,

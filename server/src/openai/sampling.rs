@@ -1,6 +1,6 @@
 //! The fields that chat and text completions share, and their limits.
 
-use arrcoc_runtime::generate::{Budget, Sampling};
+use arrcoc_runtime::generate::{Budget, MaxTokens, Sampling};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -73,9 +73,18 @@ pub(super) fn choices(n: Option<i64>, limits: &Limits) -> Result<usize, ApiError
     whole("n", n.unwrap_or(1), 1, limits.choices.0 as i64)
 }
 
-/// `max_tokens` under either of its names.
-pub(super) fn max_tokens(name: &str, value: i64, limits: &Limits) -> Result<usize, ApiError> {
-    whole(name, value, 1, limits.max_tokens.0 as i64)
+/// `max_tokens` under either of its names; `default` where it is not set and the server allows as many.
+pub(super) fn max_tokens(
+    name: &str,
+    value: Option<i64>,
+    default: usize,
+    limits: &Limits,
+) -> Result<MaxTokens, ApiError> {
+    let most = limits.max_tokens.0;
+    match value {
+        Some(value) => whole(name, value, 1, most as i64).map(MaxTokens::Exactly),
+        None => Ok(MaxTokens::AtMost(default.min(most))),
+    }
 }
 
 /// OpenAI's `stream_options`.

@@ -52,9 +52,11 @@ async fn handle(
     let (stream, include_usage, choices, explain) =
         (chat.stream, chat.include_usage, chat.choices, chat.explain);
     let with_logprobs = chat.top_logprobs.is_some();
+    let length_field = chat.length_field;
     let request = request(&app, chat).await?;
-    let (running, started) =
-        Running::start(&app, serving, arrived, request, app.config.limits.max_tokens.0).await?;
+    let (running, started) = Running::start(&app, serving, arrived, request)
+        .await
+        .map_err(|error| error.renamed("max_tokens", length_field))?;
     let receipts = explain.then_some(started.receipts);
     if stream {
         let writer = Writer { chunks: Chunks { head, include_usage }, choices, receipts, with_logprobs };

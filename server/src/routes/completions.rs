@@ -14,7 +14,7 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::openai::Head;
-use crate::openai::completion::{self, CompletionRequest, DEFAULT_MAX_TOKENS, LegacyLogprobs};
+use crate::openai::completion::{self, CompletionRequest, LegacyLogprobs};
 use crate::openapi::{body, errors, json_or_stream};
 use crate::sse;
 use crate::state::App;
@@ -60,8 +60,7 @@ async fn handle(
         stop: checked.stop,
         top_logprobs: checked.top_logprobs,
     };
-    let cap = DEFAULT_MAX_TOKENS.min(app.config.limits.max_tokens.0);
-    let (running, _) = Running::start(&app, serving, arrived, request, cap).await?;
+    let (running, _) = Running::start(&app, serving, arrived, request).await?;
     if stream {
         let writer = Writer { head, include_usage, with_logprobs, offsets: vec![0; choices] };
         return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use arrcoc_runtime::generate::{Budget, Event, FinishReason, GenerateError, Part, Prompt, Role, Sampling};
+use arrcoc_runtime::generate::{
+    Budget, Event, FinishReason, GenerateError, MaxTokens, Part, Prompt, Role, Sampling,
+};
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, Step, done, finished, hello, service, started, token};
@@ -66,7 +68,10 @@ async fn every_field_reaches_the_engine() {
             seed: Some(u64::MAX),
         }
     );
-    assert_eq!((request.max_tokens, request.choices, request.top_logprobs), (Some(7), 2, Some(3)));
+    assert_eq!(
+        (request.max_tokens, request.choices, request.top_logprobs),
+        (MaxTokens::Exactly(7), 2, Some(3))
+    );
     assert_eq!((request.budget, request.explain), (Budget::Tokens(256), true));
     assert_eq!(request.stop, ["a", "b"]);
 }
@@ -105,12 +110,15 @@ async fn the_servers_token_limit_holds_for_requests_that_set_none() {
     // The context is smaller than the default limit: the answer may fill it, and the user hears of no limit.
     let roomy = service(Fake::new(hello), &[]);
     assert_eq!(roomy.chat(json!({})).await.status, 200);
-    assert_eq!(roomy.engine.last_request().max_tokens, None);
-    assert_eq!(roomy.chat(json!({"max_tokens": 2049})).await.error(400).0.unwrap(), "max_tokens");
+    assert_eq!(roomy.engine.last_request().max_tokens, MaxTokens::AtMost(4096));
+    for field in ["max_tokens", "max_completion_tokens"] {
+        assert_eq!(roomy.chat(json!({field: 2049})).await.error(400).0.unwrap(), field);
+    }
+    assert_eq!(roomy.engine.requests.lock().unwrap().len(), 1);
 
     let service = service(Fake::new(hello), &[("limits.max_tokens", "100")]);
     service.chat(json!({})).await;
-    assert_eq!(service.engine.last_request().max_tokens, Some(100));
+    assert_eq!(service.engine.last_request().max_tokens, MaxTokens::AtMost(100));
     assert_eq!(service.chat(json!({"max_tokens": 101})).await.error(400).0.unwrap(), "max_tokens");
 }
 

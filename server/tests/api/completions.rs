@@ -1,6 +1,6 @@
 //! Text completions.
 
-use arrcoc_runtime::generate::Prompt;
+use arrcoc_runtime::generate::{MaxTokens, Prompt};
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, hello, service};
@@ -21,7 +21,7 @@ async fn answers_in_openais_older_shape() {
     assert_eq!(choice["logprobs"]["top_logprobs"][0], json!({"Hello": -0.5, "bytes:\\xe2\\x82": -9999.0}));
     let request = service.engine.last_request();
     assert!(matches!(request.prompt, Prompt::Text(text) if text == "Once"));
-    assert_eq!((request.max_tokens, request.top_logprobs), (Some(16), Some(1)));
+    assert_eq!((request.max_tokens, request.top_logprobs), (MaxTokens::AtMost(16), Some(1)));
 }
 
 #[tokio::test]

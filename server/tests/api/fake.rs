@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
 use arrcoc_runtime::generate::{
-    Event, FinishReason, GenerateError, Logprob, Place, Receipt, Request, Timings, TokenLogprob, Usage,
+    Event, FinishReason, GenerateError, Logprob, MaxTokens, Place, Receipt, Request, Timings, TokenLogprob,
+    Usage,
 };
 use arrcoc_runtime::model::{Generation, Load, ModelInfo};
 use arrcoc_server::config::{Config, Overrides};
@@ -77,7 +78,9 @@ impl Engine for Fake {
         if let Some(error) = self.refuse.lock().unwrap().clone() {
             return Err(error);
         }
-        if request.max_tokens > Some(self.info.context_length) {
+        if let MaxTokens::Exactly(most) = request.max_tokens
+            && most > self.info.context_length
+        {
             return Err(GenerateError::Invalid { field: "max_tokens", message: "beyond the context".into() });
         }
         let steps = (self.script)(&request);

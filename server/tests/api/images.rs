@@ -54,7 +54,7 @@ async fn a_full_queue_is_429_before_any_image_is_looked_at() {
 #[tokio::test]
 async fn allowed_hosts_are_still_refused_when_their_address_is_private() {
     let service =
-        service(Fake::new(hello), &[("images.allow_hosts", "localhost"), ("images.allow_http", "true")]);
+        service(Fake::new(hello), &[("images.allow_hosts", "localhost:1"), ("images.allow_http", "true")]);
     let reply = service.chat(ask(&["http://localhost:1/cat.png"])).await;
     reply.error(400);
     assert!(reply.text.contains("no public address"), "{}", reply.text);

@@ -125,6 +125,26 @@ async fn hanging_up_cancels() {
 }
 
 #[tokio::test]
+async fn a_client_that_stops_reading_is_cut_off() {
+    // More than any socket buffers, so that the server has to wait for the client.
+    let endless = || {
+        let text = "a".repeat(1 << 20);
+        let tokens = (0..32).map(|_| token(0, &text));
+        std::iter::once(started()).chain(tokens).chain([Step::Hang]).collect()
+    };
+    let settings = [("limits.connections", "1"), ("timeouts.write", "200ms")];
+    let server = start(service(Fake::new(move |_| endless()), &settings)).await;
+    let mut stuck = server.post(&chat_body(json!({"stream": true}))).await;
+    read_until(&mut stuck, "aaa").await;
+    let reply = tokio::time::timeout(PATIENCE, server.get("/health")).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    let service = &server.service;
+    eventually("the request is cancelled", || service.engine.cancelled.load(Ordering::SeqCst)).await;
+    eventually("nothing is in flight", || service.app.in_flight() == 0).await;
+    drop(stuck);
+}
+
+#[tokio::test]
 async fn draining_finishes_what_runs_and_then_ends() {
     let slow = || {
         let pause = Step::Sleep(Duration::from_millis(300));

@@ -65,6 +65,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "--json",
             "--max-tokens",
             "17",
+            // PyTorch repeats each stage as well, and knows no caches.
+            "--repeat",
+            "4",
+            "--engine-feature-cache",
+            "0",
+            "--engine-token-cache",
+            "0",
         ]);
         ask.arg("--bundle").arg(absolute(&args.bundle)?).arg("--image").arg(absolute(&args.image)?);
         ask.args(["--budget", &args.tier.to_string(), "--engine-image-size", &args.size.to_string()]);

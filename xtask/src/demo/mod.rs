@@ -17,13 +17,13 @@ use crate::onnxruntime;
 use crate::shell::{self, section, shown};
 use server::Server;
 
-const PHOTOGRAPH: &str = "tests/fixtures/images/rocket.jpg";
-const QUESTION: &str = "What is in the sky?";
+const PHOTOGRAPH: &str = "tests/fixtures/images/astronaut.jpg";
+const QUESTION: &str = "What is on the left?";
 const MAX_TOKENS: u64 = 32;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Picture to ask about [default: a photograph of a rocket]
+    /// Picture to ask about [default: a photograph of an astronaut]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// What to ask
