@@ -101,7 +101,7 @@ def test_the_administrators_key_is_another(server, start):
 
 def test_a_full_queue_is_a_rate_limit(start):
     server = start(engine_slots=1, limits_queue=1).wait_ready()
-    options = {"model": MODEL, "messages": messages("Hello"), "temperature": 0, "max_tokens": 3000, "stream": True}
+    options = {"model": MODEL, "messages": messages("Hi"), "temperature": 0, "max_tokens": 3000, "n": 8, "stream": True}
     with server.client() as client:
         running = client.chat.completions.create(**options)
         next(iter(running))
@@ -115,4 +115,4 @@ def test_a_full_queue_is_a_rate_limit(start):
         running.close()
         waiting.join(60)
         assert not waiting.is_alive()
-        assert client.chat.completions.create(**options | {"stream": False, "max_tokens": 1}).choices
+        assert client.chat.completions.create(**options | {"stream": False, "n": 1, "max_tokens": 1}).choices

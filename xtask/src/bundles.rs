@@ -16,21 +16,23 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds them: optimised, or as the tests use them.
+    /// Builds them: optimised, or as the tests use them. The latter comes with the tests themselves: built apart, the
+    /// dependencies would be compiled twice, once with the features that the tests' own dependencies ask for.
     pub(crate) fn build(release: bool) -> Result<Self> {
         let mut build = shell::cargo();
-        build.args([
-            "build",
-            "--quiet",
-            "--package",
-            "arrcoc-export",
-            "--package",
-            "arrcoc-server",
-            "--bins",
-        ]);
-        if release {
-            build.arg("--release");
-        }
+        match release {
+            true => build.args([
+                "build",
+                "--quiet",
+                "--release",
+                "-p",
+                "arrcoc-export",
+                "-p",
+                "arrcoc-server",
+                "--bins",
+            ]),
+            false => build.args(["test", "--quiet", "--workspace", "--no-run"]),
+        };
         shell::check(&mut build)?;
         Ok(Self { dir: shell::target(if release { "release" } else { "debug" }) })
     }
