@@ -27,7 +27,7 @@ pub struct Options {
     /// Which inference library; `None` takes ONNX Runtime, and tract for a portable bundle where ONNX Runtime is not
     /// to be had (with a warning in the log).
     pub runtime: Option<RuntimeKind>,
-    /// Threads per graph run; 0 lets the library choose (the physical cores).
+    /// Threads per graph run; 0 takes one per processor.
     pub threads: usize,
     /// KV slots: answers that decode at the same time, at least 1.
     pub slots: usize,

@@ -39,7 +39,7 @@ pub const KEYS: &[Key] = &[
     key("port_file", "FILE", "", "File to write the port to once the server listens"),
 
     key("engine.runtime", "NAME", "auto", "Inference library: auto, ort (ONNX Runtime) or tract (portable bundles only)"),
-    key("engine.threads", "N", "0", "Threads of the inference library; 0 lets the library choose"),
+    key("engine.threads", "N", "0", "Threads of the inference library; 0 takes one per processor"),
     key("engine.slots", "N", "4", "Answers generated at the same time; each holds KV cache for a whole context"),
     key("engine.context_length", "TOKENS", "", "Longest prompt plus answer; unless set, 4096 or the model's own limit if that is smaller"),
     key("engine.prefill_chunk", "TOKENS", "256", "Prompt tokens processed per step while other answers go on"),

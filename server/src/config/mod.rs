@@ -52,7 +52,7 @@ pub struct Config {
 pub struct EngineConfig {
     /// Inference library.
     pub runtime: RuntimeChoice,
-    /// Threads; 0 lets the library choose.
+    /// Threads; 0 takes one per processor.
     pub threads: usize,
     /// KV slots.
     pub slots: Count,
