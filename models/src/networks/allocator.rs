@@ -79,7 +79,7 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     let query = encode_query(g, config, &embeds, &mask);
     let normed = bricks::layer_norm(g, "norm", &features, EPSILON); // [B, P, C]
     let propositional = propositional(g, config, widths, &features, &normed); // [B, P]
-    let perspectival = perspectival(g, config, widths, &normed); // [B, P]
+    let perspectival = perspectival(g, config, &normed); // [B, P]
     let participatory = participatory(g, config, widths, &normed, &query); // [B, P]
     let [a, b, c] =
         [propositional, perspectival, participatory].map(|x| g.reshape(&x, dims!["batch", 1, "patches"]));
@@ -157,9 +157,8 @@ fn propositional(
 }
 
 /// What stands out: the patch against the image's mean.
-fn perspectival(g: &mut Builder, config: &Config, widths: Widths, normed: &Value) -> Value {
+fn perspectival(g: &mut Builder, config: &Config, normed: &Value) -> Value {
     let g = &mut g.scope("perspectival");
-    debug_assert_eq!(bricks::width(normed), widths.features);
     let mean = mean_over_patches(g, normed); // [B, 1, C]
     let contrast = g.sub(normed, &mean); // [B, P, C]
     let squares = g.mul(&contrast, &contrast);

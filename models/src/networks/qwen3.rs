@@ -373,7 +373,7 @@ fn portable_attention(
     let value = extend(g, &past[1], &v, &total);
 
     // The heads of a group lie side by side: they become more queries of one key/value head, and nothing is repeated.
-    let queries = group_queries(&seq, group);
+    let queries = seq.times(group);
     let q = g.reshape(&q, dims![&batch, kv_heads, &queries, width]);
     let transposed = g.transpose(&key, &[0, 1, 3, 2]);
     let p = g.matmul(&q, &transposed); // [B, kv_heads, group * S, total]
@@ -384,10 +384,6 @@ fn portable_attention(
     let o = g.matmul(&p, &value); // [B, kv_heads, group * S, width]
     let o = g.reshape(&o, dims![&batch, heads, &seq, width]);
     (bricks::merge_heads(g, &o), [key, value])
-}
-
-fn group_queries(seq: &Dim, group: usize) -> Dim {
-    seq.times(group)
 }
 
 /// Appends along the sequence axis; the result's length is the contract's `total`.
