@@ -9,7 +9,7 @@ use std::path::Path;
 
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify::{self, Options, Report, VerifyError};
-use arrcoc_runtime::bundle::manifest::Target;
+use arrcoc_runtime::bundle::manifest::{Drift, Target};
 use arrcoc_runtime::engine::{EngineError, RuntimeKind};
 use common::{Workshop, program, run};
 use serde_json::Value;
@@ -101,6 +101,26 @@ fn both_targets_pass_and_a_changed_weight_does_not() {
     assert!(!report.passed);
     let failed: Vec<_> = report.stages.iter().filter(|stage| !stage.passed()).collect();
     assert_eq!(failed.iter().map(|stage| stage.stage.as_str()).collect::<Vec<_>>(), ["refiner"], "{report}");
+}
+
+#[test]
+fn a_drifted_adapter_is_flagged() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.edit_weights("model.safetensors", |header, data| {
+        let start = header["quality_adapter.scale"]["data_offsets"][0].as_u64().unwrap() as usize;
+        data[start + 2..start + 4].copy_from_slice(&[0x40, 0x40]); // the second tier's: 3.0 in bfloat16
+    });
+    workshop.build(Target::Portable).unwrap();
+    let report = verify(&workshop.path("engines/tiny/fp32-portable"));
+    assert!(!report.passed, "{report}");
+    assert!(report.stages.iter().all(verify::StageReport::passed), "both runtimes agree on it: {report}");
+    let drifted: Vec<_> = report.adapter.iter().filter(|tier| tier.drift.is_some()).collect();
+    assert_eq!(drifted.len(), 1, "{report}");
+    assert_eq!((drifted[0].tokens, drifted[0].drift), (100, Some(Drift::Std)));
+    assert!(report.to_string().contains("DRIFTED (standard deviation)"), "{report}");
 }
 
 #[test]

@@ -117,8 +117,9 @@ def tokenizer() -> Tokenizer:
     return tok
 
 
-def write_assets(directory: Path, image_size: int) -> None:
-    tok = tokenizer()
+def write_assets(directory: Path, image_size: int, tok: Tokenizer) -> None:
+    """Everything of a checkpoint besides config.json and the weights."""
+    directory.mkdir(parents=True, exist_ok=True)
     tok.save(str(directory / "tokenizer.json"))
     end, eos = tok.token_to_id("<|endoftext|>"), tok.token_to_id("<|im_end|>")
     files = {
@@ -194,7 +195,7 @@ def write_checkpoint(directory: Path, config: dict, seed: int, dtype: torch.dtyp
     model = ArrCocOvis(config)
     randomize(model, seed)
     model.save_pretrained(directory, dtype)
-    write_assets(directory, config["vision_config"]["image_size"])
+    write_assets(directory, config["vision_config"]["image_size"], tokenizer())
 
 
 def main() -> None:

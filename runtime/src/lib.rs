@@ -1,5 +1,6 @@
 //! Bundles in, answers out: engines, image preprocessing, query-aware token allocation, scheduling and decoding.
 
+pub mod arms;
 pub mod bundle;
 pub mod cache;
 pub mod decoder;
@@ -7,6 +8,7 @@ pub mod engine;
 pub mod error;
 pub mod generate;
 pub mod image;
+pub mod lab;
 pub mod model;
 pub mod prompt;
 pub mod sampling;

@@ -16,7 +16,7 @@ use crate::scheduler::job::{Job, Shared, Ticket};
 use admission::Admission;
 
 mod admission;
-mod load;
+pub(crate) mod load;
 
 pub use crate::error::LoadError;
 pub use crate::image::ImageLimits;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use arrcoc_server::config::Overrides;
+use arrcoc_server::eval::options::{Arms, Budgets, PositionKinds};
 use clap::{Args, Parser, Subcommand};
 
 const AFTER_HELP: &str = "\
@@ -13,6 +14,7 @@ the default.
 Examples:
   arrcoc-serve serve --bundle engines/base/fp32-cpu
   arrcoc-serve ask --bundle engines/base/fp32-cpu --image cat.jpg \"What is on the table?\"
+  arrcoc-serve eval --bundle engines/base/fp32-cpu --data questions.json
   arrcoc-serve config check serve.yaml
 
 Exit codes: 0 success, 1 failure, 2 wrong command line or configuration.";
@@ -33,6 +35,9 @@ pub(crate) enum Command {
     /// Answer one question without a server, and say where the time went.
     #[command(after_help = AFTER_HELP)]
     Ask(Box<Ask>),
+    /// Answer a data set with every way to choose visual tokens, and say what choosing by the question is worth.
+    #[command(after_help = AFTER_HELP)]
+    Eval(Box<Eval>),
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -80,6 +85,46 @@ pub(crate) struct Ask {
     /// Write a picture of where the first image's tokens went.
     #[arg(long, value_name = "FILE.png", requires = "image")]
     pub(crate) picture: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// Data set: a JSON list or JSON Lines of objects with `image`, `query` and `answer`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// Arms, between commas: all, or of full, grid, downsampled, uniform, random, saliency, agnostic, coverage, query_aware,
+    /// query_aware_choice, shuffled, first_question, oracle, blank.
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    pub(crate) arms: Arms,
+    /// Visual tokens, between commas; auto is the tier head's choice.
+    #[arg(long, value_name = "LIST", default_value = "16,32,64,100,160,256,400,auto")]
+    pub(crate) budgets: Budgets,
+    /// Where the refiner takes tokens to be, between commas: original, repacked.
+    #[arg(long, value_name = "LIST", default_value = "original")]
+    pub(crate) positions: PositionKinds,
+    /// Only the first so many rows.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) limit: Option<usize>,
+    /// Trained neck of the grid, safetensors with `weight` and `bias`; means take its place unless given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) grid_neck: Option<PathBuf>,
+    /// Seed of the random arm and of the intervals.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Most tokens of an answer; 8 more than the longest right answer has, unless given.
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub(crate) max_tokens: Option<usize>,
+    /// Directory for the results; a run that broke off goes on with what is there.
+    #[arg(long, short, value_name = "DIR", default_value = "eval")]
+    pub(crate) output: PathBuf,
+    /// Threads of the inference library, as `--engine-threads`.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) configured: Configured,
 }

@@ -1,13 +1,15 @@
 //! `arrcoc-serve`: query-aware vision-language models behind an OpenAI-compatible API.
 //!
 //! [`app`] is the whole HTTP service over a [`state::App`]; [`listen`] puts it on a port; [`config`] says how. What
-//! answers is behind [`engine::Engine`], so that all of it is tested without a model.
+//! answers is behind [`engine::Engine`], so that all of it is tested without a model. [`eval`] needs no service: it runs a
+//! data set through a bundle's engines.
 
 pub mod auth;
 pub mod body;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod eval;
 pub mod generation;
 pub mod listen;
 pub mod media;

@@ -70,7 +70,7 @@ fn a_wrong_configuration_ends_with_2_and_says_everything_at_once() {
 
 #[test]
 fn commands_that_need_a_bundle_say_so() {
-    for arguments in [vec!["serve"], vec!["ask", "What?"]] {
+    for arguments in [vec!["serve"], vec!["ask", "What?"], vec!["eval", "--data", "set.json"]] {
         let output = run(&arguments, &[]);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(stderr(&output).contains("--bundle"), "{}", stderr(&output));

@@ -9,15 +9,20 @@ use crate::bundles::{Programs, SEED};
 use crate::python::Environment;
 use crate::shell::{self, section};
 
-/// The photograph that goldens are made with.
-const IMAGE: &str = "tests/fixtures/images/rocket.jpg";
+/// Where the weights of goldens come from.
+pub(crate) enum Weights {
+    /// `arrcoc-export init`, in float32, with this seed.
+    Random(u64),
+    /// The checkpoint that the repository ships, at this path.
+    Shipped(&'static str),
+}
 
-/// What the goldens of one preset are made of; they lie in `tests/goldens/PRESET`.
+/// What the goldens of one model are made of; they lie in `tests/goldens/MODEL`.
 pub(crate) struct Goldens {
-    /// The preset of `arrcoc-export init`, in float32.
-    pub(crate) preset: &'static str,
-    /// Its seed.
-    pub(crate) seed: u64,
+    /// A preset of `arrcoc-export init`, or the name of a shipped checkpoint.
+    pub(crate) model: &'static str,
+    weights: Weights,
+    image: &'static str,
     question: &'static str,
     sizes: &'static str,
     /// Empty for all.
@@ -30,37 +35,49 @@ pub(crate) struct Goldens {
 /// models/reference/README.md): these seeds and questions do not.
 pub(crate) const GOLDENS: &[Goldens] = &[
     Goldens {
-        preset: "arr-coc-ovis-tiny",
-        seed: SEED,
+        model: "arr-coc-ovis-tiny",
+        weights: Weights::Random(SEED),
+        image: "tests/fixtures/images/rocket.jpg",
         question: "What is on the left?",
         sizes: "512,640",
         tiers: "",
         batch: true,
     },
     Goldens {
-        preset: "arr-coc-ovis-wide",
-        seed: 1,
+        model: "arr-coc-ovis-wide",
+        weights: Weights::Random(1),
+        image: "tests/fixtures/images/rocket.jpg",
         question: "What is on the left?",
         sizes: "1024",
         tiers: "64,256",
+        batch: false,
+    },
+    // Trained weights, and so the smallest tier only: what does not matter has relevances next to 0, whose order is noise.
+    Goldens {
+        model: "arr-coc-ledger",
+        weights: Weights::Shipped("models/checkpoints/arr-coc-ledger"),
+        image: "tests/fixtures/ledger/page.png",
+        question: "Which number belongs to DZ?",
+        sizes: "320",
+        tiers: "64",
         batch: false,
     },
 ];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only this preset
+    /// Only this model
     #[arg(long)]
-    preset: Option<String>,
+    model: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let environment = section("reference environment", environment)?;
     let programs = section("programs", || Programs::build(false))?;
     for goldens in
-        GOLDENS.iter().filter(|goldens| args.preset.as_deref().is_none_or(|only| only == goldens.preset))
+        GOLDENS.iter().filter(|goldens| args.model.as_deref().is_none_or(|only| only == goldens.model))
     {
-        section(&format!("goldens of {}", goldens.preset), || {
+        section(&format!("goldens of {}", goldens.model), || {
             let mut make = goldens.script(&environment, &programs)?;
             make.args(["--question", goldens.question, "--sizes", goldens.sizes])
                 .arg("--out")
@@ -85,16 +102,23 @@ pub(crate) fn committed() -> impl Iterator<Item = &'static Goldens> {
 impl Goldens {
     /// Where they lie.
     pub(crate) fn dir(&self) -> PathBuf {
-        shell::root().join("tests/goldens").join(self.preset)
+        shell::root().join("tests/goldens").join(self.model)
     }
 
-    /// `make_goldens.py`, on a checkpoint written anew.
+    /// The checkpoint: the shipped one, or a random one written anew to `dir`.
+    pub(crate) fn checkpoint(&self, programs: &Programs, dir: PathBuf) -> Result<PathBuf> {
+        match self.weights {
+            Weights::Random(seed) => programs.init(self.model, seed, "float32", &dir).map(|()| dir),
+            Weights::Shipped(path) => Ok(shell::root().join(path)),
+        }
+    }
+
+    /// `make_goldens.py`, on the checkpoint.
     pub(crate) fn script(&self, environment: &Environment, programs: &Programs) -> Result<Command> {
-        let checkpoint = shell::target("goldens").join(self.preset);
-        programs.init(self.preset, self.seed, "float32", &checkpoint)?;
+        let checkpoint = self.checkpoint(programs, shell::target("goldens").join(self.model))?;
         let mut script = environment.command();
         script.arg(reference_dir().join("make_goldens.py")).arg("--checkpoint").arg(checkpoint);
-        script.arg("--image").arg(shell::root().join(IMAGE));
+        script.arg("--image").arg(shell::root().join(self.image));
         Ok(script)
     }
 }

@@ -11,6 +11,7 @@ mod reference;
 mod shell;
 mod test;
 mod tidy;
+mod train;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ enum Command {
     Reference(reference::Args),
     /// Make the committed goldens again from PyTorch
     Goldens(goldens::Args),
+    /// Train the reference checkpoint anew (hours)
+    Train(train::Args),
     /// Measure against what others do; writes docs/benchmarks
     #[command(subcommand)]
     Bench(bench::Command),
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Reference(args) => reference::run(&args),
         Command::Goldens(args) => goldens::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::Tidy => tidy::run(),
         Command::Onnxruntime => onnxruntime::run(),

@@ -27,14 +27,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         bail!("expected goldens in tests/goldens, found none; `cargo xtask goldens` makes them");
     }
     for goldens in committed() {
-        section(&format!("goldens of {}", goldens.preset), || {
+        section(&format!("goldens of {}", goldens.model), || {
             let mut compare = goldens.script(&environment, &programs)?;
             shell::check(compare.arg("--compare").arg(goldens.dir()))
         })?;
     }
     if args.bench {
         section("stages in PyTorch", || {
-            let checkpoint = shell::target("goldens").join(GOLDENS[0].preset);
+            let checkpoint = shell::target("goldens").join(GOLDENS[0].model);
             let mut bench = environment.command();
             bench.arg(reference_dir().join("bench_stages.py")).arg("--checkpoint").arg(checkpoint);
             shell::check(&mut bench)

@@ -66,15 +66,14 @@ fn lints() -> Result<()> {
     })
 }
 
-/// The checkpoint and both bundles of every preset that has goldens, under `target/test-bundles/PRESET`; returns the
+/// Both bundles of every model that has goldens, under `target/test-bundles/MODEL`; returns the
 /// bundle that the client tests run on.
 fn bundles(programs: &Programs) -> Result<PathBuf> {
     let out = shell::target("test-bundles");
     for goldens in goldens::committed() {
-        let checkpoint = out.join(goldens.preset).join("checkpoint");
-        programs.init(goldens.preset, goldens.seed, "float32", &checkpoint)?;
+        let checkpoint = goldens.checkpoint(programs, out.join(goldens.model).join("checkpoint"))?;
         for target in ["portable", "cpu"] {
-            programs.bundle(&checkpoint, &out, goldens.preset, target)?;
+            programs.bundle(&checkpoint, &out, goldens.model, target)?;
         }
     }
     Ok(out.join(PRESET).join("fp32-cpu"))

@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// Also check that the bundle was built from this checkpoint, as it is now
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// Side of the test image, pixels [default: the smallest that the bundle takes]
+    /// Side of the test image, pixels [default: the smallest that fills every tier]
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
     /// Tokens to decode

@@ -11,7 +11,7 @@ mod weights;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use arrcoc_runtime::bundle::manifest::Target;
+use arrcoc_runtime::bundle::manifest::{Statistics, Target};
 use arrcoc_runtime::bundle::{Bundle, BundleError};
 use arrcoc_runtime::decoder::DecoderError;
 use arrcoc_runtime::engine::{EngineError, RuntimeKind};
@@ -25,7 +25,7 @@ use crate::onnx::OnnxError;
 use crate::progress::Progress;
 use crate::table::{Table, grouped};
 use stages::Side;
-pub use stages::{DecodingReport, StageReport};
+pub use stages::{AdapterReport, DecodingReport, StageReport};
 pub use weights::{NotFinite, WeightReport};
 
 /// Directory of the bundle that serves as the reference, beside the one that is verified.
@@ -38,7 +38,7 @@ pub struct Options {
     pub reference: Option<PathBuf>,
     /// Checkpoint that the bundle must have been built from.
     pub checkpoint: Option<PathBuf>,
-    /// Side of the test image, pixels; `None` takes the smallest that the bundle knows.
+    /// Side of the test image, pixels; `None` takes the smallest that fills every tier.
     pub image_size: Option<usize>,
     /// Tokens to decode.
     pub tokens: usize,
@@ -61,6 +61,10 @@ pub struct Report {
     pub weights: WeightReport,
     /// The stages; none are run when weights are not finite.
     pub stages: Vec<StageReport>,
+    /// The statistics that the decoder was trained on, which the adapter aims at.
+    pub adapter_target: Statistics,
+    /// What the adapter puts out, per tier.
+    pub adapter: Vec<AdapterReport>,
     /// The greedy continuation.
     pub decoding: Option<DecodingReport>,
     /// Whether everything is within its limits.
@@ -185,6 +189,8 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
         passed: weights.not_finite.is_empty(),
         weights,
         stages: Vec::new(),
+        adapter_target: subject.manifest().vision.adapter_target,
+        adapter: Vec::new(),
         decoding: None,
     };
     if !report.passed {
@@ -207,8 +213,10 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     ];
     let findings = stages::run(&sides, options, progress)?;
     report.passed = findings.stages.iter().all(StageReport::passed)
+        && findings.adapter.iter().all(|tier| tier.drift.is_none())
         && findings.decoding.as_ref().is_none_or(|decoding| decoding.differing == 0);
     report.stages = findings.stages;
+    report.adapter = findings.adapter;
     report.decoding = findings.decoding;
     Ok(report)
 }
@@ -255,6 +263,9 @@ impl fmt::Display for Report {
             )?;
             write!(f, "{}", stage_table(&self.stages))?;
         }
+        if !self.adapter.is_empty() {
+            write!(f, "\n{}", adapter_table(&self.adapter, &self.adapter_target))?;
+        }
         if let Some(DecodingReport { tokens, agreeing, differing }) = &self.decoding {
             let ties = tokens - agreeing - differing;
             writeln!(f, "\ngreedy tokens: {agreeing} of {tokens} equal, {differing} differ, {ties} tied")?;
@@ -276,6 +287,25 @@ fn stage_table(stages: &[StageReport]) -> Table {
             format!("{:.2}", stage.seconds),
             format!("{:.2}", stage.reference_seconds),
         ]);
+    }
+    table
+}
+
+fn adapter_table(tiers: &[AdapterReport], target: &Statistics) -> Table {
+    let mut table = Table::new(&["quality adapter", ">mean", ">std", ">zeros", ""]);
+    let mut row = |name: String, of: &Statistics, verdict: String| {
+        table.row([
+            name,
+            format!("{:.5}", of.mean),
+            format!("{:.5}", of.std),
+            format!("{:.3}", of.sparsity),
+            verdict,
+        ]);
+    };
+    row("target".to_owned(), target, String::new());
+    for AdapterReport { tokens, statistics, drift } in tiers {
+        let verdict = drift.map_or("ok".to_owned(), |drift| format!("DRIFTED ({drift})"));
+        row(format!("{tokens} tokens"), statistics, verdict);
     }
     table
 }

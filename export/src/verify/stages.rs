@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use arrcoc_runtime::bundle::Bundle;
+use arrcoc_runtime::bundle::manifest::{Drift, Statistics, VisionSpec};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
 use arrcoc_runtime::engine::{Graph, Runtime};
 use arrcoc_runtime::tensor::Tensor;
@@ -62,10 +63,22 @@ pub struct DecodingReport {
     pub differing: usize,
 }
 
+/// What the quality adapter makes of one tier's tokens. It normalises each image, so that a random one will do.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct AdapterReport {
+    /// The tier, by its budget.
+    pub tokens: usize,
+    /// Of the adapter's output.
+    pub statistics: Statistics,
+    /// What of it has left the statistics that the decoder was trained on.
+    pub drift: Option<Drift>,
+}
+
 /// What the stages said.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) stages: Vec<StageReport>,
+    pub(super) adapter: Vec<AdapterReport>,
     pub(super) decoding: Option<DecodingReport>,
 }
 
@@ -143,7 +156,7 @@ pub(super) fn run(
     progress: Progress,
 ) -> Result<Findings, VerifyError> {
     let spec = sides[0].bundle.manifest();
-    let size = options.image_size.or_else(|| spec.vision.image_sizes.first().copied()).unwrap_or(0);
+    let size = options.image_size.unwrap_or_else(|| test_size(&spec.vision));
     if !spec.vision.image_sizes.contains(&size) {
         return Err(VerifyError::ImageSize { found: size, sizes: spec.vision.image_sizes.clone() });
     }
@@ -180,6 +193,13 @@ pub(super) fn run(
     announce("decoder");
     decode(sides, &embeds, &query, options.tokens, &mut findings)?;
     Ok(findings)
+}
+
+/// The smallest size that fills every tier; the native one where none does.
+fn test_size(vision: &VisionSpec) -> usize {
+    let largest = vision.token_budgets.last().copied().unwrap_or(0);
+    let fills = |&&size: &&usize| (size / vision.patch_size).pow(2) + vision.gist_grid.pow(2) >= largest;
+    vision.image_sizes.iter().find(fills).copied().unwrap_or(vision.native_size)
 }
 
 /// Compressor, refiner and adapter at every tier that the image has tokens for; returns the largest tier's embeddings.
@@ -222,8 +242,15 @@ fn visual_tokens(
     let mut pair = Pair::load("quality_adapter", sides)?;
     let mut embeds = None;
     for (tier, tokens) in refined.into_iter().enumerate() {
-        let tier = Tensor::from_vec(&[1], vec![tier as i64])?;
-        embeds = Some(pair.run(&[("refined_tokens", tokens), ("tier", tier)])?.get("visual_embeds")?);
+        let index = Tensor::from_vec(&[1], vec![tier as i64])?;
+        let found = pair.run(&[("refined_tokens", tokens), ("tier", index)])?.get("visual_embeds")?;
+        let statistics = Statistics::of(found.as_slice()?);
+        findings.adapter.push(AdapterReport {
+            tokens: tiers[tier],
+            statistics,
+            drift: statistics.drift(&vision.adapter_target),
+        });
+        embeds = Some(found);
     }
     pair.report(findings);
     Ok(embeds)

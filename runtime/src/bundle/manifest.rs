@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::statistics::{Drift, Statistics};
+
 /// The manifest's format version; a reader refuses any other.
 pub const FORMAT: u32 = 1;
 
@@ -109,18 +111,6 @@ pub struct VisionSpec {
     pub gist_grid: usize,
     /// Statistics that the adapter's output is normalised to.
     pub adapter_target: Statistics,
-}
-
-/// Mean, standard deviation and share of exact zeros of an embedding matrix.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct Statistics {
-    /// Mean over all elements.
-    pub mean: f32,
-    /// Population standard deviation over all elements.
-    pub std: f32,
-    /// Share of elements with |x| < 1e-6, 0..1.
-    pub sparsity: f32,
 }
 
 /// The decoder, as far as the KV cache and the token loop go.

@@ -15,6 +15,7 @@ use manifest::{AxisRange, DecoderSpec, PipelineKind, Precision, RawManifest, Tar
 
 mod files;
 pub mod manifest;
+mod statistics;
 #[cfg(test)]
 pub(crate) mod tests;
 mod validate;

@@ -144,12 +144,12 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 }
 
 /// Options resolved against the bundle.
-struct Sizes {
-    context_length: usize,
-    prefill_chunk: usize,
+pub(crate) struct Sizes {
+    pub(crate) context_length: usize,
+    pub(crate) prefill_chunk: usize,
 }
 
-fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
+pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
     let at_least_1 = [
         ("slots", options.slots),
         ("prefill_chunk", options.prefill_chunk),
@@ -179,7 +179,7 @@ fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
 }
 
 /// Opens the inference library that was asked for, or the best one to be had.
-fn open_runtime(target: Target, options: &Options) -> Result<Box<dyn Runtime>, LoadError> {
+pub(crate) fn open_runtime(target: Target, options: &Options) -> Result<Box<dyn Runtime>, LoadError> {
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,

@@ -3,10 +3,9 @@
 use crate::decoder::{DecoderError, Embedder};
 use crate::prompt::{Layout, Segment};
 use crate::tensor::Tensor;
-use crate::vision::VisualEmbeds;
 
 /// A prompt with its images embedded.
-pub(super) struct PromptEmbeds {
+pub(crate) struct PromptEmbeds {
     parts: Vec<Part>,
 }
 
@@ -39,26 +38,26 @@ impl Part {
 }
 
 impl PromptEmbeds {
-    pub(super) fn new(layout: &Layout, visuals: &[VisualEmbeds]) -> Self {
+    pub(crate) fn new(layout: &Layout, visuals: &[&Tensor]) -> Self {
         let parts = layout.segments.iter().map(|segment| match segment {
             Segment::Tokens(ids) => Part::Tokens(ids.clone()),
-            Segment::Image(index) => Part::Visual(visuals[*index].embeds.clone()),
+            Segment::Image(index) => Part::Visual(visuals[*index].clone()),
         });
         Self { parts: parts.collect() }
     }
 
     /// Tokens in all.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(Part::len).sum()
     }
 
     /// Visual tokens among them.
-    pub(super) fn visual(&self) -> usize {
+    pub(crate) fn visual(&self) -> usize {
         self.parts.iter().filter(|part| matches!(part, Part::Visual(_))).map(Part::len).sum()
     }
 
     /// Tokens `start..end` as `[1, end - start, H]`; copies only where a chunk spans several parts or cuts an image.
-    pub(super) fn chunk(
+    pub(crate) fn chunk(
         &self,
         start: usize,
         end: usize,

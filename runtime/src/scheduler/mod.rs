@@ -19,7 +19,7 @@ use crate::prompt::Prompter;
 use crate::text::Vocabulary;
 use crate::vision::VisualEmbeds;
 
-mod embeds;
+pub(crate) mod embeds;
 pub(crate) mod encode;
 pub(crate) mod job;
 mod task;

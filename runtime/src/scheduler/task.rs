@@ -54,7 +54,8 @@ impl Task {
     pub(super) fn new(ready: Ready, slot: usize, settings: &Settings) -> Self {
         let Ready { mut job, visuals } = ready;
         job.start();
-        let embeds = PromptEmbeds::new(&job.layout, &visuals);
+        let tensors: Vec<_> = visuals.iter().map(|visual| &visual.embeds).collect();
+        let embeds = PromptEmbeds::new(&job.layout, &tensors);
         let usage =
             Usage { prompt_tokens: embeds.len(), visual_tokens: embeds.visual(), completion_tokens: 0 };
         job.send(Event::Started {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::arms::Positions;
 use crate::bundle::Bundle;
 use crate::engine::{EngineError, Graph, Runtime};
 use crate::error::LoadError;
@@ -20,17 +21,17 @@ use super::layout::{Layout, Token};
 const PADDING: f32 = -1.0;
 
 /// Measures stages, for the caller and for the observer.
-pub(super) struct Timer {
+pub(crate) struct Timer {
     observer: Arc<dyn Observer>,
     stages: Vec<(Stage, Duration)>,
 }
 
 impl Timer {
-    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
+    pub(crate) fn new(observer: Arc<dyn Observer>) -> Self {
         Self { observer, stages: Vec::new() }
     }
 
-    fn time<T>(
+    pub(crate) fn time<T>(
         &mut self,
         stage: Stage,
         run: impl FnOnce() -> Result<T, EngineError>,
@@ -43,15 +44,15 @@ impl Timer {
         Ok(result)
     }
 
-    pub(super) fn into_stages(self) -> Vec<(Stage, Duration)> {
+    pub(crate) fn into_stages(self) -> Vec<(Stage, Duration)> {
         self.stages
     }
 }
 
 /// What the allocator says about one image and one question. P patches, E tiers.
-pub(super) struct Allocation {
+pub(crate) struct Allocation {
     /// `[1, P]`, 0..1.
-    relevance: Tensor,
+    pub(crate) relevance: Tensor,
     /// `[1, 3, P]`, 0..1.
     knowing: Tensor,
     /// Sum to 1.
@@ -62,7 +63,7 @@ pub(super) struct Allocation {
 
 impl Allocation {
     /// The likeliest tier among those with at most `room` tokens; the smallest one, if none has so few.
-    pub(super) fn best_tier(&self, budgets: &[usize], room: usize) -> usize {
+    pub(crate) fn best_tier(&self, budgets: &[usize], room: usize) -> usize {
         let candidates = self.tier_logits.iter().zip(budgets).enumerate();
         let fitting = candidates.filter(|(_, (_, budget))| **budget <= room);
         // The first of equal logits wins, as `argmax` has it; `max_by` would take the last.
@@ -90,8 +91,30 @@ impl Selected {
     }
 }
 
+/// What is to become visual tokens.
+pub(crate) struct Choice<'a> {
+    /// `[1, P, C]`.
+    pub(crate) image_features: &'a Tensor,
+    /// `[1, P]`; the largest are taken, padding is negative.
+    pub(crate) relevance: &'a Tensor,
+    /// How many tokens.
+    pub(crate) tokens: usize,
+    /// The adapter's tier.
+    pub(crate) tier: usize,
+    /// Where the refiner takes them to be.
+    pub(crate) positions: Positions,
+}
+
+/// Visual tokens in the decoder's space.
+pub(crate) struct Tokens {
+    /// `[1, T, H]`.
+    pub(crate) embeds: Tensor,
+    /// `[1, T]`: below P a patch, from P on a gist cell.
+    pub(crate) indices: Tensor,
+}
+
 /// The graphs.
-pub(super) struct Pipeline {
+pub(crate) struct Pipeline {
     vision_encoder: Stepper,
     allocator: Stepper,
     compressor: Stepper,
@@ -100,7 +123,7 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn load(bundle: &Bundle, runtime: &dyn Runtime) -> Result<Self, LoadError> {
+    pub(crate) fn load(bundle: &Bundle, runtime: &dyn Runtime) -> Result<Self, LoadError> {
         let load = |name| Ok::<_, LoadError>(Stepper { name, graph: bundle.load_graph(runtime, name)? });
         Ok(Self {
             vision_encoder: load("vision_encoder")?,
@@ -112,7 +135,7 @@ impl Pipeline {
     }
 
     /// `pixel_values [1, 3, S, S]` to `image_features [1, P, C]`.
-    pub(super) fn encode(&mut self, pixel_values: &Tensor, timer: &mut Timer) -> Result<Tensor, EngineError> {
+    pub(crate) fn encode(&mut self, pixel_values: &Tensor, timer: &mut Timer) -> Result<Tensor, EngineError> {
         timer.time(Stage::VisionEncoder, || {
             let mut outputs = self.vision_encoder.run(&[("pixel_values", pixel_values)])?;
             outputs.take("image_features")
@@ -120,7 +143,7 @@ impl Pipeline {
     }
 
     /// Scores every patch for a question, `query_embeds [1, Q, H]`.
-    pub(super) fn allocate(
+    pub(crate) fn allocate(
         &mut self,
         image_features: &Tensor,
         query_embeds: &Tensor,
@@ -128,7 +151,7 @@ impl Pipeline {
     ) -> Result<Allocation, EngineError> {
         timer.time(Stage::Allocator, || {
             let length = query_embeds.shape().get(1).copied().unwrap_or(0);
-            let query_mask = Tensor::from_vec(&[1, length], vec![1_i64; length])?;
+            let query_mask = Tensor::from_vec(&[1, length], vec![1i64; length])?;
             let inputs = [
                 ("image_features", image_features),
                 ("query_embeds", query_embeds),
@@ -137,7 +160,7 @@ impl Pipeline {
             let mut outputs = self.allocator.run(&inputs)?;
             let tension_weights = outputs.take("tension_weights")?;
             let Ok(tension_weights) = <[f32; 3]>::try_from(tension_weights.as_slice::<f32>()?) else {
-                return Err(outputs.unexpected("tension_weights", &[1, 3], &tension_weights));
+                return Err(unexpected("allocator", "tension_weights", &[1, 3], &tension_weights));
             };
             Ok(Allocation {
                 relevance: outputs.take("relevance")?,
@@ -158,30 +181,12 @@ impl Pipeline {
         (tier, budget): (usize, usize),
         timer: &mut Timer,
     ) -> Result<Selected, EngineError> {
-        let mut compressed = timer.time(Stage::Compressor, || {
-            let relevance = mask_padding(&allocation.relevance, layout, image.resized)?;
-            let token_slots = Tensor::from_vec(&[budget], vec![0_i64; budget])?;
-            let inputs = [
-                ("image_features", image_features),
-                ("relevance", &relevance),
-                ("token_slots", &token_slots),
-            ];
-            self.compressor.run(&inputs)
-        })?;
-        let visual_tokens = compressed.take("visual_tokens")?;
-        let token_positions = compressed.take("token_positions")?;
-        let refined_tokens = timer.time(Stage::Refiner, || {
-            let inputs = [("visual_tokens", &visual_tokens), ("token_positions", &token_positions)];
-            self.refiner.run(&inputs)?.take("refined_tokens")
-        })?;
-        let embeds = timer.time(Stage::QualityAdapter, || {
-            let tier = Tensor::from_vec(&[1], vec![tier as i64])?;
-            let inputs = [("refined_tokens", &refined_tokens), ("tier", &tier)];
-            self.quality_adapter.run(&inputs)?.take("visual_embeds")
-        })?;
-        let token_indices = compressed.take("token_indices")?;
-        let places = places(token_indices.as_slice::<i64>()?, &allocation, layout, image)
-            .ok_or_else(|| compressed.unexpected("token_indices", &[1, budget], &token_indices))?;
+        let relevance = mask_padding(&allocation.relevance, layout, image.resized)?;
+        let positions = Positions::Original;
+        let choice = Choice { image_features, relevance: &relevance, tokens: budget, tier, positions };
+        let Tokens { embeds, indices } = self.tokens(&choice, timer)?;
+        let places = places(indices.as_slice::<i64>()?, &allocation, layout, image)
+            .ok_or_else(|| unexpected("compressor", "token_indices", &[1, budget], &indices))?;
         let receipt = Receipt {
             tier,
             tokens: budget,
@@ -192,10 +197,40 @@ impl Pipeline {
         };
         Ok(Selected { embeds, receipt: Arc::new(receipt) })
     }
+
+    /// Compresses, refines and adapts.
+    pub(crate) fn tokens(&mut self, choice: &Choice<'_>, timer: &mut Timer) -> Result<Tokens, EngineError> {
+        let &Choice { image_features, relevance, tokens, tier, positions } = choice;
+        let mut compressed = timer.time(Stage::Compressor, || {
+            let token_slots = Tensor::from_vec(&[tokens], vec![0_i64; tokens])?;
+            let inputs =
+                [("image_features", image_features), ("relevance", relevance), ("token_slots", &token_slots)];
+            self.compressor.run(&inputs)
+        })?;
+        let visual_tokens = compressed.take("visual_tokens")?;
+        let token_positions = match positions {
+            Positions::Original => compressed.take("token_positions")?,
+            Positions::Repacked => Tensor::from_vec(&[1, tokens, 2], Positions::repacked(tokens))?,
+        };
+        let refined_tokens = timer.time(Stage::Refiner, || {
+            let inputs = [("visual_tokens", &visual_tokens), ("token_positions", &token_positions)];
+            self.refiner.run(&inputs)?.take("refined_tokens")
+        })?;
+        let embeds = timer.time(Stage::QualityAdapter, || {
+            let tier = Tensor::from_vec(&[1], vec![tier as i64])?;
+            let inputs = [("refined_tokens", &refined_tokens), ("tier", &tier)];
+            self.quality_adapter.run(&inputs)?.take("visual_embeds")
+        })?;
+        Ok(Tokens { embeds, indices: compressed.take("token_indices")? })
+    }
 }
 
 /// Relevance with padding pushed below everything else, so that it is picked last.
-fn mask_padding(relevance: &Tensor, layout: &Layout, resized: [u32; 2]) -> Result<Tensor, EngineError> {
+pub(crate) fn mask_padding(
+    relevance: &Tensor,
+    layout: &Layout,
+    resized: [u32; 2],
+) -> Result<Tensor, EngineError> {
     let valid = layout.valid_region(resized);
     if valid.patches() == layout.patches() {
         return Ok(relevance.clone());
@@ -268,12 +303,12 @@ impl Outputs {
             }),
         }
     }
+}
 
-    fn unexpected(&self, output: &str, expected: &[usize], found: &Tensor) -> EngineError {
-        let reason = format!(
-            "output `{output}`: expected shape {expected:?} for this input size, found {:?}; export the checkpoint again",
-            found.shape()
-        );
-        EngineError::Run { graph: self.graph.to_owned(), reason }
-    }
+fn unexpected(graph: &'static str, output: &str, expected: &[usize], found: &Tensor) -> EngineError {
+    let reason = format!(
+        "output `{output}`: expected shape {expected:?} for this input size, found {:?}; export the checkpoint again",
+        found.shape()
+    );
+    EngineError::Run { graph: graph.to_owned(), reason }
 }

@@ -2,7 +2,7 @@
 
 /// The grid of patches of one encoder input, with the gist grid over it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Patches per side.
     side: usize,
     /// Side of a patch, encoder pixels.
@@ -13,25 +13,25 @@ pub(super) struct Layout {
 
 /// The part of the grid that holds the picture; the rest is padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Valid {
-    pub(super) columns: usize,
-    pub(super) rows: usize,
+pub(crate) struct Valid {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
 }
 
 impl Valid {
-    pub(super) fn patches(self) -> usize {
+    pub(crate) fn patches(self) -> usize {
         self.columns * self.rows
     }
 
     /// Whether the patch at a row and column holds a piece of the picture.
-    pub(super) fn contains(self, row: usize, column: usize) -> bool {
+    pub(crate) fn contains(self, row: usize, column: usize) -> bool {
         row < self.rows && column < self.columns
     }
 }
 
 /// A token index of the compressor, resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     /// A patch, by index in the grid.
     Fine(usize),
     /// A gist cell, by index in the gist grid.
@@ -39,34 +39,39 @@ pub(super) enum Token {
 }
 
 impl Layout {
-    pub(super) fn new(side: usize, patch: usize, gist: usize) -> Self {
+    pub(crate) fn new(side: usize, patch: usize, gist: usize) -> Self {
         // More cells than patches would leave cells empty.
         Self { side, patch, gist: gist.min(side) }
     }
 
+    /// Patches per side.
+    pub(crate) fn side(&self) -> usize {
+        self.side
+    }
+
     /// Patches in the grid.
-    pub(super) fn patches(&self) -> usize {
+    pub(crate) fn patches(&self) -> usize {
         self.side * self.side
     }
 
     /// Gist cells over the grid.
-    pub(super) fn cells(&self) -> usize {
+    pub(crate) fn cells(&self) -> usize {
         self.gist * self.gist
     }
 
     /// The patches that a picture of this size in encoder pixels covers, if only in part.
-    pub(super) fn valid_region(&self, [width, height]: [u32; 2]) -> Valid {
+    pub(crate) fn valid_region(&self, [width, height]: [u32; 2]) -> Valid {
         let patches = |pixels: u32| (pixels as usize).div_ceil(self.patch).min(self.side);
         Valid { columns: patches(width), rows: patches(height) }
     }
 
     /// Row and column of a patch.
-    pub(super) fn position(&self, patch: usize) -> (usize, usize) {
+    pub(crate) fn position(&self, patch: usize) -> (usize, usize) {
         (patch / self.side, patch % self.side)
     }
 
     /// What a compressor index stands for; `None` when it is out of range.
-    pub(super) fn token(&self, index: i64) -> Option<Token> {
+    pub(crate) fn token(&self, index: i64) -> Option<Token> {
         let index = usize::try_from(index).ok()?;
         match index.checked_sub(self.patches()) {
             None => Some(Token::Fine(index)),
@@ -88,14 +93,14 @@ impl Layout {
     }
 
     /// The patches that a token stands for.
-    pub(super) fn patches_of(&self, token: Token) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn patches_of(&self, token: Token) -> impl Iterator<Item = usize> + use<> {
         let [rows, columns] = self.span(token);
         let side = self.side;
         rows.flat_map(move |row| columns.clone().map(move |column| row * side + column))
     }
 
     /// Left, top, right and bottom of a token in original pixels, clipped to the picture.
-    pub(super) fn rect(&self, token: Token, original: [u32; 2], resized: [u32; 2]) -> [f32; 4] {
+    pub(crate) fn rect(&self, token: Token, original: [u32; 2], resized: [u32; 2]) -> [f32; 4] {
         let [rows, columns] = self.span(token);
         let scale = |patches: usize, axis: usize| {
             let pixels = (patches * self.patch) as f32 * original[axis] as f32 / resized[axis].max(1) as f32;

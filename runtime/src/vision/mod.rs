@@ -20,8 +20,8 @@ use crate::tensor::Tensor;
 use arr_coc_ovis::{Pipeline, Selected, Timer};
 use layout::Layout;
 
-mod arr_coc_ovis;
-mod layout;
+pub(crate) mod arr_coc_ovis;
+pub(crate) mod layout;
 pub mod picture;
 #[cfg(test)]
 mod tests;
@@ -249,7 +249,7 @@ impl Vision {
             (tier, self.budgets[tier]),
             timer,
         )?;
-        let statistics = statistics(selected.embeds.as_slice()?);
+        let statistics = Statistics::of(selected.embeds.as_slice()?);
         self.observer.adapter_output(tier, statistics);
         Ok(selected)
     }
@@ -269,7 +269,7 @@ impl Vision {
     }
 }
 
-fn image_size(spec: &VisionSpec, asked: Option<usize>) -> Result<usize, LoadError> {
+pub(crate) fn image_size(spec: &VisionSpec, asked: Option<usize>) -> Result<usize, LoadError> {
     let size = asked.unwrap_or(spec.native_size);
     if spec.image_sizes.contains(&size) {
         return Ok(size);
@@ -291,7 +291,7 @@ fn allowed_budgets(spec: &VisionSpec, layout: &Layout) -> Result<Vec<usize>, Loa
 }
 
 /// The last `most` rows of a `[1, rows, width]` tensor.
-fn last_rows(tensor: &Tensor, most: usize) -> Result<Tensor, EngineError> {
+pub(crate) fn last_rows(tensor: &Tensor, most: usize) -> Result<Tensor, EngineError> {
     let (rows, width) = match *tensor.shape() {
         [1, rows, width] => (rows, width),
         _ => (0, 0),
@@ -301,13 +301,4 @@ fn last_rows(tensor: &Tensor, most: usize) -> Result<Tensor, EngineError> {
     }
     let kept = tensor.as_slice::<f32>()?[(rows - most) * width..].to_vec();
     Ok(Tensor::from_vec(&[1, most, width], kept)?)
-}
-
-/// Mean, population standard deviation and share of zeros.
-fn statistics(values: &[f32]) -> Statistics {
-    let count = values.len().max(1) as f64;
-    let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
-    let variance = values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
-    let zeros = values.iter().filter(|x| x.abs() < 1e-6).count() as f64;
-    Statistics { mean: mean as f32, std: variance.sqrt() as f32, sparsity: (zeros / count) as f32 }
 }

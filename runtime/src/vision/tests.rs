@@ -295,6 +295,6 @@ fn of_a_long_question_the_end_counts() {
 
 #[test]
 fn statistics_are_those_of_the_population() {
-    let Statistics { mean, std, sparsity } = statistics(&[0.0, 2.0, 0.0, 2.0]);
+    let Statistics { mean, std, sparsity } = Statistics::of(&[0.0, 2.0, 0.0, 2.0]);
     assert_eq!((mean, std, sparsity), (1.0, 1.0, 0.5));
 }

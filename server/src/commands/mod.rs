@@ -9,6 +9,7 @@ use crate::cli::{Command, ConfigCommand, Configured};
 mod ask;
 mod completions;
 mod config_check;
+mod eval;
 mod load;
 mod picture;
 mod serve;
@@ -35,6 +36,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(configured) => serve::run(&configure(&configured)?),
         Command::Ask(ask) => ask::run(&ask, &configure(&ask.configured)?),
+        Command::Eval(eval) => eval::run(&eval, configure(&eval.configured)?),
         Command::Config(ConfigCommand::Check { file, overrides }) => config_check::run(&file, &overrides),
         Command::Completions { shell } => completions::run(shell),
     }

@@ -44,6 +44,8 @@ pub(super) struct Arrcoc {
     cache_queries: IntCounterVec,
     cache_hits: IntCounterVec,
     adapter: [GaugeVec; 3],
+    drifted: IntCounterVec,
+    target: Statistics,
     info: GaugeVec,
     /// Label values of the tiers: their budgets.
     budgets: Vec<String>,
@@ -85,11 +87,18 @@ impl Arrcoc {
             cache_queries: counter("arrcoc_cache_queries_total", "Lookups by cache.", "cache"),
             cache_hits: counter("arrcoc_cache_hits_total", "Successful lookups by cache.", "cache"),
             adapter,
+            drifted: counter(
+                "arrcoc_adapter_drift_total",
+                "Images for which the adapter's output had left its target statistics, by tier.",
+                "tier",
+            ),
+            target,
             info: register(registry, GaugeVec::new(info, &["model", "precision", "target", "runtime"])),
             budgets: token_budgets.iter().map(usize::to_string).collect(),
         };
         for budget in &arrcoc.budgets {
             arrcoc.tiers.with_label_values(&[budget]);
+            arrcoc.drifted.with_label_values(&[budget]);
         }
         for cache in [Cache::ImageFeatures, Cache::VisualTokens] {
             arrcoc.cache_queries.with_label_values(&[cache_name(cache)]);
@@ -122,6 +131,11 @@ impl Arrcoc {
         let values = [statistics.mean, statistics.std, statistics.sparsity];
         for (gauge, value) in self.adapter.iter().zip(values) {
             gauge.with_label_values(&[self.tier(tier)]).set(value.into());
+        }
+        if let Some(drift) = statistics.drift(&self.target) {
+            let (budget, target) = (self.tier(tier), self.target);
+            tracing::warn!(budget, %drift, ?statistics, ?target, "the quality adapter has drifted; verify the bundle");
+            self.drifted.with_label_values(&[budget]).inc();
         }
     }
 

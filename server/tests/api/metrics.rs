@@ -212,6 +212,9 @@ async fn the_runtimes_reports_arrive() {
     assert_eq!(metrics.value("vllm:mm_cache_queries_total", &[]), 2.0);
     assert_eq!(metrics.value("vllm:mm_cache_hits_total", &[]), 1.0);
     assert_eq!(metrics.value("arrcoc_adapter_output_sparsity", &["tier=\"256\""]), 0.125);
+    // Zeros where the decoder was trained on none: that is drift, of this tier and no other.
+    assert_eq!(metrics.value("arrcoc_adapter_drift_total", &["tier=\"256\""]), 1.0);
+    assert_eq!(metrics.value("arrcoc_adapter_drift_total", &["tier=\"64\""]), 0.0);
     assert!((metrics.value("arrcoc_adapter_output_std_target", &[]) - 0.02).abs() < 1e-6);
     assert_eq!(metrics.value("vllm:iteration_tokens_total_sum", &[]), 17.0);
 }

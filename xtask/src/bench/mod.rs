@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: our figures beside those of what one would use otherwise, taken in the same run.
 
 mod export;
+mod relevance;
 mod report;
 mod stages;
 
@@ -13,11 +14,14 @@ pub(crate) enum Command {
     Export(export::Args),
     /// Seconds per stage of an answer, beside PyTorch
     Stages(stages::Args),
+    /// Right answers by visual tokens, for every way to choose them
+    Relevance(relevance::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
         Command::Export(args) => export::run(args),
         Command::Stages(args) => stages::run(args),
+        Command::Relevance(args) => relevance::run(args),
     }
 }

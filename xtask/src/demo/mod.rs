@@ -1,7 +1,8 @@
-//! `cargo xtask demo`: from nothing to an answer about a photograph, with every step said and timed.
+//! `cargo xtask demo`: from nothing to two answers about a page, with every step said and timed.
 
 mod report;
 mod server;
+mod subject;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,26 +13,26 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::bundles::{Programs, SEED};
+use crate::bundles::Programs;
 use crate::onnxruntime;
 use crate::shell::{self, section, shown};
 use server::Server;
+use subject::{Question, Subject};
 
-const PHOTOGRAPH: &str = "tests/fixtures/images/astronaut.jpg";
-const QUESTION: &str = "What is on the left?";
 const MAX_TOKENS: u64 = 32;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Picture to ask about [default: a photograph of an astronaut]
+    /// Picture to ask about [default: a page of records, or a photograph for a random checkpoint]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// What to ask
-    #[arg(long, default_value = QUESTION)]
-    question: String,
-    /// Checkpoint to make, a preset of `arrcoc-export init`; arr-coc-ovis-base takes minutes, 6 GB of disk and as much memory
-    #[arg(long, default_value = "arr-coc-ovis-tiny")]
-    preset: String,
+    /// What to ask; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    question: Vec<String>,
+    /// Use random weights of this shape, a preset of `arrcoc-export init`, in place of the repository's trained checkpoint;
+    /// arr-coc-ovis-base takes minutes, 6 GB of disk and as much memory
+    #[arg(long)]
+    preset: Option<String>,
     /// Leave the server running until Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -69,53 +70,59 @@ impl Runtime {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
-    let picture = args.image.clone().unwrap_or_else(|| shell::root().join(PHOTOGRAPH));
-    let image = fs::read(&picture).with_context(|| format!("cannot read the image {}", picture.display()))?;
+    let subject = Subject::of(args);
+    let picture = &subject.picture;
+    let image = fs::read(picture).with_context(|| format!("cannot read the image {}", picture.display()))?;
     let dir = shell::target("demo");
     fs::create_dir_all(&dir)?;
 
     let title = "1. build arrcoc-export and arrcoc-serve, optimised (minutes the first time)";
     let programs = section(title, || Programs::build(true))?;
     let (runtime, library) = section("2. ONNX Runtime", || choose(args.runtime))?;
-    let checkpoint = section("3. a random checkpoint in Hugging Face form", || {
-        let checkpoint = dir.join("checkpoints").join(&args.preset);
-        if checkpoint.join("config.json").is_file() {
-            println!("{} is there from an earlier demo", shown(&checkpoint));
-        } else {
-            programs.init(&args.preset, SEED, "bfloat16", &checkpoint)?;
-        }
-        Ok(checkpoint)
-    })?;
+    let checkpoint = section("3. a checkpoint in Hugging Face form", || subject.checkpoint(&programs, &dir))?;
     let bundle = section("4. export it to an engine bundle", || {
-        programs.bundle(&checkpoint, &dir.join("engines"), &args.preset, runtime.target())
+        programs.bundle(&checkpoint, &dir.join("engines"), &subject.model, runtime.target())
     })?;
     let server = section("5. serve it", || {
         Server::start(&programs, &bundle, runtime.name(), library.as_deref(), &dir.join("server.log"))
     })?;
-    let (answer, stages) = section("6. ask, over HTTP", || {
-        println!("image:    {}", shown(&picture));
-        println!("question: {}", args.question);
-        let before = server.stages()?;
-        let answer = server.ask(&request(&args.preset, &args.question, &picture, &image)?)?;
-        Ok((answer, report::since(&before, &server.stages()?)))
-    })?;
-    report::answer(&answer, &stages)?;
-
-    let tokens = dir.join("tokens.png");
-    section("7. draw where the tokens went", || {
-        let mut ask = programs.serve();
-        ask.args(["ask", &args.question, "--max-tokens", "1", "--engine-runtime", runtime.name()]);
-        ask.arg("--bundle").arg(&bundle).arg("--image").arg(&picture).arg("--picture").arg(&tokens);
-        if let Some(library) = &library {
-            ask.env(onnxruntime::VARIABLE, library);
-        }
-        shell::output(&mut ask)?;
-        println!("{}", shown(&tokens));
-        Ok(())
-    })?;
+    println!("\nimage: {}", shown(picture));
+    for question in &subject.questions {
+        section("6. ask, over HTTP", || ask(&server, &subject, question, &image))?;
+    }
+    for (number, question) in subject.questions.iter().enumerate() {
+        let tokens = dir.join(format!("tokens-{}.png", number + 1));
+        section("7. draw where the tokens went", || {
+            let mut ask = programs.serve();
+            ask.args(["ask", &question.text, "--max-tokens", "1", "--engine-runtime", runtime.name()]);
+            ask.arg("--bundle").arg(&bundle).arg("--image").arg(picture).arg("--picture").arg(&tokens);
+            if let Some(library) = &library {
+                ask.env(onnxruntime::VARIABLE, library);
+            }
+            shell::output(&mut ask)?;
+            println!("{}: {}", shown(&tokens), question.text);
+            Ok(())
+        })?;
+    }
     println!("\ndone in {}", shell::duration(start));
-    report::how_to_go_on(&args.preset, &bundle, &picture, &server.url, args.keep);
+    report::how_to_go_on(&subject, &bundle, &server.url, args.keep);
     if args.keep { server.wait() } else { Ok(()) }
+}
+
+/// Asks one question and prints the answer; a known answer must come.
+fn ask(server: &Server, subject: &Subject, question: &Question, image: &[u8]) -> Result<()> {
+    println!("question: {}", question.text);
+    let before = server.stages()?;
+    let answer = server.ask(&request(&subject.model, &question.text, &subject.picture, image)?)?;
+    let text = report::answer(&answer, &report::since(&before, &server.stages()?), subject.is_random())?;
+    match question.expected {
+        Some(expected) if text.trim() != expected => {
+            bail!("expected the answer {expected:?}, found {text:?}")
+        }
+        Some(_) => println!("\nwhich is right"),
+        None => (),
+    }
+    Ok(())
 }
 
 /// The runtime that was asked for, or the best there is; and ONNX Runtime's library.

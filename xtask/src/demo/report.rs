@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::server::Stages;
+use super::subject::Subject;
 use crate::shell::shown;
 
 /// The order in which the stages of a request run.
@@ -31,12 +32,14 @@ pub(super) fn since(before: &Stages, after: &Stages) -> Stages {
     after.iter().map(difference).collect()
 }
 
-/// The answer, what it cost in tokens, and the table of stages.
-pub(super) fn answer(answer: &Value, stages: &Stages) -> Result<()> {
+/// Prints the answer, what it cost in tokens, and the table of stages; returns the answer.
+pub(super) fn answer<'a>(answer: &'a Value, stages: &Stages, random: bool) -> Result<&'a str> {
     let text = answer["choices"][0]["message"]["content"].as_str().context("the answer holds no text")?;
     let (usage, image) = (&answer["usage"], &answer["arrcoc"]["images"][0]);
     println!("\nanswer:   {text:?}");
-    println!("          (gibberish: the weights are random. Everything else is real.)");
+    if random {
+        println!("          (gibberish: the weights are random. Everything else is real.)");
+    }
     println!(
         "tier:     {} of 0 to 4, chosen by the question: {} visual tokens",
         image["tier"], image["tokens"]
@@ -58,12 +61,13 @@ pub(super) fn answer(answer: &Value, stages: &Stages) -> Result<()> {
         println!("{stage:<16} {runs:>5} {:>12.2}", seconds * 1e3);
     }
     println!("{:<16} {:>5} {:>12.2}", "together", "", total * 1e3);
-    Ok(())
+    Ok(text)
 }
 
 /// What to try next.
-pub(super) fn how_to_go_on(model: &str, bundle: &Path, picture: &Path, url: &str, keep: bool) {
-    let (bundle, picture) = (shown(bundle), shown(picture));
+pub(super) fn how_to_go_on(subject: &Subject, bundle: &Path, url: &str, keep: bool) {
+    let (model, bundle, picture) = (&subject.model, shown(bundle), shown(&subject.picture));
+    let question = subject.questions.first().map_or("What is this?", |question| &question.text);
     if keep {
         println!("\nThe server goes on at {url} until Ctrl-C. Ask it:");
     } else {
@@ -83,11 +87,11 @@ pub(super) fn how_to_go_on(model: &str, bundle: &Path, picture: &Path, url: &str
   image = base64.b64encode(open("{picture}", "rb").read()).decode()
   client = openai.OpenAI(base_url="{url}/v1", api_key="none")
   print(client.chat.completions.create(model="{model}", max_tokens=16, messages=[{{"role": "user", "content": [
-      {{"type": "image_url", "image_url": {{"url": "data:image/jpeg;base64," + image}}}},
-      {{"type": "text", "text": "What is this?"}}]}}]))
+      {{"type": "image_url", "image_url": {{"url": "data:image/png;base64," + image}}}},
+      {{"type": "text", "text": "{question}"}}]}}]))
   PYTHON
 
-  target/release/arrcoc-serve ask --bundle {bundle} --image {picture} "What is this?"
+  target/release/arrcoc-serve ask --bundle {bundle} --image {picture} "{question}"
 
 A picture of your own: cargo xtask demo --image FILE. The guide: docs/user-guide.md."#
     );

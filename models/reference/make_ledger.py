@@ -1,0 +1,108 @@
+"""Writes an ARR-Ledger data set: pages as PNG and `ledger.json`, for `arrcoc-serve eval` and `arrcoc-export calibrate`.
+
+    python make_ledger.py --out DIR [--pages 360] [--controls 30] [--seed evaluation]
+
+`--pages` pages at six densities with four one-place questions each; `--controls` pages for each kind of question where choosing
+by the question should not win. The seed's name is part of every page's: no page of training or validation returns.
+"""
+
+import argparse
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from arrcoc_ledger import ONE_PLACE, Page, PageSpec, Question, Topic, ask, draw_page
+
+DENSITIES = (5, 10, 20, 40, 60, 80)  # records on a page
+QUESTIONS = 4  # about a page
+RICH = PageSpec(links=2, table=True, chart=True, shapes=5, textures=1)
+
+
+def row(image: str, page: Page, question: Question, kind: str, **more) -> dict:
+    """The seeds' form, and what evaluation can use besides."""
+    found = {"image": image, "query": question.query, "answer": question.answer, "kind": kind, "characters": page.characters}
+    if len(question.evidence) == 1:
+        found["box"] = [round(v) for v in question.evidence[0].box]
+    return found | more
+
+
+class Writer:
+    def __init__(self, out: Path, seed: str):
+        self.out, self.seed, self.rows, self.pages = out, seed, [], 0
+        (out / "images").mkdir(parents=True, exist_ok=True)
+
+    def page(self, spec: PageSpec) -> tuple[str, Page, random.Random]:
+        rng = random.Random(f"{self.seed}/{self.pages}")
+        page = draw_page(rng, spec)
+        name = f"images/page{self.pages:04}.png"
+        page.image.save(self.out / name)
+        self.pages += 1
+        return name, page, rng
+
+    def one_place(self, spec: PageSpec) -> None:
+        name, page, rng = self.page(spec)
+        topics = [t for t in ONE_PLACE if ask(rng, page, t)]
+        # Records, and one of each other kind that the page has.
+        asked = [Topic.RECORD] * (QUESTIONS - len(topics) + 1) + [t for t in topics if t is not Topic.RECORD]
+        seen = set()
+        for topic in asked:
+            question = ask(rng, page, topic)
+            while question.evidence in seen:
+                question = ask(rng, page, topic)
+            seen.add(question.evidence)
+            self.rows.append(row(name, page, question, topic))
+
+    def control(self, spec: PageSpec, topic: Topic) -> None:
+        name, page, rng = self.page(spec)
+        self.rows.append(row(name, page, ask(rng, page, topic), topic))
+
+    def second_question(self, spec: PageSpec) -> None:
+        """Two questions about one page; the second names the first, whose tokens it can be answered on."""
+        name, page, rng = self.page(spec)
+        first = second = ask(rng, page, Topic.RECORD)
+        while second.evidence == first.evidence:
+            second = ask(rng, page, Topic.RECORD)
+        self.rows.append(row(name, page, first, Topic.RECORD))
+        self.rows.append(row(name, page, second, "second_question", pair=len(self.rows) - 1))
+
+    def salient(self, spec: PageSpec) -> None:
+        """The only thing on the page is what is asked for: plain saliency finds it."""
+        name, page, rng = self.page(spec)
+        self.rows.append(row(name, page, ask(rng, page, Topic.RECORD), "salient"))
+
+
+def spec_of(n: int, records: int) -> PageSpec:
+    """Every third page has a table, every third a chart; dense pages need small letters and the room."""
+    font_size = (12, 13) if records > 50 else (12, 16)
+    if n % 3 == 0:
+        spec = replace(RICH, chart=False)
+    elif n % 3 == 1:
+        spec = replace(RICH, table=False)
+    else:
+        spec = replace(RICH, table=False, chart=False, textures=2)
+    return replace(spec, records=records, font_size=font_size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pages", type=int, default=360)
+    parser.add_argument("--controls", type=int, default=60)
+    parser.add_argument("--seed", default="evaluation")
+    args = parser.parse_args()
+    writer = Writer(args.out, args.seed)
+    for n in range(args.pages):
+        writer.one_place(spec_of(n // len(DENSITIES), DENSITIES[n % len(DENSITIES)]))
+    for n in range(args.controls):
+        writer.control(PageSpec(records=20, shapes=6, textures=1), Topic.COUNT)
+        writer.control(PageSpec(records=1 + n % 6, shapes=2, textures=1), Topic.TRANSCRIPTION)
+        writer.control(spec_of(n, 30), Topic.TWO_HOP)
+        writer.second_question(spec_of(n, 30))
+        writer.salient(PageSpec(records=1))
+    (args.out / "ledger.json").write_text(json.dumps(writer.rows, indent=1) + "\n")
+    print(f"{args.out / 'ledger.json'}: {len(writer.rows)} questions about {writer.pages} pages")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Trains the reference checkpoint on ARR-Ledger.
+
+    python train.py --config ../../configs/train/reference.yaml --out DIR [--resume] [--checkpoint-every N]
+
+DIR gets `state.pt` (everything that a resumed run needs), `log.jsonl` (a line per logged step and per validation) and
+`checkpoint/`, which is what `arrcoc-export` reads. A killed run goes on with --resume; what it then sees is what it would
+have seen. The configuration: `phases` run in order, each trains the parts it names and freezes the rest, over pages of
+`records` many records (growing over the phase's first half), `pages` pages times `questions` questions a step.
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from write_checkpoint import write_assets
+
+from arrcoc_ledger import SIZE
+from arrcoc_reference import ArrCocOvis
+from arrcoc_reference.arms import Arm
+from arrcoc_training.assets import config as checkpoint_config
+from arrcoc_training.assets import tokenizer
+from arrcoc_training.data import Pages
+from arrcoc_training.initialise import initialise
+from arrcoc_training.step import Choice, Learner, step, step_patches, step_text
+from arrcoc_training.validate import rebase_adapter, validate
+
+LOG_EVERY = 20
+WARM_UP = 100  # steps of each phase
+WEIGHT_DECAY = 0.02
+GRADIENT_CLIP = 1.0
+
+
+class Run:
+    """One training run: what it learns, where it is, and what it writes."""
+
+    def __init__(self, config: dict, out: Path):
+        self.config, self.out = config, out
+        torch.manual_seed(config["seed"])
+        self.tok = tokenizer()
+        self.learner = Learner(ArrCocOvis(checkpoint_config(self.tok, config["model"])))
+        initialise(self.learner.model, config["seed"])
+        self.phase, self.step = 0, 0
+        self.optimizer_state = None
+        out.mkdir(parents=True, exist_ok=True)
+
+    def log(self, line: dict) -> None:
+        line = {"phase": self.config["phases"][self.phase]["name"], "step": self.step, **line}
+        line = {k: round(v, 5) if isinstance(v, float) else v for k, v in line.items()}
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save(self, optimizer: torch.optim.Optimizer) -> None:
+        state = {
+            "learner": self.learner.state_dict(), "optimizer": optimizer.state_dict(),
+            "phase": self.phase, "step": self.step,
+        }  # fmt: skip
+        torch.save(state, self.out / "state.tmp")
+        os.replace(self.out / "state.tmp", self.out / "state.pt")
+
+    def resume(self) -> None:
+        state = torch.load(self.out / "state.pt", weights_only=True)
+        self.learner.load_state_dict(state["learner"])
+        self.phase, self.step, self.optimizer_state = state["phase"], state["step"], state["optimizer"]
+
+    def write_checkpoint(self) -> None:
+        """What the exporter reads; beside it the neck of the comparison's strided grid."""
+        directory = self.out / "checkpoint"
+        write_assets(directory, SIZE, self.tok)
+        model = self.learner.model
+        rebase_adapter(model)
+        model.save_pretrained(directory, torch.float16)
+        neck = {name: p.detach().half() for name, p in self.learner.neck.named_parameters()}
+        (self.out / "arms").mkdir(exist_ok=True)
+        save_file(neck, self.out / "arms" / "grid_neck.safetensors")
+
+    def freeze(self, phase: dict) -> list[nn.Parameter]:
+        parts = self.learner.parts()
+        self.learner.requires_grad_(False)
+        for name in phase["train"]:
+            parts[name].requires_grad_(True)
+        return [p for p in self.learner.parameters() if p.requires_grad]
+
+    def choice(self) -> Choice:
+        rng = random.Random(f"{self.config['seed']}/choice/{self.phase}/{self.step}")
+        arms, budgets = self.config["arms"], self.config["budgets"]
+        arm = Arm(rng.choices(list(arms), list(arms.values()))[0])
+        budget = rng.choices(list(budgets), list(budgets.values()))[0]
+        return Choice(arm, max(budgets) if arm is Arm.FULL else budget)
+
+    def loss(self, item, phase: dict):
+        with torch.autocast("cpu", torch.bfloat16):
+            match phase.get("data", "questions"):
+                case "text":
+                    return step_text(self.learner, *item)
+                case "patches":
+                    return step_patches(self.learner, item)
+                case _:
+                    seed = hash((self.config["seed"], self.phase, self.step)) & 0x7FFFFFFF
+                    return step(self.learner, item, self.choice(), self.config["losses"], seed)
+
+    def run_phase(self, checkpoint_every: int) -> None:
+        phase = self.config["phases"][self.phase]
+        parameters = self.freeze(phase)
+        matrices = [p for p in parameters if p.dim() > 1]
+        vectors = [p for p in parameters if p.dim() <= 1]
+        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=phase["lr"], betas=(0.9, 0.98))
+        if self.optimizer_state:
+            optimizer.load_state_dict(self.optimizer_state)
+            self.optimizer_state = None
+        data = Pages(self.config, phase, self.tok, self.config["seed"])
+        rest = Subset(data, range(self.step, phase["steps"]))
+        loader = DataLoader(rest, batch_size=None, num_workers=1, prefetch_factor=4)
+        began = time.monotonic()
+        self.learner.train()
+        for item in loader:
+            rate = phase["lr"] * learning_rate(self.step, phase["steps"])
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss, line = self.loss(item, phase)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+            if torch.isfinite(norm):
+                optimizer.step()
+            self.step += 1
+            if self.step % LOG_EVERY == 0 or "arm" in line:
+                self.log(line | {"seconds": time.monotonic() - began, "gradient": norm.item()})
+            if self.step % checkpoint_every == 0:
+                self.save(optimizer)
+                if phase.get("data", "questions") == "questions":
+                    self.log({"validation": validate(self.learner, self.config, self.tok)})
+                    self.write_checkpoint()
+        self.phase, self.step = self.phase + 1, 0
+        if self.phase < len(self.config["phases"]):
+            # The next phase's optimizer starts afresh.
+            self.save(torch.optim.AdamW(parameters))
+            self.optimizer_state = None
+
+    def run(self, checkpoint_every: int) -> None:
+        while self.phase < len(self.config["phases"]):
+            self.run_phase(checkpoint_every)
+        self.write_checkpoint()
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, level, then linearly to a twentieth over the last 40%: a share of the phase's rate."""
+    warm = min(1.0, (step + 1) / WARM_UP)
+    left = (steps - step) / (0.4 * steps)
+    return warm * max(0.05, min(1.0, left))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--checkpoint-every", type=int, default=500)
+    args = parser.parse_args()
+    run = Run(yaml.safe_load(args.config.read_text()), args.out)
+    if args.resume and (args.out / "state.pt").exists():
+        run.resume()
+    run.run(args.checkpoint_every)
+
+
+if __name__ == "__main__":
+    main()

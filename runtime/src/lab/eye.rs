@@ -1,0 +1,228 @@
+//! The vision side of a lab: pictures at any size, encoded once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ndarray::{Array2, ArrayView2};
+use sha2::{Digest as _, Sha256};
+
+use super::Times;
+use crate::arms::grid::Neck;
+use crate::arms::{Positions, Region};
+use crate::bundle::Bundle;
+use crate::bundle::manifest::VisionSpec;
+use crate::cache::{ByteLru, Key};
+use crate::engine::{EngineError, Runtime};
+use crate::error::LoadError;
+use crate::generate::{NoObserver, Stage};
+use crate::image::preprocess::Preprocess;
+use crate::image::{DecodedImage, PixelValues};
+use crate::tensor::Tensor;
+use crate::vision::arr_coc_ovis::{Allocation, Choice, Pipeline, Timer, Tokens, mask_padding};
+use crate::vision::last_rows;
+use crate::vision::layout::Layout;
+
+/// The vision graphs, and what they made of the last pictures.
+pub(super) struct Eye {
+    pub(super) spec: VisionSpec,
+    pub(super) neck: Neck,
+    /// Encoder input, pixels.
+    pub(super) size: usize,
+    pipeline: Pipeline,
+    /// Longest question that the allocator takes, tokens.
+    max_query: usize,
+    /// Width of a question's embeddings, H.
+    query_width: usize,
+    preprocess: HashMap<usize, Preprocess>,
+    seen: ByteLru<Seen>,
+    /// Per picture: the patches as the decoder sees them, `[P, H]`, and how long that took.
+    panoramas: ByteLru<(Arc<Array2<f32>>, Duration)>,
+}
+
+/// A picture, encoded.
+#[derive(Clone)]
+pub(super) struct Seen {
+    /// `[1, P, C]`.
+    pub(super) features: Tensor,
+    pub(super) encode: Duration,
+    pub(super) pixels: Arc<PixelValues>,
+    pub(super) layout: Layout,
+}
+
+impl Seen {
+    /// The part of the grid that holds the picture.
+    pub(super) fn region(&self) -> Region {
+        let valid = self.layout.valid_region(self.pixels.resized);
+        Region { side: self.layout.side(), columns: valid.columns, rows: valid.rows }
+    }
+
+    fn bytes(&self) -> usize {
+        self.features.bytes().len() + self.pixels.tensor.bytes().len()
+    }
+}
+
+/// Tokens and the time that they took.
+pub(super) struct Made {
+    pub(super) tokens: Tokens,
+    pub(super) times: Times,
+}
+
+impl Eye {
+    pub(super) fn load(
+        bundle: &Bundle,
+        runtime: &dyn Runtime,
+        size: usize,
+        cache_bytes: usize,
+    ) -> Result<Self, LoadError> {
+        let spec = bundle.manifest().vision.clone();
+        let max_query = bundle.axis("allocator", "query_len").map_or(u64::MAX, |range| range.max);
+        Ok(Self {
+            neck: Neck::mean(spec.feature_size),
+            spec,
+            size,
+            pipeline: Pipeline::load(bundle, runtime)?,
+            max_query: usize::try_from(max_query).unwrap_or(usize::MAX),
+            query_width: bundle.manifest().decoder.hidden_size,
+            preprocess: HashMap::new(),
+            seen: ByteLru::new(cache_bytes),
+            panoramas: ByteLru::new(cache_bytes),
+        })
+    }
+
+    /// Encodes a picture at a size, or remembers it. Requests may have the bundle's sizes only; here any multiple of the
+    /// patch will do, since the encoder's axes are dynamic.
+    pub(super) fn see(&mut self, image: &DecodedImage, size: usize) -> Result<Seen, EngineError> {
+        let key = picture_key(image.sha256, size);
+        if let Some(seen) = self.seen.get(&key) {
+            return Ok(seen);
+        }
+        let preprocess = self.preprocess.entry(size).or_insert_with(|| Preprocess::new(size, &self.spec));
+        let pixels = preprocess.apply(image);
+        let mut timer = timer();
+        let features = self.pipeline.encode(&pixels.tensor, &mut timer)?;
+        let seen = Seen {
+            features,
+            encode: total(timer, Stage::VisionEncoder),
+            pixels: Arc::new(pixels),
+            layout: Layout::new(size / self.spec.patch_size, self.spec.patch_size, self.spec.gist_grid),
+        };
+        self.seen.insert(key, seen.clone(), seen.bytes());
+        Ok(seen)
+    }
+
+    /// Asks the allocator; with no question at all, one token of zeros. (A mask that leaves out everything would leave
+    /// nothing to attend to: every match would be the mask's own value.)
+    pub(super) fn allocate(
+        &mut self,
+        features: &Tensor,
+        query: Option<&Tensor>,
+    ) -> Result<(Allocation, Duration), EngineError> {
+        let query = match query {
+            Some(query) => last_rows(query, self.max_query)?,
+            None => Tensor::from_vec(&[1, 1, self.query_width], vec![0.0f32; self.query_width])?,
+        };
+        let mut timer = timer();
+        let allocation = self.pipeline.allocate(features, &query, &mut timer)?;
+        Ok((allocation, total(timer, Stage::Allocator)))
+    }
+
+    /// Compresses, refines and adapts.
+    pub(super) fn tokens(&mut self, choice: &Choice<'_>) -> Result<Made, EngineError> {
+        let mut timer = timer();
+        let tokens = self.pipeline.tokens(choice, &mut timer)?;
+        let mut times = Times::default();
+        for (stage, took) in timer.into_stages() {
+            match stage {
+                Stage::Compressor => times.compressor += took,
+                Stage::Refiner => times.refiner += took,
+                Stage::QualityAdapter => times.adapter += took,
+                _ => {}
+            }
+        }
+        Ok(Made { tokens, times })
+    }
+
+    /// The grid's features, `[1, n * n, C]`.
+    pub(super) fn grid(&self, seen: &Seen, n: usize) -> Result<Tensor, EngineError> {
+        let features = self.neck.apply(matrix(&seen.features)?.view(), n);
+        let shape = [1, n * n, features.ncols()];
+        Ok(Tensor::from_vec(&shape, features.into_raw_vec_and_offset().0)?)
+    }
+
+    /// Every patch as the decoder would see it, `[P, H]`: a pass in which all are tokens. Where the compressor takes fewer
+    /// than there are, several passes, each with patches from all over the picture; all patches have the same relevance
+    /// but for a hair, which decides whose pass it is.
+    pub(super) fn panorama(
+        &mut self,
+        seen: &Seen,
+        most: usize,
+        tier: impl Fn(usize) -> usize,
+    ) -> Result<(Arc<Array2<f32>>, Duration), EngineError> {
+        const HAIR: f32 = 1e-4;
+        let key = picture_key(seen.pixels.sha256, seen.layout.side());
+        if let Some(panorama) = self.panoramas.get(&key) {
+            return Ok(panorama);
+        }
+        let started = Instant::now();
+        let (patches, cells) = (seen.layout.patches(), seen.layout.cells());
+        let passes = patches.div_ceil(most);
+        let mut rows: Option<Array2<f32>> = None;
+        for pass in 0..passes {
+            let mine = |patch: usize| patch % passes == pass;
+            let relevance = (0..patches).map(|patch| if mine(patch) { 0.5 } else { 0.5 - HAIR }).collect();
+            let relevance = Tensor::from_vec(&[1, patches], relevance)?;
+            let tokens = (0..patches).filter(|&patch| mine(patch)).count() + cells;
+            let choice = Choice {
+                image_features: &seen.features,
+                relevance: &relevance,
+                tokens,
+                tier: tier(tokens),
+                positions: Positions::Original,
+            };
+            let made = self.tokens(&choice)?.tokens;
+            let width = made.embeds.shape().last().copied().unwrap_or(0);
+            let rows = rows.get_or_insert_with(|| Array2::zeros((patches, width)));
+            let embeds = made.embeds.as_slice::<f32>()?.chunks_exact(width.max(1));
+            for (&index, embed) in made.indices.as_slice::<i64>()?.iter().zip(embeds) {
+                if let Some(mut row) = usize::try_from(index)
+                    .ok()
+                    .filter(|&patch| patch < patches)
+                    .map(|patch| rows.row_mut(patch))
+                {
+                    row.iter_mut().zip(embed).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+        let rows = Arc::new(rows.unwrap_or_default());
+        let panorama = (Arc::clone(&rows), started.elapsed());
+        self.panoramas.insert(key, panorama.clone(), rows.len() * size_of::<f32>());
+        Ok(panorama)
+    }
+}
+
+/// Relevances as the compressor takes them.
+pub(super) fn masked(relevance: Vec<f32>, seen: &Seen) -> Result<Tensor, EngineError> {
+    let relevance = Tensor::from_vec(&[1, relevance.len()], relevance)?;
+    mask_padding(&relevance, &seen.layout, seen.pixels.resized)
+}
+
+/// `[1, rows, width]` as a matrix.
+pub(super) fn matrix(tensor: &Tensor) -> Result<Array2<f32>, EngineError> {
+    let width = tensor.shape().last().copied().unwrap_or(0).max(1);
+    let values = tensor.as_slice::<f32>()?;
+    let view = ArrayView2::from_shape((values.len() / width, width), values);
+    Ok(view.expect("a tensor's length is a multiple of its width").to_owned())
+}
+
+fn timer() -> Timer {
+    Timer::new(Arc::new(NoObserver))
+}
+
+fn total(timer: Timer, stage: Stage) -> Duration {
+    timer.into_stages().into_iter().filter(|(ran, _)| *ran == stage).map(|(_, took)| took).sum()
+}
+
+fn picture_key(sha256: [u8; 32], size: usize) -> Key {
+    Sha256::new().chain_update(sha256).chain_update((size as u64).to_le_bytes()).finalize().into()
+}

@@ -1,0 +1,211 @@
+//! A model for experiments: the same graphs as [`crate::model`], run by the caller's thread, with any of the [`arms`] in
+//! the allocator's place.
+//!
+//! There is no queue and no concurrency, so the same calls in the same order give the same answers. Several answers are
+//! decoded side by side all the same ([`Lab::answer`]); their tokens do not depend on what else runs, as far as an
+//! engine's arithmetic does not depend on the size of a batch.
+//!
+//! [`arms`]: crate::arms
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::arms::grid::Neck;
+use crate::bundle::Bundle;
+use crate::bundle::manifest::{DecoderSpec, VisionSpec};
+use crate::decoder::{self, Decoder, DecoderError, Embedder};
+use crate::engine::EngineError;
+use crate::error::LoadError;
+use crate::generate::{GenerateError, Message, Part, Prompt, Role};
+use crate::image::{DecodedImage, ImageError, ImageLimits, decode};
+use crate::model::{Options, load};
+use crate::prompt::{Layout, Prompter};
+use crate::sampling::SamplingError;
+use crate::tensor::TensorError;
+use crate::vision;
+use eye::Eye;
+
+mod answer;
+mod eye;
+mod look;
+mod plan;
+
+pub use answer::{Answer, Asked};
+pub use look::{Look, Subject};
+pub use plan::{LeftOut, Plan, Room};
+
+/// An experiment broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// A vision graph or the embedding failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The decoder failed.
+    #[error(transparent)]
+    Decoder(#[from] DecoderError),
+    /// The question cannot be put.
+    #[error(transparent)]
+    Prompt(#[from] GenerateError),
+    /// The decoder gave no distribution.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// Prompt and answer do not fit.
+    #[error(
+        "expected a prompt shorter than the context of {context} tokens, found {prompt}; ask for a longer context \
+         (`engine.context_length`) or fewer visual tokens"
+    )]
+    Context {
+        /// Positions per slot.
+        context: usize,
+        /// Tokens of the prompt.
+        prompt: usize,
+    },
+    /// The row lacks what the arm needs.
+    #[error("the row has no {0}")]
+    Lacks(&'static str),
+}
+
+impl From<TensorError> for LabError {
+    fn from(error: TensorError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+/// What a lab runs, for the record.
+#[derive(Debug, Clone)]
+pub struct LabInfo {
+    /// The inference library's name and version.
+    pub runtime: String,
+    /// Encoder input, pixels.
+    pub image_size: usize,
+    /// Answers that are decoded side by side.
+    pub slots: usize,
+    /// Positions per slot.
+    pub context_length: usize,
+    /// Size of keys and values of one token, bytes.
+    pub kv_bytes_per_token: usize,
+}
+
+/// A question as the model gets it.
+#[derive(Debug, Clone)]
+pub struct Question {
+    layout: Layout,
+}
+
+impl Question {
+    /// The ids that the allocator is asked with.
+    pub fn ids(&self) -> &[u32] {
+        &self.layout.question
+    }
+}
+
+/// A bundle's graphs, ready for experiments.
+pub struct Lab {
+    info: LabInfo,
+    room: Room,
+    prompter: Arc<Prompter>,
+    embedder: Embedder,
+    decoder: Box<dyn Decoder>,
+    decoder_spec: DecoderSpec,
+    prefill_chunk: usize,
+    limits: ImageLimits,
+    eye: Eye,
+}
+
+impl Lab {
+    /// Loads every graph of the bundle. `options` as for [`crate::model::Model`]; queue, timeout and the token cache are
+    /// not used.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load(bundle: &Bundle, options: &Options) -> Result<Self, LoadError> {
+        let sizes = load::sizes(bundle, options)?;
+        let runtime = load::open_runtime(bundle.manifest().target, options)?;
+        let (spec, decoder_spec) = (&bundle.manifest().vision, &bundle.manifest().decoder);
+        let size = vision::image_size(spec, options.image_size)?;
+        let embedding = bundle.load_graph(runtime.as_ref(), "embedding")?;
+        let kv_values = 2 * decoder_spec.layers * decoder_spec.kv_heads * decoder_spec.head_dim;
+        Ok(Self {
+            info: LabInfo {
+                runtime: runtime.describe(),
+                image_size: size,
+                slots: options.slots,
+                context_length: sizes.context_length,
+                kv_bytes_per_token: kv_values * size_of::<f32>(),
+            },
+            room: Room::new(spec, size),
+            prompter: Arc::new(Prompter::load(bundle)?),
+            embedder: Embedder::new(embedding, decoder_spec.hidden_size),
+            decoder: decoder::load(bundle, runtime.as_ref(), options.slots, sizes.context_length)?,
+            decoder_spec: decoder_spec.clone(),
+            prefill_chunk: sizes.prefill_chunk,
+            limits: options.limits,
+            eye: Eye::load(bundle, runtime.as_ref(), size, options.feature_cache_bytes)?,
+        })
+    }
+
+    /// Gives the grid's arm a trained neck in place of the mean of four.
+    pub fn set_neck(&mut self, neck: Neck) {
+        self.eye.neck = neck;
+    }
+
+    /// What runs.
+    pub fn info(&self) -> &LabInfo {
+        &self.info
+    }
+
+    /// What there is room for.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Width of the image features: that of the grid's neck.
+    pub fn feature_size(&self) -> usize {
+        self.vision_spec().feature_size
+    }
+
+    fn vision_spec(&self) -> &VisionSpec {
+        &self.eye.spec
+    }
+
+    /// Decodes an image file within the limits of the options.
+    ///
+    /// # Errors
+    /// [`ImageError`] says what is wrong with the file.
+    pub fn decode(&self, bytes: &[u8]) -> Result<DecodedImage, ImageError> {
+        decode::decode(bytes, &self.limits)
+    }
+
+    /// Puts a question about one image, as a chat of one user message: the image, then the text.
+    ///
+    /// # Errors
+    /// [`LabError::Prompt`] when the template or the tokenizer refuses it.
+    pub fn question(&self, text: &str) -> Result<Question, LabError> {
+        let content = vec![Part::Image(Arc::new([])), Part::Text(text.to_owned())];
+        let prompt = Prompt::Chat(vec![Message { role: Role::User, content }]);
+        Ok(Question { layout: self.prompter.layout(&prompt, self.info.context_length)? })
+    }
+
+    /// Tokens that a text has as an answer.
+    ///
+    /// # Errors
+    /// [`LabError::Prompt`] when the tokenizer fails.
+    pub fn count_tokens(&self, text: &str) -> Result<usize, LabError> {
+        Ok(self.prompter.tokenize(text)?.len())
+    }
+}
+
+/// Time that was spent on a part of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// The encoder, when it ran for this picture at this size (it runs once for all arms and questions).
+    pub encode: Duration,
+    /// Making the map of relevances, whatever makes it: the allocator, coverage, the grid's neck.
+    pub allocator: Duration,
+    /// The compressor.
+    pub compressor: Duration,
+    /// The refiner.
+    pub refiner: Duration,
+    /// The quality adapter.
+    pub adapter: Duration,
+}

@@ -1,0 +1,25 @@
+//! `arrcoc-serve eval`: a data set through the engines, and what choosing visual tokens is worth on it.
+//!
+//! [`data`] reads the questions, [`run()`] puts them to a [`Lab`](arrcoc_runtime::lab::Lab) with every arm, budget and kind of
+//! positions and writes each answer into the [`journal`], from which [`summary`] computes all that [`report`] shows:
+//! whoever has the journal can compute it again.
+
+pub mod bootstrap;
+pub mod data;
+pub mod journal;
+pub mod measure;
+pub mod neck;
+pub mod options;
+pub mod partner;
+pub mod provenance;
+pub mod report;
+mod run;
+pub mod summary;
+pub mod variants;
+
+pub use run::{EvalError, Finished, run};
+
+/// Bytes in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

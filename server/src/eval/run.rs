@@ -1,0 +1,308 @@
+//! Rows through the lab, answers into the journal.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use arrcoc_runtime::bundle::Bundle;
+use arrcoc_runtime::error::LoadError;
+use arrcoc_runtime::generate::FinishReason;
+use arrcoc_runtime::lab::{Answer, Asked, Lab, LabError, Look, Subject};
+use arrcoc_runtime::model::Options;
+use sha2::{Digest as _, Sha256};
+
+use super::data::{DataError, DataSet, Row};
+use super::journal::{
+    AnswerLine, Configuration, FILE, Header, Journal, JournalError, Lack, Line, Milliseconds, RowLine,
+};
+use super::neck::{self, NeckFileError};
+use super::options::{EvalOptions, Tokens};
+use super::partner::partners;
+use super::report::{self, ReportError};
+use super::summary::{About, Summary};
+use super::variants::{LeftOut, Variant, variants};
+use super::{hex, measure};
+
+/// Tokens that an answer may be longer than the longest reference.
+const SPARE_TOKENS: usize = 8;
+
+/// An evaluation broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The data set.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The bundle does not load.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The grid's neck.
+    #[error(transparent)]
+    Neck(#[from] NeckFileError),
+    /// A row.
+    #[error("row {row}: {source}")]
+    Row {
+        /// Counted from 0.
+        row: usize,
+        /// What went wrong.
+        source: LabError,
+    },
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The results.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// The output directory.
+    #[error("cannot make the directory `{}`: {source}", path.display())]
+    Output {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Nothing is left to run.
+    #[error("none of the arms can be run at any of the budgets: {0}")]
+    NoVariants(String),
+    /// Not one row has an answer.
+    #[error("none of the {rows} rows could be answered; of the first: {reason}")]
+    NoAnswers {
+        /// Rows of the data set.
+        rows: usize,
+        /// Why the first was not.
+        reason: String,
+    },
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Finished {
+    /// All figures.
+    pub summary: Summary,
+    /// The page that was made of them.
+    pub page: String,
+}
+
+/// Runs a data set, or what is left of it, and writes the results. `progress` is told how many rows are done, of how many.
+///
+/// # Errors
+/// [`EvalError`]; the answers of complete rows stay, and the same call goes on behind them.
+pub fn run(
+    bundle: &Bundle,
+    engine: &Options,
+    options: &EvalOptions,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Finished, EvalError> {
+    let data = DataSet::read(&options.data, options.limit)?;
+    let mut lab = Lab::load(bundle, engine)?;
+    let neck = options.grid_neck.as_ref().map(|path| neck::read(path, lab.feature_size())).transpose()?;
+    let (neck, neck_sha256) = neck.unzip();
+    if let Some(neck) = neck {
+        lab.set_neck(neck);
+    }
+    let (variants, left_out) = variants(lab.room(), options);
+    if variants.is_empty() {
+        return Err(no_variants(&left_out));
+    }
+    let configuration = configuration(&lab, engine, options, &data)?;
+    let header = Header {
+        tool: format!("arrcoc-serve {}", env!("CARGO_PKG_VERSION")),
+        bundle_sha256: hex(&bundle.digest()),
+        data_sha256: data.sha256.clone(),
+        grid_neck_sha256: neck_sha256,
+        rows: data.rows.len(),
+        configuration,
+    };
+    let output = &options.output;
+    std::fs::create_dir_all(output).map_err(|source| EvalError::Output { path: output.clone(), source })?;
+    let path = output.join(FILE);
+    let mut journal = Journal::open(&path, &header)?;
+    let mut runner = Runner {
+        lab,
+        partners: partners(&data.rows),
+        rows: &data.rows,
+        variants: &variants,
+        max_tokens: header.configuration.max_tokens,
+        seed: options.seed,
+    };
+    for row in journal.done..data.rows.len() {
+        progress(row, data.rows.len());
+        let lines = runner.row(row).map_err(|source| EvalError::Row { row, source })?;
+        journal.append(&lines)?;
+    }
+    progress(data.rows.len(), data.rows.len());
+    let about = About::new(bundle, &data, &runner.lab, left_out);
+    let lines = Journal::read(&path)?;
+    let summary = Summary::new(header, about, &lines).ok_or_else(|| no_answers(&lines, data.rows.len()))?;
+    let page = report::write(output, &summary)?;
+    Ok(Finished { summary, page })
+}
+
+fn no_variants(left_out: &[LeftOut]) -> EvalError {
+    EvalError::NoVariants(
+        left_out.first().map_or_else(|| "no arm takes `auto`".into(), |one| one.reason.clone()),
+    )
+}
+
+fn no_answers(lines: &[Line], rows: usize) -> EvalError {
+    let reason = lines.iter().find_map(|line| match line {
+        Line::Row(row) => row.skipped.clone().or_else(|| row.lacks.first().map(|lack| lack.reason.clone())),
+        _ => None,
+    });
+    EvalError::NoAnswers { rows, reason: reason.unwrap_or_else(|| "no arm was run".into()) }
+}
+
+fn configuration(
+    lab: &Lab,
+    engine: &Options,
+    options: &EvalOptions,
+    data: &DataSet,
+) -> Result<Configuration, EvalError> {
+    let mut longest = 0;
+    for (row, item) in data.rows.iter().enumerate() {
+        let tokens = lab.count_tokens(&item.answer).map_err(|source| EvalError::Row { row, source })?;
+        longest = longest.max(tokens);
+    }
+    let info = lab.info();
+    Ok(Configuration {
+        arms: options.arms.clone(),
+        budgets: options.budgets.clone(),
+        positions: options.positions.clone(),
+        seed: options.seed,
+        max_tokens: options.max_tokens.unwrap_or(longest + SPARE_TOKENS),
+        runtime: info.runtime.clone(),
+        threads: engine.threads,
+        slots: info.slots,
+        image_size: info.image_size,
+        context_length: info.context_length,
+        prefill_chunk: engine.prefill_chunk,
+    })
+}
+
+/// What every row needs.
+struct Runner<'a> {
+    lab: Lab,
+    rows: &'a [Row],
+    partners: Vec<Option<usize>>,
+    variants: &'a [Variant],
+    max_tokens: usize,
+    seed: u64,
+}
+
+impl Runner<'_> {
+    /// The lines of one row; those of a picture that does not open say so.
+    fn row(&mut self, index: usize) -> Result<Vec<Line>, LabError> {
+        let row = &self.rows[index];
+        let started = Instant::now();
+        let mut close =
+            RowLine { row: index, image: row.image.clone(), skipped: None, lacks: Vec::new(), seconds: 0.0 };
+        let mut lines = Vec::new();
+        match self.subject(index)? {
+            Ok(mut subject) => {
+                // In batches, so that few visual tokens are in memory however many variants there are.
+                for batch in self.variants.chunks(self.lab.info().slots) {
+                    self.batch(index, &mut subject, batch, &mut lines, &mut close.lacks)?;
+                }
+            }
+            Err(reason) => close.skipped = Some(reason),
+        }
+        close.seconds = started.elapsed().as_secs_f64();
+        lines.push(Line::Row(close));
+        Ok(lines)
+    }
+
+    /// The picture with all that the arms may need, or why it cannot be opened.
+    fn subject(&self, index: usize) -> Result<Result<Subject, String>, LabError> {
+        let row = &self.rows[index];
+        let image = match std::fs::read(&row.path) {
+            Ok(bytes) => self.lab.decode(&bytes).map_err(|error| error.to_string()),
+            Err(error) => Err(format!("cannot read it: {error}")),
+        };
+        let image = match image {
+            Ok(image) => image,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let mut subject = Subject::new(image, self.lab.question(&row.query)?);
+        let other = self.partners[index].map(|other| self.lab.question(&self.rows[other].query));
+        subject.other = other.transpose()?;
+        subject.first = row.first.as_ref().map(|query| self.lab.question(query)).transpose()?;
+        subject.place = row.place;
+        subject.seed = seed_of(self.seed, index);
+        Ok(Ok(subject))
+    }
+
+    /// Looks and answers of some variants.
+    fn batch(
+        &mut self,
+        index: usize,
+        subject: &mut Subject,
+        batch: &[Variant],
+        lines: &mut Vec<Line>,
+        lacks: &mut Vec<Lack>,
+    ) -> Result<(), LabError> {
+        let mut looks: Vec<(Variant, Look)> = Vec::new();
+        for &variant in batch {
+            match self.lab.look(subject, variant.plan, variant.positions) {
+                Ok(look) => looks.push((variant, look)),
+                Err(error @ LabError::Lacks(_)) => {
+                    let lack = Lack { arm: variant.plan.arm, reason: error.to_string() };
+                    if !lacks.contains(&lack) {
+                        lacks.push(lack);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let question = subject.question();
+        let asked: Vec<Asked<'_>> = looks.iter().map(|(_, look)| Asked { question, look }).collect();
+        let answers = self.lab.answer(&asked, self.max_tokens)?;
+        for ((variant, look), answer) in looks.iter().zip(answers) {
+            lines.push(Line::Answer(Box::new(line(index, &self.rows[index], variant, look, answer))));
+        }
+        Ok(())
+    }
+}
+
+/// Every row's own seed, whatever rows come before it.
+fn seed_of(seed: u64, row: usize) -> u64 {
+    let digest =
+        Sha256::new().chain_update(seed.to_le_bytes()).chain_update((row as u64).to_le_bytes()).finalize();
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn line(index: usize, row: &Row, variant: &Variant, look: &Look, answer: Answer) -> AnswerLine {
+    AnswerLine {
+        row: index,
+        image: row.image.clone(),
+        kind: row.kind.clone(),
+        one_place: row.one_place(),
+        characters: row.characters,
+        arm: variant.plan.arm,
+        budget: Tokens(variant.plan.budget),
+        positions: variant.positions,
+        tokens: look.tokens,
+        tier: look.tier,
+        prompt_tokens: answer.prompt_tokens,
+        generated: answer.generated,
+        ended: answer.reason == FinishReason::Stop,
+        exact: measure::exact(&answer.text, &row.answer),
+        cer: measure::character_error_rate(&answer.text, &row.answer),
+        recall: look.recall,
+        ms: milliseconds(look, &answer),
+        answer: answer.text,
+        reference: row.answer.clone(),
+    }
+}
+
+fn milliseconds(look: &Look, answer: &Answer) -> Milliseconds {
+    // Microseconds are enough, and keep the file short.
+    let ms = |took: Duration| (took.as_secs_f64() * 1e6).round() / 1e3;
+    let steps = answer.generated.saturating_sub(1);
+    Milliseconds {
+        encode: ms(look.times.encode),
+        allocator: ms(look.times.allocator),
+        compressor: ms(look.times.compressor),
+        refiner: ms(look.times.refiner),
+        adapter: ms(look.times.adapter),
+        prefill: ms(answer.prefill),
+        decode_per_token: (steps > 0).then(|| ms(answer.decode / steps as u32)),
+    }
+}

@@ -1,0 +1,247 @@
+//! `arrcoc-serve eval`, the real program, on the tiny bundle and a small data set.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+/// What `cargo xtask test` has made.
+fn bundle() -> PathBuf {
+    let dir = root().join("target/test-bundles/arr-coc-ovis-tiny/fp32-cpu");
+    let there = dir.join("manifest.yaml").is_file();
+    assert!(there, "no test bundle at {}: run `cargo xtask test`, which makes it", dir.display());
+    dir
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn image(name: &str) -> String {
+    root().join("tests/fixtures/images").join(name).canonicalize().unwrap().to_str().unwrap().to_owned()
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arrcoc-serve"));
+    command.args(arguments).arg("--bundle").arg(bundle()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Five rows: four about pictures, one about a picture that does not open.
+fn data(dir: &Path) -> String {
+    let broken = dir.join("broken.png");
+    std::fs::write(&broken, b"no picture").unwrap();
+    let rows = json!([
+        {"image": image("rocket.jpg"), "query": "What is in the sky?", "answer": "a rocket", "kind": "record",
+         "box": [100, 50, 200, 300], "characters": 900, "unknown": {"field": 1}},
+        {"image": image("rocket.jpg"), "query": "What colour is the sky?", "answer": "blue", "kind": "second_question",
+         "pair": 0, "characters": 900},
+        {"image": "broken.png", "query": "Nothing?", "answer": "nothing", "kind": "record"},
+        {"image": image("astronaut.jpg"), "query": "Who is this?", "answer": "an astronaut", "kind": "shape",
+         "box": [9000, 9000, 9001, 9001], "characters": 40},
+        {"image": image("rgb.png"), "query": "What is this?", "answer": "colours"},
+    ]);
+    let path = dir.join("set.json");
+    std::fs::write(&path, rows.to_string()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const SMALL: [&str; 6] = ["--max-tokens", "6", "--budgets", "16,64,auto", "--threads", "2"];
+
+/// A small run of some arms into a directory.
+fn eval(data: &str, arms: &str, output: &Path, more: &[&str]) -> Output {
+    let mut arguments = vec!["eval", "--data", data, "--arms", arms, "--output", output.to_str().unwrap()];
+    arguments.extend(SMALL);
+    arguments.extend(more);
+    run(&arguments)
+}
+
+fn lines(output: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(output.join("answers.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Without what a clock or the system says.
+fn timeless(mut value: Value) -> Value {
+    match &mut value {
+        Value::Object(fields) => {
+            for timing in ["ms", "seconds", "circumstances"] {
+                fields.remove(timing);
+            }
+            fields.values_mut().for_each(|field| *field = timeless(field.take()));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = timeless(item.take())),
+        _ => {}
+    }
+    value
+}
+
+fn answers<'a>(lines: &'a [Value], arm: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["line"] == "answer" && line["arm"] == arm).collect()
+}
+
+#[test]
+fn a_small_set_with_every_arm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, output) = (data(dir.path()), dir.path().join("out"));
+    let done = eval(&data, "all", &output, &["--positions", "original,repacked", "--json"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+
+    let lines = lines(&output);
+    assert_eq!(lines[0]["line"], "header");
+    for line in lines.iter().filter(|line| line["line"] == "answer") {
+        let exact = line["answer"].as_str().unwrap().trim() == line["reference"].as_str().unwrap();
+        assert_eq!(line["exact"], exact);
+        assert!(line["cer"].as_f64().unwrap() >= 0.0 && line["ms"]["prefill"].as_f64().unwrap() > 0.0);
+    }
+    // Four rows by two positions; auto for one arm alone, full once.
+    for (arm, budgets, rows) in [
+        ("query_aware", 3, 4),
+        ("full", 1, 4),
+        ("grid", 2, 4),
+        ("downsampled", 2, 4),
+        ("blank", 2, 4),
+        ("shuffled", 2, 4),
+        ("first_question", 2, 1),
+        ("oracle", 2, 1),
+    ] {
+        assert_eq!(answers(&lines, arm).len(), budgets * rows * 2, "{arm}");
+    }
+    let oracle: Vec<_> = answers(&lines, "oracle").iter().map(|line| line["recall"].clone()).collect();
+    assert!(oracle[0] == 0.0 && oracle[2].as_f64().unwrap() > 0.0, "16 tokens are all gist: {oracle:?}");
+
+    let summary: Value = serde_json::from_slice(&std::fs::read(output.join("eval.json")).unwrap()).unwrap();
+    let printed: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!(printed, summary);
+    assert_eq!((&summary["questions"], &summary["images"]), (&json!(4), &json!(3)));
+    assert_eq!(summary["skipped"].as_array().unwrap().len(), 1);
+    assert_eq!(summary["skipped"][0]["image"], "broken.png");
+    let left_out = summary["left_out"].as_array().unwrap();
+    let counted = |arm: &str| {
+        left_out.iter().filter(|one| one["arm"] == arm).map(|one| one["rows"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!((counted("oracle"), counted("first_question")), (3, 3));
+    // Three of the four rows are about one place.
+    let pooled =
+        |cell: &&Value| cell["kind"].is_null() && cell["arm"] == "query_aware" && cell["budget"] == 64;
+    let cell = summary["cells"].as_array().unwrap().iter().find(pooled).unwrap();
+    assert_eq!((&cell["questions"], &cell["tokens"]), (&json!(3), &json!(64.0)));
+    assert!(!summary["differences"].as_array().unwrap().is_empty());
+    assert!(summary["circumstances"]["peak_bytes"].as_u64().unwrap_or(1) > 0);
+
+    let page = std::fs::read_to_string(output.join("eval.md")).unwrap();
+    for part in ["| query_aware |", "## Left out", "broken.png", "plain means", "repacked positions"] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    assert!(std::fs::read_to_string(output.join("curves.svg")).unwrap().contains("query_aware"));
+    assert!(std::fs::read(output.join("curves.png")).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn the_query_aware_arm_answers_what_ask_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, output) = (data(dir.path()), dir.path().join("out"));
+    let done = eval(&data, "query_aware", &output, &[]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let lines = lines(&output);
+    for (row, picture, question) in
+        [(0, "rocket.jpg", "What is in the sky?"), (4, "rgb.png", "What is this?")]
+    {
+        for budget in ["64", "auto"] {
+            let arguments = [
+                "ask",
+                question,
+                "--image",
+                &image(picture),
+                "--budget",
+                budget,
+                "--max-tokens",
+                "6",
+                "--json",
+            ];
+            let asked: Value = serde_json::from_slice(&run(&arguments).stdout).unwrap();
+            let same = |line: &&&Value| {
+                line["row"] == row
+                    && line["budget"] == budget.parse::<u64>().map_or(json!("auto"), Value::from)
+            };
+            let answers = answers(&lines, "query_aware");
+            let line = answers.iter().find(same).unwrap();
+            assert_eq!(line["answer"], asked["answer"], "row {row} at {budget}");
+            assert_eq!(line["tokens"], asked["usage"]["prompt_tokens_details"]["visual_tokens"]);
+            assert_eq!(line["prompt_tokens"], asked["usage"]["prompt_tokens"]);
+        }
+    }
+}
+
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = data(dir.path());
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let arms = "grid,random,coverage,query_aware,shuffled";
+    assert!(eval(&data, arms, &whole, &[]).status.success());
+    // As if it had been killed in the middle of the second row's answers.
+    let text = std::fs::read_to_string(whole.join("answers.jsonl")).unwrap();
+    let first = text.find("{\"line\":\"row\"").unwrap();
+    std::fs::create_dir(&broken).unwrap();
+    std::fs::write(broken.join("answers.jsonl"), &text[..first + 1500]).unwrap();
+    let done = eval(&data, arms, &broken, &[]);
+    assert!(done.status.success(), "{}", stderr(&done));
+
+    let plain = |dir: &Path| -> Vec<String> {
+        lines(dir).into_iter().map(|line| timeless(line).to_string()).collect()
+    };
+    assert_eq!(plain(&broken), plain(&whole));
+    let summary = |dir: &Path| {
+        let summary = std::fs::read(dir.join("eval.json")).unwrap();
+        timeless(serde_json::from_slice(&summary).unwrap()).to_string()
+    };
+    assert_eq!(summary(&broken), summary(&whole));
+    // A finished run has nothing left to do; another one is not mixed in.
+    assert!(eval(&data, arms, &whole, &[]).status.success());
+    assert_eq!(std::fs::read_to_string(whole.join("answers.jsonl")).unwrap(), text);
+    let other = eval(&data, arms, &whole, &["--seed", "5"]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains("seed was 0 and is 5"), "{}", stderr(&other));
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_with_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out");
+    let write = |text: &str| {
+        let path = dir.path().join("other.json");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = data(dir.path());
+    let cases: [(String, &str, &[&str], &str); 6] = [
+        (write("[]"), "grid", &[], "no question"),
+        (good.clone(), "grid", &["--grid-neck", &good], "safetensors"),
+        (good.clone(), "first_question", &["--limit", "1"], "none of the 1 rows"),
+        (good.clone(), "grid", &["--budgets", "4"], "coarser"),
+        (good.clone(), "shuffled", &["--limit", "1"], "question of another row"),
+        (dir.path().join("none.json").to_str().unwrap().to_owned(), "grid", &[], "none.json"),
+    ];
+    for (index, (data, arms, more, expected)) in cases.iter().enumerate() {
+        let done = Command::new(env!("CARGO_BIN_EXE_arrcoc-serve"))
+            .args(["eval", "--data", data, "--arms", arms, "--bundle"])
+            .arg(bundle())
+            .arg("--output")
+            .arg(output.join(index.to_string()))
+            .args(*more)
+            .output()
+            .unwrap();
+        assert_eq!(done.status.code(), Some(1), "{expected}: {}", stderr(&done));
+        assert!(stderr(&done).contains(expected), "{expected} is missing in {}", stderr(&done));
+    }
+    for arguments in [["--arms", "nothing"], ["--budgets", "0"], ["--positions", "here"], ["--limit", "0"]] {
+        let done = run(&["eval", "--data", "x.json", arguments[0], arguments[1]]);
+        assert_eq!(done.status.code(), Some(2), "{arguments:?}");
+    }
+}
