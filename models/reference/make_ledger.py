@@ -14,7 +14,7 @@ from pathlib import Path
 
 from arrcoc_ledger import ONE_PLACE, Page, PageSpec, Question, Topic, ask, draw_page
 
-DENSITIES = (5, 10, 20, 40, 60, 80)  # records on a page
+DENSITIES = (5, 10, 20, 35, 50, 70)  # records on a page
 QUESTIONS = 4  # about a page
 RICH = PageSpec(links=2, table=True, chart=True, shapes=5, textures=1)
 
@@ -74,7 +74,7 @@ class Writer:
 
 def spec_of(n: int, records: int) -> PageSpec:
     """Every third page has a table, every third a chart; dense pages need small letters and the room."""
-    font_size = (12, 13) if records > 50 else (12, 16)
+    font_size = (13, 14) if records > 45 else (13, 17)
     if n % 3 == 0:
         spec = replace(RICH, chart=False)
     elif n % 3 == 1:

@@ -5,10 +5,12 @@
 DIR gets `state.pt` (everything that a resumed run needs), `log.jsonl` (a line per logged step and per validation) and
 `checkpoint/`, which is what `arrcoc-export` reads. A killed run goes on with --resume; what it then sees is what it would
 have seen. The configuration: `phases` run in order, each trains the parts it names and freezes the rest, over pages of
-`records` many records (growing over the phase's first half), `pages` pages times `questions` questions a step.
+`records` many records (growing over the phase's first half): `pages` pages, `talks` conversations about each, `turns` questions
+in each. A phase may have `arms`, `budgets` and `limits` (of `pages`) of its own, and `harden` pages as it goes on.
 """
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -29,7 +31,7 @@ from arrcoc_training.assets import config as checkpoint_config
 from arrcoc_training.assets import tokenizer
 from arrcoc_training.data import Pages
 from arrcoc_training.initialise import initialise
-from arrcoc_training.step import Choice, Learner, step, step_patches, step_text
+from arrcoc_training.step import Choice, Learner, step, step_codes, step_patches
 from arrcoc_training.validate import rebase_adapter, validate
 
 LOG_EVERY = 20
@@ -57,9 +59,10 @@ class Run:
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def save(self, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """None: between phases. Each phase's optimizer starts afresh."""
         state = {
-            "learner": self.learner.state_dict(), "optimizer": optimizer.state_dict(),
+            "learner": self.learner.state_dict(), "optimizer": optimizer and optimizer.state_dict(),
             "phase": self.phase, "step": self.step,
         }  # fmt: skip
         torch.save(state, self.out / "state.tmp")
@@ -74,7 +77,7 @@ class Run:
         """What the exporter reads; beside it the neck of the comparison's strided grid."""
         directory = self.out / "checkpoint"
         write_assets(directory, SIZE, self.tok)
-        model = self.learner.model
+        model = copy.deepcopy(self.learner.model)  # training goes on with the targets that it began with
         rebase_adapter(model)
         model.save_pretrained(directory, torch.float16)
         neck = {name: p.detach().half() for name, p in self.learner.neck.named_parameters()}
@@ -90,7 +93,8 @@ class Run:
 
     def choice(self) -> Choice:
         rng = random.Random(f"{self.config['seed']}/choice/{self.phase}/{self.step}")
-        arms, budgets = self.config["arms"], self.config["budgets"]
+        phase = self.config["phases"][self.phase]
+        arms, budgets = (phase.get(key, self.config[key]) for key in ("arms", "budgets"))
         arm = Arm(rng.choices(list(arms), list(arms.values()))[0])
         budget = rng.choices(list(budgets), list(budgets.values()))[0]
         return Choice(arm, max(budgets) if arm is Arm.FULL else budget)
@@ -98,8 +102,8 @@ class Run:
     def loss(self, item, phase: dict):
         with torch.autocast("cpu", torch.bfloat16):
             match phase.get("data", "questions"):
-                case "text":
-                    return step_text(self.learner, *item)
+                case "codes":
+                    return step_codes(self.learner, item)
                 case "patches":
                     return step_patches(self.learner, item)
                 case _:
@@ -140,10 +144,7 @@ class Run:
                     self.log({"validation": validate(self.learner, self.config, self.tok)})
                     self.write_checkpoint()
         self.phase, self.step = self.phase + 1, 0
-        if self.phase < len(self.config["phases"]):
-            # The next phase's optimizer starts afresh.
-            self.save(torch.optim.AdamW(parameters))
-            self.optimizer_state = None
+        self.save(None)
 
     def run(self, checkpoint_every: int) -> None:
         while self.phase < len(self.config["phases"]):
@@ -152,9 +153,9 @@ class Run:
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, level, then linearly to a twentieth over the last 40%: a share of the phase's rate."""
+    """Linear warm-up, level, then linearly to a twentieth over the second half: a share of the phase's rate."""
     warm = min(1.0, (step + 1) / WARM_UP)
-    left = (steps - step) / (0.4 * steps)
+    left = (steps - step) / (0.5 * steps)
     return warm * max(0.05, min(1.0, left))
 
 

@@ -16,8 +16,6 @@ use arrcoc_tests::goldens::Goldens;
 
 const TINY: &str = "arr-coc-ovis-tiny";
 const WIDE: &str = "arr-coc-ovis-wide";
-/// The shipped checkpoint.
-const LEDGER: &str = "arr-coc-ledger";
 
 /// One test per combination of preset, flavour, runtime and case, so that a failure names it.
 macro_rules! parity {
@@ -36,9 +34,6 @@ parity! {
     tiny_portable_ort_other_size: TINY, "portable", Ort, 640;
     tiny_portable_tract: TINY, "portable", Tract, 512;
     tiny_portable_tract_other_size: TINY, "portable", Tract, 640;
-    trained_cpu_ort: LEDGER, "cpu", Ort, 320;
-    trained_portable_ort: LEDGER, "portable", Ort, 320;
-    trained_portable_tract: LEDGER, "portable", Tract, 320;
     real_width_cpu_ort: WIDE, "cpu", Ort, 1024;
     real_width_portable_ort: WIDE, "portable", Ort, 1024;
     real_width_portable_tract: WIDE, "portable", Tract, 1024;

@@ -6,7 +6,7 @@ from enum import IntEnum
 from functools import cache
 
 import numpy as np
-from fonts.ttf import Caladea, Roboto, RobotoBold, SourceSerifPro, SourceSerifProSemibold
+from fonts.ttf import Caladea, Roboto, RobotoBold, SourceSerifPro
 from PIL import Image, ImageDraw, ImageFont
 
 SIZE = 320  # pixels, both ways
@@ -17,7 +17,7 @@ COLOURS = {
     "red": (205, 45, 45), "green": (35, 140, 60), "blue": (45, 80, 200), "orange": (230, 130, 20),
     "purple": (130, 50, 160), "brown": (115, 75, 45),
 }  # fmt: skip
-FONTS = (Roboto, RobotoBold, SourceSerifPro, SourceSerifProSemibold, Caladea)
+FONTS = (Roboto, RobotoBold, SourceSerifPro, Caladea)
 
 
 class Kind(IntEnum):
@@ -49,7 +49,7 @@ class PageSpec:
     chart: bool = False
     shapes: int = 0
     textures: int = 0
-    font_size: tuple[int, int] = (12, 16)  # pixels, smallest and largest
+    font_size: tuple[int, int] = (13, 17)  # pixels, smallest and largest
     tilt: float = 2.0  # degrees, at most
     noise: float = 10.0  # standard deviation in grey levels, at most
     contrast: float = 0.6  # the least, 1 being black on white
@@ -58,10 +58,12 @@ class PageSpec:
 
 @dataclass
 class Page:
-    image: Image.Image  # RGB, SIZE x SIZE
+    """The picture and the maps are absent from a page that was only imagined."""
+
+    image: Image.Image | None  # RGB, SIZE x SIZE
     items: list[Item]
-    item_map: np.ndarray  # [SIZE/CELL, SIZE/CELL] of item numbers, 0 where there is none
-    glyph_map: np.ndarray  # [SIZE/CELL, SIZE/CELL] of 1 + index into GLYPHS, 0 where there is none
+    item_map: np.ndarray | None  # [SIZE/CELL, SIZE/CELL] of item numbers, 0 where there is none
+    glyph_map: np.ndarray | None  # [SIZE/CELL, SIZE/CELL] of 1 + index into GLYPHS, 0 where there is none
     characters: int  # on the page, blanks not counted
 
 

@@ -1,8 +1,8 @@
 """Batches of pages and questions. A batch depends on the seed and the number of its step alone, so that a resumed run
 sees what an uninterrupted one would have seen.
 
-Letters are those of arrcoc_reference's docstring; G pages of a batch, N questions (the same number about each page),
-S the longest text of the batch.
+Letters are those of arrcoc_reference's docstring; G pages of a batch, M conversations (the same number about each page), N
+questions (the same number in each conversation), S the longest text of the batch.
 """
 
 import random
@@ -14,12 +14,31 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from arrcoc_ledger import Kind, PageSpec, Question, Topic, ask, draw_page
-from arrcoc_ledger.labels import evidence_patches, patch_labels
+from arrcoc_ledger import Kind, Page, PageSpec, Question, Topic, ask, draw_page, imagine
+from arrcoc_ledger.labels import INDEX, SLOTS, evidence_patches, patch_labels
 
 # A transcription is only asked for where it stays short.
 MAX_TRANSCRIBED = 6
 IGNORED = -100  # cross-entropy's label for "no loss here"
+
+
+@dataclass
+class Talk:
+    """Conversations, as ids."""
+
+    before: Tensor  # [B0] the prompt up to the image
+    after: Tensor  # [M, S] questions and answers behind the image, right padded
+    labels: Tensor  # [M, S] what comes next, IGNORED outside the answers
+    question: Tensor  # [M, S] the number of the question that is answered, 0..N-1
+
+
+@dataclass
+class Codes:
+    """Conversations about pages that nobody has drawn."""
+
+    talk: Talk
+    kind: Tensor  # [M, T]
+    slots: Tensor  # [M, T, 5]
 
 
 @dataclass
@@ -28,14 +47,13 @@ class Batch:
     kind: Tensor  # [G, P]
     slots: Tensor  # [G, P, 5]
     glyphs: Tensor  # [G, P, 16]
-    page: Tensor  # [N] which page each question is about
+    talk: Talk
+    page: Tensor  # [M] which page each conversation is about
+    turns: int  # questions of a conversation: question n belongs to conversation n // turns
     query_ids: Tensor  # [N, Q] right padded
     query_mask: Tensor  # [N, Q]
     evidence: Tensor  # [N, P] bool: patches that one has to see
     one_place: Tensor  # [N] bool
-    before: Tensor  # [B0] the prompt up to the image
-    after: Tensor  # [N, S] the prompt behind the image, and the answer, right padded
-    labels: Tensor  # [N, S] what comes next, IGNORED outside the answer
 
 
 class Text:
@@ -50,13 +68,30 @@ class Text:
     def ids(self, text: str) -> list[int]:
         return self.tok.encode(text, add_special_tokens=False).ids
 
-    def after(self, query: str, answer: str) -> tuple[list[int], list[int]]:
-        prompt = self.ids(f"<|vision_end|>{query}<|im_end|>\n<|im_start|>assistant\n")
-        answer_ids = self.ids(f"{answer}<|im_end|>")
-        ids = prompt + answer_ids
-        # The label of a position is the id behind it.
-        labels = [IGNORED] * (len(prompt) - 1) + answer_ids + [IGNORED]
-        return ids, labels
+    def after(self, first: int, turns: list[Question]) -> tuple[list[int], list[int], list[int]]:
+        """Ids, labels and numbers of questions, the first of which is `first`."""
+        ids, answers = self.ids("<|vision_end|>"), []
+        for number, question in enumerate(turns, first):
+            opening = "" if number == first else "\n<|im_start|>user\n"
+            ids += self.ids(f"{opening}{question.query}<|im_end|>\n<|im_start|>assistant\n")
+            answer = self.ids(f"{question.answer}<|im_end|>")
+            answers.append((len(ids), answer, number))
+            ids += answer
+        labels, numbers = [IGNORED] * len(ids), [first] * len(ids)
+        for start, answer, number in answers:
+            # The label of a position is the id behind it.
+            labels[start - 1 : start - 1 + len(answer)] = answer
+            numbers[start - 1 : start - 1 + len(answer)] = [number] * len(answer)
+        return ids, labels, numbers
+
+    def talk(self, conversations: list[list[Question]]) -> Talk:
+        first, rows = 0, []
+        for turns in conversations:
+            rows.append(self.after(first, turns))
+            first += len(turns)
+        ids, labels, numbers = zip(*rows)
+        padded = (self.padded(list(ids), self.pad), self.padded(list(labels), IGNORED), self.padded(list(numbers), 0))
+        return Talk(torch.tensor(self.before), *padded)
 
     def padded(self, rows: list[list[int]], value: int) -> Tensor:
         width = max(map(len, rows))
@@ -65,7 +100,7 @@ class Text:
 
 def page_spec(rng: random.Random, limits: dict, records: int, hardness: float = 1.0) -> PageSpec:
     """`hardness` from 0 to 1: how much a page is tilted, noisy and pale, and in how many fonts."""
-    few = rng.random() < limits.get("few", 0.15)  # short pages stay in the mix: transcription needs them
+    few = rng.random() < limits["few"]  # short pages stay in the mix: transcription needs them
     count = rng.randint(1, MAX_TRANSCRIBED) if few else rng.randint((records + 1) // 2, records)
     return PageSpec(
         records=count,
@@ -74,15 +109,15 @@ def page_spec(rng: random.Random, limits: dict, records: int, hardness: float = 
         chart=rng.random() < limits["chart"],
         shapes=rng.randint(0, limits["shapes"]),
         textures=rng.randint(0, limits["textures"]),
-        font_size=(12, 13) if count > 50 else (12, 16),
+        font_size=(13, 14) if count > 45 else (13, 17),
         tilt=2.0 * hardness,
         noise=10.0 * hardness,
         contrast=0.9 - 0.3 * hardness,
-        fonts=1 + round(4 * hardness),
+        fonts=1 + round(3 * hardness),
     )
 
 
-def draw_question(rng: random.Random, page, topics: dict[str, float]) -> Question:
+def draw_question(rng: random.Random, page: Page, topics: dict[str, float]) -> Question:
     """By the weights of `topics`, among what the page can answer."""
     while True:
         topic = Topic(rng.choices(list(topics), list(topics.values()))[0])
@@ -92,79 +127,71 @@ def draw_question(rng: random.Random, page, topics: dict[str, float]) -> Questio
             return question
 
 
-def spelt_out(rng: random.Random, page) -> str:
-    """A page as text, for the decoder's own pretraining."""
-    lines = []
-    for item in page.items:
-        first, second = item.key
-        lines.append({
-            Kind.RECORD: f"{first}{second} {item.value}",
-            Kind.LINK: f"{first}{second}>{item.value}",
-            Kind.CELL: f"row {first} column {second} {item.value}",
-            Kind.BAR: f"bar {first}{second} {item.value}",
-            Kind.SHAPE: f"{first} {second} {item.value}",
-        }[item.kind])  # fmt: skip
-    rng.shuffle(lines)
-    return "\n".join(lines)
-
-
 class Pages(Dataset):
     """Item i is the whole batch of step i."""
 
     def __init__(self, config: dict, phase: dict, tok: Tokenizer, seed: int):
         self.config, self.phase, self.text, self.seed = config, phase, Text(tok), seed
+        self.limits = config["pages"] | phase.get("limits", {})
 
     def __len__(self) -> int:
         return self.phase["steps"]
 
-    def __getitem__(self, step: int) -> Batch | tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> Batch | Codes:
         rng = random.Random(f"{self.seed}/{self.phase['name']}/{step}")
         least, most = self.phase["records"]
-        # Pages fill over the first half of a phase.
-        records = round(least + (most - least) * min(1.0, 2 * step / self.phase["steps"]))
-        if self.phase.get("data") == "text":
-            return self.spelt(rng, records)
-        hardness = min(1.0, 2 * step / self.phase["steps"]) if self.phase.get("harden") else 1.0
-        limits = self.config["pages"] | self.phase.get("limits", {})
-        pages = [draw_page(rng, page_spec(rng, limits, records, hardness)) for _ in range(self.phase["pages"])]
-        return self.batch(rng, pages)
+        # Pages fill, and become harder to read, over the first half of a phase.
+        grown = min(1.0, 2 * step / self.phase["steps"])
+        records = round(least + (most - least) * grown)
+        hardness = grown if self.phase.get("harden") else 1.0
+        specs = [page_spec(rng, self.limits, records, hardness) for _ in range(self.phase["pages"])]
+        if self.phase.get("data") == "codes":
+            return self.codes(rng, [imagine(rng, spec) for spec in specs])
+        pages = [draw_page(rng, spec) for spec in specs]
+        talks = [(g, self.turns(rng, page)) for g, page in enumerate(pages) for _ in range(self.phase["talks"])]
+        return make_batch(self.text, pages, talks)
 
-    def spelt(self, rng: random.Random, records: int) -> tuple[Tensor, Tensor]:
-        """Ids and labels [N, S]."""
+    def turns(self, rng: random.Random, page: Page) -> list[Question]:
+        return [draw_question(rng, page, self.config["topics"]) for _ in range(self.phase["turns"])]
+
+    def codes(self, rng: random.Random, pages: list[Page]) -> Codes:
+        """Every item once or twice, and something that says nothing, in any order."""
+        talks = [self.turns(rng, page) for page in pages]
         rows = []
-        for _ in range(self.phase["questions"]):
-            spec = page_spec(rng, self.config["pages"] | {"table": 0.1, "shapes": 3}, records)
-            page = draw_page(rng, spec)
-            question = draw_question(rng, page, self.config["topics"])
-            ids, labels = self.text.after(question.query, question.answer)
-            page_ids = self.text.before + self.text.ids(spelt_out(rng, page))
-            rows.append((page_ids + ids, [IGNORED] * len(page_ids) + labels))
-        ids, labels = zip(*rows)
-        return self.text.padded(list(ids), self.text.pad), self.text.padded(list(labels), IGNORED)
-
-    def batch(self, rng: random.Random, pages: list) -> Batch:
-        return make_batch(
-            self.text, pages,
-            [(g, draw_question(rng, page, self.config["topics"])) for g, page in enumerate(pages) for _ in range(self.phase["questions"])],
-        )  # fmt: skip
+        for page in pages:
+            tokens = [code(item) for item in page.items for _ in range(rng.randint(1, 2))]
+            tokens += [(0, [0] * SLOTS)] * rng.randint(2, 12)
+            rng.shuffle(tokens)
+            rows.append(tokens)
+        width = max(map(len, rows))
+        rows = [row + [(0, [0] * SLOTS)] * (width - len(row)) for row in rows]
+        kind = torch.tensor([[kind for kind, _ in row] for row in rows])
+        slots = torch.tensor([[slots for _, slots in row] for row in rows])
+        return Codes(self.text.talk(talks), kind, slots)
 
 
-def make_batch(text: Text, pages: list, questions: list[tuple[int, Question]]) -> Batch:
+def code(item) -> tuple[int, list[int]]:
+    """An item's kind, and its key and value as indices into SYMBOLS."""
+    symbols = [INDEX[symbol] for symbol in (*item.key, *item.value)]
+    return int(item.kind), symbols + [0] * (SLOTS - len(symbols))
+
+
+def make_batch(text: Text, pages: list[Page], talks: list[tuple[int, list[Question]]]) -> Batch:
+    """Conversations of equal length, each about one of the pages."""
     labels = [patch_labels(page) for page in pages]
+    questions = [(g, question) for g, turns in talks for question in turns]
     queries = [text.ids(question.query) for _, question in questions]
-    suffixes = [text.after(question.query, question.answer) for _, question in questions]
     evidence = [evidence_patches(pages[g], [item.number for item in question.evidence]) for g, question in questions]
     return Batch(
         pixels=torch.from_numpy(np.stack([np.asarray(page.image) for page in pages])),
         kind=torch.from_numpy(np.stack([label.kind for label in labels])),
         slots=torch.from_numpy(np.stack([label.slots for label in labels])),
         glyphs=torch.from_numpy(np.stack([label.glyphs for label in labels])).long(),
-        page=torch.tensor([g for g, _ in questions]),
+        talk=text.talk([turns for _, turns in talks]),
+        page=torch.tensor([g for g, _ in talks]),
+        turns=len(talks[0][1]),
         query_ids=text.padded(queries, text.pad),
         query_mask=text.padded([[1] * len(ids) for ids in queries], 0),
         evidence=torch.from_numpy(np.stack(evidence)),
         one_place=torch.tensor([len(question.evidence) == 1 for _, question in questions]),
-        before=torch.tensor(text.before),
-        after=text.padded([ids for ids, _ in suffixes], text.pad),
-        labels=text.padded([labels for _, labels in suffixes], IGNORED),
     )

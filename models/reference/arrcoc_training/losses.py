@@ -37,6 +37,30 @@ class PatchReader(nn.Module):
         return loss, right
 
 
+class Codebook(nn.Module):
+    """What a token that shows an item should be to the decoder: the sum of a vector for its kind and for each symbol of
+    its key and value. The decoder learns to answer from these before there are visual tokens, and visual tokens learn
+    to resemble them. Thrown away after training."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.kind = nn.Embedding(KINDS, width)
+        self.slots = nn.Embedding(SLOTS * len(SYMBOLS), width)
+
+    def forward(self, kind: Tensor, slots: Tensor, std: Tensor) -> Tensor:
+        """kind [B, T], slots [B, T, 5] -> [B, T, H] of mean 0 and this standard deviation."""
+        place = torch.arange(SLOTS, device=slots.device) * len(SYMBOLS)  # [5]
+        total = self.kind(kind) + self.slots(slots + place).sum(-2)  # [B, T, H]
+        return F.layer_norm(total, total.shape[-1:]) * std
+
+
+def alignment_loss(visual_embeds: Tensor, codes: Tensor, kind: Tensor) -> Tensor:
+    """1 - cosine of tokens [B, T, H] and their codes [B, T, H]; tokens that show nothing (kind 0) count a tenth."""
+    distance = 1 - F.cosine_similarity(visual_embeds.float(), codes.float(), dim=-1)  # [B, T]
+    weight = torch.where(kind > 0, 1.0, 0.1)  # [B, T]
+    return (distance * weight).sum() / weight.sum()
+
+
 def relevance_loss(relevance: Tensor, evidence: Tensor) -> Tensor:
     """Binary cross-entropy against the generator's boxes; what little is evidence weighs as much as a tenth of the rest.
     relevance [N, P] in 0..1, evidence [N, P] bool."""

@@ -1,6 +1,6 @@
 """One training step: pages and questions in, the loss and what to log out.
 
-Letters are those of arrcoc_reference's docstring; G pages, N questions, S the longest text behind the image.
+Letters are those of arrcoc_reference's docstring; G pages, M conversations, N questions, S the longest text behind the image.
 """
 
 import math
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from arrcoc_reference import ArrCocOvis
 from arrcoc_reference.arms import Arm, GridNeck, grid_side, neutral, ranked, uniform_scores
 
-from .data import IGNORED, Batch
-from .losses import PatchReader, consistency_loss, distribution_loss, relevance_loss, sparsity_loss, tier_targets
+from .data import IGNORED, Batch, Codes, Talk
+from .losses import (
+    Codebook, PatchReader, alignment_loss, consistency_loss, distribution_loss, relevance_loss, sparsity_loss, tier_targets,
+)  # fmt: skip
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -36,6 +38,7 @@ class Learner(nn.Module):
         channels = model.sam.config.output_channels
         self.model = model
         self.reader = PatchReader(channels)
+        self.codebook = Codebook(model.config["text_config"]["hidden_size"])
         self.neck = GridNeck(channels)
         self.gist = model.compressor.gist_grid**2
         self.register_buffer("uniform", uniform_scores(400), persistent=False)
@@ -45,7 +48,8 @@ class Learner(nn.Module):
         m = self.model
         return {
             "sam": m.sam, "allocator": m.allocator, "compressor": m.compressor, "clip": m.clip,
-            "quality_adapter": m.quality_adapter, "llm": m.llm, "reader": self.reader, "neck": self.neck,
+            "quality_adapter": m.quality_adapter, "llm": m.llm, "reader": self.reader, "codebook": self.codebook,
+            "neck": self.neck,
         }  # fmt: skip
 
     def encode(self, pixels: Tensor, side: int | None = None) -> Tensor:
@@ -62,36 +66,39 @@ class Learner(nn.Module):
         distances = [abs(math.log(budget / b)) for b in self.model.budgets]
         return distances.index(min(distances))
 
-    def embed(self, features: Tensor, relevance: Tensor, tokens: int, tier: int) -> tuple[Tensor, Tensor]:
-        """[N, P, C], [N, P] -> visual_embeds [N, T, H] and the refined tokens [N, T, D] they come from."""
-        visual, positions, _ = self.model.compressor(features, relevance, tokens)  # [N, T, D]
-        refined = self.model.refiner(visual, positions)  # [N, T, D]
+    def table(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the decoder's own input embeddings."""
+        table = self.model.llm.get_input_embeddings().weight.detach()  # [V, H]
+        return table.mean(), table.std()
+
+    def embed(self, features: Tensor, relevance: Tensor, tokens: int, tier: int) -> tuple[Tensor, Tensor, Tensor]:
+        """[M, P, C], [M, P] -> visual_embeds [M, T, H], the refined tokens [M, T, D] they come from, and which patches
+        they show [M, T]."""
+        visual, positions, indices = self.model.compressor(features, relevance, tokens)  # [M, T, D]
+        refined = self.model.refiner(visual, positions)  # [M, T, D]
         which = torch.full((len(refined),), tier, device=refined.device)
-        return self.model.quality_adapter(refined, which), refined
+        return self.model.quality_adapter(refined, which), refined, indices
 
-    def answer(self, batch: Batch, visual_embeds: Tensor) -> tuple[Tensor, Tensor]:
+    def answer(self, talk: Talk, visual_embeds: Tensor, questions: int) -> tuple[Tensor, Tensor]:
         """The task loss [], and which answers are right to the last token [N]: greedy decoding would give them."""
-        n = len(batch.page)
-        before = self.model.embedding(batch.before).expand(n, -1, -1)  # [N, B0, H]
-        after = self.model.embedding(batch.after)  # [N, S, H]
-        embeds = torch.cat([before, visual_embeds.to(after.dtype), after], dim=1)  # [N, B0+T+S, H]
+        before = self.model.embedding(talk.before).expand(len(talk.after), -1, -1)  # [M, B0, H]
+        after = self.model.embedding(talk.after)  # [M, S, H]
+        embeds = torch.cat([before, visual_embeds.to(after.dtype), after], dim=1)  # [M, B0+T+S, H]
         hidden = self.model.llm.model(inputs_embeds=embeds, use_cache=False).last_hidden_state
-        return self.judge(hidden[:, -after.shape[1] :], batch.labels)
-
-    def judge(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [N, S, H], labels [N, S] -> loss [], right [N]."""
-        asked = labels != IGNORED  # [N, S]
-        logits = self.model.llm.lm_head(hidden[asked]).float()  # [answer tokens, V]
-        wrong = torch.zeros_like(labels, dtype=torch.bool)
-        wrong[asked] = logits.argmax(-1) != labels[asked]
-        return F.cross_entropy(logits, labels[asked]), ~wrong.any(-1)
+        asked = talk.labels != IGNORED  # [M, S]
+        logits = self.model.llm.lm_head(hidden[:, -after.shape[1] :][asked]).float()  # [answer tokens, V]
+        labels = talk.labels[asked]  # [answer tokens]
+        wrong = torch.zeros(questions).index_add(0, talk.question[asked], (logits.argmax(-1) != labels).float())
+        return F.cross_entropy(logits, labels), wrong == 0
 
     def inputs(self, choice: Choice, batch: Batch, features: Tensor, relevance: Tensor, blind: Tensor, seed: int):
-        """What the compressor is given: features [N, P, C], relevance [N, P], how many tokens.
+        """What the compressor is given: features [M, P, C], relevance [M, P], how many tokens.
 
-        `relevance` [N, P] knows the question, `blind` [N, P] does not."""
+        `relevance` [N, P] knows the question, `blind` [G, P] does not. A conversation of several questions gets the tokens
+        that any of them needs."""
         arm, budget = choice.arm, choice.budget
-        features = features[batch.page]  # [N, P, C]
+        features = features[batch.page]  # [M, P, C]
+        relevance, blind = relevance.unflatten(0, (-1, batch.turns)).amax(1), blind[batch.page]  # [M, P], [M, P]
         if arm is Arm.QUERY_AWARE:
             return features, relevance, budget
         if arm is Arm.QUERY_AWARE_CHOICE:
@@ -110,10 +117,13 @@ class Learner(nn.Module):
         return features, neutral(features), features.shape[1] + self.gist
 
 
-def step_text(learner: Learner, ids: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The decoder's own pretraining: ids and labels [N, S]."""
-    hidden = learner.model.llm.model(input_ids=ids, use_cache=False).last_hidden_state
-    loss, right = learner.judge(hidden, labels)
+def step_codes(learner: Learner, codes: Codes) -> tuple[Tensor, dict[str, float]]:
+    """The decoder's own pretraining: questions about pages whose tokens are the codes of what stands on them."""
+    _, std = learner.table()
+    tokens = learner.codebook(codes.kind, codes.slots, std)  # [M, T, H]
+    tokens = tokens + 0.3 * std * torch.randn_like(tokens)
+    questions = int(codes.talk.question.max()) + 1
+    loss, right = learner.answer(codes.talk, tokens, questions)
     return loss, {"task": loss.item(), "exact": right.float().mean().item()}
 
 
@@ -130,7 +140,8 @@ def step(learner: Learner, batch: Batch, choice: Choice, weights: dict[str, floa
     log = {}
     if choice.arm is Arm.DOWNSAMPLED:
         features = learner.encode(batch.pixels, grid_side(choice.budget))  # [G, n*n, C]
-        relevance = blind = features
+        blind = features[:, :, 0]  # [G, n*n] not looked at
+        relevance = blind[batch.page].repeat_interleave(batch.turns, 0)  # [N, n*n]
     else:
         features = learner.encode(batch.pixels)  # [G, P, C]
         losses["reader"], read = learner.reader(features, batch.kind, batch.slots, batch.glyphs)
@@ -139,15 +150,15 @@ def step(learner: Learner, batch: Batch, choice: Choice, weights: dict[str, floa
 
     given, relevance, tokens = learner.inputs(choice, batch, features, relevance, blind, seed)
     tier = learner.tier(choice.budget)
-    visual_embeds, refined = learner.embed(given, relevance, tokens, tier)  # [N, T, H], [N, T, D]
-    losses["task"], right = learner.answer(batch, visual_embeds)
-
-    table = model.llm.get_input_embeddings().weight.detach()  # [V, H]
-    mean, std = table.mean(), table.std()
+    visual_embeds, refined, indices = learner.embed(given, relevance, tokens, tier)  # [M, T, H], [M, T, D], [M, T]
+    mean, std = learner.table()
+    if choice.arm not in (Arm.GRID, Arm.DOWNSAMPLED):
+        losses["alignment"] = align(learner, batch, visual_embeds, indices, std)
+    losses["task"], right = learner.answer(batch.talk, visual_embeds, len(batch.one_place))
     losses["distribution"] = distribution_loss(visual_embeds, mean, std)
     losses["sparsity"] = sparsity_loss(visual_embeds, std, model.config["adapter_config"]["target_sparsity"])
     other = rng.choice([t for t in range(len(model.budgets)) if t != tier])
-    again = model.quality_adapter(refined, torch.full((len(refined),), other))  # [N, T, H]
+    again = model.quality_adapter(refined, torch.full((len(refined),), other))  # [M, T, H]
     losses["consistency"] = consistency_loss(visual_embeds, again)
 
     log |= {name: loss.item() for name, loss in losses.items()}
@@ -157,15 +168,26 @@ def step(learner: Learner, batch: Batch, choice: Choice, weights: dict[str, floa
     return sum(weights[name] * loss for name, loss in losses.items()), log
 
 
+def align(learner: Learner, batch: Batch, visual_embeds: Tensor, indices: Tensor, std: Tensor) -> Tensor:
+    """A patch's token against the code of what the patch shows: CLIP's part of the pretraining. visual_embeds [M, T, H],
+    indices [M, T]; the first tokens are the gist and are left out."""
+    fine = indices[:, learner.gist :]  # [M, F]
+    kind = batch.kind[batch.page].gather(1, fine)  # [M, F]
+    slots = batch.slots[batch.page].gather(1, fine[:, :, None].expand(-1, -1, batch.slots.shape[2]))  # [M, F, 5]
+    codes = learner.codebook(kind, slots, std).detach()  # [M, F, H]
+    return alignment_loss(visual_embeds[:, learner.gist :], codes, kind)
+
+
 def allocate(learner: Learner, batch: Batch, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses of relevance and of the tier's choice, and two relevances [N, P]: with the question, and without one."""
+    """Losses of relevance and of the tier's choice, and two relevances: with the question [N, P], and without one [G, P]."""
     model = learner.model
-    allocation = model.allocate(features[batch.page], batch.query_ids, batch.query_mask)
+    page = batch.page.repeat_interleave(batch.turns)  # [N]
+    allocation = model.allocate(features[page], batch.query_ids, batch.query_mask)
     anything = batch.kind > 0  # [G, P]
     loss = relevance_loss(allocation.relevance, batch.evidence)
     # What takes part answers to the question, what is there does not.
     loss = loss + 0.5 * relevance_loss(allocation.knowing[:, 2], batch.evidence)
-    loss = loss + 0.2 * relevance_loss(allocation.knowing[:, 0], anything[batch.page])
+    loss = loss + 0.2 * relevance_loss(allocation.knowing[:, 0], anything[page])
 
     # The empty question: one token that says nothing. (A mask of zeros would leave nothing to attend to.)
     nothing = features.new_zeros(len(features), 1, model.config["text_config"]["hidden_size"])  # [G, 1, H]
@@ -174,4 +196,4 @@ def allocate(learner: Learner, batch: Batch, features: Tensor) -> tuple[Tensor, 
 
     targets = tier_targets(batch.evidence, learner.gist, model.budgets)  # [N]
     tier = F.cross_entropy(allocation.tier_logits.float(), targets)
-    return loss, tier, allocation.relevance, blind[batch.page]
+    return loss, tier, allocation.relevance, blind

@@ -25,8 +25,8 @@ def held_out(config: dict, tok: Tokenizer):
     rng = random.Random("validation")
     pages = [draw_page(rng, page_spec(rng, config["pages"], RECORDS)) for _ in range(PAGES)]
     topics = {topic: share for topic, share in config["topics"].items() if topic in ONE_PLACE}
-    questions = [(g, draw_question(rng, page, topics)) for g, page in enumerate(pages) for _ in range(QUESTIONS)]
-    return make_batch(Text(tok), pages, questions), [q.topic for _, q in questions]
+    talks = [(g, [draw_question(rng, page, topics)]) for g, page in enumerate(pages) for _ in range(QUESTIONS)]
+    return make_batch(Text(tok), pages, talks), [turns[0].topic for _, turns in talks]
 
 
 @torch.no_grad()
@@ -46,15 +46,15 @@ def validate(learner: Learner, config: dict, tok: Tokenizer) -> dict:
             small = choice.arm is Arm.DOWNSAMPLED
             features = learner.encode(batch.pixels, 8) if small else whole
             given, cue, tokens = learner.inputs(choice, batch, features, relevance, blind, 0)
-            embeds, _ = learner.embed(given, cue, tokens, learner.tier(choice.budget))
-            _, right = learner.answer(batch, embeds)
+            embeds, _, _ = learner.embed(given, cue, tokens, learner.tier(choice.budget))
+            _, right = learner.answer(batch.talk, embeds, len(topics))
             result["exact"][f"{choice.arm}@{choice.budget}"] = round(right.float().mean().item(), 4)
             if choice == Choice(Arm.QUERY_AWARE, 64):
                 for topic in sorted(set(topics)):
                     mine = torch.tensor([t == topic for t in topics])
                     result["exact"][f"{topic}@64"] = round(right[mine].float().mean().item(), 4)
         for tier, budget in enumerate(learner.model.budgets):
-            embeds, _ = learner.embed(whole[batch.page[:16]], relevance[:16], budget, tier)
+            embeds, _, _ = learner.embed(whole[batch.page[:16]], relevance[:16], budget, tier)
             result["adapter"][budget] = statistics(embeds.float())
     learner.train()
     return result

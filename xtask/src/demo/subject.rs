@@ -14,6 +14,8 @@ const PAGE: &str = "tests/fixtures/ledger/page.png";
 /// What stands on that page.
 const PAGE_QUESTIONS: [(&str, &str); 2] =
     [("Which number belongs to DZ?", "284"), ("What is written in the brown diamond?", "07")];
+/// Shape of random weights.
+const RANDOM: &str = "arr-coc-ovis-tiny";
 const PHOTOGRAPH: &str = "tests/fixtures/images/astronaut.jpg";
 const PHOTOGRAPH_QUESTION: &str = "What is on the left?";
 
@@ -33,9 +35,11 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// What the arguments ask for.
+    /// What the arguments ask for; random weights where the repository has no trained ones.
     pub(super) fn of(args: &Args) -> Self {
-        let trained = args.preset.is_none();
+        let shipped = shell::root().join(CHECKPOINT).is_dir();
+        let preset = args.preset.clone().or_else(|| (!shipped).then(|| RANDOM.to_owned()));
+        let trained = preset.is_none();
         let default_picture = shell::root().join(if trained { PAGE } else { PHOTOGRAPH });
         let questions = match (&args.question[..], trained && args.image.is_none()) {
             ([], true) => PAGE_QUESTIONS
@@ -45,8 +49,8 @@ impl Subject {
             (asked, _) => asked.iter().map(|text| Question { text: text.clone(), expected: None }).collect(),
         };
         Self {
-            model: args.preset.clone().unwrap_or_else(|| "arr-coc-ledger".to_owned()),
-            preset: args.preset.clone(),
+            model: preset.clone().unwrap_or_else(|| "arr-coc-ledger".to_owned()),
+            preset,
             picture: args.image.clone().unwrap_or(default_picture),
             questions,
         }
