@@ -1,8 +1,8 @@
 //! Checkpoints in, engine bundles out.
 //!
 //! [`checkpoint`] reads Hugging Face directories, [`build`] turns them into bundles, [`init`] makes random ones,
-//! [`inspect`] shows either, and [`verify`] proves a bundle on two inference libraries. The networks themselves are
-//! `arrcoc-models`'s, the bundle's format is `arrcoc-runtime`'s.
+//! [`inspect`] shows either, [`plan`] says where a model fits, and [`verify`] proves a bundle on two inference libraries. The
+//! networks themselves are `arrcoc-models`'s, the bundle's format is `arrcoc-runtime`'s.
 
 pub mod build;
 pub mod checkpoint;
@@ -11,6 +11,7 @@ pub mod init;
 pub mod inspect;
 pub mod onnx;
 pub mod passes;
+pub mod plan;
 pub mod progress;
 pub mod staging;
 pub mod table;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 #[test]
 fn help() {
-    for command in ["", "init", "build", "inspect", "verify", "completions"] {
+    for command in ["", "init", "build", "inspect", "plan", "verify", "completions"] {
         let mut program = program();
         program.args((!command.is_empty()).then_some(command)).arg("--help");
         let (status, stdout, _) = run(&mut program);
@@ -30,6 +30,9 @@ fn usage_errors_exit_with_two() {
         (vec!["build", "x", "--out", "y", "--precision", "bf7"], "expected fp32"),
         (vec!["build", "x", "--out", "y", "--target", "tensorrt"], "use cpu or portable"),
         (vec!["init", "--preset", "nope", "--out", "y"], "arr-coc-ovis-tiny"),
+        (vec!["plan"], "required arguments were not provided"),
+        (vec!["plan", "x", "--preset", "arr-coc-ovis-tiny"], "cannot be used with"),
+        (vec!["plan", "x", "--device", "k80"], "rtx4090"),
     ] {
         let (status, _, stderr) = run(program().args(&args));
         assert_eq!(status, 2, "{args:?}: {stderr}");
@@ -114,6 +117,57 @@ fn inspect_describes_checkpoints_and_bundles() {
     workshop.edit_json("config.json", |config| config["model_type"] = "llama".into());
     let problem = inspect("tiny")["problem"].as_str().unwrap().to_owned();
     assert!(problem.contains("llama"), "{problem}");
+}
+
+#[test]
+fn plan_of_a_preset() {
+    let (status, stdout, stderr) = run(program().args(["plan", "--preset", "arr-coc-ovis-base"]));
+    assert_eq!((status, stderr.as_str()), (0, ""));
+    insta::assert_snapshot!("plan_base", stdout);
+}
+
+#[test]
+fn plan_reads_no_weights() {
+    let workshop = Workshop::new();
+    // Only the header is left, and a hole of the right length.
+    let path = workshop.checkpoint().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    fs::write(&path, &bytes[..header]).unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes.len() as u64).unwrap();
+    let plan = |args: &[&str]| {
+        let (status, stdout, stderr) = run(program().arg("plan").arg(workshop.checkpoint()).args(args));
+        assert_eq!(status, 0, "{stderr}");
+        serde_json::from_str::<Value>(&stdout).unwrap()
+    };
+    let report = plan(&["--json"]);
+    let parameters = report["parameters"].as_u64().unwrap();
+    assert_eq!(report["stored"].as_u64(), Some(parameters * 2), "bfloat16");
+    assert_eq!(report["estimates"].as_array().unwrap().len(), 6);
+    assert_eq!(report["verdicts"].as_array().unwrap().len(), 60);
+    let of_one = plan(&["--json", "--precision", "FP16", "--device", "t4"]);
+    assert_eq!(of_one["verdicts"][0]["outcome"], "fits");
+
+    // The headers must be what the configuration says.
+    workshop.edit_json("config.json", |config| config["text_config"]["hidden_size"] = 128.into());
+    let (status, _, stderr) = run(program().arg("plan").arg(workshop.checkpoint()));
+    assert_eq!(status, 1);
+    assert!(stderr.contains("wrong shape of"), "{stderr}");
+}
+
+#[test]
+fn plan_fails_when_what_was_asked_is_impossible() {
+    let plan = |args: &[&str]| run(program().args(["plan", "--preset", "arr-coc-ovis-base"]).args(args));
+    let (status, stdout, stderr) = plan(&["--precision", "fp8", "--device", "T4"]);
+    assert_eq!(status, 1);
+    assert!(stdout.contains("sm_89") && stdout.contains("take int8"), "{stdout}");
+    assert!(stderr.contains("fp8 on T4"), "{stderr}");
+    let (status, stdout, _) = plan(&["--precision", "fp16", "--device", "T4", "--batch", "64"]);
+    assert_eq!(status, 1);
+    assert!(stdout.contains("shorten the context to"), "{stdout}");
+    // Neither alone is a request that could fail.
+    assert_eq!(plan(&["--precision", "fp8"]).0, 0);
+    assert_eq!(plan(&["--device", "T4"]).0, 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-"""Writes an ARR-Ledger data set: pages as PNG and `ledger.json`, for `arrcoc-serve eval` and `arrcoc-export calibrate`.
+"""Writes an ARR-Ledger data set: pages as PNG and `ledger.json`, for `arrcoc-serve eval`.
 
-    python make_ledger.py --out DIR [--pages 360] [--controls 30] [--seed evaluation]
+    python make_ledger.py --out DIR [--pages 360] [--controls 60] [--seed evaluation]
 
 `--pages` pages at six densities with four one-place questions each; `--controls` pages for each kind of question where choosing
 by the question should not win. The seed's name is part of every page's: no page of training or validation returns.
@@ -20,9 +20,9 @@ RICH = PageSpec(links=2, table=True, chart=True, shapes=5, textures=1)
 
 
 def row(image: str, page: Page, question: Question, kind: str, **more) -> dict:
-    """The seeds' form, and what evaluation can use besides."""
+    """`image`, `query` and `answer`, and what evaluation can use besides."""
     found = {"image": image, "query": question.query, "answer": question.answer, "kind": kind, "characters": page.characters}
-    if len(question.evidence) == 1:
+    if question.topic in ONE_PLACE:
         found["box"] = [round(v) for v in question.evidence[0].box]
     return found | more
 

@@ -46,7 +46,7 @@ def main() -> None:
     validations = [line for line in lines if "validation" in line]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2))
 
-    for name in ("reader", "relevance", "task", "tier", "distribution", "sparsity", "consistency"):
+    for name in ("reader", "alignment", "relevance", "task", "tier", "distribution", "sparsity", "consistency"):
         have = [line for line in lines if name in line]
         left.plot([line["at"] for line in have], smooth([line[name] for line in have]), label=name, linewidth=1)
     left.set(title="losses", xlabel="step", yscale="log", ylim=(1e-4, 20))

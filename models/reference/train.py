@@ -3,8 +3,12 @@
     python train.py --config ../../configs/train/reference.yaml --out DIR [--resume] [--checkpoint-every N]
 
 DIR gets `state.pt` (everything that a resumed run needs), `log.jsonl` (a line per logged step and per validation) and
-`checkpoint/`, which is what `arrcoc-export` reads. A killed run goes on with --resume; what it then sees is what it would
-have seen. The configuration: `phases` run in order, each trains the parts it names and freezes the rest, over pages of
+`checkpoint/`, which is what `arrcoc-export` reads, and `arms/`, which is what `arrcoc-serve eval` reads besides. A killed run
+goes on with --resume; what it then sees is what it would have seen.
+
+The configuration: `model` has the widths and depths, `losses` their weights, `pages` what a page may hold, `topics` the shares of
+the kinds of questions, `arms` and `budgets` the shares of what the compressor is given. A phase's `data` is `patches` (no
+questions), `codes` (pages that nobody has drawn) or, by default, the whole chain. `phases` run in order: each trains the parts it names and freezes the rest, over pages of
 `records` many records (growing over the phase's first half): `pages` pages, `talks` conversations about each, `turns` questions
 in each. A phase may have `arms`, `budgets` and `limits` (of `pages`) of its own, and `harden` pages as it goes on.
 """
@@ -31,12 +35,12 @@ from arrcoc_training.assets import config as checkpoint_config
 from arrcoc_training.assets import tokenizer
 from arrcoc_training.data import Pages
 from arrcoc_training.initialise import initialise
+from arrcoc_training.optimizers import Optimizers
 from arrcoc_training.step import Choice, Learner, step, step_codes, step_patches
 from arrcoc_training.validate import rebase_adapter, validate
 
 LOG_EVERY = 20
 WARM_UP = 100  # steps of each phase
-WEIGHT_DECAY = 0.02
 GRADIENT_CLIP = 1.0
 
 
@@ -59,17 +63,19 @@ class Run:
         with (self.out / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def save(self, optimizer: torch.optim.Optimizer | None) -> None:
+    def save(self, optimizer: Optimizers | None) -> None:
         """None: between phases. Each phase's optimizer starts afresh."""
         state = {
             "learner": self.learner.state_dict(), "optimizer": optimizer and optimizer.state_dict(),
-            "phase": self.phase, "step": self.step,
+            "phase": self.phase, "step": self.step, "config": self.config,
         }  # fmt: skip
         torch.save(state, self.out / "state.tmp")
         os.replace(self.out / "state.tmp", self.out / "state.pt")
 
     def resume(self) -> None:
         state = torch.load(self.out / "state.pt", weights_only=True)
+        if state["config"] != self.config:
+            raise SystemExit(f"{self.out} was trained with another configuration; restore it, or train into another directory")
         self.learner.load_state_dict(state["learner"])
         self.phase, self.step, self.optimizer_state = state["phase"], state["step"], state["optimizer"]
 
@@ -97,26 +103,23 @@ class Run:
         arms, budgets = (phase.get(key, self.config[key]) for key in ("arms", "budgets"))
         arm = Arm(rng.choices(list(arms), list(arms.values()))[0])
         budget = rng.choices(list(budgets), list(budgets.values()))[0]
-        return Choice(arm, max(budgets) if arm is Arm.FULL else budget)
+        return Choice(arm, max(self.learner.model.budgets) if arm is Arm.FULL else budget)
 
     def loss(self, item, phase: dict):
+        seed = hash((self.config["seed"], self.phase, self.step)) & 0x7FFFFFFF
         with torch.autocast("cpu", torch.bfloat16):
             match phase.get("data", "questions"):
                 case "codes":
-                    return step_codes(self.learner, item)
+                    return step_codes(self.learner, item, seed)
                 case "patches":
                     return step_patches(self.learner, item)
                 case _:
-                    seed = hash((self.config["seed"], self.phase, self.step)) & 0x7FFFFFFF
                     return step(self.learner, item, self.choice(), self.config["losses"], seed)
 
     def run_phase(self, checkpoint_every: int) -> None:
         phase = self.config["phases"][self.phase]
         parameters = self.freeze(phase)
-        matrices = [p for p in parameters if p.dim() > 1]
-        vectors = [p for p in parameters if p.dim() <= 1]
-        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=phase["lr"], betas=(0.9, 0.98))
+        optimizer = Optimizers(self.learner, phase["lr"])
         if self.optimizer_state:
             optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
@@ -127,10 +130,9 @@ class Run:
         self.learner.train()
         for item in loader:
             rate = phase["lr"] * learning_rate(self.step, phase["steps"])
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            optimizer.set_rate(rate)
             loss, line = self.loss(item, phase)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()
             norm = nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
             if torch.isfinite(norm):
@@ -169,6 +171,8 @@ def main() -> None:
     run = Run(yaml.safe_load(args.config.read_text()), args.out)
     if args.resume and (args.out / "state.pt").exists():
         run.resume()
+    else:
+        (args.out / "log.jsonl").unlink(missing_ok=True)
     run.run(args.checkpoint_every)
 
 

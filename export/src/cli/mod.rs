@@ -3,6 +3,7 @@
 mod build;
 mod init;
 mod inspect;
+mod plan;
 mod verify;
 
 use std::io;
@@ -21,6 +22,7 @@ proven bundle, and its portable twin to prove it against:
   arrcoc-export build ./my-checkpoint --out engines --target portable
   arrcoc-export verify engines/my-checkpoint/fp32-cpu
 
+Will it fit a GPU, and in which precision? `arrcoc-export plan` computes that from the shapes.
 No checkpoint at hand? `arrcoc-export init` makes a random one of any supported shape.
 Exit status: 0 done, 1 failed (the reason is on standard error), 2 the command line is wrong.";
 
@@ -37,6 +39,7 @@ enum Command {
     Init(init::Args),
     Build(build::Args),
     Inspect(inspect::Args),
+    Plan(plan::Args),
     Verify(verify::Args),
     /// Print a shell's completion script
     #[command(
@@ -58,6 +61,7 @@ impl Cli {
             Command::Init(args) => args.run(),
             Command::Build(args) => args.run(),
             Command::Inspect(args) => args.run(),
+            Command::Plan(args) => args.run(),
             Command::Verify(args) => args.run(),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

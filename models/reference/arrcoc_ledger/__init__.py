@@ -9,9 +9,9 @@ Letters in shape comments: P patches, N items of a page.
 from .imagine import imagine
 from .labels import PatchLabels, patch_labels
 from .page import COLOURS, LETTERS, SHAPES, SIZE, Item, Kind, Page, PageSpec, draw_page
-from .questions import CONTROLS, ONE_PLACE, Question, Topic, ask, vocabulary_sentences
+from .questions import ONE_PLACE, Question, Topic, ask, vocabulary_sentences
 
 __all__ = [
-    "COLOURS", "CONTROLS", "Item", "Kind", "LETTERS", "ONE_PLACE", "Page", "PageSpec", "PatchLabels", "Question",
+    "COLOURS", "Item", "Kind", "LETTERS", "ONE_PLACE", "Page", "PageSpec", "PatchLabels", "Question",
     "SHAPES", "SIZE", "Topic", "ask", "draw_page", "imagine", "patch_labels", "vocabulary_sentences",
 ]  # fmt: skip

@@ -18,7 +18,6 @@ class Topic(StrEnum):
 
 
 ONE_PLACE = (Topic.RECORD, Topic.CELL, Topic.SHAPE, Topic.BAR)
-CONTROLS = (Topic.COUNT, Topic.TRANSCRIPTION, Topic.TWO_HOP)
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,9 @@ def ask(rng: random.Random, page: Page, topic: Topic) -> Question | None:
 def count(rng: random.Random, template: str, shapes: list[Item]) -> Question:
     colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
     wanted = colour if "{colour}" in template else shape
-    found = tuple(item for item in shapes if wanted in item.key)
-    return Question(Topic.COUNT, template.format(colour=colour, shape=shape), str(len(found)), found)
+    count = sum(wanted in item.key for item in shapes)
+    # To count some, one has to have seen all.
+    return Question(Topic.COUNT, template.format(colour=colour, shape=shape), str(count), tuple(shapes))
 
 
 def transcription(template: str, records: list[Item]) -> Question | None:

@@ -29,9 +29,11 @@ def grid_side(budget: int) -> int:
 
 def ranked(scores: Tensor) -> Tensor:
     """Scores [B, P] to relevances that keep only their order. The compressor adds relevance to a token as a cue: arms
-    that do not know the question must neither give nor garble one, and so theirs lie close together."""
-    ranks = scores.argsort(dim=-1, stable=True).argsort(dim=-1, stable=True)  # [B, P] 0 is the lowest
-    return 0.45 + 0.1 * ranks / max(1, scores.shape[-1] - 1)
+    that do not know the question must neither give nor garble one, and so theirs lie close together. Of equal scores the first
+    comes first, as in the compressor's choice."""
+    order = scores.argsort(dim=-1, descending=True, stable=True)  # [B, P]
+    ranks = order.argsort(dim=-1)  # [B, P] 0 is the best
+    return 0.55 - 0.1 * ranks / max(1, scores.shape[-1] - 1)
 
 
 def neutral(features: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from arrcoc_ledger import Kind, Page, PageSpec, Question, Topic, ask, draw_page, imagine
+from arrcoc_ledger import ONE_PLACE, Kind, Page, PageSpec, Question, Topic, ask, draw_page, imagine
 from arrcoc_ledger.labels import INDEX, SLOTS, evidence_patches, patch_labels
 
 # A transcription is only asked for where it stays short.
@@ -193,5 +193,5 @@ def make_batch(text: Text, pages: list[Page], talks: list[tuple[int, list[Questi
         query_ids=text.padded(queries, text.pad),
         query_mask=text.padded([[1] * len(ids) for ids in queries], 0),
         evidence=torch.from_numpy(np.stack(evidence)),
-        one_place=torch.tensor([len(question.evidence) == 1 for _, question in questions]),
+        one_place=torch.tensor([question.topic in ONE_PLACE for _, question in questions]),
     )

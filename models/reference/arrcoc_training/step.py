@@ -3,7 +3,6 @@
 Letters are those of arrcoc_reference's docstring; G pages, M conversations, N questions, S the longest text behind the image.
 """
 
-import math
 import random
 from dataclasses import dataclass
 
@@ -20,6 +19,12 @@ from .losses import (
 )  # fmt: skip
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """uint8 [G, h, w, 3] -> [G, 3, h, w], as the checkpoint's image processor does it."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,17 @@ class Learner(nn.Module):
 
     def encode(self, pixels: Tensor, side: int | None = None) -> Tensor:
         """uint8 [G, 320, 320, 3] -> image_features [G, P, C]; `side`: shrink the page to so many patches first."""
-        x = pixels.permute(0, 3, 1, 2).float() / 255  # [G, 3, 320, 320]
+        x = normalised(pixels)  # [G, 3, 320, 320]
         if side is not None:
             size = side * self.model.config["vision_config"]["patch_size"]
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)  # [G, 3, size, size]
-        mean, std = (x.new_tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
-        return self.model.vision_encoder((x - mean) / std)
+        return self.model.vision_encoder(x)
 
     def tier(self, budget: int) -> int:
-        """The quality adapter's head for any budget: the tier nearest in log scale."""
-        distances = [abs(math.log(budget / b)) for b in self.model.budgets]
-        return distances.index(min(distances))
+        """The quality adapter's head for any budget: the tier nearest in log scale, the lower one of two."""
+        budgets = self.model.budgets
+        # Between two tiers the border is their geometric mean, compared without rounding.
+        return sum(budget**2 > low * high for low, high in zip(budgets, budgets[1:]))
 
     def table(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the decoder's own input embeddings."""
@@ -117,11 +122,12 @@ class Learner(nn.Module):
         return features, neutral(features), features.shape[1] + self.gist
 
 
-def step_codes(learner: Learner, codes: Codes) -> tuple[Tensor, dict[str, float]]:
+def step_codes(learner: Learner, codes: Codes, seed: int) -> tuple[Tensor, dict[str, float]]:
     """The decoder's own pretraining: questions about pages whose tokens are the codes of what stands on them."""
     _, std = learner.table()
     tokens = learner.codebook(codes.kind, codes.slots, std)  # [M, T, H]
-    tokens = tokens + 0.3 * std * torch.randn_like(tokens)
+    noise = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(seed))  # [M, T, H]
+    tokens = tokens + 0.3 * std * noise
     questions = int(codes.talk.question.max()) + 1
     loss, right = learner.answer(codes.talk, tokens, questions)
     return loss, {"task": loss.item(), "exact": right.float().mean().item()}
@@ -182,6 +188,13 @@ def allocate(learner: Learner, batch: Batch, features: Tensor) -> tuple[Tensor, 
     """Losses of relevance and of the tier's choice, and two relevances: with the question [N, P], and without one [G, P]."""
     model = learner.model
     page = batch.page.repeat_interleave(batch.turns)  # [N]
+    # In full precision: in bfloat16 relevances would be equal by the dozen, and their order that of the patches.
+    with torch.autocast("cpu", enabled=False):
+        return allocate_exactly(model, batch, page, features.float(), learner.gist)
+
+
+def allocate_exactly(model: ArrCocOvis, batch: Batch, page: Tensor, features: Tensor, gist: int):
+    """features [G, P, C], page [N]: the page of each question."""
     allocation = model.allocate(features[page], batch.query_ids, batch.query_mask)
     anything = batch.kind > 0  # [G, P]
     loss = relevance_loss(allocation.relevance, batch.evidence)
@@ -194,6 +207,6 @@ def allocate(learner: Learner, batch: Batch, features: Tensor) -> tuple[Tensor, 
     blind = model.allocator(features, nothing, nothing[:, :, 0] + 1).relevance  # [G, P]
     loss = loss + 0.5 * relevance_loss(blind, anything)
 
-    targets = tier_targets(batch.evidence, learner.gist, model.budgets)  # [N]
+    targets = tier_targets(batch.evidence, gist, model.budgets)  # [N]
     tier = F.cross_entropy(allocation.tier_logits.float(), targets)
     return loss, tier, allocation.relevance, blind

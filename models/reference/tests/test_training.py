@@ -90,6 +90,12 @@ def test_codes_tell_items_apart():
     assert alignment_loss(off, codes, kind) == pytest.approx(2 / 2.1, rel=1e-4)
 
 
+def test_the_tier_of_any_budget(tmp_path):
+    tier = train_script.Run(small_config(), tmp_path).learner.tier
+    # 80 and 320 are the geometric means of two tiers.
+    assert [tier(budget) for budget in (16, 64, 80, 81, 126, 127, 320, 321, 404)] == [0, 0, 0, 1, 1, 2, 3, 4, 4]
+
+
 def test_a_conversation_gets_what_any_of_its_questions_needs(tmp_path):
     run = train_script.Run(small_config(), tmp_path)
     phase = CONFIG["phases"][2] | {"pages": 2, "talks": 2, "turns": 3, "records": [2, 4]}
@@ -128,6 +134,8 @@ def test_losses_by_hand():
 def test_arms():
     scores = torch.tensor([[0.3, -1.0, 2.0, 0.1]])
     assert torch.allclose(ranked(scores), torch.tensor([[0.45 + 0.1 * 2 / 3, 0.45, 0.55, 0.45 + 0.1 / 3]]))
+    ties = ranked(torch.tensor([[0.5, 0.5, 0.7, 0.5]]))
+    assert ties.argsort(descending=True).tolist() == [[2, 0, 1, 3]], "of equals the first comes first"
     order = uniform_scores(400).argsort(descending=True)
     assert sorted(order.tolist()) == list(range(400))
     first = [divmod(int(p), 20) for p in order[:16]]
@@ -152,7 +160,8 @@ def test_rebasing_changes_numbers_but_not_the_function(tmp_path):
     assert torch.allclose(model.quality_adapter(tokens, tier), before, atol=1e-6)
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch):
+@pytest.mark.parametrize("phase", [0, 1, 4])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, phase):
     monkeypatch.setattr(train_script, "validate", lambda *_: {})  # takes time and changes nothing
 
     class Killed(Exception):
@@ -167,19 +176,19 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch):
     killed = train_script.Run(small_config(), tmp_path / "killed")
     step, count = killed.loss, 0
 
-    def dies(item, phase):
+    def dies(item, of):
         nonlocal count
         count += 1
-        if count == 8:  # in the fourth phase, after its first step
+        if count == 2 * phase + 2:  # after the phase's first step of two
             raise Killed
-        return step(item, phase)
+        return step(item, of)
 
     killed.loss = dies
     with pytest.raises(Killed):
         killed.run(checkpoint_every=1)
     resumed = train_script.Run(small_config(), tmp_path / "killed")
     resumed.resume()
-    assert (resumed.phase, resumed.step) == (3, 1)
+    assert (resumed.phase, resumed.step) == (phase, 1)
     resumed.run(checkpoint_every=1)
     expected, found = weights(whole), weights(resumed)
     for name in expected:

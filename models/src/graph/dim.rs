@@ -73,6 +73,19 @@ impl Dim {
         }
     }
 
+    /// The number when the axes have the sizes that `axis` gives; `None` where it does not know one.
+    pub fn at(&self, axis: &impl Fn(&str) -> Option<usize>) -> Option<usize> {
+        Some(match self {
+            Dim::Fixed(n) => *n,
+            Dim::Axis(name) => axis(name)?,
+            Dim::Mul(a, b) => a.at(axis)? * b.at(axis)?,
+            Dim::Add(a, b) => a.at(axis)? + b.at(axis)?,
+            Dim::Div(a, divisor) => a.at(axis)? / divisor,
+            Dim::RoundUp(a, step) => a.at(axis)?.next_multiple_of(*step),
+            Dim::Relative(a) => 2 * a.at(axis)? - 1,
+        })
+    }
+
     /// The number, where it is known at export.
     pub fn fixed(&self) -> Option<usize> {
         match self {

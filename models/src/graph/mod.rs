@@ -61,6 +61,16 @@ impl Value {
         &self.name
     }
 
+    /// Element type.
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// Shape, outermost axis first.
+    pub fn dims(&self) -> &[Dim] {
+        &self.dims
+    }
+
     /// Size of an axis; negative counts from the end.
     pub fn dim(&self, axis: isize) -> &Dim {
         &self.dims[self.axis(axis)]

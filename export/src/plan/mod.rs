@@ -1,0 +1,192 @@
+//! Will it fit? `arrcoc-export plan`.
+//!
+//! Computed from shapes alone: the configuration and, of a checkpoint, the headers of its weight files. `memory` adds up
+//! weights, KV cache, activations (`activations`, from the graphs themselves) and the runtime's own; `advice` holds the sum
+//! against a GPU of `devices` and looks for the first change that makes it fit; `precision` knows what each precision
+//! costs and which GPUs compute in it; `budgets` is what an image costs the decoder.
+
+mod activations;
+mod advice;
+mod budgets;
+mod devices;
+mod memory;
+mod precision;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use arrcoc_models::config::{ConfigError, ModelConfig};
+use clap::ValueEnum;
+
+pub use activations::Peak;
+pub use advice::{Change, Outcome, Verdict};
+pub use budgets::BudgetCost;
+pub use devices::{ComputeCapability, Device, Facts};
+pub use memory::{Attention, Estimate, Model, RUNTIME_OVERHEAD, Workload};
+pub use precision::{Precision, Refusal, WeightKind};
+pub use report::Report;
+
+use crate::build::parameters;
+use crate::checkpoint::{CONFIG, Checkpoint, CheckpointError, Tensor};
+use crate::init::Preset;
+
+/// Context unless another is asked for, tokens: the server's own default.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// What to plan for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The model.
+    pub source: ModelSource,
+    /// One precision, or all.
+    pub precision: Option<Precision>,
+    /// One GPU, or all.
+    pub device: Option<Device>,
+    /// Answers generated at the same time.
+    pub slots: usize,
+    /// Longest prompt plus answer; `None` for [`DEFAULT_CONTEXT`] or the model's own limit, if that is smaller.
+    pub context: Option<usize>,
+    /// Side of the encoder's input; `None` for the one that it was trained for.
+    pub image_size: Option<usize>,
+    /// Prompt tokens processed per step.
+    pub prefill_chunk: usize,
+    /// How attention is computed.
+    pub attention: Attention,
+}
+
+/// Where the shapes come from.
+#[derive(Debug, Clone)]
+pub enum ModelSource {
+    /// A checkpoint's directory.
+    Checkpoint(PathBuf),
+    /// A configuration that `init` knows.
+    Preset(Preset),
+}
+
+/// A model that cannot be planned for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The checkpoint is damaged, or is not what its configuration says.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The configuration.
+    #[error("{origin} cannot be planned for")]
+    Config {
+        /// The file, or the preset's name.
+        origin: String,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// No image of this size is ever encoded.
+    #[error("image size: expected one of {expected:?} (the model's image_sizes), found {found}")]
+    ImageSize {
+        /// What the configuration allows.
+        expected: Vec<usize>,
+        /// What was asked for.
+        found: usize,
+    },
+    /// The context is longer than the model's positions.
+    #[error("context: expected 1 to {most} tokens (the model's max_position_embeddings), found {found}")]
+    Context {
+        /// The model's limit.
+        most: usize,
+        /// What was asked for.
+        found: usize,
+    },
+    /// There must be room for at least one answer.
+    #[error("expected at least 1 {what}, found 0")]
+    Zero {
+        /// Slots, or tokens of a prefill chunk.
+        what: &'static str,
+    },
+}
+
+/// A model's name, configuration and size as it is stored.
+struct Loaded {
+    name: String,
+    config: ModelConfig,
+    parameters: u64,
+    stored: Option<u64>,
+}
+
+/// Computes what a model needs and where it fits.
+///
+/// # Errors
+/// [`PlanError`]; that it fits nowhere is not an error.
+pub fn plan(options: &Options) -> Result<Report, PlanError> {
+    let Loaded { name, config, parameters, stored } = load(&options.source)?;
+    let workload = workload(&config, options)?;
+    let model = Model::new(&config, options.attention, workload.context);
+    let precisions = options.precision.map_or(Precision::ALL.to_vec(), |one| vec![one]);
+    let devices = options.device.map_or(Device::ALL.to_vec(), |one| vec![one]);
+    let estimates = precisions.iter().map(|&precision| model.estimate(precision, workload)).collect();
+    let pairs =
+        devices.iter().flat_map(|&device| precisions.iter().map(move |&precision| (device, precision)));
+    let verdicts = pairs.map(|(device, precision)| model.judge(device, precision, workload)).collect();
+    // What is below 16 bits keeps its KV cache in them, so fp16 stands for all but fp32.
+    let budgets_in = options.precision.unwrap_or(Precision::Fp16);
+    let budgets = model.budgets(budgets_in, workload);
+    let attention = options.attention;
+    Ok(Report {
+        model: name,
+        parameters,
+        stored,
+        workload,
+        attention,
+        estimates,
+        verdicts,
+        budgets_in,
+        budgets,
+    })
+}
+
+fn load(source: &ModelSource) -> Result<Loaded, PlanError> {
+    let (name, json, stored, checkpoint) = match source {
+        ModelSource::Checkpoint(dir) => {
+            let checkpoint = Checkpoint::open(dir)?;
+            let stored = checkpoint.tensors().values().map(Tensor::size).sum();
+            (dir.display().to_string(), checkpoint.config().clone(), Some(stored), Some(checkpoint))
+        }
+        ModelSource::Preset(preset) => {
+            let name =
+                preset.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+            (name, preset.config("bfloat16"), None, None)
+        }
+    };
+    let config = ModelConfig::from_json(&json).map_err(|source| {
+        let origin =
+            checkpoint.as_ref().map(|checkpoint| checkpoint.dir().join(CONFIG).display().to_string());
+        PlanError::Config { origin: origin.unwrap_or_else(|| name.clone()), source }
+    })?;
+    let parameters = parameters(&config);
+    if let Some(checkpoint) = &checkpoint {
+        // Shapes come from the configuration, so the headers must agree with it.
+        checkpoint.expect(&parameters)?;
+    }
+    let elements = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
+    let parameters = parameters.iter().map(|parameter| elements(&parameter.shape)).sum();
+    Ok(Loaded { name, config, parameters, stored })
+}
+
+fn workload(config: &ModelConfig, options: &Options) -> Result<Workload, PlanError> {
+    let ModelConfig::ArrCocOvis(config) = config;
+    let most = config.decoder.max_positions;
+    let context = options.context.unwrap_or(DEFAULT_CONTEXT.min(most));
+    if context == 0 || context > most {
+        return Err(PlanError::Context { most, found: context });
+    }
+    let image_size = options.image_size.unwrap_or(config.vision.image_size);
+    if !config.image_sizes.contains(&image_size) {
+        return Err(PlanError::ImageSize { expected: config.image_sizes.clone(), found: image_size });
+    }
+    let Options { slots, prefill_chunk, .. } = *options;
+    for (what, n) in [("slot", slots), ("token per prefill chunk", prefill_chunk)] {
+        if n == 0 {
+            return Err(PlanError::Zero { what });
+        }
+    }
+    Ok(Workload { slots, context, image_size, prefill_chunk })
+}
