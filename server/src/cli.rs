@@ -94,9 +94,7 @@ pub(crate) struct Eval {
     /// Data set: a JSON list or JSON Lines of objects with `image`, `query` and `answer`.
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
-    /// Arms, between commas: all, or of full, grid, downsampled, uniform, random, saliency, agnostic, coverage, query_aware,
-    /// query_aware_choice, shuffled, first_question, oracle, blank.
-    #[arg(long, value_name = "LIST", default_value = "all")]
+    #[arg(long, value_name = "LIST", default_value = "all", help = arms_help())]
     pub(crate) arms: Arms,
     /// Visual tokens, between commas; auto is the tier head's choice.
     #[arg(long, value_name = "LIST", default_value = "16,32,64,100,160,256,400,auto")]
@@ -139,6 +137,11 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         overrides: Overrides,
     },
+}
+
+fn arms_help() -> String {
+    let names: Vec<&str> = arrcoc_runtime::arms::Arm::ALL.iter().map(|arm| arm.name()).collect();
+    format!("Arms, between commas: all, or of {}", names.join(", "))
 }
 
 fn budget(text: &str) -> Result<arrcoc_runtime::generate::Budget, String> {

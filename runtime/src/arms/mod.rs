@@ -5,7 +5,7 @@
 //! token: relevance is a cue for the decoder. An arm that does not know the question must neither give such a cue nor
 //! garble it, so its order of patches becomes relevances that lie close together ([`relevance::from_order`]).
 //!
-//! The makers here are plain functions of numbers; [`crate::lab`] runs them on a bundle's graphs. Those arms that the
+//! The makers here are plain functions of numbers; [`crate::offline`] runs them on a bundle's graphs. Those arms that the
 //! decoder meets in training are defined a second time in `models/reference/arrcoc_reference/arms.py`.
 
 use std::fmt;

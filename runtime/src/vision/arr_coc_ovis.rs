@@ -92,7 +92,7 @@ impl Selected {
 }
 
 /// What is to become visual tokens.
-pub(crate) struct Choice<'a> {
+pub(crate) struct Selection<'a> {
     /// `[1, P, C]`.
     pub(crate) image_features: &'a Tensor,
     /// `[1, P]`; the largest are taken, padding is negative.
@@ -183,8 +183,8 @@ impl Pipeline {
     ) -> Result<Selected, EngineError> {
         let relevance = mask_padding(&allocation.relevance, layout, image.resized)?;
         let positions = Positions::Original;
-        let choice = Choice { image_features, relevance: &relevance, tokens: budget, tier, positions };
-        let Tokens { embeds, indices } = self.tokens(&choice, timer)?;
+        let selection = Selection { image_features, relevance: &relevance, tokens: budget, tier, positions };
+        let Tokens { embeds, indices } = self.tokens(&selection, timer)?;
         let places = places(indices.as_slice::<i64>()?, &allocation, layout, image)
             .ok_or_else(|| unexpected("compressor", "token_indices", &[1, budget], &indices))?;
         let receipt = Receipt {
@@ -199,8 +199,12 @@ impl Pipeline {
     }
 
     /// Compresses, refines and adapts.
-    pub(crate) fn tokens(&mut self, choice: &Choice<'_>, timer: &mut Timer) -> Result<Tokens, EngineError> {
-        let &Choice { image_features, relevance, tokens, tier, positions } = choice;
+    pub(crate) fn tokens(
+        &mut self,
+        selection: &Selection<'_>,
+        timer: &mut Timer,
+    ) -> Result<Tokens, EngineError> {
+        let &Selection { image_features, relevance, tokens, tier, positions } = selection;
         let mut compressed = timer.time(Stage::Compressor, || {
             let token_slots = Tensor::from_vec(&[tokens], vec![0_i64; tokens])?;
             let inputs =

@@ -30,7 +30,7 @@ pub struct Row {
     /// The right answer.
     pub answer: String,
     /// Where it is: left, top, right, bottom in pixels of the image.
-    pub place: Option<[f32; 4]>,
+    pub answer_box: Option<[f32; 4]>,
     /// What kind of question it is.
     pub kind: Option<String>,
     /// Characters on the page.
@@ -91,13 +91,23 @@ pub enum RowError {
     Form(#[from] serde_json::Error),
     /// No corners of a rectangle.
     #[error("`box`: expected left < right and top < bottom, in pixels, found {0:?}")]
-    Place([f64; 4]),
+    AnswerBox([f64; 4]),
     /// No number of characters.
     #[error("`characters`: expected 0 or more, found {0}")]
     Characters(f64),
     /// No such row.
     #[error("`pair`: expected the id of another row, or its index where rows have no ids, found `{0}`")]
     Pair(String),
+    /// The other row has another image.
+    #[error("`pair`: expected a row about the same image, `{image}`; row {other} is about `{found}`")]
+    PairImage {
+        /// This row's image.
+        image: String,
+        /// The row that it names, counted from 0.
+        other: usize,
+        /// That row's image.
+        found: String,
+    },
     /// Two rows have one id.
     #[error("`id`: `{0}` is another row's already")]
     Id(String),
@@ -114,7 +124,7 @@ struct RawRow {
     query: String,
     answer: Name,
     #[serde(rename = "box")]
-    place: Option<[f64; 4]>,
+    answer_box: Option<[f64; 4]>,
     kind: Option<String>,
     characters: Option<f64>,
     pair: Option<Name>,
@@ -153,11 +163,12 @@ impl DataSet {
             raw.push(parsed);
         }
         let ids = ids(&raw).map_err(|(row, reason)| at(row, reason))?;
-        let queries: Vec<String> = raw.iter().map(|row| row.query.clone()).collect();
+        let asked: Vec<(String, String)> =
+            raw.iter().map(|row| (row.image.clone(), row.query.clone())).collect();
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut rows = Vec::new();
         for (index, row) in raw.into_iter().enumerate() {
-            let first = pair(&row, index, &ids, &queries).map_err(|reason| at(index, reason))?;
+            let first = pair(&row, index, &ids, &asked).map_err(|reason| at(index, reason))?;
             rows.push(check(row, first, folder).map_err(|reason| at(index, reason))?);
         }
         rows.truncate(limit.unwrap_or(usize::MAX));
@@ -191,17 +202,24 @@ fn ids(rows: &[RawRow]) -> Result<HashMap<String, usize>, (usize, RowError)> {
     Ok(ids)
 }
 
-/// The question of the row that `pair` names: by id, or by index where rows have no ids.
+/// The question of the row that `pair` names, which must be about the same image: by id, or by index where rows have no
+/// ids. `asked` holds every row's image and question.
 fn pair(
     row: &RawRow,
     index: usize,
     ids: &HashMap<String, usize>,
-    queries: &[String],
+    asked: &[(String, String)],
 ) -> Result<Option<String>, RowError> {
     let Some(pair) = row.pair.as_ref().map(Name::to_string) else { return Ok(None) };
     let other = if ids.is_empty() { pair.parse().ok() } else { ids.get(&pair).copied() };
-    let query = other.filter(|&other| other != index).and_then(|other: usize| queries.get(other));
-    query.cloned().map(Some).ok_or(RowError::Pair(pair))
+    let found = other.filter(|&other: &usize| other != index).and_then(|at| Some((at, asked.get(at)?)));
+    match found {
+        None => Err(RowError::Pair(pair)),
+        Some((other, (found, _))) if *found != row.image => {
+            Err(RowError::PairImage { image: row.image.clone(), other, found: found.clone() })
+        }
+        Some((_, (_, query))) => Ok(Some(query.clone())),
+    }
 }
 
 fn check(row: RawRow, first: Option<String>, folder: &Path) -> Result<Row, RowError> {
@@ -210,10 +228,10 @@ fn check(row: RawRow, first: Option<String>, folder: &Path) -> Result<Row, RowEr
             return Err(RowError::Blank(field));
         }
     }
-    if let Some([left, top, right, bottom]) = row.place
+    if let Some([left, top, right, bottom]) = row.answer_box
         && !(left < right && top < bottom && [left, top, right, bottom].iter().all(|x| x.is_finite()))
     {
-        return Err(RowError::Place([left, top, right, bottom]));
+        return Err(RowError::AnswerBox([left, top, right, bottom]));
     }
     if let Some(characters) = row.characters.filter(|&count| !(count >= 0.0 && count.is_finite())) {
         return Err(RowError::Characters(characters));
@@ -223,7 +241,7 @@ fn check(row: RawRow, first: Option<String>, folder: &Path) -> Result<Row, RowEr
         image: row.image,
         query: row.query,
         answer: row.answer.to_string(),
-        place: row.place.map(|corners| corners.map(|x| x as f32)),
+        answer_box: row.answer_box.map(|corners| corners.map(|x| x as f32)),
         kind: row.kind.filter(|kind| !kind.is_empty()),
         characters: row.characters,
         first,
@@ -249,14 +267,14 @@ mod tests {
     #[test]
     fn a_list_and_lines_are_the_same() {
         let a = r#"{"image": "a.png", "query": "Q?", "answer": 12, "more": [1], "box": null}"#;
-        let b = r#"{"image": "b.png", "query": "R?", "answer": "x", "box": [1, 2.5, 3, 4], "kind": "count", "pair": 0}"#;
+        let b = r#"{"image": "a.png", "query": "R?", "answer": "x", "box": [1, 2.5, 3, 4], "kind": "count", "pair": 0}"#;
         let list = read(&format!(" [{a},\n{b}]"), None).unwrap();
         let lines = read(&format!("{a}\n\n{b}\n"), None).unwrap();
         assert_eq!(list.rows, lines.rows.iter().map(|row| moved(row, &list)).collect::<Vec<_>>());
         assert_eq!(list.rows[0].answer, "12");
         assert!(list.rows[0].one_place() && !list.rows[1].one_place());
         assert_eq!(
-            (list.rows[1].place, list.rows[1].first.as_deref()),
+            (list.rows[1].answer_box, list.rows[1].first.as_deref()),
             (Some([1.0, 2.5, 3.0, 4.0]), Some("Q?"))
         );
         assert_eq!(read(&format!("[{a},{b}]"), Some(1)).unwrap().rows.len(), 1);
@@ -290,6 +308,7 @@ mod tests {
             (row(r#""characters": -1"#), "`characters`"),
             (row(r#""pair": 4"#), "`pair`"),
             (row(r#""pair": 0"#), "`pair`"),
+            (row(r#""pair": 1}, {"image": "b", "query": "r", "answer": "a""#), "row 1 is about `b`"),
             (r#"[{"image": "a", "query": "q"}]"#.to_owned(), "answer"),
             (r#"[{"image": " ", "query": "q", "answer": ""}]"#.to_owned(), "`image`"),
             ("[]".to_owned(), "no question"),

@@ -131,20 +131,22 @@ pub struct RowLine {
     pub row: usize,
     /// Its image.
     pub image: String,
-    /// Why it was skipped, where it was.
+    /// Why it was skipped, where it was: its image does not open, or its question cannot be put.
     pub skipped: Option<String>,
-    /// Arms that need what the row has not.
-    pub lacks: Vec<Lack>,
+    /// Arms that it could not be answered with.
+    pub omitted: Vec<Omitted>,
     /// Seconds that it took.
     pub seconds: f64,
 }
 
-/// An arm that needs what a row has not.
+/// An arm that a row could not be answered with: it needs what the row has not, or there is no room for the prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lack {
+pub struct Omitted {
     /// The arm.
     pub arm: Arm,
-    /// What is missing.
+    /// At which budget; at all of them where there is none.
+    pub budget: Option<Tokens>,
+    /// Why.
     pub reason: String,
 }
 
@@ -213,15 +215,16 @@ impl Journal {
     fn scan(&mut self, header: &Header) -> Result<u64, JournalError> {
         let (mut at, mut kept, mut number) = (0, 0, 0);
         let mut reader = BufReader::new(&self.file);
-        let mut text = String::new();
+        // Bytes and not text: a line that was cut off may end inside a character.
+        let mut text = Vec::new();
         loop {
             text.clear();
-            let length = match reader.read_line(&mut text) {
+            let length = match reader.read_until(b'\n', &mut text) {
                 Ok(length) => length,
                 Err(source) => return Err(JournalError::File { path: self.path.clone(), source }),
             };
             // A line without an end was being written when the run broke off.
-            if length == 0 || !text.ends_with('\n') {
+            if length == 0 || text.last() != Some(&b'\n') {
                 return Ok(kept);
             }
             at += length as u64;
@@ -237,8 +240,8 @@ impl Journal {
         }
     }
 
-    fn parse(&self, text: &str, line: usize) -> Result<Line, JournalError> {
-        serde_json::from_str(text).map_err(|source| JournalError::Line {
+    fn parse(&self, text: &[u8], line: usize) -> Result<Line, JournalError> {
+        serde_json::from_slice(text).map_err(|source| JournalError::Line {
             path: self.path.clone(),
             line,
             source,
@@ -365,7 +368,7 @@ pub(super) mod tests {
             row,
             image: format!("{row}.png"),
             skipped: None,
-            lacks: Vec::new(),
+            omitted: Vec::new(),
             seconds: 0.1,
         })
     }
@@ -379,7 +382,12 @@ pub(super) mod tests {
         journal.append(&[line(0), closed(0)]).unwrap();
         let kept = std::fs::read(&path).unwrap();
         journal.append(&[line(1)]).unwrap();
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"line\":\"ans").unwrap();
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"line\":\"ans\xC3")
+            .unwrap();
 
         let mut journal = Journal::open(&path, &header()).unwrap();
         assert_eq!(journal.done, 1);

@@ -1,25 +1,28 @@
-//! Rows through the lab, answers into the journal.
+//! Rows through the model, answers into the journal.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use arrcoc_runtime::arms::Arm;
 use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::FinishReason;
-use arrcoc_runtime::lab::{Answer, Asked, Lab, LabError, Look, Subject};
 use arrcoc_runtime::model::Options;
+use arrcoc_runtime::offline::{
+    Answer, AnswerRequest, ArmBudget, Example, OfflineError, OfflineModel, VisualTokens,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::data::{DataError, DataSet, Row};
 use super::journal::{
-    AnswerLine, Configuration, FILE, Header, Journal, JournalError, Lack, Line, Milliseconds, RowLine,
+    AnswerLine, Configuration, FILE, Header, Journal, JournalError, Line, Milliseconds, Omitted, RowLine,
 };
+use super::mismatched_questions::mismatched_questions;
 use super::neck::{self, NeckFileError};
 use super::options::{EvalOptions, Tokens};
-use super::partner::partners;
 use super::report::{self, ReportError};
 use super::summary::{About, Summary};
-use super::variants::{LeftOut, Variant, variants};
+use super::variants::{Unsupported, Variant, variants};
 use super::{hex, measure};
 
 /// Tokens that an answer may be longer than the longest reference.
@@ -43,7 +46,7 @@ pub enum EvalError {
         /// Counted from 0.
         row: usize,
         /// What went wrong.
-        source: LabError,
+        source: OfflineError,
     },
     /// The journal.
     #[error(transparent)]
@@ -92,17 +95,17 @@ pub fn run(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Finished, EvalError> {
     let data = DataSet::read(&options.data, options.limit)?;
-    let mut lab = Lab::load(bundle, engine)?;
-    let neck = options.grid_neck.as_ref().map(|path| neck::read(path, lab.feature_size())).transpose()?;
+    let mut model = OfflineModel::load(bundle, engine)?;
+    let neck = options.grid_neck.as_ref().map(|path| neck::read(path, model.feature_size())).transpose()?;
     let (neck, neck_sha256) = neck.unzip();
     if let Some(neck) = neck {
-        lab.set_neck(neck);
+        model.set_neck(neck);
     }
-    let (variants, left_out) = variants(lab.room(), options);
+    let (variants, left_out) = variants(model.capacity(), options);
     if variants.is_empty() {
         return Err(no_variants(&left_out));
     }
-    let configuration = configuration(&lab, engine, options, &data)?;
+    let configuration = configuration(&model, engine, options, &data)?;
     let header = Header {
         tool: format!("arrcoc-serve {}", env!("CARGO_PKG_VERSION")),
         bundle_sha256: hex(&bundle.digest()),
@@ -116,8 +119,8 @@ pub fn run(
     let path = output.join(FILE);
     let mut journal = Journal::open(&path, &header)?;
     let mut runner = Runner {
-        lab,
-        partners: partners(&data.rows),
+        model,
+        mismatched: mismatched_questions(&data.rows),
         rows: &data.rows,
         variants: &variants,
         max_tokens: header.configuration.max_tokens,
@@ -129,14 +132,14 @@ pub fn run(
         journal.append(&lines)?;
     }
     progress(data.rows.len(), data.rows.len());
-    let about = About::new(bundle, &data, &runner.lab, left_out);
+    let about = About::new(bundle, &data, &runner.model, left_out);
     let lines = Journal::read(&path)?;
     let summary = Summary::new(header, about, &lines).ok_or_else(|| no_answers(&lines, data.rows.len()))?;
     let page = report::write(output, &summary)?;
     Ok(Finished { summary, page })
 }
 
-fn no_variants(left_out: &[LeftOut]) -> EvalError {
+fn no_variants(left_out: &[Unsupported]) -> EvalError {
     EvalError::NoVariants(
         left_out.first().map_or_else(|| "no arm takes `auto`".into(), |one| one.reason.clone()),
     )
@@ -144,24 +147,29 @@ fn no_variants(left_out: &[LeftOut]) -> EvalError {
 
 fn no_answers(lines: &[Line], rows: usize) -> EvalError {
     let reason = lines.iter().find_map(|line| match line {
-        Line::Row(row) => row.skipped.clone().or_else(|| row.lacks.first().map(|lack| lack.reason.clone())),
+        Line::Row(row) => row.skipped.clone().or_else(|| row.omitted.first().map(|one| one.reason.clone())),
         _ => None,
     });
     EvalError::NoAnswers { rows, reason: reason.unwrap_or_else(|| "no arm was run".into()) }
 }
 
 fn configuration(
-    lab: &Lab,
+    model: &OfflineModel,
     engine: &Options,
     options: &EvalOptions,
     data: &DataSet,
 ) -> Result<Configuration, EvalError> {
     let mut longest = 0;
     for (row, item) in data.rows.iter().enumerate() {
-        let tokens = lab.count_tokens(&item.answer).map_err(|source| EvalError::Row { row, source })?;
+        let tokens = match model.count_tokens(&item.answer) {
+            Ok(tokens) => tokens,
+            // An answer that is no text for this model makes nobody's answer longer.
+            Err(OfflineError::Prompt(_)) => 0,
+            Err(source) => return Err(EvalError::Row { row, source }),
+        };
         longest = longest.max(tokens);
     }
-    let info = lab.info();
+    let info = model.info();
     Ok(Configuration {
         arms: options.arms.clone(),
         budgets: options.budgets.clone(),
@@ -179,27 +187,33 @@ fn configuration(
 
 /// What every row needs.
 struct Runner<'a> {
-    lab: Lab,
+    model: OfflineModel,
     rows: &'a [Row],
-    partners: Vec<Option<usize>>,
+    /// For every row another one, whose question it is mismatched with.
+    mismatched: Vec<Option<usize>>,
     variants: &'a [Variant],
     max_tokens: usize,
     seed: u64,
 }
 
 impl Runner<'_> {
-    /// The lines of one row; those of a picture that does not open say so.
-    fn row(&mut self, index: usize) -> Result<Vec<Line>, LabError> {
+    /// The lines of one row; where it cannot be put to the model, they say why.
+    fn row(&mut self, index: usize) -> Result<Vec<Line>, OfflineError> {
         let row = &self.rows[index];
         let started = Instant::now();
-        let mut close =
-            RowLine { row: index, image: row.image.clone(), skipped: None, lacks: Vec::new(), seconds: 0.0 };
+        let mut close = RowLine {
+            row: index,
+            image: row.image.clone(),
+            skipped: None,
+            omitted: Vec::new(),
+            seconds: 0.0,
+        };
         let mut lines = Vec::new();
-        match self.subject(index)? {
-            Ok(mut subject) => {
+        match self.example(index, &mut close.omitted)? {
+            Ok(mut example) => {
                 // In batches, so that few visual tokens are in memory however many variants there are.
-                for batch in self.variants.chunks(self.lab.info().slots) {
-                    self.batch(index, &mut subject, batch, &mut lines, &mut close.lacks)?;
+                for batch in self.variants.chunks(self.model.info().slots) {
+                    self.batch(index, &mut example, batch, &mut lines, &mut close.omitted)?;
                 }
             }
             Err(reason) => close.skipped = Some(reason),
@@ -209,53 +223,84 @@ impl Runner<'_> {
         Ok(lines)
     }
 
-    /// The picture with all that the arms may need, or why it cannot be opened.
-    fn subject(&self, index: usize) -> Result<Result<Subject, String>, LabError> {
+    /// The picture with all that the arms may need, or why the row cannot be put to the model.
+    fn example(
+        &self,
+        index: usize,
+        omitted: &mut Vec<Omitted>,
+    ) -> Result<Result<Example, String>, OfflineError> {
         let row = &self.rows[index];
         let image = match std::fs::read(&row.path) {
-            Ok(bytes) => self.lab.decode(&bytes).map_err(|error| error.to_string()),
+            Ok(bytes) => self.model.decode(&bytes).map_err(|error| error.to_string()),
             Err(error) => Err(format!("cannot read it: {error}")),
         };
         let image = match image {
             Ok(image) => image,
             Err(reason) => return Ok(Err(reason)),
         };
-        let mut subject = Subject::new(image, self.lab.question(&row.query)?);
-        let other = self.partners[index].map(|other| self.lab.question(&self.rows[other].query));
-        subject.other = other.transpose()?;
-        subject.first = row.first.as_ref().map(|query| self.lab.question(query)).transpose()?;
-        subject.place = row.place;
-        subject.seed = seed_of(self.seed, index);
-        Ok(Ok(subject))
+        let mut example = match self.model.question(&row.query) {
+            Ok(question) => Example::new(image, question),
+            Err(OfflineError::Prompt(error)) => return Ok(Err(format!("`query`: {error}"))),
+            Err(error) => return Err(error),
+        };
+        let mut other = |arm: Arm, query: Option<&String>| match query.map(|query| self.model.question(query))
+        {
+            None => Ok(None),
+            Some(Ok(question)) => Ok(Some(question)),
+            Some(Err(OfflineError::Prompt(error))) => {
+                omitted.push(Omitted { arm, budget: None, reason: format!("the other question: {error}") });
+                Ok(None)
+            }
+            Some(Err(error)) => Err(error),
+        };
+        example.other = other(Arm::Shuffled, self.mismatched[index].map(|at| &self.rows[at].query))?;
+        example.first = other(Arm::FirstQuestion, row.first.as_ref())?;
+        example.answer_box = row.answer_box;
+        example.seed = seed_of(self.seed, index);
+        Ok(Ok(example))
     }
 
-    /// Looks and answers of some variants.
+    /// Visual tokens and answers of some variants.
     fn batch(
         &mut self,
         index: usize,
-        subject: &mut Subject,
+        example: &mut Example,
         batch: &[Variant],
         lines: &mut Vec<Line>,
-        lacks: &mut Vec<Lack>,
-    ) -> Result<(), LabError> {
-        let mut looks: Vec<(Variant, Look)> = Vec::new();
+        omitted: &mut Vec<Omitted>,
+    ) -> Result<(), OfflineError> {
+        let mut made: Vec<(Variant, VisualTokens)> = Vec::new();
         for &variant in batch {
-            match self.lab.look(subject, variant.plan, variant.positions) {
-                Ok(look) => looks.push((variant, look)),
-                Err(error @ LabError::Lacks(_)) => {
-                    let lack = Lack { arm: variant.plan.arm, reason: error.to_string() };
-                    if !lacks.contains(&lack) {
-                        lacks.push(lack);
+            let ArmBudget { arm, budget } = variant.arm_budget;
+            // Why the whole arm is left out is known already.
+            if omitted.iter().any(|one| one.arm == arm && one.budget.is_none()) {
+                continue;
+            }
+            let visual = match self.model.visual_tokens(example, variant.arm_budget, variant.positions) {
+                Ok(visual) => visual,
+                Err(error @ OfflineError::MissingInput(_)) => {
+                    omitted.push(Omitted { arm, budget: None, reason: error.to_string() });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match self.model.check(&AnswerRequest { question: example.question(), visual: &visual }) {
+                Ok(()) => made.push((variant, visual)),
+                Err(error @ OfflineError::Context { .. }) => {
+                    let one = Omitted { arm, budget: Some(Tokens(budget)), reason: error.to_string() };
+                    if !omitted.contains(&one) {
+                        omitted.push(one);
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
-        let question = subject.question();
-        let asked: Vec<Asked<'_>> = looks.iter().map(|(_, look)| Asked { question, look }).collect();
-        let answers = self.lab.answer(&asked, self.max_tokens)?;
-        for ((variant, look), answer) in looks.iter().zip(answers) {
-            lines.push(Line::Answer(Box::new(line(index, &self.rows[index], variant, look, answer))));
+        let question = example.question();
+        let requests: Vec<AnswerRequest<'_>> =
+            made.iter().map(|(_, visual)| AnswerRequest { question, visual }).collect();
+        let answers = self.model.answer(&requests, self.max_tokens)?;
+        for ((variant, visual), answer) in made.iter().zip(answers) {
+            lines.push(Line::Answer(Box::new(line(index, &self.rows[index], variant, visual, answer))));
         }
         Ok(())
     }
@@ -268,40 +313,40 @@ fn seed_of(seed: u64, row: usize) -> u64 {
     digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-fn line(index: usize, row: &Row, variant: &Variant, look: &Look, answer: Answer) -> AnswerLine {
+fn line(index: usize, row: &Row, variant: &Variant, visual: &VisualTokens, answer: Answer) -> AnswerLine {
     AnswerLine {
         row: index,
         image: row.image.clone(),
         kind: row.kind.clone(),
         one_place: row.one_place(),
         characters: row.characters,
-        arm: variant.plan.arm,
-        budget: Tokens(variant.plan.budget),
+        arm: variant.arm_budget.arm,
+        budget: Tokens(variant.arm_budget.budget),
         positions: variant.positions,
-        tokens: look.tokens,
-        tier: look.tier,
+        tokens: visual.tokens,
+        tier: visual.tier,
         prompt_tokens: answer.prompt_tokens,
         generated: answer.generated,
         ended: answer.reason == FinishReason::Stop,
         exact: measure::exact(&answer.text, &row.answer),
         cer: measure::character_error_rate(&answer.text, &row.answer),
-        recall: look.recall,
-        ms: milliseconds(look, &answer),
+        recall: visual.recall,
+        ms: milliseconds(visual, &answer),
         answer: answer.text,
         reference: row.answer.clone(),
     }
 }
 
-fn milliseconds(look: &Look, answer: &Answer) -> Milliseconds {
+fn milliseconds(visual: &VisualTokens, answer: &Answer) -> Milliseconds {
     // Microseconds are enough, and keep the file short.
     let ms = |took: Duration| (took.as_secs_f64() * 1e6).round() / 1e3;
     let steps = answer.generated.saturating_sub(1);
     Milliseconds {
-        encode: ms(look.times.encode),
-        allocator: ms(look.times.allocator),
-        compressor: ms(look.times.compressor),
-        refiner: ms(look.times.refiner),
-        adapter: ms(look.times.adapter),
+        encode: ms(visual.times.encode),
+        allocator: ms(visual.times.allocator),
+        compressor: ms(visual.times.compressor),
+        refiner: ms(visual.times.refiner),
+        adapter: ms(visual.times.adapter),
         prefill: ms(answer.prefill),
         decode_per_token: (steps > 0).then(|| ms(answer.decode / steps as u32)),
     }

@@ -2,7 +2,7 @@
 
 use arrcoc_runtime::arms::{Arm, Positions};
 use arrcoc_runtime::generate::Budget;
-use arrcoc_runtime::lab::{Plan, Room};
+use arrcoc_runtime::offline::{ArmBudget, Capacity};
 use serde::{Deserialize, Serialize};
 
 use super::options::{EvalOptions, Tokens};
@@ -11,14 +11,14 @@ use super::options::{EvalOptions, Tokens};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// Arm and budget.
-    pub plan: Plan,
+    pub arm_budget: ArmBudget,
     /// Positions.
     pub positions: Positions,
 }
 
 /// An arm that was asked for and cannot be had at a budget, or not for some rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftOut {
+pub struct Unsupported {
     /// The arm.
     pub arm: Arm,
     /// At which budget; at all of them where there is none.
@@ -30,23 +30,23 @@ pub struct LeftOut {
 }
 
 /// All variants in the order of arms, budgets and positions, and those that cannot be had.
-pub fn variants(room: &Room, options: &EvalOptions) -> (Vec<Variant>, Vec<LeftOut>) {
-    let (mut variants, mut left_out): (Vec<Variant>, Vec<LeftOut>) = Default::default();
+pub fn variants(capacity: &Capacity, options: &EvalOptions) -> (Vec<Variant>, Vec<Unsupported>) {
+    let (mut variants, mut left_out): (Vec<Variant>, Vec<Unsupported>) = Default::default();
     for &arm in &options.arms.0 {
         for &Tokens(budget) in &options.budgets.0 {
             // Only one arm has a tier head to ask; nobody expects it of the others.
             if budget == Budget::Auto && !matches!(arm, Arm::QueryAware | Arm::Full) {
                 continue;
             }
-            match room.plan(arm, budget) {
-                Ok(plan) => {
-                    let with = |&positions| Variant { plan, positions };
+            match capacity.arm_budget(arm, budget) {
+                Ok(arm_budget) => {
+                    let with = |&positions| Variant { arm_budget, positions };
                     let new = options.positions.0.iter().map(with).filter(|one| !variants.contains(one));
                     variants.extend(new.collect::<Vec<_>>());
                 }
                 Err(error) => {
                     let budget = Some(Tokens(budget));
-                    left_out.push(LeftOut { arm, budget, rows: None, reason: error.to_string() });
+                    left_out.push(Unsupported { arm, budget, rows: None, reason: error.to_string() });
                 }
             }
         }
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn every_arm_gets_its_budgets_and_full_only_one() {
-        let room = Room { side: 20, patch: 16, gist: 4, budgets: vec![64, 100, 160, 256, 400] };
+        let capacity = Capacity { side: 20, patch: 16, gist: 4, budgets: vec![64, 100, 160, 256, 400] };
         let options = EvalOptions {
             data: "set.json".into(),
             arms: "full,grid,query_aware".parse().unwrap(),
@@ -73,10 +73,10 @@ mod tests {
             max_tokens: None,
             output: "out".into(),
         };
-        let (variants, left_out) = variants(&room, &options);
+        let (variants, left_out) = variants(&capacity, &options);
         let found: Vec<String> = variants
             .iter()
-            .map(|one| format!("{} {} {}", one.plan.arm, Tokens(one.plan.budget), one.positions))
+            .map(|one| format!("{} {} {}", one.arm_budget.arm, Tokens(one.arm_budget.budget), one.positions))
             .collect();
         let expected = [
             "full full original",

@@ -16,6 +16,7 @@ use crate::shell;
 
 const CHECKPOINTS: &str = "models/checkpoints";
 const MODEL: &str = "arr-coc-ledger";
+const NECK: &str = "arr-coc-ledger-grid-neck.safetensors";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -48,12 +49,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ] {
         let mut eval = programs.serve();
         eval.arg("eval").arg("--bundle").arg(&bundle).arg("--data").arg(&data).args(more);
-        eval.arg("--grid-neck")
-            .arg(shell::root().join(CHECKPOINTS).join("arr-coc-ledger-grid-neck.safetensors"));
+        if let Some(neck) = neck(args.checkpoint.as_deref()) {
+            eval.arg("--grid-neck").arg(neck);
+        }
         eval.arg("--output").arg(results.join(name)).env(onnxruntime::VARIABLE, &library);
         shell::check(&mut eval)?;
     }
     publish(&results)
+}
+
+/// The neck that was trained with the checkpoint: beside the shipped one, or where training puts it. Another checkpoint's
+/// would be no baseline; without one, `grid` takes means, and the page says so.
+fn neck(checkpoint: Option<&Path>) -> Option<PathBuf> {
+    match checkpoint {
+        None => Some(shell::root().join(CHECKPOINTS).join(NECK)),
+        Some(dir) => Some(dir.join("../arms/grid_neck.safetensors")).filter(|neck| neck.is_file()),
+    }
 }
 
 /// The data set, made anew: the same seed makes the same pages.
@@ -74,20 +85,71 @@ fn publish(results: &Path) -> Result<()> {
     };
     let summary = |name: &str| -> Result<Value> { Ok(serde_json::from_str(&read(name, "eval.json")?)?) };
     let images = shell::root().join("docs/images");
-    for extension in ["svg", "png"] {
-        let curves = results.join("original").join(format!("curves.{extension}"));
-        fs::copy(&curves, images.join(format!("relevance.{extension}")))
-            .with_context(|| format!("cannot copy {}", curves.display()))?;
+    for (run, name) in [("original", "relevance"), ("repacked", "relevance-repacked")] {
+        for extension in ["svg", "png"] {
+            let curves = results.join(run).join(format!("curves.{extension}"));
+            fs::copy(&curves, images.join(format!("{name}.{extension}")))
+                .with_context(|| format!("cannot copy {}", curves.display()))?;
+        }
     }
     let result = json!({
         "circumstances": circumstances(),
         "original": summary("original")?,
         "repacked": summary("repacked")?,
     });
-    let page = format!(
+    write("relevance", &result, &page(&read("original", "eval.md")?, &read("repacked", "eval.md")?))
+}
+
+/// Both runs on one page, with links that lead somewhere from docs/benchmarks.
+fn page(original: &str, repacked: &str) -> String {
+    let moved = |page: &str, curves: &str| {
+        page.replace("(curves.svg)", &format!("(../images/{curves}.svg)"))
+            .replace("[eval.json](eval.json)", "[relevance.json](relevance.json)")
+            .replace("[answers.jsonl](answers.jsonl)", "`answers.jsonl` of a run")
+    };
+    // Headings go two levels down, below the heading of their part; a line of a table never begins with `#`.
+    let demoted = |page: &str| -> String {
+        let line =
+            |line: &str| if line.starts_with('#') { format!("##{line}\n") } else { format!("{line}\n") };
+        page.lines().map(line).collect()
+    };
+    format!(
         "{}\n## Repacked positions\n\n{}",
-        read("original", "eval.md")?.replace("curves.svg", "../images/relevance.svg"),
-        read("repacked", "eval.md")?.replace("\n# ", "\n### ").replace("\n## ", "\n### "),
-    );
-    write("relevance", &result, &page)
+        moved(original, "relevance"),
+        demoted(&moved(repacked, "relevance-repacked"))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_half_is_a_part_of_the_first_and_links_lead_somewhere() {
+        let half = "# m on d\n\n![curves](curves.svg)\n\n## Left out\n\n- x\n\nAll values: [eval.json](eval.json); \
+                    every answer: [answers.jsonl](answers.jsonl).\n";
+        let page = page(half, half);
+        let headings: Vec<&str> = page.lines().filter(|line| line.starts_with('#')).collect();
+        let expected = ["# m on d", "## Left out", "## Repacked positions", "### m on d", "#### Left out"];
+        assert_eq!(headings, expected);
+        for link in ["(../images/relevance.svg)", "(../images/relevance-repacked.svg)", "(relevance.json)"] {
+            assert!(page.contains(link), "{link} is missing in {page}");
+        }
+        for broken in ["(curves.svg)", "(eval.json)", "(answers.jsonl)"] {
+            assert!(!page.contains(broken), "{broken} is left in {page}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_has_the_neck_beside_it_or_none() {
+        let root = std::env::temp_dir().join(format!("arrcoc-relevance-{}", std::process::id()));
+        let checkpoint = root.join("checkpoint");
+        fs::create_dir_all(root.join("arms")).expect("a temporary directory can be made");
+        fs::create_dir_all(&checkpoint).expect("a temporary directory can be made");
+        assert_eq!(neck(Some(&checkpoint)), None);
+        fs::write(root.join("arms/grid_neck.safetensors"), b"").expect("a temporary file can be written");
+        assert_eq!(neck(Some(&checkpoint)), Some(checkpoint.join("../arms/grid_neck.safetensors")));
+        assert!(neck(None).is_some_and(|neck| neck.ends_with(NECK)));
+        fs::remove_dir_all(&root).expect("a temporary directory can be removed");
+    }
 }

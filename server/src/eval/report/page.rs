@@ -7,7 +7,10 @@ use arrcoc_runtime::arms::{Arm, Positions};
 
 use super::super::bootstrap::Interval;
 use super::super::options::Tokens;
-use super::super::summary::{BINS, Cell, DENSE_BUDGET, DENSE_RATIO, Difference, Scope, Summary};
+use super::super::summary::{
+    BASELINES, BINS, Cell, Claim, DENSE_BUDGET, DENSE_RATIO, DenseBudget, Difference, ENOUGH_PAIRS, Scope,
+    Summary, Verdict,
+};
 
 /// The whole page.
 pub(super) fn page(summary: &Summary) -> String {
@@ -46,20 +49,42 @@ fn head(summary: &Summary) -> String {
          over images ({} resamples). Questions about one place unless a kind is named.\n\n![curves](curves.svg)\n",
         about.model, about.data, summary.questions, summary.images, summary.resamples
     );
-    for claim in summary.differences.iter().filter(|one| one.scope == Scope::Dense && one.best_baseline) {
-        let verdict = if claim.exact.low > 0.0 { "holds" } else { "does not hold" };
-        let _ = write!(
-            text,
-            "\nThe claim that was registered beforehand, that choosing by the question beats every other way to make few \
-             tokens on dense pages (at least {DENSE_RATIO} characters per token, budgets up to {DENSE_BUDGET}), \
-             **{verdict}** here with {} positions: {} against the best of them, {}, over {} pairs.\n",
-            claim.positions,
-            signed(claim.exact),
-            claim.against,
-            claim.pairs,
-        );
+    for claim in &summary.claims {
+        text += &verdict(claim);
     }
     text
+}
+
+/// What became of the claim, against which baselines and over what.
+fn verdict(claim: &Claim) -> String {
+    let verdict = match claim.verdict {
+        Verdict::Holds => "holds",
+        Verdict::DoesNotHold => "does not hold",
+        Verdict::NotTested => "is not tested",
+    };
+    let mut text = format!(
+        "\nThe claim that was registered beforehand, that choosing by the question beats every other way to make few \
+         tokens ({}) on dense pages (at least {DENSE_RATIO} characters per token, budgets up to {DENSE_BUDGET}), \
+         **{verdict}** here with {} positions. It holds where all of these were run, each over at least {ENOUGH_PAIRS} \
+         pairs, and every interval lies above 0.\n\n",
+        list(BASELINES.iter().map(Arm::to_string)),
+        claim.positions,
+    );
+    for one in &claim.against {
+        let _ = writeln!(text, "- {} against {}, over {} pairs", signed(one.exact), one.against, one.pairs);
+    }
+    for arm in &claim.missing {
+        let _ = writeln!(text, "- nothing against {arm}: no row was answered with both");
+    }
+    let of = |one: &DenseBudget| {
+        format!("{} ({} questions, at least {} pairs with each)", one.budget, one.questions, one.pairs)
+    };
+    let _ = writeln!(text, "- there are dense pages at budgets {}", list(claim.budgets.iter().map(of)));
+    text
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
 }
 
 fn positions(summary: &Summary) -> BTreeSet<Positions> {
@@ -91,13 +116,16 @@ fn differences(summary: &Summary, positions: Positions) -> String {
     if held.is_empty() {
         return String::new();
     }
-    let mut text = "In points of exact match; the best of the baselines is set in bold.\n\n".to_owned();
+    let mut text = "In points of exact match; the best of the baselines is set in bold. Against `first_question`, second \
+                    questions are compared; elsewhere questions about one place.\n\n"
+        .to_owned();
     text += &row(["over", "arm", "against", "exact match", "character errors", "pairs"].map(str::to_owned));
     text += &rule(6);
     for one in held {
         let over = match one.scope {
             Scope::Budget(budget) => format!("budget {budget}"),
             Scope::Dense => "dense pages".to_owned(),
+            Scope::DenseBudget(budget) => format!("dense pages, budget {budget}"),
         };
         let against =
             if one.best_baseline { format!("**{}**", one.against) } else { one.against.to_string() };
@@ -207,7 +235,8 @@ fn foot(summary: &Summary) -> String {
     if arms.iter().any(|arm| matches!(arm, Arm::Grid | Arm::Downsampled)) {
         let _ = writeln!(
             text,
-            "- `grid` and `downsampled` get the {} gist tokens on top of their square of cells.",
+            "- `grid` and `downsampled` get the {} gist tokens on top of the largest square of cells within a budget; the \
+             table of costs has what they had. On pictures that are not square, some of these cells are padding.",
             about.gist_cells
         );
     }
@@ -283,7 +312,12 @@ mod tests {
         let page = page(&summary(answers));
         for part in [
             "4 questions about 4 images",
-            "**holds** here with original positions: +100.0 [+100.0, +100.0] against the best of them, grid",
+            "**is not tested** here with original positions",
+            "- +100.0 [+100.0, +100.0] against grid, over 4 pairs",
+            "- nothing against downsampled",
+            "- nothing against agnostic",
+            "budgets 64 (4 questions, at least 0 pairs with each)",
+            "| dense pages, budget 64 | query_aware | **grid** |",
             "| query_aware | 100.0 [100.0, 100.0] |",
             "| budget 64 | query_aware | **grid** |",
             "| arm | 10-20 |",
@@ -292,6 +326,7 @@ mod tests {
         ] {
             assert!(page.contains(part), "{part} is missing in {page}");
         }
+        assert!(!page.contains("**holds**"), "{page}");
         // Every row of a table has as many cells as its rule.
         for table in page.split("\n\n").filter(|part| part.starts_with('|')) {
             let bars = |line: &str| line.replace("\\|", "").matches('|').count();

@@ -11,7 +11,7 @@ use super::super::options::Tokens;
 use super::{Answers, share};
 
 /// What the query-aware arm has to beat: other ways to make few tokens that do not know the question.
-const BASELINES: [Arm; 3] = [Arm::Grid, Arm::Downsampled, Arm::Agnostic];
+pub const BASELINES: [Arm; 3] = [Arm::Grid, Arm::Downsampled, Arm::Agnostic];
 
 /// The claim that was registered before any measurement is about rows with at least so many characters per token ...
 pub const DENSE_RATIO: f64 = 10.0;
@@ -19,7 +19,7 @@ pub const DENSE_RATIO: f64 = 10.0;
 /// ... at budgets of at most so many tokens.
 pub const DENSE_BUDGET: usize = 100;
 
-/// What a difference is taken over. Always questions about one place.
+/// What a difference is taken over: questions about one place; against [`Arm::FirstQuestion`], all that have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -27,6 +27,8 @@ pub enum Scope {
     Budget(Tokens),
     /// Dense pages at small budgets: [`DENSE_RATIO`] and [`DENSE_BUDGET`], budgets pooled.
     Dense,
+    /// The same at one of these budgets.
+    DenseBudget(Tokens),
 }
 
 /// One arm less another.
@@ -54,38 +56,46 @@ type ByRow<'a> = BTreeMap<(usize, Tokens), &'a AnswerLine>;
 
 /// All differences: per kind of positions, those at each budget and then those over dense pages.
 pub(super) fn differences(answers: &Answers<'_>) -> Vec<Difference> {
-    let one_place =
-        || answers.lines.iter().copied().filter(|line| line.one_place && line.budget.number().is_some());
-    let positions: BTreeSet<Positions> = one_place().map(|line| line.positions).collect();
-    let budgets: BTreeSet<Tokens> = one_place().map(|line| line.budget).collect();
+    let numbered = || answers.lines.iter().copied().filter(|line| line.budget.number().is_some());
+    let positions: BTreeSet<Positions> = numbered().map(|line| line.positions).collect();
+    let budgets: BTreeSet<Tokens> = numbered().map(|line| line.budget).collect();
     let mut differences = Vec::new();
     for positions in positions {
-        let scopes = budgets.iter().map(|&budget| Scope::Budget(budget)).chain([Scope::Dense]);
+        let scopes = budgets.iter().map(|&budget| Scope::Budget(budget));
+        let scopes =
+            scopes.chain([Scope::Dense]).chain(budgets.iter().map(|&budget| Scope::DenseBudget(budget)));
         for scope in scopes {
-            let of = |arm: Arm| -> ByRow<'_> {
+            let of = |arm: Arm, controls: bool| -> ByRow<'_> {
                 let here = |line: &&AnswerLine| {
-                    line.arm == arm && line.positions == positions && within(scope, line)
+                    let asked = line.one_place || controls;
+                    asked && line.arm == arm && line.positions == positions && within(scope, line)
                 };
-                one_place().filter(here).map(|line| ((line.row, line.budget), line)).collect()
+                numbered().filter(here).map(|line| ((line.row, line.budget), line)).collect()
             };
             let pair = |arm: Arm, against: Arm| {
-                difference(answers, (scope, positions), (arm, &of(arm)), (against, &of(against)))
+                // A second question is a control; it is there for this one comparison.
+                let controls = against == Arm::FirstQuestion;
+                let (first, second) = (of(arm, controls), of(against, controls));
+                difference(answers, (scope, positions), (arm, &first), (against, &second))
             };
             let mut held: Vec<(Difference, f64)> =
                 BASELINES.iter().filter_map(|&baseline| pair(Arm::QueryAware, baseline)).collect();
             mark_best(&mut held);
             differences.extend(held.into_iter().map(|(difference, _)| difference));
-            differences.extend(pair(Arm::Shuffled, Arm::Agnostic).map(|(difference, _)| difference));
+            for (arm, against) in [(Arm::QueryAware, Arm::FirstQuestion), (Arm::Shuffled, Arm::Agnostic)] {
+                differences.extend(pair(arm, against).map(|(difference, _)| difference));
+            }
         }
     }
     differences
 }
 
 /// Whether a line counts. Density is that of the budget, so that all arms are compared on the same rows: some have a few
-/// tokens more than their budget.
-fn within(scope: Scope, line: &AnswerLine) -> bool {
+/// tokens more or fewer than their budget.
+pub(super) fn within(scope: Scope, line: &AnswerLine) -> bool {
     match (scope, line.budget.number()) {
         (Scope::Budget(budget), _) => line.budget == budget,
+        (Scope::DenseBudget(budget), _) => line.budget == budget && within(Scope::Dense, line),
         (Scope::Dense, Some(budget)) => {
             let dense = |characters: f64| characters / budget as f64 >= DENSE_RATIO;
             budget <= DENSE_BUDGET && line.characters.is_some_and(dense)
@@ -181,8 +191,27 @@ mod tests {
                 all.extend(lines);
             }
         }
-        let dense = find(&summary(all).differences, Scope::Dense, Arm::Grid);
+        let found = summary(all).differences;
+        let dense = find(&found, Scope::Dense, Arm::Grid);
         assert_eq!((dense.pairs, dense.exact.mean), (3, 1.0));
         assert!(dense.best_baseline && dense.exact.low == 1.0);
+        let at = |tokens| Scope::DenseBudget(answer(0, Arm::Grid, tokens, true).budget);
+        assert_eq!(find(&found, at(64), Arm::Grid).pairs, 2);
+        assert_eq!(find(&found, at(100), Arm::Grid).pairs, 1);
+        assert!(found.iter().all(|one| one.scope != at(160)), "{found:?}");
+    }
+
+    #[test]
+    fn second_questions_are_held_against_the_first() {
+        let mut all = lines(Arm::QueryAware, 64, &[0, 1, 2], 4);
+        let mut asked_before = lines(Arm::FirstQuestion, 64, &[2], 4).split_off(2);
+        for line in all.iter_mut().skip(2).chain(&mut asked_before) {
+            line.one_place = false;
+        }
+        all.extend(asked_before);
+        let found = summary(all).differences;
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].arm, found[0].against), (Arm::QueryAware, Arm::FirstQuestion));
+        assert_eq!((found[0].pairs, found[0].exact.mean), (2, 0.0));
     }
 }

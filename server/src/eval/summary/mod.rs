@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use arrcoc_runtime::arms::{Arm, Positions};
 use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::generate::Budget;
-use arrcoc_runtime::lab::Lab;
+use arrcoc_runtime::offline::OfflineModel;
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Interval, RESAMPLES, interval};
@@ -17,11 +17,13 @@ use super::journal::{AnswerLine, Header, Line, Milliseconds};
 use super::measure::median;
 use super::options::Tokens;
 use super::provenance::Circumstances;
-use super::variants::LeftOut;
+use super::variants::Unsupported;
 
+mod claim;
 mod difference;
 
-pub use difference::{DENSE_BUDGET, DENSE_RATIO, Difference, Scope};
+pub use claim::{Claim, DenseBudget, ENOUGH_PAIRS, Verdict};
+pub use difference::{BASELINES, DENSE_BUDGET, DENSE_RATIO, Difference, Scope};
 
 /// All figures of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,14 +40,16 @@ pub struct Summary {
     pub questions: usize,
     /// Of so many images.
     pub images: usize,
-    /// Rows whose image does not open.
+    /// Rows whose image does not open, or whose question cannot be put.
     pub skipped: Vec<Skipped>,
     /// What could not be run.
-    pub left_out: Vec<LeftOut>,
+    pub left_out: Vec<Unsupported>,
     /// Figures per arm, budget, positions and kind.
     pub cells: Vec<Cell>,
     /// Arms against each other.
     pub differences: Vec<Difference>,
+    /// What became of the claim, per kind of positions; none where no page is dense.
+    pub claims: Vec<Claim>,
     /// Accuracy by characters per token, over the questions about one place.
     pub bins: Vec<Bin>,
 }
@@ -71,12 +75,12 @@ pub struct About {
     pub kv_bytes_per_token: usize,
     /// What could not be run at all; the summary has all that could not be run.
     #[serde(skip)]
-    left_out: Vec<LeftOut>,
+    left_out: Vec<Unsupported>,
 }
 
 impl About {
     /// Of what was opened.
-    pub fn new(bundle: &Bundle, data: &DataSet, lab: &Lab, left_out: Vec<LeftOut>) -> Self {
+    pub fn new(bundle: &Bundle, data: &DataSet, model: &OfflineModel, left_out: Vec<Unsupported>) -> Self {
         let manifest = bundle.manifest();
         let word = |value: serde_json::Result<serde_json::Value>| {
             value.ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
@@ -88,16 +92,16 @@ impl About {
             flavour: format!("{precision}-{target}"),
             checkpoint_sha256: manifest.checkpoint_sha256.clone(),
             data: data.name.clone(),
-            patches: lab.room().patches(),
-            gist_cells: lab.room().cells(),
-            most_fine: lab.room().most_fine(),
-            kv_bytes_per_token: lab.info().kv_bytes_per_token,
+            patches: model.capacity().patches(),
+            gist_cells: model.capacity().cells(),
+            most_fine: model.capacity().most_fine(),
+            kv_bytes_per_token: model.info().kv_bytes_per_token,
             left_out,
         }
     }
 }
 
-/// A row whose image does not open.
+/// A row that could not be put to the model at all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// Counted from 0.
@@ -170,6 +174,7 @@ impl Summary {
             .collect();
         let answers = Answers::new(answers, run.configuration.seed);
         let rows: std::collections::BTreeSet<usize> = answers.lines.iter().map(|line| line.row).collect();
+        let differences = difference::differences(&answers);
         (!rows.is_empty()).then(|| Self {
             circumstances: Circumstances::now(),
             resamples: RESAMPLES,
@@ -178,7 +183,8 @@ impl Summary {
             skipped: skipped(lines),
             left_out: left_out(&about, lines),
             cells: cells(&answers, about.kv_bytes_per_token),
-            differences: difference::differences(&answers),
+            claims: claim::claims(&answers, &differences),
+            differences,
             bins: bins(&answers),
             run,
             about,
@@ -245,17 +251,17 @@ fn skipped(lines: &[Line]) -> Vec<Skipped> {
 }
 
 /// What could not be run at all, and what could not be run for some rows.
-fn left_out(about: &About, lines: &[Line]) -> Vec<LeftOut> {
-    let mut counts: BTreeMap<(Arm, &str), usize> = BTreeMap::new();
+fn left_out(about: &About, lines: &[Line]) -> Vec<Unsupported> {
+    let mut counts: BTreeMap<(Arm, Option<Tokens>, &str), usize> = BTreeMap::new();
     for line in lines {
         let Line::Row(row) = line else { continue };
-        for lack in &row.lacks {
-            *counts.entry((lack.arm, lack.reason.as_str())).or_default() += 1;
+        for one in &row.omitted {
+            *counts.entry((one.arm, one.budget, one.reason.as_str())).or_default() += 1;
         }
     }
-    let counted = counts.into_iter().map(|((arm, reason), rows)| LeftOut {
+    let counted = counts.into_iter().map(|((arm, budget, reason), rows)| Unsupported {
         arm,
-        budget: None,
+        budget,
         rows: Some(rows),
         reason: reason.to_owned(),
     });
@@ -329,7 +335,7 @@ fn bins(answers: &Answers<'_>) -> Vec<Bin> {
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
     use super::super::journal::tests::{answer, closed, header};
-    use super::super::journal::{Lack, RowLine};
+    use super::super::journal::{Omitted, RowLine};
     use super::*;
 
     pub(in crate::eval) fn about() -> About {
@@ -399,13 +405,13 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_missing_is_counted() {
-        let lack = Lack { arm: Arm::Oracle, reason: "no box".into() };
+        let one_missing = Omitted { arm: Arm::Oracle, budget: None, reason: "no box".into() };
         let row = |row, skipped: Option<&str>| {
             Line::Row(RowLine {
                 row,
                 image: "a.png".into(),
                 skipped: skipped.map(str::to_owned),
-                lacks: vec![lack.clone(); usize::from(skipped.is_none())],
+                omitted: vec![one_missing.clone(); usize::from(skipped.is_none())],
                 seconds: 0.0,
             })
         };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Lab, LabError, Look, Question};
+use super::{OfflineError, OfflineModel, Question, VisualTokens};
 use crate::decoder::{DecoderError, Logits};
 use crate::generate::{FinishReason, Sampling};
 use crate::sampling::Sampler;
@@ -11,11 +11,11 @@ use crate::text::TextStream;
 
 /// A question with the visual tokens that it is to be answered from.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
+pub struct AnswerRequest<'a> {
     /// The question.
     pub question: &'a Question,
-    /// What was seen.
-    pub look: &'a Look,
+    /// What stands for the picture.
+    pub visual: &'a VisualTokens,
 }
 
 /// An answer.
@@ -45,14 +45,18 @@ struct Running {
     answer: Answer,
 }
 
-impl Lab {
+impl OfflineModel {
     /// Answers questions of at most `max_tokens` tokens each, as many at a time as there are slots; the order is kept.
     ///
     /// # Errors
-    /// [`LabError`]; no slot stays taken.
-    pub fn answer(&mut self, asked: &[Asked<'_>], max_tokens: usize) -> Result<Vec<Answer>, LabError> {
-        let mut answers = Vec::with_capacity(asked.len());
-        for batch in asked.chunks(self.decoder.slots().total().max(1)) {
+    /// [`OfflineError`]; no slot stays taken.
+    pub fn answer(
+        &mut self,
+        requests: &[AnswerRequest<'_>],
+        max_tokens: usize,
+    ) -> Result<Vec<Answer>, OfflineError> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for batch in requests.chunks(self.decoder.slots().total().max(1)) {
             let mut running = Vec::new();
             let outcome = self.answer_batch(batch, max_tokens, &mut running);
             running.iter().for_each(|one| self.decoder.free(one.slot));
@@ -64,17 +68,17 @@ impl Lab {
 
     fn answer_batch(
         &mut self,
-        batch: &[Asked<'_>],
+        batch: &[AnswerRequest<'_>],
         max_tokens: usize,
         running: &mut Vec<Running>,
-    ) -> Result<(), LabError> {
-        for asked in batch {
+    ) -> Result<(), OfflineError> {
+        for request in batch {
             let slots = self.decoder.slots_mut();
             let full = DecoderError::Full { slot: slots.total(), length: 0, adding: 1, capacity: 0 };
             let slot = slots.allocate().ok_or(full)?;
             running.push(Running::new(slot));
             if let Some(one) = running.last_mut() {
-                self.prefill(asked, one, max_tokens)?;
+                self.prefill(request, one, max_tokens)?;
             }
         }
         loop {
@@ -94,12 +98,31 @@ impl Lab {
         }
     }
 
-    fn prefill(&mut self, asked: &Asked<'_>, one: &mut Running, max_tokens: usize) -> Result<(), LabError> {
-        let embeds = PromptEmbeds::new(&asked.question.layout, &[&asked.look.embeds]);
+    /// Whether there is room for a prompt and at least one token of an answer.
+    ///
+    /// # Errors
+    /// [`OfflineError::Context`] where there is not.
+    pub fn check(&self, request: &AnswerRequest<'_>) -> Result<(), OfflineError> {
+        self.prompt(request).map(|_| ())
+    }
+
+    /// The prompt and its tokens.
+    fn prompt(&self, request: &AnswerRequest<'_>) -> Result<(PromptEmbeds, usize), OfflineError> {
+        let embeds = PromptEmbeds::new(&request.question.layout, &[&request.visual.embeds]);
         let (prompt, context) = (embeds.len(), self.info.context_length);
         if prompt >= context {
-            return Err(LabError::Context { context, prompt });
+            return Err(OfflineError::Context { context, prompt });
         }
+        Ok((embeds, prompt))
+    }
+
+    fn prefill(
+        &mut self,
+        request: &AnswerRequest<'_>,
+        one: &mut Running,
+        max_tokens: usize,
+    ) -> Result<(), OfflineError> {
+        let (embeds, prompt) = self.prompt(request)?;
         one.answer.prompt_tokens = prompt;
         let started = Instant::now();
         let (mut begin, mut last) = (0, None);
@@ -117,7 +140,7 @@ impl Lab {
     }
 
     /// Picks a token, as the scheduler does for a request of temperature 0.
-    fn accept(&self, logits: &Logits, one: &mut Running, max_tokens: usize) -> Result<(), LabError> {
+    fn accept(&self, logits: &Logits, one: &mut Running, max_tokens: usize) -> Result<(), OfflineError> {
         let id = one.sampler.sample(logits.values())?;
         one.answer.generated += 1;
         let room = self.info.context_length - one.answer.prompt_tokens;

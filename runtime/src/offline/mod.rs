@@ -2,7 +2,7 @@
 //! the allocator's place.
 //!
 //! There is no queue and no concurrency, so the same calls in the same order give the same answers. Several answers are
-//! decoded side by side all the same ([`Lab::answer`]); their tokens do not depend on what else runs, as far as an
+//! decoded side by side all the same ([`OfflineModel::answer`]); their tokens do not depend on what else runs, as far as an
 //! engine's arithmetic does not depend on the size of a batch.
 //!
 //! [`arms`]: crate::arms
@@ -23,20 +23,20 @@ use crate::prompt::{Layout, Prompter};
 use crate::sampling::SamplingError;
 use crate::tensor::TensorError;
 use crate::vision;
-use eye::Eye;
+use vision_runner::VisionRunner;
 
 mod answer;
-mod eye;
-mod look;
-mod plan;
+mod capacity;
+mod vision_runner;
+mod visual_tokens;
 
-pub use answer::{Answer, Asked};
-pub use look::{Look, Subject};
-pub use plan::{LeftOut, Plan, Room};
+pub use answer::{Answer, AnswerRequest};
+pub use capacity::{ArmBudget, Capacity, Unsupported};
+pub use visual_tokens::{Example, VisualTokens};
 
 /// An experiment broke off.
 #[derive(Debug, thiserror::Error)]
-pub enum LabError {
+pub enum OfflineError {
     /// A vision graph or the embedding failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -62,18 +62,18 @@ pub enum LabError {
     },
     /// The row lacks what the arm needs.
     #[error("the row has no {0}")]
-    Lacks(&'static str),
+    MissingInput(&'static str),
 }
 
-impl From<TensorError> for LabError {
+impl From<TensorError> for OfflineError {
     fn from(error: TensorError) -> Self {
         Self::Engine(error.into())
     }
 }
 
-/// What a lab runs, for the record.
+/// What an offline model runs, for the record.
 #[derive(Debug, Clone)]
-pub struct LabInfo {
+pub struct OfflineInfo {
     /// The inference library's name and version.
     pub runtime: String,
     /// Encoder input, pixels.
@@ -100,19 +100,19 @@ impl Question {
 }
 
 /// A bundle's graphs, ready for experiments.
-pub struct Lab {
-    info: LabInfo,
-    room: Room,
+pub struct OfflineModel {
+    info: OfflineInfo,
+    capacity: Capacity,
     prompter: Arc<Prompter>,
     embedder: Embedder,
     decoder: Box<dyn Decoder>,
     decoder_spec: DecoderSpec,
     prefill_chunk: usize,
     limits: ImageLimits,
-    eye: Eye,
+    vision: VisionRunner,
 }
 
-impl Lab {
+impl OfflineModel {
     /// Loads every graph of the bundle. `options` as for [`crate::model::Model`]; queue, timeout and the token cache are
     /// not used.
     ///
@@ -126,37 +126,37 @@ impl Lab {
         let embedding = bundle.load_graph(runtime.as_ref(), "embedding")?;
         let kv_values = 2 * decoder_spec.layers * decoder_spec.kv_heads * decoder_spec.head_dim;
         Ok(Self {
-            info: LabInfo {
+            info: OfflineInfo {
                 runtime: runtime.describe(),
                 image_size: size,
                 slots: options.slots,
                 context_length: sizes.context_length,
                 kv_bytes_per_token: kv_values * size_of::<f32>(),
             },
-            room: Room::new(spec, size),
+            capacity: Capacity::new(spec, size),
             prompter: Arc::new(Prompter::load(bundle)?),
             embedder: Embedder::new(embedding, decoder_spec.hidden_size),
             decoder: decoder::load(bundle, runtime.as_ref(), options.slots, sizes.context_length)?,
             decoder_spec: decoder_spec.clone(),
             prefill_chunk: sizes.prefill_chunk,
             limits: options.limits,
-            eye: Eye::load(bundle, runtime.as_ref(), size, options.feature_cache_bytes)?,
+            vision: VisionRunner::load(bundle, runtime.as_ref(), size, options.feature_cache_bytes)?,
         })
     }
 
     /// Gives the grid's arm a trained neck in place of the mean of four.
     pub fn set_neck(&mut self, neck: Neck) {
-        self.eye.neck = neck;
+        self.vision.neck = neck;
     }
 
     /// What runs.
-    pub fn info(&self) -> &LabInfo {
+    pub fn info(&self) -> &OfflineInfo {
         &self.info
     }
 
     /// What there is room for.
-    pub fn room(&self) -> &Room {
-        &self.room
+    pub fn capacity(&self) -> &Capacity {
+        &self.capacity
     }
 
     /// Width of the image features: that of the grid's neck.
@@ -165,7 +165,7 @@ impl Lab {
     }
 
     fn vision_spec(&self) -> &VisionSpec {
-        &self.eye.spec
+        &self.vision.spec
     }
 
     /// Decodes an image file within the limits of the options.
@@ -179,8 +179,8 @@ impl Lab {
     /// Puts a question about one image, as a chat of one user message: the image, then the text.
     ///
     /// # Errors
-    /// [`LabError::Prompt`] when the template or the tokenizer refuses it.
-    pub fn question(&self, text: &str) -> Result<Question, LabError> {
+    /// [`OfflineError::Prompt`] when the template or the tokenizer refuses it.
+    pub fn question(&self, text: &str) -> Result<Question, OfflineError> {
         let content = vec![Part::Image(Arc::new([])), Part::Text(text.to_owned())];
         let prompt = Prompt::Chat(vec![Message { role: Role::User, content }]);
         Ok(Question { layout: self.prompter.layout(&prompt, self.info.context_length)? })
@@ -189,8 +189,8 @@ impl Lab {
     /// Tokens that a text has as an answer.
     ///
     /// # Errors
-    /// [`LabError::Prompt`] when the tokenizer fails.
-    pub fn count_tokens(&self, text: &str) -> Result<usize, LabError> {
+    /// [`OfflineError::Prompt`] when the tokenizer fails.
+    pub fn count_tokens(&self, text: &str) -> Result<usize, OfflineError> {
         Ok(self.prompter.tokenize(text)?.len())
     }
 }

@@ -6,7 +6,7 @@ use crate::generate::Budget;
 
 /// What a bundle has room for at one input size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
+pub struct Capacity {
     /// Patches per side of the encoder's grid.
     pub side: usize,
     /// Side of a patch, pixels.
@@ -19,7 +19,7 @@ pub struct Room {
 
 /// An arm at a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Plan {
+pub struct ArmBudget {
     /// The arm.
     pub arm: Arm,
     /// What was asked for; `Full` for the arm that keeps everything.
@@ -28,7 +28,7 @@ pub struct Plan {
 
 /// Why an arm has no such budget.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LeftOut {
+pub enum Unsupported {
     /// The tier head decides only where the arm asks it.
     #[error("only query_aware lets the tier head decide")]
     Auto,
@@ -70,7 +70,7 @@ pub enum LeftOut {
     },
 }
 
-impl Room {
+impl Capacity {
     pub(crate) fn new(spec: &VisionSpec, size: usize) -> Self {
         Self {
             side: size / spec.patch_size,
@@ -98,38 +98,38 @@ impl Room {
     /// Checks that an arm can have a budget. [`Arm::Full`] takes any, and means the same by all of them.
     ///
     /// # Errors
-    /// [`LeftOut`] says why it cannot.
-    pub fn plan(&self, arm: Arm, budget: Budget) -> Result<Plan, LeftOut> {
+    /// [`Unsupported`] says why it cannot.
+    pub fn arm_budget(&self, arm: Arm, budget: Budget) -> Result<ArmBudget, Unsupported> {
         let budget = match (arm, budget) {
             (Arm::Full, _) => Budget::Full,
             (Arm::QueryAware, Budget::Auto) => {
                 // The smallest tier must fit; the head chooses among those that do.
                 self.check_tokens(self.budgets.first().copied().unwrap_or(0), budget)?
             }
-            (_, Budget::Auto | Budget::Full) => return Err(LeftOut::Auto),
+            (_, Budget::Auto | Budget::Full) => return Err(Unsupported::Auto),
             (Arm::Grid | Arm::Downsampled, Budget::Tokens(tokens)) => {
                 self.check_square(tokens.isqrt(), budget)?
             }
             (_, Budget::Tokens(tokens)) => self.check_tokens(tokens, budget)?,
         };
-        Ok(Plan { arm, budget })
+        Ok(ArmBudget { arm, budget })
     }
 
-    fn check_tokens(&self, tokens: usize, budget: Budget) -> Result<Budget, LeftOut> {
+    fn check_tokens(&self, tokens: usize, budget: Budget) -> Result<Budget, Unsupported> {
         let (patches, cells) = (self.patches(), self.cells());
         let most = patches.min(self.most_fine()) + cells;
         match tokens {
-            _ if tokens < cells => Err(LeftOut::Gist { budget: tokens, cells }),
-            _ if tokens > most => Err(LeftOut::TooMany { most, patches }),
+            _ if tokens < cells => Err(Unsupported::Gist { budget: tokens, cells }),
+            _ if tokens > most => Err(Unsupported::TooMany { most, patches }),
             _ => Ok(budget),
         }
     }
 
-    fn check_square(&self, side: usize, budget: Budget) -> Result<Budget, LeftOut> {
+    fn check_square(&self, side: usize, budget: Budget) -> Result<Budget, Unsupported> {
         let (patches, most, gist) = (self.patches(), self.most_fine(), self.gist);
         match side {
-            _ if side < gist => Err(LeftOut::Coarse { side, gist }),
-            _ if side > self.side || side * side > most => Err(LeftOut::Fine { side, patches, most }),
+            _ if side < gist => Err(Unsupported::Coarse { side, gist }),
+            _ if side > self.side || side * side > most => Err(Unsupported::Fine { side, patches, most }),
             _ => Ok(budget),
         }
     }
@@ -147,8 +147,8 @@ impl Room {
 mod tests {
     use super::*;
 
-    fn room() -> Room {
-        Room { side: 20, patch: 16, gist: 4, budgets: vec![64, 100, 160, 256, 400] }
+    fn capacity() -> Capacity {
+        Capacity { side: 20, patch: 16, gist: 4, budgets: vec![64, 100, 160, 256, 400] }
     }
 
     #[test]
@@ -156,36 +156,44 @@ mod tests {
         let tiers =
             [(1, 0), (64, 0), (79, 0), (80, 0), (81, 1), (126, 1), (127, 2), (202, 2), (203, 3), (9999, 4)];
         for (tokens, tier) in tiers {
-            assert_eq!(room().nearest_tier(tokens), tier, "{tokens}");
+            assert_eq!(capacity().nearest_tier(tokens), tier, "{tokens}");
         }
-        assert_eq!(room().nearest_tier(80), 0, "80 is as far from 64 as from 100: the lower one");
+        assert_eq!(capacity().nearest_tier(80), 0, "80 is as far from 64 as from 100: the lower one");
     }
 
     #[test]
     fn arms_have_the_budgets_that_fit() {
-        let plan = |arm, budget| room().plan(arm, budget);
-        assert_eq!(plan(Arm::Full, Budget::Tokens(7)).unwrap().budget, Budget::Full);
-        assert_eq!(plan(Arm::QueryAware, Budget::Auto).unwrap().budget, Budget::Auto);
-        assert_eq!(plan(Arm::Blank, Budget::Auto).unwrap_err(), LeftOut::Auto);
-        let small = Room { side: 6, ..room() };
-        let most = LeftOut::TooMany { most: 52, patches: 36 };
-        assert_eq!(small.plan(Arm::QueryAware, Budget::Auto).unwrap_err(), most);
+        let arm_budget = |arm, budget| capacity().arm_budget(arm, budget);
+        assert_eq!(arm_budget(Arm::Full, Budget::Tokens(7)).unwrap().budget, Budget::Full);
+        assert_eq!(arm_budget(Arm::QueryAware, Budget::Auto).unwrap().budget, Budget::Auto);
+        assert_eq!(arm_budget(Arm::Blank, Budget::Auto).unwrap_err(), Unsupported::Auto);
+        let small = Capacity { side: 6, ..capacity() };
+        let most = Unsupported::TooMany { most: 52, patches: 36 };
+        assert_eq!(small.arm_budget(Arm::QueryAware, Budget::Auto).unwrap_err(), most);
         for tokens in [16, 17, 100, 416] {
-            assert_eq!(plan(Arm::Random, Budget::Tokens(tokens)).unwrap().budget, Budget::Tokens(tokens));
+            assert_eq!(
+                arm_budget(Arm::Random, Budget::Tokens(tokens)).unwrap().budget,
+                Budget::Tokens(tokens)
+            );
         }
         assert_eq!(
-            plan(Arm::Random, Budget::Tokens(15)).unwrap_err(),
-            LeftOut::Gist { budget: 15, cells: 16 }
+            arm_budget(Arm::Random, Budget::Tokens(15)).unwrap_err(),
+            Unsupported::Gist { budget: 15, cells: 16 }
         );
         assert_eq!(
-            plan(Arm::Oracle, Budget::Tokens(417)).unwrap_err(),
-            LeftOut::TooMany { most: 416, patches: 400 }
+            arm_budget(Arm::Oracle, Budget::Tokens(417)).unwrap_err(),
+            Unsupported::TooMany { most: 416, patches: 400 }
         );
         for arm in [Arm::Grid, Arm::Downsampled] {
-            assert_eq!(plan(arm, Budget::Tokens(15)).unwrap_err(), LeftOut::Coarse { side: 3, gist: 4 });
-            assert!(plan(arm, Budget::Tokens(16)).is_ok() && plan(arm, Budget::Tokens(440)).is_ok());
-            let fine = LeftOut::Fine { side: 21, patches: 400, most: 400 };
-            assert_eq!(plan(arm, Budget::Tokens(441)).unwrap_err(), fine);
+            assert_eq!(
+                arm_budget(arm, Budget::Tokens(15)).unwrap_err(),
+                Unsupported::Coarse { side: 3, gist: 4 }
+            );
+            assert!(
+                arm_budget(arm, Budget::Tokens(16)).is_ok() && arm_budget(arm, Budget::Tokens(440)).is_ok()
+            );
+            let fine = Unsupported::Fine { side: 21, patches: 400, most: 400 };
+            assert_eq!(arm_budget(arm, Budget::Tokens(441)).unwrap_err(), fine);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The vision side of a lab: pictures at any size, encoded once.
+//! The vision side of an offline model: pictures at any size, encoded once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::generate::{NoObserver, Stage};
 use crate::image::preprocess::Preprocess;
 use crate::image::{DecodedImage, PixelValues};
 use crate::tensor::Tensor;
-use crate::vision::arr_coc_ovis::{Allocation, Choice, Pipeline, Timer, Tokens, mask_padding};
+use crate::vision::arr_coc_ovis::{Allocation, Pipeline, Selection, Timer, Tokens, mask_padding};
 use crate::vision::last_rows;
 use crate::vision::layout::Layout;
 
 /// The vision graphs, and what they made of the last pictures.
-pub(super) struct Eye {
+pub(super) struct VisionRunner {
     pub(super) spec: VisionSpec,
     pub(super) neck: Neck,
     /// Encoder input, pixels.
@@ -35,14 +35,14 @@ pub(super) struct Eye {
     /// Width of a question's embeddings, H.
     query_width: usize,
     preprocess: HashMap<usize, Preprocess>,
-    seen: ByteLru<Seen>,
+    encoded: ByteLru<EncodedImage>,
     /// Per picture: the patches as the decoder sees them, `[P, H]`, and how long that took.
-    panoramas: ByteLru<(Arc<Array2<f32>>, Duration)>,
+    patch_embeds: ByteLru<(Arc<Array2<f32>>, Duration)>,
 }
 
 /// A picture, encoded.
 #[derive(Clone)]
-pub(super) struct Seen {
+pub(super) struct EncodedImage {
     /// `[1, P, C]`.
     pub(super) features: Tensor,
     pub(super) encode: Duration,
@@ -50,7 +50,7 @@ pub(super) struct Seen {
     pub(super) layout: Layout,
 }
 
-impl Seen {
+impl EncodedImage {
     /// The part of the grid that holds the picture.
     pub(super) fn region(&self) -> Region {
         let valid = self.layout.valid_region(self.pixels.resized);
@@ -68,7 +68,7 @@ pub(super) struct Made {
     pub(super) times: Times,
 }
 
-impl Eye {
+impl VisionRunner {
     pub(super) fn load(
         bundle: &Bundle,
         runtime: &dyn Runtime,
@@ -85,30 +85,30 @@ impl Eye {
             max_query: usize::try_from(max_query).unwrap_or(usize::MAX),
             query_width: bundle.manifest().decoder.hidden_size,
             preprocess: HashMap::new(),
-            seen: ByteLru::new(cache_bytes),
-            panoramas: ByteLru::new(cache_bytes),
+            encoded: ByteLru::new(cache_bytes),
+            patch_embeds: ByteLru::new(cache_bytes),
         })
     }
 
     /// Encodes a picture at a size, or remembers it. Requests may have the bundle's sizes only; here any multiple of the
     /// patch will do, since the encoder's axes are dynamic.
-    pub(super) fn see(&mut self, image: &DecodedImage, size: usize) -> Result<Seen, EngineError> {
+    pub(super) fn encode(&mut self, image: &DecodedImage, size: usize) -> Result<EncodedImage, EngineError> {
         let key = picture_key(image.sha256, size);
-        if let Some(seen) = self.seen.get(&key) {
-            return Ok(seen);
+        if let Some(encoded) = self.encoded.get(&key) {
+            return Ok(encoded);
         }
         let preprocess = self.preprocess.entry(size).or_insert_with(|| Preprocess::new(size, &self.spec));
         let pixels = preprocess.apply(image);
         let mut timer = timer();
         let features = self.pipeline.encode(&pixels.tensor, &mut timer)?;
-        let seen = Seen {
+        let encoded = EncodedImage {
             features,
             encode: total(timer, Stage::VisionEncoder),
             pixels: Arc::new(pixels),
             layout: Layout::new(size / self.spec.patch_size, self.spec.patch_size, self.spec.gist_grid),
         };
-        self.seen.insert(key, seen.clone(), seen.bytes());
-        Ok(seen)
+        self.encoded.insert(key, encoded.clone(), encoded.bytes());
+        Ok(encoded)
     }
 
     /// Asks the allocator; with no question at all, one token of zeros. (A mask that leaves out everything would leave
@@ -128,9 +128,9 @@ impl Eye {
     }
 
     /// Compresses, refines and adapts.
-    pub(super) fn tokens(&mut self, choice: &Choice<'_>) -> Result<Made, EngineError> {
+    pub(super) fn tokens(&mut self, selection: &Selection<'_>) -> Result<Made, EngineError> {
         let mut timer = timer();
-        let tokens = self.pipeline.tokens(choice, &mut timer)?;
+        let tokens = self.pipeline.tokens(selection, &mut timer)?;
         let mut times = Times::default();
         for (stage, took) in timer.into_stages() {
             match stage {
@@ -144,8 +144,8 @@ impl Eye {
     }
 
     /// The grid's features, `[1, n * n, C]`.
-    pub(super) fn grid(&self, seen: &Seen, n: usize) -> Result<Tensor, EngineError> {
-        let features = self.neck.apply(matrix(&seen.features)?.view(), n);
+    pub(super) fn grid(&self, encoded: &EncodedImage, n: usize) -> Result<Tensor, EngineError> {
+        let features = self.neck.apply(matrix(&encoded.features)?.view(), n);
         let shape = [1, n * n, features.ncols()];
         Ok(Tensor::from_vec(&shape, features.into_raw_vec_and_offset().0)?)
     }
@@ -153,19 +153,19 @@ impl Eye {
     /// Every patch as the decoder would see it, `[P, H]`: a pass in which all are tokens. Where the compressor takes fewer
     /// than there are, several passes, each with patches from all over the picture; all patches have the same relevance
     /// but for a hair, which decides whose pass it is.
-    pub(super) fn panorama(
+    pub(super) fn all_patch_embeds(
         &mut self,
-        seen: &Seen,
+        encoded: &EncodedImage,
         most: usize,
         tier: impl Fn(usize) -> usize,
     ) -> Result<(Arc<Array2<f32>>, Duration), EngineError> {
         const HAIR: f32 = 1e-4;
-        let key = picture_key(seen.pixels.sha256, seen.layout.side());
-        if let Some(panorama) = self.panoramas.get(&key) {
-            return Ok(panorama);
+        let key = picture_key(encoded.pixels.sha256, encoded.layout.side());
+        if let Some(all_patch_embeds) = self.patch_embeds.get(&key) {
+            return Ok(all_patch_embeds);
         }
         let started = Instant::now();
-        let (patches, cells) = (seen.layout.patches(), seen.layout.cells());
+        let (patches, cells) = (encoded.layout.patches(), encoded.layout.cells());
         let passes = patches.div_ceil(most);
         let mut rows: Option<Array2<f32>> = None;
         for pass in 0..passes {
@@ -173,14 +173,14 @@ impl Eye {
             let relevance = (0..patches).map(|patch| if mine(patch) { 0.5 } else { 0.5 - HAIR }).collect();
             let relevance = Tensor::from_vec(&[1, patches], relevance)?;
             let tokens = (0..patches).filter(|&patch| mine(patch)).count() + cells;
-            let choice = Choice {
-                image_features: &seen.features,
+            let selection = Selection {
+                image_features: &encoded.features,
                 relevance: &relevance,
                 tokens,
                 tier: tier(tokens),
                 positions: Positions::Original,
             };
-            let made = self.tokens(&choice)?.tokens;
+            let made = self.tokens(&selection)?.tokens;
             let width = made.embeds.shape().last().copied().unwrap_or(0);
             let rows = rows.get_or_insert_with(|| Array2::zeros((patches, width)));
             let embeds = made.embeds.as_slice::<f32>()?.chunks_exact(width.max(1));
@@ -195,16 +195,16 @@ impl Eye {
             }
         }
         let rows = Arc::new(rows.unwrap_or_default());
-        let panorama = (Arc::clone(&rows), started.elapsed());
-        self.panoramas.insert(key, panorama.clone(), rows.len() * size_of::<f32>());
-        Ok(panorama)
+        let all_patch_embeds = (Arc::clone(&rows), started.elapsed());
+        self.patch_embeds.insert(key, all_patch_embeds.clone(), rows.len() * size_of::<f32>());
+        Ok(all_patch_embeds)
     }
 }
 
 /// Relevances as the compressor takes them.
-pub(super) fn masked(relevance: Vec<f32>, seen: &Seen) -> Result<Tensor, EngineError> {
+pub(super) fn masked(relevance: Vec<f32>, encoded: &EncodedImage) -> Result<Tensor, EngineError> {
     let relevance = Tensor::from_vec(&[1, relevance.len()], relevance)?;
-    mask_padding(&relevance, &seen.layout, seen.pixels.resized)
+    mask_padding(&relevance, &encoded.layout, encoded.pixels.resized)
 }
 
 /// `[1, rows, width]` as a matrix.
