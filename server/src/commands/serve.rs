@@ -33,6 +33,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
     warn_if_open(config, address);
+    // Before the address is out: whoever reads it may send a signal at once.
+    let stop = shutdown_signal()?;
     announce(config, address)?;
 
     let app = App::new(config.clone());
@@ -40,7 +42,6 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let app = app.clone();
         move || load_into(&app)
     });
-    let stop = shutdown_signal()?;
     let serving = tokio::spawn(listen::serve(listener, app.clone(), stop));
     let (ended, result) = wait(serving, loading).await;
     match ended {
