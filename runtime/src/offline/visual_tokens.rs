@@ -121,8 +121,7 @@ impl OfflineModel {
         let features = self.vision.grid(&encoded, n)?;
         let took = started.elapsed();
         let neutral = Tensor::from_vec(&[1, n * n], vec![NEUTRAL; n * n])?;
-        let (tokens, tier) = (n * n + self.capacity.cells(), self.capacity.nearest_tier(budget));
-        let selection = Selection { image_features: &features, relevance: &neutral, tokens, tier, positions };
+        let selection = self.whole_square(&features, &neutral, budget, positions);
         self.finish(&selection, &encoded, took)
     }
 
@@ -135,10 +134,21 @@ impl OfflineModel {
         let n = budget.isqrt();
         let encoded = self.vision.encode(&example.image, n * self.capacity.patch)?;
         let neutral = vision_runner::masked(vec![NEUTRAL; n * n], &encoded)?;
-        let (tokens, tier) = (n * n + self.capacity.cells(), self.capacity.nearest_tier(budget));
-        let selection =
-            Selection { image_features: &encoded.features, relevance: &neutral, tokens, tier, positions };
+        let selection = self.whole_square(&encoded.features, &neutral, budget, positions);
         self.finish(&selection, &encoded, Duration::ZERO)
+    }
+
+    /// Every cell of a square of features `[1, n * n, C]`, and the gist on top.
+    fn whole_square<'a>(
+        &self,
+        image_features: &'a Tensor,
+        relevance: &'a Tensor,
+        budget: usize,
+        positions: Positions,
+    ) -> Selection<'a> {
+        let cells = budget.isqrt().pow(2);
+        let (tokens, tier) = (cells + self.capacity.cells(), self.capacity.nearest_tier(budget));
+        Selection { image_features, relevance, tokens, tier, positions }
     }
 
     fn patch_tokens(
