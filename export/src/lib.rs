@@ -13,6 +13,7 @@ pub mod onnx;
 pub mod passes;
 pub mod plan;
 pub mod progress;
+mod quantize;
 pub mod staging;
 pub mod table;
 pub mod verify;

@@ -9,6 +9,10 @@ use prost::Message;
 
 /// Code of 32-bit floats in `TensorProto.data_type`.
 pub const FLOAT: i32 = 1;
+/// Code of 8-bit unsigned integers.
+pub const UINT8: i32 = 2;
+/// Code of 8-bit signed integers.
+pub const INT8: i32 = 3;
 /// Code of 32-bit integers.
 pub const INT32: i32 = 6;
 /// Code of 64-bit integers.
@@ -224,6 +228,8 @@ impl Value {
 pub fn element_name(code: i32) -> &'static str {
     match code {
         FLOAT => "float32",
+        UINT8 => "uint8",
+        INT8 => "int8",
         INT32 => "int32",
         INT64 => "int64",
         BOOL => "bool",

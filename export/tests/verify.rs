@@ -8,10 +8,9 @@ use std::fs;
 use std::path::Path;
 
 use arrcoc_export::progress::Progress;
-use arrcoc_export::verify::{self, Options, Report, VerifyError};
-use arrcoc_runtime::bundle::manifest::{Drift, Target};
-use arrcoc_runtime::engine::{EngineError, RuntimeKind};
-use common::{Workshop, program, run};
+use arrcoc_export::verify::{self, Options, Report, StageReport, VerifyError};
+use arrcoc_runtime::bundle::manifest::{Drift, Precision, Target};
+use common::{Workshop, has_onnx_runtime, program, run};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -21,19 +20,6 @@ fn options() -> Options {
 
 fn verify(bundle: &Path) -> Report {
     verify::verify(bundle, &options(), Progress::Silent).unwrap()
-}
-
-/// Whether ONNX Runtime can be had; named and absent is a failure, not a reason to skip.
-fn has_onnx_runtime() -> bool {
-    match RuntimeKind::Ort.open(2) {
-        Ok(_) => true,
-        Err(error) => {
-            let named = std::env::var_os("ORT_DYLIB_PATH").is_some();
-            assert!(!named && matches!(error, EngineError::Unavailable { .. }), "{error}");
-            eprintln!("skipped: {error}");
-            false
-        }
-    }
 }
 
 /// Changes a file of a bundle and its hash in the manifest.
@@ -101,6 +87,27 @@ fn both_targets_pass_and_a_changed_weight_does_not() {
     assert!(!report.passed);
     let failed: Vec<_> = report.stages.iter().filter(|stage| !stage.passed()).collect();
     assert_eq!(failed.iter().map(|stage| stage.stage.as_str()).collect::<Vec<_>>(), ["refiner"], "{report}");
+}
+
+#[test]
+fn quantized_bundles_are_close_and_other_stages_as_before() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.build(Target::Portable).unwrap();
+    for precision in [Precision::Int8, Precision::Int4] {
+        let report = verify(&workshop.quantize(precision));
+        assert!(report.passed, "{report}");
+        for StageReport { stage, distance, cosine, .. } in &report.stages {
+            let quantized = ["embedding", "vision_encoder", "refiner", "decoder"].contains(&stage.as_str());
+            assert_eq!(*distance > 1e-3, quantized, "{precision}: {report}");
+            assert!(
+                *cosine > if precision == Precision::Int4 { 0.95 } else { 0.999 },
+                "{precision}: {report}"
+            );
+        }
+    }
 }
 
 #[test]

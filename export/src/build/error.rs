@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use arrcoc_models::config::ConfigError;
 
 use crate::checkpoint::CheckpointError;
+use crate::passes::PassError;
 use crate::staging::StagingError;
 
 /// A bundle could not be built; nothing was left at its destination, and a bundle that stood there still stands.
@@ -41,6 +42,9 @@ pub enum BuildError {
         /// What the model was made for.
         limit: usize,
     },
+    /// The precision is at fault.
+    #[error(transparent)]
+    Precision(#[from] PassError),
     /// The destination cannot be written.
     #[error(transparent)]
     Staging(#[from] StagingError),

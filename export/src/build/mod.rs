@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use arrcoc_models::graph::{DataFile, Element, Piece, Source};
 use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target};
+use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target, WeightRule};
 use serde::Serialize;
 
 pub(crate) use describe::parameters;
@@ -24,6 +24,7 @@ pub use error::{BuildError, TextError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::hashed_file::HashedFile;
 use crate::progress::{Progress, Step, peak_memory};
+use crate::quantize;
 use crate::staging::{Staging, StagingError};
 use plan::Plan;
 
@@ -39,6 +40,8 @@ pub struct Options {
     pub precision: Precision,
     /// What the graphs are written for.
     pub target: Target,
+    /// Forms of weights that differ from what the precision gives them.
+    pub weight_rules: Vec<WeightRule>,
     /// Model name; `None` takes the checkpoint directory's.
     pub name: Option<String>,
     /// Longest sequence, tokens; `None` takes the model's own limit.
@@ -156,6 +159,7 @@ fn write_piece(
 ) -> Result<(), CheckpointError> {
     match (&piece.source, piece.element) {
         (Source::Data(bytes), _) => out.write_all(bytes).map_err(CheckpointError::Sink),
+        (Source::Quantized(quantized), _) => quantize::write(checkpoint, quantized, out),
         (Source::Checkpoint { tensor, range, .. }, Element::F32) => {
             checkpoint.read_f32(tensor, range.clone(), out)
         }

@@ -14,7 +14,7 @@ use super::describe::{self, Described};
 use super::error::BuildError;
 use super::text::Text;
 use crate::checkpoint::{CONFIG, Checkpoint, hex};
-use crate::passes;
+use crate::passes::{self, Passed};
 
 /// What will be written.
 #[derive(Debug)]
@@ -37,7 +37,9 @@ impl Plan {
         checkpoint.expect(&describe::parameters(&config))?;
         let model = model_name(checkpoint, options)?;
         let described = describe::describe(&config, checkpoint, options.max_context)?;
-        let graphs = passes::apply(options.precision, described.graphs(&config, options.target));
+        let graphs = described.graphs(&config, options.target);
+        let Passed { graphs, rules } =
+            passes::apply(options.precision, options.target, &options.weight_rules, graphs)?;
         let Layout { models, data } = Layout::new(&graphs);
         let precision = enum_name(options.precision)?;
         let target = enum_name(options.target)?;
@@ -57,6 +59,7 @@ impl Plan {
             pipeline,
             precision: options.precision,
             target: options.target,
+            weights: rules,
             tool: format!("arrcoc-export {}", env!("CARGO_PKG_VERSION")),
             checkpoint_sha256: String::new(),
             graphs,

@@ -151,4 +151,14 @@ pub enum CheckpointError {
     /// What was read could not be written on.
     #[error("cannot write the weights")]
     Sink(#[source] std::io::Error),
+    /// A weight cannot be quantized.
+    #[error(
+        "tensor `{tensor}`: element {index} is NaN or infinite and cannot be quantized; was the checkpoint saved whole?"
+    )]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the first such element, within the part that a graph reads.
+        index: usize,
+    },
 }

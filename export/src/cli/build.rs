@@ -1,16 +1,28 @@
 //! `arrcoc-export build`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use arrcoc_export::build::{self, Options, Summary};
 use arrcoc_export::progress::{Progress, human_bytes};
-use arrcoc_runtime::bundle::manifest::{Precision, Target};
+use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightRule};
 use serde_json::json;
 
 const EXAMPLES: &str = "\
 Examples:
   arrcoc-export build ./my-checkpoint --out engines
+  arrcoc-export build ./my-checkpoint --out engines --precision int8
   arrcoc-export build ./my-checkpoint --out engines --target portable --max-context 8192
+
+Precisions:
+  fp32  the reference
+  int8  encoders in int8 (weights per output channel, activations per token), the decoder's
+        weights in blocks of 128; the default choice on CPUs with AVX-512 VNNI or AMX
+  int4  as int8, with the decoder's weights in blocks of 32 4-bit numbers
+int8 and int4 are built for cpu. --weight-rules FILE changes the form of single weights:
+  - {graph: vision_encoder, tensor: \"*.layers.0.*\", form: fp32}
+  - {graph: decoder, operator: Gemm, form: int4-block32-asymmetric}
+The last rule that fits counts; forms are fp32, w8a8, int8-blockN and int4-blockN.
 
 Targets:
   cpu       ONNX Runtime on the CPU: fused attention, KV cache updated in place
@@ -29,12 +41,15 @@ pub(super) struct Args {
     /// Directory of bundles; this one becomes DIR/NAME/PRECISION-TARGET
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Numeric precision of weights and compute [possible values: fp32]
+    /// Numeric precision of weights and compute [possible values: fp32, int8, int4]
     #[arg(long, default_value = "fp32", value_parser = precision)]
     precision: Precision,
     /// What the graphs are written for [possible values: cpu, portable]
     #[arg(long, default_value = "cpu", value_parser = target)]
     target: Target,
+    /// YAML list of rules that give weights another form than the precision does
+    #[arg(long, value_name = "FILE")]
+    weight_rules: Option<PathBuf>,
     /// Name of the model; the checkpoint directory's unless given
     #[arg(long)]
     name: Option<String>,
@@ -53,10 +68,12 @@ pub(super) struct Args {
 fn precision(name: &str) -> Result<Precision, String> {
     match name {
         "fp32" => Ok(Precision::Fp32),
-        "fp16" | "int8" | "int4" | "fp8" => {
-            Err(format!("{name} bundles are not implemented in this version; fp32 is the only precision"))
+        "int8" => Ok(Precision::Int8),
+        "int4" => Ok(Precision::Int4),
+        "fp16" | "fp8" => {
+            Err(format!("{name} bundles are not implemented in this version; expected fp32, int8 or int4"))
         }
-        _ => Err("expected fp32".to_owned()),
+        _ => Err("expected fp32, int8 or int4".to_owned()),
     }
 }
 
@@ -66,18 +83,25 @@ fn target(name: &str) -> Result<Target, String> {
         "cpu" => Ok(Target::Cpu),
         "portable" => Ok(Target::Portable),
         "cuda" | "tensorrt" | "gpu" => {
-            Err("bundles for GPUs need a precision below fp32, which this version does not build; use cpu or portable"
+            Err("bundles for GPUs need fp16 or fp8, which this version does not build; use cpu or portable"
                 .to_owned())
         }
         _ => Err("expected cpu or portable".to_owned()),
     }
 }
 
+fn read_rules(path: &Path) -> anyhow::Result<Vec<WeightRule>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let expected = "expected a list of rules with `form` and any of `graph`, `tensor` and `operator`";
+    serde_yaml::from_str(&text).with_context(|| format!("{}: {expected}", path.display()))
+}
+
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let progress = Progress::detect(self.json);
-        let Self { checkpoint, out, precision, target, name, max_context, force, json } = self;
-        let options = Options { out, precision, target, name, max_context, force };
+        let Self { checkpoint, out, precision, target, weight_rules, name, max_context, force, json } = self;
+        let weight_rules = weight_rules.map(|path| read_rules(&path)).transpose()?.unwrap_or_default();
+        let options = Options { out, precision, target, weight_rules, name, max_context, force };
         let summary = build::build(&checkpoint, &options, progress)?;
         if json {
             let mut result = json!({ "event": "result" });

@@ -128,7 +128,8 @@ impl Model {
                 .iter()
                 .filter(|tensor| match &tensor.source {
                     Source::Checkpoint { tensor, range, .. } => seen.insert((tensor, range.start, range.end)),
-                    Source::Data(_) => true,
+                    // Models are planned from their 32-bit graphs.
+                    Source::Quantized(_) | Source::Data(_) => true,
                 })
                 .map(|tensor| bytes(precision, kind(graph, tensor, &linear), tensor))
                 .sum();

@@ -15,6 +15,23 @@ pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
     }
 }
 
+/// Cosine of the angle between two tensors as vectors: 1 for integers and for tensors of zeros that are equal, 0 where a comparison makes
+/// no sense.
+pub fn cosine(a: &Tensor, b: &Tensor) -> f64 {
+    match (a.as_slice::<f32>(), b.as_slice::<f32>()) {
+        (Ok(a), Ok(b)) if a.len() == b.len() => float_cosine(a, b),
+        _ => f64::from(u8::from(distance(a, b) == 0.0)),
+    }
+}
+
+/// [`cosine`] of slices of one length.
+pub fn float_cosine(a: &[f32], b: &[f32]) -> f64 {
+    let sum =
+        |of: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(&x, &y)| of(x.into(), y.into())).sum::<f64>();
+    let norms = (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt();
+    if norms == 0.0 { f64::from(u8::from(a == b)) } else { sum(&|x, y| x * y) / norms }
+}
+
 /// [`distance`] of slices of one length.
 pub fn float_distance(a: &[f32], b: &[f32]) -> f64 {
     let (mut difference, mut largest) = (0.0f64, 0.0f64);
@@ -39,6 +56,13 @@ mod tests {
         assert_eq!(float_distance(&[0.0], &[0.0]), 0.0);
         assert_eq!(float_distance(&[1.0], &[0.0]), f64::INFINITY);
         assert_eq!(float_distance(&[f32::NAN], &[f32::NAN]), f64::INFINITY);
+    }
+
+    #[test]
+    fn cosine_is_blind_to_length_alone() {
+        assert!((float_cosine(&[1.0, 2.0], &[2.0, 4.0]) - 1.0).abs() < 1e-12);
+        assert_eq!(float_cosine(&[1.0, 0.0], &[0.0, 3.0]), 0.0);
+        assert_eq!((float_cosine(&[0.0], &[0.0]), float_cosine(&[0.0], &[1.0])), (1.0, 0.0));
     }
 
     #[test]

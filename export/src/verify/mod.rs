@@ -87,7 +87,7 @@ pub enum VerifyError {
     #[error(transparent)]
     File(#[from] BundleError),
     /// A weight is of a type that cannot be scanned for NaN and infinity.
-    #[error("weight `{tensor}`: expected 32-bit floats or integers, found {}; this version verifies fp32 only", crate::onnx::element_name(*found))]
+    #[error("weight `{tensor}`: expected 32-bit floats or integers, found {}; verify with the version that built the bundle", crate::onnx::element_name(*found))]
     WeightType {
         /// The weight.
         tensor: String,
@@ -275,7 +275,8 @@ impl fmt::Display for Report {
 }
 
 fn stage_table(stages: &[StageReport]) -> Table {
-    let columns = ["stage", "output", ">max|a-b|/max|b|", ">limit", "", ">seconds", ">reference s"];
+    let columns =
+        ["stage", "output", ">max|a-b|/max|b|", ">limit", "", ">cosine", ">seconds", ">reference s"];
     let mut table = Table::new(&columns);
     for stage in stages {
         table.row([
@@ -284,6 +285,7 @@ fn stage_table(stages: &[StageReport]) -> Table {
             format!("{:.1e}", stage.distance),
             format!("{:.0e}", stage.limit),
             if stage.passed() { "ok" } else { "FAILED" }.to_owned(),
+            format!("{:.6}", stage.cosine),
             format!("{:.2}", stage.seconds),
             format!("{:.2}", stage.reference_seconds),
         ]);

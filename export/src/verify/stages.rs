@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::bundle::manifest::{Drift, Statistics, VisionSpec};
+use arrcoc_runtime::bundle::manifest::{Drift, Precision, Statistics, VisionSpec};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
 use arrcoc_runtime::engine::{Graph, Runtime};
 use arrcoc_runtime::tensor::Tensor;
@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
-use super::compare::{distance, float_distance};
+use super::compare::{cosine, distance, float_cosine, float_distance};
 use super::{Options, VerifyError, tolerances};
 use crate::progress::Progress;
 
@@ -39,6 +39,8 @@ pub struct StageReport {
     pub distance: f64,
     /// What it may be.
     pub limit: f64,
+    /// Cosine of the angle between the two, the worst of the runs.
+    pub cosine: f64,
     /// Time that the bundle took for the stage's runs, seconds.
     pub seconds: f64,
     /// Time that the reference took.
@@ -87,7 +89,15 @@ struct Pair {
     stage: &'static str,
     graphs: [Box<dyn Graph>; 2],
     elapsed: [Duration; 2],
-    worst: Vec<(String, f64)>,
+    precision: Precision,
+    worst: Vec<Worst>,
+}
+
+/// How far an output was off at worst.
+struct Worst {
+    output: String,
+    distance: f64,
+    cosine: f64,
 }
 
 impl Pair {
@@ -97,7 +107,8 @@ impl Pair {
             subject.bundle.load_graph(subject.runtime, stage)?,
             reference.bundle.load_graph(reference.runtime, stage)?,
         ];
-        Ok(Self { stage, graphs, elapsed: [Duration::ZERO; 2], worst: Vec::new() })
+        let precision = subject.bundle.manifest().precision;
+        Ok(Self { stage, graphs, elapsed: [Duration::ZERO; 2], precision, worst: Vec::new() })
     }
 
     /// Runs both sides on the same inputs; returns the reference's outputs.
@@ -111,10 +122,14 @@ impl Pair {
         let reference = outputs.pop().unwrap_or_default();
         let subject = Outputs { stage: self.stage, values: outputs.pop().unwrap_or_default() };
         for (name, expected) in &reference {
-            let found = distance(&subject.get(name)?, expected);
-            match self.worst.iter_mut().find(|(known, _)| known == name) {
-                Some((_, worst)) => *worst = worst.max(found),
-                None => self.worst.push((name.clone(), found)),
+            let found = subject.get(name)?;
+            let (distance, cosine) = (distance(&found, expected), cosine(&found, expected));
+            match self.worst.iter_mut().find(|worst| worst.output == *name) {
+                Some(worst) => {
+                    worst.distance = worst.distance.max(distance);
+                    worst.cosine = worst.cosine.min(cosine);
+                }
+                None => self.worst.push(Worst { output: name.clone(), distance, cosine }),
             }
         }
         Ok(Outputs { stage: self.stage, values: reference })
@@ -122,11 +137,12 @@ impl Pair {
 
     fn report(self, findings: &mut Findings) {
         let [seconds, reference_seconds] = self.elapsed.map(|elapsed| elapsed.as_secs_f64());
-        let report = |(output, distance): (String, f64)| StageReport {
+        let report = |Worst { output, distance, cosine }: Worst| StageReport {
             stage: self.stage.to_owned(),
-            limit: tolerances::limit(self.stage, &output),
+            limit: tolerances::limit(self.precision, self.stage, &output),
             output,
             distance,
+            cosine,
             seconds,
             reference_seconds,
         };
@@ -312,9 +328,9 @@ fn decode(
 
     let capacity = length + tokens + 1;
     let mut speakers = [Speaker::load(&sides[0], capacity)?, Speaker::load(&sides[1], capacity)?];
-    let limit = tolerances::limit("decoder", "logits");
+    let limit = tolerances::limit(sides[0].bundle.manifest().precision, "decoder", "logits");
     let mut decoding = DecodingReport { tokens, agreeing: 0, differing: 0 };
-    let mut worst = 0.0f64;
+    let (mut worst, mut cosine) = (0.0f64, 1.0f64);
     let mut token = None;
     for _ in 0..tokens {
         let [subject, reference] = &mut speakers;
@@ -324,6 +340,7 @@ fn decode(
         };
         let (found, expected) = (found.values(), expected.values());
         worst = worst.max(float_distance(found, expected));
+        cosine = cosine.min(float_cosine(found, expected));
         let choice = top(expected);
         if top(found) == choice {
             decoding.agreeing += 1;
@@ -338,6 +355,7 @@ fn decode(
         output: "logits".to_owned(),
         distance: worst,
         limit,
+        cosine,
         seconds,
         reference_seconds,
     });

@@ -3,6 +3,8 @@
 //! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so that a stage
 //! answers for itself and not for the ones before it.
 
+use arrcoc_runtime::bundle::manifest::Precision;
+
 /// What an output is held to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
@@ -42,8 +44,36 @@ pub const FP32: &[Tolerance] = &[
     Tolerance { stage: "decoder", output: "logits", limit: NETWORK },
 ];
 
-/// The limit of an output; outputs that the table does not know must be equal.
-pub fn limit(stage: &str, output: &str) -> f64 {
-    let known = FP32.iter().find(|tolerance| tolerance.stage == stage && tolerance.output == output);
-    known.map_or(EXACT, |tolerance| tolerance.limit)
+/// int8 activations carry an error of half a step, 1/254 of a token's largest value, into every product; it adds up over the layers
+/// as the root of their number, and outliers make the step wider for all that stands beside them.
+const INT8: f64 = 8e-2;
+
+/// The rows of a table in blocks of int8: half a step of 1/127 of the block's largest entry.
+const INT8_TABLE: f64 = 4e-3;
+
+/// Blocks of int4 weights: half a step is 1/16 of a block's largest weight. Random weights have no direction that training would have kept
+/// clear of that noise: they lose more than trained ones do.
+const INT4: f64 = 4e-1;
+
+/// The outputs whose stages a precision quantizes; the others stay as they are at fp32.
+fn quantized(precision: Precision) -> &'static [Tolerance] {
+    const TABLE: Tolerance = Tolerance { stage: "embedding", output: "inputs_embeds", limit: INT8_TABLE };
+    const FEATURES: Tolerance = Tolerance { stage: "vision_encoder", output: "image_features", limit: INT8 };
+    const REFINED: Tolerance = Tolerance { stage: "refiner", output: "refined_tokens", limit: INT8 };
+    match precision {
+        Precision::Fp32 => &[],
+        Precision::Int8 => {
+            &[TABLE, FEATURES, REFINED, Tolerance { stage: "decoder", output: "logits", limit: INT8 }]
+        }
+        Precision::Int4 => {
+            &[TABLE, FEATURES, REFINED, Tolerance { stage: "decoder", output: "logits", limit: INT4 }]
+        }
+    }
+}
+
+/// The limit of an output at a precision; outputs that the tables do not know must be equal.
+pub fn limit(precision: Precision, stage: &str, output: &str) -> f64 {
+    let known = quantized(precision).iter().chain(FP32);
+    let mut known = known.filter(|tolerance| tolerance.stage == stage && tolerance.output == output);
+    known.next().map_or(EXACT, |tolerance| tolerance.limit)
 }

@@ -11,7 +11,7 @@ use arrcoc_runtime::bundle::Bundle;
 use serde::Serialize;
 
 use super::VerifyError;
-use crate::onnx::{self, BOOL, FLOAT, INT32, INT64, Location};
+use crate::onnx::{self, BOOL, FLOAT, INT8, INT32, INT64, Location, UINT8};
 use crate::progress::Progress;
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -74,7 +74,7 @@ pub(super) fn scan(bundle: &Bundle, progress: Progress) -> Result<WeightReport, 
             match tensor.data_type {
                 FLOAT => {}
                 // Whole numbers and truth values are always finite.
-                INT32 | INT64 | BOOL => continue,
+                UINT8 | INT8 | INT32 | INT64 | BOOL => continue,
                 // Another precision needs a scan of its own: passing over it would call garbage finite.
                 found => return Err(VerifyError::WeightType { tensor: tensor.name.clone(), found }),
             }

@@ -11,6 +11,7 @@ use arrcoc_export::build::{self, BuildError, Summary};
 use arrcoc_export::init::{self, Preset, SHARD_BYTES, WeightType};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::bundle::manifest::{Precision, Target};
+use arrcoc_runtime::engine::{EngineError, RuntimeKind};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -51,10 +52,17 @@ impl Workshop {
             out: self.path("engines"),
             precision: Precision::Fp32,
             target,
+            weight_rules: Vec::new(),
             name: None,
             max_context: Some(512),
             force: false,
         }
+    }
+
+    /// Builds the cpu bundle of another precision; returns its directory.
+    pub fn quantize(&self, precision: Precision) -> PathBuf {
+        let options = build::Options { precision, ..self.options(Target::Cpu) };
+        build::build(&self.checkpoint(), &options, Progress::Silent).unwrap().bundle
     }
 
     pub fn build(&self, target: Target) -> Result<Summary, BuildError> {
@@ -124,4 +132,17 @@ pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
         .collect();
     files.sort();
     files
+}
+
+/// Whether ONNX Runtime can be had; named and absent is a failure, not a reason to skip.
+pub fn has_onnx_runtime() -> bool {
+    match RuntimeKind::Ort.open(2) {
+        Ok(_) => true,
+        Err(error) => {
+            let named = std::env::var_os("ORT_DYLIB_PATH").is_some();
+            assert!(!named && matches!(error, EngineError::Unavailable { .. }), "{error}");
+            eprintln!("skipped: {error}");
+            false
+        }
+    }
 }

@@ -62,7 +62,7 @@ pub struct Layout {
 impl Layout {
     /// Lays out `graphs`.
     pub fn new(graphs: &[Graph]) -> Self {
-        let mut stored: HashMap<(String, usize, usize, Element), Placement> = HashMap::new();
+        let mut stored: HashMap<(Source, Element), Placement> = HashMap::new();
         let mut layout = Layout { models: Vec::new(), data: Vec::new() };
         for graph in graphs {
             let mut file = DataFile { name: format!("{}.onnx.data", graph.name), pieces: Vec::new() };
@@ -72,10 +72,9 @@ impl Layout {
                 placements.push(match &tensor.source {
                     Source::Data(bytes) if bytes.len() < INLINE_LIMIT => None,
                     Source::Data(_) => Some(append(&mut file, tensor.element, &tensor.source, length)),
-                    Source::Checkpoint { tensor: name, range, .. } => {
-                        let key = (name.clone(), range.start, range.end, tensor.element);
+                    source => {
                         let place = stored
-                            .entry(key)
+                            .entry((source.clone(), tensor.element))
                             .or_insert_with(|| append(&mut file, tensor.element, &tensor.source, length));
                         Some(place.clone())
                     }

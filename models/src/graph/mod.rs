@@ -12,6 +12,7 @@ mod dim;
 mod layout;
 pub mod ops;
 mod proto;
+pub mod quantized;
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -34,6 +35,10 @@ pub enum Element {
     I32,
     /// Boolean.
     Bool,
+    /// 8-bit signed integer: quantized weights.
+    I8,
+    /// 8-bit unsigned integer: quantized activations and packed weights.
+    U8,
 }
 
 impl Element {
@@ -42,7 +47,7 @@ impl Element {
         match self {
             Self::F32 | Self::I32 => 4,
             Self::I64 => 8,
-            Self::Bool => 1,
+            Self::Bool | Self::I8 | Self::U8 => 1,
         }
     }
 }
@@ -56,6 +61,11 @@ pub struct Value {
 }
 
 impl Value {
+    /// A tensor of this name, type and shape. Networks get theirs from the [`Builder`]; this is for those who rewrite graphs.
+    pub fn new(name: impl Into<Rc<str>>, element: Element, dims: Vec<Dim>) -> Self {
+        Self { name: name.into(), element, dims }
+    }
+
     /// Name in the graph.
     pub fn name(&self) -> &str {
         &self.name
@@ -117,7 +127,7 @@ pub struct Initializer {
 }
 
 /// Where an initializer's numbers come from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     /// A contiguous range of a checkpoint tensor, in the checkpoint's own order.
     Checkpoint {
@@ -128,6 +138,8 @@ pub enum Source {
         /// Elements taken, row-major.
         range: Range<usize>,
     },
+    /// A part of a checkpoint matrix in fewer bits.
+    Quantized(quantized::Quantized),
     /// Known at export, little-endian.
     Data(Vec<u8>),
 }

@@ -17,6 +17,8 @@ pub(super) fn data_type(element: Element) -> i32 {
         Element::I64 => DataType::Int64,
         Element::I32 => DataType::Int32,
         Element::Bool => DataType::Bool,
+        Element::I8 => DataType::Int8,
+        Element::U8 => DataType::Uint8,
     };
     code as i32
 }
@@ -129,8 +131,8 @@ fn initializer(tensor: &Initializer, placement: &Option<Placement>) -> TensorPro
             ];
         }
         (None, Source::Data(bytes)) => proto.raw_data = Some(bytes.clone()),
-        (None, Source::Checkpoint { tensor, .. }) => {
-            unreachable!("layout places every checkpoint tensor: {tensor}")
+        (None, Source::Checkpoint { .. } | Source::Quantized(_)) => {
+            unreachable!("layout places every checkpoint tensor: {}", tensor.name)
         }
     }
     proto

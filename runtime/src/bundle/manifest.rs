@@ -1,10 +1,12 @@
 //! The manifest of a bundle, in two stages: [`RawManifest`] is what the YAML says, [`super::Bundle`] what was checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use super::statistics::{Drift, Statistics};
+pub use super::weight_rule::{WeightForm, WeightRule};
 
 /// The manifest's format version; a reader refuses any other.
 pub const FORMAT: u32 = 1;
@@ -23,6 +25,9 @@ pub struct RawManifest {
     pub precision: Precision,
     /// What the graphs are written for.
     pub target: Target,
+    /// Which weights are stored in which form, where that is not the precision's alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<WeightRule>,
     /// Name and version of the exporter.
     pub tool: String,
     /// SHA-256 of the checkpoint's config and tensors, hex.
@@ -51,6 +56,20 @@ pub enum PipelineKind {
 pub enum Precision {
     /// 32-bit floats throughout: the reference.
     Fp32,
+    /// int8 weights and activations in the encoders, blocks of int8 weights in the decoder.
+    Int8,
+    /// As int8, with blocks of int4 weights in the decoder.
+    Int4,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fp32 => "fp32",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        })
+    }
 }
 
 /// The kind of engine that the graphs are written for.

@@ -19,6 +19,7 @@ mod statistics;
 #[cfg(test)]
 pub(crate) mod tests;
 mod validate;
+mod weight_rule;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.yaml";

@@ -34,6 +34,7 @@ fn valid() -> (TempDir, RawManifest) {
         model: "tiny".to_owned(),
         pipeline: PipelineKind::ArrCocOvis,
         precision: Precision::Fp32,
+        weights: Vec::new(),
         target: Target::Portable,
         tool: "test".to_owned(),
         checkpoint_sha256: digest(b"checkpoint"),

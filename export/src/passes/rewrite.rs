@@ -1,0 +1,164 @@
+//! Replacing operators of a finished graph.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use arrcoc_models::graph::quantized::{Part, Quantized, Scheme};
+use arrcoc_models::graph::{Attribute, Dim, Element, Graph, Initializer, Node, Source, Value};
+
+/// Domain of ONNX Runtime's own operators.
+const MICROSOFT: &str = "com.microsoft";
+
+/// A graph whose operators are replaced one by one.
+pub(super) struct Rewriter {
+    graph: Graph,
+    /// The original operators by what they read; those that were not replaced are taken over.
+    pending: Vec<Node>,
+    shapes: HashMap<Rc<str>, Vec<Dim>>,
+    initializers: HashMap<Rc<str>, usize>,
+}
+
+/// An operator to add.
+pub(super) struct Operator {
+    domain: &'static str,
+    name: &'static str,
+    attributes: Vec<(&'static str, Attribute)>,
+    element: Element,
+    dims: Vec<Dim>,
+}
+
+impl Operator {
+    /// A standard operator without attributes whose result is floats of shape `dims`.
+    pub(super) fn standard(name: &'static str, dims: &[Dim]) -> Self {
+        Self { domain: "", name, attributes: Vec::new(), element: Element::F32, dims: dims.to_vec() }
+    }
+
+    /// One of ONNX Runtime's own.
+    pub(super) fn microsoft(name: &'static str, dims: &[Dim]) -> Self {
+        Self { domain: MICROSOFT, ..Self::standard(name, dims) }
+    }
+
+    /// The same with another type of result.
+    pub(super) fn of(self, element: Element) -> Self {
+        Self { element, ..self }
+    }
+
+    /// The same with integer attributes.
+    pub(super) fn with(self, attributes: &[(&'static str, usize)]) -> Self {
+        let ints = attributes.iter().map(|&(name, value)| (name, Attribute::Int(value as i64)));
+        Self { attributes: ints.collect(), ..self }
+    }
+}
+
+impl Rewriter {
+    pub(super) fn new(mut graph: Graph) -> Self {
+        let pending = std::mem::take(&mut graph.nodes);
+        let values = graph.inputs.iter().chain(&graph.values).chain(&graph.outputs);
+        let shapes = values.map(|value| (value.name().into(), value.dims().to_vec())).collect();
+        let initializers = graph.initializers.iter().enumerate().map(|(i, x)| (x.name.clone(), i)).collect();
+        Self { graph, pending, shapes, initializers }
+    }
+
+    /// Passes every operator to `replace`, in order; it adds what takes the operator's place, or hands it back to be kept.
+    pub(super) fn each(mut self, mut replace: impl FnMut(&mut Self, Node) -> Option<Node>) -> Graph {
+        for node in std::mem::take(&mut self.pending) {
+            if let Some(kept) = replace(&mut self, node) {
+                self.graph.nodes.push(kept);
+            }
+        }
+        self.finish()
+    }
+
+    /// The graph's name.
+    pub(super) fn graph(&self) -> &'static str {
+        self.graph.name
+    }
+
+    /// Shape of a tensor that an operator or the caller makes.
+    pub(super) fn dims(&self, name: &str) -> Vec<Dim> {
+        self.shapes
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| panic!("graph `{}` has no `{name}`", self.graph.name))
+    }
+
+    /// The constant of a name.
+    pub(super) fn initializer(&self, name: &str) -> Option<&Initializer> {
+        self.initializers.get(name).map(|&index| &self.graph.initializers[index])
+    }
+
+    /// Adds an operator under `stem`; returns its output.
+    pub(super) fn add(&mut self, stem: &str, operator: Operator, inputs: &[&str]) -> Rc<str> {
+        let output: Rc<str> = format!("{stem}/{}:0", operator.name).into();
+        self.graph.values.push(Value::new(output.clone(), operator.element, operator.dims.clone()));
+        self.shapes.insert(output.clone(), operator.dims.clone());
+        self.add_as(stem, operator, inputs, output.clone());
+        output
+    }
+
+    /// Adds an operator whose output is one that the graph knows already.
+    pub(super) fn add_as(&mut self, stem: &str, operator: Operator, inputs: &[&str], output: Rc<str>) {
+        self.graph.nodes.push(Node {
+            name: format!("{stem}/{}", operator.name),
+            operator: operator.name,
+            domain: operator.domain,
+            inputs: inputs.iter().map(|&input| input.into()).collect(),
+            outputs: vec![output],
+            attributes: operator.attributes,
+        });
+    }
+
+    /// A constant stored in the file; equal names are stored once.
+    pub(super) fn constant(
+        &mut self,
+        name: &str,
+        element: Element,
+        shape: &[usize],
+        bytes: Vec<u8>,
+    ) -> Rc<str> {
+        self.store(name.into(), element, shape.to_vec(), Source::Data(bytes))
+    }
+
+    /// Part of a checkpoint matrix in fewer bits, under the name of the weight that it stands for.
+    pub(super) fn quantized(&mut self, weight: &Initializer, scheme: Scheme, part: Part) -> Option<Rc<str>> {
+        let Source::Checkpoint { tensor, range, .. } = &weight.source else { return None };
+        let columns = *weight.shape.last()?;
+        let quantized = Quantized { tensor: tensor.clone(), range: range.clone(), columns, scheme, part };
+        let (element, shape) = quantized.tensor_type();
+        let suffix = match part {
+            Part::Values => "quantized",
+            Part::Scales => "scale",
+            Part::ZeroPoints => "zero_point",
+        };
+        Some(self.store(
+            format!("{}.{suffix}", weight.name).into(),
+            element,
+            shape,
+            Source::Quantized(quantized),
+        ))
+    }
+
+    /// Gives a constant another shape of as many elements.
+    pub(super) fn reshape(&mut self, name: &str, shape: Vec<usize>) {
+        if let Some(&index) = self.initializers.get(name) {
+            self.graph.initializers[index].shape = shape;
+        }
+    }
+
+    fn store(&mut self, name: Rc<str>, element: Element, shape: Vec<usize>, source: Source) -> Rc<str> {
+        if !self.initializers.contains_key(&name) {
+            self.initializers.insert(name.clone(), self.graph.initializers.len());
+            self.graph.initializers.push(Initializer { name: name.clone(), element, shape, source });
+        }
+        name
+    }
+
+    /// The rewritten graph, without constants that nothing reads any more.
+    fn finish(self) -> Graph {
+        let mut graph = self.graph;
+        let read: HashSet<Rc<str>> =
+            graph.nodes.iter().flat_map(|node| node.inputs.iter().cloned()).collect();
+        graph.initializers.retain(|tensor| read.contains(&tensor.name));
+        graph
+    }
+}

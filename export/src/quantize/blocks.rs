@@ -1,0 +1,160 @@
+//! Blocks along a row, in the layout of ONNX Runtime's `MatMulNBits`
+//! (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits>).
+
+use arrcoc_models::graph::quantized::{Bits, Blocks, Part};
+
+/// A block's affine map: `weight = scale * (value - zero_point)`, values from 0 to 2^bits - 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Map {
+    scale: f32,
+    zero_point: u8,
+}
+
+/// Appends one part of a row: its values, its scales or its zero points.
+pub(super) fn encode(row: &[f32], blocks: Blocks, part: Part, out: &mut Vec<u8>) {
+    let of_blocks = row.chunks(blocks.size);
+    match part {
+        Part::Scales => out.extend(of_blocks.flat_map(|block| map(block, blocks).scale.to_le_bytes())),
+        Part::ZeroPoints => {
+            let points: Vec<u8> = of_blocks.map(|block| map(block, blocks).zero_point).collect();
+            pack(&points, blocks.bits, out);
+        }
+        Part::Values => {
+            let mut values = Vec::with_capacity(blocks.size);
+            for block in of_blocks {
+                let map = map(block, blocks);
+                values.clear();
+                values.extend(block.iter().map(|&x| map.value(x, blocks.bits)));
+                // The last block may be padded: with what stands for zero.
+                values.resize(blocks.size, map.zero_point);
+                pack(&values, blocks.bits, out);
+            }
+        }
+    }
+}
+
+/// Largest value that fits.
+fn largest(bits: Bits) -> u8 {
+    match bits {
+        Bits::Four => 15,
+        Bits::Eight => 255,
+    }
+}
+
+fn map(block: &[f32], blocks: Blocks) -> Map {
+    let largest = largest(blocks.bits);
+    let middle = largest / 2 + 1;
+    let (low, high) = block.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
+    if blocks.symmetric {
+        let scale = match blocks.bits {
+            // Of sixteen values the one more below zero counts: the largest weight takes it, whatever its sign.
+            Bits::Four => (if high > -low { high } else { low }) / -f32::from(middle),
+            Bits::Eight => high.max(-low) / f32::from(largest - middle),
+        };
+        return Map { scale: if scale == 0.0 { 1.0 } else { scale }, zero_point: middle };
+    }
+    let scale = (high - low) / f32::from(largest);
+    if scale == 0.0 {
+        return Map { scale: 1.0, zero_point: 0 };
+    }
+    Map { scale, zero_point: (-low / scale).round_ties_even() as u8 }
+}
+
+impl Map {
+    fn value(self, x: f32, bits: Bits) -> u8 {
+        let value = (x / self.scale).round_ties_even() + f32::from(self.zero_point);
+        value.clamp(0.0, f32::from(largest(bits))) as u8
+    }
+}
+
+/// Four bits: two values per byte, the first in the lower half.
+fn pack(values: &[u8], bits: Bits, out: &mut Vec<u8>) {
+    match bits {
+        Bits::Eight => out.extend_from_slice(values),
+        Bits::Four => {
+            out.extend(values.chunks(2).map(|pair| pair[0] | pair.get(1).map_or(0, |high| high << 4)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: [usize; 2] = [16, 32];
+
+    fn all() -> impl Iterator<Item = Blocks> {
+        let bits = [Bits::Four, Bits::Eight];
+        let forms = bits.into_iter().flat_map(|bits| [true, false].map(|symmetric| (bits, symmetric)));
+        forms.flat_map(|(bits, symmetric)| SIZES.map(|size| Blocks { bits, size, symmetric }))
+    }
+
+    fn unpacked(bytes: &[u8], bits: Bits) -> Vec<u8> {
+        match bits {
+            Bits::Eight => bytes.to_vec(),
+            Bits::Four => bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect(),
+        }
+    }
+
+    /// A row, written and read back as the operator does it.
+    fn restored(row: &[f32], blocks: Blocks) -> Vec<f32> {
+        let part = |part| {
+            let mut bytes = Vec::new();
+            encode(row, blocks, part, &mut bytes);
+            bytes
+        };
+        let values = unpacked(&part(Part::Values), blocks.bits);
+        let points = match blocks.symmetric {
+            true => vec![largest(blocks.bits) / 2 + 1; values.len()],
+            false => unpacked(&part(Part::ZeroPoints), blocks.bits),
+        };
+        let scales = part(Part::Scales);
+        let scales = scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let blocks = values.chunks(blocks.size).zip(scales.zip(points));
+        let weight = |scale: f32, value: u8, point: u8| scale * (f32::from(value) - f32::from(point));
+        blocks
+            .flat_map(|(block, (scale, point))| block.iter().map(move |&v| weight(scale, v, point)))
+            .collect()
+    }
+
+    #[test]
+    fn weights_come_back_within_a_step() {
+        let row: Vec<f32> = (0..96).map(|i| ((i * 37 % 101) as f32 - 40.0) * 0.013).collect();
+        for blocks in all() {
+            let width =
+                if blocks.symmetric { 2.0 * row.iter().fold(0.0f32, |m, x| m.max(x.abs())) } else { 1.31 };
+            let step = width / f32::from(largest(blocks.bits) - 1);
+            // Of four symmetric bits an extreme of the other sign may be a whole step off.
+            let steps = if blocks.symmetric && blocks.bits == Bits::Four { 1.07 } else { 0.51 };
+            for (x, y) in row.iter().zip(restored(&row, blocks)) {
+                assert!((x - y).abs() <= step * steps, "{blocks:?}: {x} became {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_weight_and_zero_come_back_exactly() {
+        let mut row = vec![0.0; 32];
+        row[5] = 1.25;
+        for blocks in all().filter(|blocks| blocks.symmetric) {
+            assert_eq!(restored(&row, blocks), row);
+        }
+    }
+
+    #[test]
+    fn a_short_last_block_is_padded_with_zeros() {
+        for blocks in all() {
+            let found = restored(&[0.5; 40], blocks);
+            assert_eq!(found.len(), 40usize.next_multiple_of(blocks.size));
+            assert!(found[40..].iter().all(|&x| x == 0.0));
+        }
+    }
+
+    #[test]
+    fn zero_points_of_a_row_begin_at_a_byte() {
+        let blocks = Blocks { bits: Bits::Four, size: 16, symmetric: false };
+        let mut bytes = Vec::new();
+        encode(&[1.0; 48], blocks, Part::ZeroPoints, &mut bytes);
+        assert_eq!(bytes.len(), blocks.zero_point_bytes(48));
+    }
+}

@@ -1,0 +1,88 @@
+//! int8 with one scale per row, stored the other way round.
+
+use std::io::Write;
+
+use arrcoc_models::graph::quantized::{Part, Quantized};
+
+use super::each_row;
+use crate::checkpoint::{Checkpoint, CheckpointError};
+
+/// Largest value: -128 is left out, so that the range is symmetric.
+const RANGE: f32 = 127.0;
+
+pub(super) fn write(
+    checkpoint: &Checkpoint,
+    quantized: &Quantized,
+    out: &mut dyn Write,
+) -> Result<(), CheckpointError> {
+    if quantized.part == Part::Scales {
+        return each_row(checkpoint, quantized, |row| out.write_all(&scale(row).to_le_bytes()));
+    }
+    let (rows, columns) = (quantized.rows(), quantized.columns);
+    let mut values = Vec::with_capacity(rows * columns);
+    each_row(checkpoint, quantized, |row| {
+        encode(row, &mut values);
+        Ok(())
+    })?;
+    out.write_all(&transposed(&values, columns)).map_err(CheckpointError::Sink)
+}
+
+/// The scale of a row; that of a row of zeros is one.
+fn scale(row: &[f32]) -> f32 {
+    let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    if largest == 0.0 { 1.0 } else { largest / RANGE }
+}
+
+fn encode(row: &[f32], values: &mut Vec<u8>) {
+    let scale = scale(row);
+    values.extend(row.iter().map(|x| (x / scale).round_ties_even().clamp(-RANGE, RANGE) as i8 as u8));
+}
+
+/// Rows of `columns` bytes to columns, in tiles that fit the cache.
+fn transposed(values: &[u8], columns: usize) -> Vec<u8> {
+    const TILE: usize = 64;
+    let rows = values.len() / columns;
+    let mut turned = vec![0; values.len()];
+    for top in (0..rows).step_by(TILE) {
+        for left in (0..columns).step_by(TILE) {
+            for row in top..rows.min(top + TILE) {
+                for column in left..columns.min(left + TILE) {
+                    turned[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    turned
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_within_half_a_step() {
+        let row: Vec<f32> = (0..500).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.013).collect();
+        let mut values = Vec::new();
+        encode(&row, &mut values);
+        for (x, value) in row.iter().zip(values) {
+            assert!((x - f32::from(value as i8) * scale(&row)).abs() <= scale(&row) * 0.5001);
+        }
+    }
+
+    #[test]
+    fn a_row_of_zeros_stays_zero() {
+        let mut values = Vec::new();
+        encode(&[0.0; 4], &mut values);
+        assert_eq!((values, scale(&[0.0; 4])), (vec![0; 4], 1.0));
+    }
+
+    #[test]
+    fn columns_follow_columns() {
+        let (rows, columns) = (70, 130);
+        let values: Vec<u8> = (0..rows * columns).map(|i| (i % 251) as u8).collect();
+        let turned = transposed(&values, columns);
+        for (row, column) in [(0, 0), (0, 129), (69, 0), (33, 101), (69, 129)] {
+            assert_eq!(turned[column * rows + row], values[row * columns + column]);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Weights in fewer bits: what is stored, and in which layout. The exporter computes the numbers.
+
+use std::ops::Range;
+
+use super::Element;
+
+/// One stored part of a quantized matrix \[rows, columns\] of the checkpoint, \[out, in\] for a linear layer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Quantized {
+    /// Tensor name in the checkpoint.
+    pub tensor: String,
+    /// Its elements that make up the matrix, row-major.
+    pub range: Range<usize>,
+    /// Length of a row.
+    pub columns: usize,
+    /// How it is quantized.
+    pub scheme: Scheme,
+    /// Which part of the result.
+    pub part: Part,
+}
+
+/// A way to write a matrix in fewer bits: `weight = scale * (value - zero point)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// int8 from -127 to 127, one scale per row, no zero point. Stored \[columns, rows\], as ONNX's `MatMulInteger` reads it.
+    PerRow,
+    /// Blocks along each row with a scale of their own, in the layout of ONNX Runtime's `MatMulNBits`.
+    Blocks(Blocks),
+}
+
+/// Blocks of [`Scheme::Blocks`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Blocks {
+    /// Bits of a weight.
+    pub bits: Bits,
+    /// Weights per block: a power of two from 16 on.
+    pub size: usize,
+    /// Without zero points: the range is as wide below zero as above.
+    pub symmetric: bool,
+}
+
+/// Bits of a weight in a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bits {
+    /// Two weights per byte, the first in the lower half.
+    Four,
+    /// One weight per byte.
+    Eight,
+}
+
+/// What is stored of a quantized matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The integers.
+    Values,
+    /// The scales, 32-bit floats.
+    Scales,
+    /// The zero points, packed like the values: only of blocks that are not symmetric.
+    ZeroPoints,
+}
+
+impl Bits {
+    /// The number.
+    pub const fn count(self) -> usize {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+}
+
+impl Blocks {
+    /// The smallest block that the operators take.
+    pub const SMALLEST: usize = 16;
+
+    /// The same, or the largest smaller blocks that divide rows of `columns` weights; padding wastes bytes and time.
+    pub fn fitting(self, columns: usize) -> Self {
+        let mut size = self.size;
+        while size > Self::SMALLEST && !columns.is_multiple_of(size) {
+            size /= 2;
+        }
+        Self { size, ..self }
+    }
+
+    /// Blocks of a row of `columns` weights; the last one may be padded.
+    pub const fn per_row(self, columns: usize) -> usize {
+        columns.div_ceil(self.size)
+    }
+
+    /// Bytes of a block's values.
+    pub const fn bytes(self) -> usize {
+        self.size * self.bits.count() / 8
+    }
+
+    /// Bytes of a row's zero points: every row begins at a byte.
+    pub const fn zero_point_bytes(self, columns: usize) -> usize {
+        (self.per_row(columns) * self.bits.count()).div_ceil(8)
+    }
+}
+
+impl Quantized {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.range.len() / self.columns
+    }
+
+    /// Element type and shape of the part, as the operators that read it expect them.
+    pub fn tensor_type(&self) -> (Element, Vec<usize>) {
+        let (rows, columns) = (self.rows(), self.columns);
+        match (self.scheme, self.part) {
+            (Scheme::PerRow, Part::Values) => (Element::I8, vec![columns, rows]),
+            (Scheme::PerRow, _) => (Element::F32, vec![rows]),
+            (Scheme::Blocks(blocks), Part::Values) => {
+                (Element::U8, vec![rows, blocks.per_row(columns), blocks.bytes()])
+            }
+            (Scheme::Blocks(blocks), Part::Scales) => (Element::F32, vec![rows, blocks.per_row(columns)]),
+            (Scheme::Blocks(blocks), Part::ZeroPoints) => {
+                (Element::U8, vec![rows, blocks.zero_point_bytes(columns)])
+            }
+        }
+    }
+}
