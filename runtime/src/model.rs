@@ -1,5 +1,6 @@
 //! A loaded model: what the server holds. Requests go in through [`Model::submit`], events come out of [`Generation`].
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::bundle::Bundle;
 use crate::bundle::manifest::{Precision, Target};
+use crate::bundle::{Bundle, Manifest};
 use crate::engine::RuntimeKind;
 use crate::generate::{Event, GenerateError, Observer, Request};
 use crate::scheduler::Ready;
@@ -103,6 +104,33 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Size of the KV cache when every slot is full, bytes.
     pub kv_bytes: u64,
+}
+
+/// What a model takes once it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Size of the weight files, bytes.
+    pub weight_bytes: u64,
+    /// Size of the KV cache when every slot is full, bytes.
+    pub kv_bytes: u64,
+    /// Positions per slot, tokens.
+    pub context_length: usize,
+}
+
+impl Footprint {
+    /// What the bundle at `dir` would take with these options; nothing is loaded.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn of(dir: &Path, manifest: &Manifest, options: &Options) -> std::io::Result<Self> {
+        let own = manifest.decoder.context_length;
+        let context_length = options.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH.min(own));
+        Ok(Self {
+            weight_bytes: load::weight_bytes(dir)?,
+            kv_bytes: load::kv_bytes(&manifest.decoder, options.slots, context_length),
+            context_length,
+        })
+    }
 }
 
 /// How busy a model is right now.

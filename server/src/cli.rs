@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use arrcoc_server::config::Overrides;
+use arrcoc_runtime::bundle::manifest::Precision;
+use arrcoc_server::config::{Overrides, Setting};
 use arrcoc_server::eval::options::{Arms, Budgets, PositionKinds};
 use clap::{Args, Parser, Subcommand};
 
@@ -13,11 +14,20 @@ the default.
 
 Examples:
   arrcoc-serve serve --bundle engines/base/fp32-cpu
+  arrcoc-serve serve --engines engines/base --auth-admin-keys KEY
+  arrcoc-serve swap int4
   arrcoc-serve ask --bundle engines/base/fp32-cpu --image cat.jpg \"What is on the table?\"
   arrcoc-serve eval --bundle engines/base/fp32-cpu --data questions.json
   arrcoc-serve config check serve.yaml
 
 Exit codes: 0 success, 1 failure, 2 wrong command line or configuration.";
+
+const SWAP_HELP: &str = "\
+The server loads the engine beside the running one, warms it up, sends new requests to it and unloads the one before
+when its last request has ended. Whatever fails leaves everything as it was.
+
+Examples:
+  ARRCOC_ADMIN_KEY=... arrcoc-serve swap int4";
 
 /// Run ARR-COC engines: query-aware vision-language models behind an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -38,6 +48,9 @@ pub(crate) enum Command {
     /// Answer a data set with every way to choose visual tokens, and say what choosing by the question is worth.
     #[command(after_help = AFTER_HELP)]
     Eval(Box<Eval>),
+    /// Have a running server swap to an engine of another precision, without losing a request.
+    #[command(after_help = SWAP_HELP)]
+    Swap(Swap),
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -127,6 +140,25 @@ pub(crate) struct Eval {
     pub(crate) configured: Configured,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Swap {
+    /// Precision to swap to: fp32, int8 or int4.
+    #[arg(value_parser = precision)]
+    pub(crate) precision: Precision,
+    /// Model, as its bundle names it; the one in service unless given.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// Where the server's /admin listens.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
+    pub(crate) url: String,
+    /// One of the server's auth.admin_keys.
+    #[arg(long, env = "ARRCOC_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) key: String,
+    /// Print the server's answer, one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Check a file, together with flags and environment, and print the effective configuration.
@@ -153,6 +185,10 @@ fn budget(text: &str) -> Result<arrcoc_runtime::generate::Budget, String> {
             .map(Budget::Tokens)
             .map_err(|_| "expected auto, full or a number of tokens".into()),
     }
+}
+
+fn precision(text: &str) -> Result<Precision, String> {
+    Precision::read(text).ok_or_else(|| format!("expected {}", Precision::expected()))
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -34,7 +34,12 @@ const RETRY_SOON: Duration = Duration::from_secs(2);
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
 impl ApiError {
-    fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        status: StatusCode,
+        kind: &'static str,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self { status, kind, code, param: None, message: message.into(), retry_after: None }
     }
 

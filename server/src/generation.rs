@@ -51,6 +51,7 @@ impl Running {
         let generation = tokio::task::spawn_blocking(move || engine.submit(request))
             .await
             .map_err(ApiError::internal)??;
+        serving.metrics.request(serving.engine.info().precision);
         let mut running = Self {
             generation,
             serving,

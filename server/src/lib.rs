@@ -1,13 +1,14 @@
 //! `arrcoc-serve`: query-aware vision-language models behind an OpenAI-compatible API.
 //!
 //! [`app`] is the whole HTTP service over a [`state::App`]; [`listen`] puts it on a port; [`config`] says how. What
-//! answers is behind [`engine::Engine`], so that all of it is tested without a model. [`eval`] needs no service: it runs a
+//! answers is behind [`engine::Engine`], so that all of it is tested without a model; [`engines`] finds, loads and swaps them. [`eval`] needs no service: it runs a
 //! data set through a bundle's engines.
 
 pub mod auth;
 pub mod body;
 pub mod config;
 pub mod engine;
+pub mod engines;
 pub mod error;
 pub mod eval;
 pub mod generation;
@@ -24,5 +25,10 @@ mod write_timeout;
 
 /// The HTTP service: routes and middleware over the shared state.
 pub fn app(state: state::App) -> axum::Router {
-    middleware::wrap(routes::router(), &state).with_state(state)
+    middleware::wrap(routes::router(routes::endpoints()), &state).with_state(state)
+}
+
+/// The same without the administrative interface, for listeners that strangers reach.
+pub fn public_app(state: state::App) -> axum::Router {
+    middleware::wrap(routes::router(routes::public_endpoints()), &state).with_state(state)
 }

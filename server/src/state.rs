@@ -1,8 +1,8 @@
 //! What all handlers share: configuration, the loaded engine, metrics, and whether the server is going away.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::engines::{Available, Source};
 use crate::error::{ApiError, queue_full};
 use crate::media::remote::Fetcher;
 use crate::metrics::{EngineMetrics, Metrics};
@@ -29,8 +30,22 @@ pub struct Shared {
     pub fetcher: Option<Fetcher>,
     /// The engine, in an atomic cell: a swap (load, warm up, store, drain the old one) never stops a reader.
     slot: ArcSwap<Slot>,
+    /// Where other engines come from; `None` where one bundle is all there is.
+    pub(crate) source: Option<Arc<dyn Source>>,
+    /// Held while one engine takes another's place.
+    pub(crate) swapping: tokio::sync::Mutex<()>,
+    others: Mutex<Others>,
     draining: AtomicBool,
     in_flight: watch::Sender<usize>,
+}
+
+/// Engines in memory besides the one in service.
+#[derive(Default)]
+struct Others {
+    /// Kept for a swap back, the most recently used last.
+    kept: Vec<Arc<Serving>>,
+    /// Unloaded as soon as their last requests have ended.
+    retiring: Vec<Weak<Serving>>,
 }
 
 /// Where the engine stands.
@@ -40,6 +55,17 @@ pub enum Slot {
     Loading(SystemTime),
     /// There.
     Ready(Arc<Serving>),
+}
+
+/// What an engine is in memory for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// New requests go to it.
+    Serving,
+    /// Kept for a swap back.
+    Kept,
+    /// Unloaded when its last request has ended.
+    Retiring,
 }
 
 /// A loaded engine and what belongs to it.
@@ -65,12 +91,20 @@ impl Deref for App {
 impl App {
     /// A server without an engine: alive, not ready.
     pub fn new(config: Config) -> Self {
+        Self::with_source(config, None)
+    }
+
+    /// The same, with engines to swap between.
+    pub fn with_source(config: Config, source: Option<Arc<dyn Source>>) -> Self {
         let fetcher = Fetcher::new(&config.images, config.limits.image_bytes.0);
         Self(Arc::new(Shared {
             config,
             metrics: Metrics::new(),
             fetcher,
             slot: ArcSwap::from_pointee(Slot::Loading(SystemTime::now())),
+            source,
+            swapping: tokio::sync::Mutex::new(()),
+            others: Mutex::default(),
             draining: AtomicBool::new(false),
             in_flight: watch::Sender::new(0),
         }))
@@ -78,15 +112,96 @@ impl App {
 
     /// Puts an engine into service. `metrics` is what it was loaded with as its observer.
     pub fn install(&self, engine: Arc<dyn Engine>, metrics: Arc<EngineMetrics>) {
-        let name = self.config.model_name.clone().unwrap_or_else(|| engine.info().name.clone());
-        metrics.describe(engine.info());
         self.metrics.set_engine(Arc::clone(&metrics));
+        let serving = self.serving_of(engine, metrics);
+        self.switch(serving);
+    }
+
+    /// What belongs to an engine, before it is in service.
+    pub(crate) fn serving_of(&self, engine: Arc<dyn Engine>, metrics: Arc<EngineMetrics>) -> Arc<Serving> {
+        let name = self.config.model_name.clone().unwrap_or_else(|| engine.info().name.clone());
+        let queue_limit = self.config.limits.queue.0;
+        Arc::new(Serving { engine, name, metrics, since: SystemTime::now(), queue_limit })
+    }
+
+    /// Sends new requests to `next` from now on; returns what served before. Requests in work stay where they are.
+    pub(crate) fn switch(&self, next: Arc<Serving>) -> Option<Arc<Serving>> {
+        next.metrics.describe(next.engine.info());
+        let engine = Arc::clone(&next.engine);
+        let previous = self.slot.swap(Arc::new(Slot::Ready(next)));
+        // Asked after the switch: a server that began to drain before it has not seen this engine.
         if self.draining() {
             engine.drain();
         }
-        let queue_limit = self.config.limits.queue.0;
-        let serving = Serving { engine, name, metrics, since: SystemTime::now(), queue_limit };
-        self.slot.store(Arc::new(Slot::Ready(Arc::new(serving))));
+        match &*previous {
+            Slot::Ready(serving) => Some(Arc::clone(serving)),
+            Slot::Loading(_) => None,
+        }
+    }
+
+    /// Takes the engine of a precision and target out of those that are kept.
+    pub(crate) fn take_loaded(&self, wanted: &Available) -> Option<Arc<Serving>> {
+        let mut others = self.others();
+        let fits = |serving: &Arc<Serving>| {
+            let info = serving.engine.info();
+            info.precision == wanted.precision && info.target == wanted.target && serving.engine.healthy()
+        };
+        let place = others.kept.iter().position(fits)?;
+        Some(others.kept.remove(place))
+    }
+
+    /// Keeps an engine that no longer serves; returns those that are one too many, the least recently used ones.
+    pub(crate) fn keep(&self, previous: Option<Arc<Serving>>) -> Vec<Arc<Serving>> {
+        let mut others = self.others();
+        others.kept.extend(previous);
+        // One of the engines that may be loaded is the one in service.
+        let surplus = (others.kept.len() + 1).saturating_sub(self.config.engine.loaded.0);
+        others.kept.drain(..surplus).collect()
+    }
+
+    /// Takes the least recently used engine out of those that are kept.
+    pub(crate) fn drop_least_recent(&self) -> Option<Arc<Serving>> {
+        let mut others = self.others();
+        (!others.kept.is_empty()).then(|| others.kept.remove(0))
+    }
+
+    /// Notes an engine that ends with its last request.
+    pub(crate) fn retiring(&self, engine: &Arc<Serving>) {
+        let mut others = self.others();
+        others.retiring.retain(|engine| engine.strong_count() > 0);
+        others.retiring.push(Arc::downgrade(engine));
+    }
+
+    /// Every engine in memory, and what it is there for: the one in service first.
+    pub fn loaded(&self) -> Vec<(Role, Arc<Serving>)> {
+        let mut loaded = Vec::new();
+        if let Slot::Ready(serving) = self.slot() {
+            loaded.push((Role::Serving, serving));
+        }
+        let others = self.others();
+        loaded.extend(others.kept.iter().rev().map(|kept| (Role::Kept, Arc::clone(kept))));
+        loaded.extend(others.retiring.iter().filter_map(|engine| Some((Role::Retiring, engine.upgrade()?))));
+        loaded
+    }
+
+    /// Weights and KV caches of every engine in memory.
+    pub(crate) fn loaded_bytes(&self) -> u64 {
+        let bytes = |serving: &Serving| serving.engine.info().weight_bytes + serving.engine.info().kv_bytes;
+        self.loaded().iter().map(|(_, serving)| bytes(serving)).sum()
+    }
+
+    /// How busy all engines are together: those that end count until they have.
+    pub fn load_now(&self) -> Load {
+        let sum = |sum: Load, load: Load| Load {
+            running: sum.running + load.running,
+            waiting: sum.waiting + load.waiting,
+            kv_usage: sum.kv_usage.max(load.kv_usage),
+        };
+        self.loaded().iter().map(|(_, serving)| serving.engine.load_now()).fold(Load::default(), sum)
+    }
+
+    fn others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the engine stands.

@@ -185,6 +185,17 @@ impl Bundle {
         Ok(Self { dir, manifest, digest })
     }
 
+    /// The validated manifest of a bundle whose files are not read: what it is, not whether it is whole.
+    ///
+    /// # Errors
+    /// [`BundleError`] of the manifest.
+    pub fn describe(dir: &Path) -> Result<Manifest, BundleError> {
+        let dir =
+            dir.canonicalize().map_err(|source| BundleError::Open { path: dir.to_path_buf(), source })?;
+        let (raw, _) = read_manifest(&dir)?;
+        Ok(validate::validate(raw, &dir)?.0)
+    }
+
     /// The bundle's directory, canonical.
     pub fn dir(&self) -> &Path {
         &self.dir

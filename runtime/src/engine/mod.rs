@@ -121,3 +121,16 @@ pub enum EngineError {
     #[error("a graph returned an unexpected tensor: {0}; export the checkpoint again")]
     Tensor(#[from] TensorError),
 }
+
+/// Whether the CPU adds products of signed and unsigned bytes in 32 bits. Older x86 ones saturate at 16 bits on the way, silently; ONNX Runtime
+/// then has to be asked for its exact and slower kernels (`onnxruntime_session_options_config_keys.h`).
+pub fn has_int8_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        true
+    }
+}

@@ -18,7 +18,7 @@ use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Valu
 use ::ort::{AsPointer as _, LoadDynamicError};
 
 use super::port::{Axis, Offer, Port, check};
-use super::{EngineError, Graph, InPlace, Runtime};
+use super::{EngineError, Graph, InPlace, Runtime, has_int8_products};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
 mod library;
@@ -66,19 +66,6 @@ impl OrtRuntime {
             .with_intra_threads(self.threads)?
             .with_config_entry("session.force_spinning_stop", "1")?
             .with_config_entry("session.x64quantprecision", if has_int8_products() { "0" } else { "1" })?)
-    }
-}
-
-/// Whether the CPU adds products of signed and unsigned bytes in 32 bits. Older x86 ones saturate at 16 bits on the way, silently; ONNX Runtime
-/// then has to be asked for its exact and slower kernels (`onnxruntime_session_options_config_keys.h`).
-fn has_int8_products() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        true
     }
 }
 

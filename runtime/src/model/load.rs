@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::admission::Admission;
-use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options};
+use super::{DEFAULT_CONTEXT_LENGTH, Footprint, Model, ModelInfo, Options};
 use crate::bundle::Bundle;
 use crate::bundle::manifest::{DecoderSpec, Statistics, Target};
 use crate::decoder::{self, Decoder, Embedder};
@@ -210,6 +210,7 @@ fn info(
     vision: &Vision,
 ) -> Result<ModelInfo, LoadError> {
     let manifest = bundle.manifest();
+    let footprint = Footprint::of(bundle.dir(), manifest, options)?;
     // A small encoder input has too few patches for the largest budgets.
     let possible = |tokens: &usize| vision.check_budget(Budget::Tokens(*tokens)).is_ok();
     Ok(ModelInfo {
@@ -222,13 +223,13 @@ fn info(
         token_budgets: manifest.vision.token_budgets.iter().copied().filter(possible).collect(),
         max_images: options.limits.max_images,
         kv_slots: options.slots,
-        weight_bytes: weight_bytes(bundle.dir())?,
-        kv_bytes: kv_bytes(&manifest.decoder, options.slots, sizes.context_length),
+        weight_bytes: footprint.weight_bytes,
+        kv_bytes: footprint.kv_bytes,
     })
 }
 
 /// Size of everything but text in a bundle.
-fn weight_bytes(dir: &Path) -> std::io::Result<u64> {
+pub(super) fn weight_bytes(dir: &Path) -> std::io::Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -240,7 +241,7 @@ fn weight_bytes(dir: &Path) -> std::io::Result<u64> {
 }
 
 /// Keys and values of every layer, f32.
-fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
+pub(super) fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
     let per_position = 2 * spec.layers * spec.kv_heads * spec.head_dim * size_of::<f32>();
     per_position as u64 * slots as u64 * capacity as u64
 }

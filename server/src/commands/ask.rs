@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arrcoc_runtime::generate::{
-    Event, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Receipt, Request, Role, Sampling,
-    Timings, Usage,
+    Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request, Role, Sampling, Timings, Usage,
 };
 use arrcoc_server::config::Config;
 use arrcoc_server::metrics::stage_name;
@@ -29,11 +28,11 @@ struct Answer {
 }
 
 pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
-    config.bundle()?;
+    config.root()?;
     // Quiet unless asked otherwise: the answer is what the user wants to see.
     load::start_logging(config, (config.log.filter == "info").then_some("warn"));
     let images = ask.image.iter().map(|path| read_image(path)).collect::<anyhow::Result<Vec<_>>>()?;
-    let model = load::model(config, load::open(config)?, Arc::new(NoObserver))?;
+    let model = load::model(config, load::open(config)?)?;
     let mut answers = Vec::new();
     for _ in 0..ask.repeat.get() {
         let mut generation = model.submit(request(ask, &images))?;

@@ -11,7 +11,7 @@ use crate::cli::Eval;
 
 pub(crate) fn run(args: &Eval, mut config: Config) -> Result<(), Failure> {
     config.engine.threads = args.threads.unwrap_or(config.engine.threads);
-    config.bundle()?;
+    config.root()?;
     // Quiet unless asked otherwise: a progress bar is on the screen.
     load::start_logging(&config, (config.log.filter == "info").then_some("warn"));
     let bundle = load::open(&config)?;

@@ -1,13 +1,13 @@
-//! Loading a bundle, for `serve` and `ask` alike.
+//! Bundles and logs, for all commands.
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::generate::Observer;
-use arrcoc_runtime::model::{DEFAULT_CONTEXT_LENGTH, Model};
-use arrcoc_server::config::{Config, LogFormat};
-use arrcoc_server::metrics::EngineMetrics;
+use arrcoc_runtime::generate::NoObserver;
+use arrcoc_runtime::model::Model;
+use arrcoc_server::config::{Config, ConfigError, LogFormat};
+use arrcoc_server::engines::{Bundles, first};
 use tracing_subscriber::EnvFilter;
 
 /// Logs go to standard error: standard output is for answers.
@@ -21,23 +21,23 @@ pub(crate) fn start_logging(config: &Config, default_filter: Option<&str>) {
     }
 }
 
-/// Opens a bundle: its manifest and hashes are checked.
+/// Where the configuration has its engines.
+pub(crate) fn source(config: &Config) -> Result<Bundles, ConfigError> {
+    Ok(Bundles::new(config.root()?, config.options()))
+}
+
+/// Opens the bundle that the configuration names, or the one to begin with: its manifest and hashes are checked.
 pub(crate) fn open(config: &Config) -> anyhow::Result<Bundle> {
-    let dir = config.bundle()?;
-    Bundle::open(dir).with_context(|| format!("cannot open the bundle {}", dir.display()))
+    let dir = match &config.bundle {
+        Some(dir) => dir.clone(),
+        None => first(&source(config)?, config.precision)?.dir,
+    };
+    Bundle::open(&dir).with_context(|| format!("cannot open the bundle {}", dir.display()))
 }
 
-/// Metrics for the model of a bundle.
-pub(crate) fn metrics(config: &Config, bundle: &Bundle) -> EngineMetrics {
-    let manifest = bundle.manifest();
-    let name = config.model_name.as_deref().unwrap_or(&manifest.model);
-    let own = manifest.decoder.context_length;
-    let context = config.engine.context_length.map_or(own.min(DEFAULT_CONTEXT_LENGTH), |n| n.0);
-    EngineMetrics::new(name, context, &manifest.vision.token_budgets, manifest.vision.adapter_target)
-}
-
-/// Loads and warms up.
-pub(crate) fn model(config: &Config, bundle: Bundle, observer: Arc<dyn Observer>) -> anyhow::Result<Model> {
-    let dir = config.bundle()?;
-    Model::load(bundle, &config.options(), observer).with_context(|| format!("cannot load {}", dir.display()))
+/// Loads and warms up, for the commands that need no server.
+pub(crate) fn model(config: &Config, bundle: Bundle) -> anyhow::Result<Model> {
+    let dir = bundle.dir().to_owned();
+    Model::load(bundle, &config.options(), Arc::new(NoObserver))
+        .with_context(|| format!("cannot load {}", dir.display()))
 }

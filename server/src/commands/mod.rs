@@ -13,6 +13,7 @@ mod eval;
 mod load;
 mod picture;
 mod serve;
+mod swap;
 
 /// Why a command failed.
 pub(crate) struct Failure {
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(configured) => serve::run(&configure(&configured)?),
         Command::Ask(ask) => ask::run(&ask, &configure(&ask.configured)?),
         Command::Eval(eval) => eval::run(&eval, configure(&eval.configured)?),
+        Command::Swap(args) => swap::run(&args),
         Command::Config(ConfigCommand::Check { file, overrides }) => config_check::run(&file, &overrides),
         Command::Completions { shell } => completions::run(shell),
     }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arrcoc_runtime::generate::Observer;
 use arrcoc_server::config::Config;
+use arrcoc_server::engines::{Bundles, Source, first};
+use arrcoc_server::metrics::EngineMetrics;
 use arrcoc_server::{listen, state::App};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +21,7 @@ use super::{Failure, load};
 const THREAD_TIME: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(config: &Config) -> Result<(), Failure> {
-    config.bundle()?;
+    config.root()?;
     load::start_logging(config, None);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve(config));
@@ -28,21 +30,29 @@ pub(crate) fn run(config: &Config) -> Result<(), Failure> {
 }
 
 async fn serve(config: &Config) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener = bind(config.listen, "listen").await?;
     let address = listener.local_addr()?;
+    let admin = match admin_apart(config) {
+        true => Some(bind(config.admin_listen, "admin_listen").await?),
+        false => None,
+    };
     warn_if_open(config, address);
     // Before the address is out: whoever reads it may send a signal at once.
     let stop = shutdown_signal()?;
     announce(config, address)?;
+    if let Some(admin) = &admin {
+        writeln!(std::io::stdout(), "admin on http://{}", admin.local_addr()?)?;
+    }
 
-    let app = App::new(config.clone());
+    let source = Arc::new(load::source(config)?);
+    // One bundle is nothing to swap between.
+    let others = config.engines.is_some().then(|| Arc::clone(&source) as Arc<dyn Source>);
+    let app = App::with_source(config.clone(), others);
     let loading = tokio::task::spawn_blocking({
         let app = app.clone();
-        move || load_into(&app)
+        move || load_into(&app, source.as_ref())
     });
-    let serving = tokio::spawn(listen::serve(listener, app.clone(), stop));
+    let serving = tokio::spawn(listen::serve(listener, admin, app.clone(), stop));
     let (ended, result) = wait(serving, loading).await;
     match ended {
         Some(cut_off) if cut_off > 0 => tracing::warn!(cut_off, "stopped; unfinished requests were cut off"),
@@ -77,18 +87,29 @@ fn finish(cut_off: Result<usize, tokio::task::JoinError>) -> (Option<usize>, any
     }
 }
 
-fn load_into(app: &App) -> anyhow::Result<()> {
+fn load_into(app: &App, source: &Bundles) -> anyhow::Result<()> {
     let started = Instant::now();
-    let bundle = load::open(&app.config)?;
-    let metrics = Arc::new(load::metrics(&app.config, &bundle));
+    let config = &app.config;
+    let available = first(source, config.precision)?;
+    let name = config.model_name.as_deref().unwrap_or(&available.model);
+    let metrics = EngineMetrics::new(
+        name,
+        available.context_length,
+        &available.token_budgets,
+        available.adapter_target,
+    );
+    let metrics = Arc::new(metrics);
     // Dashboards and gateways find every series from here on, at zero.
     app.metrics.set_engine(Arc::clone(&metrics));
-    let observer: Arc<dyn Observer> = Arc::clone(&metrics) as Arc<dyn Observer>;
-    let model = load::model(&app.config, bundle, observer)?;
-    let info = model.info();
+    let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
+    let engine = source
+        .load(&available, observer)
+        .map_err(anyhow::Error::from_boxed)
+        .with_context(|| format!("cannot load {}", available.dir.display()))?;
+    let info = engine.info();
     tracing::info!(
         model = info.name,
-        precision = ?info.precision,
+        precision = %info.precision,
         target = ?info.target,
         runtime = info.runtime,
         context_length = info.context_length,
@@ -98,8 +119,18 @@ fn load_into(app: &App) -> anyhow::Result<()> {
         seconds = started.elapsed().as_secs_f64(),
         "ready"
     );
-    app.install(Arc::new(model), metrics);
+    app.install(engine, metrics);
     Ok(())
+}
+
+async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    let advice = || format!("cannot listen on {address}; choose another address or port with `{setting}`");
+    TcpListener::bind(address).await.with_context(advice)
+}
+
+/// Whether `/admin` has a listener of its own: strangers who reach the API should not find it there.
+fn admin_apart(config: &Config) -> bool {
+    !config.auth.admin_keys.is_empty() && config.admin_listen != config.listen
 }
 
 fn announce(config: &Config, address: SocketAddr) -> anyhow::Result<()> {

@@ -34,8 +34,11 @@ const fn key(path: &'static str, value: &'static str, default: &'static str, hel
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
     key("bundle", "DIR", "", "Engine bundle to serve, as written by `arrcoc-export build`"),
+    key("engines", "DIR", "", "Directory of bundles of one model to swap between, as `arrcoc-export build --out` makes it; instead of `bundle`"),
+    key("precision", "NAME", "", "Which of `engines` to begin with: fp32, int8 or int4; the best for this CPU unless set"),
     key("model_name", "NAME", "", "Name of the model in the API; the bundle's own name unless set"),
     key("listen", "ADDR", "127.0.0.1:8080", "Address and port to listen on; port 0 picks a free one"),
+    key("admin_listen", "ADDR", "127.0.0.1:8081", "Address and port of /admin, open only with auth.admin_keys; the same as `listen` puts both on one"),
     key("port_file", "FILE", "", "File to write the port to once the server listens"),
 
     key("engine.runtime", "NAME", "auto", "Inference library: auto, ort (ONNX Runtime) or tract (portable bundles only)"),
@@ -46,6 +49,8 @@ pub const KEYS: &[Key] = &[
     key("engine.image_size", "PIXELS", "", "Input size of the vision encoder; the checkpoint's native one unless set"),
     key("engine.feature_cache", "SIZE", "256MiB", "Cache of encoded images, so that a second question about one is cheap; 0 turns it off"),
     key("engine.token_cache", "SIZE", "64MiB", "Cache of visual tokens by image, question and budget; 0 turns it off"),
+    key("engine.loaded", "N", "1", "Engines that stay in memory: above 1, those that were swapped away from are kept for a swap back, the least recently used goes first"),
+    key("engine.memory", "SIZE", "", "Memory that engines may take together; what the system has unless set"),
 
     key("limits.queue", "N", "64", "Requests that may wait; more are answered 429"),
     key("limits.connections", "N", "256", "Open connections; more wait to be accepted"),

@@ -31,7 +31,8 @@ pub enum ConfigError {
     },
     /// A command needs a bundle and was given none.
     #[error(
-        "no bundle to run: give --bundle DIR (or ARRCOC_BUNDLE, or `bundle` in the file); `arrcoc-export build` makes one"
+        "no bundle to run: give --bundle DIR or --engines DIR (or ARRCOC_BUNDLE, ARRCOC_ENGINES, or `bundle` or `engines` in \
+         the file); `arrcoc-export build` makes one"
     )]
     NoBundle,
     /// Values are wrong: all of them are listed.
@@ -117,6 +118,13 @@ impl Checker {
                 "a directory with a manifest.yaml, as `arrcoc-export build` writes it".into(),
             );
         }
+        if let Some(Config { engines: Some(engines), bundle, .. }) = &config {
+            match bundle {
+                Some(_) => self.problem("engines", "either `engines` or `bundle`, not both".into()),
+                None if engines.is_dir() => {}
+                None => self.problem("engines", "a directory of bundles".into()),
+            }
+        }
         if let Some(Config { cors, .. }) = &config
             && cors.origins.iter().any(|origin| origin != "*" && !is_origin(origin))
         {
@@ -142,7 +150,9 @@ impl Checker {
     /// Every section is read even when an earlier one is wrong, so that all problems are known.
     fn sections(&mut self) -> Option<Config> {
         let (bundle, model_name) = (self.get("bundle"), self.get("model_name"));
+        let (engines, precision) = (self.get("engines"), self.get("precision"));
         let (listen, port_file) = (self.get("listen"), self.get("port_file"));
+        let admin_listen = self.get("admin_listen");
         let (engine, limits, timeouts) = (self.engine(), self.limits(), self.timeouts());
         let (api_keys, admin_keys) = (self.get("auth.api_keys"), self.get("auth.admin_keys"));
         let images = self.images();
@@ -150,8 +160,11 @@ impl Checker {
         let (filter, format) = (self.get("log.filter"), self.get("log.format"));
         Some(Config {
             bundle: bundle?,
+            engines: engines?,
+            precision: precision?,
             model_name: model_name?,
             listen: listen?,
+            admin_listen: admin_listen?,
             port_file: port_file?,
             engine: engine?,
             limits: limits?,
@@ -168,6 +181,7 @@ impl Checker {
         let (slots, context_length) = (self.get("engine.slots"), self.get("engine.context_length"));
         let (prefill_chunk, image_size) = (self.get("engine.prefill_chunk"), self.get("engine.image_size"));
         let (feature_cache, token_cache) = (self.get("engine.feature_cache"), self.get("engine.token_cache"));
+        let (loaded, memory) = (self.get("engine.loaded"), self.get("engine.memory"));
         Some(EngineConfig {
             runtime: runtime?,
             threads: threads?,
@@ -177,6 +191,8 @@ impl Checker {
             image_size: image_size?,
             feature_cache: feature_cache?,
             token_cache: token_cache?,
+            loaded: loaded?,
+            memory: memory?,
         })
     }
 
@@ -257,8 +273,11 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
     let log = file.log.unwrap_or_default();
     vec![
         ("bundle", file.bundle),
+        ("engines", file.engines),
+        ("precision", file.precision),
         ("model_name", file.model_name),
         ("listen", file.listen),
+        ("admin_listen", file.admin_listen),
         ("port_file", file.port_file),
         ("engine.runtime", engine.runtime),
         ("engine.threads", engine.threads),
@@ -268,6 +287,8 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("engine.image_size", engine.image_size),
         ("engine.feature_cache", engine.feature_cache),
         ("engine.token_cache", engine.token_cache),
+        ("engine.loaded", engine.loaded),
+        ("engine.memory", engine.memory),
         ("limits.queue", limits.queue),
         ("limits.connections", limits.connections),
         ("limits.body", limits.body),

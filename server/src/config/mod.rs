@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use arrcoc_runtime::bundle::manifest::Precision;
 use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::model::Options;
 use serde::Serialize;
@@ -25,10 +26,16 @@ pub use units::{Count, Keys, LogFormat, RuntimeChoice, Setting, Size, Span};
 pub struct Config {
     /// Engine bundle; checked to be there, when set.
     pub bundle: Option<PathBuf>,
+    /// Directory of bundles to swap between; checked to be there, when set, and never set beside `bundle`.
+    pub engines: Option<PathBuf>,
+    /// Which of them to begin with.
+    pub precision: Option<Precision>,
     /// Name of the model in the API.
     pub model_name: Option<String>,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where `/admin` listens.
+    pub admin_listen: SocketAddr,
     /// Where to write the port.
     pub port_file: Option<PathBuf>,
     /// The runtime.
@@ -66,6 +73,10 @@ pub struct EngineConfig {
     pub feature_cache: Size,
     /// Cache of visual tokens.
     pub token_cache: Size,
+    /// Engines that stay in memory.
+    pub loaded: Count,
+    /// Memory of all engines.
+    pub memory: Option<Size>,
 }
 
 /// Section `limits`.
@@ -145,12 +156,12 @@ pub struct Log {
 }
 
 impl Config {
-    /// The bundle's directory, for commands that need one.
+    /// Where the engines are: one bundle, or a directory of them.
     ///
     /// # Errors
     /// [`ConfigError::NoBundle`].
-    pub fn bundle(&self) -> Result<&Path, ConfigError> {
-        self.bundle.as_deref().ok_or(ConfigError::NoBundle)
+    pub fn root(&self) -> Result<&Path, ConfigError> {
+        self.bundle.as_deref().or(self.engines.as_deref()).ok_or(ConfigError::NoBundle)
     }
 
     /// What the runtime needs to know of it.

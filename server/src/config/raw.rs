@@ -59,8 +59,11 @@ section!(
     /// The whole file.
     File {
         bundle: Text,
+        engines: Text,
+        precision: Text,
         model_name: Text,
         listen: Text,
+        admin_listen: Text,
         port_file: Text,
         engine: EngineSection,
         limits: LimitsSection,
@@ -80,6 +83,8 @@ section!(EngineSection {
     image_size: Text,
     feature_cache: Text,
     token_cache: Text,
+    loaded: Text,
+    memory: Text,
 });
 section!(LimitsSection {
     queue: Text,

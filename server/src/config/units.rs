@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use arrcoc_runtime::bundle::manifest::Precision;
 use arrcoc_runtime::engine::RuntimeKind;
 use serde::{Serialize, Serializer};
 
@@ -213,6 +214,17 @@ impl Setting for Count {
 
     fn read(text: &str) -> Option<Self> {
         text.parse().ok().filter(|&n| n > 0).map(Self)
+    }
+}
+
+impl Setting for Precision {
+    fn expected() -> String {
+        let names: Vec<String> = Precision::ALL.iter().map(ToString::to_string).collect();
+        format!("one of {}", names.join(", "))
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        Precision::ALL.into_iter().find(|precision| precision.to_string() == text)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use arrcoc_runtime::bundle::manifest::Statistics;
+use arrcoc_runtime::bundle::manifest::{Precision, Statistics};
 use arrcoc_runtime::generate::{Cache, Stage};
 use arrcoc_runtime::model::ModelInfo;
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
@@ -47,6 +47,8 @@ pub(super) struct Arrcoc {
     drifted: IntCounterVec,
     target: Statistics,
     info: GaugeVec,
+    requests: IntCounterVec,
+    token_budgets: Vec<usize>,
     /// Label values of the tiers: their budgets.
     budgets: Vec<String>,
 }
@@ -94,6 +96,12 @@ impl Arrcoc {
             ),
             target,
             info: register(registry, GaugeVec::new(info, &["model", "precision", "target", "runtime"])),
+            requests: counter(
+                "arrcoc_requests_total",
+                "Requests by the precision of the engine that took them in.",
+                "precision",
+            ),
+            token_budgets: token_budgets.to_vec(),
             budgets: token_budgets.iter().map(usize::to_string).collect(),
         };
         for budget in &arrcoc.budgets {
@@ -111,6 +119,15 @@ impl Arrcoc {
         let (precision, target) = crate::openai::engine_labels(info);
         self.info.reset();
         self.info.with_label_values(&[&info.name, &precision, &target, &info.runtime]).set(1.0);
+        self.requests.with_label_values(&[&precision]);
+    }
+
+    pub(super) fn token_budgets(&self) -> &[usize] {
+        &self.token_budgets
+    }
+
+    pub(super) fn request(&self, precision: Precision) {
+        self.requests.with_label_values(&[&precision.to_string()]).inc();
     }
 
     pub(super) fn stage(&self, stage: Stage, took: Duration) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use arrcoc_runtime::bundle::manifest::Statistics;
+use arrcoc_runtime::bundle::manifest::{Precision, Statistics};
 use arrcoc_runtime::generate::{Cache, Observer, Stage};
 use arrcoc_runtime::model::{Load, ModelInfo};
-use prometheus::{Encoder, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 mod arrcoc;
 mod vllm;
@@ -16,10 +16,15 @@ mod vllm;
 pub use arrcoc::stage_name;
 pub use vllm::{Finish, Vllm};
 
+/// From a kept engine (at once) to a large one from a slow disk.
+const SWAP: &[f64] = &[0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
 /// Everything under `/metrics`: the server's own counters, and those of the engine in service.
 pub struct Metrics {
     registry: Registry,
     http_requests: IntCounterVec,
+    swap_seconds: HistogramVec,
+    swap_failures: IntCounterVec,
     engine: ArcSwapOption<EngineMetrics>,
 }
 
@@ -35,7 +40,16 @@ impl Metrics {
                 &["route", "method", "status"],
             ),
         );
-        Self { registry, http_requests, engine: ArcSwapOption::empty() }
+        let swap_seconds = HistogramOpts::new(
+            "arrcoc_swap_seconds",
+            "Time from the order to swap to the moment that new requests went to the new engine.",
+        )
+        .buckets(SWAP.to_vec());
+        let swap_seconds = register(&registry, HistogramVec::new(swap_seconds, &["precision"]));
+        let swap_failures =
+            Opts::new("arrcoc_swap_failures_total", "Swaps that changed nothing, by precision.");
+        let swap_failures = register(&registry, IntCounterVec::new(swap_failures, &["precision"]));
+        Self { registry, http_requests, swap_seconds, swap_failures, engine: ArcSwapOption::empty() }
     }
 
     /// Shows this engine's metrics from now on.
@@ -46,6 +60,16 @@ impl Metrics {
     /// The engine's metrics, if there is one.
     pub fn engine(&self) -> Option<Arc<EngineMetrics>> {
         self.engine.load_full()
+    }
+
+    /// Counts a swap.
+    pub fn swapped(&self, precision: Precision, took: Duration) {
+        self.swap_seconds.with_label_values(&[&precision.to_string()]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a swap that failed.
+    pub fn swap_failed(&self, precision: Precision) {
+        self.swap_failures.with_label_values(&[&precision.to_string()]).inc();
     }
 
     /// Counts a response.
@@ -89,6 +113,16 @@ impl EngineMetrics {
     pub fn describe(&self, info: &ModelInfo) {
         self.vllm.describe(info);
         self.arrcoc.describe(info);
+    }
+
+    /// The tiers, by their budgets, as the metrics name them.
+    pub fn token_budgets(&self) -> &[usize] {
+        self.arrcoc.token_budgets()
+    }
+
+    /// Counts a request that an engine of this precision took in.
+    pub fn request(&self, precision: Precision) {
+        self.arrcoc.request(precision);
     }
 
     /// Brings the gauges up to date; called before each scrape.

@@ -1,5 +1,6 @@
 //! The schemas of requests and answers.
 
+use arrcoc_runtime::bundle::manifest::Precision;
 use serde_json::{Value, json};
 
 use super::schema;
@@ -25,6 +26,8 @@ pub(super) fn schemas() -> Value {
         "ModelList": list("Model"),
         "Engine": engine(),
         "EngineList": list("Engine"),
+        "SwapRequest": swap_request(),
+        "Swap": swap(),
         "Status": object(&["status"], json!({"status": {"type": "string"}})),
     })
 }
@@ -304,15 +307,19 @@ fn model() -> Value {
 
 fn engine() -> Value {
     object(
-        &["state", "since"],
+        &["state"],
         json!({
             "model": {"type": "string"},
             "precision": {"type": "string"},
             "target": {"type": "string"},
             "runtime": {"type": "string"},
             "checkpoint_sha256": {"type": "string"},
-            "state": {"enum": ["loading", "ready", "draining", "unhealthy"]},
+            "state": {"enum": [
+                "loading", "ready", "draining", "unhealthy", "kept", "unloading", "available", "unusable",
+            ]},
             "since": {"type": "integer", "description": "Seconds since 1970"},
+            "directory": {"type": ["string", "null"], "description": "Of an engine that is not loaded"},
+            "reason": {"type": "string", "description": "Why an engine cannot be used"},
             "context_length": {"type": "integer"},
             "token_budgets": {"type": "array", "items": {"type": "integer"}},
             "kv_slots": {"type": "integer"},
@@ -325,6 +332,29 @@ fn engine() -> Value {
                 "waiting": {"type": "integer"},
                 "kv_usage": {"type": "number"},
             })),
+        }),
+    )
+}
+
+fn swap_request() -> Value {
+    let mut request = object(
+        &["precision"],
+        json!({
+            "model": {"type": ["string", "null"], "description": "The model's name in its bundle; the one in service unless given"},
+            "precision": {"enum": Precision::ALL},
+        }),
+    );
+    request["additionalProperties"] = false.into();
+    request
+}
+
+fn swap() -> Value {
+    object(
+        &["changed", "seconds", "engine"],
+        json!({
+            "changed": {"type": "boolean", "description": "False when it was in service already"},
+            "seconds": {"type": "number", "description": "From the order to the switch"},
+            "engine": schema("Engine"),
         }),
     )
 }

@@ -1,4 +1,4 @@
-//! `GET /admin/engines`: what is loaded, and how it fares. Read-only; swapping engines will be a route beside this one.
+//! `GET /admin/engines`: which engines there are, which are loaded, and how they fare.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 
 use super::Endpoint;
 use crate::auth::AdminKey;
+use crate::engines::Found;
+use crate::error::ApiError;
 use crate::openai::{engine_labels, unix_seconds};
 use crate::openapi::{errors, json_response};
-use crate::state::{App, Serving, Slot};
+use crate::state::{App, Role, Serving, Slot};
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
@@ -17,29 +19,66 @@ pub(super) fn endpoint() -> Endpoint {
         handler: get(handle),
         document: json!({"get": {
             "operationId": "listEngines",
-            "summary": "The engines, their state, memory and load",
+            "summary": "The engines, their state, memory and load, and those that could be swapped to",
             "tags": ["admin"],
             "security": [{"adminKey": []}],
-            "responses": errors(json_response("The engines", "EngineList"), &[401, 403]),
+            "responses": errors(json_response("The engines", "EngineList"), &[401, 403, 500]),
         }}),
     }
 }
 
-async fn handle(_key: AdminKey, State(app): State<App>) -> Json<Value> {
-    let engine = match app.slot() {
-        Slot::Loading(since) => json!({"state": "loading", "since": unix_seconds(since)}),
-        Slot::Ready(serving) => describe(&serving, app.draining()),
-    };
-    Json(json!({"object": "list", "data": [engine]}))
+async fn handle(_key: AdminKey, State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    let mut engines = Vec::new();
+    if let Slot::Loading(since) = app.slot() {
+        engines.push(json!({"state": "loading", "since": unix_seconds(since)}));
+    }
+    let loaded = app.loaded();
+    engines.extend(loaded.iter().map(|(role, serving)| describe(serving, *role, app.draining())));
+    if let Some(source) = app.source.clone() {
+        let found = tokio::task::spawn_blocking(move || source.list()).await.map_err(ApiError::internal)?;
+        let stays = |found: &&Found| found.engine.as_ref().is_ok_and(|engine| is_loaded(&app, engine));
+        engines
+            .extend(found.map_err(ApiError::internal)?.iter().filter(|found| !stays(found)).map(candidate));
+    }
+    Ok(Json(json!({"object": "list", "data": engines})))
 }
 
-fn describe(serving: &Serving, draining: bool) -> Value {
+fn is_loaded(app: &App, engine: &crate::engines::Available) -> bool {
+    app.loaded().iter().any(|(role, serving)| {
+        let info = serving.engine.info();
+        *role != Role::Retiring
+            && (&info.name, info.precision, info.target) == (&engine.model, engine.precision, engine.target)
+    })
+}
+
+/// An engine that is not loaded.
+fn candidate(found: &Found) -> Value {
+    let directory = found.dir.file_name().map(|name| name.to_string_lossy().into_owned());
+    match &found.engine {
+        Err(reason) => json!({"state": "unusable", "directory": directory, "reason": reason}),
+        Ok(engine) => json!({
+            "model": engine.model,
+            "precision": engine.precision,
+            "target": engine.target,
+            "state": "available",
+            "directory": directory,
+            "context_length": engine.context_length,
+            "token_budgets": engine.token_budgets,
+            "memory": {"weight_bytes": engine.weight_bytes, "kv_bytes": engine.kv_bytes},
+        }),
+    }
+}
+
+/// A loaded engine.
+pub(super) fn describe(serving: &Serving, role: Role, draining: bool) -> Value {
     let (info, load) = (serving.engine.info(), serving.engine.load_now());
     let (precision, target) = engine_labels(info);
-    let state = match (serving.engine.healthy(), draining) {
+    let state = match (serving.engine.healthy(), role) {
         (false, _) => "unhealthy",
-        (true, true) => "draining",
-        (true, false) => "ready",
+        (true, Role::Kept) => "kept",
+        (true, Role::Retiring) => "unloading",
+        (true, Role::Serving) if draining => "draining",
+        (true, Role::Serving) => "ready",
     };
     json!({
         "model": serving.name,

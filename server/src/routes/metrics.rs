@@ -26,7 +26,7 @@ pub(super) fn endpoint() -> Endpoint {
 
 async fn handle(State(app): State<App>) -> Result<Response, ApiError> {
     if let Slot::Ready(serving) = app.slot() {
-        serving.metrics.set_load(serving.engine.load_now());
+        serving.metrics.set_load(app.load_now());
     }
     let text = app.metrics.render().map_err(ApiError::internal)?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())

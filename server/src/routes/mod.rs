@@ -10,6 +10,7 @@ use crate::error::ApiError;
 use crate::state::App;
 
 mod admin_engines;
+mod admin_swap;
 mod chat_completions;
 mod completions;
 mod health;
@@ -31,6 +32,13 @@ pub struct Endpoint {
 
 /// All of them.
 pub fn endpoints() -> Vec<Endpoint> {
+    let mut all = public_endpoints();
+    all.extend([admin_engines::endpoint(), admin_swap::endpoint()]);
+    all
+}
+
+/// Those for everyone who may use the server.
+pub fn public_endpoints() -> Vec<Endpoint> {
     vec![
         chat_completions::endpoint(),
         completions::endpoint(),
@@ -40,14 +48,13 @@ pub fn endpoints() -> Vec<Endpoint> {
         ready::endpoint(),
         metrics::endpoint(),
         openapi::endpoint(),
-        admin_engines::endpoint(),
         landing::endpoint(),
     ]
 }
 
-/// The router, without middleware.
-pub fn router() -> Router<App> {
-    endpoints()
+/// A router of these endpoints, without middleware.
+pub fn router(endpoints: Vec<Endpoint>) -> Router<App> {
+    endpoints
         .into_iter()
         .fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.handler))
         .fallback(unknown_route)

@@ -12,6 +12,7 @@ use arrcoc_runtime::generate::{
 use arrcoc_runtime::model::{Generation, Load, ModelInfo};
 use arrcoc_server::config::{Config, Overrides};
 use arrcoc_server::engine::Engine;
+use arrcoc_server::engines::Source;
 use arrcoc_server::metrics::EngineMetrics;
 use arrcoc_server::state::App;
 use axum::Router;
@@ -44,10 +45,17 @@ pub struct Fake {
 
 impl Fake {
     pub fn new(script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static) -> Arc<Self> {
+        Self::of(Precision::Fp32, script)
+    }
+
+    pub fn of(
+        precision: Precision,
+        script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
             info: ModelInfo {
                 name: "tiny".into(),
-                precision: Precision::Fp32,
+                precision,
                 target: Target::Cpu,
                 runtime: "fake 1.0".into(),
                 checkpoint_sha256: "0123456789abcdef".into(),
@@ -194,7 +202,16 @@ pub fn service(engine: Arc<Fake>, settings: &[(&'static str, &str)]) -> Service 
 
 /// A service whose engine is not there yet.
 pub fn loading(engine: Arc<Fake>, settings: &[(&'static str, &str)]) -> Service {
-    let app = App::new(config(settings));
+    loading_from(engine, None, settings)
+}
+
+/// The same, with engines to swap between.
+pub fn loading_from(
+    engine: Arc<Fake>,
+    source: Option<Arc<dyn Source>>,
+    settings: &[(&'static str, &str)],
+) -> Service {
+    let app = App::with_source(config(settings), source);
     Service { engine, router: arrcoc_server::app(app.clone()), app }
 }
 

@@ -10,3 +10,4 @@ mod limits;
 mod metrics;
 mod operation;
 mod port;
+mod swap;

@@ -25,7 +25,7 @@ async fn start(service: Service) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(arrcoc_server::listen::serve(listener, service.app.clone(), async {
+    let running = tokio::spawn(arrcoc_server::listen::serve(listener, None, service.app.clone(), async {
         let _ = stopped.await;
     }));
     Server { service, address, stop: Some(stop), running }

@@ -1,0 +1,143 @@
+//! The engines: which there are, which are loaded, and how one takes another's place.
+//!
+//! ```text
+//! Source ── list ──> Available ── load, warm up ──> Serving ── App's slot: new requests
+//!                                                      └── retire: what still runs on it ends, then it is unloaded
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
+use arrcoc_runtime::engine::has_int8_products;
+use arrcoc_runtime::generate::Observer;
+
+use crate::engine::Engine;
+
+mod bundles;
+pub mod memory;
+pub mod swap;
+
+pub use bundles::Bundles;
+
+/// Where engines come from: bundles on disk, and scripts in tests.
+pub trait Source: Send + Sync + 'static {
+    /// Every engine that could be loaded, those that cannot be used included.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    fn list(&self) -> Result<Vec<Found>, LoadFailure>;
+
+    /// Loads one and warms it up.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the bundle or the inference library; nothing stays loaded then.
+    fn load(&self, engine: &Available, observer: Arc<dyn Observer>) -> Result<Arc<dyn Engine>, LoadFailure>;
+}
+
+/// The engine to begin with: of the precision that is asked for, or the best for this CPU.
+///
+/// # Errors
+/// [`FirstError`].
+pub fn first(source: &dyn Source, precision: Option<Precision>) -> Result<Available, FirstError> {
+    let found = source.list().map_err(FirstError::List)?;
+    let mut reasons = Vec::new();
+    let mut usable = Vec::new();
+    for Found { dir, engine } in found {
+        match engine {
+            Ok(engine) => usable.push(engine),
+            Err(reason) => reasons.push(format!("{}: {reason}", dir.display())),
+        }
+    }
+    usable.sort_by_key(Available::rank);
+    let mut models: Vec<&str> = usable.iter().map(|engine| engine.model.as_str()).collect();
+    models.sort_unstable();
+    models.dedup();
+    if models.len() > 1 {
+        return Err(FirstError::SeveralModels { models: models.join(", ") });
+    }
+    let wanted = usable.iter().find(|engine| precision.is_none_or(|precision| engine.precision == precision));
+    wanted.cloned().ok_or_else(|| FirstError::None { precision, reasons: reasons.join("; ") })
+}
+
+/// There is no engine to begin with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FirstError {
+    /// The directory cannot be read.
+    #[error("cannot list the engines: {0}")]
+    List(LoadFailure),
+    /// A server has one model.
+    #[error(
+        "expected bundles of one model, found {models}; give --bundle, or --engines with the directory of one of them"
+    )]
+    SeveralModels {
+        /// Their names.
+        models: String,
+    },
+    /// Nothing fits.
+    #[error(
+        "found no {}bundle that can be used{}{reasons}; `arrcoc-export build` makes one",
+        precision.map(|precision| format!("{precision} ")).unwrap_or_default(),
+        if reasons.is_empty() { "" } else { ": " }
+    )]
+    None {
+        /// What was asked for.
+        precision: Option<Precision>,
+        /// Why others could not be used.
+        reasons: String,
+    },
+}
+
+/// Why an engine could not be listed or loaded, with its causes.
+pub type LoadFailure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A place where an engine should be.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The place.
+    pub dir: PathBuf,
+    /// The engine, or why it is none.
+    pub engine: Result<Available, String>,
+}
+
+/// An engine that can be loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Available {
+    /// Its bundle.
+    pub dir: PathBuf,
+    /// Model name.
+    pub model: String,
+    /// Numeric precision.
+    pub precision: Precision,
+    /// What its graphs are written for.
+    pub target: Target,
+    /// Size of the weight files, bytes.
+    pub weight_bytes: u64,
+    /// Size of the KV cache that the configuration asks for, bytes.
+    pub kv_bytes: u64,
+    /// Positions per slot, tokens.
+    pub context_length: usize,
+    /// Its tiers.
+    pub token_budgets: Vec<usize>,
+    /// What its adapter aims at.
+    pub adapter_target: Statistics,
+}
+
+impl Available {
+    /// Memory that it will take, bytes: weights, a quarter as much again for activations and repacked matrices, and the KV cache.
+    pub fn memory(&self) -> u64 {
+        self.weight_bytes + self.weight_bytes / 4 + self.kv_bytes
+    }
+
+    /// The order of preference on this CPU, the best first: int8 where the CPU multiplies bytes, the reference where it does not;
+    /// a bundle of fused operators before a portable one.
+    pub fn rank(&self) -> (Target, usize) {
+        let order = match has_int8_products() {
+            true => [Precision::Int8, Precision::Int4, Precision::Fp32],
+            false => [Precision::Fp32, Precision::Int8, Precision::Int4],
+        };
+        let place = order.iter().position(|&precision| precision == self.precision);
+        (self.target, place.unwrap_or(order.len()))
+    }
+}

@@ -1,0 +1,220 @@
+//! One engine takes another's place: load beside the running one, warm up, switch, and unload what nobody uses any more.
+//!
+//! Nothing is taken away from the running engine before the new one has answered its first question: whatever fails on the way
+//! leaves everything as it was. A request finishes on the engine that it began on, since it holds on to it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrcoc_runtime::bundle::manifest::Precision;
+use arrcoc_runtime::generate::Observer;
+
+use super::{Available, LoadFailure, Source, memory};
+use crate::metrics::EngineMetrics;
+use crate::state::{App, Serving, Slot};
+
+/// How often an engine is asked whether its last request has ended.
+const UNLOAD_POLL: Duration = Duration::from_millis(50);
+
+/// What to swap to.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Model name; `None` for the one that is served.
+    pub model: Option<String>,
+    /// Precision.
+    pub precision: Precision,
+}
+
+/// What a swap did.
+pub struct Swapped {
+    /// The engine in service now.
+    pub serving: Arc<Serving>,
+    /// False when it was in service already.
+    pub changed: bool,
+    /// Time from the order to the switch.
+    pub took: Duration,
+}
+
+/// Why everything is as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SwapError {
+    /// The server has one bundle and no directory of them.
+    #[error("this server has no engines to swap between: start it with --engines DIR")]
+    NoEngines,
+    /// The first engine is still on its way, or the server is going down.
+    #[error("the server is loading its first engine or shutting down; engines are swapped while it serves")]
+    NotServing,
+    /// One at a time.
+    #[error("another swap is under way; ask again when it is done")]
+    Busy,
+    /// There is no such engine.
+    #[error("no engine of `{model}` in {precision}; found {}", list(found))]
+    Unknown {
+        /// The model that was asked for.
+        model: String,
+        /// The precision that was asked for.
+        precision: Precision,
+        /// What there is.
+        found: Vec<String>,
+    },
+    /// The new engine is of another model.
+    #[error(
+        "`{found}` is another model than `{serving}`: its {differs} differ; start a server of its own for it"
+    )]
+    OtherModel {
+        /// The model in service.
+        serving: String,
+        /// The model that was asked for.
+        found: String,
+        /// What tells them apart for clients and metrics.
+        differs: &'static str,
+    },
+    /// It does not fit beside the running one.
+    #[error(
+        "the engine needs {needed} bytes beside the running one, and {free} are free; \
+         lower engine.slots or engine.context_length, or raise engine.memory where that is the limit"
+    )]
+    Memory {
+        /// Weights, their copies and the KV cache.
+        needed: u64,
+        /// What there is.
+        free: u64,
+    },
+    /// It cannot be loaded, or its first run failed.
+    #[error("the engine did not load: {}", chain(.0.as_ref()))]
+    Load(LoadFailure),
+}
+
+fn list(found: &[String]) -> String {
+    if found.is_empty() { "none".to_owned() } else { found.join(", ") }
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Swaps. Requests go on meanwhile; only one swap runs at a time.
+///
+/// # Errors
+/// [`SwapError`]; then the engine that served still does.
+pub async fn swap(app: &App, wanted: Wanted) -> Result<Swapped, SwapError> {
+    let Ok(_turn) = app.swapping.try_lock() else { return Err(SwapError::Busy) };
+    let started = Instant::now();
+    let precision = wanted.precision;
+    let result = attempt(app, wanted, started).await;
+    match &result {
+        Ok(swapped) if swapped.changed => {
+            tracing::info!(%precision, seconds = swapped.took.as_secs_f64(), "swapped");
+            app.metrics.swapped(precision, swapped.took);
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(%precision, %error, "not swapped");
+            app.metrics.swap_failed(precision);
+        }
+    }
+    result
+}
+
+async fn attempt(app: &App, wanted: Wanted, started: Instant) -> Result<Swapped, SwapError> {
+    let Some(source) = app.source.clone() else { return Err(SwapError::NoEngines) };
+    let Slot::Ready(current) = app.slot() else { return Err(SwapError::NotServing) };
+    if app.draining() {
+        return Err(SwapError::NotServing);
+    }
+    let model = wanted.model.unwrap_or_else(|| current.engine.info().name.clone());
+    let available = find(source.as_ref(), &model, wanted.precision)?;
+    same_model(&current, &available)?;
+    let info = current.engine.info();
+    if (info.precision, info.target) == (available.precision, available.target) {
+        return Ok(Swapped { serving: current, changed: false, took: started.elapsed() });
+    }
+    let next = match app.take_loaded(&available) {
+        Some(loaded) => loaded,
+        None => load(app, source, available, Arc::clone(&current.metrics)).await?,
+    };
+    let previous = app.switch(Arc::clone(&next));
+    for retired in app.keep(previous) {
+        app.retiring(&retired);
+        tokio::spawn(unload(retired));
+    }
+    Ok(Swapped { serving: next, changed: true, took: started.elapsed() })
+}
+
+fn find(source: &dyn Source, model: &str, precision: Precision) -> Result<Available, SwapError> {
+    let found = source.list().map_err(SwapError::Load)?;
+    let mut usable: Vec<Available> = found.into_iter().filter_map(|found| found.engine.ok()).collect();
+    usable.sort_by_key(Available::rank);
+    let names =
+        || usable.iter().map(|engine| format!("`{}` in {}", engine.model, engine.precision)).collect();
+    let unknown = || SwapError::Unknown { model: model.to_owned(), precision, found: names() };
+    let fits = |engine: &&Available| engine.model == model && engine.precision == precision;
+    usable.iter().find(fits).cloned().ok_or_else(unknown)
+}
+
+/// Clients and metrics know a model by its name and tiers: a swap changes neither.
+fn same_model(current: &Serving, available: &Available) -> Result<(), SwapError> {
+    let info = current.engine.info();
+    let differs = if info.name != available.model {
+        "names"
+    } else if current.metrics.token_budgets() != available.token_budgets {
+        "token budgets"
+    } else {
+        return Ok(());
+    };
+    let (serving, found) = (info.name.clone(), available.model.clone());
+    Err(SwapError::OtherModel { serving, found, differs })
+}
+
+async fn load(
+    app: &App,
+    source: Arc<dyn Source>,
+    available: Available,
+    metrics: Arc<EngineMetrics>,
+) -> Result<Arc<Serving>, SwapError> {
+    make_room(app, available.memory()).await?;
+    let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
+    let loading = tokio::task::spawn_blocking(move || source.load(&available, observer));
+    // A thread that dies while it loads is a failed load like any other.
+    let engine = loading.await.map_err(|died| SwapError::Load(died.into()))?.map_err(SwapError::Load)?;
+    Ok(app.serving_of(engine, metrics))
+}
+
+/// Unloads engines that are kept for later, the least recently used one first, until `needed` bytes are free.
+async fn make_room(app: &App, needed: u64) -> Result<(), SwapError> {
+    loop {
+        let free = free(app);
+        if needed <= free {
+            return Ok(());
+        }
+        match app.drop_least_recent() {
+            Some(kept) => unload(kept).await,
+            None => return Err(SwapError::Memory { needed, free }),
+        }
+    }
+}
+
+/// What the system has, or what `engine.memory` leaves where that is less.
+fn free(app: &App) -> u64 {
+    let limit = app.config.engine.memory.map_or(u64::MAX, |limit| limit.0 as u64);
+    memory::free().min(limit.saturating_sub(app.loaded_bytes()))
+}
+
+/// Unloads an engine once its last request has ended. Unloading joins its threads, so it happens on a thread that may block.
+async fn unload(mut engine: Arc<Serving>) {
+    let last = loop {
+        match Arc::try_unwrap(engine) {
+            Ok(last) => break last,
+            Err(shared) => engine = shared,
+        }
+        tokio::time::sleep(UNLOAD_POLL).await;
+    };
+    let info = last.engine.info();
+    let (model, precision) = (info.name.clone(), info.precision);
+    match tokio::task::spawn_blocking(move || drop(last)).await {
+        Ok(()) => tracing::info!(model, %precision, "unloaded"),
+        Err(error) => tracing::error!(model, %precision, %error, "an engine died while it was unloaded"),
+    }
+}

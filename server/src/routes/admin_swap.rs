@@ -1,0 +1,79 @@
+//! `POST /admin/engines/swap`: another precision takes over, and no request is lost.
+
+use arrcoc_runtime::bundle::manifest::Precision;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Endpoint;
+use super::admin_engines::describe;
+use crate::auth::AdminKey;
+use crate::body::JsonBody;
+use crate::engines::swap::{SwapError, Swapped, Wanted, swap};
+use crate::error::ApiError;
+use crate::openapi::{body, errors, json_response};
+use crate::state::{App, Role};
+
+/// What to swap to.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SwapRequest {
+    model: Option<String>,
+    precision: Precision,
+}
+
+pub(super) fn endpoint() -> Endpoint {
+    Endpoint {
+        path: "/admin/engines/swap",
+        handler: post(handle),
+        document: json!({"post": {
+            "operationId": "swapEngine",
+            "summary": "Load an engine of another precision, switch to it, and unload the one before",
+            "tags": ["admin"],
+            "security": [{"adminKey": []}],
+            "requestBody": body("SwapRequest"),
+            "responses": errors(
+                json_response("The engine in service", "Swap"),
+                &[400, 401, 403, 404, 408, 409, 413, 415, 500, 503, 507],
+            ),
+        }}),
+    }
+}
+
+async fn handle(
+    _key: AdminKey,
+    State(app): State<App>,
+    JsonBody(SwapRequest { model, precision }): JsonBody<SwapRequest>,
+) -> Result<Json<Value>, ApiError> {
+    // A client that hangs up must not break off a swap half-way: it goes on as a task of its own.
+    let task = tokio::spawn({
+        let app = app.clone();
+        async move { swap(&app, Wanted { model, precision }).await }
+    });
+    let Swapped { serving, changed, took } = task.await.map_err(ApiError::internal)??;
+    Ok(Json(json!({
+        "changed": changed,
+        "seconds": took.as_secs_f64(),
+        "engine": describe(&serving, Role::Serving, app.draining()),
+    })))
+}
+
+impl From<SwapError> for ApiError {
+    fn from(error: SwapError) -> Self {
+        let message = error.to_string();
+        let (status, kind, code) = match error {
+            SwapError::NoEngines | SwapError::OtherModel { .. } => {
+                (StatusCode::BAD_REQUEST, "invalid_request_error", "cannot_swap")
+            }
+            SwapError::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found_error", "engine_not_found"),
+            SwapError::Busy => (StatusCode::CONFLICT, "conflict_error", "swap_under_way"),
+            SwapError::NotServing => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_serving"),
+            SwapError::Memory { .. } => (StatusCode::INSUFFICIENT_STORAGE, "server_error", "no_memory"),
+            SwapError::Load(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "engine_not_loaded"),
+        };
+        Self::new(status, kind, code, message)
+    }
+}
