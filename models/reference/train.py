@@ -8,9 +8,10 @@ goes on with --resume; what it then sees is what it would have seen.
 
 The configuration: `model` has the widths and depths, `losses` their weights, `pages` what a page may hold, `topics` the shares of
 the kinds of questions, `arms` and `budgets` the shares of what the compressor is given. A phase's `data` is `patches` (no
-questions), `codes` (pages that nobody has drawn) or, by default, the whole chain. `phases` run in order: each trains the parts it names and freezes the rest, over pages of
-`records` many records (growing over the phase's first half): `pages` pages, `talks` conversations about each, `turns` questions
-in each. A phase may have `arms`, `budgets` and `limits` (of `pages`) of its own, and `harden` pages as it goes on.
+questions), `codes` (pages that nobody has drawn) or, by default, the whole chain. `phases` run in order: each trains the parts it
+names and freezes the rest, over pages of `records` many records (growing over the phase's first half, and everything else with
+them where `fill` is `geometrically`): `pages` pages, `talks` conversations about each, `turns` questions in each. A phase may have
+`arms`, `budgets` and `limits` (of `pages`) of its own, and `harden` pages as it goes on.
 """
 
 import argparse
@@ -51,7 +52,7 @@ class Run:
         self.config, self.out = config, out
         torch.manual_seed(config["seed"])
         self.tok = tokenizer()
-        self.learner = Learner(ArrCocOvis(checkpoint_config(self.tok, config["model"])))
+        self.learner = Learner(ArrCocOvis(checkpoint_config(self.tok, config["model"])), self.tok)
         initialise(self.learner.model, config["seed"])
         self.phase, self.step = 0, 0
         self.optimizer_state = None
@@ -74,7 +75,8 @@ class Run:
 
     def resume(self) -> None:
         state = torch.load(self.out / "state.pt", weights_only=True)
-        if state["config"] != self.config:
+        done = state["phase"] + (state["step"] > 0)
+        if begun(state["config"], done) != begun(self.config, done):
             raise SystemExit(f"{self.out} was trained with another configuration; restore it, or train into another directory")
         self.learner.load_state_dict(state["learner"])
         self.phase, self.step, self.optimizer_state = state["phase"], state["step"], state["optimizer"]
@@ -152,6 +154,11 @@ class Run:
         while self.phase < len(self.config["phases"]):
             self.run_phase(checkpoint_every)
         self.write_checkpoint()
+
+
+def begun(config: dict, phases: int) -> dict:
+    """What a run that began so many phases may have seen of its configuration: later phases may still change."""
+    return config | {"phases": config["phases"][:phases]}
 
 
 def learning_rate(step: int, steps: int) -> float:

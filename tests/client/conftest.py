@@ -28,7 +28,8 @@ class Server:
     """A running `arrcoc-serve`. `flags` are its command line, without the dashes in front."""
 
     def __init__(self, log: pathlib.Path, **flags: object) -> None:
-        flags = {"bundle": BUNDLE, "listen": "127.0.0.1:0"} | flags
+        engines = {} if "engines" in flags else {"bundle": BUNDLE}
+        flags = engines | {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"} | flags
         words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
         self.log = log
         # Before the server: a client takes its time to start, and some tests want to see how the server does.
@@ -41,6 +42,11 @@ class Server:
         assert line.startswith("listening on "), f"{line!r}\n{log.read_text()}"
         self.url = line.removeprefix("listening on ").strip()
         self.http.base_url = self.url
+        self.admin_url = None
+        if "auth_admin_keys" in flags:
+            self.admin_url = self.process.stdout.readline().removeprefix("admin on ").strip()
+            headers = {"authorization": f"Bearer {flags['auth_admin_keys']}"}
+            self.admin = httpx2.Client(timeout=120, base_url=self.admin_url, headers=headers)
 
     def wait_ready(self) -> "Server":
         deadline = time.monotonic() + LOAD_SECONDS
@@ -76,6 +82,8 @@ class Server:
 
     def kill(self) -> None:
         self.http.close()
+        if self.admin_url:
+            self.admin.close()
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()

@@ -91,10 +91,13 @@ def test_keys_are_asked_for_once_there_are_any(start):
 
 
 def test_the_administrators_key_is_another(server, start):
-    engines = server.http.get("/admin/engines", headers={"authorization": "Bearer admin-key"})
-    assert engines.json()["data"][0]["state"] == "ready"
-    for headers in ({}, {"authorization": "Bearer none"}):
-        assert server.http.get("/admin/engines", headers=headers).status_code == 401
+    assert server.admin.get("/admin/engines").json()["data"][0]["state"] == "ready"
+    for headers in ({"authorization": ""}, {"authorization": "Bearer none"}):
+        assert server.admin.get("/admin/engines", headers=headers).status_code == 401
+    # Where strangers come in there is no such path.
+    for key in ("admin-key", "none"):
+        answer = server.http.get("/admin/engines", headers={"authorization": f"Bearer {key}"})
+        assert answer.status_code == 404 and answer.json()["error"]["code"] == "unknown_route"
     closed = start().http.get("/admin/engines", headers={"authorization": "Bearer admin-key"})
     assert closed.status_code == 403 and closed.json()["error"]["code"] == "admin_disabled"
 

@@ -23,6 +23,7 @@ EXAMPLES = {
     "metrics": None,
     "openapi": None,
     "listEngines": None,
+    "swapEngine": {"precision": "fp32"},
     "landing": None,
 }
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
@@ -49,10 +50,9 @@ def validate(document: dict, schema: dict, value: object) -> None:
 
 def call(server, operations, name: str, body: dict | None, **headers: str):
     method, path, operation = operations[name]
-    if operation.get("security") == [{"adminKey": []}]:
-        headers = {"authorization": "Bearer admin-key"} | headers
+    client = server.admin if operation.get("security") == [{"adminKey": []}] else server.http
     assert ("requestBody" in operation) == (body is not None)
-    return server.http.request(method, path.replace("{id}", MODEL), json=body, headers=headers)
+    return client.request(method, path.replace("{id}", MODEL), json=body, headers=headers)
 
 
 def test_the_document_is_openapi_3_1(document):
@@ -99,6 +99,8 @@ def test_streams_are_made_of_the_chunks_that_the_document_names(server, document
     ("createChatCompletion", {"messages": messages("x" * 40_000_000)}, {}, 413),
     ("createCompletion", {"prompt": ""}, {}, 400),
     ("listEngines", None, {"authorization": "Bearer none"}, 401),
+    ("swapEngine", {"precision": "int4"}, {}, 404),
+    ("swapEngine", {"precision": "int5"}, {}, 400),
 ])
 def test_errors_have_the_documents_form_too(server, document, operations, name, body, headers, status):
     answer = call(server, operations, name, body, **headers)
@@ -113,5 +115,5 @@ def test_what_is_not_in_the_document_is_not_there(server, operations):
         assert path not in paths and server.http.get(path).status_code == 404
     for method, path, _ in operations.values():
         other = "post" if method == "get" else "get"
-        answer = server.http.request(other, path.replace("{id}", MODEL))
+        answer = server.admin.request(other, path.replace("{id}", MODEL))
         assert answer.status_code == 405 and method.upper() in answer.headers["allow"]

@@ -60,10 +60,22 @@ impl Programs {
 
     /// Builds `OUT/NAME/fp32-TARGET` from a checkpoint and returns its path.
     pub(crate) fn bundle(&self, checkpoint: &Path, out: &Path, name: &str, target: &str) -> Result<PathBuf> {
+        self.precision(checkpoint, out, name, "fp32", target)
+    }
+
+    /// The same in any precision.
+    pub(crate) fn precision(
+        &self,
+        checkpoint: &Path,
+        out: &Path,
+        name: &str,
+        precision: &str,
+        target: &str,
+    ) -> Result<PathBuf> {
         let mut build = self.export();
         build.arg("build").arg(checkpoint).arg("--out").arg(out).args(["--name", name]);
         // What stands there may be the work of yesterday's exporter, under today's version number.
-        shell::check(build.args(["--precision", "fp32", "--target", target, "--force"]))?;
-        Ok(out.join(name).join(format!("fp32-{target}")))
+        shell::check(build.args(["--precision", precision, "--target", target, "--force"]))?;
+        Ok(out.join(name).join(format!("{precision}-{target}")))
     }
 }

@@ -66,7 +66,7 @@ fn lints() -> Result<()> {
     })
 }
 
-/// Both bundles of every model that has goldens, under `target/test-bundles/MODEL`; returns the
+/// All bundles of every model that has goldens, under `target/test-bundles/MODEL`; returns the
 /// bundle that the client tests run on.
 fn bundles(programs: &Programs) -> Result<PathBuf> {
     let out = shell::target("test-bundles");
@@ -74,6 +74,10 @@ fn bundles(programs: &Programs) -> Result<PathBuf> {
         let checkpoint = goldens.checkpoint(programs, out.join(goldens.model).join("checkpoint"))?;
         for target in ["portable", "cpu"] {
             programs.bundle(&checkpoint, &out, goldens.model, target)?;
+        }
+        // To swap between, and for what is proved per precision.
+        for precision in ["int8", "int4"] {
+            programs.precision(&checkpoint, &out, goldens.model, precision, "cpu")?;
         }
     }
     Ok(out.join(PRESET).join("fp32-cpu"))

@@ -6,6 +6,7 @@ questions (the same number in each conversation), S the longest text of the batc
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,7 @@ class Codes:
     talk: Talk
     kind: Tensor  # [M, T]
     slots: Tensor  # [M, T, 5]
+    relevance: Tensor  # [M, T]
 
 
 @dataclass
@@ -98,16 +100,17 @@ class Text:
         return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
-def page_spec(rng: random.Random, limits: dict, records: int, hardness: float = 1.0) -> PageSpec:
-    """`hardness` from 0 to 1: how much a page is tilted, noisy and pale, and in how many fonts."""
+def page_spec(rng: random.Random, limits: dict, records: int, hardness: float = 1.0, fullness: float = 1.0) -> PageSpec:
+    """From 0 to 1, `hardness`: how much a page is tilted, noisy and pale, and in how many fonts; and `fullness`: how much stands
+    on it besides records."""
     few = rng.random() < limits["few"]  # short pages stay in the mix: transcription needs them
     count = rng.randint(1, MAX_TRANSCRIBED) if few else rng.randint((records + 1) // 2, records)
     return PageSpec(
         records=count,
-        links=0 if few else rng.randint(0, limits["links"]),
-        table=rng.random() < limits["table"],
-        chart=rng.random() < limits["chart"],
-        shapes=rng.randint(0, limits["shapes"]),
+        links=0 if few else rng.randint(0, round(fullness * limits["links"])),
+        table=rng.random() < fullness * limits["table"],
+        chart=rng.random() < fullness * limits["chart"],
+        shapes=rng.randint(0, round(fullness * limits["shapes"])),
         textures=rng.randint(0, limits["textures"]),
         font_size=(13, 14) if count > 45 else (13, 17),
         tilt=2.0 * hardness,
@@ -143,8 +146,12 @@ class Pages(Dataset):
         # Pages fill, and become harder to read, over the first half of a phase.
         grown = min(1.0, 2 * step / self.phase["steps"])
         records = round(least + (most - least) * grown)
-        hardness = grown if self.phase.get("harden") else 1.0
-        specs = [page_spec(rng, self.limits, records, hardness) for _ in range(self.phase["pages"])]
+        hardness, fullness = grown if self.phase.get("harden") else 1.0, 1.0
+        if self.phase.get("fill") == "geometrically":
+            # Looking something up is learnt among two things, and then among ever more.
+            records = round(least * (most / least) ** grown)
+            fullness = records / most
+        specs = [page_spec(rng, self.limits, records, hardness, fullness) for _ in range(self.phase["pages"])]
         if self.phase.get("data") == "codes":
             return self.codes(rng, [imagine(rng, spec) for spec in specs])
         pages = [draw_page(rng, spec) for spec in specs]
@@ -157,17 +164,27 @@ class Pages(Dataset):
     def codes(self, rng: random.Random, pages: list[Page]) -> Codes:
         """Every item once or twice, and something that says nothing, in any order."""
         talks = [self.turns(rng, page) for page in pages]
+        nothing = (0, [0] * SLOTS, 0.0)
         rows = []
-        for page in pages:
-            tokens = [code(item) for item in page.items for _ in range(rng.randint(1, 2))]
-            tokens += [(0, [0] * SLOTS)] * rng.randint(2, 12)
+        for page, turns in zip(pages, talks):
+            relevance = imagined_relevance(rng, {item.number for question in turns for item in question.evidence})
+            tokens = [(*code(item), relevance(item.number)) for item in page.items for _ in range(rng.randint(1, 2))]
+            tokens += [(*nothing[:2], relevance(0)) for _ in range(rng.randint(2, 12))]
             rng.shuffle(tokens)
             rows.append(tokens)
         width = max(map(len, rows))
-        rows = [row + [(0, [0] * SLOTS)] * (width - len(row)) for row in rows]
-        kind = torch.tensor([[kind for kind, _ in row] for row in rows])
-        slots = torch.tensor([[slots for _, slots in row] for row in rows])
-        return Codes(self.text.talk(talks), kind, slots)
+        rows = [row + [nothing] * (width - len(row)) for row in rows]
+        kind, slots, relevance = (torch.tensor([[token[part] for token in row] for row in rows]) for part in range(3))
+        return Codes(self.text.talk(talks), kind, slots, relevance)
+
+
+def imagined_relevance(rng: random.Random, evidence: set[int]) -> Callable[[int], float]:
+    """An item's number to a relevance: that of an allocator which knows the question, and now and then errs, or, in two of five
+    conversations, that of one which does not."""
+    if rng.random() < 0.4:
+        return lambda number: rng.random()
+    strayed = rng.random() * 0.15
+    return lambda number: rng.uniform(0.5, 1.0) if number in evidence or rng.random() < strayed else rng.uniform(0.0, 0.1)
 
 
 def code(item) -> tuple[int, list[int]]:

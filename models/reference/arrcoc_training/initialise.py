@@ -15,6 +15,10 @@ def initialise(model: ArrCocOvis, seed: int) -> None:
         noise = torch.randn(parameter.shape, generator=generator)
         if leaf == "threshold":
             continue
+        if module in ("q_norm", "k_norm"):
+            # At 1 products are at most the root of the heads' width, too little to pick one of a hundred tokens.
+            parameter.fill_(1.5)
+            continue
         if leaf in ("scale", "prior_sharpness") or ("norm" in module and leaf == "weight") or leaf == "match_gain":
             parameter.fill_(1.0)
         elif leaf in ("bias", "shift") or leaf.endswith("_gain"):

@@ -38,19 +38,34 @@ class PatchReader(nn.Module):
 
 
 class Codebook(nn.Module):
-    """What a token that shows an item should be to the decoder: the sum of a vector for its kind and for each symbol of
-    its key and value. The decoder learns to answer from these before there are visual tokens, and visual tokens learn
-    to resemble them. Thrown away after training."""
+    """What a token that shows an item should be to the decoder: the sum of a vector for its kind, of the embeddings of the symbols
+    of its key and value, turned by a matrix for each place, and of its relevance, which the compressor adds to every
+    visual token. The decoder learns to answer from these before there are visual tokens, and visual tokens learn to
+    resemble them. Thrown away after training.
 
-    def __init__(self, width: int):
+    With a free vector per place and symbol the decoder would have to learn every letter's match by itself: it was at chance after 440
+    steps, and at 0.29 exact match after 350 with these."""
+
+    def __init__(self, width: int, symbol_ids: list[list[int]], vocabulary: int):
+        """`symbol_ids`: the tokens of each of SYMBOLS."""
         super().__init__()
         self.kind = nn.Embedding(KINDS, width)
-        self.slots = nn.Embedding(SLOTS * len(SYMBOLS), width)
+        self.relevance = nn.Parameter(torch.randn(width))
+        self.turns = nn.Parameter(torch.stack([nn.init.orthogonal_(torch.empty(width, width)) for _ in range(SLOTS)]))
+        spelling = torch.zeros(len(SYMBOLS), vocabulary)
+        for row, ids in zip(spelling, symbol_ids, strict=True):
+            for token in ids:
+                row[token] = len(ids) ** -0.5
+        self.register_buffer("spelling", spelling, persistent=False)  # [SYMBOLS, V]
 
-    def forward(self, kind: Tensor, slots: Tensor, std: Tensor) -> Tensor:
-        """kind [B, T], slots [B, T, 5] -> [B, T, H] of mean 0 and this standard deviation."""
-        place = torch.arange(SLOTS, device=slots.device) * len(SYMBOLS)  # [5]
-        total = self.kind(kind) + self.slots(slots + place).sum(-2)  # [B, T, H]
+    def forward(self, kind: Tensor, slots: Tensor, relevance: Tensor, table: Tensor) -> Tensor:
+        """kind [B, T], slots [B, T, 5], relevance [B, T] in 0..1 -> [B, T, H] of mean 0 and the standard deviation of the
+        decoder's table [V, H]."""
+        std = table.detach().std()
+        symbols = self.spelling @ (table / std)  # [SYMBOLS, H]
+        turned = symbols @ self.turns  # [5, SYMBOLS, H]
+        total = self.kind(kind) + 1.5 * relevance[:, :, None] * self.relevance  # [B, T, H]
+        total = total + sum(turned[place][slots[..., place]] for place in range(SLOTS))  # [B, T, H]
         return F.layer_norm(total, total.shape[-1:]) * std
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor, nn
+from write_checkpoint import IMAGE_MEAN, IMAGE_STD
 
+from arrcoc_ledger.labels import SYMBOLS
 from arrcoc_reference import ArrCocOvis
 from arrcoc_reference.arms import Arm, GridNeck, grid_side, neutral, ranked, uniform_scores
 
@@ -18,7 +21,6 @@ from .losses import (
     Codebook, PatchReader, alignment_loss, consistency_loss, distribution_loss, relevance_loss, sparsity_loss, tier_targets,
 )  # fmt: skip
 
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -38,12 +40,15 @@ class Choice:
 class Learner(nn.Module):
     """The model and what only its training needs."""
 
-    def __init__(self, model: ArrCocOvis):
+    def __init__(self, model: ArrCocOvis, tok: Tokenizer):
         super().__init__()
         channels = model.sam.config.output_channels
         self.model = model
         self.reader = PatchReader(channels)
-        self.codebook = Codebook(model.config["text_config"]["hidden_size"])
+        symbol_ids = [tok.encode(symbol, add_special_tokens=False).ids for symbol in SYMBOLS]
+        self.codebook = Codebook(model.config["text_config"]["hidden_size"], symbol_ids, tok.get_vocab_size())
+        # Sequences are short: its backward pass is faster than that of PyTorch's fused attention.
+        model.llm.set_attn_implementation("eager")
         self.neck = GridNeck(channels)
         self.gist = model.compressor.gist_grid**2
         self.register_buffer("uniform", uniform_scores(400), persistent=False)
@@ -71,9 +76,13 @@ class Learner(nn.Module):
         # Between two tiers the border is their geometric mean, compared without rounding.
         return sum(budget**2 > low * high for low, high in zip(budgets, budgets[1:]))
 
-    def table(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the decoder's own input embeddings."""
-        table = self.model.llm.get_input_embeddings().weight.detach()  # [V, H]
+    def table(self) -> Tensor:
+        """The decoder's own input embeddings [V, H]."""
+        return self.model.llm.get_input_embeddings().weight
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Their mean and standard deviation."""
+        table = self.table().detach()
         return table.mean(), table.std()
 
     def embed(self, features: Tensor, relevance: Tensor, tokens: int, tier: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,8 +133,8 @@ class Learner(nn.Module):
 
 def step_codes(learner: Learner, codes: Codes, seed: int) -> tuple[Tensor, dict[str, float]]:
     """The decoder's own pretraining: questions about pages whose tokens are the codes of what stands on them."""
-    _, std = learner.table()
-    tokens = learner.codebook(codes.kind, codes.slots, std)  # [M, T, H]
+    _, std = learner.statistics()
+    tokens = learner.codebook(codes.kind, codes.slots, codes.relevance, learner.table())  # [M, T, H]
     noise = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(seed))  # [M, T, H]
     tokens = tokens + 0.3 * std * noise
     questions = int(codes.talk.question.max()) + 1
@@ -157,9 +166,9 @@ def step(learner: Learner, batch: Batch, choice: Choice, weights: dict[str, floa
     given, relevance, tokens = learner.inputs(choice, batch, features, relevance, blind, seed)
     tier = learner.tier(choice.budget)
     visual_embeds, refined, indices = learner.embed(given, relevance, tokens, tier)  # [M, T, H], [M, T, D], [M, T]
-    mean, std = learner.table()
+    mean, std = learner.statistics()
     if choice.arm not in (Arm.GRID, Arm.DOWNSAMPLED):
-        losses["alignment"] = align(learner, batch, visual_embeds, indices, std)
+        losses["alignment"] = align(learner, batch, visual_embeds, relevance, indices)
     losses["task"], right = learner.answer(batch.talk, visual_embeds, len(batch.one_place))
     losses["distribution"] = distribution_loss(visual_embeds, mean, std)
     losses["sparsity"] = sparsity_loss(visual_embeds, std, model.config["adapter_config"]["target_sparsity"])
@@ -174,13 +183,14 @@ def step(learner: Learner, batch: Batch, choice: Choice, weights: dict[str, floa
     return sum(weights[name] * loss for name, loss in losses.items()), log
 
 
-def align(learner: Learner, batch: Batch, visual_embeds: Tensor, indices: Tensor, std: Tensor) -> Tensor:
+def align(learner: Learner, batch: Batch, visual_embeds: Tensor, relevance: Tensor, indices: Tensor) -> Tensor:
     """A patch's token against the code of what the patch shows: CLIP's part of the pretraining. visual_embeds [M, T, H],
-    indices [M, T]; the first tokens are the gist and are left out."""
+    relevance [M, P], indices [M, T]; the first tokens are the gist and are left out."""
     fine = indices[:, learner.gist :]  # [M, F]
     kind = batch.kind[batch.page].gather(1, fine)  # [M, F]
     slots = batch.slots[batch.page].gather(1, fine[:, :, None].expand(-1, -1, batch.slots.shape[2]))  # [M, F, 5]
-    codes = learner.codebook(kind, slots, std).detach()  # [M, F, H]
+    relevance = relevance.detach().relu().gather(1, fine)  # [M, F]
+    codes = learner.codebook(kind, slots, relevance, learner.table()).detach()  # [M, F, H]
     return alignment_loss(visual_embeds[:, learner.gist :], codes, kind)
 
 

@@ -13,7 +13,7 @@ from arrcoc_ledger.labels import SYMBOLS
 from arrcoc_reference.arms import Arm, GridNeck, grid_side, ranked, uniform_scores
 from arrcoc_reference.prompt import Prompter
 from arrcoc_training.assets import tokenizer
-from arrcoc_training.data import IGNORED, Pages, Text, code
+from arrcoc_training.data import IGNORED, MAX_TRANSCRIBED, Pages, Text, code
 from arrcoc_training.losses import (
     Codebook, alignment_loss, consistency_loss, distribution_loss, relevance_loss, sparsity_loss, tier_targets,
 )  # fmt: skip
@@ -78,16 +78,31 @@ def test_imagined_pages_can_be_asked_and_hold_the_answer():
 
 
 def test_codes_tell_items_apart():
-    book = Codebook(32)
+    table = 0.5 * torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    book = Codebook(32, [[i % 40] for i in range(len(SYMBOLS))], 40)
     kind = torch.tensor([[1, 1, 0]])
     slots = torch.tensor([[[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [0, 0, 0, 0, 0]]])
-    codes = book(kind, slots, torch.tensor(0.5)).detach()
-    assert torch.allclose(codes.std(-1, correction=0), torch.full((1, 3), 0.5), atol=1e-3)
+    relevance = torch.zeros(1, 3)
+    codes = book(kind, slots, relevance, table).detach()
+    assert torch.allclose(codes.std(-1, correction=0), table.std().expand(1, 3), atol=1e-3)
     assert (codes[0, 0] - codes[0, 1]).abs().max() > 0.05
+    # The same symbols in another place are another code.
+    turned = book(kind, slots.flip(-1), relevance, table).detach()
+    assert (codes - book(kind, slots, relevance + 1, table)).abs().max() > 0.05
+    assert (codes[0, 0] - turned[0, 0]).abs().max() > 0.05
     assert alignment_loss(codes, codes, kind) == pytest.approx(0, abs=1e-6)
     # Of two that show something one is off by 2, and what shows nothing weighs a tenth.
     off = torch.cat([-codes[:, :1], codes[:, 1:]], dim=1)
     assert alignment_loss(off, codes, kind) == pytest.approx(2 / 2.1, rel=1e-4)
+
+
+def test_pages_of_codes_fill_from_almost_nothing():
+    config = small_config()
+    phase = {"name": "codes", "steps": 100, "data": "codes", "pages": 8, "turns": 1, "records": [2, 32], "fill": "geometrically"}
+    pages = Pages(config, phase, tokenizer(), 0)
+    sizes = [(pages[step].kind > 0).sum(-1).max().item() for step in (0, 25, 49)]
+    # Every item has one or two tokens.
+    assert sizes[0] <= 2 * MAX_TRANSCRIBED and sizes[0] < sizes[1] < sizes[2]
 
 
 def test_the_tier_of_any_budget(tmp_path):
@@ -204,3 +219,18 @@ def test_phases_freeze_what_they_do_not_train(tmp_path):
     moved = {name.split(".")[1] for name, p in run.learner.named_parameters() if not torch.equal(p, before[name])}
     assert moved <= {"allocator", "compressor", "quality_adapter", "weight", "bias"}, moved  # the last two: the neck's
     assert {"allocator", "compressor", "quality_adapter"} <= moved
+
+
+def test_a_resumed_run_may_change_what_has_not_begun(tmp_path):
+    config = small_config()
+    run = train_script.Run(config, tmp_path)
+    run.phase, run.step = 1, 1
+    run.save(None)
+    later = copy.deepcopy(config)
+    later["phases"][2]["steps"] = 99
+    train_script.Run(later, tmp_path).resume()
+    for change in (lambda c: c["phases"][1].update(lr=1.0), lambda c: c.update(seed=1)):
+        other = copy.deepcopy(config)
+        change(other)
+        with pytest.raises(SystemExit, match="another configuration"):
+            train_script.Run(other, tmp_path).resume()

@@ -30,7 +30,7 @@ struct Answer {
 pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
     config.root()?;
     // Quiet unless asked otherwise: the answer is what the user wants to see.
-    load::start_logging(config, (config.log.filter == "info").then_some("warn"));
+    load::start_quiet_logging(config);
     let images = ask.image.iter().map(|path| read_image(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let model = load::model(config, load::open(config)?)?;
     let mut answers = Vec::new();

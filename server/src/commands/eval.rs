@@ -13,7 +13,7 @@ pub(crate) fn run(args: &Eval, mut config: Config) -> Result<(), Failure> {
     config.engine.threads = args.threads.unwrap_or(config.engine.threads);
     config.root()?;
     // Quiet unless asked otherwise: a progress bar is on the screen.
-    load::start_logging(&config, (config.log.filter == "info").then_some("warn"));
+    load::start_quiet_logging(&config);
     let bundle = load::open(&config)?;
     let options = EvalOptions {
         data: args.data.clone(),

@@ -6,13 +6,18 @@ use anyhow::Context;
 use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::generate::NoObserver;
 use arrcoc_runtime::model::Model;
-use arrcoc_server::config::{Config, ConfigError, LogFormat};
+use arrcoc_server::config::{Config, ConfigError, LOG_FILTER, LogFormat};
 use arrcoc_server::engines::{Bundles, first};
 use tracing_subscriber::EnvFilter;
 
+/// Logs warnings only, unless the configuration asks for more: for commands whose output is something else.
+pub(crate) fn start_quiet_logging(config: &Config) {
+    let quiet = config.log.filter == LOG_FILTER;
+    start_logging(config, if quiet { "warn" } else { &config.log.filter });
+}
+
 /// Logs go to standard error: standard output is for answers.
-pub(crate) fn start_logging(config: &Config, default_filter: Option<&str>) {
-    let filter = default_filter.unwrap_or(&config.log.filter);
+pub(crate) fn start_logging(config: &Config, filter: &str) {
     let builder =
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(EnvFilter::new(filter));
     match config.log.format {

@@ -22,7 +22,7 @@ const THREAD_TIME: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     config.root()?;
-    load::start_logging(config, None);
+    load::start_logging(config, &config.log.filter);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve(config));
     runtime.shutdown_timeout(THREAD_TIME);
@@ -130,7 +130,9 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
 
 /// Whether `/admin` has a listener of its own: strangers who reach the API should not find it there.
 fn admin_apart(config: &Config) -> bool {
-    !config.auth.admin_keys.is_empty() && config.admin_listen != config.listen
+    let (admin, main) = (config.admin_listen, config.listen);
+    // Port 0 is another free port each time.
+    !config.auth.admin_keys.is_empty() && (admin != main || admin.port() == 0)
 }
 
 fn announce(config: &Config, address: SocketAddr) -> anyhow::Result<()> {

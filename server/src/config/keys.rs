@@ -30,6 +30,9 @@ const fn key(path: &'static str, value: &'static str, default: &'static str, hel
     Key { path, value, default, help }
 }
 
+/// What `serve` logs unless told otherwise: ONNX Runtime's own notes would drown the rest.
+pub const LOG_FILTER: &str = "info,ort=warn";
+
 /// The settings, in the order of help and file.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
@@ -78,6 +81,6 @@ pub const KEYS: &[Key] = &[
 
     key("cors.origins", "ORIGINS", "", "Web origins whose pages may call the API, such as https://app.example.org; * for all"),
 
-    key("log.filter", "FILTER", "info", "Level, or tracing filter such as info,arrcoc_runtime=debug"),
+    key("log.filter", "FILTER", LOG_FILTER, "Level, or tracing filter such as info,arrcoc_runtime=debug"),
     key("log.format", "FORMAT", "text", "text or json"),
 ];

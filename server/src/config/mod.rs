@@ -16,7 +16,7 @@ mod overrides;
 mod raw;
 mod units;
 
-pub use keys::{KEYS, Key};
+pub use keys::{KEYS, Key, LOG_FILTER};
 pub use load::{ConfigError, Problem};
 pub use overrides::Overrides;
 pub use units::{Count, Keys, LogFormat, RuntimeChoice, Setting, Size, Span};
