@@ -14,7 +14,7 @@ from pathlib import Path
 
 from arrcoc_ledger import ONE_PLACE, Page, PageSpec, Question, Topic, ask, draw_page
 
-DENSITIES = (5, 10, 20, 35, 50, 70)  # records on a page
+DENSITIES = (5, 10, 15, 20, 25, 30)  # records on a page: as many as training has
 QUESTIONS = 4  # about a page
 RICH = PageSpec(links=2, table=True, chart=True, shapes=5, textures=1)
 

@@ -38,7 +38,7 @@ from arrcoc_training.data import Pages
 from arrcoc_training.initialise import initialise
 from arrcoc_training.optimizers import Optimizers
 from arrcoc_training.step import Choice, Learner, step, step_codes, step_patches
-from arrcoc_training.validate import rebase_adapter, validate
+from arrcoc_training.validate import aim_adapter, rebase_adapter, set_adapter_target, validate
 
 LOG_EVERY = 20
 WARM_UP = 100  # steps of each phase
@@ -69,6 +69,7 @@ class Run:
         state = {
             "learner": self.learner.state_dict(), "optimizer": optimizer and optimizer.state_dict(),
             "phase": self.phase, "step": self.step, "config": self.config,
+            "adapter_target": [self.learner.model.quality_adapter.target_mean, self.learner.model.quality_adapter.target_std],
         }  # fmt: skip
         torch.save(state, self.out / "state.tmp")
         os.replace(self.out / "state.tmp", self.out / "state.pt")
@@ -79,6 +80,7 @@ class Run:
         if begun(state["config"], done) != begun(self.config, done):
             raise SystemExit(f"{self.out} was trained with another configuration; restore it, or train into another directory")
         self.learner.load_state_dict(state["learner"])
+        set_adapter_target(self.learner.model, *state["adapter_target"])
         self.phase, self.step, self.optimizer_state = state["phase"], state["step"], state["optimizer"]
 
     def write_checkpoint(self) -> None:
@@ -120,6 +122,9 @@ class Run:
 
     def run_phase(self, checkpoint_every: int) -> None:
         phase = self.config["phases"][self.phase]
+        earlier = self.config["phases"][: self.phase]
+        if self.step == 0 and "quality_adapter" in phase["train"] and all("quality_adapter" not in p["train"] for p in earlier):
+            aim_adapter(self.learner.model)
         parameters = self.freeze(phase)
         optimizer = Optimizers(self.learner, phase["lr"])
         if self.optimizer_state:

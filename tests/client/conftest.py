@@ -98,7 +98,8 @@ def pytest_sessionstart() -> None:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory):
     """The server that most tests share."""
-    running = Server(tmp_path_factory.mktemp("server") / "log", auth_admin_keys="admin-key").wait_ready()
+    flags = {"engines": BUNDLE.parent, "precision": "fp32", "auth_admin_keys": "admin-key"}
+    running = Server(tmp_path_factory.mktemp("server") / "log", **flags).wait_ready()
     yield running
     running.kill()
 

@@ -99,7 +99,7 @@ def test_streams_are_made_of_the_chunks_that_the_document_names(server, document
     ("createChatCompletion", {"messages": messages("x" * 40_000_000)}, {}, 413),
     ("createCompletion", {"prompt": ""}, {}, 400),
     ("listEngines", None, {"authorization": "Bearer none"}, 401),
-    ("swapEngine", {"precision": "int4"}, {}, 404),
+    ("swapEngine", {"precision": "int4", "model": "none"}, {}, 404),
     ("swapEngine", {"precision": "int5"}, {}, 400),
 ])
 def test_errors_have_the_documents_form_too(server, document, operations, name, body, headers, status):

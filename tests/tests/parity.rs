@@ -16,6 +16,8 @@ use arrcoc_tests::goldens::Goldens;
 
 const TINY: &str = "arr-coc-ovis-tiny";
 const WIDE: &str = "arr-coc-ovis-wide";
+/// Trained weights: the checkpoint that the repository ships.
+const LEDGER: &str = "arr-coc-ledger";
 
 /// One test per combination of preset, flavour, runtime and case, so that a failure names it.
 macro_rules! parity {
@@ -37,6 +39,9 @@ parity! {
     real_width_cpu_ort: WIDE, "cpu", Ort, 1024;
     real_width_portable_ort: WIDE, "portable", Ort, 1024;
     real_width_portable_tract: WIDE, "portable", Tract, 1024;
+    trained_cpu_ort: LEDGER, "cpu", Ort, 320;
+    trained_portable_ort: LEDGER, "portable", Ort, 320;
+    trained_portable_tract: LEDGER, "portable", Tract, 320;
 }
 
 #[test]

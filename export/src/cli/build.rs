@@ -17,7 +17,7 @@ Examples:
 Precisions:
   fp32  the reference
   int8  encoders in int8 (weights per output channel, activations per token), the decoder's
-        weights in blocks of 128; the default choice on CPUs with AVX-512 VNNI or AMX
+        weights in blocks of 32; the default choice on CPUs with AVX-512 VNNI or AMX
   int4  as int8, with the decoder's weights in blocks of 32 4-bit numbers
 int8 and int4 are built for cpu. --weight-rules FILE changes the form of single weights:
   - {graph: vision_encoder, tensor: \"*.layers.0.*\", form: fp32}

@@ -69,6 +69,17 @@ def statistics(visual_embeds: torch.Tensor) -> dict[str, float]:
     }
 
 
+def aim_adapter(model: ArrCocOvis) -> None:
+    """Lets an adapter that is still untrained begin at the statistics of the decoder's embeddings."""
+    table = model.llm.get_input_embeddings().weight
+    set_adapter_target(model, table.mean().item(), table.std().item())
+
+
+def set_adapter_target(model: ArrCocOvis, mean: float, std: float) -> None:
+    model.quality_adapter.target_mean, model.quality_adapter.target_std = mean, std
+    model.config["adapter_config"].update(target_mean=mean, target_std=std)
+
+
 @torch.no_grad()
 def rebase_adapter(model: ArrCocOvis) -> None:
     """Makes the targets of the configuration those of the decoder's embeddings as they are now, and changes `scale` and
@@ -79,5 +90,4 @@ def rebase_adapter(model: ArrCocOvis) -> None:
     shift = (adapter.shift * adapter.target_std + adapter.target_mean - mean) / std
     adapter.scale.mul_(adapter.target_std / std)
     adapter.shift.copy_(shift)
-    adapter.target_mean, adapter.target_std = mean, std
-    model.config["adapter_config"].update(target_mean=mean, target_std=std)
+    set_adapter_target(model, mean, std)

@@ -1,4 +1,4 @@
-//! What memory there is.
+//! What memory there is, and giving it back.
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -9,4 +9,14 @@ pub fn free() -> u64 {
     );
     let group = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
     system.available_memory().min(group)
+}
+
+/// Gives the system back what the C library keeps of memory that was freed. glibc keeps it per thread that allocated it, and an engine's
+/// threads are gone with it: without this, thirty swaps of a small model held 600 MiB that nobody used.
+pub(crate) fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: `malloc_trim` takes no pointer, locks each arena while it looks at it, and touches free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }

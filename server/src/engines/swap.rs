@@ -213,7 +213,11 @@ async fn unload(mut engine: Arc<Serving>) {
     };
     let info = last.engine.info();
     let (model, precision) = (info.name.clone(), info.precision);
-    match tokio::task::spawn_blocking(move || drop(last)).await {
+    let unloaded = tokio::task::spawn_blocking(move || {
+        drop(last);
+        memory::give_back();
+    });
+    match unloaded.await {
         Ok(()) => tracing::info!(model, %precision, "unloaded"),
         Err(error) => tracing::error!(model, %precision, %error, "an engine died while it was unloaded"),
     }

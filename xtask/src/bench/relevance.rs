@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::report::{circumstances, write};
 use crate::bundles::Programs;
@@ -34,21 +34,39 @@ pub(crate) struct Args {
     work: Option<PathBuf>,
 }
 
+/// One run of `arrcoc-serve eval`, and its part of the page.
+struct Part {
+    name: &'static str,
+    heading: &'static str,
+    precision: &'static str,
+    flags: &'static [&'static str],
+}
+
+/// The first has every arm; what the others ask about needs one.
+const PARTS: [Part; 4] = [
+    Part { name: "original", heading: "", precision: "fp32", flags: &["--arms", "all"] },
+    Part {
+        name: "repacked",
+        heading: "Repacked positions",
+        precision: "fp32",
+        flags: &["--arms", "query_aware", "--positions", "repacked"],
+    },
+    Part { name: "int8", heading: "int8", precision: "int8", flags: PRECISION_FLAGS },
+    Part { name: "int4", heading: "int4", precision: "int4", flags: PRECISION_FLAGS },
+];
+const PRECISION_FLAGS: &[&str] = &["--arms", "query_aware", "--budgets", "16,64,auto"];
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let library = onnxruntime::fetch()?.context("the benchmark runs on ONNX Runtime")?;
     let programs = Programs::build(true)?;
     let work = args.work.clone().unwrap_or_else(|| shell::target("relevance"));
     let data = ledger(args, &work)?;
     let checkpoint = args.checkpoint.clone().unwrap_or_else(|| shell::root().join(CHECKPOINTS).join(MODEL));
-    let bundle = programs.bundle(&checkpoint, &work.join("engines"), MODEL, "cpu")?;
     let results = work.join("results");
-    // The question of positions needs one arm only.
-    for (name, more) in [
-        ("original", &["--arms", "all"][..]),
-        ("repacked", &["--arms", "query_aware", "--positions", "repacked"][..]),
-    ] {
+    for Part { name, precision, flags, .. } in PARTS {
+        let bundle = programs.precision(&checkpoint, &work.join("engines"), MODEL, precision, "cpu")?;
         let mut eval = programs.serve();
-        eval.arg("eval").arg("--bundle").arg(&bundle).arg("--data").arg(&data).args(more);
+        eval.arg("eval").arg("--bundle").arg(&bundle).arg("--data").arg(&data).args(flags);
         if let Some(neck) = neck(args.checkpoint.as_deref()) {
             eval.arg("--grid-neck").arg(neck);
         }
@@ -77,47 +95,47 @@ fn ledger(args: &Args, work: &Path) -> Result<PathBuf> {
     Ok(data.join("ledger.json"))
 }
 
-/// Puts the report and its curves into docs.
+/// Puts the reports and their curves into docs.
 fn publish(results: &Path) -> Result<()> {
-    let read = |name: &str, file: &str| -> Result<String> {
-        let path = results.join(name).join(file);
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let summary = |name: &str| -> Result<Value> { Ok(serde_json::from_str(&read(name, "eval.json")?)?) };
-    let images = shell::root().join("docs/images");
-    for (run, name) in [("original", "relevance"), ("repacked", "relevance-repacked")] {
+    let mut result = json!({ "circumstances": circumstances() });
+    let mut pages = Vec::new();
+    for Part { name, heading, .. } in PARTS {
+        let read = |file: &str| -> Result<String> {
+            let path = results.join(name).join(file);
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        result[name] = serde_json::from_str(&read("eval.json")?)?;
+        let curves = if heading.is_empty() { "relevance".to_owned() } else { format!("relevance-{name}") };
         for extension in ["svg", "png"] {
-            let curves = results.join(run).join(format!("curves.{extension}"));
-            fs::copy(&curves, images.join(format!("{name}.{extension}")))
-                .with_context(|| format!("cannot copy {}", curves.display()))?;
+            let from = results.join(name).join(format!("curves.{extension}"));
+            let to = shell::root().join("docs/images").join(format!("{curves}.{extension}"));
+            fs::copy(&from, to).with_context(|| format!("cannot copy {}", from.display()))?;
         }
+        pages.push((heading, moved(&read("eval.md")?, &curves)));
     }
-    let result = json!({
-        "circumstances": circumstances(),
-        "original": summary("original")?,
-        "repacked": summary("repacked")?,
-    });
-    write("relevance", &result, &page(&read("original", "eval.md")?, &read("repacked", "eval.md")?))
+    write("relevance", &result, &joined(&pages))
 }
 
-/// Both runs on one page, with links that lead somewhere from docs/benchmarks.
-fn page(original: &str, repacked: &str) -> String {
-    let moved = |page: &str, curves: &str| {
-        page.replace("(curves.svg)", &format!("(../images/{curves}.svg)"))
-            .replace("[eval.json](eval.json)", "[relevance.json](relevance.json)")
-            .replace("[answers.jsonl](answers.jsonl)", "`answers.jsonl` of a run")
-    };
-    // Headings go two levels down, below the heading of their part; a line of a table never begins with `#`.
+/// A report with links that lead somewhere from docs/benchmarks.
+fn moved(page: &str, curves: &str) -> String {
+    page.replace("(curves.svg)", &format!("(../images/{curves}.svg)"))
+        .replace("[eval.json](eval.json)", "[relevance.json](relevance.json)")
+        .replace("[answers.jsonl](answers.jsonl)", "`answers.jsonl` of a run")
+}
+
+/// The first report as it is, the others below headings of their own.
+fn joined(pages: &[(&str, String)]) -> String {
+    // Headings go two levels down; a line of a table never begins with `#`.
     let demoted = |page: &str| -> String {
         let line =
             |line: &str| if line.starts_with('#') { format!("##{line}\n") } else { format!("{line}\n") };
         page.lines().map(line).collect()
     };
-    format!(
-        "{}\n## Repacked positions\n\n{}",
-        moved(original, "relevance"),
-        demoted(&moved(repacked, "relevance-repacked"))
-    )
+    let part = |(heading, page): &(&str, String)| match heading.is_empty() {
+        true => page.clone(),
+        false => format!("\n## {heading}\n\n{}", demoted(page)),
+    };
+    pages.iter().map(part).collect()
 }
 
 #[cfg(test)]
@@ -128,7 +146,7 @@ mod tests {
     fn the_second_half_is_a_part_of_the_first_and_links_lead_somewhere() {
         let half = "# m on d\n\n![curves](curves.svg)\n\n## Left out\n\n- x\n\nAll values: [eval.json](eval.json); \
                     every answer: [answers.jsonl](answers.jsonl).\n";
-        let page = page(half, half);
+        let page = joined(&[("", moved(half, "relevance")), ("Repacked positions", moved(half, "relevance-repacked"))]);
         let headings: Vec<&str> = page.lines().filter(|line| line.starts_with('#')).collect();
         let expected = ["# m on d", "## Left out", "## Repacked positions", "### m on d", "#### Left out"];
         assert_eq!(headings, expected);
