@@ -146,7 +146,10 @@ mod tests {
     fn the_second_half_is_a_part_of_the_first_and_links_lead_somewhere() {
         let half = "# m on d\n\n![curves](curves.svg)\n\n## Left out\n\n- x\n\nAll values: [eval.json](eval.json); \
                     every answer: [answers.jsonl](answers.jsonl).\n";
-        let page = joined(&[("", moved(half, "relevance")), ("Repacked positions", moved(half, "relevance-repacked"))]);
+        let page = joined(&[
+            ("", moved(half, "relevance")),
+            ("Repacked positions", moved(half, "relevance-repacked")),
+        ]);
         let headings: Vec<&str> = page.lines().filter(|line| line.starts_with('#')).collect();
         let expected = ["# m on d", "## Left out", "## Repacked positions", "### m on d", "#### Left out"];
         assert_eq!(headings, expected);
