@@ -30,7 +30,7 @@ fn same_checkpoint_same_bytes_and_fewer_of_them() {
 #[test]
 fn a_weight_that_is_no_number_is_refused_by_name() {
     let workshop = Workshop::new();
-    let tensor = "decoder.model.layers.0.mlp.up_proj.weight";
+    let tensor = "ovis_llm.model.layers.0.mlp.up_proj.weight";
     workshop.edit_weights("model.safetensors", |header, data| {
         let start = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
         data[start + 6..start + 8].copy_from_slice(&[0xc0, 0x7f]); // NaN in bfloat16
