@@ -102,7 +102,10 @@ fn publish(results: &Path) -> Result<()> {
     for Part { name, heading, .. } in PARTS {
         let read = |file: &str| -> Result<String> {
             let path = results.join(name).join(file);
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            // Where the repository lies is nobody's business.
+            Ok(text.replace(&format!("{}/", shell::root().display()), ""))
         };
         result[name] = serde_json::from_str(&read("eval.json")?)?;
         let curves = if heading.is_empty() { "relevance".to_owned() } else { format!("relevance-{name}") };
