@@ -123,8 +123,7 @@ impl Footprint {
     /// # Errors
     /// The directory cannot be read.
     pub fn of(dir: &Path, manifest: &Manifest, options: &Options) -> std::io::Result<Self> {
-        let own = manifest.decoder.context_length;
-        let context_length = options.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH.min(own));
+        let context_length = load::context_length(manifest.decoder.context_length, options);
         Ok(Self {
             weight_bytes: load::weight_bytes(dir)?,
             kv_bytes: load::kv_bytes(&manifest.decoder, options.slots, context_length),

@@ -142,10 +142,7 @@ impl App {
     /// Takes the engine of a precision and target out of those that are kept.
     pub(crate) fn take_loaded(&self, wanted: &Available) -> Option<Arc<Serving>> {
         let mut others = self.others();
-        let fits = |serving: &Arc<Serving>| {
-            let info = serving.engine.info();
-            info.precision == wanted.precision && info.target == wanted.target && serving.engine.healthy()
-        };
+        let fits = |serving: &Arc<Serving>| wanted.is(serving.engine.info()) && serving.engine.healthy();
         let place = others.kept.iter().position(fits)?;
         Some(others.kept.remove(place))
     }

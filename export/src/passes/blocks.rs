@@ -6,12 +6,34 @@
 use std::rc::Rc;
 
 use arrcoc_models::graph::quantized::{Blocks, Part, Scheme};
-use arrcoc_models::graph::{Dim, Initializer, Node};
+use arrcoc_models::graph::{Initializer, Node};
 
 use super::rewrite::{Operator, Rewriter};
 
 /// The operator multiplies in int8 (ONNX Runtime's `ContribOperators.md`, MatMulNBits).
 const INT8_ACCUMULATION: usize = 4;
+
+/// A matrix in blocks: what its operators are told of it.
+struct Packed {
+    rows: usize,
+    columns: usize,
+    blocks: Blocks,
+    /// Values, scales and, where blocks have them, zero points.
+    parts: Vec<Rc<str>>,
+}
+
+impl Packed {
+    fn new(g: &mut Rewriter, weight: &Initializer, blocks: Blocks) -> Option<Self> {
+        let [rows, columns] = weight.shape[..] else { return None };
+        let blocks = blocks.fitting(columns);
+        let parts: &[Part] = match blocks.symmetric {
+            true => &[Part::Values, Part::Scales],
+            false => &[Part::Values, Part::Scales, Part::ZeroPoints],
+        };
+        let parts = parts.iter().map(|&part| g.quantized(weight, Scheme::Blocks(blocks), part));
+        Some(Self { rows, columns, blocks, parts: parts.collect::<Option<_>>()? })
+    }
+}
 
 /// Replaces a `Gemm` of x \[rows, in\] with a weight \[out, in\].
 pub(super) fn replace_gemm(
@@ -20,29 +42,18 @@ pub(super) fn replace_gemm(
     weight: &Initializer,
     blocks: Blocks,
 ) -> Option<()> {
-    let [rows, columns] = weight.shape[..] else { return None };
-    let blocks = blocks.fitting(columns);
-    let parts = parts(g, weight, blocks)?;
+    let Packed { rows, columns, blocks, parts } = Packed::new(g, weight, blocks)?;
     let mut inputs: Vec<&str> = vec![&node.inputs[0]];
     inputs.extend(parts.iter().map(|name| &**name));
-    let product = |dims: &[Dim]| {
-        Operator::microsoft("MatMulNBits", dims).with(&[
-            ("K", columns),
-            ("N", rows),
-            ("bits", blocks.bits.count()),
-            ("block_size", blocks.size),
-            ("accuracy_level", INT8_ACCUMULATION),
-        ])
-    };
-    let output = node.outputs[0].clone();
-    let dims = g.dims(&output); // [rows, out]
-    match node.inputs.get(2) {
-        None => g.add_as(&node.name, product(&dims), &inputs, output),
-        Some(bias) => {
-            let product = g.add(&node.name, product(&dims), &inputs);
-            g.add_as(&node.name, Operator::standard("Add", &dims), &[&product, bias], output);
-        }
-    }
+    let dims = g.dims(&node.outputs[0]); // [rows, out]
+    let product = Operator::microsoft("MatMulNBits", &dims).with(&[
+        ("K", columns),
+        ("N", rows),
+        ("bits", blocks.bits.count()),
+        ("block_size", blocks.size),
+        ("accuracy_level", INT8_ACCUMULATION),
+    ]);
+    g.add_biased(node, product, &inputs);
     Some(())
 }
 
@@ -53,9 +64,7 @@ pub(super) fn replace_gather(
     table: &Initializer,
     blocks: Blocks,
 ) -> Option<()> {
-    let [rows, columns] = table.shape[..] else { return None };
-    let blocks = blocks.fitting(columns);
-    let parts = parts(g, table, blocks)?;
+    let Packed { rows, columns, blocks, parts } = Packed::new(g, table, blocks)?;
     let values = blocks.per_row(columns) * blocks.bytes();
     if values * 8 != columns * blocks.bits.count() {
         return None; // The operator takes the width from the stored bytes: it cannot tell padding from weights.
@@ -72,13 +81,4 @@ pub(super) fn replace_gather(
     ]);
     g.add_as(&node.name, gather, &inputs, output);
     Some(())
-}
-
-/// Values, scales and, where blocks have them, zero points.
-fn parts(g: &mut Rewriter, weight: &Initializer, blocks: Blocks) -> Option<Vec<Rc<str>>> {
-    let parts: &[Part] = match blocks.symmetric {
-        true => &[Part::Values, Part::Scales],
-        false => &[Part::Values, Part::Scales, Part::ZeroPoints],
-    };
-    parts.iter().map(|&part| g.quantized(weight, Scheme::Blocks(blocks), part)).collect()
 }

@@ -23,7 +23,7 @@ const INT4_BLOCKS: WeightForm = WeightForm::Blocks { bits: 4, size: 32, symmetri
 ///
 /// The allocator decides which patches are kept and the quality adapter fits the tokens to the decoder's statistics. Both cost milliseconds: they keep
 /// their 32 bits. The embedding table follows the output head, with which it may be tied.
-pub(super) fn defaults(precision: Precision) -> Vec<WeightRule> {
+fn defaults(precision: Precision) -> Vec<WeightRule> {
     let rule =
         |graph: &str, form| WeightRule { graph: Some(graph.to_owned()), tensor: None, operator: None, form };
     let tensor = |tensor: &str, form| WeightRule { tensor: Some(tensor.to_owned()), ..rule("decoder", form) };
@@ -45,7 +45,11 @@ pub(super) fn defaults(precision: Precision) -> Vec<WeightRule> {
 }
 
 /// Rules ready to be asked.
-pub(super) struct Rules(Vec<Rule>);
+pub(super) struct Rules {
+    rules: Vec<Rule>,
+    /// How many of them are the precision's own; errors count the user's from one.
+    defaults: usize,
+}
 
 struct Rule {
     rule: WeightRule,
@@ -54,13 +58,28 @@ struct Rule {
 }
 
 impl Rules {
-    pub(super) fn new(rules: &[WeightRule]) -> Result<Self, PassError> {
-        let compile = |(index, rule): (usize, &WeightRule)| {
+    /// The rules of a precision, and the user's behind them.
+    pub(super) fn new(precision: Precision, user: &[WeightRule]) -> Result<Self, PassError> {
+        let own = defaults(precision);
+        let defaults = own.len();
+        let compile = |(index, rule): (usize, WeightRule)| {
             let glob = rule.tensor.as_deref().map(Glob::new).transpose();
-            let glob = glob.map_err(|source| PassError::Glob { number: index + 1, source })?;
-            Ok(Rule { rule: rule.clone(), tensor: glob.map(|glob| glob.compile_matcher()), used: false })
+            let number = (index + 1).saturating_sub(defaults);
+            let glob = glob.map_err(|source| PassError::Glob { number, source })?;
+            Ok(Rule { tensor: glob.map(|glob| glob.compile_matcher()), rule, used: false })
         };
-        rules.iter().enumerate().map(compile).collect::<Result<_, _>>().map(Self)
+        let all = own.into_iter().chain(user.iter().cloned()).enumerate();
+        Ok(Self { rules: all.map(compile).collect::<Result<_, _>>()?, defaults })
+    }
+
+    /// What the rules say, for the record.
+    pub(super) fn list(&self) -> Vec<WeightRule> {
+        self.rules.iter().map(|rule| rule.rule.clone()).collect()
+    }
+
+    /// Whether any rule asks for another form than 32 bits.
+    pub(super) fn quantize(&self) -> bool {
+        self.rules.iter().any(|rule| rule.rule.form != WeightForm::Fp32)
     }
 
     /// The form of the weight that `node` of `graph` reads.
@@ -72,7 +91,7 @@ impl Rules {
                 && rule.tensor.as_ref().is_none_or(|glob| glob.is_match(tensor))
         };
         let mut form = WeightForm::Fp32;
-        for rule in self.0.iter_mut().filter(|rule| fits(rule)) {
+        for rule in self.rules.iter_mut().filter(|rule| fits(rule)) {
             (form, rule.used) = (rule.rule.form, true);
         }
         let small = weight.shape.len() != 2 || weight.shape.iter().any(|&n| n < SMALLEST);
@@ -80,8 +99,8 @@ impl Rules {
     }
 
     /// Refuses rules of the user that fit nothing: a misspelt one would go unnoticed.
-    pub(super) fn check_used(&self, defaults: usize, graphs: &[Graph]) -> Result<(), PassError> {
-        match self.0.iter().skip(defaults).position(|rule| !rule.used) {
+    pub(super) fn check_used(&self, graphs: &[Graph]) -> Result<(), PassError> {
+        match self.rules.iter().skip(self.defaults).position(|rule| !rule.used) {
             None => Ok(()),
             Some(index) => Err(PassError::Unused {
                 number: index + 1,

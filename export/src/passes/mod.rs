@@ -68,18 +68,13 @@ pub(crate) fn apply(
     user: &[WeightRule],
     graphs: Vec<Graph>,
 ) -> Result<Passed, PassError> {
-    let mut all = forms::defaults(precision);
-    let defaults = all.len();
-    // Errors count the user's rules from one.
-    Rules::new(user)?;
-    all.extend_from_slice(user);
-    if all.iter().any(|rule| rule.form != WeightForm::Fp32) && target != Target::Cpu {
+    let mut rules = Rules::new(precision, user)?;
+    if rules.quantize() && target != Target::Cpu {
         return Err(PassError::Target { precision });
     }
-    let mut rules = Rules::new(&all)?;
     let graphs: Vec<Graph> = graphs.into_iter().map(|graph| rewrite(graph, &mut rules)).collect();
-    rules.check_used(defaults, &graphs)?;
-    Ok(Passed { graphs, rules: all })
+    rules.check_used(&graphs)?;
+    Ok(Passed { graphs, rules: rules.list() })
 }
 
 /// Replaces every operator whose weight has a form of its own.

@@ -108,6 +108,19 @@ impl Rewriter {
         });
     }
 
+    /// Adds what stands for a `Gemm`: the operator, and an `Add` of the bias where there is one.
+    pub(super) fn add_biased(&mut self, gemm: &Node, operator: Operator, inputs: &[&str]) {
+        let output = gemm.outputs[0].clone();
+        match gemm.inputs.get(2) {
+            None => self.add_as(&gemm.name, operator, inputs, output),
+            Some(bias) => {
+                let add = Operator::standard("Add", &operator.dims);
+                let product = self.add(&gemm.name, operator, inputs);
+                self.add_as(&gemm.name, add, &[&product, bias], output);
+            }
+        }
+    }
+
     /// A constant stored in the file; equal names are stored once.
     pub(super) fn constant(
         &mut self,

@@ -42,14 +42,7 @@ pub(super) fn replace(g: &mut Rewriter, rows: &mut Rows, node: &Node, weight: &I
     let inputs = [&*x.values, &values, &one, &scales, &zero_point];
     let multiply = Operator::microsoft("MatMulIntegerToFloat", &dims);
     let product = g.add(&node.name, multiply, &inputs); // [rows, out], in units of the rows' scales
-    let (output, scale) = (node.outputs[0].clone(), Operator::standard("Mul", &dims));
-    match node.inputs.get(2) {
-        None => g.add_as(&node.name, scale, &[&product, &x.scales], output),
-        Some(bias) => {
-            let product = g.add(&node.name, scale, &[&product, &x.scales]);
-            g.add_as(&node.name, Operator::standard("Add", &dims), &[&product, bias], output);
-        }
-    }
+    g.add_biased(node, Operator::standard("Mul", &dims), &[&product, &x.scales]);
     Some(())
 }
 

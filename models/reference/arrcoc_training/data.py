@@ -164,16 +164,16 @@ class Pages(Dataset):
     def codes(self, rng: random.Random, pages: list[Page]) -> Codes:
         """Every item once or twice, and something that says nothing, in any order."""
         talks = [self.turns(rng, page) for page in pages]
-        nothing = (0, [0] * SLOTS, 0.0)
+        nothing = (0, [0] * SLOTS)
         rows = []
         for page, turns in zip(pages, talks):
             relevance = imagined_relevance(rng, {item.number for question in turns for item in question.evidence})
             tokens = [(*code(item), relevance(item.number)) for item in page.items for _ in range(rng.randint(1, 2))]
-            tokens += [(*nothing[:2], relevance(0)) for _ in range(rng.randint(2, 12))]
+            tokens += [(*nothing, relevance(0)) for _ in range(rng.randint(2, 12))]
             rng.shuffle(tokens)
             rows.append(tokens)
         width = max(map(len, rows))
-        rows = [row + [nothing] * (width - len(row)) for row in rows]
+        rows = [row + [(*nothing, 0.0)] * (width - len(row)) for row in rows]
         kind, slots, relevance = (torch.tensor([[token[part] for token in row] for row in rows]) for part in range(3))
         return Codes(self.text.talk(talks), kind, slots, relevance)
 

@@ -166,7 +166,7 @@ pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadErr
         return Err(LoadError::Options { what: "slots", expected, found: options.slots.to_string() });
     }
     let longest = bundle.manifest().decoder.context_length;
-    let context_length = options.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH.min(longest));
+    let context_length = context_length(longest, options);
     if !(2..=longest).contains(&context_length) {
         let expected = format!("2 to {longest} tokens, which the bundle's decoder covers");
         return Err(LoadError::Options {
@@ -176,6 +176,11 @@ pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadErr
         });
     }
     Ok(Sizes { context_length, prefill_chunk: options.prefill_chunk.min(most("seq")) })
+}
+
+/// The context that the options ask for, or as much of the default one as the model covers.
+pub(super) fn context_length(longest: usize, options: &Options) -> usize {
+    options.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH.min(longest))
 }
 
 /// Opens the inference library that was asked for, or the best one to be had.
@@ -241,7 +246,7 @@ pub(super) fn weight_bytes(dir: &Path) -> std::io::Result<u64> {
 }
 
 /// Keys and values of every layer, f32.
-pub(super) fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
+pub(crate) fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
     let per_position = 2 * spec.layers * spec.kv_heads * spec.head_dim * size_of::<f32>();
     per_position as u64 * slots as u64 * capacity as u64
 }

@@ -124,14 +124,13 @@ impl OfflineModel {
         let (spec, decoder_spec) = (&bundle.manifest().vision, &bundle.manifest().decoder);
         let size = vision::image_size(spec, options.image_size)?;
         let embedding = bundle.load_graph(runtime.as_ref(), "embedding")?;
-        let kv_values = 2 * decoder_spec.layers * decoder_spec.kv_heads * decoder_spec.head_dim;
         Ok(Self {
             info: OfflineInfo {
                 runtime: runtime.describe(),
                 image_size: size,
                 slots: options.slots,
                 context_length: sizes.context_length,
-                kv_bytes_per_token: kv_values * size_of::<f32>(),
+                kv_bytes_per_token: load::kv_bytes(decoder_spec, 1, 1) as usize,
             },
             capacity: Capacity::new(spec, size),
             prompter: Arc::new(Prompter::load(bundle)?),

@@ -20,8 +20,8 @@ use crate::image::preprocess::Preprocess;
 use crate::image::{DecodedImage, PixelValues};
 use crate::tensor::Tensor;
 use crate::vision::arr_coc_ovis::{Allocation, Pipeline, Selection, Timer, Tokens, mask_padding};
-use crate::vision::last_rows;
 use crate::vision::layout::Layout;
+use crate::vision::{last_rows, longest_query};
 
 /// The vision graphs, and what they made of the last pictures.
 pub(super) struct VisionRunner {
@@ -76,13 +76,12 @@ impl VisionRunner {
         cache_bytes: usize,
     ) -> Result<Self, LoadError> {
         let spec = bundle.manifest().vision.clone();
-        let max_query = bundle.axis("allocator", "query_len").map_or(u64::MAX, |range| range.max);
         Ok(Self {
             neck: Neck::mean(spec.feature_size),
             spec,
             size,
             pipeline: Pipeline::load(bundle, runtime)?,
-            max_query: usize::try_from(max_query).unwrap_or(usize::MAX),
+            max_query: longest_query(bundle),
             query_width: bundle.manifest().decoder.hidden_size,
             preprocess: HashMap::new(),
             encoded: ByteLru::new(cache_bytes),

@@ -142,7 +142,6 @@ impl Vision {
             preprocess: Preprocess::new(size, spec),
             observer: Arc::clone(&observer),
         };
-        let max_query = bundle.axis("allocator", "query_len").map_or(u64::MAX, |range| range.max);
         let identity = Sha256::new()
             .chain_update(bundle.digest())
             .chain_update(runtime.describe())
@@ -152,7 +151,7 @@ impl Vision {
             pipeline: Pipeline::load(bundle, runtime)?,
             layout,
             budgets,
-            max_query: usize::try_from(max_query).unwrap_or(usize::MAX),
+            max_query: longest_query(bundle),
             identity,
             features: ByteLru::new(options.feature_cache_bytes),
             tokens: ByteLru::new(options.token_cache_bytes),
@@ -288,6 +287,12 @@ fn allowed_budgets(spec: &VisionSpec, layout: &Layout) -> Result<Vec<usize>, Loa
         return Err(LoadError::Options { what: "image_size", expected, found: format!("{room} of them") });
     }
     Ok(budgets)
+}
+
+/// Longest question that the allocator takes, tokens.
+pub(crate) fn longest_query(bundle: &Bundle) -> usize {
+    let range = bundle.axis("allocator", "query_len");
+    range.and_then(|range| usize::try_from(range.max).ok()).unwrap_or(usize::MAX)
 }
 
 /// The last `most` rows of a `[1, rows, width]` tensor.

@@ -12,7 +12,7 @@ pub fn free() -> u64 {
 }
 
 /// Gives the system back what the C library keeps of memory that was freed. glibc keeps it per thread that allocated it, and an engine's
-/// threads are gone with it: without this, thirty swaps of a small model held 600 MiB that nobody used.
+/// threads are gone with it: without this, thirty swaps of a small model held 600 MiB more than none.
 pub(crate) fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `malloc_trim` takes no pointer, locks each arena while it looks at it, and touches free memory only.

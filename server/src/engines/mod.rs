@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
 use arrcoc_runtime::engine::has_int8_products;
 use arrcoc_runtime::generate::Observer;
+use arrcoc_runtime::model::ModelInfo;
 
 use crate::engine::Engine;
 
@@ -128,6 +129,11 @@ impl Available {
     /// Memory that it will take, bytes: weights, a quarter as much again for activations and repacked matrices, and the KV cache.
     pub fn memory(&self) -> u64 {
         self.weight_bytes + self.weight_bytes / 4 + self.kv_bytes
+    }
+
+    /// Whether a loaded engine is this one.
+    pub fn is(&self, info: &ModelInfo) -> bool {
+        (&self.model, self.precision, self.target) == (&info.name, info.precision, info.target)
     }
 
     /// The order of preference on this CPU, the best first: int8 where the CPU multiplies bytes, the reference where it does not;

@@ -125,10 +125,9 @@ async fn attempt(app: &App, wanted: Wanted, started: Instant) -> Result<Swapped,
         return Err(SwapError::NotServing);
     }
     let model = wanted.model.unwrap_or_else(|| current.engine.info().name.clone());
-    let available = find(source.as_ref(), &model, wanted.precision)?;
+    let available = find(Arc::clone(&source), model, wanted.precision).await?;
     same_model(&current, &available)?;
-    let info = current.engine.info();
-    if (info.precision, info.target) == (available.precision, available.target) {
+    if available.is(current.engine.info()) {
         return Ok(Swapped { serving: current, changed: false, took: started.elapsed() });
     }
     let next = match app.take_loaded(&available) {
@@ -143,13 +142,13 @@ async fn attempt(app: &App, wanted: Wanted, started: Instant) -> Result<Swapped,
     Ok(Swapped { serving: next, changed: true, took: started.elapsed() })
 }
 
-fn find(source: &dyn Source, model: &str, precision: Precision) -> Result<Available, SwapError> {
-    let found = source.list().map_err(SwapError::Load)?;
+async fn find(source: Arc<dyn Source>, model: String, precision: Precision) -> Result<Available, SwapError> {
+    let found = blocking(move || source.list()).await?;
     let mut usable: Vec<Available> = found.into_iter().filter_map(|found| found.engine.ok()).collect();
     usable.sort_by_key(Available::rank);
     let names =
         || usable.iter().map(|engine| format!("`{}` in {}", engine.model, engine.precision)).collect();
-    let unknown = || SwapError::Unknown { model: model.to_owned(), precision, found: names() };
+    let unknown = || SwapError::Unknown { model: model.clone(), precision, found: names() };
     let fits = |engine: &&Available| engine.model == model && engine.precision == precision;
     usable.iter().find(fits).cloned().ok_or_else(unknown)
 }
@@ -176,10 +175,16 @@ async fn load(
 ) -> Result<Arc<Serving>, SwapError> {
     make_room(app, available.memory()).await?;
     let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
-    let loading = tokio::task::spawn_blocking(move || source.load(&available, observer));
-    // A thread that dies while it loads is a failed load like any other.
-    let engine = loading.await.map_err(|died| SwapError::Load(died.into()))?.map_err(SwapError::Load)?;
+    let engine = blocking(move || source.load(&available, observer)).await?;
     Ok(app.serving_of(engine, metrics))
+}
+
+/// Asks a source on a thread that may block. A thread that dies is a failure like any other.
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, LoadFailure> + Send + 'static,
+) -> Result<T, SwapError> {
+    let answer = tokio::task::spawn_blocking(ask).await.map_err(|died| SwapError::Load(died.into()))?;
+    answer.map_err(SwapError::Load)
 }
 
 /// Unloads engines that are kept for later, the least recently used one first, until `needed` bytes are free.

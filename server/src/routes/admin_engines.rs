@@ -1,5 +1,7 @@
 //! `GET /admin/engines`: which engines there are, which are loaded, and how they fare.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::routing::get;
@@ -36,19 +38,16 @@ async fn handle(_key: AdminKey, State(app): State<App>) -> Result<Json<Value>, A
     engines.extend(loaded.iter().map(|(role, serving)| describe(serving, *role, app.draining())));
     if let Some(source) = app.source.clone() {
         let found = tokio::task::spawn_blocking(move || source.list()).await.map_err(ApiError::internal)?;
-        let stays = |found: &&Found| found.engine.as_ref().is_ok_and(|engine| is_loaded(&app, engine));
-        engines
-            .extend(found.map_err(ApiError::internal)?.iter().filter(|found| !stays(found)).map(candidate));
+        let found = found.map_err(ApiError::internal)?;
+        engines.extend(found.iter().filter(|found| !is_loaded(found, &loaded)).map(candidate));
     }
     Ok(Json(json!({"object": "list", "data": engines})))
 }
 
-fn is_loaded(app: &App, engine: &crate::engines::Available) -> bool {
-    app.loaded().iter().any(|(role, serving)| {
-        let info = serving.engine.info();
-        *role != Role::Retiring
-            && (&info.name, info.precision, info.target) == (&engine.model, engine.precision, engine.target)
-    })
+/// Whether an engine is in memory to stay.
+fn is_loaded(found: &Found, loaded: &[(Role, Arc<Serving>)]) -> bool {
+    let Ok(engine) = &found.engine else { return false };
+    loaded.iter().any(|(role, serving)| *role != Role::Retiring && engine.is(serving.engine.info()))
 }
 
 /// An engine that is not loaded.
