@@ -11,7 +11,7 @@ the kinds of questions, `arms` and `budgets` the shares of what the compressor i
 questions), `codes` (pages that nobody has drawn) or, by default, the whole chain. `phases` run in order: each trains the parts it
 names and freezes the rest, over pages of `records` many records (growing over the phase's first half, and everything else with
 them where `fill` is `geometrically`): `pages` pages, `talks` conversations about each, `turns` questions in each. A phase may have
-`arms`, `budgets` and `limits` (of `pages`) of its own, and `harden` pages as it goes on.
+`arms`, `budgets`, `topics`, `losses` and `limits` (of `pages`) of its own, and `harden` pages as it goes on.
 """
 
 import argparse
@@ -118,7 +118,7 @@ class Run:
                 case "patches":
                     return step_patches(self.learner, item)
                 case _:
-                    return step(self.learner, item, self.choice(), self.config["losses"], seed)
+                    return step(self.learner, item, self.choice(), self.config["losses"] | phase.get("losses", {}), seed)
 
     def run_phase(self, checkpoint_every: int) -> None:
         phase = self.config["phases"][self.phase]

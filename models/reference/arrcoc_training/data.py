@@ -136,6 +136,7 @@ class Pages(Dataset):
     def __init__(self, config: dict, phase: dict, tok: Tokenizer, seed: int):
         self.config, self.phase, self.text, self.seed = config, phase, Text(tok), seed
         self.limits = config["pages"] | phase.get("limits", {})
+        self.topics = phase.get("topics", config["topics"])
 
     def __len__(self) -> int:
         return self.phase["steps"]
@@ -159,7 +160,7 @@ class Pages(Dataset):
         return make_batch(self.text, pages, talks)
 
     def turns(self, rng: random.Random, page: Page) -> list[Question]:
-        return [draw_question(rng, page, self.config["topics"]) for _ in range(self.phase["turns"])]
+        return [draw_question(rng, page, self.topics) for _ in range(self.phase["turns"])]
 
     def codes(self, rng: random.Random, pages: list[Page]) -> Codes:
         """Every item once or twice, and something that says nothing, in any order."""
