@@ -19,6 +19,8 @@ pub const INT32: i32 = 6;
 pub const INT64: i32 = 7;
 /// Code of truth values.
 pub const BOOL: i32 = 9;
+/// Code of 16-bit floats.
+pub const FLOAT16: i32 = 10;
 
 /// `ModelProto`.
 #[derive(Clone, PartialEq, Message)]
@@ -233,7 +235,7 @@ pub fn element_name(code: i32) -> &'static str {
         INT32 => "int32",
         INT64 => "int64",
         BOOL => "bool",
-        10 => "float16",
+        FLOAT16 => "float16",
         16 => "bfloat16",
         _ => "other",
     }

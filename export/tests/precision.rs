@@ -59,7 +59,8 @@ fn rules_of_weights_are_kept_in_the_manifest() {
     assert!(manifest.contains(&format!("form: {four}")), "{manifest}");
 
     for (text, expected) in [
-        ("- {graph: decoder, form: int5}", "expected `fp32`, `w8a8`"),
+        ("- {graph: decoder, form: int5}", "expected `fp32`, `fp16`"),
+        ("- {graph: decoder, form: fp16}", "rule 1: the form `fp16` cannot"),
         ("- {graph: nothing, form: fp32}", "rule 1 fits no weight"),
         ("{graph: decoder}", "expected a list of rules"),
         ("- {layer: 1, form: fp32}", "unknown field `layer`"),

@@ -4,7 +4,7 @@
 use serde_json::json;
 use tokenizers::Tokenizer;
 
-use crate::bundle::manifest::DecoderSpec;
+use crate::bundle::manifest::{CacheElement, DecoderSpec};
 use crate::engine::{EngineError, Graph, InPlace};
 use crate::tensor::{Element, Tensor};
 
@@ -61,6 +61,7 @@ pub(crate) fn spec() -> DecoderSpec {
         context_length: 512,
         eos_token_ids: vec![IM_END, ENDOFTEXT],
         image_token_id: IMAGE_PAD,
+        cache_element: CacheElement::Fp32,
     }
 }
 

@@ -5,7 +5,7 @@ use arrcoc_models::arr_coc_ovis::{self, GraphOptions};
 use arrcoc_models::config::ModelConfig;
 use arrcoc_models::graph::{Graph, Parameter};
 use arrcoc_runtime::bundle::manifest::{
-    AxisRange, DecoderSpec, PipelineKind, Statistics, Target, VisionSpec,
+    AxisRange, CacheElement, DecoderSpec, PipelineKind, Statistics, Target, VisionSpec,
 };
 
 use super::error::BuildError;
@@ -87,6 +87,7 @@ fn arr_coc_ovis(
         context_length,
         eos_token_ids: text.eos_token_ids.clone(),
         image_token_id: config.image_token_id,
+        cache_element: CacheElement::Fp32,
     };
     Ok(Described { pipeline: PipelineKind::ArrCocOvis, vision, decoder, text })
 }

@@ -45,6 +45,17 @@ pub enum BuildError {
     /// The precision is at fault.
     #[error(transparent)]
     Precision(#[from] PassError),
+    /// The calibration is of another checkpoint.
+    #[error(
+        "the calibration is of another checkpoint: expected {expected}, found {found}; \
+         make it again with `arrcoc-export calibrate`"
+    )]
+    OtherCalibration {
+        /// Digest in the calibration.
+        expected: String,
+        /// Digest of the checkpoint.
+        found: String,
+    },
     /// The destination cannot be written.
     #[error(transparent)]
     Staging(#[from] StagingError),

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
-use arrcoc_models::graph::{DataFile, Element, Piece, Source};
+use arrcoc_models::graph::{DataFile, Element, Graph, Piece, Source};
 use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target, WeightRule};
 use serde::Serialize;
@@ -21,6 +21,7 @@ use serde::Serialize;
 pub(crate) use describe::parameters;
 pub use error::{BuildError, TextError};
 
+use crate::calibrate::Calibration;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::hashed_file::HashedFile;
 use crate::progress::{Progress, Step, peak_memory};
@@ -42,6 +43,8 @@ pub struct Options {
     pub target: Target,
     /// Forms of weights that differ from what the precision gives them.
     pub weight_rules: Vec<WeightRule>,
+    /// What the checkpoint's tensors reach: fp16 needs it.
+    pub calibration: Option<Calibration>,
     /// Model name; `None` takes the checkpoint directory's.
     pub name: Option<String>,
     /// Longest sequence, tokens; `None` takes the model's own limit.
@@ -87,7 +90,7 @@ pub struct FileSummary {
 pub fn build(checkpoint: &Path, options: &Options, progress: Progress) -> Result<Summary, BuildError> {
     let started = Instant::now();
     let checkpoint = Checkpoint::open(checkpoint)?;
-    let plan = Plan::new(&checkpoint, options)?;
+    let plan = Plan::new(&checkpoint, options, std::convert::identity)?;
     let mut digest = None;
     if !options.force
         && let Some(existing) = read_manifest(&plan.destination).filter(|existing| plan.agrees_with(existing))
@@ -99,8 +102,42 @@ pub fn build(checkpoint: &Path, options: &Options, progress: Progress) -> Result
         }
         digest = Some(found);
     }
+    if let Some(calibration) = &options.calibration {
+        let found = digest.take().map_or_else(|| checkpoint.digest(cores()), Ok)?;
+        if found != calibration.checkpoint_sha256 {
+            let expected = calibration.checkpoint_sha256.clone();
+            return Err(BuildError::OtherCalibration { expected, found });
+        }
+        digest = Some(found);
+    }
     let staging = Staging::begin(&plan.destination, plan.bytes())?;
     let manifest = write(&checkpoint, &plan, digest, &staging, progress)?;
+    staging.commit()?;
+    Ok(summary(&plan.destination, &manifest, false, started))
+}
+
+/// Builds the portable fp32 bundle below `out` from graphs that `prepare` has changed.
+pub(crate) fn build_prepared(
+    checkpoint: &Path,
+    out: &Path,
+    prepare: impl FnMut(Graph) -> Graph,
+    progress: Progress,
+) -> Result<Summary, BuildError> {
+    let started = Instant::now();
+    let checkpoint = Checkpoint::open(checkpoint)?;
+    let options = Options {
+        out: out.to_owned(),
+        precision: Precision::Fp32,
+        target: Target::Portable,
+        weight_rules: Vec::new(),
+        calibration: None,
+        name: None,
+        max_context: None,
+        force: true,
+    };
+    let plan = Plan::new(&checkpoint, &options, prepare)?;
+    let staging = Staging::begin(&plan.destination, plan.bytes())?;
+    let manifest = write(&checkpoint, &plan, None, &staging, progress)?;
     staging.commit()?;
     Ok(summary(&plan.destination, &manifest, false, started))
 }
@@ -162,6 +199,9 @@ fn write_piece(
         (Source::Quantized(quantized), _) => quantize::write(checkpoint, quantized, out),
         (Source::Checkpoint { tensor, range, .. }, Element::F32) => {
             checkpoint.read_f32(tensor, range.clone(), out)
+        }
+        (Source::Checkpoint { tensor, range, .. }, Element::F16) => {
+            quantize::write_f16(checkpoint, tensor, range, out)
         }
         (Source::Checkpoint { tensor, .. }, element) => {
             let unsupported = format!("tensor `{tensor}` as {element:?}");

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use arrcoc_models::config::ModelConfig;
-use arrcoc_models::graph::{DataFile, Layout};
-use arrcoc_runtime::bundle::manifest::{self, RawGraph, RawManifest};
+use arrcoc_models::graph::{DataFile, Graph, Layout};
+use arrcoc_runtime::bundle::manifest::{self, DecoderSpec, RawGraph, RawManifest};
 use sha2::{Digest, Sha256};
 
 use super::Options;
@@ -30,16 +30,26 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Checks the checkpoint against its configuration and lays the bundle out.
-    pub(super) fn new(checkpoint: &Checkpoint, options: &Options) -> Result<Self, BuildError> {
+    /// Checks the checkpoint against its configuration and lays the bundle out; `prepare` may change the finished graphs.
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        options: &Options,
+        prepare: impl FnMut(Graph) -> Graph,
+    ) -> Result<Self, BuildError> {
         let config = ModelConfig::from_json(checkpoint.config())
             .map_err(|source| BuildError::Config { path: checkpoint.dir().join(CONFIG), source })?;
         checkpoint.expect(&describe::parameters(&config))?;
         let model = model_name(checkpoint, options)?;
         let described = describe::describe(&config, checkpoint, options.max_context)?;
         let graphs = described.graphs(&config, options.target);
-        let Passed { graphs, rules } =
-            passes::apply(options.precision, options.target, &options.weight_rules, graphs)?;
+        let request = passes::Request {
+            precision: options.precision,
+            target: options.target,
+            rules: &options.weight_rules,
+            calibration: options.calibration.as_ref(),
+        };
+        let Passed { graphs, rules, kept, cache_element } = passes::apply(request, graphs)?;
+        let graphs: Vec<Graph> = graphs.into_iter().map(prepare).collect();
         let Layout { models, data } = Layout::new(&graphs);
         let precision = enum_name(options.precision)?;
         let target = enum_name(options.target)?;
@@ -60,12 +70,14 @@ impl Plan {
             precision: options.precision,
             target: options.target,
             weights: rules,
+            calibration_sha256: options.calibration.as_ref().map(|calibration| calibration.sha256.clone()),
+            kept_fp32: kept,
             tool: format!("arrcoc-export {}", env!("CARGO_PKG_VERSION")),
             checkpoint_sha256: String::new(),
             graphs,
             files: hashes.chain(unknown).collect(),
             vision,
-            decoder,
+            decoder: DecoderSpec { cache_element, ..decoder },
         };
         let Text { files: mut small, .. } = text;
         small.extend(models);

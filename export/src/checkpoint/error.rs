@@ -151,6 +151,19 @@ pub enum CheckpointError {
     /// What was read could not be written on.
     #[error("cannot write the weights")]
     Sink(#[source] std::io::Error),
+    /// A weight does not fit 16 bits.
+    #[error(
+        "tensor `{tensor}`: element {index} is {value}, and 16-bit floats end at 65504; keep it in 32 bits with the rule \
+         `{{tensor: \"{tensor}\", form: fp32}}`"
+    )]
+    Overflow {
+        /// The tensor.
+        tensor: String,
+        /// Row-major index of the first such element, within the part that a graph reads.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
     /// A weight cannot be quantized.
     #[error(
         "tensor `{tensor}`: element {index} is NaN or infinite and cannot be quantized; was the checkpoint saved whole?"

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use arrcoc_export::build::{self, Options, Summary};
+use arrcoc_export::calibrate::Calibration;
 use arrcoc_export::progress::{Progress, human_bytes};
 use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightRule};
 use serde_json::json;
@@ -19,10 +20,12 @@ Precisions:
   int8  encoders in int8 (weights per output channel, activations per token), the decoder's
         weights in blocks of 32; the default choice on CPUs with AVX-512 VNNI or AMX
   int4  as int8, with the decoder's weights in blocks of 32 4-bit numbers
-int8 and int4 are built for cpu. --weight-rules FILE changes the form of single weights:
+  fp16  weights, products and the KV cache in 16 bits; what `arrcoc-export calibrate` saw come near
+        their end stays in 32 and is listed in the manifest
+int8 and int4 are built for cpu, fp16 for portable. --weight-rules FILE changes the form of single weights:
   - {graph: vision_encoder, tensor: \"*.layers.0.*\", form: fp32}
   - {graph: decoder, operator: Gemm, form: int4-block32-asymmetric}
-The last rule that fits counts; forms are fp32, w8a8, int8-blockN and int4-blockN.
+The last rule that fits counts; forms are fp32, fp16, w8a8, int8-blockN and int4-blockN.
 
 Targets:
   cpu       ONNX Runtime on the CPU: fused attention, KV cache updated in place
@@ -41,7 +44,7 @@ pub(super) struct Args {
     /// Directory of bundles; this one becomes DIR/NAME/PRECISION-TARGET
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Numeric precision of weights and compute [possible values: fp32, int8, int4]
+    /// Numeric precision of weights and compute [possible values: fp32, fp16, int8, int4]
     #[arg(long, default_value = "fp32", value_parser = precision)]
     precision: Precision,
     /// What the graphs are written for [possible values: cpu, portable]
@@ -50,6 +53,9 @@ pub(super) struct Args {
     /// YAML list of rules that give weights another form than the precision does
     #[arg(long, value_name = "FILE")]
     weight_rules: Option<PathBuf>,
+    /// What `arrcoc-export calibrate` wrote of this checkpoint; fp16 needs it
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
     /// Name of the model; the checkpoint directory's unless given
     #[arg(long)]
     name: Option<String>,
@@ -68,12 +74,13 @@ pub(super) struct Args {
 fn precision(name: &str) -> Result<Precision, String> {
     match name {
         "fp32" => Ok(Precision::Fp32),
+        "fp16" => Ok(Precision::Fp16),
         "int8" => Ok(Precision::Int8),
         "int4" => Ok(Precision::Int4),
-        "fp16" | "fp8" => {
-            Err(format!("{name} bundles are not implemented in this version; expected fp32, int8 or int4"))
-        }
-        _ => Err("expected fp32, int8 or int4".to_owned()),
+        "fp8" => Err(format!(
+            "{name} bundles are not implemented in this version; expected fp32, fp16, int8 or int4"
+        )),
+        _ => Err("expected fp32, fp16, int8 or int4".to_owned()),
     }
 }
 
@@ -83,8 +90,7 @@ fn target(name: &str) -> Result<Target, String> {
         "cpu" => Ok(Target::Cpu),
         "portable" => Ok(Target::Portable),
         "cuda" | "tensorrt" | "gpu" => {
-            Err("bundles for GPUs need fp16 or fp8, which this version does not build; use cpu or portable"
-                .to_owned())
+            Err("GPUs take portable bundles, in fp16 or fp32; expected cpu or portable".to_owned())
         }
         _ => Err("expected cpu or portable".to_owned()),
     }
@@ -99,9 +105,21 @@ fn read_rules(path: &Path) -> anyhow::Result<Vec<WeightRule>> {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let progress = Progress::detect(self.json);
-        let Self { checkpoint, out, precision, target, weight_rules, name, max_context, force, json } = self;
+        let Self {
+            checkpoint,
+            out,
+            precision,
+            target,
+            weight_rules,
+            calibration,
+            name,
+            max_context,
+            force,
+            json,
+        } = self;
         let weight_rules = weight_rules.map(|path| read_rules(&path)).transpose()?.unwrap_or_default();
-        let options = Options { out, precision, target, weight_rules, name, max_context, force };
+        let calibration = calibration.map(|path| Calibration::read(&path)).transpose()?;
+        let options = Options { out, precision, target, weight_rules, calibration, name, max_context, force };
         let summary = build::build(&checkpoint, &options, progress)?;
         if json {
             let mut result = json!({ "event": "result" });

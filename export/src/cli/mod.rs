@@ -1,6 +1,7 @@
 //! The command line: one file per command, each a set of arguments and what it does with them.
 
 mod build;
+mod calibrate;
 mod init;
 mod inspect;
 mod plan;
@@ -38,6 +39,7 @@ pub(crate) struct Cli {
 enum Command {
     Init(init::Args),
     Build(build::Args),
+    Calibrate(calibrate::Args),
     Inspect(inspect::Args),
     Plan(plan::Args),
     Verify(verify::Args),
@@ -60,6 +62,7 @@ impl Cli {
         match self.command {
             Command::Init(args) => args.run(),
             Command::Build(args) => args.run(),
+            Command::Calibrate(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Verify(args) => args.run(),

@@ -39,9 +39,23 @@ fn defaults(precision: Precision) -> Vec<WeightRule> {
     };
     match precision {
         Precision::Fp32 => Vec::new(),
+        Precision::Fp16 => ["vision_encoder", "refiner", "decoder", "embedding"]
+            .map(|graph| rule(graph, WeightForm::Fp16))
+            .into(),
         Precision::Int8 => quantized(INT8_BLOCKS),
         Precision::Int4 => quantized(INT4_BLOCKS),
     }
+}
+
+/// 16-bit floats and integers are of different targets.
+fn check_form(precision: Precision, form: WeightForm, number: usize) -> Result<(), PassError> {
+    let expected = match (precision, form) {
+        (Precision::Fp16, WeightForm::Fp16 | WeightForm::Fp32) => return Ok(()),
+        (Precision::Fp16, _) => "fp16 and fp32",
+        (_, WeightForm::Fp16) => "fp32, w8a8, int8-blockN and int4-blockN",
+        _ => return Ok(()),
+    };
+    Err(PassError::Form { number, form, precision, expected })
 }
 
 /// Rules ready to be asked.
@@ -65,6 +79,7 @@ impl Rules {
         let compile = |(index, rule): (usize, WeightRule)| {
             let glob = rule.tensor.as_deref().map(Glob::new).transpose();
             let number = (index + 1).saturating_sub(defaults);
+            check_form(precision, rule.form, number)?;
             let glob = glob.map_err(|source| PassError::Glob { number, source })?;
             Ok(Rule { tensor: glob.map(|glob| glob.compile_matcher()), rule, used: false })
         };

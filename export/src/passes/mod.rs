@@ -1,11 +1,12 @@
 //! Precision passes: graphs in 32-bit floats in, graphs of another precision out.
 //!
 //! Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules). A form is one file here, which replaces the
-//! operator that reads the weight, and one arm of [`replace`]; the numbers are computed when they are written
+//! operator that reads the weight, and one arm of [`replace`]; 16-bit floats flow from operator to operator and have a pass of their own ([`fp16`]). The numbers are computed when they are written
 //! ([`crate::quantize`]). Passes see every graph of the model before anything is laid out, so they may refuse with a reason.
 
 mod blocks;
 mod forms;
+mod fp16;
 mod rewrite;
 #[cfg(test)]
 mod tests;
@@ -13,8 +14,9 @@ mod w8a8;
 
 use arrcoc_models::graph::quantized::{Bits, Blocks};
 use arrcoc_models::graph::{Graph, Initializer, Node};
-use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightForm, WeightRule};
+use arrcoc_runtime::bundle::manifest::{CacheElement, KeptNode, Precision, Target, WeightForm, WeightRule};
 
+use crate::calibrate::{Calibration, GraphRanges};
 use forms::Rules;
 use rewrite::Rewriter;
 
@@ -22,14 +24,59 @@ use rewrite::Rewriter;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PassError {
-    /// There is no such build.
+    /// The precision is not for that target.
     #[error(
-        "{precision} bundles are built for cpu only: they use operators of ONNX Runtime; \
-         take `--target cpu`, or `--precision fp32` for a portable bundle"
+        "{precision} bundles are built for {built_for} only: {reason}; take `--target {built_for}`, or another precision"
     )]
     Target {
         /// The precision.
         precision: Precision,
+        /// The target that it is for.
+        built_for: &'static str,
+        /// Why only that one.
+        reason: &'static str,
+    },
+    /// A form that the precision does not have.
+    #[error("rule {number}: the form `{form}` cannot be part of an {precision} bundle; expected {expected}")]
+    Form {
+        /// Place of the rule in the user's list, from 1.
+        number: usize,
+        /// The form.
+        form: WeightForm,
+        /// The precision.
+        precision: Precision,
+        /// Forms that can.
+        expected: &'static str,
+    },
+    /// Nobody knows what would overflow.
+    #[error(
+        "fp16 needs to know how large the tensors get: make a calibration with `arrcoc-export calibrate`, and name it \
+         with --calibration"
+    )]
+    NoCalibration,
+    /// The calibration is of other graphs.
+    #[error(
+        "the calibration says nothing of `{tensor}` in graph `{graph}`; make it again with this version's \
+         `arrcoc-export calibrate`"
+    )]
+    NotCalibrated {
+        /// The graph.
+        graph: &'static str,
+        /// The tensor.
+        tensor: String,
+    },
+    /// A cached key or value does not fit 16 bits.
+    #[error(
+        "{node}: `{tensor}` reaches {magnitude}, too much for a cache of 16-bit floats, which end at 65504; \
+         this checkpoint needs fp32"
+    )]
+    CacheOverflow {
+        /// The operator.
+        node: String,
+        /// What it makes.
+        tensor: String,
+        /// How large it got.
+        magnitude: f32,
     },
     /// A rule's pattern does not parse.
     #[error("rule {number}: `tensor` is not a pattern")]
@@ -52,29 +99,66 @@ pub enum PassError {
     },
 }
 
-/// Graphs of one precision, and the rules that made them.
-pub(crate) struct Passed {
-    pub(crate) graphs: Vec<Graph>,
-    pub(crate) rules: Vec<WeightRule>,
+/// What is to be made of the graphs.
+pub(crate) struct Request<'a> {
+    pub(crate) precision: Precision,
+    pub(crate) target: Target,
+    /// Rules that come after the precision's own.
+    pub(crate) rules: &'a [WeightRule],
+    pub(crate) calibration: Option<&'a Calibration>,
 }
 
-/// Brings `graphs` to `precision`; `user` has rules that come after the precision's own.
+/// Graphs of one precision, and what the manifest says of them.
+pub(crate) struct Passed {
+    pub(crate) graphs: Vec<Graph>,
+    /// The rules that made them.
+    pub(crate) rules: Vec<WeightRule>,
+    /// Operators that could not go where the rules would have them.
+    pub(crate) kept: Vec<KeptNode>,
+    pub(crate) cache_element: CacheElement,
+}
+
+/// Brings `graphs` to a precision.
 ///
 /// # Errors
 /// [`PassError`].
-pub(crate) fn apply(
-    precision: Precision,
-    target: Target,
-    user: &[WeightRule],
-    graphs: Vec<Graph>,
-) -> Result<Passed, PassError> {
-    let mut rules = Rules::new(precision, user)?;
+pub(crate) fn apply(request: Request<'_>, graphs: Vec<Graph>) -> Result<Passed, PassError> {
+    let Request { precision, target, calibration, .. } = request;
+    let mut rules = Rules::new(precision, request.rules)?;
+    if precision == Precision::Fp16 {
+        return apply_fp16(rules, target, calibration, graphs);
+    }
     if rules.quantize() && target != Target::Cpu {
-        return Err(PassError::Target { precision });
+        let reason = "they use operators of ONNX Runtime's CPU provider";
+        return Err(PassError::Target { precision, built_for: "cpu", reason });
     }
     let graphs: Vec<Graph> = graphs.into_iter().map(|graph| rewrite(graph, &mut rules)).collect();
     rules.check_used(&graphs)?;
-    Ok(Passed { graphs, rules: rules.list() })
+    Ok(Passed { graphs, rules: rules.list(), kept: Vec::new(), cache_element: CacheElement::Fp32 })
+}
+
+fn apply_fp16(
+    mut rules: Rules,
+    target: Target,
+    calibration: Option<&Calibration>,
+    graphs: Vec<Graph>,
+) -> Result<Passed, PassError> {
+    if target != Target::Portable {
+        let (precision, reason) = (Precision::Fp16, "CPUs compute it in 32 bits, and hide what overflows");
+        return Err(PassError::Target { precision, built_for: "portable", reason });
+    }
+    let calibration = calibration.ok_or(PassError::NoCalibration)?;
+    let (mut lowered, mut kept) = (Vec::new(), Vec::new());
+    for graph in graphs {
+        let none = GraphRanges::default();
+        let ranges = calibration.graphs.get(graph.name).unwrap_or(&none);
+        let mut settings = fp16::Settings { rules: &mut rules, ranges, weights: &calibration.weights };
+        let (graph, left) = fp16::lower(graph, &mut settings)?;
+        lowered.push(graph);
+        kept.extend(left);
+    }
+    rules.check_used(&lowered)?;
+    Ok(Passed { graphs: lowered, rules: rules.list(), kept, cache_element: CacheElement::Fp16 })
 }
 
 /// Replaces every operator whose weight has a form of its own.

@@ -15,6 +15,7 @@ pub(super) struct Rewriter {
     /// The original operators by what they read; those that were not replaced are taken over.
     pending: Vec<Node>,
     shapes: HashMap<Rc<str>, Vec<Dim>>,
+    elements: HashMap<Rc<str>, Element>,
     initializers: HashMap<Rc<str>, usize>,
 }
 
@@ -43,6 +44,11 @@ impl Operator {
         Self { element, ..self }
     }
 
+    /// The same with attributes.
+    pub(super) fn attributed(self, attributes: Vec<(&'static str, Attribute)>) -> Self {
+        Self { attributes, ..self }
+    }
+
     /// The same with integer attributes.
     pub(super) fn with(self, attributes: &[(&'static str, usize)]) -> Self {
         let ints = attributes.iter().map(|&(name, value)| (name, Attribute::Int(value as i64)));
@@ -55,8 +61,10 @@ impl Rewriter {
         let pending = std::mem::take(&mut graph.nodes);
         let values = graph.inputs.iter().chain(&graph.values).chain(&graph.outputs);
         let shapes = values.map(|value| (value.name().into(), value.dims().to_vec())).collect();
+        let elements = graph.inputs.iter().chain(&graph.values).chain(&graph.outputs);
+        let elements = elements.map(|value| (value.name().into(), value.element())).collect();
         let initializers = graph.initializers.iter().enumerate().map(|(i, x)| (x.name.clone(), i)).collect();
-        Self { graph, pending, shapes, initializers }
+        Self { graph, pending, shapes, elements, initializers }
     }
 
     /// Passes every operator to `replace`, in order; it adds what takes the operator's place, or hands it back to be kept.
@@ -82,6 +90,42 @@ impl Rewriter {
             .unwrap_or_else(|| panic!("graph `{}` has no `{name}`", self.graph.name))
     }
 
+    /// Element type of a tensor or constant; `None` for a name that stands for none.
+    pub(super) fn element(&self, name: &str) -> Option<Element> {
+        self.elements.get(name).copied().or_else(|| self.initializer(name).map(|constant| constant.element))
+    }
+
+    /// Gives a tensor another element type; who makes it and who reads it must agree.
+    pub(super) fn set_element(&mut self, name: &str, element: Element) {
+        let graph = &mut self.graph;
+        let values = graph.inputs.iter_mut().chain(&mut graph.values).chain(&mut graph.outputs);
+        for value in values.filter(|value| value.name() == name) {
+            *value = Value::new(name, element, value.dims().to_vec());
+        }
+        self.elements.insert(name.into(), element);
+    }
+
+    /// Names of the graph's inputs that begin so.
+    pub(super) fn inputs_with_prefix(&self, prefix: &str) -> Vec<Rc<str>> {
+        let names = self.graph.inputs.iter().map(Value::name);
+        names.filter(|name| name.starts_with(prefix)).map(Rc::from).collect()
+    }
+
+    /// Whether a tensor is an output of the graph.
+    pub(super) fn is_output(&self, name: &str) -> bool {
+        self.graph.outputs.iter().any(|output| output.name() == name)
+    }
+
+    /// A constant in 16-bit floats.
+    pub(super) fn half_constant(&mut self, name: &str) -> Option<Rc<str>> {
+        let constant = self.initializer(name)?.clone();
+        let source = match constant.source {
+            Source::Data(bytes) => Source::Data(super::fp16::halves(&bytes)),
+            source => source,
+        };
+        Some(self.store(format!("{name}.fp16").into(), Element::F16, constant.shape, source))
+    }
+
     /// The constant of a name.
     pub(super) fn initializer(&self, name: &str) -> Option<&Initializer> {
         self.initializers.get(name).map(|&index| &self.graph.initializers[index])
@@ -92,6 +136,7 @@ impl Rewriter {
         let output: Rc<str> = format!("{stem}/{}:0", operator.name).into();
         self.graph.values.push(Value::new(output.clone(), operator.element, operator.dims.clone()));
         self.shapes.insert(output.clone(), operator.dims.clone());
+        self.elements.insert(output.clone(), operator.element);
         self.add_as(stem, operator, inputs, output.clone());
         output
     }

@@ -17,7 +17,8 @@ fn graphs() -> Vec<Graph> {
 
 fn passed(precision: Precision, rules: &str) -> Result<Vec<Graph>, PassError> {
     let rules: Vec<WeightRule> = serde_yaml::from_str(rules).unwrap();
-    apply(precision, Target::Cpu, &rules, graphs()).map(|passed| passed.graphs)
+    let request = Request { precision, target: Target::Cpu, rules: &rules, calibration: None };
+    apply(request, graphs()).map(|passed| passed.graphs)
 }
 
 /// How many operators of each kind a graph has.
@@ -127,6 +128,8 @@ fn a_rule_that_fits_nothing_is_an_error_that_counts_from_one() {
 
 #[test]
 fn quantized_bundles_are_for_the_cpu() {
-    let error = apply(Precision::Int8, Target::Portable, &[], graphs()).err().unwrap();
+    let request =
+        Request { precision: Precision::Int8, target: Target::Portable, rules: &[], calibration: None };
+    let error = apply(request, graphs()).err().unwrap();
     assert!(error.to_string().contains("--target cpu"), "{error}");
 }

@@ -6,8 +6,11 @@ mod blocks;
 mod rows;
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use arrcoc_models::graph::quantized::{Quantized, Scheme};
+use half::f16;
+use half::slice::HalfFloatSliceExt as _;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
@@ -27,7 +30,7 @@ pub(crate) fn write(
         Scheme::PerRow => rows::write(checkpoint, quantized, out),
         Scheme::Blocks(blocks) => {
             let mut bytes = Vec::new();
-            each_row(checkpoint, quantized, |row| {
+            each_row(checkpoint, &quantized.tensor, &quantized.range, quantized.columns, |row| {
                 bytes.clear();
                 blocks::encode(row, blocks, quantized.part, &mut bytes);
                 out.write_all(&bytes)
@@ -36,14 +39,52 @@ pub(crate) fn write(
     }
 }
 
-/// Passes every row of the matrix to `take`.
-fn each_row(
+/// Writes elements `range` of a tensor as 16-bit floats.
+///
+/// # Errors
+/// [`CheckpointError::Overflow`] when one of them is beyond 65504; else as [`write`].
+pub(crate) fn write_f16(
     checkpoint: &Checkpoint,
-    quantized: &Quantized,
+    tensor: &str,
+    range: &Range<usize>,
+    out: &mut dyn Write,
+) -> Result<(), CheckpointError> {
+    let (mut halves, mut bytes) = (Vec::new(), Vec::new());
+    each_group(checkpoint, tensor, range, GROUP, |start, floats| {
+        halves.resize(floats.len(), f16::ZERO);
+        halves.convert_from_f32_slice(floats);
+        if let Some(at) = halves.iter().position(|half| half.is_infinite()) {
+            let (tensor, index, value) = (tensor.to_owned(), start + at, floats[at]);
+            return Err(CheckpointError::Overflow { tensor, index, value });
+        }
+        bytes.clear();
+        bytes.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
+        out.write_all(&bytes).map_err(CheckpointError::Sink)
+    })
+}
+
+/// Passes every row of a matrix, elements `range` of `tensor`, to `take`.
+pub(crate) fn each_row(
+    checkpoint: &Checkpoint,
+    tensor: &str,
+    range: &Range<usize>,
+    columns: usize,
     mut take: impl FnMut(&[f32]) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
-    let Quantized { tensor, range, columns, .. } = quantized;
     let step = (GROUP / columns).max(1) * columns;
+    each_group(checkpoint, tensor, range, step, |_, floats| {
+        floats.chunks_exact(columns).try_for_each(&mut take).map_err(CheckpointError::Sink)
+    })
+}
+
+/// Passes elements `range` of a tensor to `take`, `step` at a time, with the place of the first within the range.
+fn each_group(
+    checkpoint: &Checkpoint,
+    tensor: &str,
+    range: &Range<usize>,
+    step: usize,
+    mut take: impl FnMut(usize, &[f32]) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
     let (mut bytes, mut floats) = (Vec::new(), Vec::new());
     for start in range.clone().step_by(step) {
         bytes.clear();
@@ -53,11 +94,9 @@ fn each_row(
         // A NaN would become a plain zero, and nobody would ever know.
         if let Some(first) = floats.iter().position(|x| !x.is_finite()) {
             let index = start - range.start + first;
-            return Err(CheckpointError::NotFinite { tensor: tensor.clone(), index });
+            return Err(CheckpointError::NotFinite { tensor: tensor.to_owned(), index });
         }
-        for row in floats.chunks_exact(*columns) {
-            take(row).map_err(CheckpointError::Sink)?;
-        }
+        take(start - range.start, &floats)?;
     }
     Ok(())
 }

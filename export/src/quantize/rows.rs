@@ -16,11 +16,13 @@ pub(super) fn write(
     out: &mut dyn Write,
 ) -> Result<(), CheckpointError> {
     if quantized.part == Part::Scales {
-        return each_row(checkpoint, quantized, |row| out.write_all(&scale(row).to_le_bytes()));
+        return each_row(checkpoint, &quantized.tensor, &quantized.range, quantized.columns, |row| {
+            out.write_all(&scale(row).to_le_bytes())
+        });
     }
     let (rows, columns) = (quantized.rows(), quantized.columns);
     let mut values = Vec::with_capacity(rows * columns);
-    each_row(checkpoint, quantized, |row| {
+    each_row(checkpoint, &quantized.tensor, &quantized.range, quantized.columns, |row| {
         encode(row, &mut values);
         Ok(())
     })?;

@@ -11,7 +11,7 @@ mod weights;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use arrcoc_runtime::bundle::manifest::{Statistics, Target};
+use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
 use arrcoc_runtime::bundle::{Bundle, BundleError};
 use arrcoc_runtime::decoder::DecoderError;
 use arrcoc_runtime::engine::{EngineError, RuntimeKind};
@@ -225,12 +225,14 @@ fn open(path: &Path) -> Result<Bundle, VerifyError> {
     Bundle::open(path).map_err(|source| VerifyError::Bundle { path: path.to_owned(), source })
 }
 
-/// A portable bundle is its own reference, on the other runtime.
+/// A portable bundle in 32 bits is its own reference, on the other runtime.
 fn reference_path(subject: &Bundle, options: &Options) -> PathBuf {
     match (&options.reference, subject.manifest().target) {
         (Some(path), _) => path.clone(),
-        (None, Target::Portable) => subject.dir().to_owned(),
-        (None, Target::Cpu) => subject.dir().with_file_name(REFERENCE),
+        (None, Target::Portable) if subject.manifest().precision == Precision::Fp32 => {
+            subject.dir().to_owned()
+        }
+        (None, _) => subject.dir().with_file_name(REFERENCE),
     }
 }
 

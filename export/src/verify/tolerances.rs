@@ -44,6 +44,13 @@ pub const FP32: &[Tolerance] = &[
     Tolerance { stage: "decoder", output: "logits", limit: NETWORK },
 ];
 
+/// Sixteen bits keep eleven of a number: every tensor that is stored so is off by 2^-12 of itself, and a network of a few dozen layers
+/// stores a few hundred of them, whose errors add up as the root of their number; twice that, since logits are sums of cancelling terms.
+const FP16: f64 = 1e-2;
+
+/// The rows of a table in 16 bits: half of the last bit.
+const FP16_TABLE: f64 = 5e-4;
+
 /// int8 activations carry an error of half a step, 1/254 of a token's largest value, into every product; it adds up over the layers
 /// as the root of their number, and outliers make the step wider for all that stands beside them.
 const INT8: f64 = 8e-2;
@@ -62,6 +69,15 @@ fn quantized(precision: Precision) -> &'static [Tolerance] {
     const REFINED: Tolerance = Tolerance { stage: "refiner", output: "refined_tokens", limit: INT8 };
     match precision {
         Precision::Fp32 => &[],
+        Precision::Fp16 => {
+            const FP16_ALL: &[Tolerance] = &[
+                Tolerance { stage: "embedding", output: "inputs_embeds", limit: FP16_TABLE },
+                Tolerance { stage: "vision_encoder", output: "image_features", limit: FP16 },
+                Tolerance { stage: "refiner", output: "refined_tokens", limit: FP16 },
+                Tolerance { stage: "decoder", output: "logits", limit: FP16 },
+            ];
+            FP16_ALL
+        }
         Precision::Int8 => {
             &[TABLE, FEATURES, REFINED, Tolerance { stage: "decoder", output: "logits", limit: INT8 }]
         }

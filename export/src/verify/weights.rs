@@ -11,7 +11,7 @@ use arrcoc_runtime::bundle::Bundle;
 use serde::Serialize;
 
 use super::VerifyError;
-use crate::onnx::{self, BOOL, FLOAT, INT8, INT32, INT64, Location, UINT8};
+use crate::onnx::{self, BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, Location, UINT8};
 use crate::progress::Progress;
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -40,25 +40,44 @@ pub struct NotFinite {
     pub first: u64,
 }
 
+/// How floats of a type are told from what is no finite number: NaN and infinity have an exponent of ones.
+#[derive(Debug, Clone, Copy)]
+struct FloatFormat {
+    /// Bytes.
+    size: usize,
+    /// The exponent's bits in the upper two bytes.
+    exponent: u16,
+}
+
+const SINGLE: FloatFormat = FloatFormat { size: 4, exponent: 0x7f80 };
+const HALF: FloatFormat = FloatFormat { size: 2, exponent: 0x7c00 };
+
 /// Elements that are not finite, in one tensor.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Scan {
+    format: FloatFormat,
     elements: u64,
     count: u64,
     first: Option<u64>,
 }
 
 impl Scan {
+    fn new(format: FloatFormat) -> Self {
+        Self { format, elements: 0, count: 0, first: None }
+    }
+
     /// Looks at the next little-endian floats.
     fn feed(&mut self, bytes: &[u8]) {
-        // An exponent of ones is a NaN or an infinity; counting without branches keeps the loop at memory speed.
-        let is_wild = |float: &[u8]| u16::from_le_bytes([float[2], float[3]]) & 0x7f80 == 0x7f80;
-        let wild = bytes.chunks_exact(4).map(|float| u64::from(is_wild(float))).sum::<u64>();
+        let FloatFormat { size, exponent } = self.format;
+        // Counting without branches keeps the loop at memory speed.
+        let is_wild =
+            |float: &[u8]| u16::from_le_bytes([float[size - 2], float[size - 1]]) & exponent == exponent;
+        let wild = bytes.chunks_exact(size).map(|float| u64::from(is_wild(float))).sum::<u64>();
         if wild > 0 && self.first.is_none() {
-            self.first = bytes.chunks_exact(4).position(is_wild).map(|i| self.elements + i as u64);
+            self.first = bytes.chunks_exact(size).position(is_wild).map(|i| self.elements + i as u64);
         }
         self.count += wild;
-        self.elements += bytes.len() as u64 / 4;
+        self.elements += (bytes.len() / size) as u64;
     }
 }
 
@@ -71,14 +90,15 @@ pub(super) fn scan(bundle: &Bundle, progress: Progress) -> Result<WeightReport, 
     let mut step = progress.step("weights", total);
     for (graph, file) in &bundle.manifest().graphs {
         for tensor in &onnx::read(&file.path)?.initializers {
-            match tensor.data_type {
-                FLOAT => {}
+            let format = match tensor.data_type {
+                FLOAT => SINGLE,
+                FLOAT16 => HALF,
                 // Whole numbers and truth values are always finite.
                 UINT8 | INT8 | INT32 | INT64 | BOOL => continue,
                 // Another precision needs a scan of its own: passing over it would call garbage finite.
                 found => return Err(VerifyError::WeightType { tensor: tensor.name.clone(), found }),
-            }
-            let mut scan = Scan::default();
+            };
+            let mut scan = Scan::new(format);
             match tensor.location(&file.path)? {
                 Some(place) if !seen.insert(place.clone()) => continue,
                 Some(place) => {
@@ -123,11 +143,16 @@ mod tests {
 
     #[test]
     fn nan_and_infinity_are_counted_and_placed() {
-        let mut scan = Scan::default();
+        let mut scan = Scan::new(SINGLE);
         let bytes = |floats: &[f32]| floats.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
         scan.feed(&bytes(&[0.0, -1.0, f32::MAX, f32::MIN_POSITIVE / 2.0]));
         assert_eq!((scan.count, scan.first), (0, None));
         scan.feed(&bytes(&[1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]));
         assert_eq!((scan.elements, scan.count, scan.first), (8, 3, Some(5)));
+
+        let mut scan = Scan::new(HALF);
+        let halves = [half::f16::MAX, half::f16::MIN_POSITIVE, half::f16::INFINITY, half::f16::NAN];
+        scan.feed(&halves.map(half::f16::to_le_bytes).concat());
+        assert_eq!((scan.elements, scan.count, scan.first), (4, 2, Some(2)));
     }
 }

@@ -53,6 +53,7 @@ impl Workshop {
             precision: Precision::Fp32,
             target,
             weight_rules: Vec::new(),
+            calibration: None,
             name: None,
             max_context: Some(512),
             force: false,

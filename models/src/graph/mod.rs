@@ -29,6 +29,8 @@ use crate::Target;
 pub enum Element {
     /// 32-bit float.
     F32,
+    /// 16-bit float.
+    F16,
     /// 64-bit signed integer.
     I64,
     /// 32-bit signed integer.
@@ -46,6 +48,7 @@ impl Element {
     pub const fn size(self) -> usize {
         match self {
             Self::F32 | Self::I32 => 4,
+            Self::F16 => 2,
             Self::I64 => 8,
             Self::Bool | Self::I8 | Self::U8 => 1,
         }

@@ -14,6 +14,7 @@ use crate::onnx::{
 pub(super) fn data_type(element: Element) -> i32 {
     let code = match element {
         Element::F32 => DataType::Float,
+        Element::F16 => DataType::Float16,
         Element::I64 => DataType::Int64,
         Element::I32 => DataType::Int32,
         Element::Bool => DataType::Bool,

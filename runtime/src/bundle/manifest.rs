@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::statistics::{Drift, Statistics};
 pub use super::weight_rule::{WeightForm, WeightRule};
+use crate::tensor::ElementType;
 
 /// The manifest's format version; a reader refuses any other.
 pub const FORMAT: u32 = 1;
@@ -28,6 +29,12 @@ pub struct RawManifest {
     /// Which weights are stored in which form, where that is not the precision's alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<WeightRule>,
+    /// SHA-256 of the calibration that the precision was built with, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration_sha256: Option<String>,
+    /// Operators that the calibration kept out of 16 bits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_fp32: Vec<KeptNode>,
     /// Name and version of the exporter.
     pub tool: String,
     /// SHA-256 of the checkpoint's config and tensors, hex.
@@ -40,6 +47,20 @@ pub struct RawManifest {
     pub vision: VisionSpec,
     /// What the decoder needs to know.
     pub decoder: DecoderSpec,
+}
+
+/// An operator that stays in 32 bits, because something that it reads or makes is too large for 16.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct KeptNode {
+    /// The graph.
+    pub graph: String,
+    /// The operator.
+    pub node: String,
+    /// What is too large.
+    pub tensor: String,
+    /// How large it got.
+    pub magnitude: f32,
 }
 
 /// Which composition of graphs a bundle holds.
@@ -56,6 +77,8 @@ pub enum PipelineKind {
 pub enum Precision {
     /// 32-bit floats throughout: the reference.
     Fp32,
+    /// Weights, products and the cache in 16-bit floats; norms, rotary embedding and sums in 32.
+    Fp16,
     /// int8 weights and activations in the encoders, blocks of int8 weights in the decoder.
     Int8,
     /// As int8, with blocks of int4 weights in the decoder.
@@ -64,13 +87,14 @@ pub enum Precision {
 
 impl Precision {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Fp32, Self::Int8, Self::Int4];
+    pub const ALL: [Self; 4] = [Self::Fp32, Self::Fp16, Self::Int8, Self::Int4];
 }
 
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
             Self::Int8 => "int8",
             Self::Int4 => "int4",
         })
@@ -157,4 +181,33 @@ pub struct DecoderSpec {
     pub eos_token_ids: Vec<u32>,
     /// Id of the placeholder that an image's tokens replace.
     pub image_token_id: u32,
+    /// Elements of the KV cache.
+    #[serde(default, skip_serializing_if = "CacheElement::is_default")]
+    pub cache_element: CacheElement,
+}
+
+/// Elements of a KV cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheElement {
+    /// 32-bit floats.
+    #[default]
+    Fp32,
+    /// 16-bit floats.
+    Fp16,
+}
+
+impl CacheElement {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// As a tensor's element type.
+    pub fn element_type(self) -> ElementType {
+        match self {
+            Self::Fp32 => ElementType::F32,
+            Self::Fp16 => ElementType::F16,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::engine::{Graph, Runtime};
 use crate::error::LoadError;
 use manifest::{AxisRange, DecoderSpec, PipelineKind, Precision, RawManifest, Target, VisionSpec};
 
-mod files;
+pub(crate) mod files;
 pub mod manifest;
 mod statistics;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::fs;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::manifest::{FORMAT, RawGraph, Statistics};
+use super::manifest::{CacheElement, FORMAT, RawGraph, Statistics};
 use super::*;
 
 const GRAPHS: [&str; 7] =
@@ -35,6 +35,8 @@ fn valid() -> (TempDir, RawManifest) {
         pipeline: PipelineKind::ArrCocOvis,
         precision: Precision::Fp32,
         weights: Vec::new(),
+        calibration_sha256: None,
+        kept_fp32: Vec::new(),
         target: Target::Portable,
         tool: "test".to_owned(),
         checkpoint_sha256: digest(b"checkpoint"),
@@ -60,6 +62,7 @@ fn valid() -> (TempDir, RawManifest) {
             context_length: 256,
             eos_token_ids: vec![1, 2],
             image_token_id: 3,
+            cache_element: CacheElement::Fp32,
         },
     };
     (dir, raw)

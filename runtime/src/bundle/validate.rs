@@ -33,6 +33,7 @@ pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<Ha
         !raw.model.is_empty() && raw.model.chars().all(|c| c.is_alphanumeric() || "-_.:/".contains(c));
     check("model", "letters, digits and any of `-_.:/`", name_ok, &raw.model)?;
     check_sha256("checkpoint_sha256", &raw.checkpoint_sha256)?;
+    raw.calibration_sha256.iter().try_for_each(|digest| check_sha256("calibration_sha256", digest))?;
     check_vision(&raw.vision)?;
     check_decoder(&raw.decoder)?;
 

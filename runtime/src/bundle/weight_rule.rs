@@ -24,12 +24,14 @@ pub struct WeightRule {
 
 /// How a weight is stored and multiplied.
 ///
-/// Written as `fp32`, `w8a8`, `int8-block128`, `int4-block32` or `int4-block32-asymmetric`.
+/// Written as `fp32`, `fp16`, `w8a8`, `int8-block128`, `int4-block32` or `int4-block32-asymmetric`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum WeightForm {
     /// 32-bit floats.
     Fp32,
+    /// 16-bit floats, and products in them.
+    Fp16,
     /// int8 with a scale per output channel; activations are quantized too, with a scale per token.
     W8a8,
     /// Blocks along the input axis with a scale each; activations are quantized block by block.
@@ -46,7 +48,7 @@ pub enum WeightForm {
 /// A form that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "expected `fp32`, `w8a8`, or `int4-blockN` or `int8-blockN` with N one of 16, 32, 64, 128 and 256 (and \
+    "expected `fp32`, `fp16`, `w8a8`, or `int4-blockN` or `int8-blockN` with N one of 16, 32, 64, 128 and 256 (and \
      `-asymmetric` behind it for zero points), found `{0}`"
 )]
 pub struct UnknownForm(String);
@@ -60,6 +62,7 @@ impl FromStr for WeightForm {
         let unknown = || UnknownForm(text.to_owned());
         match text {
             "fp32" => return Ok(Self::Fp32),
+            "fp16" => return Ok(Self::Fp16),
             "w8a8" => return Ok(Self::W8a8),
             _ => {}
         }
@@ -81,6 +84,7 @@ impl fmt::Display for WeightForm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fp32 => f.write_str("fp32"),
+            Self::Fp16 => f.write_str("fp16"),
             Self::W8a8 => f.write_str("w8a8"),
             Self::Blocks { bits, size, symmetric } => {
                 write!(f, "int{bits}-block{size}{}", if *symmetric { "" } else { ASYMMETRIC })
@@ -110,7 +114,7 @@ mod tests {
 
     #[test]
     fn forms_are_read_as_they_are_written() {
-        for text in ["fp32", "w8a8", "int8-block128", "int4-block32", "int4-block16-asymmetric"] {
+        for text in ["fp32", "fp16", "w8a8", "int8-block128", "int4-block32", "int4-block16-asymmetric"] {
             assert_eq!(text.parse::<WeightForm>().unwrap().to_string(), text);
         }
         let four = WeightForm::Blocks { bits: 4, size: 32, symmetric: false };
@@ -120,7 +124,7 @@ mod tests {
     #[test]
     fn other_forms_are_refused_with_the_list() {
         for text in
-            ["", "int4", "int3-block32", "int4-block48", "int8-block", "int4-block32-symmetric", "fp16"]
+            ["", "int4", "int3-block32", "int4-block48", "int8-block", "int4-block32-symmetric", "bf16"]
         {
             let error = text.parse::<WeightForm>().unwrap_err().to_string();
             assert!(error.contains("int4-blockN") && error.contains(&format!("`{text}`")), "{error}");

@@ -1,9 +1,11 @@
 //! The portable flavour: past tensors go in, present tensors come out and are kept without a copy. One slot per run,
 //! since rows of different lengths cannot share a past tensor.
 
-use crate::bundle::manifest::DecoderSpec;
+use half::f16;
+
+use crate::bundle::manifest::{CacheElement, DecoderSpec};
 use crate::engine::Graph;
-use crate::tensor::Tensor;
+use crate::tensor::{Element, ElementType, Tensor};
 
 use super::{Decoder, DecoderError, Logits, Mark, Slots, sequence_length};
 
@@ -39,7 +41,11 @@ impl Portable {
 
     fn empty(&self) -> Result<Vec<Tensor>, DecoderError> {
         let shape = [1, self.spec.kv_heads, 0, self.spec.head_dim];
-        self.names.iter().map(|_| Ok(Tensor::from_vec::<f32>(&shape, Vec::new())?)).collect()
+        let empty = match self.spec.cache_element {
+            CacheElement::Fp32 => Tensor::from_vec::<f32>(&shape, Vec::new())?,
+            CacheElement::Fp16 => Tensor::from_vec::<f16>(&shape, Vec::new())?,
+        };
+        Ok(vec![empty; self.names.len()])
     }
 
     /// The first `length` positions of every tensor of a slot; no copy where that is all of them.
@@ -167,11 +173,20 @@ fn prefix(tensor: &Tensor, length: usize) -> Result<Tensor, DecoderError> {
     if length == total {
         return Ok(tensor.clone());
     }
-    let kept: Vec<f32> = tensor
-        .as_slice::<f32>()?
-        .chunks_exact(total * width)
-        .flat_map(|head| &head[..length * width])
-        .copied()
-        .collect();
-    Ok(Tensor::from_vec(&[batch, heads, length, width], kept)?)
+    let shape = [batch, heads, length, width];
+    match tensor.element() {
+        ElementType::F16 => Ok(Tensor::from_vec(&shape, heads_of::<f16>(tensor, total, length, width)?)?),
+        _ => Ok(Tensor::from_vec(&shape, heads_of::<f32>(tensor, total, length, width)?)?),
+    }
+}
+
+/// The first `length` of `total` positions of every head.
+fn heads_of<T: Element>(
+    tensor: &Tensor,
+    total: usize,
+    length: usize,
+    width: usize,
+) -> Result<Vec<T>, DecoderError> {
+    let heads = tensor.as_slice::<T>()?.chunks_exact(total * width);
+    Ok(heads.flat_map(|head| &head[..length * width]).copied().collect())
 }

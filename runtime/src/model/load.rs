@@ -245,9 +245,10 @@ pub(super) fn weight_bytes(dir: &Path) -> std::io::Result<u64> {
     Ok(bytes)
 }
 
-/// Keys and values of every layer, f32.
+/// Keys and values of every layer.
 pub(crate) fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
-    let per_position = 2 * spec.layers * spec.kv_heads * spec.head_dim * size_of::<f32>();
+    let per_position =
+        2 * spec.layers * spec.kv_heads * spec.head_dim * spec.cache_element.element_type().size();
     per_position as u64 * slots as u64 * capacity as u64
 }
 

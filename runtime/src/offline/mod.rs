@@ -14,7 +14,7 @@ use crate::arms::grid::Neck;
 use crate::bundle::Bundle;
 use crate::bundle::manifest::{DecoderSpec, VisionSpec};
 use crate::decoder::{self, Decoder, DecoderError, Embedder};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Runtime};
 use crate::error::LoadError;
 use crate::generate::{GenerateError, Message, Part, Prompt, Role};
 use crate::image::{DecodedImage, ImageError, ImageLimits, decode};
@@ -27,6 +27,7 @@ use vision_runner::VisionRunner;
 
 mod answer;
 mod capacity;
+pub mod data;
 mod vision_runner;
 mod visual_tokens;
 
@@ -119,11 +120,19 @@ impl OfflineModel {
     /// # Errors
     /// [`LoadError`].
     pub fn load(bundle: &Bundle, options: &Options) -> Result<Self, LoadError> {
-        let sizes = load::sizes(bundle, options)?;
         let runtime = load::open_runtime(bundle.manifest().target, options)?;
+        Self::load_on(bundle, runtime.as_ref(), options)
+    }
+
+    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not used.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load_on(bundle: &Bundle, runtime: &dyn Runtime, options: &Options) -> Result<Self, LoadError> {
+        let sizes = load::sizes(bundle, options)?;
         let (spec, decoder_spec) = (&bundle.manifest().vision, &bundle.manifest().decoder);
         let size = vision::image_size(spec, options.image_size)?;
-        let embedding = bundle.load_graph(runtime.as_ref(), "embedding")?;
+        let embedding = bundle.load_graph(runtime, "embedding")?;
         Ok(Self {
             info: OfflineInfo {
                 runtime: runtime.describe(),
@@ -135,11 +144,11 @@ impl OfflineModel {
             capacity: Capacity::new(spec, size),
             prompter: Arc::new(Prompter::load(bundle)?),
             embedder: Embedder::new(embedding, decoder_spec.hidden_size),
-            decoder: decoder::load(bundle, runtime.as_ref(), options.slots, sizes.context_length)?,
+            decoder: decoder::load(bundle, runtime, options.slots, sizes.context_length)?,
             decoder_spec: decoder_spec.clone(),
             prefill_chunk: sizes.prefill_chunk,
             limits: options.limits,
-            vision: VisionRunner::load(bundle, runtime.as_ref(), size, options.feature_cache_bytes)?,
+            vision: VisionRunner::load(bundle, runtime, size, options.feature_cache_bytes)?,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::data::Row;
+use arrcoc_runtime::offline::data::Row;
 
 /// For every row another one whose question it gets: each row's question goes to one other row. `None` where all that is
 /// left is the same question. The same rows give the same result.

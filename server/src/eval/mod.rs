@@ -1,11 +1,10 @@
 //! `arrcoc-serve eval`: a data set through the engines, and what choosing visual tokens is worth on it.
 //!
-//! [`data`] reads the questions, [`run()`] puts them to an [`OfflineModel`](arrcoc_runtime::offline::OfflineModel) with
+//! [`arrcoc_runtime::offline::data`] reads the questions, [`run()`] puts them to an [`OfflineModel`](arrcoc_runtime::offline::OfflineModel) with
 //! every arm, budget and kind of positions and writes each answer into the [`journal`], from which [`summary`] computes
 //! all that [`report`] shows: whoever has the journal can compute it again.
 
 pub mod bootstrap;
-pub mod data;
 pub mod journal;
 pub mod measure;
 pub mod mismatched_questions;

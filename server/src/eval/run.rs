@@ -13,7 +13,6 @@ use arrcoc_runtime::offline::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::data::{DataError, DataSet, Row};
 use super::journal::{
     AnswerLine, Configuration, FILE, Header, Journal, JournalError, Line, Milliseconds, Omitted, RowLine,
 };
@@ -24,6 +23,7 @@ use super::report::{self, ReportError};
 use super::summary::{About, Summary};
 use super::variants::{Unsupported, Variant, variants};
 use super::{hex, measure};
+use arrcoc_runtime::offline::data::{DataError, DataSet, Row};
 
 /// Tokens that an answer may be longer than the longest reference.
 const SPARE_TOKENS: usize = 8;

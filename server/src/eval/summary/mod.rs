@@ -12,12 +12,12 @@ use arrcoc_runtime::offline::OfflineModel;
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Interval, RESAMPLES, interval};
-use super::data::DataSet;
 use super::journal::{AnswerLine, Header, Line, Milliseconds};
 use super::measure::median;
 use super::options::Tokens;
 use super::provenance::Circumstances;
 use super::variants::Unsupported;
+use arrcoc_runtime::offline::data::DataSet;
 
 mod claim;
 mod difference;

@@ -176,7 +176,7 @@ impl DataSet {
             return Err(DataError::Empty(path.to_path_buf()));
         }
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        Ok(Self { rows, sha256: super::hex(&Sha256::digest(&bytes)), name })
+        Ok(Self { rows, sha256: crate::bundle::files::hex(&Sha256::digest(&bytes)), name })
     }
 }
 

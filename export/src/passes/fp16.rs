@@ -1,0 +1,234 @@
+//! 16-bit floats: products in half precision, and what stands between two of them.
+//!
+//! A linear layer whose weight has the form `fp16` multiplies in 16 bits; what only rearranges its result, bends it (an
+//! activation function) or multiplies it again (attention) stays in 16 bits too. Everything else keeps 32: norms and their
+//! statistics, rotary embedding, sums with the residual stream, softmax under a mask, and whatever chooses or places tokens. So the
+//! islands of 32 bits that other converters are told of one by one are what is left here by itself.
+//!
+//! No number may leave the range of 16 bits unseen. A calibration says how large every tensor gets in 32 bits; an operator that reads
+//! or makes one of [`LIMIT`] or more stays in 32 bits and is listed in the manifest. The cache's keys and values have no such way
+//! out: there the build fails.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+
+use arrcoc_models::graph::{Attribute, Element, Graph, Node, Source};
+use arrcoc_runtime::bundle::manifest::{KeptNode, WeightForm};
+use half::f16;
+
+use super::PassError;
+use super::forms::Rules;
+use super::rewrite::{Operator, Rewriter};
+use crate::calibrate::GraphRanges;
+
+/// The magnitude from which on a tensor is not trusted to 16 bits: a quarter of the largest half (65504), since other images than
+/// the calibration's may go further than those did.
+const LIMIT: f32 = 65504.0 / 4.0;
+
+/// Prefixes of the cache's inputs and outputs.
+const CACHE: [&str; 2] = ["past_key_values.", "present."];
+
+/// Operators that hand on what they are given.
+const MOVING: [&str; 11] = [
+    "Reshape",
+    "Transpose",
+    "Slice",
+    "Split",
+    "Expand",
+    "Unsqueeze",
+    "Squeeze",
+    "Gather",
+    "GatherElements",
+    "Pad",
+    "Identity",
+];
+
+/// Operators that stay in 16 bits when all that they read at run time is.
+const BENDING: [&str; 12] =
+    ["Add", "Sub", "Mul", "Div", "Erf", "Sigmoid", "Tanh", "Relu", "Neg", "Gelu", "QuickGelu", "Softmax"];
+
+/// What the pass is told.
+pub(super) struct Settings<'a> {
+    pub(super) rules: &'a mut Rules,
+    /// What the graph's tensors reached.
+    pub(super) ranges: &'a GraphRanges,
+    /// Largest magnitude per column of the weights of linear layers.
+    pub(super) weights: &'a BTreeMap<String, Vec<f32>>,
+}
+
+/// Brings a graph to 16 bits; also returns what it had to leave in 32.
+///
+/// # Errors
+/// [`PassError::CacheOverflow`], or [`PassError::NotCalibrated`] when the calibration does not know a tensor.
+pub(super) fn lower(graph: Graph, settings: &mut Settings<'_>) -> Result<(Graph, Vec<KeptNode>), PassError> {
+    let mut kept = Vec::new();
+    let mut outcome = Ok(());
+    let mut flow = Flow::default();
+    let mut rewriter = Rewriter::new(graph);
+    for input in rewriter.inputs_with_prefix(CACHE[0]) {
+        rewriter.set_element(&input, Element::F16);
+        flow.after_product.insert(input);
+    }
+    let graph = rewriter.each(|g, node| {
+        let half = flow.wants_half(g, settings, &node) && outcome.is_ok() && {
+            let gated = gate(g, settings, &node);
+            gated.map_or_else(
+                |error| {
+                    outcome = Err(error);
+                    false
+                },
+                |large| {
+                    let fits = large.is_none();
+                    kept.extend(large);
+                    fits
+                },
+            )
+        };
+        flow.place(g, node, half)
+    });
+    outcome.map(|()| (graph, kept))
+}
+
+/// Why an operator has to stay in 32 bits, if it has to.
+fn gate(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Option<KeptNode>, PassError> {
+    let Largest { tensor, magnitude } = largest(g, settings, node)?;
+    if magnitude < LIMIT {
+        return Ok(None);
+    }
+    if node.outputs.iter().any(|output| output.starts_with(CACHE[1])) {
+        let (node, tensor) = (node.name.clone(), tensor.to_string());
+        return Err(PassError::CacheOverflow { node, tensor, magnitude });
+    }
+    let (graph, node) = (g.graph().to_owned(), node.name.clone());
+    Ok(Some(KeptNode { graph, node, tensor: tensor.to_string(), magnitude }))
+}
+
+/// What is known of the tensors made so far.
+#[derive(Default)]
+struct Flow {
+    /// Made by a product of 16 bits, or from what is.
+    after_product: HashSet<Rc<str>>,
+    /// Casts and half constants, by what they are of.
+    converted: HashMap<(Rc<str>, Element), Rc<str>>,
+}
+
+impl Flow {
+    /// Whether an operator is to work in 16 bits.
+    fn wants_half(&self, g: &Rewriter, settings: &mut Settings<'_>, node: &Node) -> bool {
+        let inputs: Vec<Rc<str>> = floats(g, &node.inputs);
+        let running: Vec<&Rc<str>> = inputs.iter().filter(|name| g.initializer(name).is_none()).collect();
+        let is_half = |name: &&Rc<str>| g.element(name) == Some(Element::F16);
+        let weight = match node.operator {
+            "Gemm" => node.inputs.get(1),
+            "Gather" => node.inputs.first(),
+            _ => None,
+        };
+        if let Some(weight) = weight.and_then(|name| g.initializer(name)).cloned() {
+            return settings.rules.form(g.graph(), node, &weight) == WeightForm::Fp16;
+        }
+        match node.operator {
+            // Attention: both sides are made of what a linear layer made.
+            "MatMul" => running.len() == 2 && inputs.iter().any(|name| self.after_product.contains(name)),
+            "Identity" if g.is_output(&node.outputs[0]) => node.outputs[0].starts_with(CACHE[1]),
+            "Concat" => running.iter().any(is_half),
+            // The square of a norm's mean.
+            "Mul" if node.inputs[0] == node.inputs[1] => false,
+            operator if MOVING.contains(&operator) => inputs.first().is_some_and(|name| is_half(&name)),
+            operator if BENDING.contains(&operator) => !running.is_empty() && running.iter().all(is_half),
+            _ => false,
+        }
+    }
+
+    /// Gives the operator inputs of its kind, and notes what it makes.
+    fn place(&mut self, g: &mut Rewriter, mut node: Node, half: bool) -> Option<Node> {
+        let element = if half { Element::F16 } else { Element::F32 };
+        let product = half && matches!(node.operator, "Gemm" | "MatMul");
+        let follows = floats(g, &node.inputs).iter().any(|name| self.after_product.contains(name));
+        for input in &mut node.inputs {
+            if is_float(g.element(input)) && g.element(input) != Some(element) && node.operator != "Shape" {
+                *input = self.converted(g, input, element);
+            }
+        }
+        for output in node.outputs.iter().filter(|name| !name.is_empty()) {
+            if is_float(g.element(output)) {
+                g.set_element(output, element);
+                if product || follows {
+                    self.after_product.insert(output.clone());
+                }
+            }
+        }
+        Some(node)
+    }
+
+    /// The same numbers in another width, made once.
+    fn converted(&mut self, g: &mut Rewriter, name: &Rc<str>, element: Element) -> Rc<str> {
+        if let Some(known) = self.converted.get(&(name.clone(), element)) {
+            return known.clone();
+        }
+        let constant = if element == Element::F16 { g.half_constant(name) } else { None };
+        let made = constant.unwrap_or_else(|| {
+            let (code, suffix) = if element == Element::F16 { (10, "fp16") } else { (1, "fp32") }; // TensorProto.DataType
+            let cast = Operator::standard("Cast", &g.dims(name)).of(element);
+            let stem = format!("/{}/{suffix}", name.trim_start_matches('/'));
+            g.add(&stem, cast.attributed(vec![("to", Attribute::Int(code))]), &[name])
+        });
+        if self.after_product.contains(name) {
+            self.after_product.insert(made.clone());
+        }
+        self.converted.insert((name.clone(), element), made.clone());
+        made
+    }
+}
+
+fn is_float(element: Option<Element>) -> bool {
+    matches!(element, Some(Element::F32 | Element::F16))
+}
+
+fn floats(g: &Rewriter, names: &[Rc<str>]) -> Vec<Rc<str>> {
+    names.iter().filter(|name| is_float(g.element(name))).cloned().collect()
+}
+
+/// The largest of what an operator reads and makes.
+struct Largest {
+    tensor: Rc<str>,
+    magnitude: f32,
+}
+
+fn largest(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Largest, PassError> {
+    let mut most = Largest { tensor: "".into(), magnitude: 0.0 };
+    for tensor in floats(g, &node.inputs).into_iter().chain(floats(g, &node.outputs)) {
+        let magnitude = match g.initializer(&tensor).map(|constant| &constant.source) {
+            Some(Source::Data(bytes)) => largest_constant(bytes),
+            // Vectors are not in the calibration: one that is too large fails when it is written.
+            Some(_) => settings
+                .weights
+                .get(&*tensor)
+                .map_or(0.0, |columns| columns.iter().copied().fold(0.0, f32::max)),
+            None => calibrated(g, settings, &tensor)?,
+        };
+        if magnitude > most.magnitude {
+            most = Largest { tensor, magnitude };
+        }
+    }
+    Ok(most)
+}
+
+/// What a tensor reached. The graph's outputs are other tensors by another name, and the cache is the outputs of earlier runs.
+fn calibrated(g: &Rewriter, settings: &Settings<'_>, tensor: &str) -> Result<f32, PassError> {
+    match settings.ranges.magnitudes.get(tensor) {
+        Some(&magnitude) => Ok(magnitude),
+        None if g.is_output(tensor) || tensor.starts_with(CACHE[0]) => Ok(0.0),
+        None => Err(PassError::NotCalibrated { graph: g.graph(), tensor: tensor.to_owned() }),
+    }
+}
+
+fn largest_constant(bytes: &[u8]) -> f32 {
+    let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    floats.fold(0.0, |most, x| most.max(x.abs()))
+}
+
+/// Little-endian floats as halves.
+pub(super) fn halves(bytes: &[u8]) -> Vec<u8> {
+    let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    floats.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect()
+}
