@@ -21,6 +21,8 @@ pub const INT64: i32 = 7;
 pub const BOOL: i32 = 9;
 /// Code of 16-bit floats.
 pub const FLOAT16: i32 = 10;
+/// Code of 8-bit floats without infinities.
+pub const FLOAT8E4M3FN: i32 = 17;
 
 /// `ModelProto`.
 #[derive(Clone, PartialEq, Message)]
@@ -236,6 +238,7 @@ pub fn element_name(code: i32) -> &'static str {
         INT64 => "int64",
         BOOL => "bool",
         FLOAT16 => "float16",
+        FLOAT8E4M3FN => "float8e4m3fn",
         16 => "bfloat16",
         _ => "other",
     }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrcoc_export::build;
-use arrcoc_export::calibrate::{self, CalibrateError, Calibration, Options};
+use arrcoc_export::calibrate::{self, CalibrateError, Calibration, Options, RangeMethod};
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify;
 use arrcoc_runtime::bundle::manifest::{KeptNode, Precision, RawManifest, Target};
@@ -19,17 +19,23 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/image
 
 /// Multiplies a tensor of bfloat16 numbers by a power of two, exactly.
 fn scale(workshop: &Workshop, tensor: &str, exponent: i16) {
+    scale_where(workshop, tensor, exponent, |_| true);
+}
+
+/// The same for some of its columns.
+fn scale_where(workshop: &Workshop, tensor: &str, exponent: i16, columns: impl Fn(usize) -> bool) {
     workshop.edit_weights("model.safetensors", |header, data| {
-        let offsets = &header[tensor]["data_offsets"];
-        let (start, end) = (offsets[0].as_u64().unwrap() as usize, offsets[1].as_u64().unwrap() as usize);
-        for bytes in data[start..end].chunks_exact_mut(2) {
+        let entry = &header[tensor];
+        let offset = |at: usize| entry["data_offsets"][at].as_u64().unwrap() as usize;
+        let width = entry["shape"].as_array().unwrap().last().unwrap().as_u64().unwrap() as usize;
+        let elements = data[offset(0)..offset(1)].chunks_exact_mut(2).enumerate();
+        for (_, bytes) in elements.filter(|(index, _)| columns(index % width)) {
             let bits = u16::from_le_bytes([bytes[0], bytes[1]]);
-            // Tiny numbers become zero rather than something else.
             let at = i16::try_from((bits >> 7) & 0xff).unwrap();
-            let moved = if (1..255).contains(&(at + exponent)) && at > 0 {
-                (bits & 0x807f) | (u16::try_from(at + exponent).unwrap() << 7)
-            } else {
-                bits & 0x8000
+            // Tiny numbers become zero rather than something else.
+            let moved = match u16::try_from(at + exponent) {
+                Ok(moved) if at > 0 && (1..255).contains(&moved) => (bits & 0x807f) | (moved << 7),
+                _ => bits & 0x8000,
             };
             bytes.copy_from_slice(&moved.to_le_bytes());
         }
@@ -209,7 +215,7 @@ fn what_cannot_be_calibrated_is_said() {
     let before = fs::read(workshop.path("calibration.json")).unwrap();
     let error = attempt(&format!("[{missing}, {broken}]")).unwrap_err();
     assert!(
-        matches!(&error, CalibrateError::NoImage { count: 2, image, .. } if image == "gone.png"),
+        matches!(&*error, CalibrateError::NoImage { count: 2, image, .. } if image == "gone.png"),
         "{error}"
     );
     for (rows, expected) in [("[]", "no question"), ("[{}]", "row 0"), ("nonsense", "neither")] {
@@ -252,4 +258,98 @@ fn a_corrupt_calibration_is_refused() {
     fs::write(&path, &text).unwrap();
     let (status, _, stderr) = build();
     assert_eq!(status, 0, "{stderr}");
+}
+
+/// Distance and cosine of the encoder's features at int8.
+fn encoder(workshop: &Workshop, calibration: Option<Calibration>) -> (f64, f64) {
+    let options = build::Options {
+        precision: Precision::Int8,
+        calibration,
+        force: true,
+        ..workshop.options(Target::Cpu)
+    };
+    let bundle = build::build(&workshop.checkpoint(), &options, Progress::Silent).unwrap().bundle;
+    let report = verified(&bundle);
+    let stage = report.stages.iter().find(|stage| stage.stage == "vision_encoder").unwrap();
+    (stage.distance, stage.cosine)
+}
+
+/// Three channels of every norm 64 times larger than trained norms would have them, and the weights behind them as much smaller:
+/// the same function, with outliers.
+#[test]
+fn smoothing_holds_what_planted_outliers_cost() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.build(Target::Portable).unwrap();
+    let (plain, _) = encoder(&workshop, None);
+    for layer in 0..4 {
+        for (norm, linear) in [("layer_norm1", "attn.qkv"), ("layer_norm2", "mlp.lin1")] {
+            plant(&workshop, &format!("sam_encoder.layers.{layer}"), norm, linear);
+        }
+    }
+    workshop.build(Target::Portable).unwrap();
+    let (naive, naive_cosine) = encoder(&workshop, None);
+    let (smoothed, smoothed_cosine) = encoder(&workshop, Some(calibrated(&workshop)));
+    assert!(naive > 3.0 * plain, "planted outliers cost nothing: {naive} after {plain}");
+    assert!(smoothed < 1.5 * plain, "{smoothed} smoothed, {naive} not, {plain} without outliers");
+    assert!(smoothed_cosine > naive_cosine, "{smoothed_cosine} smoothed, {naive_cosine} not");
+}
+
+fn plant(workshop: &Workshop, layer: &str, norm: &str, linear: &str) {
+    const CHANNELS: [usize; 3] = [3, 17, 40];
+    const POWER: i16 = 6;
+    for (tensor, power) in [
+        (format!("{layer}.{norm}.weight"), POWER),
+        (format!("{layer}.{norm}.bias"), POWER),
+        (format!("{layer}.{linear}.weight"), -POWER),
+    ] {
+        scale_where(workshop, &tensor, power, |column| CHANNELS.contains(&column));
+    }
+}
+
+#[test]
+fn fp8_rounds_every_product_and_stores_its_weights_in_a_byte() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.build(Target::Portable).unwrap();
+    let calibration = calibrated(&workshop);
+    let sixteen = fp16(&workshop, Some(calibration.clone())).unwrap();
+    let build = |range| {
+        let options = build::Options {
+            precision: Precision::Fp8,
+            calibration: Some(calibration.clone()),
+            range,
+            ..workshop.options(Target::Portable)
+        };
+        build::build(&workshop.checkpoint(), &options, Progress::Silent).unwrap()
+    };
+    let built = build(RangeMethod::Absmax);
+    let report = verified(&built.bundle);
+    assert!(report.passed, "{report}");
+    let coarse = report.stages.iter().filter(|stage| stage.distance > 1e-2);
+    assert!(
+        coarse.map(|stage| stage.stage.as_str()).eq(["vision_encoder", "refiner", "decoder"]),
+        "{report}"
+    );
+    assert!(report.stages.iter().all(|stage| stage.cosine > 0.98), "{report}");
+
+    let length = |bundle: &Path| fs::metadata(bundle.join("vision_encoder.onnx.data")).unwrap().len();
+    assert!(
+        length(&built.bundle) * 3 < length(&sixteen) * 2,
+        "{} of {}",
+        length(&built.bundle),
+        length(&sixteen)
+    );
+    let manifest = fs::read_to_string(built.bundle.join("manifest.yaml")).unwrap();
+    let raw: RawManifest = serde_yaml::from_str(&manifest).unwrap();
+    assert_eq!((raw.graphs["decoder"].opset, raw.graphs["allocator"].opset), (21, 18));
+
+    // Another way to read the ranges makes other graphs, which are not mistaken for these.
+    assert!(build(RangeMethod::Absmax).up_to_date);
+    assert!(!build(RangeMethod::Percentile).up_to_date);
+    assert!(verified(&built.bundle).passed);
 }

@@ -1,9 +1,10 @@
 """Writes an ARR-Ledger data set: pages as PNG and `ledger.json`, for `arrcoc-serve eval`.
 
-    python make_ledger.py --out DIR [--pages 360] [--controls 60] [--seed evaluation]
+    python make_ledger.py --out DIR [--pages 360] [--controls 60] [--sweep 0] [--seed evaluation]
 
 `--pages` pages at six densities with four one-place questions each; `--controls` pages for each kind of question where choosing
-by the question should not win. The seed's name is part of every page's: no page of training or validation returns.
+by the question should not win; `--sweep` pages at each of six further densities, of records alone, from a quarter of a
+page's usual contents to more than training ever had. The seed's name is part of every page's: no page of training or validation returns.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from arrcoc_ledger import ONE_PLACE, Page, PageSpec, Question, Topic, ask, draw_page
 
 DENSITIES = (5, 10, 15, 20, 25, 30)  # records on a page: as many as training has
+SWEEP = (4, 12, 25, 45, 70, 110)  # 24 to about 600 characters: 1.5 to 40 per token of 16
 QUESTIONS = 4  # about a page
 RICH = PageSpec(links=2, table=True, chart=True, shapes=5, textures=1)
 
@@ -53,6 +55,16 @@ class Writer:
             seen.add(question.evidence)
             self.rows.append(row(name, page, question, topic))
 
+    def records(self, spec: PageSpec) -> None:
+        """Two records of a page."""
+        name, page, rng = self.page(spec)
+        seen = set()
+        while len(seen) < 2:
+            question = ask(rng, page, Topic.RECORD)
+            if question.evidence not in seen:
+                seen.add(question.evidence)
+                self.rows.append(row(name, page, question, Topic.RECORD))
+
     def control(self, spec: PageSpec, topic: Topic) -> None:
         name, page, rng = self.page(spec)
         self.rows.append(row(name, page, ask(rng, page, topic), topic))
@@ -72,9 +84,14 @@ class Writer:
         self.rows.append(row(name, page, ask(rng, page, Topic.RECORD), "salient"))
 
 
+def letters(records: int) -> tuple[int, int]:
+    """Dense pages need small letters, in pixels."""
+    return (11, 12) if records > 70 else (13, 14) if records >= 45 else (13, 17)
+
+
 def spec_of(n: int, records: int) -> PageSpec:
-    """Every third page has a table, every third a chart; dense pages need small letters and the room."""
-    font_size = (13, 14) if records > 45 else (13, 17)
+    """Every third page has a table, every third a chart."""
+    font_size = letters(records)
     if n % 3 == 0:
         spec = replace(RICH, chart=False)
     elif n % 3 == 1:
@@ -89,6 +106,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pages", type=int, default=360)
     parser.add_argument("--controls", type=int, default=60)
+    parser.add_argument("--sweep", type=int, default=0)
     parser.add_argument("--seed", default="evaluation")
     args = parser.parse_args()
     writer = Writer(args.out, args.seed)
@@ -100,6 +118,9 @@ def main() -> None:
         writer.control(spec_of(n, 30), Topic.TWO_HOP)
         writer.second_question(spec_of(n, 30))
         writer.salient(PageSpec(records=1))
+    for _ in range(args.sweep):
+        for records in SWEEP:
+            writer.records(PageSpec(records=records, font_size=letters(records)))
     (args.out / "ledger.json").write_text(json.dumps(writer.rows, indent=1) + "\n")
     print(f"{args.out / 'ledger.json'}: {len(writer.rows)} questions about {writer.pages} pages")
 

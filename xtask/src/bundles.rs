@@ -72,10 +72,30 @@ impl Programs {
         precision: &str,
         target: &str,
     ) -> Result<PathBuf> {
-        let mut build = self.export();
-        build.arg("build").arg(checkpoint).arg("--out").arg(out).args(["--name", name]);
-        // What stands there may be the work of yesterday's exporter, under today's version number.
-        shell::check(build.args(["--precision", precision, "--target", target, "--force"]))?;
+        let mut build = self.build_of(checkpoint, out, name);
+        shell::check(build.args(["--precision", precision, "--target", target]))?;
         Ok(out.join(name).join(format!("{precision}-{target}")))
+    }
+
+    /// The same in 16 or 8 bits, by what a calibration says.
+    pub(crate) fn calibrated(
+        &self,
+        checkpoint: &Path,
+        out: &Path,
+        name: &str,
+        precision: &str,
+        calibration: &Path,
+    ) -> Result<PathBuf> {
+        let mut build = self.build_of(checkpoint, out, name);
+        build.args(["--precision", precision, "--target", "portable", "--calibration"]).arg(calibration);
+        shell::check(&mut build)?;
+        Ok(out.join(name).join(format!("{precision}-portable")))
+    }
+
+    /// What stands there may be the work of yesterday's exporter, under today's version number: it is built again.
+    fn build_of(&self, checkpoint: &Path, out: &Path, name: &str) -> Command {
+        let mut build = self.export();
+        build.arg("build").arg(checkpoint).arg("--out").arg(out).args(["--name", name, "--force"]);
+        build
     }
 }

@@ -21,11 +21,11 @@ use serde::Serialize;
 pub(crate) use describe::parameters;
 pub use error::{BuildError, TextError};
 
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, RangeMethod};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::hashed_file::HashedFile;
 use crate::progress::{Progress, Step, peak_memory};
-use crate::quantize;
+use crate::quantize::{self, Matrix};
 use crate::staging::{Staging, StagingError};
 use plan::Plan;
 
@@ -43,8 +43,10 @@ pub struct Options {
     pub target: Target,
     /// Forms of weights that differ from what the precision gives them.
     pub weight_rules: Vec<WeightRule>,
-    /// What the checkpoint's tensors reach: fp16 needs it.
+    /// What the checkpoint's tensors reach: fp16 and fp8 need it, int8 is better for it.
     pub calibration: Option<Calibration>,
+    /// How the calibration's ranges are read where activations have scales of their own: fp8.
+    pub range: RangeMethod,
     /// Model name; `None` takes the checkpoint directory's.
     pub name: Option<String>,
     /// Longest sequence, tokens; `None` takes the model's own limit.
@@ -131,6 +133,7 @@ pub(crate) fn build_prepared(
         target: Target::Portable,
         weight_rules: Vec::new(),
         calibration: None,
+        range: RangeMethod::Absmax,
         name: None,
         max_context: None,
         force: true,
@@ -197,10 +200,15 @@ fn write_piece(
     match (&piece.source, piece.element) {
         (Source::Data(bytes), _) => out.write_all(bytes).map_err(CheckpointError::Sink),
         (Source::Quantized(quantized), _) => quantize::write(checkpoint, quantized, out),
-        (Source::Checkpoint { tensor, range, .. }, Element::F32) => {
+        (Source::Checkpoint { tensor, range, factors: None, .. }, Element::F32) => {
             checkpoint.read_f32(tensor, range.clone(), out)
         }
-        (Source::Checkpoint { tensor, range, .. }, Element::F16) => {
+        (Source::Checkpoint { tensor, range, factors: Some(factors), .. }, Element::F32) => {
+            let matrix =
+                Matrix { tensor, range, columns: factors.numbers().len(), factors: Some(factors.numbers()) };
+            quantize::write_f32(checkpoint, &matrix, out)
+        }
+        (Source::Checkpoint { tensor, range, factors: None, .. }, Element::F16) => {
             quantize::write_f16(checkpoint, tensor, range, out)
         }
         (Source::Checkpoint { tensor, .. }, element) => {

@@ -47,6 +47,7 @@ impl Plan {
             target: options.target,
             rules: &options.weight_rules,
             calibration: options.calibration.as_ref(),
+            range: options.range,
         };
         let Passed { graphs, rules, kept, cache_element } = passes::apply(request, graphs)?;
         let graphs: Vec<Graph> = graphs.into_iter().map(prepare).collect();
@@ -56,7 +57,7 @@ impl Plan {
         let destination = options.out.join(&model).join(format!("{precision}-{target}"));
         let raw_graphs = graphs.iter().zip(&models).map(|(graph, (file, bytes))| {
             let axes = graph.axes().into_iter().map(|axis| (axis.to_owned(), described.axis(axis))).collect();
-            let (file, opset) = (file.clone(), graph.target.opset());
+            let (file, opset) = (file.clone(), graph.opset());
             (graph.name.to_owned(), RawGraph { file, sha256: hash(bytes), opset, axes })
         });
         let graphs = raw_graphs.collect();

@@ -27,7 +27,7 @@ use arrcoc_runtime::offline::{AnswerRequest, Example, OfflineError, OfflineModel
 use crate::build::{self, BuildError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::progress::Progress;
-use crate::quantize;
+use crate::quantize::{self, Matrix};
 pub use file::{Calibration, CalibrationFileError, Circumstances, GraphRanges, Skipped, TierStatistics};
 pub use histogram::{Histogram, RangeMethod};
 pub use recorder::Activation;
@@ -292,7 +292,7 @@ fn largest_per_column(
             continue;
         };
         let mut largest = vec![0.0f32; columns];
-        quantize::each_row(checkpoint, tensor, range, columns, |row| {
+        quantize::each_row(checkpoint, &Matrix { tensor, range, columns, factors: None }, |row| {
             largest.iter_mut().zip(row).for_each(|(largest, x)| *largest = largest.max(x.abs()));
             Ok(())
         })?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use arrcoc_export::build::{self, Options, Summary};
-use arrcoc_export::calibrate::Calibration;
+use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::{Progress, human_bytes};
 use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightRule};
 use serde_json::json;
@@ -22,10 +22,11 @@ Precisions:
   int4  as int8, with the decoder's weights in blocks of 32 4-bit numbers
   fp16  weights, products and the KV cache in 16 bits; what `arrcoc-export calibrate` saw come near
         their end stays in 32 and is listed in the manifest
-int8 and int4 are built for cpu, fp16 for portable. --weight-rules FILE changes the form of single weights:
+  fp8   as fp16, with weights and products in 8-bit floats (E4M3), for Ada and Hopper
+int8 and int4 are built for cpu, fp16 and fp8 for portable. --weight-rules FILE changes the form of single weights:
   - {graph: vision_encoder, tensor: \"*.layers.0.*\", form: fp32}
   - {graph: decoder, operator: Gemm, form: int4-block32-asymmetric}
-The last rule that fits counts; forms are fp32, fp16, w8a8, int8-blockN and int4-blockN.
+The last rule that fits counts; forms are fp32, fp16, fp8, w8a8, int8-blockN and int4-blockN.
 
 Targets:
   cpu       ONNX Runtime on the CPU: fused attention, KV cache updated in place
@@ -44,7 +45,7 @@ pub(super) struct Args {
     /// Directory of bundles; this one becomes DIR/NAME/PRECISION-TARGET
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Numeric precision of weights and compute [possible values: fp32, fp16, int8, int4]
+    /// Numeric precision of weights and compute [possible values: fp32, fp16, fp8, int8, int4]
     #[arg(long, default_value = "fp32", value_parser = precision)]
     precision: Precision,
     /// What the graphs are written for [possible values: cpu, portable]
@@ -53,9 +54,12 @@ pub(super) struct Args {
     /// YAML list of rules that give weights another form than the precision does
     #[arg(long, value_name = "FILE")]
     weight_rules: Option<PathBuf>,
-    /// What `arrcoc-export calibrate` wrote of this checkpoint; fp16 needs it
+    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16 and fp8 need it, int8 smooths outliers with it
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
+    /// How large an activation is taken to get, by the calibration: as large as was seen, or less, so that the rest is told apart better (fp8)
+    #[arg(long, value_name = "METHOD", default_value = "absmax", value_parser = range_method)]
+    range: RangeMethod,
     /// Name of the model; the checkpoint directory's unless given
     #[arg(long)]
     name: Option<String>,
@@ -70,17 +74,15 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Parses a precision; those that the design names and this version lacks are refused with the reason.
+/// Parses a precision.
 fn precision(name: &str) -> Result<Precision, String> {
     match name {
         "fp32" => Ok(Precision::Fp32),
         "fp16" => Ok(Precision::Fp16),
         "int8" => Ok(Precision::Int8),
         "int4" => Ok(Precision::Int4),
-        "fp8" => Err(format!(
-            "{name} bundles are not implemented in this version; expected fp32, fp16, int8 or int4"
-        )),
-        _ => Err("expected fp32, fp16, int8 or int4".to_owned()),
+        "fp8" => Ok(Precision::Fp8),
+        _ => Err("expected fp32, fp16, fp8, int8 or int4".to_owned()),
     }
 }
 
@@ -93,6 +95,15 @@ fn target(name: &str) -> Result<Target, String> {
             Err("GPUs take portable bundles, in fp16 or fp32; expected cpu or portable".to_owned())
         }
         _ => Err("expected cpu or portable".to_owned()),
+    }
+}
+
+fn range_method(name: &str) -> Result<RangeMethod, String> {
+    match name {
+        "absmax" => Ok(RangeMethod::Absmax),
+        "entropy" => Ok(RangeMethod::Entropy),
+        "percentile" => Ok(RangeMethod::Percentile),
+        _ => Err("expected absmax, entropy or percentile".to_owned()),
     }
 }
 
@@ -112,6 +123,7 @@ impl Args {
             target,
             weight_rules,
             calibration,
+            range,
             name,
             max_context,
             force,
@@ -119,7 +131,8 @@ impl Args {
         } = self;
         let weight_rules = weight_rules.map(|path| read_rules(&path)).transpose()?.unwrap_or_default();
         let calibration = calibration.map(|path| Calibration::read(&path)).transpose()?;
-        let options = Options { out, precision, target, weight_rules, calibration, name, max_context, force };
+        let options =
+            Options { out, precision, target, weight_rules, calibration, range, name, max_context, force };
         let summary = build::build(&checkpoint, &options, progress)?;
         if json {
             let mut result = json!({ "event": "result" });

@@ -42,6 +42,14 @@ fn defaults(precision: Precision) -> Vec<WeightRule> {
         Precision::Fp16 => ["vision_encoder", "refiner", "decoder", "embedding"]
             .map(|graph| rule(graph, WeightForm::Fp16))
             .into(),
+        Precision::Fp8 => vec![
+            rule("vision_encoder", WeightForm::Fp8),
+            rule("refiner", WeightForm::Fp8),
+            rule("decoder", WeightForm::Fp8),
+            tensor("*lm_head.weight", WeightForm::Fp16),
+            tensor("*embed_tokens.weight", WeightForm::Fp16),
+            rule("embedding", WeightForm::Fp16),
+        ],
         Precision::Int8 => quantized(INT8_BLOCKS),
         Precision::Int4 => quantized(INT4_BLOCKS),
     }
@@ -51,8 +59,10 @@ fn defaults(precision: Precision) -> Vec<WeightRule> {
 fn check_form(precision: Precision, form: WeightForm, number: usize) -> Result<(), PassError> {
     let expected = match (precision, form) {
         (Precision::Fp16, WeightForm::Fp16 | WeightForm::Fp32) => return Ok(()),
+        (Precision::Fp8, WeightForm::Fp8 | WeightForm::Fp16 | WeightForm::Fp32) => return Ok(()),
         (Precision::Fp16, _) => "fp16 and fp32",
-        (_, WeightForm::Fp16) => "fp32, w8a8, int8-blockN and int4-blockN",
+        (Precision::Fp8, _) => "fp8, fp16 and fp32",
+        (_, WeightForm::Fp16 | WeightForm::Fp8) => "fp32, w8a8, int8-blockN and int4-blockN",
         _ => return Ok(()),
     };
     Err(PassError::Form { number, form, precision, expected })

@@ -8,6 +8,8 @@
 //! No number may leave the range of 16 bits unseen. A calibration says how large every tensor gets in 32 bits; an operator that reads
 //! or makes one of [`LIMIT`] or more stays in 32 bits and is listed in the manifest. The cache's keys and values have no such way
 //! out: there the build fails.
+//!
+//! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]); what goes in and comes out of it has 16 bits.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
@@ -16,10 +18,10 @@ use arrcoc_models::graph::{Attribute, Element, Graph, Node, Source};
 use arrcoc_runtime::bundle::manifest::{KeptNode, WeightForm};
 use half::f16;
 
-use super::PassError;
 use super::forms::Rules;
 use super::rewrite::{Operator, Rewriter};
-use crate::calibrate::GraphRanges;
+use super::{PassError, fp8};
+use crate::calibrate::{GraphRanges, RangeMethod};
 
 /// The magnitude from which on a tensor is not trusted to 16 bits: a quarter of the largest half (65504), since other images than
 /// the calibration's may go further than those did.
@@ -29,7 +31,7 @@ const LIMIT: f32 = 65504.0 / 4.0;
 const CACHE: [&str; 2] = ["past_key_values.", "present."];
 
 /// Operators that hand on what they are given.
-const MOVING: [&str; 11] = [
+pub(super) const MOVING: [&str; 11] = [
     "Reshape",
     "Transpose",
     "Slice",
@@ -54,6 +56,10 @@ pub(super) struct Settings<'a> {
     pub(super) ranges: &'a GraphRanges,
     /// Largest magnitude per column of the weights of linear layers.
     pub(super) weights: &'a BTreeMap<String, Vec<f32>>,
+    /// How the range of an 8-bit activation is chosen.
+    pub(super) range: RangeMethod,
+    /// Whether attention multiplies in 8 bits, in graphs whose linear layers do.
+    pub(super) attention: bool,
 }
 
 /// Brings a graph to 16 bits; also returns what it had to leave in 32.
@@ -70,21 +76,18 @@ pub(super) fn lower(graph: Graph, settings: &mut Settings<'_>) -> Result<(Graph,
         flow.after_product.insert(input);
     }
     let graph = rewriter.each(|g, node| {
-        let half = flow.wants_half(g, settings, &node) && outcome.is_ok() && {
-            let gated = gate(g, settings, &node);
-            gated.map_or_else(
-                |error| {
-                    outcome = Err(error);
-                    false
-                },
-                |large| {
-                    let fits = large.is_none();
-                    kept.extend(large);
-                    fits
-                },
-            )
-        };
-        flow.place(g, node, half)
+        let mut width = flow.width(g, settings, &node);
+        if width != Width::Full && outcome.is_ok() {
+            match gate(g, settings, &node) {
+                Ok(None) => {}
+                Ok(Some(large)) => {
+                    width = Width::Full;
+                    kept.push(large);
+                }
+                Err(error) => outcome = Err(error),
+            }
+        }
+        flow.place(g, settings, node, width)
     });
     outcome.map(|()| (graph, kept))
 }
@@ -103,6 +106,17 @@ fn gate(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Option<Kep
     Ok(Some(KeptNode { graph, node, tensor: tensor.to_string(), magnitude }))
 }
 
+/// How many bits an operator works in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    /// 32.
+    Full,
+    /// 16.
+    Half,
+    /// A product of 8-bit floats; its result has 16.
+    Quarter,
+}
+
 /// What is known of the tensors made so far.
 #[derive(Default)]
 struct Flow {
@@ -110,11 +124,15 @@ struct Flow {
     after_product: HashSet<Rc<str>>,
     /// Casts and half constants, by what they are of.
     converted: HashMap<(Rc<str>, Element), Rc<str>>,
+    /// Whether a linear layer of the graph multiplies in 8 bits.
+    quarter: bool,
+    /// What was rounded to 8 bits.
+    rounded: fp8::Rounded,
 }
 
 impl Flow {
-    /// Whether an operator is to work in 16 bits.
-    fn wants_half(&self, g: &Rewriter, settings: &mut Settings<'_>, node: &Node) -> bool {
+    /// How many bits an operator is to work in.
+    fn width(&mut self, g: &Rewriter, settings: &mut Settings<'_>, node: &Node) -> Width {
         let inputs: Vec<Rc<str>> = floats(g, &node.inputs);
         let running: Vec<&Rc<str>> = inputs.iter().filter(|name| g.initializer(name).is_none()).collect();
         let is_half = |name: &&Rc<str>| g.element(name) == Some(Element::F16);
@@ -124,9 +142,16 @@ impl Flow {
             _ => None,
         };
         if let Some(weight) = weight.and_then(|name| g.initializer(name)).cloned() {
-            return settings.rules.form(g.graph(), node, &weight) == WeightForm::Fp16;
+            return match settings.rules.form(g.graph(), node, &weight) {
+                WeightForm::Fp16 => Width::Half,
+                WeightForm::Fp8 if node.operator == "Gemm" => {
+                    self.quarter = true;
+                    Width::Quarter
+                }
+                _ => Width::Full,
+            };
         }
-        match node.operator {
+        let half = match node.operator {
             // Attention: both sides are made of what a linear layer made.
             "MatMul" => running.len() == 2 && inputs.iter().any(|name| self.after_product.contains(name)),
             "Identity" if g.is_output(&node.outputs[0]) => node.outputs[0].starts_with(CACHE[1]),
@@ -136,13 +161,37 @@ impl Flow {
             operator if MOVING.contains(&operator) => inputs.first().is_some_and(|name| is_half(&name)),
             operator if BENDING.contains(&operator) => !running.is_empty() && running.iter().all(is_half),
             _ => false,
+        };
+        match half {
+            true if node.operator == "MatMul" && self.quarter && settings.attention => Width::Quarter,
+            true => Width::Half,
+            false => Width::Full,
         }
     }
 
     /// Gives the operator inputs of its kind, and notes what it makes.
-    fn place(&mut self, g: &mut Rewriter, mut node: Node, half: bool) -> Option<Node> {
-        let element = if half { Element::F16 } else { Element::F32 };
-        let product = half && matches!(node.operator, "Gemm" | "MatMul");
+    fn place(
+        &mut self,
+        g: &mut Rewriter,
+        settings: &Settings<'_>,
+        mut node: Node,
+        width: Width,
+    ) -> Option<Node> {
+        let element = if width == Width::Full { Element::F32 } else { Element::F16 };
+        self.rounded.follow(&node);
+        if width == Width::Quarter {
+            let weight = node.inputs.get(1).filter(|_| node.operator == "Gemm").cloned();
+            let factors: Vec<Rc<str>> = node.inputs.iter().take(2).cloned().collect();
+            for (place, factor) in factors.into_iter().enumerate() {
+                if weight.as_ref() == Some(&factor) {
+                    node.inputs[place] = fp8::weight(g, &factor)?;
+                } else {
+                    let half = self.converted(g, &factor, element);
+                    node.inputs[place] = self.rounded.activation(g, settings, &factor, &half);
+                }
+            }
+        }
+        let product = width != Width::Full && matches!(node.operator, "Gemm" | "MatMul");
         let follows = floats(g, &node.inputs).iter().any(|name| self.after_product.contains(name));
         for input in &mut node.inputs {
             if is_float(g.element(input)) && g.element(input) != Some(element) && node.operator != "Shape" {
@@ -162,6 +211,9 @@ impl Flow {
 
     /// The same numbers in another width, made once.
     fn converted(&mut self, g: &mut Rewriter, name: &Rc<str>, element: Element) -> Rc<str> {
+        if g.element(name) == Some(element) {
+            return name.clone();
+        }
         if let Some(known) = self.converted.get(&(name.clone(), element)) {
             return known.clone();
         }

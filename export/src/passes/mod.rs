@@ -1,13 +1,15 @@
 //! Precision passes: graphs in 32-bit floats in, graphs of another precision out.
 //!
 //! Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules). A form is one file here, which replaces the
-//! operator that reads the weight, and one arm of [`replace`]; 16-bit floats flow from operator to operator and have a pass of their own ([`fp16`]). The numbers are computed when they are written
+//! operator that reads the weight, and one arm of [`replace`]; 16-bit and 8-bit floats flow from operator to operator and have a pass of their own ([`fp16`], [`fp8`]). The numbers are computed when they are written
 //! ([`crate::quantize`]). Passes see every graph of the model before anything is laid out, so they may refuse with a reason.
 
 mod blocks;
 mod forms;
 mod fp16;
+mod fp8;
 mod rewrite;
+mod smooth;
 #[cfg(test)]
 mod tests;
 mod w8a8;
@@ -16,7 +18,7 @@ use arrcoc_models::graph::quantized::{Bits, Blocks};
 use arrcoc_models::graph::{Graph, Initializer, Node};
 use arrcoc_runtime::bundle::manifest::{CacheElement, KeptNode, Precision, Target, WeightForm, WeightRule};
 
-use crate::calibrate::{Calibration, GraphRanges};
+use crate::calibrate::{Calibration, GraphRanges, RangeMethod};
 use forms::Rules;
 use rewrite::Rewriter;
 
@@ -50,10 +52,13 @@ pub enum PassError {
     },
     /// Nobody knows what would overflow.
     #[error(
-        "fp16 needs to know how large the tensors get: make a calibration with `arrcoc-export calibrate`, and name it \
+        "{precision} needs to know how large the tensors get: make a calibration with `arrcoc-export calibrate`, and name it \
          with --calibration"
     )]
-    NoCalibration,
+    NoCalibration {
+        /// The precision.
+        precision: Precision,
+    },
     /// The calibration is of other graphs.
     #[error(
         "the calibration says nothing of `{tensor}` in graph `{graph}`; make it again with this version's \
@@ -106,6 +111,8 @@ pub(crate) struct Request<'a> {
     /// Rules that come after the precision's own.
     pub(crate) rules: &'a [WeightRule],
     pub(crate) calibration: Option<&'a Calibration>,
+    /// How ranges of 8-bit activations are chosen.
+    pub(crate) range: RangeMethod,
 }
 
 /// Graphs of one precision, and what the manifest says of them.
@@ -125,34 +132,38 @@ pub(crate) struct Passed {
 pub(crate) fn apply(request: Request<'_>, graphs: Vec<Graph>) -> Result<Passed, PassError> {
     let Request { precision, target, calibration, .. } = request;
     let mut rules = Rules::new(precision, request.rules)?;
-    if precision == Precision::Fp16 {
-        return apply_fp16(rules, target, calibration, graphs);
+    if matches!(precision, Precision::Fp16 | Precision::Fp8) {
+        return apply_floats(&request, rules, graphs);
     }
     if rules.quantize() && target != Target::Cpu {
         let reason = "they use operators of ONNX Runtime's CPU provider";
         return Err(PassError::Target { precision, built_for: "cpu", reason });
     }
-    let graphs: Vec<Graph> = graphs.into_iter().map(|graph| rewrite(graph, &mut rules)).collect();
+    let smoothed = graphs.into_iter().map(|graph| match calibration {
+        Some(calibration) => smooth::smooth(graph, &mut rules, calibration),
+        None => graph,
+    });
+    let smoothed: Vec<Graph> = smoothed.collect();
+    let graphs: Vec<Graph> = smoothed.into_iter().map(|graph| rewrite(graph, &mut rules)).collect();
     rules.check_used(&graphs)?;
     Ok(Passed { graphs, rules: rules.list(), kept: Vec::new(), cache_element: CacheElement::Fp32 })
 }
 
-fn apply_fp16(
-    mut rules: Rules,
-    target: Target,
-    calibration: Option<&Calibration>,
-    graphs: Vec<Graph>,
-) -> Result<Passed, PassError> {
+/// 16-bit and 8-bit floats.
+fn apply_floats(request: &Request<'_>, mut rules: Rules, graphs: Vec<Graph>) -> Result<Passed, PassError> {
+    let &Request { precision, target, calibration, range, .. } = request;
     if target != Target::Portable {
-        let (precision, reason) = (Precision::Fp16, "CPUs compute it in 32 bits, and hide what overflows");
+        let reason = "CPUs compute it in 32 bits, and hide what overflows";
         return Err(PassError::Target { precision, built_for: "portable", reason });
     }
-    let calibration = calibration.ok_or(PassError::NoCalibration)?;
+    let calibration = calibration.ok_or(PassError::NoCalibration { precision })?;
+    let attention = precision == Precision::Fp8;
     let (mut lowered, mut kept) = (Vec::new(), Vec::new());
     for graph in graphs {
         let none = GraphRanges::default();
         let ranges = calibration.graphs.get(graph.name).unwrap_or(&none);
-        let mut settings = fp16::Settings { rules: &mut rules, ranges, weights: &calibration.weights };
+        let weights = &calibration.weights;
+        let mut settings = fp16::Settings { rules: &mut rules, ranges, weights, range, attention };
         let (graph, left) = fp16::lower(graph, &mut settings)?;
         lowered.push(graph);
         kept.extend(left);

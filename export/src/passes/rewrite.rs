@@ -179,9 +179,10 @@ impl Rewriter {
 
     /// Part of a checkpoint matrix in fewer bits, under the name of the weight that it stands for.
     pub(super) fn quantized(&mut self, weight: &Initializer, scheme: Scheme, part: Part) -> Option<Rc<str>> {
-        let Source::Checkpoint { tensor, range, .. } = &weight.source else { return None };
+        let Source::Checkpoint { tensor, range, factors, .. } = &weight.source else { return None };
         let columns = *weight.shape.last()?;
-        let quantized = Quantized { tensor: tensor.clone(), range: range.clone(), columns, scheme, part };
+        let (tensor, range, factors) = (tensor.clone(), range.clone(), factors.clone());
+        let quantized = Quantized { tensor, range, columns, factors, scheme, part };
         let (element, shape) = quantized.tensor_type();
         let suffix = match part {
             Part::Values => "quantized",

@@ -17,7 +17,13 @@ fn graphs() -> Vec<Graph> {
 
 fn passed(precision: Precision, rules: &str) -> Result<Vec<Graph>, PassError> {
     let rules: Vec<WeightRule> = serde_yaml::from_str(rules).unwrap();
-    let request = Request { precision, target: Target::Cpu, rules: &rules, calibration: None };
+    let request = Request {
+        precision,
+        target: Target::Cpu,
+        rules: &rules,
+        calibration: None,
+        range: RangeMethod::Absmax,
+    };
     apply(request, graphs()).map(|passed| passed.graphs)
 }
 
@@ -128,8 +134,13 @@ fn a_rule_that_fits_nothing_is_an_error_that_counts_from_one() {
 
 #[test]
 fn quantized_bundles_are_for_the_cpu() {
-    let request =
-        Request { precision: Precision::Int8, target: Target::Portable, rules: &[], calibration: None };
+    let request = Request {
+        precision: Precision::Int8,
+        target: Target::Portable,
+        rules: &[],
+        calibration: None,
+        range: RangeMethod::Absmax,
+    };
     let error = apply(request, graphs()).err().unwrap();
     assert!(error.to_string().contains("--target cpu"), "{error}");
 }

@@ -3,11 +3,13 @@
 //! A matrix streams through in groups of rows, once per stored part, so that no more than a group is in memory in 32 bits.
 
 mod blocks;
+pub(crate) mod fp8;
 mod rows;
 
 use std::io::{self, Write};
 use std::ops::Range;
 
+use arrcoc_models::graph::Factors;
 use arrcoc_models::graph::quantized::{Quantized, Scheme};
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
@@ -27,10 +29,11 @@ pub(crate) fn write(
     out: &mut dyn Write,
 ) -> Result<(), CheckpointError> {
     match quantized.scheme {
+        Scheme::Fp8 => fp8::write(checkpoint, quantized, out),
         Scheme::PerRow => rows::write(checkpoint, quantized, out),
         Scheme::Blocks(blocks) => {
             let mut bytes = Vec::new();
-            each_row(checkpoint, &quantized.tensor, &quantized.range, quantized.columns, |row| {
+            each_row(checkpoint, &Matrix::of(quantized), |row| {
                 bytes.clear();
                 blocks::encode(row, blocks, quantized.part, &mut bytes);
                 out.write_all(&bytes)
@@ -63,17 +66,61 @@ pub(crate) fn write_f16(
     })
 }
 
-/// Passes every row of a matrix, elements `range` of `tensor`, to `take`.
+/// Writes a matrix as 32-bit floats.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_f32(
+    checkpoint: &Checkpoint,
+    matrix: &Matrix<'_>,
+    out: &mut dyn Write,
+) -> Result<(), CheckpointError> {
+    let mut bytes = Vec::new();
+    each_row(checkpoint, matrix, |row| {
+        bytes.clear();
+        bytes.extend(row.iter().flat_map(|x| x.to_le_bytes()));
+        out.write_all(&bytes)
+    })
+}
+
+/// Rows of a checkpoint tensor.
+pub(crate) struct Matrix<'a> {
+    pub(crate) tensor: &'a str,
+    /// The elements, row-major.
+    pub(crate) range: &'a Range<usize>,
+    /// Length of a row.
+    pub(crate) columns: usize,
+    /// What the columns are multiplied with.
+    pub(crate) factors: Option<&'a [f32]>,
+}
+
+impl<'a> Matrix<'a> {
+    fn of(quantized: &'a Quantized) -> Self {
+        let Quantized { tensor, range, columns, factors, .. } = quantized;
+        Self { tensor, range, columns: *columns, factors: factors.as_ref().map(Factors::numbers) }
+    }
+}
+
+/// Passes every row of a matrix to `take`.
 pub(crate) fn each_row(
     checkpoint: &Checkpoint,
-    tensor: &str,
-    range: &Range<usize>,
-    columns: usize,
+    matrix: &Matrix<'_>,
     mut take: impl FnMut(&[f32]) -> io::Result<()>,
 ) -> Result<(), CheckpointError> {
+    let &Matrix { tensor, range, columns, factors } = matrix;
     let step = (GROUP / columns).max(1) * columns;
+    let mut scaled = Vec::new();
     each_group(checkpoint, tensor, range, step, |_, floats| {
-        floats.chunks_exact(columns).try_for_each(&mut take).map_err(CheckpointError::Sink)
+        let mut rows = floats.chunks_exact(columns);
+        let taken = match factors {
+            None => rows.try_for_each(&mut take),
+            Some(factors) => rows.try_for_each(|row| {
+                scaled.clear();
+                scaled.extend(row.iter().zip(factors).map(|(x, factor)| x * factor));
+                take(&scaled)
+            }),
+        };
+        taken.map_err(CheckpointError::Sink)
     })
 }
 

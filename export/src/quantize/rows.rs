@@ -4,7 +4,7 @@ use std::io::Write;
 
 use arrcoc_models::graph::quantized::{Part, Quantized};
 
-use super::each_row;
+use super::{Matrix, each_row};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// Largest value: -128 is left out, so that the range is symmetric.
@@ -16,13 +16,11 @@ pub(super) fn write(
     out: &mut dyn Write,
 ) -> Result<(), CheckpointError> {
     if quantized.part == Part::Scales {
-        return each_row(checkpoint, &quantized.tensor, &quantized.range, quantized.columns, |row| {
-            out.write_all(&scale(row).to_le_bytes())
-        });
+        return each_row(checkpoint, &Matrix::of(quantized), |row| out.write_all(&scale(row).to_le_bytes()));
     }
     let (rows, columns) = (quantized.rows(), quantized.columns);
     let mut values = Vec::with_capacity(rows * columns);
-    each_row(checkpoint, &quantized.tensor, &quantized.range, quantized.columns, |row| {
+    each_row(checkpoint, &Matrix::of(quantized), |row| {
         encode(row, &mut values);
         Ok(())
     })?;

@@ -48,6 +48,10 @@ pub const FP32: &[Tolerance] = &[
 /// stores a few hundred of them, whose errors add up as the root of their number; twice that, since logits are sums of cancelling terms.
 const FP16: f64 = 1e-2;
 
+/// E4M3 keeps four bits of a number: weights and activations are off by up to 1/16 of themselves, by half of that on the average, and
+/// unlike int8's the error does not shrink for what is small. Sums of many products lose less, layers add up.
+const FP8: f64 = 2e-1;
+
 /// The rows of a table in 16 bits: half of the last bit.
 const FP16_TABLE: f64 = 5e-4;
 
@@ -77,6 +81,15 @@ fn quantized(precision: Precision) -> &'static [Tolerance] {
                 Tolerance { stage: "decoder", output: "logits", limit: FP16 },
             ];
             FP16_ALL
+        }
+        Precision::Fp8 => {
+            const FP8_ALL: &[Tolerance] = &[
+                Tolerance { stage: "embedding", output: "inputs_embeds", limit: FP16_TABLE },
+                Tolerance { stage: "vision_encoder", output: "image_features", limit: FP8 },
+                Tolerance { stage: "refiner", output: "refined_tokens", limit: FP8 },
+                Tolerance { stage: "decoder", output: "logits", limit: FP8 },
+            ];
+            FP8_ALL
         }
         Precision::Int8 => {
             &[TABLE, FEATURES, REFINED, Tolerance { stage: "decoder", output: "logits", limit: INT8 }]

@@ -11,7 +11,7 @@ use arrcoc_runtime::bundle::Bundle;
 use serde::Serialize;
 
 use super::VerifyError;
-use crate::onnx::{self, BOOL, FLOAT, FLOAT16, INT8, INT32, INT64, Location, UINT8};
+use crate::onnx::{self, BOOL, FLOAT, FLOAT8E4M3FN, FLOAT16, INT8, INT32, INT64, Location, UINT8};
 use crate::progress::Progress;
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -40,17 +40,19 @@ pub struct NotFinite {
     pub first: u64,
 }
 
-/// How floats of a type are told from what is no finite number: NaN and infinity have an exponent of ones.
+/// How floats of a type are told from what is no finite number.
 #[derive(Debug, Clone, Copy)]
 struct FloatFormat {
     /// Bytes.
     size: usize,
-    /// The exponent's bits in the upper two bytes.
-    exponent: u16,
+    /// Bits in the upper two bytes (of one byte: in that one) that NaN and infinity have all of: the exponent's, or, where there are no
+    /// infinities, the mantissa's too.
+    ones: u16,
 }
 
-const SINGLE: FloatFormat = FloatFormat { size: 4, exponent: 0x7f80 };
-const HALF: FloatFormat = FloatFormat { size: 2, exponent: 0x7c00 };
+const SINGLE: FloatFormat = FloatFormat { size: 4, ones: 0x7f80 };
+const HALF: FloatFormat = FloatFormat { size: 2, ones: 0x7c00 };
+const E4M3: FloatFormat = FloatFormat { size: 1, ones: 0x7f };
 
 /// Elements that are not finite, in one tensor.
 #[derive(Debug)]
@@ -68,10 +70,13 @@ impl Scan {
 
     /// Looks at the next little-endian floats.
     fn feed(&mut self, bytes: &[u8]) {
-        let FloatFormat { size, exponent } = self.format;
+        let FloatFormat { size, ones } = self.format;
         // Counting without branches keeps the loop at memory speed.
-        let is_wild =
-            |float: &[u8]| u16::from_le_bytes([float[size - 2], float[size - 1]]) & exponent == exponent;
+        let upper = |float: &[u8]| match size {
+            1 => u16::from(float[0]),
+            _ => u16::from_le_bytes([float[size - 2], float[size - 1]]),
+        };
+        let is_wild = |float: &[u8]| upper(float) & ones == ones;
         let wild = bytes.chunks_exact(size).map(|float| u64::from(is_wild(float))).sum::<u64>();
         if wild > 0 && self.first.is_none() {
             self.first = bytes.chunks_exact(size).position(is_wild).map(|i| self.elements + i as u64);
@@ -93,6 +98,7 @@ pub(super) fn scan(bundle: &Bundle, progress: Progress) -> Result<WeightReport, 
             let format = match tensor.data_type {
                 FLOAT => SINGLE,
                 FLOAT16 => HALF,
+                FLOAT8E4M3FN => E4M3,
                 // Whole numbers and truth values are always finite.
                 UINT8 | INT8 | INT32 | INT64 | BOOL => continue,
                 // Another precision needs a scan of its own: passing over it would call garbage finite.
@@ -154,5 +160,9 @@ mod tests {
         let halves = [half::f16::MAX, half::f16::MIN_POSITIVE, half::f16::INFINITY, half::f16::NAN];
         scan.feed(&halves.map(half::f16::to_le_bytes).concat());
         assert_eq!((scan.elements, scan.count, scan.first), (4, 2, Some(2)));
+
+        let mut scan = Scan::new(E4M3);
+        scan.feed(&[0, 0x7e, 0xfe, 0x7f, 0xff]);
+        assert_eq!((scan.elements, scan.count, scan.first), (5, 2, Some(3)));
     }
 }

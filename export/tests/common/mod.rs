@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use arrcoc_export::build::{self, BuildError, Summary};
+use arrcoc_export::calibrate::RangeMethod;
 use arrcoc_export::init::{self, Preset, SHARD_BYTES, WeightType};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::bundle::manifest::{Precision, Target};
@@ -54,6 +55,7 @@ impl Workshop {
             target,
             weight_rules: Vec::new(),
             calibration: None,
+            range: RangeMethod::Absmax,
             name: None,
             max_context: Some(512),
             force: false,

@@ -117,7 +117,7 @@ impl Builder {
             key.as_str().into(),
             Element::F32,
             view,
-            Source::Checkpoint { tensor: tensor.clone(), shape: shape.to_vec(), range },
+            Source::Checkpoint { tensor: tensor.clone(), shape: shape.to_vec(), range, factors: None },
         );
         if !self.graph.parameters.iter().any(|parameter| parameter.name == tensor) {
             self.graph.parameters.push(Parameter { name: tensor, shape: shape.to_vec(), init, used: true });

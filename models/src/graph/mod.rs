@@ -14,8 +14,10 @@ pub mod ops;
 mod proto;
 pub mod quantized;
 
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub use builder::{Builder, Scope};
 pub use dim::Dim;
@@ -31,6 +33,9 @@ pub enum Element {
     F32,
     /// 16-bit float.
     F16,
+    /// 8-bit float of 4 exponent and 3 mantissa bits, without infinities: what Ada and Hopper multiply
+    /// (Micikevicius et al. 2022, <https://arxiv.org/abs/2209.05433>).
+    F8E4M3,
     /// 64-bit signed integer.
     I64,
     /// 32-bit signed integer.
@@ -50,7 +55,7 @@ impl Element {
             Self::F32 | Self::I32 => 4,
             Self::F16 => 2,
             Self::I64 => 8,
-            Self::Bool | Self::I8 | Self::U8 => 1,
+            Self::Bool | Self::I8 | Self::U8 | Self::F8E4M3 => 1,
         }
     }
 }
@@ -140,11 +145,47 @@ pub enum Source {
         shape: Vec<usize>,
         /// Elements taken, row-major.
         range: Range<usize>,
+        /// What the elements are multiplied with, by their place on the last axis.
+        factors: Option<Factors>,
     },
     /// A part of a checkpoint matrix in fewer bits.
     Quantized(quantized::Quantized),
     /// Known at export, little-endian.
     Data(Vec<u8>),
+}
+
+/// Numbers that a checkpoint's are multiplied with on their way into a bundle; two are equal when their bits are.
+#[derive(Debug, Clone)]
+pub struct Factors(Arc<[f32]>);
+
+impl Factors {
+    /// Takes the numbers.
+    pub fn new(numbers: Vec<f32>) -> Self {
+        Self(numbers.into())
+    }
+
+    /// The numbers.
+    pub fn numbers(&self) -> &[f32] {
+        &self.0
+    }
+
+    fn bits(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().map(|x| x.to_bits())
+    }
+}
+
+impl PartialEq for Factors {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits().eq(other.bits())
+    }
+}
+
+impl Eq for Factors {}
+
+impl Hash for Factors {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bits().for_each(|bits| bits.hash(state));
+    }
 }
 
 /// A tensor that a checkpoint must have.
@@ -219,6 +260,21 @@ impl Graph {
             }
         }
         axes
+    }
+
+    /// Opset of the default ONNX domain: the target's, or, where there are 8-bit floats, the first in which every operator that moves tensors moves
+    /// those too. (19 has the floats; ONNX Runtime then pulls QuantizeLinear in front of a Transpose that refuses them.)
+    pub fn opset(&self) -> i64 {
+        self.target.opset().max(if self.has_8_bit_floats() { 21 } else { 0 })
+    }
+
+    /// The ONNX IR version that goes with [`Self::opset`].
+    pub(crate) fn ir_version(&self) -> i64 {
+        self.target.ir_version().max(if self.has_8_bit_floats() { 10 } else { 0 })
+    }
+
+    fn has_8_bit_floats(&self) -> bool {
+        self.initializers.iter().any(|tensor| tensor.element == Element::F8E4M3)
     }
 
     /// Whether a node uses an operator outside the ONNX standard.

@@ -15,6 +15,7 @@ pub(super) fn data_type(element: Element) -> i32 {
     let code = match element {
         Element::F32 => DataType::Float,
         Element::F16 => DataType::Float16,
+        Element::F8E4M3 => DataType::Float8e4m3fn,
         Element::I64 => DataType::Int64,
         Element::I32 => DataType::Int32,
         Element::Bool => DataType::Bool,
@@ -37,12 +38,12 @@ pub(super) fn serialize(graph: &Graph, placements: &[Option<Placement>]) -> Vec<
         value_info: graph.values.iter().map(value_info).collect(),
         ..GraphProto::default()
     };
-    let mut opset_import = vec![opset("", graph.target.opset())];
+    let mut opset_import = vec![opset("", graph.opset())];
     if graph.nodes.iter().any(|node| !node.domain.is_empty()) {
         opset_import.push(opset("com.microsoft", 1));
     }
     let model = ModelProto {
-        ir_version: Some(graph.target.ir_version()),
+        ir_version: Some(graph.ir_version()),
         opset_import,
         producer_name: Some("arrcoc".to_owned()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),

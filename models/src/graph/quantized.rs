@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Element;
+use super::{Element, Factors};
 
 /// One stored part of a quantized matrix \[rows, columns\] of the checkpoint, \[out, in\] for a linear layer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -13,6 +13,8 @@ pub struct Quantized {
     pub range: Range<usize>,
     /// Length of a row.
     pub columns: usize,
+    /// What the columns are multiplied with first.
+    pub factors: Option<Factors>,
     /// How it is quantized.
     pub scheme: Scheme,
     /// Which part of the result.
@@ -24,6 +26,8 @@ pub struct Quantized {
 pub enum Scheme {
     /// int8 from -127 to 127, one scale per row, no zero point. Stored \[columns, rows\], as ONNX's `MatMulInteger` reads it.
     PerRow,
+    /// 8-bit floats with one 16-bit scale for the whole matrix, which maps its largest magnitude to the format's, 448. Stored as it lies.
+    Fp8,
     /// Blocks along each row with a scale of their own, in the layout of ONNX Runtime's `MatMulNBits`.
     Blocks(Blocks),
 }
@@ -109,6 +113,8 @@ impl Quantized {
         let (rows, columns) = (self.rows(), self.columns);
         match (self.scheme, self.part) {
             (Scheme::PerRow, Part::Values) => (Element::I8, vec![columns, rows]),
+            (Scheme::Fp8, Part::Values) => (Element::F8E4M3, vec![rows, columns]),
+            (Scheme::Fp8, _) => (Element::F16, Vec::new()),
             (Scheme::PerRow, _) => (Element::F32, vec![rows]),
             (Scheme::Blocks(blocks), Part::Values) => {
                 (Element::U8, vec![rows, blocks.per_row(columns), blocks.bytes()])

@@ -79,6 +79,8 @@ pub enum Precision {
     Fp32,
     /// Weights, products and the cache in 16-bit floats; norms, rotary embedding and sums in 32.
     Fp16,
+    /// As fp16, with weights and products of encoders and decoder in 8-bit floats.
+    Fp8,
     /// int8 weights and activations in the encoders, blocks of int8 weights in the decoder.
     Int8,
     /// As int8, with blocks of int4 weights in the decoder.
@@ -87,7 +89,7 @@ pub enum Precision {
 
 impl Precision {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Fp32, Self::Fp16, Self::Int8, Self::Int4];
+    pub const ALL: [Self; 5] = [Self::Fp32, Self::Fp16, Self::Fp8, Self::Int8, Self::Int4];
 }
 
 impl fmt::Display for Precision {
@@ -95,6 +97,7 @@ impl fmt::Display for Precision {
         f.write_str(match self {
             Self::Fp32 => "fp32",
             Self::Fp16 => "fp16",
+            Self::Fp8 => "fp8",
             Self::Int8 => "int8",
             Self::Int4 => "int4",
         })

@@ -24,7 +24,7 @@ pub struct WeightRule {
 
 /// How a weight is stored and multiplied.
 ///
-/// Written as `fp32`, `fp16`, `w8a8`, `int8-block128`, `int4-block32` or `int4-block32-asymmetric`.
+/// Written as `fp32`, `fp16`, `fp8`, `w8a8`, `int8-block128`, `int4-block32` or `int4-block32-asymmetric`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum WeightForm {
@@ -32,6 +32,8 @@ pub enum WeightForm {
     Fp32,
     /// 16-bit floats, and products in them.
     Fp16,
+    /// 8-bit floats (E4M3) with one scale, and products of activations in the same.
+    Fp8,
     /// int8 with a scale per output channel; activations are quantized too, with a scale per token.
     W8a8,
     /// Blocks along the input axis with a scale each; activations are quantized block by block.
@@ -48,7 +50,7 @@ pub enum WeightForm {
 /// A form that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "expected `fp32`, `fp16`, `w8a8`, or `int4-blockN` or `int8-blockN` with N one of 16, 32, 64, 128 and 256 (and \
+    "expected `fp32`, `fp16`, `fp8`, `w8a8`, or `int4-blockN` or `int8-blockN` with N one of 16, 32, 64, 128 and 256 (and \
      `-asymmetric` behind it for zero points), found `{0}`"
 )]
 pub struct UnknownForm(String);
@@ -63,6 +65,7 @@ impl FromStr for WeightForm {
         match text {
             "fp32" => return Ok(Self::Fp32),
             "fp16" => return Ok(Self::Fp16),
+            "fp8" => return Ok(Self::Fp8),
             "w8a8" => return Ok(Self::W8a8),
             _ => {}
         }
@@ -85,6 +88,7 @@ impl fmt::Display for WeightForm {
         match self {
             Self::Fp32 => f.write_str("fp32"),
             Self::Fp16 => f.write_str("fp16"),
+            Self::Fp8 => f.write_str("fp8"),
             Self::W8a8 => f.write_str("w8a8"),
             Self::Blocks { bits, size, symmetric } => {
                 write!(f, "int{bits}-block{size}{}", if *symmetric { "" } else { ASYMMETRIC })
@@ -114,7 +118,9 @@ mod tests {
 
     #[test]
     fn forms_are_read_as_they_are_written() {
-        for text in ["fp32", "fp16", "w8a8", "int8-block128", "int4-block32", "int4-block16-asymmetric"] {
+        for text in
+            ["fp32", "fp16", "fp8", "w8a8", "int8-block128", "int4-block32", "int4-block16-asymmetric"]
+        {
             assert_eq!(text.parse::<WeightForm>().unwrap().to_string(), text);
         }
         let four = WeightForm::Blocks { bits: 4, size: 32, symmetric: false };

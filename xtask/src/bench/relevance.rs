@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Pages for each kind of control question
     #[arg(long, default_value_t = 30)]
     controls: usize,
+    /// Pages at each density of the sweep
+    #[arg(long, default_value_t = 60)]
+    sweep: usize,
     /// Where data, engines and answers are written; a run that broke off goes on there [default: target/relevance]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
@@ -39,20 +42,54 @@ struct Part {
     name: &'static str,
     heading: &'static str,
     precision: &'static str,
+    data: Data,
     flags: &'static [&'static str],
 }
 
-/// The first has every arm; what the others ask about needs one.
-const PARTS: [Part; 4] = [
-    Part { name: "original", heading: "", precision: "fp32", flags: &["--arms", "all"] },
+/// Which pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Data {
+    /// Of the density of training, with tables and charts, and the controls.
+    Pages,
+    /// Records alone, from a few to more than training ever had.
+    Sweep,
+}
+
+impl Data {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Pages => "data",
+            Self::Sweep => "sweep",
+        }
+    }
+}
+
+/// The first has every arm; what the others ask about needs fewer.
+const PARTS: [Part; 7] = [
+    Part { name: "original", heading: "", precision: "fp32", data: Data::Pages, flags: &["--arms", "all"] },
+    Part {
+        name: "density",
+        heading: "Density",
+        precision: "fp32",
+        data: Data::Sweep,
+        flags: &[
+            "--arms",
+            "query_aware,query_aware_choice,agnostic,grid,downsampled,oracle,shuffled",
+            "--budgets",
+            "16,32,64,100",
+        ],
+    },
     Part {
         name: "repacked",
         heading: "Repacked positions",
         precision: "fp32",
+        data: Data::Pages,
         flags: &["--arms", "query_aware", "--positions", "repacked"],
     },
-    Part { name: "int8", heading: "int8", precision: "int8", flags: PRECISION_FLAGS },
-    Part { name: "int4", heading: "int4", precision: "int4", flags: PRECISION_FLAGS },
+    Part { name: "fp16", heading: "fp16", precision: "fp16", data: Data::Pages, flags: PRECISION_FLAGS },
+    Part { name: "fp8", heading: "fp8", precision: "fp8", data: Data::Pages, flags: PRECISION_FLAGS },
+    Part { name: "int8", heading: "int8", precision: "int8", data: Data::Pages, flags: PRECISION_FLAGS },
+    Part { name: "int4", heading: "int4", precision: "int4", data: Data::Pages, flags: PRECISION_FLAGS },
 ];
 const PRECISION_FLAGS: &[&str] = &["--arms", "query_aware", "--budgets", "16,64,auto"];
 
@@ -60,11 +97,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let library = onnxruntime::fetch()?.context("the benchmark runs on ONNX Runtime")?;
     let programs = Programs::build(true)?;
     let work = args.work.clone().unwrap_or_else(|| shell::target("relevance"));
-    let data = ledger(args, &work)?;
+    for data in [Data::Pages, Data::Sweep] {
+        ledger(args, data, &work)?;
+    }
     let checkpoint = args.checkpoint.clone().unwrap_or_else(|| shell::root().join(CHECKPOINTS).join(MODEL));
     let results = work.join("results");
-    for Part { name, precision, flags, .. } in PARTS {
-        let bundle = programs.precision(&checkpoint, &work.join("engines"), MODEL, precision, "cpu")?;
+    for Part { name, precision, data, flags, .. } in PARTS {
+        let engines = work.join("engines");
+        let bundle = match precision {
+            "fp16" | "fp8" => calibrated(&programs, &checkpoint, &work, &library, precision)?,
+            _ => programs.precision(&checkpoint, &engines, MODEL, precision, "cpu")?,
+        };
+        let data = work.join(data.name()).join("ledger.json");
         let mut eval = programs.serve();
         eval.arg("eval").arg("--bundle").arg(&bundle).arg("--data").arg(&data).args(flags);
         if let Some(neck) = neck(args.checkpoint.as_deref()) {
@@ -85,14 +129,35 @@ fn neck(checkpoint: Option<&Path>) -> Option<PathBuf> {
     }
 }
 
-/// The data set, made anew: the same seed makes the same pages.
-fn ledger(args: &Args, work: &Path) -> Result<PathBuf> {
-    let data = work.join("data");
+/// A data set, made anew: the same seed makes the same pages.
+fn ledger(args: &Args, data: Data, work: &Path) -> Result<()> {
+    let (pages, controls, sweep) = match data {
+        Data::Pages => (args.pages, args.controls, 0),
+        Data::Sweep => (0, 0, args.sweep),
+    };
     let mut make = environment()?.command();
-    make.arg(reference_dir().join("make_ledger.py")).arg("--out").arg(&data);
-    make.arg("--pages").arg(args.pages.to_string()).arg("--controls").arg(args.controls.to_string());
-    shell::check(&mut make)?;
-    Ok(data.join("ledger.json"))
+    make.arg(reference_dir().join("make_ledger.py")).arg("--out").arg(work.join(data.name()));
+    make.args(["--seed", if data == Data::Sweep { "sweep" } else { "evaluation" }]);
+    for (flag, count) in [("--pages", pages), ("--controls", controls), ("--sweep", sweep)] {
+        make.arg(flag).arg(count.to_string());
+    }
+    shell::check(&mut make)
+}
+
+/// A bundle in 16 or 8 bits, calibrated on other pages than those of the evaluation.
+fn calibrated(
+    programs: &Programs,
+    checkpoint: &Path,
+    work: &Path,
+    library: &Path,
+    precision: &str,
+) -> Result<PathBuf> {
+    let calibration = work.join("calibration.json");
+    let mut calibrate = programs.export();
+    calibrate.arg("calibrate").arg(checkpoint).args(["--limit", "32", "--data"]);
+    calibrate.arg(work.join(Data::Sweep.name()).join("ledger.json")).arg("--output").arg(&calibration);
+    shell::check(calibrate.env(onnxruntime::VARIABLE, library))?;
+    programs.calibrated(checkpoint, &work.join("engines"), MODEL, precision, &calibration)
 }
 
 /// Puts the reports and their curves into docs.
