@@ -1,11 +1,12 @@
 //! Checkpoints in, engine bundles out.
 //!
 //! [`checkpoint`] reads Hugging Face directories, [`build`] turns them into bundles, [`init`] makes random ones,
-//! [`inspect`] shows either, [`plan`] says where a model fits, and [`verify`] proves a bundle on two inference libraries. The
-//! networks themselves are `arrcoc-models`'s, the bundle's format is `arrcoc-runtime`'s.
+//! [`inspect`] shows either, [`plan`] says where a model fits, [`verify`] proves a bundle on two inference libraries, and
+//! [`engines`] builds TensorRT's engines for one. The networks themselves are `arrcoc-models`'s, the bundle's format is `arrcoc-runtime`'s.
 
 pub mod build;
 pub mod checkpoint;
+pub mod engines;
 pub mod hashed_file;
 pub mod init;
 pub mod inspect;
