@@ -1,4 +1,4 @@
-//! The part of ONNX files that `inspect` and `verify` look at: interface, size and external weights.
+//! The part of ONNX files that `inspect`, `verify` and `engines` look at: interface, operators, size and external weights.
 //!
 //! Field numbers are those of `onnx.proto`; fields that are not declared here are skipped on reading, so a graph of any
 //! size costs little more than its names.
@@ -21,6 +21,8 @@ pub const INT64: i32 = 7;
 pub const BOOL: i32 = 9;
 /// Code of 16-bit floats.
 pub const FLOAT16: i32 = 10;
+/// Code of bfloat16.
+pub const BFLOAT16: i32 = 16;
 /// Code of 8-bit floats without infinities.
 pub const FLOAT8E4M3FN: i32 = 17;
 
@@ -33,6 +35,20 @@ pub struct Model {
     /// The graph.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<Graph>,
+    /// Operator sets.
+    #[prost(message, repeated, tag = "8")]
+    pub opsets: Vec<OperatorSet>,
+}
+
+/// `OperatorSetIdProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct OperatorSet {
+    /// Domain; empty for the standard operators.
+    #[prost(string, tag = "1")]
+    pub domain: String,
+    /// Version.
+    #[prost(int64, tag = "2")]
+    pub version: i64,
 }
 
 /// `GraphProto`.
@@ -50,14 +66,43 @@ pub struct Graph {
     /// Outputs.
     #[prost(message, repeated, tag = "12")]
     pub outputs: Vec<Value>,
+    /// All values between them.
+    #[prost(message, repeated, tag = "13")]
+    pub values: Vec<Value>,
 }
 
 /// `NodeProto`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Node {
+    /// Names of inputs; empty for an omitted one.
+    #[prost(string, repeated, tag = "1")]
+    pub inputs: Vec<String>,
+    /// Names of outputs; empty for an omitted one.
+    #[prost(string, repeated, tag = "2")]
+    pub outputs: Vec<String>,
+    /// Name.
+    #[prost(string, tag = "3")]
+    pub name: String,
     /// Operator.
     #[prost(string, tag = "4")]
     pub operator: String,
+    /// Attributes.
+    #[prost(message, repeated, tag = "5")]
+    pub attributes: Vec<Attribute>,
+    /// Domain of the operator; empty for the standard ones.
+    #[prost(string, tag = "7")]
+    pub domain: String,
+}
+
+/// `AttributeProto`, as far as whole numbers go.
+#[derive(Clone, PartialEq, Message)]
+pub struct Attribute {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Value of a whole number.
+    #[prost(int64, tag = "3")]
+    pub int: i64,
 }
 
 /// `TensorProto`.
@@ -175,10 +220,16 @@ pub enum OnnxError {
 /// # Errors
 /// [`OnnxError`].
 pub fn read(path: &Path) -> Result<Graph, OnnxError> {
+    Ok(read_model(path)?.graph.unwrap_or_default())
+}
+
+/// Reads a file, operator sets and all.
+///
+/// # Errors
+/// [`OnnxError`].
+pub fn read_model(path: &Path) -> Result<Model, OnnxError> {
     let bytes = std::fs::read(path).map_err(|source| OnnxError::Io { path: path.to_owned(), source })?;
-    let model = Model::decode(bytes.as_slice())
-        .map_err(|source| OnnxError::Decode { path: path.to_owned(), source })?;
-    Ok(model.graph.unwrap_or_default())
+    Model::decode(bytes.as_slice()).map_err(|source| OnnxError::Decode { path: path.to_owned(), source })
 }
 
 /// Where an initializer's bytes lie outside the `.onnx` file.
@@ -238,8 +289,8 @@ pub fn element_name(code: i32) -> &'static str {
         INT64 => "int64",
         BOOL => "bool",
         FLOAT16 => "float16",
+        BFLOAT16 => "bfloat16",
         FLOAT8E4M3FN => "float8e4m3fn",
-        16 => "bfloat16",
         _ => "other",
     }
 }

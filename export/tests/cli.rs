@@ -11,7 +11,7 @@ use serde_json::Value;
 
 #[test]
 fn help() {
-    for command in ["", "init", "build", "calibrate", "inspect", "plan", "verify", "completions"] {
+    for command in ["", "init", "build", "calibrate", "engines", "inspect", "plan", "verify", "completions"] {
         let mut program = program();
         program.args((!command.is_empty()).then_some(command)).arg("--help");
         let (status, stdout, _) = run(&mut program);
@@ -26,7 +26,7 @@ fn usage_errors_exit_with_two() {
     for (args, expected) in [
         (vec!["build"], "required arguments were not provided"),
         (vec!["frobnicate"], "unrecognized subcommand"),
-        (vec!["build", "x", "--out", "y", "--precision", "fp8"], "fp8 bundles are not implemented"),
+        (vec!["build", "x", "--out", "y", "--precision", "fp8", "--range", "max"], "expected absmax"),
         (vec!["build", "x", "--out", "y", "--precision", "bf7"], "expected fp32"),
         (vec!["build", "x", "--out", "y", "--target", "tensorrt"], "GPUs take portable bundles"),
         (vec!["init", "--preset", "nope", "--out", "y"], "arr-coc-ovis-tiny"),

@@ -1,6 +1,6 @@
 //! A loaded model: what the server holds. Requests go in through [`Model::submit`], events come out of [`Generation`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::bundle::manifest::{Precision, Target};
 use crate::bundle::{Bundle, Manifest};
-use crate::engine::RuntimeKind;
+use crate::engine::{CudaOptions, RuntimeKind, RuntimeOptions, TensorRtOptions, Workload};
 use crate::generate::{Event, GenerateError, Observer, Request};
 use crate::scheduler::Ready;
 use crate::scheduler::job::{Job, Shared, Ticket};
@@ -30,6 +30,10 @@ pub struct Options {
     pub runtime: Option<RuntimeKind>,
     /// Threads per graph run; 0 takes one per processor.
     pub threads: usize,
+    /// The GPU and its arenas, for the runtimes that have one.
+    pub cuda: CudaOptions,
+    /// Where TensorRT's engines lie; `None` for the directory beside the bundle.
+    pub tensorrt_engines: Option<PathBuf>,
     /// KV slots: answers that decode at the same time, at least 1.
     pub slots: usize,
     /// Positions per slot, prompt and answer together; `None` takes [`DEFAULT_CONTEXT_LENGTH`] or the model's own
@@ -59,6 +63,8 @@ impl Default for Options {
         Self {
             runtime: None,
             threads: 0,
+            cuda: CudaOptions::default(),
+            tensorrt_engines: None,
             slots: 4,
             context_length: None,
             prefill_chunk: 256,
@@ -69,6 +75,42 @@ impl Default for Options {
             limits: ImageLimits::default(),
             timeout: Duration::from_secs(600),
         }
+    }
+}
+
+impl Options {
+    /// Whether the runtime that was asked for runs bundles of a target.
+    ///
+    /// # Errors
+    /// [`LoadError::Options`].
+    pub fn check_target(&self, target: Target) -> Result<(), LoadError> {
+        match (self.runtime, target) {
+            (Some(kind @ (RuntimeKind::Tract | RuntimeKind::Cuda | RuntimeKind::TensorRt)), Target::Cpu) => {
+                Err(LoadError::Options {
+                    what: "runtime",
+                    expected: format!(
+                        "`ort` for a bundle of target `cpu` (`{}` runs `portable` bundles)",
+                        kind.name()
+                    ),
+                    found: format!("`{}`", kind.name()),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the inference library needs to know of it.
+    pub(crate) fn runtime_options(&self) -> RuntimeOptions {
+        let threads = match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let workload = Workload {
+            context_length: self.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH),
+            prefill_chunk: self.prefill_chunk,
+        };
+        let (device, engines) = (self.cuda.device, self.tensorrt_engines.clone());
+        RuntimeOptions { threads, cuda: self.cuda, tensorrt: TensorRtOptions { device, engines, workload } }
     }
 }
 

@@ -121,7 +121,8 @@ impl Described {
             "patches" => sizes(&|size| (size / vision.patch_size as u64).pow(2)),
             "tokens" => AxisRange {
                 min: budgets.first().map_or(1, |&n| n as u64),
-                opt: budgets.get(budgets.len() / 2).map_or(1, |&n| n as u64),
+                // The upper of the middle tiers: kernels for it do for the smaller ones too.
+                opt: budgets.get(budgets.len() * 3 / 4).map_or(1, |&n| n as u64),
                 max: budgets.last().map_or(1, |&n| n as u64),
             },
             "query_len" => AxisRange { min: 1, opt: USUAL_QUERY.min(context), max: context },

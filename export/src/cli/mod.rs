@@ -2,6 +2,7 @@
 
 mod build;
 mod calibrate;
+mod engines;
 mod init;
 mod inspect;
 mod plan;
@@ -24,6 +25,7 @@ proven bundle, and its portable twin to prove it against:
   arrcoc-export verify engines/my-checkpoint/fp32-cpu
 
 Will it fit a GPU, and in which precision? `arrcoc-export plan` computes that from the shapes.
+TensorRT runs engines that were built for its GPU: `arrcoc-export engines` builds them.
 No checkpoint at hand? `arrcoc-export init` makes a random one of any supported shape.
 Exit status: 0 done, 1 failed (the reason is on standard error), 2 the command line is wrong.";
 
@@ -43,6 +45,7 @@ enum Command {
     Inspect(inspect::Args),
     Plan(plan::Args),
     Verify(verify::Args),
+    Engines(engines::Args),
     /// Print a shell's completion script
     #[command(
         after_help = "Example: arrcoc-export completions bash > ~/.local/share/bash-completion/completions/arrcoc-export"
@@ -66,6 +69,7 @@ impl Cli {
             Command::Inspect(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Verify(args) => args.run(),
+            Command::Engines(args) => args.run(),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "arrcoc-export", &mut script);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::engine::{Graph, Runtime};
+use crate::engine::{BundledGraph, Graph, Runtime};
 use crate::error::LoadError;
 use manifest::{AxisRange, DecoderSpec, PipelineKind, Precision, RawManifest, Target, VisionSpec};
 
@@ -65,6 +65,8 @@ pub struct Manifest {
 pub struct GraphFile {
     /// The `.onnx` file.
     pub path: PathBuf,
+    /// SHA-256 of that file, hex.
+    pub sha256: String,
     /// ONNX opset of the default domain.
     pub opset: i64,
     /// Dynamic axes and their ranges.
@@ -238,7 +240,16 @@ impl Bundle {
     /// # Errors
     /// [`BundleError::NoGraph`], or the library's own error.
     pub fn load_graph(&self, runtime: &dyn Runtime, name: &str) -> Result<Box<dyn Graph>, LoadError> {
-        Ok(runtime.load(name, self.graph_path(name)?)?)
+        Ok(runtime.load_bundled(&self.bundled(name)?)?)
+    }
+
+    /// A graph with all that a runtime may want to know of it.
+    ///
+    /// # Errors
+    /// [`BundleError::NoGraph`].
+    pub fn bundled<'a>(&'a self, name: &'a str) -> Result<BundledGraph<'a>, BundleError> {
+        let (file, checkpoint_sha256) = (self.graph(name)?, self.manifest.checkpoint_sha256.as_str());
+        Ok(BundledGraph { name, bundle: &self.dir, file, checkpoint_sha256 })
     }
 
     fn graph(&self, name: &str) -> Result<&GraphFile, BundleError> {

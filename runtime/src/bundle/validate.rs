@@ -83,8 +83,8 @@ fn check_graphs(
         check_axes(&field, graph)?;
         let path = resolve(dir, &format!("{field}.file"), &graph.file)?;
         let (file, sha256) = (graph.file.clone(), graph.sha256.clone());
-        hashed.push(HashedFile { name: file, path: path.clone(), sha256 });
-        graphs.insert(name.clone(), GraphFile { path, opset: graph.opset, axes: graph.axes.clone() });
+        hashed.push(HashedFile { name: file, path: path.clone(), sha256: sha256.clone() });
+        graphs.insert(name.clone(), GraphFile { path, sha256, opset: graph.opset, axes: graph.axes.clone() });
     }
     Ok(graphs)
 }

@@ -3,22 +3,31 @@
 //! A [`Runtime`] loads graphs; a [`Graph`] runs one. All that arrcoc knows of ONNX Runtime or tract stands behind
 //! these two traits, so a new provider is one file here and one line in [`RuntimeKind`].
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::bundle::GraphFile;
 use crate::tensor::{ElementType, Tensor, TensorError};
 
+pub mod options;
 pub mod ort;
 mod port;
 #[cfg(test)]
 mod tests;
 pub mod tract;
 
-/// Which inference library runs the graphs.
+pub use options::{ArenaGrowth, CudaOptions, RuntimeOptions, TensorRtOptions, Workload};
+pub use port::Axis;
+
+/// Which inference library runs the graphs, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RuntimeKind {
-    /// ONNX Runtime, loaded as a dynamic library.
+    /// ONNX Runtime on the CPU, loaded as a dynamic library.
     Ort,
+    /// ONNX Runtime with its CUDA provider; `portable` bundles.
+    Cuda,
+    /// ONNX Runtime with its TensorRT provider, on engines that `arrcoc-export engines` built; `portable` bundles.
+    TensorRt,
     /// tract, in pure Rust; `portable` bundles only.
     Tract,
 }
@@ -29,10 +38,36 @@ impl RuntimeKind {
     /// # Errors
     /// [`EngineError::Unavailable`] when the library is not to be had.
     pub fn open(self, threads: usize) -> Result<Box<dyn Runtime>, EngineError> {
-        Ok(match self {
-            Self::Ort => Box::new(ort::OrtRuntime::open(threads)?),
-            Self::Tract => Box::new(tract::TractRuntime::default()),
-        })
+        self.open_with(&RuntimeOptions { threads, ..RuntimeOptions::default() })
+    }
+
+    /// As [`RuntimeKind::open`], with everything that can be set; a library ignores what concerns another.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] when the library, or one that it needs for the GPU, is not to be had.
+    pub fn open_with(self, options: &RuntimeOptions) -> Result<Box<dyn Runtime>, EngineError> {
+        let provider = match self {
+            Self::Ort => ort::Provider::Cpu,
+            Self::Cuda => ort::Provider::Cuda(options.cuda),
+            Self::TensorRt => ort::Provider::TensorRt(options.tensorrt.clone()),
+            Self::Tract => return Ok(Box::new(tract::TractRuntime::default())),
+        };
+        Ok(Box::new(ort::OrtRuntime::open(options.threads, provider)?))
+    }
+
+    /// Whether it runs graphs on a GPU.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Cuda | Self::TensorRt)
+    }
+
+    /// The runtime's name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ort => "ort",
+            Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
+            Self::Tract => "tract",
+        }
     }
 }
 
@@ -46,6 +81,27 @@ pub trait Runtime: Send + Sync {
     /// # Errors
     /// [`EngineError::Load`] with the library's own reason.
     fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError>;
+
+    /// Loads a graph of a bundle; libraries that prepare engines ahead of time find theirs by what it says.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`], and [`EngineError::NoEngine`] where an engine is needed and not there.
+    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
+        self.load(graph.name, &graph.file.path)
+    }
+}
+
+/// A graph as its bundle describes it.
+#[derive(Debug, Clone, Copy)]
+pub struct BundledGraph<'a> {
+    /// Name in the bundle.
+    pub name: &'a str,
+    /// The bundle's directory.
+    pub bundle: &'a Path,
+    /// The file, its hash and the ranges of its axes.
+    pub file: &'a GraphFile,
+    /// Digest of the checkpoint, hex: with the file's own hash it stands for the weights.
+    pub checkpoint_sha256: &'a str,
 }
 
 /// A loaded graph. `run` takes `&mut self` because ONNX Runtime's sessions do.
@@ -100,6 +156,20 @@ pub enum EngineError {
         graph: String,
         /// The library's reason.
         reason: String,
+    },
+    /// TensorRT runs engines only, and there is none for this graph on this machine.
+    #[error(
+        "graph `{graph}` has no TensorRT engine for this GPU, these libraries and these lengths: expected `{}`; build it \
+         with `{command}`",
+        expected.display()
+    )]
+    NoEngine {
+        /// The graph's name in the bundle.
+        graph: String,
+        /// Where it would lie.
+        expected: PathBuf,
+        /// What builds it.
+        command: String,
     },
     /// A run failed.
     #[error("graph `{graph}` failed: {reason}")]

@@ -4,9 +4,10 @@
 //! Every session has its own thread pool, which stops spinning when a run ends: seven graphs then do not spin against each
 //! other. (One pool for the whole process looked better on paper and ran SAM-base at half the speed.) Denormals are left
 //! alone: ONNX Runtime would flush them on its own threads only, and results would then depend on which thread computed what.
+//! On a GPU, inputs and outputs are copied from and to the host, the KV cache with every step.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,17 +18,26 @@ use ::ort::session::{Session, SessionInputValue};
 use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Value, ValueType};
 use ::ort::{AsPointer as _, LoadDynamicError};
 
-use super::port::{Axis, Offer, Port, check};
-use super::{EngineError, Graph, InPlace, Runtime, has_int8_products};
+use super::port::{Axis, Offer, Port, check, check_ranges};
+use super::{BundledGraph, EngineError, Graph, InPlace, Runtime, has_int8_products};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
+mod assignment;
+mod libraries;
 mod library;
+mod provider;
+pub mod tensorrt;
+
+pub use provider::{Provider, ProviderOption, cuda_options};
 
 const NAME: &str = "ONNX Runtime";
 
-/// ONNX Runtime on the CPU provider.
+/// ONNX Runtime on one provider.
 pub struct OrtRuntime {
     shared: Shared,
+    provider: Provider,
+    /// What TensorRT's engines are bound to.
+    machine: Option<tensorrt::Machine>,
     /// Threads per session, the calling one among them; 0 leaves it to the library.
     threads: usize,
 }
@@ -38,6 +48,8 @@ struct Shared {
     environment: Environment,
     /// The library's version, or its build where the file name tells none.
     version: String,
+    /// The library's file.
+    path: PathBuf,
 }
 
 static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
@@ -48,17 +60,35 @@ impl OrtRuntime {
     /// The first call in a process decides the library.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when there is no library, or it is too old.
-    pub fn open(threads: usize) -> Result<Self, EngineError> {
+    /// [`EngineError::Unavailable`] when there is no library, it is too old, or the provider cannot be registered.
+    pub fn open(threads: usize, provider: Provider) -> Result<Self, EngineError> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = match &mut *shared {
             Some(shared) => shared,
             none => none.insert(load_library()?),
         };
-        Ok(Self { shared: shared.clone(), threads })
+        let mut runtime = Self { shared: shared.clone(), provider, machine: None, threads };
+        let builder = runtime
+            .session()
+            .map_err(|error| EngineError::Unavailable { runtime: NAME, reason: error.to_string() })?;
+        runtime.provider.check(&runtime.shared, builder)?;
+        if let Provider::TensorRt(options) = &runtime.provider {
+            runtime.machine = Some(tensorrt::Machine::detect(options.device, &runtime.shared.version)?);
+        }
+        Ok(runtime)
     }
 
-    /// Session options; where a GPU provider is to run the graph, this is the place to register it.
+    /// The version of ONNX Runtime.
+    pub fn version(&self) -> &str {
+        &self.shared.version
+    }
+
+    /// What TensorRT's engines are bound to; `None` on other providers.
+    pub fn machine(&self) -> Option<&tensorrt::Machine> {
+        self.machine.as_ref()
+    }
+
+    /// Session options, without a provider: the CPU's.
     fn session(&self) -> Result<SessionBuilder, ::ort::Error> {
         Ok(Session::builder(&self.shared.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
@@ -93,23 +123,50 @@ fn load_library() -> Result<Shared, EngineError> {
     })?;
     let environment = builder.with_name("arrcoc").with_telemetry(false).build();
     let environment = environment.map_err(|error| unavailable(error.to_string()))?;
-    Ok(Shared { environment, version: library::version(&path) })
+    Ok(Shared { environment, version: library::version(&path), path })
 }
 
 impl Runtime for OrtRuntime {
     fn describe(&self) -> String {
-        format!("{NAME} {}, CPU", self.shared.version)
+        let version = &self.shared.version;
+        match &self.machine {
+            Some(machine) => format!("{NAME} {version}, TensorRT {} on {}", machine.tensorrt, machine.gpu),
+            None => format!("{NAME} {version}, {}", self.provider.name()),
+        }
     }
 
     fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError> {
+        if self.machine.is_some() {
+            return Err(EngineError::Unsupported {
+                runtime: "TensorRT",
+                what: "graphs outside a bundle: its manifest says which lengths an engine takes",
+            });
+        }
         let error = |reason: String| EngineError::Load { graph: name.to_owned(), reason };
+        let on_gpu = matches!(self.provider, Provider::Cuda(_));
         let session = self
             .session()
+            .and_then(|builder| self.provider.register(builder, &[]))
+            .and_then(|builder| {
+                Ok(builder.with_config_entry(assignment::RECORD, if on_gpu { "1" } else { "0" })?)
+            })
             .and_then(|mut builder| builder.commit_from_file(model))
             .map_err(|reason| error(reason.to_string()))?;
-        let inputs = session.inputs().iter().map(port).collect::<Result<_, _>>().map_err(error)?;
-        let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
-        Ok(Box::new(OrtGraph { name: name.to_owned(), session, inputs, outputs }))
+        if on_gpu {
+            let nodes = assignment::of(&session).map_err(|reason| error(reason.to_string()))?;
+            assignment::check(&nodes).map_err(error)?;
+        }
+        Ok(Box::new(OrtGraph::new(name, session, tensorrt::Ranges::new())?))
+    }
+
+    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
+        let (Provider::TensorRt(options), Some(machine)) = (&self.provider, &self.machine) else {
+            return self.load(graph.name, &graph.file.path);
+        };
+        let ranges = tensorrt::ranges(&graph.file.axes, options.workload);
+        let place = tensorrt::Place::of(graph, &ranges, options, &machine.slug());
+        let session = tensorrt::load(self, graph, &place, options)?;
+        Ok(Box::new(OrtGraph::new(graph.name, session, ranges)?))
     }
 }
 
@@ -119,12 +176,24 @@ struct OrtGraph {
     session: Session,
     inputs: Vec<Port>,
     outputs: Vec<String>,
+    /// Lengths that the engine was built for; empty where any will do.
+    ranges: tensorrt::Ranges,
+}
+
+impl OrtGraph {
+    fn new(name: &str, session: Session, ranges: tensorrt::Ranges) -> Result<Self, EngineError> {
+        let error = |reason| EngineError::Load { graph: name.to_owned(), reason };
+        let inputs = session.inputs().iter().map(port).collect::<Result<_, _>>().map_err(error)?;
+        let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
+        Ok(Self { name: name.to_owned(), session, inputs, outputs, ranges })
+    }
 }
 
 impl Graph for OrtGraph {
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
         let offers: Vec<_> = inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect();
         check(&self.name, &self.inputs, &offers)?;
+        check_ranges(&self.name, &self.inputs, &offers, &self.ranges)?;
         run(&mut self.session, inputs).map_err(|reason| failed(&self.name, reason))
     }
 
@@ -252,6 +321,9 @@ unsafe fn view(
 /// Takes over an output: the tensor keeps ONNX Runtime's memory alive.
 fn adopt(value: DynValue) -> Result<Tensor, ::ort::Error> {
     let value = value.downcast::<DynTensorValueType>()?;
+    if !value.memory_info().is_cpu_accessible() {
+        return Err(::ort::Error::new("an output was left in the GPU's memory"));
+    }
     let element = from_ort(*value.data_type())
         .ok_or_else(|| ::ort::Error::new(format!("an output has elements of type {}", value.data_type())))?;
     let shape: Vec<usize> = value.shape().iter().map(|&length| length.unsigned_abs() as usize).collect();

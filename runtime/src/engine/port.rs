@@ -1,9 +1,10 @@
 //! What a graph takes: the check of inputs that both libraries share, so that a wrong tensor is named before the
 //! library sees it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::EngineError;
+use crate::bundle::manifest::AxisRange;
 use crate::tensor::{ElementType, Tensor};
 
 /// One input of a graph.
@@ -14,9 +15,9 @@ pub(super) struct Port {
     pub(super) shape: Vec<Axis>,
 }
 
-/// One axis of an input.
+/// One axis of a graph's input.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Axis {
+pub enum Axis {
     /// A length known to the graph.
     Fixed(usize),
     /// Any length, the same wherever the name stands; an empty name stands for any length at all.
@@ -89,6 +90,30 @@ pub(super) fn check(graph: &str, ports: &[Port], offers: &[Offer<'_>]) -> Result
     Ok(())
 }
 
+/// Checks that every named axis lies within its range, where `ranges` has one: what an engine was built for.
+pub(super) fn check_ranges(
+    graph: &str,
+    ports: &[Port],
+    offers: &[Offer<'_>],
+    ranges: &BTreeMap<String, AxisRange>,
+) -> Result<(), EngineError> {
+    for port in ports {
+        let Some(offer) = offers.iter().find(|offer| offer.name == port.name) else { continue };
+        for (axis, &length) in port.shape.iter().zip(offer.shape) {
+            let Axis::Named(axis) = axis else { continue };
+            let Some(AxisRange { min, max, .. }) = ranges.get(axis) else { continue };
+            if !(*min..=*max).contains(&(length as u64)) {
+                let reason = format!(
+                    "axis `{axis}` of input `{}`: expected {min} to {max}, which the engine was built for, found {length}",
+                    port.name
+                );
+                return Err(EngineError::Run { graph: graph.to_owned(), reason });
+            }
+        }
+    }
+    Ok(())
+}
+
 fn fits(expected: &[Axis], found: &[usize]) -> bool {
     expected.len() == found.len()
         && expected
@@ -123,6 +148,21 @@ mod tests {
         use ElementType::{F32, I64};
         assert_eq!(message(&[("y", I64, &[2, 9]), ("x", F32, &[2, 3])]), None);
         assert_eq!(message(&[("x", F32, &[0, 3]), ("y", I64, &[0, 0])]), None);
+    }
+
+    #[test]
+    fn lengths_outside_an_engines_range_are_named() {
+        let ranges = BTreeMap::from([("batch".to_owned(), AxisRange { min: 2, opt: 2, max: 4 })]);
+        let within = |batch: usize| {
+            let shape = [batch, 3];
+            let offers = [Offer { name: "x", element: ElementType::F32, shape: &shape }];
+            check_ranges("g", &ports(), &offers, &ranges).map_err(|error| error.to_string())
+        };
+        assert_eq!((within(2), within(4)), (Ok(()), Ok(())));
+        for batch in [1, 5] {
+            let text = within(batch).unwrap_err();
+            assert!(text.contains("axis `batch` of input `x`: expected 2 to 4"), "{text}");
+        }
     }
 
     #[test]

@@ -312,3 +312,22 @@ fn a_missing_or_broken_library_is_an_error_and_never_a_panic() {
         assert!(child.status.success() && output.contains("1 passed"), "{output}");
     }
 }
+
+/// The suite's ONNX Runtime has no GPU provider: opening one must say so, and never run on the CPU instead.
+#[test]
+fn a_provider_that_is_not_there_is_an_error_that_says_what_to_install() {
+    if ort().is_none() {
+        return;
+    }
+    for (kind, name) in [(RuntimeKind::Cuda, "CUDA"), (RuntimeKind::TensorRt, "TensorRT")] {
+        let Err(error) = kind.open(1) else {
+            eprintln!("skipped: this machine has {name}");
+            continue;
+        };
+        let text = error.to_string();
+        assert!(matches!(error, EngineError::Unavailable { .. }), "{text}");
+        for part in [name, "cuDNN 9", "TensorRT 10", "CUDA 13", "driver of 580"] {
+            assert!(text.contains(part), "`{part}` is missing in: {text}");
+        }
+    }
+}

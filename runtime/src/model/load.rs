@@ -42,7 +42,8 @@ pub(super) fn load(
     let runtime = open_runtime(bundle.manifest().target, options)?;
     let gate = Arc::new(Gate { inner: observer, open: AtomicBool::new(false) });
     let mut loaded = load_graphs(bundle, runtime.as_ref(), options, &sizes, gate.clone())?;
-    warm_up(&mut loaded)?;
+    let lengths = Lengths::of(options, &sizes, &loaded.vision);
+    warm_up(&mut loaded, &lengths)?;
     gate.open.store(true, Ordering::SeqCst);
 
     let info = info(bundle, runtime.as_ref(), options, &sizes, &loaded.vision)?;
@@ -185,22 +186,15 @@ pub(super) fn context_length(longest: usize, options: &Options) -> usize {
 
 /// Opens the inference library that was asked for, or the best one to be had.
 pub(crate) fn open_runtime(target: Target, options: &Options) -> Result<Box<dyn Runtime>, LoadError> {
-    let threads = match options.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
+    options.check_target(target)?;
+    let library = options.runtime_options();
     match (options.runtime, target) {
-        (Some(RuntimeKind::Tract), Target::Cpu) => Err(LoadError::Options {
-            what: "runtime",
-            expected: "`ort` for a bundle of target `cpu` (tract runs `portable` bundles)".into(),
-            found: "`tract`".into(),
-        }),
-        (Some(kind), _) => Ok(kind.open(threads)?),
-        (None, Target::Cpu) => Ok(RuntimeKind::Ort.open(threads)?),
-        (None, Target::Portable) => match RuntimeKind::Ort.open(threads) {
+        (Some(kind), _) => Ok(kind.open_with(&library)?),
+        (None, Target::Cpu) => Ok(RuntimeKind::Ort.open_with(&library)?),
+        (None, Target::Portable) => match RuntimeKind::Ort.open_with(&library) {
             Err(error @ EngineError::Unavailable { .. }) => {
                 tracing::warn!("{error}; running on tract, which gives the same answers more slowly");
-                Ok(RuntimeKind::Tract.open(threads)?)
+                Ok(RuntimeKind::Tract.open_with(&library)?)
             }
             opened => Ok(opened?),
         },
@@ -216,8 +210,6 @@ fn info(
 ) -> Result<ModelInfo, LoadError> {
     let manifest = bundle.manifest();
     let footprint = Footprint::of(bundle.dir(), manifest, options)?;
-    // A small encoder input has too few patches for the largest budgets.
-    let possible = |tokens: &usize| vision.check_budget(Budget::Tokens(*tokens)).is_ok();
     Ok(ModelInfo {
         name: manifest.model.clone(),
         precision: manifest.precision,
@@ -225,7 +217,7 @@ fn info(
         runtime: runtime.describe(),
         checkpoint_sha256: manifest.checkpoint_sha256.clone(),
         context_length: sizes.context_length,
-        token_budgets: manifest.vision.token_budgets.iter().copied().filter(possible).collect(),
+        token_budgets: vision.budgets(),
         max_images: options.limits.max_images,
         kv_slots: options.slots,
         weight_bytes: footprint.weight_bytes,
@@ -252,9 +244,34 @@ pub(crate) fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64
     per_position as u64 * slots as u64 * capacity as u64
 }
 
-/// Runs every graph once on a grey image and a short question, so that the first request meets warm memory and a broken
-/// bundle never goes into service.
-fn warm_up(loaded: &mut Loaded) -> Result<(), LoadError> {
+/// How far a warm-up goes.
+struct Lengths {
+    /// Budgets to run the vision side with.
+    budgets: Vec<Budget>,
+    /// Tokens of the prompt.
+    prompt: usize,
+}
+
+impl Lengths {
+    /// One length of everything on the CPU. A GPU allocates and picks kernels at the first run of a shape, so there it is the
+    /// smallest and the largest: what fails for want of memory fails now, and no request waits for it.
+    fn of(options: &Options, sizes: &Sizes, vision: &Vision) -> Self {
+        if !options.runtime.is_some_and(RuntimeKind::is_gpu) {
+            // One token only: the shortest context that the options allow has room for no more.
+            return Self { budgets: vec![Budget::Auto], prompt: 1 };
+        }
+        let budgets = vision.budgets();
+        let ends = budgets.first().into_iter().chain(budgets.last()).map(|&tokens| Budget::Tokens(tokens));
+        Self {
+            budgets: [Budget::Auto].into_iter().chain(ends).collect(),
+            prompt: sizes.prefill_chunk.min(sizes.context_length - 1),
+        }
+    }
+}
+
+/// Runs every graph on a grey image and a short question, so that the first request meets warm memory and a broken bundle
+/// never goes into service.
+fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     let Loaded { prompter, embedder, decoder, vision } = loaded;
     let failed = |error: &dyn std::fmt::Display| LoadError::WarmUp(error.to_string());
     let grey = ::image::RgbImage::from_pixel(64, 64, ::image::Rgb([128; 3]));
@@ -262,12 +279,14 @@ fn warm_up(loaded: &mut Loaded) -> Result<(), LoadError> {
     let pixels = vision.preprocessor().preprocess(&image);
     let question = prompter.tokenize(FALLBACK_QUESTION).map_err(|error| failed(&error))?;
     let embeds = embedder.embed(&question).map_err(|error| failed(&error))?;
-    vision.embed(&pixels, &embeds, &question, Budget::Auto, false).map_err(|error| failed(&error))?;
+    for budget in &lengths.budgets {
+        vision.embed(&pixels, &embeds, &question, *budget, false).map_err(|error| failed(&error))?;
+    }
 
     let slot = decoder.slots_mut().allocate().ok_or_else(|| failed(&"the decoder has no KV slot"))?;
-    // One token only: the shortest context that the options allow has room for no more.
-    let first = embedder.embed(&question[..1]).map_err(|error| failed(&error))?;
-    let logits = decoder.prefill(slot, &first).map_err(|error| failed(&error))?;
+    let prompt: Vec<u32> = question.iter().copied().cycle().take(lengths.prompt).collect();
+    let prompt = embedder.embed(&prompt).map_err(|error| failed(&error))?;
+    let logits = decoder.prefill(slot, &prompt).map_err(|error| failed(&error))?;
     decoder.free(slot);
     match logits.values().iter().position(|logit| !logit.is_finite()) {
         Some(id) => {
@@ -308,5 +327,23 @@ impl Observer for Gate {
 
     fn iteration(&self, tokens: usize, running: usize, waiting: usize, kv_usage: f64) {
         self.observer().inspect(|observer| observer.iteration(tokens, running, waiting, kv_usage));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A runtime for portable bundles is refused for any other before a library is looked for.
+    #[test]
+    fn gpu_runtimes_take_portable_bundles_only() {
+        for kind in [RuntimeKind::Cuda, RuntimeKind::TensorRt, RuntimeKind::Tract] {
+            let options = Options { runtime: Some(kind), ..Options::default() };
+            let text = options.check_target(Target::Cpu).unwrap_err().to_string();
+            assert!(text.contains("`portable`") && text.contains(kind.name()), "{text}");
+            options.check_target(Target::Portable).unwrap();
+        }
+        Options::default().check_target(Target::Cpu).unwrap();
     }
 }

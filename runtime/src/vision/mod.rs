@@ -164,6 +164,11 @@ impl Vision {
         Arc::clone(&self.preprocessor)
     }
 
+    /// Budgets that an encoder input of this size has patches for, ascending.
+    pub fn budgets(&self) -> Vec<usize> {
+        self.budgets.clone()
+    }
+
     /// Checks a budget without running anything: the tier index, or `None` for `Auto`.
     ///
     /// # Errors

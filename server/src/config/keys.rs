@@ -44,8 +44,12 @@ pub const KEYS: &[Key] = &[
     key("admin_listen", "ADDR", "127.0.0.1:8081", "Address and port of /admin, open only with auth.admin_keys; the same as `listen` puts both on one"),
     key("port_file", "FILE", "", "File to write the port to once the server listens"),
 
-    key("engine.runtime", "NAME", "auto", "Inference library: auto, ort (ONNX Runtime) or tract (portable bundles only)"),
+    key("engine.runtime", "NAME", "auto", "Inference library: auto, ort (ONNX Runtime on the CPU), and for portable bundles tract, cuda or tensorrt (ONNX Runtime on a GPU)"),
     key("engine.threads", "N", "0", "Threads of the inference library; 0 takes one per processor"),
+    key("engine.gpu", "N", "0", "Number of the GPU for cuda and tensorrt"),
+    key("engine.gpu_arena", "SIZE", "", "Most GPU memory that the arena of each graph may take on cuda; no limit unless set"),
+    key("engine.gpu_arena_growth", "NAME", "requested", "How these arenas grow: requested (by what is needed) or doubling (fewer allocations, more memory)"),
+    key("engine.tensorrt_engines", "DIR", "", "Where `arrcoc-export engines` put its engines; .tensorrt beside the bundle unless set"),
     key("engine.slots", "N", "4", "Answers generated at the same time; each holds KV cache for a whole context"),
     key("engine.context_length", "TOKENS", "", "Longest prompt plus answer; unless set, 4096 or the model's own limit if that is smaller"),
     key("engine.prefill_chunk", "TOKENS", "256", "Prompt tokens processed per step while other answers go on"),

@@ -178,6 +178,9 @@ impl Checker {
 
     fn engine(&mut self) -> Option<EngineConfig> {
         let (runtime, threads) = (self.get("engine.runtime"), self.get("engine.threads"));
+        let (gpu, gpu_arena) = (self.get("engine.gpu"), self.get("engine.gpu_arena"));
+        let gpu_arena_growth = self.get("engine.gpu_arena_growth");
+        let tensorrt_engines = self.get("engine.tensorrt_engines");
         let (slots, context_length) = (self.get("engine.slots"), self.get("engine.context_length"));
         let (prefill_chunk, image_size) = (self.get("engine.prefill_chunk"), self.get("engine.image_size"));
         let (feature_cache, token_cache) = (self.get("engine.feature_cache"), self.get("engine.token_cache"));
@@ -185,6 +188,10 @@ impl Checker {
         Some(EngineConfig {
             runtime: runtime?,
             threads: threads?,
+            gpu: gpu?,
+            gpu_arena: gpu_arena?,
+            gpu_arena_growth: gpu_arena_growth?,
+            tensorrt_engines: tensorrt_engines?,
             slots: slots?,
             context_length: context_length?,
             prefill_chunk: prefill_chunk?,
@@ -281,6 +288,10 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("port_file", file.port_file),
         ("engine.runtime", engine.runtime),
         ("engine.threads", engine.threads),
+        ("engine.gpu", engine.gpu),
+        ("engine.gpu_arena", engine.gpu_arena),
+        ("engine.gpu_arena_growth", engine.gpu_arena_growth),
+        ("engine.tensorrt_engines", engine.tensorrt_engines),
         ("engine.slots", engine.slots),
         ("engine.context_length", engine.context_length),
         ("engine.prefill_chunk", engine.prefill_chunk),
@@ -325,6 +336,22 @@ mod tests {
         let path = dir.path().join("serve.yaml");
         std::fs::write(&path, yaml).unwrap();
         Config::load(Some(&path), &Overrides::from_pairs(overrides))
+    }
+
+    #[test]
+    fn the_example_for_a_gpu_is_what_it_says() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/serve-gpu.yaml");
+        let options = Config::load(Some(&path), &Overrides::default()).unwrap().options();
+        assert_eq!(options.runtime, Some(arrcoc_runtime::engine::RuntimeKind::TensorRt));
+        let yaml = "engine: {runtime: cuda, gpu: 1, gpu_arena: 2GiB, gpu_arena_growth: doubling}";
+        let cuda = load(yaml, &[]).unwrap().options().cuda;
+        assert_eq!((cuda.device, cuda.arena_limit), (1, Some(2 << 30)));
+        assert_eq!(cuda.arena_growth, arrcoc_runtime::engine::ArenaGrowth::Doubling);
+        let error = load("engine: {runtime: gpu, gpu_arena_growth: fast}", &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("auto, ort, cuda, tensorrt or tract") && error.contains("requested or doubling"),
+            "{error}"
+        );
     }
 
     #[test]

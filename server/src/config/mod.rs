@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use arrcoc_runtime::bundle::manifest::Precision;
+use arrcoc_runtime::engine::{ArenaGrowth, CudaOptions};
 use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::model::Options;
 use serde::Serialize;
@@ -61,6 +62,14 @@ pub struct EngineConfig {
     pub runtime: RuntimeChoice,
     /// Threads; 0 takes one per processor.
     pub threads: usize,
+    /// Number of the GPU.
+    pub gpu: u32,
+    /// Arena of each graph on the GPU.
+    pub gpu_arena: Option<Size>,
+    /// How these arenas grow.
+    pub gpu_arena_growth: ArenaGrowth,
+    /// TensorRT's engines.
+    pub tensorrt_engines: Option<PathBuf>,
     /// KV slots.
     pub slots: Count,
     /// Longest context, tokens.
@@ -170,6 +179,12 @@ impl Config {
         Options {
             runtime: engine.runtime.kind(),
             threads: engine.threads,
+            cuda: CudaOptions {
+                device: engine.gpu,
+                arena_limit: engine.gpu_arena.map(|size| size.0),
+                arena_growth: engine.gpu_arena_growth,
+            },
+            tensorrt_engines: engine.tensorrt_engines.clone(),
             slots: engine.slots.0,
             context_length: engine.context_length.map(|n| n.0),
             prefill_chunk: engine.prefill_chunk.0,

@@ -77,6 +77,10 @@ section!(
 section!(EngineSection {
     runtime: Text,
     threads: Text,
+    gpu: Text,
+    gpu_arena: Text,
+    gpu_arena_growth: Text,
+    tensorrt_engines: Text,
     slots: Text,
     context_length: Text,
     prefill_chunk: Text,

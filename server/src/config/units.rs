@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use arrcoc_runtime::bundle::manifest::Precision;
-use arrcoc_runtime::engine::RuntimeKind;
+use arrcoc_runtime::engine::{ArenaGrowth, RuntimeKind};
 use serde::{Serialize, Serializer};
 
 /// A type that a setting can have.
@@ -147,8 +147,12 @@ impl Serialize for Keys {
 pub enum RuntimeChoice {
     /// ONNX Runtime, or tract for portable bundles where ONNX Runtime is not to be had.
     Auto,
-    /// ONNX Runtime or nothing.
+    /// ONNX Runtime on the CPU or nothing.
     Ort,
+    /// ONNX Runtime on CUDA or nothing.
+    Cuda,
+    /// ONNX Runtime on TensorRT or nothing.
+    TensorRt,
     /// tract or nothing.
     Tract,
 }
@@ -159,6 +163,8 @@ impl RuntimeChoice {
         match self {
             Self::Auto => None,
             Self::Ort => Some(RuntimeKind::Ort),
+            Self::Cuda => Some(RuntimeKind::Cuda),
+            Self::TensorRt => Some(RuntimeKind::TensorRt),
             Self::Tract => Some(RuntimeKind::Tract),
         }
     }
@@ -166,14 +172,30 @@ impl RuntimeChoice {
 
 impl Setting for RuntimeChoice {
     fn expected() -> String {
-        "auto, ort or tract".into()
+        "auto, ort, cuda, tensorrt or tract".into()
     }
 
     fn read(text: &str) -> Option<Self> {
         match text {
             "auto" => Some(Self::Auto),
             "ort" => Some(Self::Ort),
+            "cuda" => Some(Self::Cuda),
+            "tensorrt" => Some(Self::TensorRt),
             "tract" => Some(Self::Tract),
+            _ => None,
+        }
+    }
+}
+
+impl Setting for ArenaGrowth {
+    fn expected() -> String {
+        "requested or doubling".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "requested" => Some(Self::Requested),
+            "doubling" => Some(Self::Doubling),
             _ => None,
         }
     }
@@ -225,6 +247,16 @@ impl Setting for Precision {
 
     fn read(text: &str) -> Option<Self> {
         Precision::ALL.into_iter().find(|precision| precision.to_string() == text)
+    }
+}
+
+impl Setting for u32 {
+    fn expected() -> String {
+        "a whole number of at least 0".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
     }
 }
 

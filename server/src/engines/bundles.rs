@@ -25,6 +25,7 @@ impl Bundles {
 
     fn describe(&self, dir: &Path) -> Result<Available, LoadFailure> {
         let manifest = Bundle::describe(dir)?;
+        self.options.check_target(manifest.target)?;
         let Footprint { weight_bytes, kv_bytes, context_length } =
             Footprint::of(dir, &manifest, &self.options)?;
         Ok(Available {

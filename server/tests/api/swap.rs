@@ -178,6 +178,8 @@ async fn whatever_fails_leaves_everything_as_it_was() {
         &before,
         &[
             ("ready", "fp32"),
+            ("available", "fp16"),
+            ("available", "fp8"),
             ("available", "int8"),
             ("available", "int4"),
             ("available", "int8"),

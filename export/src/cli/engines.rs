@@ -1,0 +1,91 @@
+//! `arrcoc-export engines`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use arrcoc_export::engines::{self, Options, Plan};
+use arrcoc_export::progress::Progress;
+use arrcoc_runtime::engine::ort::tensorrt::BuildOptions;
+use arrcoc_runtime::engine::{TensorRtOptions, Workload};
+use arrcoc_runtime::model::DEFAULT_CONTEXT_LENGTH;
+use serde_json::json;
+
+const EXAMPLES: &str = "\
+Examples:
+  arrcoc-export engines engines/my-model/fp32-portable --dry-run
+  arrcoc-export engines engines/my-model/fp32-portable
+  arrcoc-export engines engines/my-model/fp32-portable --context 8192 --prefill-chunk 512
+
+TensorRT compiles a graph into an engine for one GPU, driver, TensorRT and ONNX Runtime, and for
+lengths between a least and a most. That takes minutes per graph, so it is done here, on the machine
+that will serve and while its GPU is idle; arrcoc-serve loads engines and builds none. --context and
+--prefill-chunk must be the server's engine.context_length and engine.prefill_chunk.
+
+--dry-run prints what would be built and needs no GPU. Graphs that TensorRT's parser would refuse are
+named either way.";
+
+/// Build TensorRT's engines for a portable bundle, ahead of serving
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Directory of the bundle, of target portable
+    bundle: PathBuf,
+    /// Directory of engines [default: .tensorrt beside the bundle]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Number of the GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    device: u32,
+    /// Longest prompt plus answer; the model's own limit if that is smaller
+    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CONTEXT_LENGTH, value_parser = tokens)]
+    context: usize,
+    /// Prompt tokens processed per step
+    #[arg(long, value_name = "TOKENS", default_value_t = Workload::default().prefill_chunk, value_parser = tokens)]
+    prefill_chunk: usize,
+    /// Only this graph; may be given several times
+    #[arg(long, value_name = "NAME")]
+    graph: Vec<String>,
+    /// Memory to try kernels in, MiB [default: all that the GPU has]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    workspace: Option<u32>,
+    /// How hard to look for the best kernels, 0 to 5
+    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(u8).range(..=5))]
+    optimization_level: u8,
+    /// Build even where an engine stands already
+    #[arg(long)]
+    force: bool,
+    /// Print what would be built, and build nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Report in JSON, one object a line, on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+fn tokens(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".into())
+}
+
+impl Args {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let Self { context: context_length, prefill_chunk, optimization_level, .. } = self;
+        let workload = Workload { context_length, prefill_chunk };
+        let workspace = self.workspace.map(|mib| (mib as usize) << 20);
+        let options = Options {
+            tensorrt: TensorRtOptions { device: self.device, engines: self.out, workload },
+            build: BuildOptions { workspace, optimization_level },
+            graphs: self.graph,
+            force: self.force,
+        };
+        let progress = Progress::detect(self.json);
+        if self.dry_run {
+            let plan = engines::dry_run(&self.bundle, &options)?;
+            let text = if self.json { serde_json::to_string(&plan)? + "\n" } else { plan.to_string() };
+            return Ok(std::io::stdout().write_all(text.as_bytes())?);
+        }
+        let Plan { machine, engines, .. } = engines::build(&self.bundle, &options, progress)?;
+        progress.note(&format!("{} engines for {machine}", engines.len()));
+        progress.result(&json!({ "event": "result", "machine": machine, "engines": engines }));
+        Ok(())
+    }
+}

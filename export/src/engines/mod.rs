@@ -1,0 +1,265 @@
+//! TensorRT's engines for a bundle: `arrcoc-export engines`.
+//!
+//! [`plan`] works out what is to be built, without a GPU: each graph is held against what TensorRT's parser takes
+//! ([`parser`], [`parser_table`]), its profile follows from the manifest's axes, and its place from what it depends on.
+//! [`build`] builds it, engine by engine. How an engine is built and loaded is the runtime's affair
+//! ([`arrcoc_runtime::engine::ort::tensorrt`]), so that both sides agree on its key.
+
+pub mod parser;
+pub mod parser_table;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use arrcoc_runtime::bundle::manifest::Target;
+use arrcoc_runtime::bundle::{Bundle, BundleError};
+use arrcoc_runtime::engine::ort::tensorrt::{
+    self, BuildOptions, InputProfile, Job, Machine, NoRange, Place, Profile,
+};
+use arrcoc_runtime::engine::ort::{OrtRuntime, Provider};
+use arrcoc_runtime::engine::{Axis, EngineError, TensorRtOptions};
+use serde::Serialize;
+
+use crate::onnx::{self, FLOAT16, Graph, OnnxError, Value};
+use crate::progress::Progress;
+use parser::Finding;
+
+/// What to build, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// GPU, place and lengths: what `arrcoc-serve` must be told alike.
+    pub tensorrt: TensorRtOptions,
+    /// How to build.
+    pub build: BuildOptions,
+    /// Only these graphs; all of them where empty.
+    pub graphs: Vec<String>,
+    /// Build even where an engine stands already.
+    pub force: bool,
+}
+
+/// What is to be built.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// The machine, as its directory is named; a placeholder where it is unknown.
+    pub machine: String,
+    /// Why the machine is unknown.
+    pub unknown: Option<String>,
+    /// Engines in the order of their graphs' names.
+    pub engines: Vec<Engine>,
+}
+
+/// One engine.
+#[derive(Debug, Clone, Serialize)]
+pub struct Engine {
+    /// Name of the graph in the bundle.
+    pub graph: String,
+    /// Its `.onnx` file.
+    pub file: PathBuf,
+    /// Bytes of its weights, inline and external; shared ones count in every graph.
+    pub weight_bytes: u64,
+    /// Whether it holds 16-bit floats.
+    pub half: bool,
+    /// The shapes of its dynamic inputs.
+    pub profile: Vec<InputProfile>,
+    /// Where it lies.
+    pub place: Place,
+    /// Whether it is there.
+    pub built: bool,
+    /// The TensorRT provider's options.
+    pub options: Vec<(&'static str, String)>,
+}
+
+/// Engines cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnginesError {
+    /// The bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// TensorRT, or a library below it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A graph's file.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// Graph and manifest disagree.
+    #[error("graph `{graph}`")]
+    Range {
+        /// The graph.
+        graph: String,
+        /// What is missing.
+        source: NoRange,
+    },
+    /// A bundle for something else.
+    #[error(
+        "expected a bundle of target `portable`, found `{found}`; build one with `arrcoc-export build --target portable`"
+    )]
+    Target {
+        /// The bundle's target.
+        found: String,
+    },
+    /// The parser would refuse a graph.
+    #[error("TensorRT would refuse graph `{graph}`: {}", list(.findings))]
+    Refused {
+        /// The graph.
+        graph: String,
+        /// Its nodes.
+        findings: Vec<Finding>,
+    },
+    /// A graph that the bundle does not have.
+    #[error("expected one of {expected}, found `{found}`")]
+    Graph {
+        /// Graphs of the bundle.
+        expected: String,
+        /// What was asked for.
+        found: String,
+    },
+}
+
+/// The first findings; a graph of one wrong operator can have thousands of nodes with it.
+fn list(findings: &[Finding]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = findings.iter().take(SHOWN).map(Finding::to_string).collect();
+    let more = findings.len().saturating_sub(SHOWN);
+    shown.join("; ") + &if more > 0 { format!("; and {more} more") } else { String::new() }
+}
+
+/// Says what would be built. Where there is no GPU, or no TensorRT, the machine is a placeholder.
+///
+/// # Errors
+/// [`EnginesError`] of the bundle; that there is no GPU is not one.
+pub fn dry_run(dir: &Path, options: &Options) -> Result<Plan, EnginesError> {
+    let bundle = Bundle::open(dir)?;
+    match open(&options.tensorrt) {
+        Ok((_, machine)) => plan(&bundle, options, &machine.slug(), None),
+        Err(error) => {
+            let onnxruntime = OrtRuntime::open(1, Provider::Cpu);
+            let version = onnxruntime.as_ref().ok().map(OrtRuntime::version);
+            plan(&bundle, options, &Machine::placeholder(version), Some(error.to_string()))
+        }
+    }
+}
+
+/// Builds the engines that are not there yet, one after the other.
+///
+/// # Errors
+/// [`EnginesError`]; engines that were finished before it stay.
+pub fn build(dir: &Path, options: &Options, progress: Progress) -> Result<Plan, EnginesError> {
+    let bundle = Bundle::open(dir)?;
+    let (runtime, machine) = open(&options.tensorrt)?;
+    let mut plan = plan(&bundle, options, &machine.slug(), None)?;
+    let count = plan.engines.len();
+    for (at, engine) in plan.engines.iter_mut().enumerate() {
+        let name = format!("{} ({} of {count})", engine.graph, at + 1);
+        if engine.built && !options.force {
+            progress.note(&format!("{name}: already built"));
+            continue;
+        }
+        progress.note(&format!("{name}: building, which takes minutes"));
+        let started = Instant::now();
+        let mut step = progress.step(&engine.graph, engine.weight_bytes);
+        let profile = Profile(engine.profile.clone());
+        let graph = bundle.bundled(&engine.graph)?;
+        let (place, half, build) = (&engine.place, engine.half, options.build);
+        tensorrt::build(&runtime, &Job { graph, place, profile: &profile, half, build })?;
+        step.advance(engine.weight_bytes);
+        step.finish();
+        engine.built = true;
+        progress.note(&format!("{name}: {:.1} s", started.elapsed().as_secs_f64()));
+    }
+    Ok(plan)
+}
+
+fn open(options: &TensorRtOptions) -> Result<(OrtRuntime, Machine), EngineError> {
+    let runtime = OrtRuntime::open(0, Provider::TensorRt(options.clone()))?;
+    let machine = runtime.machine().cloned().ok_or_else(|| EngineError::Unavailable {
+        runtime: "TensorRT",
+        reason: "expected to know the GPU, found nothing of it".into(),
+    })?;
+    Ok((runtime, machine))
+}
+
+/// Works out what is to be built on a machine.
+///
+/// # Errors
+/// [`EnginesError`] when the bundle has another target, lacks a graph that is asked for, or holds one that TensorRT
+/// would refuse.
+pub fn plan(
+    bundle: &Bundle,
+    options: &Options,
+    machine: &str,
+    unknown: Option<String>,
+) -> Result<Plan, EnginesError> {
+    let manifest = bundle.manifest();
+    if manifest.target != Target::Portable {
+        return Err(EnginesError::Target { found: format!("{:?}", manifest.target).to_lowercase() });
+    }
+    let names: Vec<&String> = manifest.graphs.keys().collect();
+    if let Some(found) = options.graphs.iter().find(|name| !names.contains(name)) {
+        let expected = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(EnginesError::Graph { expected, found: found.clone() });
+    }
+    let wanted = |name: &&String| options.graphs.is_empty() || options.graphs.contains(name);
+    let engines = names.into_iter().filter(wanted).map(|name| engine(bundle, name, options, machine));
+    Ok(Plan {
+        bundle: bundle.dir().to_owned(),
+        machine: machine.to_owned(),
+        unknown,
+        engines: engines.collect::<Result<_, _>>()?,
+    })
+}
+
+fn engine(bundle: &Bundle, name: &str, options: &Options, machine: &str) -> Result<Engine, EnginesError> {
+    let graph = bundle.bundled(name)?;
+    let path = &graph.file.path;
+    let model = onnx::read_model(path)?;
+    let findings = parser::check(&model);
+    if !findings.is_empty() {
+        return Err(EnginesError::Refused { graph: name.to_owned(), findings });
+    }
+    let file = model.graph.unwrap_or_default();
+    let ranges = tensorrt::ranges(&graph.file.axes, options.tensorrt.workload);
+    let inputs: Vec<_> = file.inputs.iter().map(interface).collect();
+    let profile = Profile::new(&inputs, &ranges)
+        .map_err(|source| EnginesError::Range { graph: name.to_owned(), source })?;
+    let place = Place::of(&graph, &ranges, &options.tensorrt, machine);
+    let half = has_half(&file);
+    let job = Job { graph, place: &place, profile: &profile, half, build: options.build };
+    let options = tensorrt::build_options(&job, &place.dir);
+    let built = place.is_built();
+    let weight_bytes = weight_bytes(&file, path)?;
+    let (file, graph) = (path.clone(), name.to_owned());
+    Ok(Engine { graph, file, weight_bytes, half, profile: profile.0, place, built, options })
+}
+
+/// Name and shape of an input.
+fn interface(value: &Value) -> (String, Vec<Axis>) {
+    let tensor = value.r#type.as_ref().and_then(|kind| kind.tensor.as_ref());
+    let dims = tensor.and_then(|tensor| tensor.shape.as_ref()).map_or(&[][..], |shape| &shape.dims);
+    let axis = |dim: &onnx::Dim| match dim.value.and_then(|length| usize::try_from(length).ok()) {
+        Some(length) => Axis::Fixed(length),
+        None => Axis::Named(dim.name.clone().unwrap_or_default()),
+    };
+    (value.name.clone(), dims.iter().map(axis).collect())
+}
+
+fn has_half(graph: &Graph) -> bool {
+    let values = graph.inputs.iter().chain(&graph.outputs).chain(&graph.values);
+    let mut elements = values
+        .filter_map(|value| Some(value.r#type.as_ref()?.tensor.as_ref()?.element))
+        .chain(graph.initializers.iter().map(|tensor| tensor.data_type));
+    elements.any(|element| element == FLOAT16)
+}
+
+fn weight_bytes(graph: &Graph, path: &Path) -> Result<u64, OnnxError> {
+    let bytes = graph
+        .initializers
+        .iter()
+        .map(|tensor| Ok(tensor.location(path)?.map_or(tensor.raw_data.len() as u64, |place| place.length)));
+    bytes.sum()
+}

@@ -1,0 +1,40 @@
+//! A plan for people.
+
+use std::fmt;
+
+use arrcoc_runtime::engine::ort::tensorrt::shape;
+
+use super::{Engine, Plan};
+use crate::progress::human_bytes;
+use crate::table::Table;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "TensorRT engines of {}", self.bundle.display())?;
+        writeln!(f, "for {}", self.machine)?;
+        if let Some(reason) = &self.unknown {
+            writeln!(f, "The machine is a placeholder: {reason}")?;
+        }
+        self.engines.iter().try_for_each(|engine| writeln!(f, "\n{engine}"))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.built { "built" } else { "to be built" };
+        writeln!(f, "{}: {}, {state}", self.graph, human_bytes(self.weight_bytes))?;
+        writeln!(f, "  graph   {}", self.file.display())?;
+        writeln!(f, "  engine  {}", self.place.context.display())?;
+        // The profiles have their own table, and the paths stand above.
+        let plain = |key: &str| !key.starts_with("trt_profile") && !key.ends_with("_path");
+        let options = self.options.iter().filter(|(key, _)| plain(key));
+        let options: Vec<_> = options.map(|(key, value)| format!("{key}={value}")).collect();
+        writeln!(f, "  options {}", options.join(" "))?;
+        let mut table = Table::new(&["min", "opt", "max"]);
+        for input in &self.profile {
+            let text = |lengths: &[u64]| format!("{}:{}", input.name, shape(lengths));
+            table.row([text(&input.min), text(&input.opt), text(&input.max)]);
+        }
+        write!(f, "{table}")
+    }
+}

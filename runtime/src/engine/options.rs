@@ -1,0 +1,66 @@
+//! How an inference library is to run: what a configuration may set of it.
+
+use std::path::PathBuf;
+
+use crate::model::DEFAULT_CONTEXT_LENGTH;
+
+/// Everything that can be set of a library.
+#[derive(Debug, Clone, Default)]
+pub struct RuntimeOptions {
+    /// Threads per session, the calling one among them; 0 leaves it to the library.
+    pub threads: usize,
+    /// The CUDA provider.
+    pub cuda: CudaOptions,
+    /// The TensorRT provider.
+    pub tensorrt: TensorRtOptions,
+}
+
+/// The CUDA provider's options (<https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html>).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CudaOptions {
+    /// Number of the GPU, as CUDA counts.
+    pub device: u32,
+    /// Most memory that the arena of one graph may take, bytes (`gpu_mem_limit`); `None` sets no limit. Every graph is a
+    /// session with an arena of its own, and workspaces of cuBLAS and cuDNN come on top.
+    pub arena_limit: Option<usize>,
+    /// How an arena grows.
+    pub arena_growth: ArenaGrowth,
+}
+
+/// How an arena on the GPU grows (`arena_extend_strategy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArenaGrowth {
+    /// By what was asked for: seven graphs share the GPU, and none may hold what it does not use.
+    #[default]
+    Requested,
+    /// By powers of two: fewer allocations, and up to twice the memory.
+    Doubling,
+}
+
+/// The TensorRT provider's options.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TensorRtOptions {
+    /// Number of the GPU, as CUDA counts.
+    pub device: u32,
+    /// Where engines lie; `None` for [`crate::engine::ort::tensorrt::ENGINES`] beside the bundle.
+    pub engines: Option<PathBuf>,
+    /// What the engines are for.
+    pub workload: Workload,
+}
+
+/// The lengths that an engine must take: the bundle's ranges are as wide as the model, and TensorRT sets memory aside
+/// for the largest length of every axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workload {
+    /// Longest prompt plus answer, tokens; the model's own limit, where that is smaller.
+    pub context_length: usize,
+    /// Most prompt tokens that go through the decoder at once.
+    pub prefill_chunk: usize,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self { context_length: DEFAULT_CONTEXT_LENGTH, prefill_chunk: 256 }
+    }
+}

@@ -1,0 +1,158 @@
+//! Where ONNX Runtime runs graphs, and what it takes to get there.
+//!
+//! A provider is tried when the runtime is opened: what is missing is named then, and nothing runs on the CPU because a
+//! GPU was not to be had.
+
+use std::path::Path;
+
+use ::ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _};
+use ::ort::session::builder::SessionBuilder;
+
+use super::library::VARIABLE;
+use super::{Shared, libraries};
+use crate::engine::{ArenaGrowth, CudaOptions, EngineError, TensorRtOptions};
+
+/// What fits this version of ONNX Runtime, as its release on PyPI links it.
+const VERSIONS: &str = "ONNX Runtime 1.31 goes with CUDA 13, cuDNN 9, TensorRT 10 (10.13 or newer, not 11) and a driver of 580 or newer";
+
+/// An option of a provider: its documented key, and the value as text.
+pub type ProviderOption = (&'static str, String);
+
+/// What runs the graphs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Provider {
+    /// The CPU.
+    Cpu,
+    /// The CUDA provider; operators on shapes alone run on the CPU, as it wants them to.
+    Cuda(CudaOptions),
+    /// The TensorRT provider, on engines built ahead of time, and nothing beside it.
+    TensorRt(TensorRtOptions),
+}
+
+impl Provider {
+    /// The provider's name for people.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU",
+            Self::Cuda(_) => "CUDA",
+            Self::TensorRt(_) => "TensorRT",
+        }
+    }
+
+    /// Registers the provider once, to see whether it can be.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] with the reason, the libraries that are missing and the versions that fit.
+    pub(super) fn check(&self, shared: &Shared, builder: SessionBuilder) -> Result<(), EngineError> {
+        let (built_in, runtime) = match self {
+            Self::Cpu => return Ok(()),
+            Self::Cuda(_) => (::ort::ep::CUDA::is_available(), "ONNX Runtime on CUDA"),
+            Self::TensorRt(_) => (::ort::ep::TensorRT::is_available(), "ONNX Runtime on TensorRT"),
+        };
+        let unavailable = |reason| EngineError::Unavailable { runtime, reason };
+        if !built_in.map_err(|error| unavailable(error.to_string()))? {
+            return Err(unavailable(not_built_in(self.name(), &shared.path, &shared.version)));
+        }
+        match self.register(builder, &[]) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let missing = libraries::missing(self, &shared.path);
+                Err(unavailable(explain(&error.to_string(), &missing)))
+            }
+        }
+    }
+
+    /// Registers the provider with its own options and `more`; a failure is an error, never another provider.
+    pub(super) fn register(
+        &self,
+        builder: SessionBuilder,
+        more: &[ProviderOption],
+    ) -> Result<SessionBuilder, ::ort::Error> {
+        let provider = match self {
+            Self::Cpu => return Ok(builder),
+            Self::Cuda(options) => cuda_options(options)
+                .into_iter()
+                .chain(more.iter().cloned())
+                .fold(::ort::ep::CUDA::default(), |provider, (key, value)| {
+                    provider.with_arbitrary_config(key, value)
+                })
+                .build(),
+            Self::TensorRt(options) => more
+                .iter()
+                .cloned()
+                .fold(
+                    ::ort::ep::TensorRT::default().with_arbitrary_config("device_id", options.device),
+                    |provider, (key, value)| provider.with_arbitrary_config(key, value),
+                )
+                .build(),
+        };
+        Ok(builder.with_execution_providers([provider.error_on_failure()])?)
+    }
+}
+
+/// The CUDA provider's options, as it takes them.
+pub fn cuda_options(options: &CudaOptions) -> Vec<ProviderOption> {
+    let growth = match options.arena_growth {
+        ArenaGrowth::Requested => "kSameAsRequested",
+        ArenaGrowth::Doubling => "kNextPowerOfTwo",
+    };
+    let mut list = vec![
+        ("device_id", options.device.to_string()),
+        ("arena_extend_strategy", growth.to_owned()),
+        // The exhaustive search would try every algorithm at each new shape, while a request waits.
+        ("cudnn_conv_algo_search", "HEURISTIC".to_owned()),
+        // An fp32 bundle is computed in fp32: TensorFloat-32 keeps ten bits of a mantissa.
+        ("use_tf32", "0".to_owned()),
+    ];
+    if let Some(limit) = options.arena_limit {
+        list.push(("gpu_mem_limit", limit.to_string()));
+    }
+    list
+}
+
+fn not_built_in(provider: &str, library: &Path, version: &str) -> String {
+    format!(
+        "expected an ONNX Runtime with the {provider} provider, found {version} at `{}`, which was built without it, as the \
+         package `onnxruntime` is; install `onnxruntime-gpu` 1.{} and set {VARIABLE} to its libonnxruntime.so. {VERSIONS}",
+        library.display(),
+        ::ort::MINOR_VERSION
+    )
+}
+
+fn explain(reason: &str, missing: &[String]) -> String {
+    let missing = match missing {
+        // What is there may still be of another version, or the driver too old.
+        [] => "every library that it names is there, so compare versions".to_owned(),
+        missing => format!("the system does not find {}", missing.join(", ")),
+    };
+    format!("{reason}; {missing}. {VERSIONS}; libraries of pip packages must be on LD_LIBRARY_PATH")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arena_is_limited_only_where_asked() {
+        let found = |options| cuda_options(&options).into_iter().map(|(key, value)| format!("{key}={value}"));
+        let plain: Vec<_> = found(CudaOptions::default()).collect();
+        assert_eq!(plain[..2], ["device_id=0", "arena_extend_strategy=kSameAsRequested"]);
+        assert!(!plain.iter().any(|option| option.starts_with("gpu_mem_limit")), "{plain:?}");
+        let options =
+            CudaOptions { device: 1, arena_limit: Some(1 << 30), arena_growth: ArenaGrowth::Doubling };
+        let limited: Vec<_> = found(options).collect();
+        for option in ["device_id=1", "arena_extend_strategy=kNextPowerOfTwo", "gpu_mem_limit=1073741824"] {
+            assert!(limited.iter().any(|found| found == option), "{option}: {limited:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_names_what_is_missing_and_what_fits() {
+        let text =
+            explain("Failed to load shared library", &["libcudnn.so.9".into(), "libnvinfer.so.10".into()]);
+        for part in ["Failed to load", "does not find libcudnn.so.9, libnvinfer.so.10", "cuDNN 9", "580"] {
+            assert!(text.contains(part), "`{part}` is missing in: {text}");
+        }
+        assert!(explain("x", &[]).contains("compare versions"));
+    }
+}

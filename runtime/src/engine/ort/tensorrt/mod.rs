@@ -1,0 +1,308 @@
+//! TensorRT engines: where they lie, how they are built, and how they are loaded.
+//!
+//! An engine is built by `arrcoc-export engines` and never while anything is served: building takes minutes, times kernels
+//! on a GPU that must be idle for the times to mean anything, and needs memory that a running engine has. The runtime
+//! loads what was built, as an EPContext model beside its engine, and refuses where there is nothing.
+//!
+//! ```text
+//! ENGINES/MACHINE/timing/                   TensorRT's timing cache
+//! ENGINES/MACHINE/GRAPH-KEY/GRAPH.onnx      the EPContext model: the graph's interface around one node
+//! ENGINES/MACHINE/GRAPH-KEY/*.engine        the engine that it names
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use ::ort::session::Session;
+use ::ort::session::builder::GraphOptimizationLevel;
+use sha2::{Digest as _, Sha256};
+
+use super::{OrtRuntime, Provider, ProviderOption};
+use crate::engine::{BundledGraph, EngineError, TensorRtOptions};
+
+mod machine;
+mod profiles;
+
+pub use machine::Machine;
+pub use profiles::{InputProfile, NoRange, Profile, Ranges, ranges, shape};
+
+/// The directory of engines beside a bundle, unless another is named. Hidden, so that it is not taken for a bundle.
+pub const ENGINES: &str = ".tensorrt";
+
+/// Where one engine lies.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Place {
+    /// The engine's own directory, named after its key.
+    pub dir: PathBuf,
+    /// The EPContext model in it.
+    pub context: PathBuf,
+    /// The machine's timing cache.
+    pub timing: PathBuf,
+}
+
+impl Place {
+    /// Where the engine of a graph lies: below the machine that it is bound to, under a key of the graph's bytes, its
+    /// weights and the ranges of its axes. `machine` is a [`Machine::slug`].
+    pub fn of(graph: &BundledGraph<'_>, ranges: &Ranges, options: &TensorRtOptions, machine: &str) -> Self {
+        let beside = || graph.bundle.parent().unwrap_or(graph.bundle).join(ENGINES);
+        let engines = options.engines.clone().unwrap_or_else(beside);
+        // ONNX Runtime works relative paths out in more than one way.
+        let machine = std::path::absolute(&engines).unwrap_or(engines).join(machine);
+        let dir = machine.join(format!("{}-{}", graph.name, key(graph, ranges)));
+        Self { context: dir.join(format!("{}.onnx", graph.name)), dir, timing: machine.join("timing") }
+    }
+
+    /// Whether the engine is there.
+    pub fn is_built(&self) -> bool {
+        self.context.is_file()
+    }
+}
+
+/// 16 hexadecimal digits that stand for a graph, its weights and its ranges.
+fn key(graph: &BundledGraph<'_>, ranges: &Ranges) -> String {
+    let mut hash = Sha256::new();
+    for part in [&*graph.file.sha256, graph.checkpoint_sha256] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    for (axis, range) in ranges {
+        hash.update(format!("{axis} {} {} {}\n", range.min, range.opt, range.max));
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How to build an engine; none of it changes what the engine computes or takes, so none of it is part of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// Memory for TensorRT to try kernels in, bytes; `None` for all that the GPU has.
+    pub workspace: Option<usize>,
+    /// How hard to look for the best kernels, 0 to 5 (`trt_builder_optimization_level`).
+    pub optimization_level: u8,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self { workspace: None, optimization_level: 3 }
+    }
+}
+
+/// One engine to build.
+#[derive(Debug, Clone)]
+pub struct Job<'a> {
+    /// The graph.
+    pub graph: BundledGraph<'a>,
+    /// Where the engine is to lie.
+    pub place: &'a Place,
+    /// The lengths that it takes.
+    pub profile: &'a Profile,
+    /// Whether the graph holds 16-bit floats: TensorRT 10 refuses them unless told to expect them.
+    pub half: bool,
+    /// How to build it.
+    pub build: BuildOptions,
+}
+
+/// What the TensorRT provider is told to build an engine in `dir`
+/// (<https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html>).
+pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
+    let on = || "1".to_owned();
+    let path = |path: &Path| path.display().to_string();
+    let mut options = vec![
+        // The engine lies beside the EPContext model, which names it without a path: the directory can be moved.
+        ("trt_engine_cache_enable", on()),
+        ("trt_engine_cache_prefix", job.graph.name.to_owned()),
+        ("trt_dump_ep_context_model", on()),
+        ("trt_ep_context_file_path", path(&dir.join(format!("{}.onnx", job.graph.name)))),
+        ("trt_ep_context_embed_mode", "0".to_owned()),
+        ("trt_timing_cache_enable", on()),
+        ("trt_timing_cache_path", path(&job.place.timing)),
+        ("trt_builder_optimization_level", job.build.optimization_level.to_string()),
+        // Weights go to TensorRT from memory: written into one protobuf with the graph they may not exceed 2 GB. All models
+        // take this way, so that small ones try what large ones need.
+        ("trt_load_user_initializer", on()),
+    ];
+    options.extend(job.profile.options());
+    if job.half {
+        options.push(("trt_fp16_enable", on()));
+        options.push(("trt_layer_norm_fp32_fallback", on()));
+    }
+    if let Some(workspace) = job.build.workspace {
+        options.push(("trt_max_workspace_size", workspace.to_string()));
+    }
+    options
+}
+
+/// Builds an engine, which takes minutes. It appears at its place when it is complete.
+///
+/// # Errors
+/// [`EngineError::Load`] with TensorRT's reason, a node that it does not take among them.
+pub fn build(runtime: &OrtRuntime, job: &Job<'_>) -> Result<(), EngineError> {
+    let failed = |reason: String| EngineError::Load { graph: job.graph.name.to_owned(), reason };
+    let io = |error: std::io::Error| failed(format!("cannot write `{}`: {error}", job.place.dir.display()));
+    let partial = job.place.dir.with_extension(format!("partial-{}", std::process::id()));
+    std::fs::create_dir_all(&job.place.timing).map_err(io)?;
+    std::fs::create_dir_all(&partial).map_err(io)?;
+    let built =
+        session(runtime, &job.graph.file.path, GraphOptimizationLevel::Level1, &build_options(job, &partial));
+    let complete = built.map_err(|error| failed(error.to_string())).and_then(|session| {
+        drop(session);
+        let context = partial.join(format!("{}.onnx", job.graph.name));
+        if context.is_file() {
+            return Ok(());
+        }
+        let expected = context.display();
+        Err(failed(format!("expected ONNX Runtime to write `{expected}`, found nothing there")))
+    });
+    if let Err(error) = complete {
+        // What is left is of no use, and the reason for the failure matters more than that it stays.
+        let _ = std::fs::remove_dir_all(&partial);
+        return Err(error);
+    }
+    if job.place.dir.exists() {
+        std::fs::remove_dir_all(&job.place.dir).map_err(io)?;
+    }
+    std::fs::rename(&partial, &job.place.dir).map_err(io)
+}
+
+/// Loads an engine that was built.
+///
+/// # Errors
+/// [`EngineError::NoEngine`] where there is none; [`EngineError::Load`] with the library's reason.
+pub(super) fn load(
+    runtime: &OrtRuntime,
+    graph: &BundledGraph<'_>,
+    place: &Place,
+    options: &TensorRtOptions,
+) -> Result<Session, EngineError> {
+    if !place.is_built() {
+        return Err(EngineError::NoEngine {
+            graph: graph.name.to_owned(),
+            expected: place.context.clone(),
+            command: command(graph.bundle, options),
+        });
+    }
+    // The graph is one node: there is nothing to optimise, and looking for it only takes time.
+    session(runtime, &place.context, GraphOptimizationLevel::Disable, &[])
+        .map_err(|error| EngineError::Load { graph: graph.name.to_owned(), reason: error.to_string() })
+}
+
+/// The command that builds the engines which these options ask for.
+fn command(bundle: &Path, options: &TensorRtOptions) -> String {
+    let TensorRtOptions { device, engines, workload } = options;
+    let out = engines.as_ref().map(|dir| format!(" --out {}", dir.display())).unwrap_or_default();
+    format!(
+        "arrcoc-export engines {} --device {device} --context {} --prefill-chunk {}{out}",
+        bundle.display(),
+        workload.context_length,
+        workload.prefill_chunk
+    )
+}
+
+/// A session of TensorRT alone: a node that it does not take is an error, for there is no other provider to take it.
+fn session(
+    runtime: &OrtRuntime,
+    model: &Path,
+    level: GraphOptimizationLevel,
+    options: &[ProviderOption],
+) -> Result<Session, ::ort::Error> {
+    let builder = runtime.session()?.with_optimization_level(level)?.with_disable_cpu_fallback()?;
+    let provider: &Provider = &runtime.provider;
+    provider.register(builder, options)?.commit_from_file(model)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::bundle::GraphFile;
+    use crate::bundle::manifest::AxisRange;
+    use crate::engine::Workload;
+
+    fn file(sha256: &str) -> GraphFile {
+        let tokens = AxisRange { min: 64, opt: 256, max: 400 };
+        GraphFile {
+            path: "bundle/refiner.onnx".into(),
+            sha256: sha256.into(),
+            opset: 18,
+            axes: BTreeMap::from([("tokens".into(), tokens)]),
+        }
+    }
+
+    fn place(file: &GraphFile, weights: &str, workload: Workload) -> Place {
+        let bundle = Path::new("models/fp32-portable");
+        let graph = BundledGraph { name: "refiner", bundle, file, checkpoint_sha256: weights };
+        let options = TensorRtOptions { workload, ..TensorRtOptions::default() };
+        Place::of(&graph, &ranges(&file.axes, workload), &options, "machine")
+    }
+
+    #[test]
+    fn engines_lie_beside_the_bundle_under_a_key_of_all_they_depend_on() {
+        let usual = place(&file("aa"), "cc", Workload::default());
+        let machine = std::path::absolute("models/.tensorrt/machine").unwrap();
+        assert!(usual.dir.starts_with(&machine), "{usual:?}");
+        assert_eq!(usual.timing, machine.join("timing"));
+        assert_eq!(usual, place(&file("aa"), "cc", Workload::default()));
+        let mut wider = file("aa");
+        wider.axes.insert("seq".into(), AxisRange { min: 1, opt: 1, max: 9000 });
+        let longer = Workload { context_length: 8192, ..Workload::default() };
+        let others = [
+            place(&file("ab"), "cc", Workload::default()),
+            place(&file("aa"), "cd", Workload::default()),
+            place(&wider, "cc", Workload::default()),
+            place(&wider, "cc", longer),
+        ];
+        for (at, other) in others.iter().enumerate() {
+            assert_ne!(*other, usual);
+            assert!(!others[..at].contains(other), "{other:?}");
+        }
+        // The refiner has no axis that the context bounds.
+        assert_eq!(place(&file("aa"), "cc", longer), usual);
+    }
+
+    #[test]
+    fn the_builder_gets_profiles_caches_and_a_context_model() {
+        let file = file("aa");
+        let graph =
+            BundledGraph { name: "refiner", bundle: Path::new("b"), file: &file, checkpoint_sha256: "cc" };
+        let place = place(&file, "cc", Workload::default());
+        let profile = Profile(vec![InputProfile {
+            name: "token_slots".into(),
+            min: vec![64],
+            opt: vec![256],
+            max: vec![400],
+        }]);
+        let build = BuildOptions { workspace: Some(1 << 30), optimization_level: 5 };
+        let job = Job { graph, place: &place, profile: &profile, half: false, build };
+        let options: BTreeMap<_, _> = build_options(&job, Path::new("new")).into_iter().collect();
+        for (key, value) in [
+            ("trt_profile_min_shapes", "token_slots:64"),
+            ("trt_profile_max_shapes", "token_slots:400"),
+            ("trt_timing_cache_path", place.timing.to_str().unwrap()),
+            ("trt_ep_context_file_path", "new/refiner.onnx"),
+            ("trt_ep_context_embed_mode", "0"),
+            ("trt_load_user_initializer", "1"),
+            ("trt_max_workspace_size", "1073741824"),
+            ("trt_builder_optimization_level", "5"),
+        ] {
+            assert_eq!(options[key], value, "{key}");
+        }
+        // With a context model, ONNX Runtime refuses an engine path that is absolute or leads elsewhere.
+        assert!(!options.contains_key("trt_engine_cache_path") && !options.contains_key("trt_fp16_enable"));
+        let half: BTreeMap<_, _> =
+            build_options(&Job { half: true, ..job }, Path::new("new")).into_iter().collect();
+        assert_eq!(half["trt_fp16_enable"], "1");
+    }
+
+    #[test]
+    fn the_command_that_is_named_asks_for_what_was_missing() {
+        let options = TensorRtOptions {
+            device: 1,
+            engines: Some("cache".into()),
+            workload: Workload { context_length: 8192, prefill_chunk: 128 },
+        };
+        assert_eq!(
+            command(Path::new("b"), &options),
+            "arrcoc-export engines b --device 1 --context 8192 --prefill-chunk 128 --out cache"
+        );
+    }
+}
