@@ -348,6 +348,12 @@ fn fp8_rounds_every_product_and_stores_its_weights_in_a_byte() {
     let raw: RawManifest = serde_yaml::from_str(&manifest).unwrap();
     assert_eq!((raw.graphs["decoder"].opset, raw.graphs["allocator"].opset), (21, 18));
 
+    // TensorRT's parser takes both, as far as its table tells.
+    for bundle in [&sixteen, &built.bundle] {
+        let (status, stdout, stderr) = run(program().arg("engines").arg(bundle).arg("--dry-run"));
+        assert!(status == 0 && stdout.contains("decoder"), "{stderr}");
+    }
+
     // Another way to read the ranges makes other graphs, which are not mistaken for these.
     assert!(build(RangeMethod::Absmax).up_to_date);
     assert!(!build(RangeMethod::Percentile).up_to_date);

@@ -1,6 +1,8 @@
-"""Times the stages of a checkpoint in PyTorch: fp32, SDPA attention, batch of one.
+"""Times the stages of a checkpoint in PyTorch: fp32 or bf16, SDPA attention, batch of one.
 
-    python bench_stages.py --checkpoint DIR [--size 1024] [--tier 256] [--query-length 12] [--threads 2] [--repeats 3]
+    python bench_stages.py --checkpoint DIR [--dtype float32] [--size 1024] [--tier 256] [--query-length 12] [--threads 2] [--repeats 3]
+
+In bfloat16 are the three large networks: SAM, CLIP and the language model.
 
 Prints JSON: median seconds per stage after one warm-up, and the process's peak resident memory, which includes
 reading the checkpoint. Pixels and question are random; the time does not depend on them.
@@ -24,7 +26,9 @@ DECODE_STEPS = 16
 
 
 @torch.inference_mode()
-def bench(model: ArrCocOvis, size: int, budget: int, query_length: int, repeats: int) -> dict[str, float]:
+def bench(model: ArrCocOvis, dtype: torch.dtype, size: int, budget: int, query_length: int, repeats: int) -> dict[str, float]:
+    for network in (model.sam, model.clip, model.llm):
+        network.to(dtype)
     seconds: dict[str, float] = {}
 
     def stage(name: str, run: Callable):
@@ -39,18 +43,19 @@ def bench(model: ArrCocOvis, size: int, budget: int, query_length: int, repeats:
     tier = torch.tensor([model.budgets.index(budget)])  # [1]
     query_ids = torch.randint(0, 256, (1, query_length))  # [1, Q]
     query_mask = torch.ones_like(query_ids)
-    pixel_values = torch.randn(1, 3, size, size)
+    pixel_values = torch.randn(1, 3, size, size, dtype=dtype)
 
-    features = stage("vision_encoder", lambda: model.vision_encoder(pixel_values))  # [1, P, C]
+    features = stage("vision_encoder", lambda: model.vision_encoder(pixel_values)).float()  # [1, P, C]
     relevance = stage("allocator", lambda: model.allocate(features, query_ids, query_mask)).relevance  # [1, P]
     tokens, positions, _ = stage("compressor", lambda: model.compressor(features, relevance, budget))  # [1, T, D]
-    refined = stage("refiner", lambda: model.refiner(tokens, positions))  # [1, T, D]
+    tokens = tokens.to(dtype)
+    refined = stage("refiner", lambda: model.refiner(tokens, positions)).float()  # [1, T, D]
     visual = stage("quality_adapter", lambda: model.quality_adapter(refined, tier))  # [1, T, H]
 
     # The question's ids are put at the end of the template's: only their number matters.
     prompter = Prompter(model.directory, model.config["image_token_id"])
     prompt_ids = prompter.expand(torch.cat([prompter.prompt_ids(""), query_ids], dim=1), budget)  # [1, S]
-    embeds = model.prompt_embeds(prompt_ids, visual)  # [1, S, H]
+    embeds = model.prompt_embeds(prompt_ids, visual.to(dtype)).to(dtype)  # [1, S, H]
 
     def prefill() -> DynamicCache:
         cache = DynamicCache(config=model.llm.config)
@@ -75,6 +80,7 @@ def decode_step(model: ArrCocOvis, cache: DynamicCache, embeds: Tensor) -> float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--size", type=int, help="image size (default: the checkpoint's native one)")
     parser.add_argument("--tier", type=int, default=256, help="visual tokens")
     parser.add_argument("--query-length", type=int, default=12, help="tokens of the question")
@@ -84,7 +90,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = ArrCocOvis.from_pretrained(args.checkpoint)
     size = args.size or model.config["vision_config"]["image_size"]
-    seconds = bench(model, size, args.tier, args.query_length, args.repeats)
+    seconds = bench(model, getattr(torch, args.dtype), size, args.tier, args.query_length, args.repeats)
     report = {
         "torch": torch.__version__,
         "threads": args.threads,

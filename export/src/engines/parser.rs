@@ -64,6 +64,12 @@ pub enum Reason {
     /// The number of a `TopK`, or its order.
     #[error("expected `sorted` to be 1 and a constant K below {TOP_K}")]
     TopK,
+    /// A zero point that is not zero, or not known.
+    #[error("expected no zero point or a constant 0, found `{found}`")]
+    ZeroPoint {
+        /// The tensor.
+        found: String,
+    },
     /// The table does not decide.
     #[error("TensorRT takes it under conditions that are not checked here; see {SOURCE}")]
     Undecided,
@@ -151,6 +157,10 @@ fn check_node(node: &Node, known: &Known<'_>) -> Result<(), Reason> {
             extra.map_or(Ok(()), |found| Err(Reason::Output { found: found.clone() }))
         }
         Restriction::TopK => check_top_k(node, known),
+        Restriction::Symmetric => {
+            check_constant(node, 1, known)?;
+            check_zero_point(node, known)
+        }
         Restriction::Other => Err(Reason::Undecided),
     }
 }
@@ -175,6 +185,15 @@ fn check_constant(node: &Node, input: usize, known: &Known<'_>) -> Result<(), Re
             Err(Reason::NotConstant { input, found: name.clone() })
         }
         _ => Ok(()),
+    }
+}
+
+fn check_zero_point(node: &Node, known: &Known<'_>) -> Result<(), Reason> {
+    let Some(name) = node.inputs.get(2).filter(|name| !name.is_empty()) else { return Ok(()) };
+    let bytes = known.constants.get(name.as_str()).copied().flatten().map(|tensor| &tensor.raw_data);
+    match bytes {
+        Some(bytes) if !bytes.is_empty() && bytes.iter().all(|byte| *byte == 0) => Ok(()),
+        _ => Err(Reason::ZeroPoint { found: name.clone() }),
     }
 }
 

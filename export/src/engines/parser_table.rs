@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use Restriction::{Constant, FirstOutputOnly, None, Other, TopK};
+use Restriction::{Constant, FirstOutputOnly, None, Other, Symmetric, TopK};
 use Type::{Bf16, Bool, Fp4, Fp8, Fp16, Fp32, Int4, Int8, Int32, Int64, Uint8};
 
 /// The TensorRT that the table is of.
@@ -66,6 +66,8 @@ pub enum Restriction {
     FirstOutputOnly,
     /// `sorted` must be 1, and `K` a constant below [`TOP_K`].
     TopK,
+    /// A constant scale and no zero point, or a constant 0.
+    Symmetric,
     /// Something that is not checked here; the operator counts as refused until it is.
     Other,
 }
@@ -132,7 +134,7 @@ pub const TABLE: &[Row] = &[
     row("CumSum", FLOATS, Constant(1)),
     row("DeformConv", HALVES, Other),
     row("DepthToSpace", NUMBERS, None),
-    row("DequantizeLinear", QUANTIZED, Other),
+    row("DequantizeLinear", QUANTIZED, Symmetric),
     row("Div", NUMBERS, None),
     row("Dropout", FLOATS, Other),
     row("Einsum", FLOATS, None),
@@ -198,7 +200,7 @@ pub const TABLE: &[Row] = &[
     row("Pad", NUMBERS, None),
     row("ParametricSoftplus", FLOATS, None),
     row("Pow", NUMBERS, None),
-    row("QuantizeLinear", FLOATS, Other),
+    row("QuantizeLinear", FLOATS, Symmetric),
     row("RMSNormalization", FLOATS, None),
     row("RNN", FLOATS, Other),
     row("RandomNormal", FLOATS, None),

@@ -34,10 +34,14 @@ pub(super) fn write(
     })
 }
 
-/// The scale that maps a magnitude to the format's largest. It never falls into the subnormal numbers of 16 bits, which have too few digits to
+/// The scale that maps a magnitude to the format's largest, rounded up: rounded down, the largest would saturate. It never falls into the subnormal numbers of 16 bits, which have too few digits to
 /// divide by.
 pub(crate) fn scale(largest: f32) -> f16 {
-    f16::from_f32(largest / LARGEST).max(f16::MIN_POSITIVE)
+    let nearest = f16::from_f32(largest / LARGEST);
+    let enough = nearest.to_f32() * LARGEST >= largest;
+    // The next number of the same sign is the next pattern of bits.
+    let up = if enough { nearest } else { f16::from_bits(nearest.to_bits() + 1) };
+    up.max(f16::MIN_POSITIVE)
 }
 
 /// The nearest number of the format, ties to the even one; what is too large becomes the largest.
@@ -90,6 +94,17 @@ mod tests {
             assert_eq!(encode(middle), code + code % 2, "{middle}");
             assert_eq!(encode(middle.next_down()), code);
             assert_eq!(encode(-middle.next_up()), 0x80 | (code + 1));
+        }
+    }
+
+    #[test]
+    fn the_largest_weight_is_within_the_scale() {
+        for largest in [0.0, 1e-9, 0.037, 0.9999, 1.0, 3.1, 447.0, 9000.0] {
+            let found = scale(largest).to_f32();
+            assert!(
+                found * LARGEST >= largest && found <= (largest / LARGEST * 1.001).max(6.2e-5),
+                "{largest}"
+            );
         }
     }
 

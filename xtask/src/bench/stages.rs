@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -21,9 +22,9 @@ pub(crate) struct Args {
     /// The checkpoint, for PyTorch
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
-    /// The bundle exported from it, for us
-    #[arg(long, value_name = "DIR")]
-    bundle: PathBuf,
+    /// Bundles exported from it, for us; the first is what the others are compared with
+    #[arg(long = "bundle", value_name = "DIR", required = true)]
+    bundles: Vec<PathBuf>,
     /// Photograph
     #[arg(long, value_name = "FILE", default_value = "tests/fixtures/images/rocket.jpg")]
     image: PathBuf,
@@ -42,78 +43,114 @@ pub(crate) struct Args {
     /// Threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Rounds, each a run of ours and a run of PyTorch
+    /// Rounds, each a run of every side
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Name of the page below docs/benchmarks
+    #[arg(long, default_value = "stages")]
+    page: String,
 }
 
-/// Seconds of one side: by stage, one value per round.
-type Seconds = BTreeMap<&'static str, Vec<f64>>;
+/// Who is measured.
+enum Side {
+    /// A bundle on ONNX Runtime.
+    Bundle { name: String, dir: PathBuf },
+    /// The reference in an element type.
+    Torch { dtype: &'static str },
+}
+
+impl Side {
+    fn name(&self) -> String {
+        match self {
+            Self::Bundle { name, .. } => name.clone(),
+            Self::Torch { dtype } => format!("PyTorch {dtype}"),
+        }
+    }
+}
+
+/// What one side took.
+#[derive(Default)]
+struct Taken {
+    /// By stage, one value per round.
+    seconds: BTreeMap<&'static str, Vec<f64>>,
+    peak_mib: Vec<f64>,
+}
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let programs = Programs::build(true)?;
     let library = onnxruntime::fetch()?.context("there is nothing to measure without ONNX Runtime")?;
     let environment = environment()?;
-    let (mut ours, mut theirs) = (Seconds::new(), Seconds::new());
-    let (mut our_memory, mut their_memory) = (Vec::new(), Vec::new());
-    let mut their_version = Value::Null;
+    let bundles = args.bundles.iter().map(|dir| {
+        let name = dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        Ok(Side::Bundle { name, dir: absolute(dir)? })
+    });
+    let mut sides = bundles.collect::<Result<Vec<_>>>()?;
+    sides.extend(["float32", "bfloat16"].map(|dtype| Side::Torch { dtype }));
+    let mut taken: Vec<Taken> = sides.iter().map(|_| Taken::default()).collect();
+    let mut torch_version = Value::Null;
     for round in 1..=args.rounds {
-        let mut ask = programs.serve();
-        ask.env(onnxruntime::VARIABLE, &library).args([
-            "ask",
-            &args.question,
-            "--json",
-            "--max-tokens",
-            "17",
-            // PyTorch repeats each stage as well, and knows no caches.
-            "--repeat",
-            "4",
-            "--engine-feature-cache",
-            "0",
-            "--engine-token-cache",
-            "0",
-        ]);
-        ask.arg("--bundle").arg(absolute(&args.bundle)?).arg("--image").arg(absolute(&args.image)?);
-        ask.args(["--budget", &args.tier.to_string(), "--engine-image-size", &args.size.to_string()]);
-        let measured = measure(ask.args(["--engine-threads", &args.threads.to_string()]))?;
-        let report: Value =
-            serde_json::from_str(&measured.stdout).context("arrcoc-serve ask printed no JSON")?;
-        add(&mut ours, &our_stages(&report))?;
-        our_memory.push(measured.peak_mib);
-
-        let mut bench = environment.command();
-        bench
-            .arg(reference_dir().join("bench_stages.py"))
-            .arg("--checkpoint")
-            .arg(absolute(&args.checkpoint)?);
-        bench.args(["--size", &args.size.to_string(), "--tier", &args.tier.to_string()]);
-        bench.args([
-            "--threads",
-            &args.threads.to_string(),
-            "--query-length",
-            &args.query_length.to_string(),
-        ]);
-        let measured = measure(&bench)?;
-        let report: Value =
-            serde_json::from_str(&measured.stdout).context("bench_stages.py printed no JSON")?;
-        add(&mut theirs, &report["seconds"])?;
-        their_memory.push(measured.peak_mib);
-        their_version = report["torch"].clone();
+        for (side, taken) in sides.iter().zip(&mut taken) {
+            let (seconds, peak_mib) = match side {
+                Side::Bundle { dir, .. } => {
+                    let mut ask = programs.serve();
+                    ask.env(onnxruntime::VARIABLE, &library);
+                    let (report, peak) = reported(ask_arguments(&mut ask, args, dir)?)?;
+                    (our_stages(&report), peak)
+                }
+                Side::Torch { dtype } => {
+                    let mut bench = environment.command();
+                    let (report, peak) = reported(torch_arguments(&mut bench, args, dtype)?)?;
+                    torch_version = report["torch"].clone();
+                    (report["seconds"].clone(), peak)
+                }
+            };
+            add(&mut taken.seconds, &seconds)?;
+            taken.peak_mib.push(peak_mib);
+        }
         println!("round {round} of {}", args.rounds);
     }
-    let side = |seconds: &Seconds, memory: &[f64]| {
+    let columns = sides.iter().zip(&taken).map(|(side, taken)| {
         let stages: Value =
-            STAGES.iter().map(|stage| (stage.to_string(), summary(&seconds[stage]))).collect();
-        json!({"seconds": stages, "peak_rss_mib": summary(memory)})
-    };
+            STAGES.iter().map(|stage| (stage.to_string(), summary(&taken.seconds[stage]))).collect();
+        json!({"name": side.name(), "seconds": stages, "peak_rss_mib": summary(&taken.peak_mib)})
+    });
     let result = json!({
         "circumstances": circumstances(),
         "size": args.size, "tier": args.tier, "query_length": args.query_length,
-        "threads": args.threads, "rounds": args.rounds, "torch_version": their_version,
-        "arrcoc": side(&ours, &our_memory),
-        "torch": side(&theirs, &their_memory),
+        "threads": args.threads, "rounds": args.rounds, "torch_version": torch_version,
+        "sides": columns.collect::<Vec<_>>(),
     });
-    write("stages", &result, &page(&result))
+    write(&args.page, &result, &page(&result))
+}
+
+fn reported(command: &Command) -> Result<(Value, f64)> {
+    let measured = measure(command)?;
+    let report = serde_json::from_str(&measured.stdout)
+        .with_context(|| format!("`{}` printed no JSON", command.get_program().display()))?;
+    Ok((report, measured.peak_mib))
+}
+
+fn ask_arguments<'a>(ask: &'a mut Command, args: &Args, bundle: &Path) -> Result<&'a Command> {
+    // PyTorch repeats each stage as well, and knows no caches.
+    ask.args(["ask", &args.question, "--json", "--max-tokens", "17", "--repeat", "4"]);
+    ask.args(["--engine-feature-cache", "0", "--engine-token-cache", "0"]);
+    ask.arg("--bundle").arg(bundle).arg("--image").arg(absolute(&args.image)?);
+    ask.args(["--budget", &args.tier.to_string(), "--engine-image-size", &args.size.to_string()]);
+    Ok(ask.args(["--engine-threads", &args.threads.to_string()]))
+}
+
+fn torch_arguments<'a>(bench: &'a mut Command, args: &Args, dtype: &str) -> Result<&'a Command> {
+    bench.arg(reference_dir().join("bench_stages.py"));
+    bench.arg("--checkpoint").arg(absolute(&args.checkpoint)?).args(["--dtype", dtype]);
+    for (flag, value) in [
+        ("--size", args.size),
+        ("--tier", args.tier),
+        ("--threads", args.threads),
+        ("--query-length", args.query_length),
+    ] {
+        bench.arg(flag).arg(value.to_string());
+    }
+    Ok(bench)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -133,7 +170,7 @@ fn our_stages(report: &Value) -> Value {
     STAGES.iter().map(|stage| (stage.to_string(), json!(seconds(stage)))).collect()
 }
 
-fn add(all: &mut Seconds, one: &Value) -> Result<()> {
+fn add(all: &mut BTreeMap<&'static str, Vec<f64>>, one: &Value) -> Result<()> {
     for stage in STAGES {
         let seconds =
             one[stage].as_f64().with_context(|| format!("no time of the stage {stage} in {one}"))?;
@@ -146,12 +183,15 @@ fn summary(values: &[f64]) -> Value {
     json!({"median": median(values), "all": values})
 }
 
+/// A row per stage, a column per side, and the time to the first token below.
 fn page(result: &Value) -> String {
-    let number =
-        |side: &str, what: &str, of: &str| result[side][what][of]["median"].as_f64().unwrap_or(f64::NAN);
+    let sides = result["sides"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let name = |side: &Value| side["name"].as_str().unwrap_or_default().to_owned();
+    let seconds = |side: &Value, stage: &str| side["seconds"][stage]["median"].as_f64().unwrap_or(f64::NAN);
+    let row = |label: &str, cells: Vec<String>| format!("| {label} | {} |\n", cells.join(" | "));
     let mut page = format!(
-        "# Seconds per stage\n\nfp32, one photograph at {} px, a question of {} tokens, {} visual tokens, {} threads; medians of {} \
-         rounds, alternating. PyTorch {} with SDPA.\n\n| stage | arrcoc (ONNX Runtime) | PyTorch | PyTorch / arrcoc |\n|---|---|---|---|\n",
+        "# Seconds per stage\n\nOne photograph at {} px, a question of {} tokens, {} visual tokens, {} threads, nothing cached; medians of {} \
+         rounds, alternating. PyTorch {} with SDPA; in bfloat16 its SAM, CLIP and Qwen3.\n\n",
         result["size"],
         result["query_length"],
         result["tier"],
@@ -159,10 +199,17 @@ fn page(result: &Value) -> String {
         result["rounds"],
         result["torch_version"].as_str().unwrap_or_default(),
     );
+    page += &row("stage", sides.iter().map(&name).collect());
+    page += &row("---", sides.iter().map(|_| "---".to_owned()).collect());
     for stage in STAGES {
-        let (ours, theirs) = (number("arrcoc", "seconds", stage), number("torch", "seconds", stage));
-        page += &format!("| {stage} | {ours:.4} | {theirs:.4} | {:.2} |\n", theirs / ours);
+        page += &row(stage, sides.iter().map(|side| format!("{:.4}", seconds(side, stage))).collect());
     }
-    let memory = |side: &str| result[side]["peak_rss_mib"]["median"].as_f64().unwrap_or(f64::NAN);
-    page + &format!("| peak resident memory, MiB | {:.0} | {:.0} | |\n", memory("arrcoc"), memory("torch"))
+    // All but the steps behind the first token; decoding and preprocessing the image, some ten milliseconds, are not in it.
+    let first =
+        |side: &Value| STAGES[..STAGES.len() - 1].iter().map(|stage| seconds(side, stage)).sum::<f64>();
+    page += &row("**first token**", sides.iter().map(|side| format!("**{:.3}**", first(side))).collect());
+    let memory = |side: &Value| side["peak_rss_mib"]["median"].as_f64().unwrap_or(f64::NAN);
+    page +=
+        &row("peak resident memory, MiB", sides.iter().map(|side| format!("{:.0}", memory(side))).collect());
+    page + "\n"
 }
