@@ -12,6 +12,7 @@ use arrcoc_export::calibrate::{self, CalibrateError, Calibration, Options, Range
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify;
 use arrcoc_runtime::bundle::manifest::{KeptNode, Precision, RawManifest, Target};
+use arrcoc_runtime::engine::RuntimeKind;
 use common::{Workshop, chain, contents, has_onnx_runtime, program, run};
 
 /// A photograph.
@@ -88,6 +89,7 @@ fn verified(bundle: &Path) -> verify::Report {
         tokens: 16,
         seed: 1,
         threads: 2,
+        runtime: RuntimeKind::Ort,
     };
     verify::verify(bundle, &options, Progress::Silent).unwrap()
 }

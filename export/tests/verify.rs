@@ -10,12 +10,14 @@ use std::path::Path;
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify::{self, Options, Report, StageReport, VerifyError};
 use arrcoc_runtime::bundle::manifest::{Drift, Precision, Target};
+use arrcoc_runtime::engine::RuntimeKind;
 use common::{Workshop, has_onnx_runtime, program, run};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 fn options() -> Options {
-    Options { reference: None, checkpoint: None, image_size: None, tokens: 8, seed: 1, threads: 2 }
+    let runtime = RuntimeKind::Ort;
+    Options { reference: None, checkpoint: None, image_size: None, tokens: 8, seed: 1, threads: 2, runtime }
 }
 
 fn verify(bundle: &Path) -> Report {

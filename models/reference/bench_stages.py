@@ -1,6 +1,6 @@
 """Times the stages of a checkpoint in PyTorch: fp32 or bf16, SDPA attention, batch of one.
 
-    python bench_stages.py --checkpoint DIR [--dtype float32] [--size 1024] [--tier 256] [--query-length 12] [--threads 2] [--repeats 3]
+    python bench_stages.py --checkpoint DIR [--dtype float32] [--device cpu] [--size 1024] [--tier 256] [--query-length 12] [--threads 2] [--repeats 3]
 
 In bfloat16 are the three large networks: SAM, CLIP and the language model.
 
@@ -26,7 +26,10 @@ DECODE_STEPS = 16
 
 
 @torch.inference_mode()
-def bench(model: ArrCocOvis, dtype: torch.dtype, size: int, budget: int, query_length: int, repeats: int) -> dict[str, float]:
+def bench(
+    model: ArrCocOvis, dtype: torch.dtype, device: str, size: int, budget: int, query_length: int, repeats: int
+) -> dict[str, float]:
+    model.to(device)
     for network in (model.sam, model.clip, model.llm):
         network.to(dtype)
     seconds: dict[str, float] = {}
@@ -34,16 +37,16 @@ def bench(model: ArrCocOvis, dtype: torch.dtype, size: int, budget: int, query_l
     def stage(name: str, run: Callable):
         result, times = run(), []
         for _ in range(repeats):
-            start = time.perf_counter()
+            start = now(device)
             result = run()
-            times.append(time.perf_counter() - start)
+            times.append(now(device) - start)
         seconds[name] = statistics.median(times)
         return result
 
-    tier = torch.tensor([model.budgets.index(budget)])  # [1]
-    query_ids = torch.randint(0, 256, (1, query_length))  # [1, Q]
+    tier = torch.tensor([model.budgets.index(budget)], device=device)  # [1]
+    query_ids = torch.randint(0, 256, (1, query_length), device=device)  # [1, Q]
     query_mask = torch.ones_like(query_ids)
-    pixel_values = torch.randn(1, 3, size, size, dtype=dtype)
+    pixel_values = torch.randn(1, 3, size, size, dtype=dtype, device=device)
 
     features = stage("vision_encoder", lambda: model.vision_encoder(pixel_values)).float()  # [1, P, C]
     relevance = stage("allocator", lambda: model.allocate(features, query_ids, query_mask)).relevance  # [1, P]
@@ -54,7 +57,7 @@ def bench(model: ArrCocOvis, dtype: torch.dtype, size: int, budget: int, query_l
 
     # The question's ids are put at the end of the template's: only their number matters.
     prompter = Prompter(model.directory, model.config["image_token_id"])
-    prompt_ids = prompter.expand(torch.cat([prompter.prompt_ids(""), query_ids], dim=1), budget)  # [1, S]
+    prompt_ids = prompter.expand(torch.cat([prompter.prompt_ids(""), query_ids.cpu()], dim=1), budget).to(device)  # [1, S]
     embeds = model.prompt_embeds(prompt_ids, visual.to(dtype)).to(dtype)  # [1, S, H]
 
     def prefill() -> DynamicCache:
@@ -63,24 +66,32 @@ def bench(model: ArrCocOvis, dtype: torch.dtype, size: int, budget: int, query_l
         return cache
 
     cache = stage("prefill", prefill)
-    seconds["decode_step"] = decode_step(model, cache, embeds[:, -1:])
+    seconds["decode_step"] = decode_step(model, cache, embeds[:, -1:], device)
     return seconds | {"prompt_tokens": prompt_ids.shape[1]}
 
 
-def decode_step(model: ArrCocOvis, cache: DynamicCache, embeds: Tensor) -> float:
+def now(device: str) -> float:
+    """Seconds, when all that a GPU was asked for is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def decode_step(model: ArrCocOvis, cache: DynamicCache, embeds: Tensor, device: str) -> float:
     """Median over steps that each feed one embedding [1, 1, H] after the cache's positions."""
     times = []
     for _ in range(1 + DECODE_STEPS):
-        start = time.perf_counter()
+        start = now(device)
         model.llm(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        times.append(time.perf_counter() - start)
+        times.append(now(device) - start)
     return statistics.median(times[1:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--size", type=int, help="image size (default: the checkpoint's native one)")
     parser.add_argument("--tier", type=int, default=256, help="visual tokens")
     parser.add_argument("--query-length", type=int, default=12, help="tokens of the question")
@@ -90,7 +101,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = ArrCocOvis.from_pretrained(args.checkpoint)
     size = args.size or model.config["vision_config"]["image_size"]
-    seconds = bench(model, getattr(torch, args.dtype), size, args.tier, args.query_length, args.repeats)
+    seconds = bench(model, getattr(torch, args.dtype), args.device, size, args.tier, args.query_length, args.repeats)
     report = {
         "torch": torch.__version__,
         "threads": args.threads,

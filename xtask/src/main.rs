@@ -4,6 +4,7 @@ mod bench;
 mod bundles;
 mod demo;
 mod goldens;
+mod gpu_check;
 mod onnxruntime;
 mod promtool;
 mod python;
@@ -43,6 +44,8 @@ enum Command {
     /// Measure against what others do; writes docs/benchmarks
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Everything that only an NVIDIA GPU can show: every precision on CUDA and TensorRT, beside PyTorch
+    GpuCheck(gpu_check::Args),
     /// Check the rules of the code that no compiler checks
     Tidy,
     /// Fetch ONNX Runtime into target/onnxruntime and print where it is
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Goldens(args) => goldens::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Bench(command) => bench::run(&command),
+        Command::GpuCheck(args) => gpu_check::run(&args),
         Command::Tidy => tidy::run(),
         Command::Onnxruntime => onnxruntime::run(),
     };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify::{self, Options};
+use arrcoc_runtime::engine::RuntimeKind;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,16 +45,29 @@ pub(super) struct Args {
     /// Threads of ONNX Runtime [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
+    /// What runs the bundle: ort (ONNX Runtime on the CPU), or, for portable ones, cuda or tensorrt (on engines that
+    /// `arrcoc-export engines` built)
+    #[arg(long, value_name = "NAME", default_value = "ort", value_parser = runtime)]
+    runtime: RuntimeKind,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
+fn runtime(name: &str) -> Result<RuntimeKind, String> {
+    let known = [RuntimeKind::Ort, RuntimeKind::Cuda, RuntimeKind::TensorRt];
+    known
+        .into_iter()
+        .find(|kind| kind.name() == name)
+        .ok_or_else(|| "expected ort, cuda or tensorrt".to_owned())
+}
+
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let Self { bundle, reference, checkpoint, image_size, tokens, seed, threads, json } = self;
+        let Self { bundle, reference, checkpoint, image_size, tokens, seed, threads, runtime, json } = self;
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let options = Options { reference, checkpoint, image_size, tokens: tokens.into(), seed, threads };
+        let options =
+            Options { reference, checkpoint, image_size, tokens: tokens.into(), seed, threads, runtime };
         let progress = if json { Progress::Silent } else { Progress::detect(false) };
         let report = verify::verify(&bundle, &options, progress)?;
         let text = if json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };

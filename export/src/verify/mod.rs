@@ -46,6 +46,8 @@ pub struct Options {
     pub seed: u64,
     /// Threads of ONNX Runtime.
     pub threads: usize,
+    /// What runs the bundle; the reference always runs on tract.
+    pub runtime: RuntimeKind,
 }
 
 /// The outcome; a failed comparison is an outcome, not an error.
@@ -205,10 +207,11 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
         let found = reference.manifest().target;
         return Err(VerifyError::ReferenceTarget { path: reference_path, found });
     }
-    let (ort, tract) = (RuntimeKind::Ort.open(options.threads)?, RuntimeKind::Tract.open(options.threads)?);
-    report.runtimes = [ort.describe(), tract.describe()];
+    let subject_runtime = options.runtime.open(options.threads)?;
+    let tract = RuntimeKind::Tract.open(options.threads)?;
+    report.runtimes = [subject_runtime.describe(), tract.describe()];
     let sides = [
-        Side { bundle: &subject, runtime: ort.as_ref() },
+        Side { bundle: &subject, runtime: subject_runtime.as_ref() },
         Side { bundle: &reference, runtime: tract.as_ref() },
     ];
     let findings = stages::run(&sides, options, progress)?;

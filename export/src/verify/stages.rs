@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::bundle::manifest::{Drift, Precision, Statistics, VisionSpec};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
-use arrcoc_runtime::engine::{Graph, Runtime};
+use arrcoc_runtime::engine::{Graph, Runtime, Workload};
 use arrcoc_runtime::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -289,12 +289,16 @@ impl Speaker {
         Ok(Self { decoder, embedder, slot, elapsed: Duration::ZERO })
     }
 
-    /// Feeds a prompt, whole.
-    fn prefill(&mut self, embeds: &Tensor) -> Result<Logits, VerifyError> {
+    /// Feeds a prompt of rows of `width`, as a server would: engines for GPUs take no more at a time.
+    fn prefill(&mut self, prompt: &[f32], width: usize) -> Result<Logits, VerifyError> {
         let started = Instant::now();
-        let logits = self.decoder.prefill(self.slot, embeds)?;
+        let mut logits = None;
+        for chunk in prompt.chunks(Workload::default().prefill_chunk * width) {
+            let embeds = Tensor::from_vec(&[1, chunk.len() / width, width], chunk.to_vec())?;
+            logits = Some(self.decoder.prefill(self.slot, &embeds)?);
+        }
         self.elapsed += started.elapsed();
-        Ok(logits)
+        logits.ok_or(VerifyError::Output { stage: "decoder", output: "logits".to_owned() })
     }
 
     /// Feeds one token.
@@ -324,8 +328,6 @@ fn decode(
     let length = (prompt.len() / spec.hidden_size).min(spec.context_length.saturating_sub(2));
     let tokens = tokens.min(spec.context_length.saturating_sub(length + 1));
     let prompt = prompt.split_off(prompt.len() - length * spec.hidden_size);
-    let prompt = Tensor::from_vec(&[1, length, spec.hidden_size], prompt)?;
-
     let capacity = length + tokens + 1;
     let mut speakers = [Speaker::load(&sides[0], capacity)?, Speaker::load(&sides[1], capacity)?];
     let limit = tolerances::limit(sides[0].bundle.manifest().precision, "decoder", "logits");
@@ -335,7 +337,9 @@ fn decode(
     for _ in 0..tokens {
         let [subject, reference] = &mut speakers;
         let [found, expected] = match token {
-            None => [subject.prefill(&prompt)?, reference.prefill(&prompt)?],
+            None => {
+                [subject.prefill(&prompt, spec.hidden_size)?, reference.prefill(&prompt, spec.hidden_size)?]
+            }
             Some(token) => [subject.step(token)?, reference.step(token)?],
         };
         let (found, expected) = (found.values(), expected.values());

@@ -2,8 +2,8 @@
 
 mod export;
 mod relevance;
-mod report;
-mod stages;
+pub(crate) mod report;
+pub(crate) mod stages;
 
 use anyhow::Result;
 use clap::Subcommand;

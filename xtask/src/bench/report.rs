@@ -58,7 +58,7 @@ pub(super) fn median(values: &[f64]) -> f64 {
 }
 
 /// Where a figure was taken: without it, it means nothing.
-pub(super) fn circumstances() -> Value {
+pub(crate) fn circumstances() -> Value {
     let first_line = |command: &mut Command| {
         shell::output(command)
             .ok()
@@ -83,7 +83,7 @@ pub(super) fn circumstances() -> Value {
 }
 
 /// Writes `docs/benchmarks/NAME.json`, and beside it the page that was made of it.
-pub(super) fn write(name: &str, result: &Value, page: &str) -> Result<()> {
+pub(crate) fn write(name: &str, result: &Value, page: &str) -> Result<()> {
     let dir = shell::root().join("docs/benchmarks");
     fs::create_dir_all(&dir)?;
     fs::write(dir.join(format!("{name}.json")), format!("{result:#}\n"))?;

@@ -158,7 +158,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 /// What `arrcoc-serve ask --json` says: all steps of the decoder together, of which we want one.
-fn our_stages(report: &Value) -> Value {
+pub(crate) fn our_stages(report: &Value) -> Value {
     let all = report["seconds"]["stages"].as_array().map(Vec::as_slice).unwrap_or_default();
     // The first token comes from the prompt; every further one takes a step.
     let steps = report["usage"]["completion_tokens"].as_f64().unwrap_or(f64::NAN) - 1.0;

@@ -1,0 +1,248 @@
+//! `cargo xtask gpu-check`: everything that only a GPU can show, on any machine that has one.
+//!
+//! The real-width preset is exported and calibrated, and every precision that the card has runs on CUDA, and on TensorRT where it is, against
+//! the fp32 graphs on the CPU (`arrcoc-export verify`); then an answer is timed beside PyTorch on the same card.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::bench::report::{circumstances, write};
+use crate::bundles::Programs;
+use crate::goldens::{environment, reference_dir};
+use crate::onnxruntime;
+use crate::shell::{self, section};
+
+const PRESET: &str = "arr-coc-ovis-base";
+const PHOTOGRAPHS: [&str; 2] = ["tests/fixtures/images/astronaut.jpg", "tests/fixtures/images/rocket.jpg"];
+const QUESTION: &str = "What's here?";
+
+/// The first compute capability with 8-bit floats (Ada), times ten.
+const FP8: u32 = 89;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Tokens to compare
+    #[arg(long, default_value_t = 32)]
+    tokens: usize,
+    /// Where checkpoint, calibration and engines are kept [default: target/gpu]
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+}
+
+/// A card, as its driver tells of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Card {
+    name: String,
+    /// Compute capability times ten.
+    capability: u32,
+    driver: String,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let card = card()?;
+    println!("{} of compute capability {}, driver {}", card.name, card.capability, card.driver);
+    if std::env::var_os(onnxruntime::VARIABLE).is_none() {
+        bail!(
+            "{}: expected the libonnxruntime.so of an `onnxruntime-gpu` 1.31 package, found nothing; the one that is fetched for the \
+             tests has no CUDA",
+            onnxruntime::VARIABLE
+        );
+    }
+    let library = onnxruntime::fetch()?.context("no ONNX Runtime")?;
+    let programs = Programs::build(true)?;
+    let work = args.work.clone().unwrap_or_else(|| shell::target("gpu"));
+    let bench = Bench { args, programs, library, work };
+    let bundles = section("checkpoint, calibration and bundles", || bench.bundles(&card))?;
+    let mut runs = Vec::new();
+    for runtime in ["cuda", "tensorrt"] {
+        for bundle in &bundles {
+            let name = format!("{} on {runtime}", shell::shown(bundle));
+            runs.push(section(&name, || Ok(bench.run(runtime, bundle)))?);
+        }
+    }
+    let torch = section("PyTorch on the same card", || Ok(bench.torch()))?;
+    let result = json!({
+        "circumstances": circumstances(),
+        "gpu": {"name": card.name, "compute_capability": card.capability, "driver": card.driver},
+        "runs": runs, "torch": torch,
+    });
+    write("gpu", &result, &page(&result))
+}
+
+struct Bench<'a> {
+    args: &'a Args,
+    programs: Programs,
+    library: PathBuf,
+    work: PathBuf,
+}
+
+impl Bench<'_> {
+    /// fp32 and what the card has besides, all portable.
+    fn bundles(&self, card: &Card) -> Result<Vec<PathBuf>> {
+        let checkpoint = self.work.join(PRESET);
+        if !checkpoint.join("config.json").is_file() {
+            self.programs.init(PRESET, 1, "bfloat16", &checkpoint)?;
+        }
+        let engines = self.work.join("engines");
+        let mut bundles = vec![self.programs.bundle(&checkpoint, &engines, PRESET, "portable")?];
+        let calibration = self.work.join("calibration.json");
+        let questions = self.work.join("questions.json");
+        let row = |image: &&str| json!({"image": shell::root().join(image), "query": QUESTION, "answer": ""});
+        std::fs::write(&questions, json!(PHOTOGRAPHS.iter().map(row).collect::<Vec<_>>()).to_string())?;
+        let mut calibrate = self.export("calibrate");
+        calibrate.arg(&checkpoint).arg("--data").arg(&questions).arg("--output").arg(&calibration);
+        shell::check(&mut calibrate)?;
+        for precision in if card.capability >= FP8 { &["fp16", "fp8"][..] } else { &["fp16"] } {
+            bundles.push(self.programs.calibrated(&checkpoint, &engines, PRESET, precision, &calibration)?);
+        }
+        Ok(bundles)
+    }
+
+    fn export(&self, command: &str) -> Command {
+        let mut export = self.programs.export();
+        export.env(onnxruntime::VARIABLE, &self.library).arg(command);
+        export
+    }
+
+    /// Builds engines where the runtime wants some, compares, and times an answer. What fails is part of the result: the next run may
+    /// work.
+    fn run(&self, runtime: &str, bundle: &Path) -> Value {
+        let attempt = || -> Result<Value> {
+            if runtime == "tensorrt" {
+                shell::check(self.export("engines").arg(bundle))?;
+            }
+            let mut verify = self.export("verify");
+            verify
+                .arg(bundle)
+                .args(["--runtime", runtime, "--json", "--tokens"])
+                .arg(self.args.tokens.to_string());
+            // A failed comparison is told in the report, which is printed all the same.
+            let output = verify.output()?;
+            let report: Value = serde_json::from_slice(&output.stdout)
+                .with_context(|| String::from_utf8_lossy(&output.stderr).trim().to_owned())?;
+            Ok(json!({"verify": report, "seconds": self.answer(runtime, bundle)?}))
+        };
+        let name = bundle.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match attempt() {
+            Ok(found) => json!({"runtime": runtime, "bundle": name, "result": found}),
+            Err(error) => json!({"runtime": runtime, "bundle": name, "error": format!("{error:#}")}),
+        }
+    }
+
+    fn answer(&self, runtime: &str, bundle: &Path) -> Result<Value> {
+        let mut ask = self.programs.serve();
+        ask.env(onnxruntime::VARIABLE, &self.library);
+        ask.args(["ask", QUESTION, "--json", "--max-tokens", "17", "--repeat", "6", "--budget", "256"]);
+        ask.args(["--engine-feature-cache", "0", "--engine-token-cache", "0", "--engine-runtime", runtime]);
+        ask.arg("--image").arg(shell::root().join(PHOTOGRAPHS[1])).arg("--bundle").arg(bundle);
+        let report: Value = serde_json::from_str(&shell::output(&mut ask)?)?;
+        Ok(crate::bench::stages::our_stages(&report))
+    }
+
+    /// Whatever PyTorch has a GPU to itself: that of the lock file has none, so one can be named.
+    fn torch(&self) -> Value {
+        let mut found = serde_json::Map::new();
+        for dtype in ["float32", "float16"] {
+            let attempt = || -> Result<Value> {
+                let mut bench = match std::env::var_os("ARRCOC_TORCH_PYTHON") {
+                    Some(interpreter) => shell::command(interpreter),
+                    None => environment()?.command(),
+                };
+                bench
+                    .arg(reference_dir().join("bench_stages.py"))
+                    .arg("--checkpoint")
+                    .arg(self.work.join(PRESET));
+                bench.args(["--device", "cuda", "--dtype", dtype]);
+                Ok(serde_json::from_str(&shell::output(&mut bench)?)?)
+            };
+            let report = attempt().unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
+            found.insert(dtype.to_owned(), report);
+        }
+        found.into()
+    }
+}
+
+/// The first card.
+fn card() -> Result<Card> {
+    let query = "--query-gpu=name,compute_cap,driver_version";
+    let mut smi = shell::command("nvidia-smi");
+    let output = smi.args([query, "--format=csv,noheader"]).output();
+    let text = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+    let text = text.context(
+        "expected an NVIDIA GPU and its driver, and `nvidia-smi` finds none; there is nothing to check here",
+    )?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    parse(&text).with_context(|| {
+        format!("expected a name, a compute capability and a driver from nvidia-smi, found {text:?}")
+    })
+}
+
+fn parse(text: &str) -> Option<Card> {
+    let mut fields = text.lines().next()?.split(',').map(str::trim);
+    let (name, capability, driver) = (fields.next()?, fields.next()?, fields.next()?);
+    let (major, minor) = capability.split_once('.')?;
+    let capability = major.parse::<u32>().ok()? * 10 + minor.parse::<u32>().ok()?;
+    Some(Card { name: name.to_owned(), capability, driver: driver.to_owned() })
+}
+
+fn page(result: &Value) -> String {
+    let mut page = format!(
+        "# On a GPU\n\n{}, driver {}. `{PRESET}` at 1024 px, tier 256, against the fp32 graphs on the CPU; seconds per stage.\n\n\
+         | bundle | runtime | verified | vision_encoder | refiner | prefill | decode_step |\n|---|---|---|---|---|---|---|\n",
+        result["gpu"]["name"].as_str().unwrap_or_default(),
+        result["gpu"]["driver"].as_str().unwrap_or_default(),
+    );
+    let stages = |seconds: &Value| {
+        let cell = |stage: &str| seconds[stage].as_f64().map_or("-".to_owned(), |x| format!("{x:.4}"));
+        ["vision_encoder", "refiner", "prefill", "decode_step"].map(cell).join(" | ")
+    };
+    for run in result["runs"].as_array().into_iter().flatten() {
+        let (bundle, runtime) = (run["bundle"].as_str().unwrap_or(""), run["runtime"].as_str().unwrap_or(""));
+        let verdict = match (&run["error"], &run["result"]["verify"]["passed"]) {
+            (Value::String(error), _) => error.lines().next().unwrap_or_default().replace('|', "/"),
+            (_, Value::Bool(true)) => "passed".to_owned(),
+            _ => "FAILED".to_owned(),
+        };
+        page += &format!("| {bundle} | {runtime} | {verdict} | {} |\n", stages(&run["result"]["seconds"]));
+    }
+    for (dtype, report) in result["torch"].as_object().into_iter().flatten() {
+        page += &format!("| PyTorch {dtype} | cuda | | {} |\n", stages(&report["seconds"]));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_read_off_the_drivers_line() {
+        let t4 = parse("Tesla T4, 7.5, 580.95.05\nTesla T4, 7.5, 580.95.05\n");
+        assert_eq!(t4, Some(Card { name: "Tesla T4".into(), capability: 75, driver: "580.95.05".into() }));
+        assert_eq!(
+            parse("NVIDIA H200, 9.0, 580.1"),
+            Some(Card { name: "NVIDIA H200".into(), capability: 90, driver: "580.1".into() })
+        );
+        assert_eq!(parse("No devices were found"), None);
+    }
+
+    #[test]
+    fn what_failed_stands_in_the_table() {
+        let result = json!({
+            "gpu": {"name": "Tesla T4", "driver": "580"},
+            "runs": [
+                {"bundle": "fp16-portable", "runtime": "cuda",
+                 "result": {"verify": {"passed": true}, "seconds": {"prefill": 0.5}}},
+                {"bundle": "fp16-portable", "runtime": "tensorrt", "error": "no TensorRT\nmore"},
+            ],
+            "torch": {"float16": {"seconds": {"prefill": 0.25}}},
+        });
+        let page = page(&result);
+        assert!(page.contains("| fp16-portable | cuda | passed | - | - | 0.5000 | - |"), "{page}");
+        assert!(page.contains("| fp16-portable | tensorrt | no TensorRT | - |"), "{page}");
+        assert!(page.contains("| PyTorch float16 | cuda | | - | - | 0.2500 | - |"), "{page}");
+    }
+}
