@@ -249,6 +249,7 @@ fn a_corrupt_calibration_is_refused() {
         (text[..text.len() / 2].to_owned(), "no calibration"),
         (text.replacen("\"format\":1", "\"format\":2", 1), "`format`: expected 1"),
         (text.replacen("\"largest\":", "\"largest\":-", 1), "2048 bins"),
+        (text.replacen("\"structure\":\"", "\"structure\":\"0", 1), "another version's graph"),
         (text.replacen("\"products\":{\"", "\"products\":{\"x\":\"y\",\"", 1), "the name of an activation"),
         (text.replacen("\"weights\":{", "\"weights\":{\"w\":[-1.0],", 1), "`weights.w`: expected finite"),
     ] {

@@ -2,7 +2,7 @@
 
     python bench_stages.py --checkpoint DIR [--dtype float32] [--device cpu] [--size 1024] [--tier 256] [--query-length 12] [--threads 2] [--repeats 3]
 
-In bfloat16 are the three large networks: SAM, CLIP and the language model.
+Below 32 bits by autocast: products, with weights cast once, and attention.
 
 Prints JSON: median seconds per stage after one warm-up, and the process's peak resident memory, which includes
 reading the checkpoint. Pixels and question are random; the time does not depend on them.
@@ -27,11 +27,9 @@ DECODE_STEPS = 16
 
 @torch.inference_mode()
 def bench(
-    model: ArrCocOvis, dtype: torch.dtype, device: str, size: int, budget: int, query_length: int, repeats: int
+    model: ArrCocOvis, device: str, size: int, budget: int, query_length: int, repeats: int
 ) -> dict[str, float]:
     model.to(device)
-    for network in (model.sam, model.clip, model.llm):
-        network.to(dtype)
     seconds: dict[str, float] = {}
 
     def stage(name: str, run: Callable):
@@ -46,19 +44,18 @@ def bench(
     tier = torch.tensor([model.budgets.index(budget)], device=device)  # [1]
     query_ids = torch.randint(0, 256, (1, query_length), device=device)  # [1, Q]
     query_mask = torch.ones_like(query_ids)
-    pixel_values = torch.randn(1, 3, size, size, dtype=dtype, device=device)
+    pixel_values = torch.randn(1, 3, size, size, device=device)
 
-    features = stage("vision_encoder", lambda: model.vision_encoder(pixel_values)).float()  # [1, P, C]
+    features = stage("vision_encoder", lambda: model.vision_encoder(pixel_values))  # [1, P, C]
     relevance = stage("allocator", lambda: model.allocate(features, query_ids, query_mask)).relevance  # [1, P]
     tokens, positions, _ = stage("compressor", lambda: model.compressor(features, relevance, budget))  # [1, T, D]
-    tokens = tokens.to(dtype)
-    refined = stage("refiner", lambda: model.refiner(tokens, positions)).float()  # [1, T, D]
+    refined = stage("refiner", lambda: model.refiner(tokens, positions))  # [1, T, D]
     visual = stage("quality_adapter", lambda: model.quality_adapter(refined, tier))  # [1, T, H]
 
     # The question's ids are put at the end of the template's: only their number matters.
     prompter = Prompter(model.directory, model.config["image_token_id"])
     prompt_ids = prompter.expand(torch.cat([prompter.prompt_ids(""), query_ids.cpu()], dim=1), budget).to(device)  # [1, S]
-    embeds = model.prompt_embeds(prompt_ids, visual.to(dtype)).to(dtype)  # [1, S, H]
+    embeds = model.prompt_embeds(prompt_ids, visual)  # [1, S, H]
 
     def prefill() -> DynamicCache:
         cache = DynamicCache(config=model.llm.config)
@@ -101,7 +98,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = ArrCocOvis.from_pretrained(args.checkpoint)
     size = args.size or model.config["vision_config"]["image_size"]
-    seconds = bench(model, getattr(torch, args.dtype), args.device, size, args.tier, args.query_length, args.repeats)
+    dtype = getattr(torch, args.dtype)
+    with torch.autocast(args.device, dtype, enabled=dtype != torch.float32):
+        seconds = bench(model, args.device, size, args.tier, args.query_length, args.repeats)
     report = {
         "torch": torch.__version__,
         "threads": args.threads,

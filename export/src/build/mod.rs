@@ -134,7 +134,7 @@ pub(crate) fn build_prepared(
         weight_rules: Vec::new(),
         calibration: None,
         range: RangeMethod::Absmax,
-        name: None,
+        name: Some("instrumented".to_owned()),
         max_context: None,
         force: true,
     };

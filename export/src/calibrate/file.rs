@@ -1,6 +1,7 @@
 //! The file of a calibration, in two stages: [`RawCalibration`] is what the JSON says, [`Calibration`] what was checked.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use arrcoc_runtime::bundle::manifest::Statistics;
@@ -27,7 +28,7 @@ pub struct Calibration {
     pub adapter: Vec<TierStatistics>,
     /// The portable graphs, by name.
     pub graphs: BTreeMap<String, GraphRanges>,
-    /// Largest magnitude per input channel of each linear layer's weight.
+    /// Largest magnitude of everything that graphs take from the checkpoint: per input channel of a linear layer's weight, else of the whole.
     pub weights: BTreeMap<String, Vec<f32>>,
 }
 
@@ -74,6 +75,8 @@ pub struct TierStatistics {
 /// What one graph's tensors reached.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GraphRanges {
+    /// Digest of the operators and of what they read and make: the names below mean something in such a graph only.
+    pub structure: String,
     /// Largest magnitude per tensor.
     pub magnitudes: BTreeMap<String, f32>,
     /// What linear layers multiply.
@@ -144,6 +147,7 @@ struct RawCalibration {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRanges {
+    structure: String,
     magnitudes: BTreeMap<String, f32>,
     activations: BTreeMap<String, RawActivation>,
     products: BTreeMap<String, String>,
@@ -187,7 +191,8 @@ impl Calibration {
         self.sha256 = hex(&Sha256::digest(&json));
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
-        std::fs::write(&partial, json).map_err(io)?;
+        let mut file = std::fs::File::create(&partial).map_err(io)?;
+        file.write_all(&json).and_then(|()| file.sync_all()).map_err(io)?;
         std::fs::rename(&partial, path).map_err(io)
     }
 
@@ -199,6 +204,7 @@ impl Calibration {
             bins: of.histogram.counts().to_vec(),
         };
         let ranges = |of: &GraphRanges| RawRanges {
+            structure: of.structure.clone(),
             magnitudes: of.magnitudes.clone(),
             activations: of.activations.iter().map(|(name, of)| (name.clone(), activation(of))).collect(),
             products: of.products.clone(),
@@ -260,7 +266,12 @@ fn check_ranges(graph: &str, raw: RawRanges) -> Result<GraphRanges, Wrong> {
             return Err(Wrong { field, expected: "the name of an activation", found: input.clone() });
         }
     }
-    Ok(GraphRanges { magnitudes: raw.magnitudes, activations, products: raw.products })
+    Ok(GraphRanges {
+        structure: raw.structure,
+        magnitudes: raw.magnitudes,
+        activations,
+        products: raw.products,
+    })
 }
 
 fn check_magnitudes(field: &str, values: &[f32]) -> Result<(), Wrong> {

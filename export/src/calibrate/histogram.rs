@@ -75,7 +75,7 @@ impl Histogram {
         if largest > 0.0 && self.width == 0.0 {
             self.width = (largest / BINS as f32).max(f32::MIN_POSITIVE).log2().ceil().exp2();
         }
-        while largest > self.width * BINS as f32 {
+        while largest >= self.width * BINS as f32 && largest > 0.0 {
             self.width *= 2.0;
             let pairs = self.counts.chunks(2).map(|pair| pair.iter().sum()).collect();
             self.counts = pairs;
@@ -174,6 +174,10 @@ mod tests {
         values.chunks(7).for_each(|chunk| piecewise.add(chunk));
         assert_eq!(histogram(&values), other);
         assert_eq!(histogram(&values), piecewise);
+        // The border between two widths.
+        let mut grown = histogram(&[1.0]);
+        grown.add(&[1.5]);
+        assert_eq!(grown, histogram(&[1.5, 1.0]));
         assert_eq!(other.counts().iter().sum::<u64>(), 5000);
     }
 

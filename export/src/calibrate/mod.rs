@@ -23,11 +23,13 @@ use arrcoc_runtime::image::ImageError;
 use arrcoc_runtime::model;
 use arrcoc_runtime::offline::data::{DataError, DataSet, Row};
 use arrcoc_runtime::offline::{AnswerRequest, Example, OfflineError, OfflineModel, Unsupported};
+use sha2::{Digest as _, Sha256};
 
 use crate::build::{self, BuildError};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, hex};
 use crate::progress::Progress;
 use crate::quantize::{self, Matrix};
+use crate::staging::{Staging, StagingError};
 pub use file::{Calibration, CalibrationFileError, Circumstances, GraphRanges, Skipped, TierStatistics};
 pub use histogram::{Histogram, RangeMethod};
 pub use recorder::Activation;
@@ -101,9 +103,10 @@ pub enum CalibrateError {
     },
     /// In 32-bit floats, already, something is no number.
     #[error(
-        "graph `{graph}`: `{tensor}` is NaN in 32-bit floats; look for broken weights with `arrcoc-export verify` on an fp32 bundle"
+        "graph `{graph}`: `{tensor}` holds NaN or infinity in 32-bit floats; look for broken weights with `arrcoc-export verify` \
+         on an fp32 bundle"
     )]
-    NotANumber {
+    NotFinite {
         /// The graph.
         graph: String,
         /// The first such tensor.
@@ -112,14 +115,9 @@ pub enum CalibrateError {
     /// The file cannot be written.
     #[error(transparent)]
     File(#[from] CalibrationFileError),
-    /// There is no place for the instrumented graphs.
-    #[error("cannot write the instrumented graphs beside {}", output.display())]
-    Scratch {
-        /// The calibration's file.
-        output: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// There is no place for the instrumented graphs, or another run is at it.
+    #[error("the instrumented graphs have no place beside the calibration")]
+    Scratch(#[from] StagingError),
 }
 
 /// Runs the data set through the checkpoint's graphs and writes the calibration.
@@ -132,22 +130,19 @@ pub fn calibrate(
     progress: Progress,
 ) -> Result<Calibration, CalibrateError> {
     let data = DataSet::read(&options.data, options.limit)?;
-    let scratch = scratch(&options.output)?;
-    let mut weights = Vec::new();
-    let mut products = BTreeMap::new();
+    let recorder = Recorder::new(RuntimeKind::Ort.open(options.threads)?);
+    let scratch = Staging::begin(&scratch(&options.output), 0)?;
+    let mut described = Described::default();
     let prepare = |graph: Graph| {
-        products.insert(graph.name.to_owned(), owned(instrument::products(&graph)));
-        weights.extend(matrices(&graph));
+        described.add(&graph);
         instrument::instrument(graph)
     };
     let built = build::build_prepared(checkpoint, scratch.path(), prepare, progress)?;
     let bundle = Bundle::open(&built.bundle)?;
-    let recorder = Recorder::new(RuntimeKind::Ort.open(options.threads)?);
     let model_options =
         model::Options { slots: 1, image_size: options.image_size, ..model::Options::default() };
     let mut model = OfflineModel::load_on(&bundle, &recorder, &model_options)?;
     let ran = run(&mut model, &data, options, progress)?;
-    let graphs = ranges(recorder.take(), &products)?;
     let mut calibration = Calibration {
         sha256: String::new(),
         checkpoint_sha256: built.checkpoint_sha256,
@@ -161,29 +156,54 @@ pub fn calibrate(
             skipped: ran.skipped,
         },
         adapter: ran.tiers.statistics(),
-        graphs,
-        weights: largest_per_column(&Checkpoint::open(checkpoint)?, &weights)?,
+        graphs: ranges(recorder.take(), &described)?,
+        weights: largest(&Checkpoint::open(checkpoint)?, &described.weights)?,
     };
     calibration.write(&options.output)?;
     Ok(calibration)
 }
 
-/// A directory beside the output for graphs that nobody else needs; it goes when it is dropped.
-fn scratch(output: &Path) -> Result<tempfile::TempDir, CalibrateError> {
-    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let made = std::fs::create_dir_all(parent)
-        .and_then(|()| tempfile::Builder::new().prefix(".calibrate-").tempdir_in(parent));
-    made.map_err(|source| CalibrateError::Scratch { output: output.to_owned(), source })
+/// Where the instrumented graphs lie while they are needed: hidden, beside the output, and emptied by the next run if this one is killed.
+fn scratch(output: &Path) -> PathBuf {
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{name}.graphs"))
 }
 
-fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
-    pairs.map(|(weight, input)| (weight.to_owned(), input.to_owned())).collect()
+/// What is to be known of the graphs before they are instrumented.
+#[derive(Default)]
+struct Described {
+    /// By graph: its structure, and what each linear layer's weight is multiplied with.
+    graphs: BTreeMap<String, (String, BTreeMap<String, String>)>,
+    /// Everything that comes from the checkpoint; matrices of linear layers are looked at column by column.
+    weights: Vec<(Initializer, bool)>,
 }
 
-/// The weights of a graph's linear layers.
-fn matrices(graph: &Graph) -> Vec<Initializer> {
-    let read: HashSet<&str> = instrument::products(graph).map(|(weight, _)| weight).collect();
-    graph.initializers.iter().filter(|tensor| read.contains(&*tensor.name)).cloned().collect()
+impl Described {
+    fn add(&mut self, graph: &Graph) {
+        let products: BTreeMap<String, String> = instrument::products(graph)
+            .map(|(weight, input)| (weight.to_owned(), input.to_owned()))
+            .collect();
+        let weights = graph.initializers.iter().cloned();
+        self.weights.extend(weights.map(|weight| {
+            let by_column = products.contains_key(&*weight.name);
+            (weight, by_column)
+        }));
+        self.graphs.insert(graph.name.to_owned(), (structure(graph), products));
+    }
+}
+
+/// A digest of a graph's operators and of what they read and make: names of tensors mean the same only where it is the same.
+pub(crate) fn structure(graph: &Graph) -> String {
+    let mut hash = Sha256::new();
+    for node in &graph.nodes {
+        hash.update(node.operator);
+        for name in node.inputs.iter().chain(&node.outputs) {
+            hash.update([0]);
+            hash.update(&**name);
+        }
+        hash.update([1]);
+    }
+    hex(&hash.finalize())
 }
 
 /// What was run, and what of it is no tensor's affair.
@@ -195,6 +215,13 @@ struct Ran {
     tiers: Tiers,
 }
 
+impl Ran {
+    fn leave_out(&mut self, row: &Row, reason: String, progress: Progress) {
+        progress.note(&format!("`{}` is left out: {reason}", row.image));
+        self.skipped.push(Skipped { image: row.image.clone(), reason });
+    }
+}
+
 fn run(
     model: &mut OfflineModel,
     data: &DataSet,
@@ -202,22 +229,32 @@ fn run(
     progress: Progress,
 ) -> Result<Ran, CalibrateError> {
     let mut ran = Ran::default();
+    let mut unreadable = HashSet::new();
     for (index, row) in data.rows.iter().enumerate() {
-        if ran.skipped.iter().any(|skipped| skipped.image == row.image) {
+        if unreadable.contains(&row.image) {
             continue;
         }
         let image = match read_image(model, row) {
             Ok(image) => image,
             Err(reason) => {
-                progress.note(&format!("`{}` is left out: {reason}", row.image));
-                ran.skipped.push(Skipped { image: row.image.clone(), reason });
+                unreadable.insert(row.image.clone());
+                ran.leave_out(row, reason, progress);
                 continue;
             }
         };
-        let at = |source| CalibrateError::Run { row: index, source };
-        let question = model.question(&row.query).map_err(at)?;
-        let mut example = Example::new(image, question);
-        ask(model, &mut example, options.tokens, &mut ran.tiers)?.map_err(at)?;
+        let asked = match model.question(&row.query) {
+            Ok(question) => ask(model, &mut Example::new(image, question), options.tokens, &mut ran.tiers)?,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(()) => {}
+            // The question's fault, and no other's.
+            Err(error @ (OfflineError::Prompt(_) | OfflineError::Context { .. })) => {
+                ran.leave_out(row, format!("question {index}: {error}"), progress);
+                continue;
+            }
+            Err(source) => return Err(CalibrateError::Run { row: index, source }),
+        }
         ran.images.insert(row.image.clone());
         ran.questions += 1;
         progress.note(&format!("question {} of {}", index + 1, data.rows.len()));
@@ -263,29 +300,29 @@ fn ask(
 /// Checks what the graphs said and puts it in order.
 fn ranges(
     observations: Observations,
-    products: &BTreeMap<String, BTreeMap<String, String>>,
+    described: &Described,
 ) -> Result<BTreeMap<String, GraphRanges>, CalibrateError> {
     let mut graphs = BTreeMap::new();
     for (graph, seen) in observations {
-        if let Some((tensor, _)) = seen.magnitudes.iter().find(|(_, x)| x.is_nan()) {
-            return Err(CalibrateError::NotANumber { graph, tensor: tensor.clone() });
+        if let Some(tensor) = seen.not_finite {
+            return Err(CalibrateError::NotFinite { graph, tensor });
         }
-        let mut products = products.get(&graph).cloned().unwrap_or_default();
+        let (structure, mut products) = described.graphs.get(&graph).cloned().unwrap_or_default();
         products.retain(|_, input| seen.activations.contains_key(input));
         // Masks may be infinite on purpose; JSON has no word for that.
         let magnitudes = seen.magnitudes.into_iter().map(|(name, x)| (name, x.min(f32::MAX))).collect();
-        graphs.insert(graph, GraphRanges { magnitudes, activations: seen.activations, products });
+        graphs.insert(graph, GraphRanges { structure, magnitudes, activations: seen.activations, products });
     }
     Ok(graphs)
 }
 
-/// Largest magnitude per input channel of every weight.
-fn largest_per_column(
+/// Largest magnitude of every weight: per input channel of a linear layer's, else of the whole.
+fn largest(
     checkpoint: &Checkpoint,
-    weights: &[Initializer],
+    weights: &[(Initializer, bool)],
 ) -> Result<BTreeMap<String, Vec<f32>>, CheckpointError> {
     let mut all = BTreeMap::new();
-    for weight in weights {
+    for (weight, by_column) in weights {
         let (Source::Checkpoint { tensor, range, .. }, Some(&columns)) =
             (&weight.source, weight.shape.last())
         else {
@@ -296,6 +333,9 @@ fn largest_per_column(
             largest.iter_mut().zip(row).for_each(|(largest, x)| *largest = largest.max(x.abs()));
             Ok(())
         })?;
+        if !by_column {
+            largest = vec![largest.into_iter().fold(0.0, f32::max)];
+        }
         all.insert(weight.name.to_string(), largest);
     }
     Ok(all)

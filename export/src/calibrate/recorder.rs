@@ -16,7 +16,9 @@ pub(super) type Observations = BTreeMap<String, GraphObservations>;
 /// What one graph said of its tensors, by name.
 #[derive(Debug, Default)]
 pub(super) struct GraphObservations {
-    /// Largest magnitude; NaN once any element was.
+    /// The first tensor that held NaN or infinity.
+    pub(super) not_finite: Option<String>,
+    /// Largest magnitude; a mask's may be infinite.
     pub(super) magnitudes: BTreeMap<String, f32>,
     /// What linear layers multiply.
     pub(super) activations: BTreeMap<String, Activation>,
@@ -73,6 +75,7 @@ impl Graph for Recorded {
         let noted = observations.entry(self.name.clone()).or_default();
         let mut contract = Vec::new();
         for (name, tensor) in outputs {
+            noted.look_for_nan(&name, &tensor);
             if !noted.take(&name, &tensor)? {
                 contract.push((name, tensor));
             }
@@ -90,15 +93,22 @@ impl Graph for Recorded {
 }
 
 impl GraphObservations {
+    /// Notes the first tensor that holds NaN or infinity. The largest and the smallest element cannot tell: ONNX Runtime's reductions
+    /// skip NaN in some places (microsoft/onnxruntime#10514). But whatever is computed ends in a linear layer or an output.
+    fn look_for_nan(&mut self, output: &str, tensor: &Tensor) {
+        let whole = output.ends_with(WHOLE) || !(output.ends_with(LARGEST) || output.ends_with(SMALLEST));
+        let is_wild = || tensor.as_slice::<f32>().is_ok_and(|values| values.iter().any(|x| !x.is_finite()));
+        if self.not_finite.is_none() && whole && is_wild() {
+            self.not_finite = Some(output.trim_end_matches(WHOLE).to_owned());
+        }
+    }
+
     /// Notes an output that instruments a tensor; false for any other.
     fn take(&mut self, output: &str, tensor: &Tensor) -> Result<bool, EngineError> {
         if let Some(name) = output.strip_suffix(LARGEST).or(output.strip_suffix(SMALLEST)) {
             let found = tensor.as_slice::<f32>()?.first().copied().unwrap_or(0.0).abs();
             let magnitude = self.magnitudes.entry(name.to_owned()).or_default();
-            // No number is larger than NaN: it stays.
-            if found.is_nan() || found > *magnitude {
-                *magnitude = found;
-            }
+            *magnitude = magnitude.max(found);
             return Ok(true);
         }
         let Some(name) = output.strip_suffix(WHOLE) else { return Ok(false) };

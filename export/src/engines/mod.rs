@@ -23,7 +23,7 @@ use arrcoc_runtime::engine::ort::{OrtRuntime, Provider};
 use arrcoc_runtime::engine::{Axis, EngineError, TensorRtOptions};
 use serde::Serialize;
 
-use crate::onnx::{self, FLOAT16, Graph, OnnxError, Value};
+use crate::onnx::{self, Graph, OnnxError, Value};
 use crate::progress::Progress;
 use parser::Finding;
 
@@ -62,8 +62,6 @@ pub struct Engine {
     pub file: PathBuf,
     /// Bytes of its weights, inline and external; shared ones count in every graph.
     pub weight_bytes: u64,
-    /// Whether it holds 16-bit floats.
-    pub half: bool,
     /// The shapes of its dynamic inputs.
     pub profile: Vec<InputProfile>,
     /// Where it lies.
@@ -165,8 +163,8 @@ pub fn build(dir: &Path, options: &Options, progress: Progress) -> Result<Plan, 
         let mut step = progress.step(&engine.graph, engine.weight_bytes);
         let profile = Profile(engine.profile.clone());
         let graph = bundle.bundled(&engine.graph)?;
-        let (place, half, build) = (&engine.place, engine.half, options.build);
-        tensorrt::build(&runtime, &Job { graph, place, profile: &profile, half, build })?;
+        let (place, build) = (&engine.place, options.build);
+        tensorrt::build(&runtime, &Job { graph, place, profile: &profile, build })?;
         step.advance(engine.weight_bytes);
         step.finish();
         engine.built = true;
@@ -228,13 +226,12 @@ fn engine(bundle: &Bundle, name: &str, options: &Options, machine: &str) -> Resu
     let profile = Profile::new(&inputs, &ranges)
         .map_err(|source| EnginesError::Range { graph: name.to_owned(), source })?;
     let place = Place::of(&graph, &ranges, &options.tensorrt, machine);
-    let half = has_half(&file);
-    let job = Job { graph, place: &place, profile: &profile, half, build: options.build };
+    let job = Job { graph, place: &place, profile: &profile, build: options.build };
     let options = tensorrt::build_options(&job, &place.dir);
     let built = place.is_built();
     let weight_bytes = weight_bytes(&file, path)?;
     let (file, graph) = (path.clone(), name.to_owned());
-    Ok(Engine { graph, file, weight_bytes, half, profile: profile.0, place, built, options })
+    Ok(Engine { graph, file, weight_bytes, profile: profile.0, place, built, options })
 }
 
 /// Name and shape of an input.
@@ -246,14 +243,6 @@ fn interface(value: &Value) -> (String, Vec<Axis>) {
         None => Axis::Named(dim.name.clone().unwrap_or_default()),
     };
     (value.name.clone(), dims.iter().map(axis).collect())
-}
-
-fn has_half(graph: &Graph) -> bool {
-    let values = graph.inputs.iter().chain(&graph.outputs).chain(&graph.values);
-    let mut elements = values
-        .filter_map(|value| Some(value.r#type.as_ref()?.tensor.as_ref()?.element))
-        .chain(graph.initializers.iter().map(|tensor| tensor.data_type));
-    elements.any(|element| element == FLOAT16)
 }
 
 fn weight_bytes(graph: &Graph, path: &Path) -> Result<u64, OnnxError> {

@@ -128,7 +128,7 @@ fn a_dry_run_says_what_would_be_built_where_and_for_which_shapes() {
     let tensorrt = TensorRtOptions { workload, ..TensorRtOptions::default() };
     let plan = dry_run(&path, &Options { tensorrt, ..Options::default() }).unwrap();
     assert_eq!(plan.engines.len(), 7);
-    assert!(plan.engines.iter().all(|engine| !engine.built && !engine.half));
+    assert!(plan.engines.iter().all(|engine| !engine.built));
     let text = plan.to_string();
     for part in [
         "visual_tokens:1x64x64",

@@ -58,8 +58,6 @@ pub(super) struct Settings<'a> {
     pub(super) weights: &'a BTreeMap<String, Vec<f32>>,
     /// How the range of an 8-bit activation is chosen.
     pub(super) range: RangeMethod,
-    /// Whether attention multiplies in 8 bits, in graphs whose linear layers do.
-    pub(super) attention: bool,
 }
 
 /// Brings a graph to 16 bits; also returns what it had to leave in 32.
@@ -124,8 +122,8 @@ struct Flow {
     after_product: HashSet<Rc<str>>,
     /// Casts and half constants, by what they are of.
     converted: HashMap<(Rc<str>, Element), Rc<str>>,
-    /// Whether a linear layer of the graph multiplies in 8 bits.
-    quarter: bool,
+    /// Made by a linear layer in 8 bits, or from what was without another layer between.
+    behind_quarter: HashSet<Rc<str>>,
     /// What was rounded to 8 bits.
     rounded: fp8::Rounded,
 }
@@ -144,10 +142,9 @@ impl Flow {
         if let Some(weight) = weight.and_then(|name| g.initializer(name)).cloned() {
             return match settings.rules.form(g.graph(), node, &weight) {
                 WeightForm::Fp16 => Width::Half,
-                WeightForm::Fp8 if node.operator == "Gemm" => {
-                    self.quarter = true;
-                    Width::Quarter
-                }
+                WeightForm::Fp8 if node.operator == "Gemm" => Width::Quarter,
+                // A table is looked up, not multiplied.
+                WeightForm::Fp8 => Width::Half,
                 _ => Width::Full,
             };
         }
@@ -163,7 +160,11 @@ impl Flow {
             _ => false,
         };
         match half {
-            true if node.operator == "MatMul" && self.quarter && settings.attention => Width::Quarter,
+            true if node.operator == "MatMul"
+                && running.iter().all(|name| self.behind_quarter.contains(*name)) =>
+            {
+                Width::Quarter
+            }
             true => Width::Half,
             false => Width::Full,
         }
@@ -179,20 +180,23 @@ impl Flow {
     ) -> Option<Node> {
         let element = if width == Width::Full { Element::F32 } else { Element::F16 };
         self.rounded.follow(&node);
+        let follows = node.inputs.iter().any(|name| self.after_product.contains(name));
+        let behind_quarter = match node.operator {
+            "Gemm" => width == Width::Quarter,
+            _ => node.inputs.iter().any(|name| self.behind_quarter.contains(name)),
+        };
         if width == Width::Quarter {
             let weight = node.inputs.get(1).filter(|_| node.operator == "Gemm").cloned();
             let factors: Vec<Rc<str>> = node.inputs.iter().take(2).cloned().collect();
             for (place, factor) in factors.into_iter().enumerate() {
-                if weight.as_ref() == Some(&factor) {
-                    node.inputs[place] = fp8::weight(g, &factor)?;
-                } else {
-                    let half = self.converted(g, &factor, element);
-                    node.inputs[place] = self.rounded.activation(g, settings, &factor, &half);
-                }
+                let half = self.converted(g, &factor, element);
+                node.inputs[place] = match weight.as_ref() == Some(&factor) {
+                    true => self.rounded.weight(g, &factor).unwrap_or(half),
+                    false => self.rounded.activation(g, settings, &factor, &half),
+                };
             }
         }
         let product = width != Width::Full && matches!(node.operator, "Gemm" | "MatMul");
-        let follows = floats(g, &node.inputs).iter().any(|name| self.after_product.contains(name));
         for input in &mut node.inputs {
             if is_float(g.element(input)) && g.element(input) != Some(element) && node.operator != "Shape" {
                 *input = self.converted(g, input, element);
@@ -203,6 +207,9 @@ impl Flow {
                 g.set_element(output, element);
                 if product || follows {
                     self.after_product.insert(output.clone());
+                }
+                if behind_quarter {
+                    self.behind_quarter.insert(output.clone());
                 }
             }
         }
@@ -224,8 +231,10 @@ impl Flow {
             let stem = format!("/{}/{suffix}", name.trim_start_matches('/'));
             g.add(&stem, cast.attributed(vec![("to", Attribute::Int(code))]), &[name])
         });
-        if self.after_product.contains(name) {
-            self.after_product.insert(made.clone());
+        for known in [&mut self.after_product, &mut self.behind_quarter] {
+            if known.contains(name) {
+                known.insert(made.clone());
+            }
         }
         self.converted.insert((name.clone(), element), made.clone());
         made
@@ -270,8 +279,12 @@ fn calibrated(g: &Rewriter, settings: &Settings<'_>, tensor: &str) -> Result<f32
     match settings.ranges.magnitudes.get(tensor) {
         Some(&magnitude) => Ok(magnitude),
         None if g.is_output(tensor) || tensor.starts_with(CACHE[0]) => Ok(0.0),
-        None => Err(PassError::NotCalibrated { graph: g.graph(), tensor: tensor.to_owned() }),
+        None => Err(unknown(g, tensor)),
     }
+}
+
+fn unknown(g: &Rewriter, tensor: &str) -> PassError {
+    PassError::NotCalibrated { graph: g.graph(), tensor: tensor.to_owned() }
 }
 
 fn largest_constant(bytes: &[u8]) -> f32 {

@@ -45,6 +45,10 @@ impl Rounded {
             return known.clone();
         }
         let largest = if self.shares.contains(tensor) { 1.0 } else { range(settings, tensor) };
+        if largest == 0.0 {
+            // Nothing is known of it: any scale would saturate what it turns out to hold.
+            return half.clone();
+        }
         let step = scale(largest);
         let name = format!("/fp8/{step}");
         let step = g.constant(&name, Element::F16, &[], step.to_le_bytes().to_vec());
@@ -57,6 +61,21 @@ impl Rounded {
         self.made.insert(tensor.clone(), made.clone());
         made
     }
+
+    /// A weight, stored in 8 bits, in 16; `None` for what is no weight of the checkpoint.
+    pub(super) fn weight(&mut self, g: &mut Rewriter, name: &Rc<str>) -> Option<Rc<str>> {
+        if let Some(known) = self.made.get(name) {
+            return Some(known.clone());
+        }
+        let weight = g.initializer(name)?.clone();
+        let values = g.quantized(&weight, Scheme::Fp8, Part::Values)?;
+        let step = g.quantized(&weight, Scheme::Fp8, Part::Scales)?;
+        let dims: Vec<_> = weight.shape.iter().map(|&length| length.into()).collect();
+        let back = Operator::standard("DequantizeLinear", &dims).of(Element::F16);
+        let made = g.add(&format!("/{name}/fp8"), back, &[&values, &step]);
+        self.made.insert(name.clone(), made.clone());
+        Some(made)
+    }
 }
 
 /// How large a tensor gets, as far as it is to be told apart.
@@ -65,14 +84,4 @@ fn range(settings: &Settings<'_>, tensor: &str) -> f32 {
         Some(activation) => activation.histogram.range(settings.range),
         None => settings.ranges.magnitudes.get(tensor).copied().unwrap_or(0.0),
     }
-}
-
-/// A weight, stored in 8 bits, in 16.
-pub(super) fn weight(g: &mut Rewriter, name: &str) -> Option<Rc<str>> {
-    let weight = g.initializer(name)?.clone();
-    let values = g.quantized(&weight, Scheme::Fp8, Part::Values)?;
-    let step = g.quantized(&weight, Scheme::Fp8, Part::Scales)?;
-    let dims: Vec<_> = weight.shape.iter().map(|&length| length.into()).collect();
-    let back = Operator::standard("DequantizeLinear", &dims).of(Element::F16);
-    Some(g.add(&format!("/{name}/fp8"), back, &[&values, &step]))
 }

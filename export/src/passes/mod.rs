@@ -18,7 +18,7 @@ use arrcoc_models::graph::quantized::{Bits, Blocks};
 use arrcoc_models::graph::{Graph, Initializer, Node};
 use arrcoc_runtime::bundle::manifest::{CacheElement, KeptNode, Precision, Target, WeightForm, WeightRule};
 
-use crate::calibrate::{Calibration, GraphRanges, RangeMethod};
+use crate::calibrate::{Calibration, RangeMethod, structure};
 use forms::Rules;
 use rewrite::Rewriter;
 
@@ -70,10 +70,18 @@ pub enum PassError {
         /// The tensor.
         tensor: String,
     },
+    /// The calibration is of graphs that an older or newer version made.
+    #[error(
+        "the calibration is of another version's graph `{graph}`; make it again with this version's `arrcoc-export calibrate`"
+    )]
+    OtherGraph {
+        /// The graph.
+        graph: &'static str,
+    },
     /// A cached key or value does not fit 16 bits.
     #[error(
-        "{node}: `{tensor}` reaches {magnitude}, too much for a cache of 16-bit floats, which end at 65504; \
-         this checkpoint needs fp32"
+        "{node}: `{tensor}` reaches {magnitude}, too much for a cache of 16-bit floats, which end at 65504 and are trusted with a quarter of \
+         that; this checkpoint needs fp32"
     )]
     CacheOverflow {
         /// The operator.
@@ -157,13 +165,13 @@ fn apply_floats(request: &Request<'_>, mut rules: Rules, graphs: Vec<Graph>) -> 
         return Err(PassError::Target { precision, built_for: "portable", reason });
     }
     let calibration = calibration.ok_or(PassError::NoCalibration { precision })?;
-    let attention = precision == Precision::Fp8;
     let (mut lowered, mut kept) = (Vec::new(), Vec::new());
     for graph in graphs {
-        let none = GraphRanges::default();
-        let ranges = calibration.graphs.get(graph.name).unwrap_or(&none);
+        let ranges = calibration.graphs.get(graph.name);
+        let ranges = ranges.filter(|ranges| ranges.structure == structure(&graph));
+        let ranges = ranges.ok_or(PassError::OtherGraph { graph: graph.name })?;
         let weights = &calibration.weights;
-        let mut settings = fp16::Settings { rules: &mut rules, ranges, weights, range, attention };
+        let mut settings = fp16::Settings { rules: &mut rules, ranges, weights, range };
         let (graph, left) = fp16::lower(graph, &mut settings)?;
         lowered.push(graph);
         kept.extend(left);

@@ -32,6 +32,13 @@ pub(super) fn smooth(mut graph: Graph, rules: &mut Rules, calibration: &Calibrat
         if !layers.iter().all(|layer| is_w8a8(&graph, rules, layer)) {
             continue;
         }
+        // A number that something else reads as well cannot be changed for one reader.
+        let constants = || scales.iter().chain(&weights);
+        if !constants()
+            .all(|name| is_plain(&graph, name) && readers.get(name).is_some_and(|by| by.len() == 1))
+        {
+            continue;
+        }
         let Some(factors) = factors(graph.name, &weights, calibration) else { continue };
         let inverse = Factors::new(factors.iter().map(|factor| factor.recip()).collect());
         folded.extend(scales.iter().map(|scale| (scale.clone(), inverse.clone())));
@@ -118,6 +125,12 @@ fn keeps_channels(graph: &Graph, node: &Node, channels: usize) -> bool {
         "Transpose" => whole_rows(&node.inputs[0]) && last_stays(),
         _ => false,
     }
+}
+
+/// Whether a constant comes from the checkpoint as it is.
+fn is_plain(graph: &Graph, name: &str) -> bool {
+    let constant = graph.initializers.iter().find(|constant| &*constant.name == name);
+    constant.is_some_and(|constant| matches!(constant.source, Source::Checkpoint { factors: None, .. }))
 }
 
 fn is_w8a8(graph: &Graph, rules: &mut Rules, layer: &Node) -> bool {

@@ -1,12 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use arrcoc_models::config::ModelConfig;
-use arrcoc_models::graph::{Graph, Layout, Source};
+use arrcoc_models::graph::{Element, Graph, Layout, Source};
 use arrcoc_models::{Target as GraphTarget, arr_coc_ovis::GraphOptions};
 
 use super::*;
+use crate::calibrate::{Circumstances, GraphRanges};
 use crate::init::Preset;
 
 fn graphs() -> Vec<Graph> {
@@ -75,8 +76,10 @@ fn projections_of_one_tensor_share_its_quantized_rows() {
 
 #[test]
 fn every_input_is_made_before_it_is_read_and_once() {
-    for precision in [Precision::Int8, Precision::Int4] {
-        for graph in passed(precision, "[]").unwrap() {
+    let integers = [Precision::Int8, Precision::Int4].map(|precision| passed(precision, "[]").unwrap());
+    let floats = [Precision::Fp16, Precision::Fp8].map(|precision| portable(precision, "[]", 1.0).unwrap());
+    for graphs in integers.into_iter().chain(floats.map(|passed| passed.graphs)) {
+        for graph in graphs {
             let mut known: Vec<&str> = graph.inputs.iter().map(|x| x.name()).collect();
             known.extend(graph.initializers.iter().map(|x| &*x.name));
             for node in &graph.nodes {
@@ -143,4 +146,148 @@ fn quantized_bundles_are_for_the_cpu() {
     };
     let error = apply(request, graphs()).err().unwrap();
     assert!(error.to_string().contains("--target cpu"), "{error}");
+}
+
+/// The portable graphs at a precision of floats, all of whose tensors are said to reach `magnitude`.
+fn portable(precision: Precision, rules: &str, magnitude: f32) -> Result<Passed, PassError> {
+    let ModelConfig::ArrCocOvis(config) =
+        ModelConfig::from_json(&Preset::ArrCocOvisTiny.config("float32")).unwrap();
+    let graphs = config.graphs(GraphOptions { target: GraphTarget::Portable, context_length: 256 });
+    let rules: Vec<WeightRule> = serde_yaml::from_str(rules).unwrap();
+    let calibration = calibration(&graphs, magnitude);
+    let request = Request {
+        precision,
+        target: Target::Portable,
+        rules: &rules,
+        calibration: Some(&calibration),
+        range: RangeMethod::Absmax,
+    };
+    apply(request, graphs)
+}
+
+fn calibration(graphs: &[Graph], magnitude: f32) -> Calibration {
+    let mut weights = BTreeMap::new();
+    let mut ranges = BTreeMap::new();
+    for graph in graphs {
+        let names =
+            graph.inputs.iter().chain(&graph.values).map(|value| (value.name().to_owned(), magnitude));
+        let found = GraphRanges {
+            structure: structure(graph),
+            magnitudes: names.collect(),
+            ..GraphRanges::default()
+        };
+        ranges.insert(graph.name.to_owned(), found);
+        weights.extend(graph.initializers.iter().map(|tensor| (tensor.name.to_string(), vec![1.0])));
+    }
+    Calibration {
+        sha256: String::new(),
+        checkpoint_sha256: String::new(),
+        circumstances: Circumstances {
+            tool: String::new(),
+            runtime: String::new(),
+            data_sha256: String::new(),
+            image_size: 512,
+            images: 1,
+            questions: 1,
+            skipped: Vec::new(),
+        },
+        adapter: Vec::new(),
+        graphs: ranges,
+        weights,
+    }
+}
+
+/// Element types of everything in a graph.
+fn elements(graph: &Graph) -> BTreeMap<&str, Element> {
+    let values = graph.inputs.iter().chain(&graph.values).chain(&graph.outputs);
+    let values = values.map(|value| (value.name(), value.element()));
+    values.chain(graph.initializers.iter().map(|tensor| (&*tensor.name, tensor.element))).collect()
+}
+
+#[test]
+fn no_operator_mixes_floats_of_two_widths() {
+    for precision in [Precision::Fp16, Precision::Fp8] {
+        for graph in portable(precision, "[]", 1.0).unwrap().graphs {
+            let elements = elements(&graph);
+            for node in graph
+                .nodes
+                .iter()
+                .filter(|node| !["Cast", "QuantizeLinear", "DequantizeLinear"].contains(&node.operator))
+            {
+                let names = node.inputs.iter().chain(&node.outputs).filter(|name| !name.is_empty());
+                let floats =
+                    names.map(|name| elements[&**name]).filter(|x| matches!(x, Element::F32 | Element::F16));
+                let widths: HashSet<Element> = floats.collect();
+                assert!(widths.len() < 2, "{}: {} of {precision}", graph.name, node.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_are_half_and_norms_and_interfaces_are_not() {
+    let passed = portable(Precision::Fp16, "[]", 1.0).unwrap();
+    assert_eq!((passed.kept, passed.cache_element), (Vec::new(), CacheElement::Fp16));
+    let decoder = passed.graphs.iter().find(|graph| graph.name == "decoder").unwrap();
+    let elements = elements(decoder);
+    for node in &decoder.nodes {
+        let expected = match node.operator {
+            "Gemm" | "MatMul" => Element::F16,
+            "ReduceMean" | "Sqrt" | "Softmax" => Element::F32,
+            _ => continue,
+        };
+        assert_eq!(elements[&*node.outputs[0]], expected, "{}", node.name);
+    }
+    for (name, expected) in [
+        ("inputs_embeds", Element::F32),
+        ("logits", Element::F32),
+        ("past_key_values.0.key", Element::F16),
+        ("present.0.value", Element::F16),
+    ] {
+        assert_eq!(elements[name], expected, "{name}");
+    }
+}
+
+#[test]
+fn what_is_large_stays_and_a_cache_cannot() {
+    let error = portable(Precision::Fp16, "[]", 20_000.0).err().unwrap().to_string();
+    assert!(error.contains("present.0.key") && error.contains("20000"), "{error}");
+    let rules = "[{graph: decoder, form: fp32}]";
+    let error = portable(Precision::Fp16, rules, 20_000.0).err().unwrap().to_string();
+    assert!(error.contains("present."), "the cache is half whatever the layers are: {error}");
+    let kept = portable(Precision::Fp16, "[]", 16_000.0).unwrap().kept;
+    assert_eq!(kept, []);
+}
+
+#[test]
+fn a_layer_in_16_bits_keeps_its_attention_there() {
+    let count = |rules: &str, operator: &str| {
+        let graphs = portable(Precision::Fp8, rules, 1.0).unwrap().graphs;
+        count(&graphs, "refiner", operator)
+    };
+    let all = count("[]", "QuantizeLinear");
+    for layer in [0, 1] {
+        let rules = format!("[{{graph: refiner, tensor: \"*.layers.{layer}.*\", form: fp16}}]");
+        // Inputs of q, k and v together, of the output projection and of the two of the MLP, and four factors of attention.
+        assert_eq!(all - count(&rules, "QuantizeLinear"), 8, "layer {layer}");
+    }
+}
+
+#[test]
+fn another_versions_calibration_is_refused() {
+    let graphs = graphs();
+    let calibration = calibration(&graphs, 1.0);
+    let ModelConfig::ArrCocOvis(config) =
+        ModelConfig::from_json(&Preset::ArrCocOvisTiny.config("float32")).unwrap();
+    let request = Request {
+        precision: Precision::Fp16,
+        target: Target::Portable,
+        rules: &[],
+        calibration: Some(&calibration),
+        range: RangeMethod::Absmax,
+    };
+    // The calibration is of the fused graphs.
+    let portable = config.graphs(GraphOptions { target: GraphTarget::Portable, context_length: 256 });
+    let error = apply(request, portable).err().unwrap();
+    assert!(matches!(error, PassError::OtherGraph { .. }), "{error}");
 }

@@ -89,7 +89,7 @@ pub enum VerifyError {
     #[error(transparent)]
     File(#[from] BundleError),
     /// A weight is of a type that cannot be scanned for NaN and infinity.
-    #[error("weight `{tensor}`: expected 32-bit floats or integers, found {}; verify with the version that built the bundle", crate::onnx::element_name(*found))]
+    #[error("weight `{tensor}`: expected 8-, 16- or 32-bit floats or integers, found {}; verify with the version that built the bundle", crate::onnx::element_name(*found))]
     WeightType {
         /// The weight.
         tensor: String,
@@ -98,21 +98,26 @@ pub enum VerifyError {
     },
     /// There is nothing to compare with.
     #[error(
-        "a cpu bundle is verified against the portable one, and there is none at {}; \
-         build it with `--target portable`, or name one with --reference",
+        "a bundle is verified against the portable fp32 one of the same checkpoint, and there is none at {}; \
+         build it with `--precision fp32 --target portable`, or name one with --reference",
         path.display()
     )]
     NoReference {
         /// Where it would be.
         path: PathBuf,
     },
-    /// The reference is no portable bundle.
-    #[error("{} cannot be the reference: expected a portable bundle, found one for {found:?}", path.display())]
-    ReferenceTarget {
+    /// The reference is no portable bundle in 32 bits.
+    #[error(
+        "{} cannot be the reference: expected a portable fp32 bundle, found one in {precision} for {target:?}",
+        path.display()
+    )]
+    Reference {
         /// The reference.
         path: PathBuf,
+        /// Its precision.
+        precision: Precision,
         /// What it was written for.
-        found: Target,
+        target: Target,
     },
     /// The reference is of another model, or the checkpoint has changed.
     #[error(
@@ -203,9 +208,9 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     }
     let reference = open(&reference_path)?;
     same_checkpoint(&reference_path, digest, &reference.manifest().checkpoint_sha256)?;
-    if reference.manifest().target != Target::Portable {
-        let found = reference.manifest().target;
-        return Err(VerifyError::ReferenceTarget { path: reference_path, found });
+    let (precision, target) = (reference.manifest().precision, reference.manifest().target);
+    if (precision, target) != (Precision::Fp32, Target::Portable) {
+        return Err(VerifyError::Reference { path: reference_path, precision, target });
     }
     let subject_runtime = options.runtime.open(options.threads)?;
     let tract = RuntimeKind::Tract.open(options.threads)?;

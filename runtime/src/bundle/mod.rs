@@ -248,8 +248,7 @@ impl Bundle {
     /// # Errors
     /// [`BundleError::NoGraph`].
     pub fn bundled<'a>(&'a self, name: &'a str) -> Result<BundledGraph<'a>, BundleError> {
-        let (file, checkpoint_sha256) = (self.graph(name)?, self.manifest.checkpoint_sha256.as_str());
-        Ok(BundledGraph { name, bundle: &self.dir, file, checkpoint_sha256 })
+        Ok(BundledGraph { name, bundle: &self.dir, file: self.graph(name)?, bundle_digest: self.digest })
     }
 
     fn graph(&self, name: &str) -> Result<&GraphFile, BundleError> {

@@ -1,7 +1,7 @@
 //! The engine contract: what an inference library must do to run a bundle. One file per library beside this one.
 //!
 //! A [`Runtime`] loads graphs; a [`Graph`] runs one. All that arrcoc knows of ONNX Runtime or tract stands behind
-//! these two traits, so a new provider is one file here and one line in [`RuntimeKind`].
+//! these two traits: a library is one file here, a provider of ONNX Runtime one below [`ort`], and either a variant of [`RuntimeKind`].
 
 use std::path::{Path, PathBuf};
 
@@ -100,8 +100,8 @@ pub struct BundledGraph<'a> {
     pub bundle: &'a Path,
     /// The file, its hash and the ranges of its axes.
     pub file: &'a GraphFile,
-    /// Digest of the checkpoint, hex: with the file's own hash it stands for the weights.
-    pub checkpoint_sha256: &'a str,
+    /// Digest of all the bundle's files: weights of one graph may lie with another.
+    pub bundle_digest: [u8; 32],
 }
 
 /// A loaded graph. `run` takes `&mut self` because ONNX Runtime's sessions do.

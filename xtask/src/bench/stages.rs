@@ -191,7 +191,7 @@ fn page(result: &Value) -> String {
     let row = |label: &str, cells: Vec<String>| format!("| {label} | {} |\n", cells.join(" | "));
     let mut page = format!(
         "# Seconds per stage\n\nOne photograph at {} px, a question of {} tokens, {} visual tokens, {} threads, nothing cached; medians of {} \
-         rounds, alternating. PyTorch {} with SDPA; in bfloat16 its SAM, CLIP and Qwen3.\n\n",
+         rounds, alternating. PyTorch {} with SDPA; bfloat16 by autocast.\n\n",
         result["size"],
         result["query_length"],
         result["tier"],

@@ -57,10 +57,10 @@ impl Place {
     }
 }
 
-/// 16 hexadecimal digits that stand for a graph, its weights and its ranges.
+/// 16 hexadecimal digits that stand for a graph, its bundle, which holds its weights, and its ranges.
 fn key(graph: &BundledGraph<'_>, ranges: &Ranges) -> String {
     let mut hash = Sha256::new();
-    for part in [&*graph.file.sha256, graph.checkpoint_sha256] {
+    for part in [graph.file.sha256.as_bytes(), &graph.bundle_digest] {
         hash.update(part);
         hash.update([0]);
     }
@@ -94,13 +94,13 @@ pub struct Job<'a> {
     pub place: &'a Place,
     /// The lengths that it takes.
     pub profile: &'a Profile,
-    /// Whether the graph holds 16-bit floats: TensorRT 10 refuses them unless told to expect them.
-    pub half: bool,
     /// How to build it.
     pub build: BuildOptions,
 }
 
-/// What the TensorRT provider is told to build an engine in `dir`
+/// What the TensorRT provider is told to build an engine in `dir`. It is not told of 16 or 8 bits: without such options ONNX Runtime makes
+/// a strongly typed network (`kSTRONGLY_TYPED` in its `tensorrt_execution_provider.cc`), which computes every tensor in the type that the graph
+/// gives it. With them TensorRT would be free to take 16 bits where the graph insists on 32.
 /// (<https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html>).
 pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
     let on = || "1".to_owned();
@@ -120,10 +120,6 @@ pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
         ("trt_load_user_initializer", on()),
     ];
     options.extend(job.profile.options());
-    if job.half {
-        options.push(("trt_fp16_enable", on()));
-        options.push(("trt_layer_norm_fp32_fallback", on()));
-    }
     if let Some(workspace) = job.build.workspace {
         options.push(("trt_max_workspace_size", workspace.to_string()));
     }
@@ -228,43 +224,43 @@ mod tests {
         }
     }
 
-    fn place(file: &GraphFile, weights: &str, workload: Workload) -> Place {
+    fn place(file: &GraphFile, weights: u8, workload: Workload) -> Place {
         let bundle = Path::new("models/fp32-portable");
-        let graph = BundledGraph { name: "refiner", bundle, file, checkpoint_sha256: weights };
+        let graph = BundledGraph { name: "refiner", bundle, file, bundle_digest: [weights; 32] };
         let options = TensorRtOptions { workload, ..TensorRtOptions::default() };
         Place::of(&graph, &ranges(&file.axes, workload), &options, "machine")
     }
 
     #[test]
     fn engines_lie_beside_the_bundle_under_a_key_of_all_they_depend_on() {
-        let usual = place(&file("aa"), "cc", Workload::default());
+        let usual = place(&file("aa"), 12, Workload::default());
         let machine = std::path::absolute("models/.tensorrt/machine").unwrap();
         assert!(usual.dir.starts_with(&machine), "{usual:?}");
         assert_eq!(usual.timing, machine.join("timing"));
-        assert_eq!(usual, place(&file("aa"), "cc", Workload::default()));
+        assert_eq!(usual, place(&file("aa"), 12, Workload::default()));
         let mut wider = file("aa");
         wider.axes.insert("seq".into(), AxisRange { min: 1, opt: 1, max: 9000 });
         let longer = Workload { context_length: 8192, ..Workload::default() };
         let others = [
-            place(&file("ab"), "cc", Workload::default()),
-            place(&file("aa"), "cd", Workload::default()),
-            place(&wider, "cc", Workload::default()),
-            place(&wider, "cc", longer),
+            place(&file("ab"), 12, Workload::default()),
+            place(&file("aa"), 13, Workload::default()),
+            place(&wider, 12, Workload::default()),
+            place(&wider, 12, longer),
         ];
         for (at, other) in others.iter().enumerate() {
             assert_ne!(*other, usual);
             assert!(!others[..at].contains(other), "{other:?}");
         }
         // The refiner has no axis that the context bounds.
-        assert_eq!(place(&file("aa"), "cc", longer), usual);
+        assert_eq!(place(&file("aa"), 12, longer), usual);
     }
 
     #[test]
     fn the_builder_gets_profiles_caches_and_a_context_model() {
         let file = file("aa");
         let graph =
-            BundledGraph { name: "refiner", bundle: Path::new("b"), file: &file, checkpoint_sha256: "cc" };
-        let place = place(&file, "cc", Workload::default());
+            BundledGraph { name: "refiner", bundle: Path::new("b"), file: &file, bundle_digest: [12; 32] };
+        let place = place(&file, 12, Workload::default());
         let profile = Profile(vec![InputProfile {
             name: "token_slots".into(),
             min: vec![64],
@@ -272,7 +268,7 @@ mod tests {
             max: vec![400],
         }]);
         let build = BuildOptions { workspace: Some(1 << 30), optimization_level: 5 };
-        let job = Job { graph, place: &place, profile: &profile, half: false, build };
+        let job = Job { graph, place: &place, profile: &profile, build };
         let options: BTreeMap<_, _> = build_options(&job, Path::new("new")).into_iter().collect();
         for (key, value) in [
             ("trt_profile_min_shapes", "token_slots:64"),
@@ -287,10 +283,9 @@ mod tests {
             assert_eq!(options[key], value, "{key}");
         }
         // With a context model, ONNX Runtime refuses an engine path that is absolute or leads elsewhere.
-        assert!(!options.contains_key("trt_engine_cache_path") && !options.contains_key("trt_fp16_enable"));
-        let half: BTreeMap<_, _> =
-            build_options(&Job { half: true, ..job }, Path::new("new")).into_iter().collect();
-        assert_eq!(half["trt_fp16_enable"], "1");
+        assert!(!options.contains_key("trt_engine_cache_path"));
+        // Either would let TensorRT choose its types.
+        assert!(!options.contains_key("trt_fp16_enable") && !options.contains_key("trt_int8_enable"));
     }
 
     #[test]
