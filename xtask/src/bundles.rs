@@ -1,14 +1,22 @@
 //! Our own two programs, and what `arrcoc-export` makes of a preset.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use serde_json::json;
 
-use crate::shell;
+use crate::{onnxruntime, shell};
 
 /// Seed of the tiny preset in tests, goldens and demo; how it was found: models/reference/README.md, "Goldens".
 pub(crate) const SEED: u64 = 16;
+
+/// The preset of the real sizes: SAM-base, CLIP-L, Qwen3-0.6B.
+pub(crate) const REAL_WIDTH: &str = "arr-coc-ovis-base";
+
+/// What calibrations of it look at.
+const PHOTOGRAPHS: [&str; 2] = ["tests/fixtures/images/astronaut.jpg", "tests/fixtures/images/rocket.jpg"];
 
 /// `arrcoc-export` and `arrcoc-serve`.
 pub(crate) struct Programs {
@@ -90,6 +98,29 @@ impl Programs {
         build.args(["--precision", precision, "--target", "portable", "--calibration"]).arg(calibration);
         shell::check(&mut build)?;
         Ok(out.join(name).join(format!("{precision}-portable")))
+    }
+
+    /// The random checkpoint of the real sizes below `dir`, written when it is not there.
+    pub(crate) fn real_width(&self, dir: &Path) -> Result<PathBuf> {
+        let checkpoint = dir.join(REAL_WIDTH);
+        if !checkpoint.join("config.json").is_file() {
+            self.init(REAL_WIDTH, 1, "bfloat16", &checkpoint)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// A calibration of a checkpoint on two photographs, written below `work`.
+    pub(crate) fn calibration(&self, checkpoint: &Path, work: &Path, library: &Path) -> Result<PathBuf> {
+        let (questions, calibration) = (work.join("questions.json"), work.join("calibration.json"));
+        let row =
+            |image: &str| json!({"image": shell::root().join(image), "query": "What's here?", "answer": ""});
+        fs::create_dir_all(work)?;
+        fs::write(&questions, json!(PHOTOGRAPHS.map(row)).to_string())?;
+        let mut calibrate = self.export();
+        calibrate.env(onnxruntime::VARIABLE, library).arg("calibrate").arg(checkpoint);
+        calibrate.arg("--data").arg(&questions).arg("--output").arg(&calibration);
+        shell::check(&mut calibrate)?;
+        Ok(calibration)
     }
 
     /// What stands there may be the work of yesterday's exporter, under today's version number: it is built again.

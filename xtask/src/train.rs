@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::goldens::{environment, reference_dir};
 use crate::shell::{self, section};
 
-/// Trains on ARR-Ledger as the configuration says. About an hour and a half on two cores for the committed one; a run that was
+/// Trains on ARR-Ledger as the configuration says. About two hours on two cores for the committed one; a run that was
 /// killed goes on where its last checkpoint was. What it writes: `checkpoint/`, which `arrcoc-export` reads, `arms/`,
 /// which `arrcoc-serve eval` reads, and `log.jsonl`. To ship them, copy `checkpoint/` to
 /// models/checkpoints/arr-coc-ledger and `arms/grid_neck.safetensors` to

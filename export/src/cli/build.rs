@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use arrcoc_export::build::{self, Options, Summary};
 use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::{Progress, human_bytes};
@@ -30,7 +30,7 @@ The last rule that fits counts; forms are fp32, fp16, fp8, w8a8, int8-blockN and
 
 Targets:
   cpu       ONNX Runtime on the CPU: fused attention, KV cache updated in place
-  portable  standard operators only, opset 18: tract, and the second witness of `verify`
+  portable  standard operators only, opset 18 (fp8: 21): GPUs, tract, and the second witness of `verify`
 
 The bundle is written beside its place and moved there when it is complete: a build that is
 killed leaves nothing that loads, and one that replaces a bundle does so in one step. A bundle
@@ -54,12 +54,13 @@ pub(super) struct Args {
     /// YAML list of rules that give weights another form than the precision does
     #[arg(long, value_name = "FILE")]
     weight_rules: Option<PathBuf>,
-    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16 and fp8 need it, int8 smooths outliers with it
+    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16 and fp8 need it, int8 and int4 smooth outliers with it
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// How large an activation is taken to get, by the calibration: as large as was seen, or less, so that the rest is told apart better (fp8)
-    #[arg(long, value_name = "METHOD", default_value = "absmax", value_parser = range_method)]
-    range: RangeMethod,
+    /// How large what a linear layer multiplies is taken to get, for fp8: as large as was seen (absmax), or less, so that the
+    /// rest is told apart better (entropy, percentile)
+    #[arg(long, value_name = "METHOD", value_parser = range_method)]
+    range: Option<RangeMethod>,
     /// Name of the model; the checkpoint directory's unless given
     #[arg(long)]
     name: Option<String>,
@@ -91,9 +92,7 @@ fn target(name: &str) -> Result<Target, String> {
     match name {
         "cpu" => Ok(Target::Cpu),
         "portable" => Ok(Target::Portable),
-        "cuda" | "tensorrt" | "gpu" => {
-            Err("GPUs take portable bundles, in fp16 or fp32; expected cpu or portable".to_owned())
-        }
+        "cuda" | "tensorrt" | "gpu" => Err("GPUs take portable bundles; expected cpu or portable".to_owned()),
         _ => Err("expected cpu or portable".to_owned()),
     }
 }
@@ -130,7 +129,16 @@ impl Args {
             json,
         } = self;
         let weight_rules = weight_rules.map(|path| read_rules(&path)).transpose()?.unwrap_or_default();
+        if precision == Precision::Fp32 && calibration.is_some() {
+            bail!("--calibration: fp32 has no use for one; leave it out, or choose another --precision");
+        }
+        if precision != Precision::Fp8 && range.is_some() {
+            bail!(
+                "--range is for fp8, whose activations have scales of their own; leave it out, or take --precision fp8"
+            );
+        }
         let calibration = calibration.map(|path| Calibration::read(&path)).transpose()?;
+        let range = range.unwrap_or(RangeMethod::Absmax);
         let options =
             Options { out, precision, target, weight_rules, calibration, range, name, max_context, force };
         let summary = build::build(&checkpoint, &options, progress)?;

@@ -14,8 +14,8 @@ Examples:
   arrcoc-export verify engines/my-model/fp32-portable --image-size 1024
   arrcoc-export verify engines/my-model/fp32-cpu --checkpoint ./my-checkpoint
 
-Looks for weights that are not numbers and names them. Then runs every stage on ONNX Runtime and,
-from the portable bundle of the same checkpoint (fp32-portable beside it), on tract, on a random
+Looks for weights that are not numbers and names them. Then runs every stage on ONNX Runtime, on the
+CPU or where --runtime says, and, from the portable fp32 bundle of the same checkpoint (fp32-portable beside it), on tract, on a random
 image and question, and compares. The exit status is 1 when anything is beyond its tolerance.
 
 A random image is enough: what is proven is that both compute the same function, not that the

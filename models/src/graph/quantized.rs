@@ -57,7 +57,7 @@ pub enum Bits {
 pub enum Part {
     /// The integers.
     Values,
-    /// The scales, 32-bit floats.
+    /// The scales: 32-bit floats; of 8-bit floats a 16-bit one.
     Scales,
     /// The zero points, packed like the values: only of blocks that are not symmetric.
     ZeroPoints,

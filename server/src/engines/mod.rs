@@ -137,13 +137,15 @@ impl Available {
     }
 
     /// The order of preference on this CPU, the best first: int8 where the CPU multiplies bytes, the reference where it does not;
-    /// a bundle of fused operators before a portable one.
+    /// a bundle of fused operators before a portable one. fp16 and fp8 are for GPUs, where `--precision` chooses.
     pub fn rank(&self) -> (Target, usize) {
-        let order = match has_int8_products() {
-            true => [Precision::Int8, Precision::Int4, Precision::Fp32],
-            false => [Precision::Fp32, Precision::Int8, Precision::Int4],
+        let place = match (self.precision, has_int8_products()) {
+            (Precision::Int8, true) | (Precision::Fp32, false) => 0,
+            (Precision::Int4, true) | (Precision::Int8, false) => 1,
+            (Precision::Fp32, true) | (Precision::Int4, false) => 2,
+            (Precision::Fp16, _) => 3,
+            (Precision::Fp8, _) => 4,
         };
-        let place = order.iter().position(|&precision| precision == self.precision);
-        (self.target, place.unwrap_or(order.len()))
+        (self.target, place)
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: our figures beside those of what one would use otherwise, taken in the same run.
 
 mod export;
+mod precisions;
 mod relevance;
 pub(crate) mod report;
 pub(crate) mod stages;
@@ -14,6 +15,8 @@ pub(crate) enum Command {
     Export(export::Args),
     /// Seconds per stage of an answer, beside PyTorch
     Stages(stages::Args),
+    /// How far every precision is from fp32 at real width, and its size
+    Precisions(precisions::Args),
     /// Right answers by visual tokens, for every way to choose them
     Relevance(relevance::Args),
 }
@@ -22,6 +25,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
         Command::Export(args) => export::run(args),
         Command::Stages(args) => stages::run(args),
+        Command::Precisions(args) => precisions::run(args),
         Command::Relevance(args) => relevance::run(args),
     }
 }

@@ -44,8 +44,8 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Rounds, each a run of every side
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
     /// Name of the page below docs/benchmarks
     #[arg(long, default_value = "stages")]
     page: String,
@@ -164,8 +164,13 @@ pub(crate) fn our_stages(report: &Value) -> Value {
     let steps = report["usage"]["completion_tokens"].as_f64().unwrap_or(f64::NAN) - 1.0;
     let seconds = |stage: &str| -> f64 {
         let runs = all.iter().filter(|run| run["stage"] == stage);
-        let sum: f64 = runs.filter_map(|run| run["seconds"].as_f64()).sum();
-        if stage == "decode_step" { sum / steps } else { sum }
+        let times: Vec<f64> = runs.filter_map(|run| run["seconds"].as_f64()).collect();
+        match times.iter().sum::<f64>() {
+            // No number in JSON: `add` then says which stage is missing.
+            _ if times.is_empty() => f64::NAN,
+            sum if stage == "decode_step" => sum / steps,
+            sum => sum,
+        }
     };
     STAGES.iter().map(|stage| (stage.to_string(), json!(seconds(stage)))).collect()
 }
