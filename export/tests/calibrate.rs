@@ -85,6 +85,7 @@ fn verified(bundle: &Path) -> verify::Report {
     let options = verify::Options {
         reference: None,
         checkpoint: None,
+        image: None,
         image_size: None,
         tokens: 16,
         seed: 1,

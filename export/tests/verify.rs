@@ -17,7 +17,16 @@ use sha2::{Digest, Sha256};
 
 fn options() -> Options {
     let runtime = RuntimeKind::Ort;
-    Options { reference: None, checkpoint: None, image_size: None, tokens: 8, seed: 1, threads: 2, runtime }
+    Options {
+        reference: None,
+        checkpoint: None,
+        image: None,
+        image_size: None,
+        tokens: 8,
+        seed: 1,
+        threads: 2,
+        runtime,
+    }
 }
 
 fn verify(bundle: &Path) -> Report {
@@ -152,4 +161,24 @@ fn bundles_of_different_checkpoints_are_not_compared() {
     let options = Options { checkpoint: Some(workshop.checkpoint()), ..options() };
     let error = verify::verify(&workshop.bundle(), &options, Progress::Silent).unwrap_err();
     assert!(matches!(error, VerifyError::OtherCheckpoint { .. }), "{error}");
+}
+
+#[test]
+fn an_image_of_ones_own_is_taken_and_a_broken_one_named() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.build(Target::Portable).unwrap();
+    let bundle = workshop.build(Target::Cpu).unwrap().bundle;
+    let photograph = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/images/astronaut.jpg");
+    let with = |image: std::path::PathBuf| {
+        verify::verify(&bundle, &Options { image: Some(image), ..options() }, Progress::Silent)
+    };
+    let report = with(photograph.into()).unwrap();
+    assert!(report.passed, "{report}");
+    let broken = workshop.path("broken.jpg");
+    fs::write(&broken, &fs::read(photograph).unwrap()[..500]).unwrap();
+    assert!(matches!(with(broken), Err(VerifyError::Image { .. })));
+    assert!(matches!(with(workshop.path("gone.jpg")), Err(VerifyError::Read { .. })));
 }

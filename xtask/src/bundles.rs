@@ -16,7 +16,8 @@ pub(crate) const SEED: u64 = 16;
 pub(crate) const REAL_WIDTH: &str = "arr-coc-ovis-base";
 
 /// What calibrations of it look at.
-const PHOTOGRAPHS: [&str; 2] = ["tests/fixtures/images/astronaut.jpg", "tests/fixtures/images/rocket.jpg"];
+pub(crate) const PHOTOGRAPHS: [&str; 2] =
+    ["tests/fixtures/images/astronaut.jpg", "tests/fixtures/images/rocket.jpg"];
 
 /// `arrcoc-export` and `arrcoc-serve`.
 pub(crate) struct Programs {

@@ -119,6 +119,8 @@ impl Bench<'_> {
             let mut verify = self.export("verify");
             verify
                 .arg(bundle)
+                .arg("--image")
+                .arg(shell::root().join(PHOTOGRAPH))
                 .args(["--runtime", runtime, "--json", "--tokens"])
                 .arg(self.args.tokens.to_string());
             // A failed comparison is told in the report, which is printed all the same.

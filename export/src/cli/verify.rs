@@ -18,8 +18,9 @@ Looks for weights that are not numbers and names them. Then runs every stage on 
 CPU or where --runtime says, and, from the portable fp32 bundle of the same checkpoint (fp32-portable beside it), on tract, on a random
 image and question, and compares. The exit status is 1 when anything is beyond its tolerance.
 
-A random image is enough: what is proven is that both compute the same function, not that the
-function is a good one.";
+A random image is enough where nothing was calibrated: what is proven is that both compute the same
+function, not that the function is a good one. An fp8 bundle saturates what its calibration did not
+see: give it an image of the kind that it was calibrated on.";
 
 /// Prove a bundle: finite weights, and the same results on two inference libraries
 #[derive(Debug, clap::Args)]
@@ -33,6 +34,9 @@ pub(super) struct Args {
     /// Also check that the bundle was built from this checkpoint, as it is now
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
+    /// Image to test with; fp8's scales fit images like those of its calibration [default: a random one]
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// Side of the test image, pixels [default: the smallest that fills every tier]
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
@@ -64,10 +68,19 @@ fn runtime(name: &str) -> Result<RuntimeKind, String> {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let Self { bundle, reference, checkpoint, image_size, tokens, seed, threads, runtime, json } = self;
+        let Self { bundle, reference, checkpoint, image, image_size, tokens, seed, threads, runtime, json } =
+            self;
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let options =
-            Options { reference, checkpoint, image_size, tokens: tokens.into(), seed, threads, runtime };
+        let options = Options {
+            reference,
+            checkpoint,
+            image,
+            image_size,
+            tokens: tokens.into(),
+            seed,
+            threads,
+            runtime,
+        };
         let progress = if json { Progress::Silent } else { Progress::detect(false) };
         let report = verify::verify(&bundle, &options, progress)?;
         let text = if json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };

@@ -45,7 +45,7 @@ pub(crate) fn write(
 /// Writes elements `range` of a tensor as 16-bit floats.
 ///
 /// # Errors
-/// [`CheckpointError::Overflow`] when one of them is beyond 65504; else as [`write`].
+/// [`CheckpointError::Overflow`] when one of them is beyond 65504; else as [`write()`].
 pub(crate) fn write_f16(
     checkpoint: &Checkpoint,
     tensor: &str,
@@ -69,7 +69,7 @@ pub(crate) fn write_f16(
 /// Writes a matrix as 32-bit floats.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub(crate) fn write_f32(
     checkpoint: &Checkpoint,
     matrix: &Matrix<'_>,

@@ -16,6 +16,7 @@ use arrcoc_runtime::bundle::{Bundle, BundleError};
 use arrcoc_runtime::decoder::DecoderError;
 use arrcoc_runtime::engine::{EngineError, RuntimeKind};
 use arrcoc_runtime::error::LoadError;
+use arrcoc_runtime::image::ImageError;
 use arrcoc_runtime::tensor::TensorError;
 use serde::Serialize;
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub reference: Option<PathBuf>,
     /// Checkpoint that the bundle must have been built from.
     pub checkpoint: Option<PathBuf>,
+    /// The test image; `None` takes a random one. Scales that were calibrated (fp8) fit images like those of the calibration.
+    pub image: Option<PathBuf>,
     /// Side of the test image, pixels; `None` takes the smallest that fills every tier.
     pub image_size: Option<usize>,
     /// Tokens to decode.
@@ -139,6 +142,14 @@ pub enum VerifyError {
         found: usize,
         /// What the bundle takes.
         sizes: Vec<usize>,
+    },
+    /// The test image cannot be used.
+    #[error("cannot use the image {}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ImageError,
     },
     /// The checkpoint cannot be read.
     #[error(transparent)]

@@ -3,12 +3,15 @@
 //! Each stage gets the reference's outputs of the ones before it, on both sides; only one stage's weights are in memory
 //! at a time.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::bundle::manifest::{Drift, Precision, Statistics, VisionSpec};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
 use arrcoc_runtime::engine::{Graph, Runtime, Workload};
+use arrcoc_runtime::image::preprocess::Preprocess;
+use arrcoc_runtime::image::{ImageLimits, decode};
 use arrcoc_runtime::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -189,7 +192,10 @@ pub(super) fn run(
 
     announce("vision_encoder");
     let mut pair = Pair::load("vision_encoder", sides)?;
-    let pixels = Tensor::from_vec(&[1, 3, size, size], random_image(&mut rng, size))?;
+    let pixels = match &options.image {
+        Some(path) => read_image(path, size, &spec.vision)?,
+        None => Tensor::from_vec(&[1, 3, size, size], random_image(&mut rng, size))?,
+    };
     let features = pair.run(&[("pixel_values", pixels)])?.get("image_features")?;
     pair.report(&mut findings);
 
@@ -382,6 +388,14 @@ fn margin(logits: &[f32]) -> f64 {
 
 fn largest(logits: &[f32]) -> f64 {
     logits.iter().fold(0.0, |largest: f64, &x| largest.max(f64::from(x).abs()))
+}
+
+/// Normalised pixels of an image file.
+fn read_image(path: &Path, size: usize, spec: &VisionSpec) -> Result<Tensor, VerifyError> {
+    let bytes = std::fs::read(path).map_err(|source| VerifyError::Read { path: path.to_owned(), source })?;
+    let image = decode::decode(&bytes, &ImageLimits::default())
+        .map_err(|source| VerifyError::Image { path: path.to_owned(), source })?;
+    Ok(Preprocess::new(size, spec).apply(&image).tensor)
 }
 
 /// Normalised pixels: a coarse random pattern, as images are smooth, with noise on it, as they are not quite.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::report::{circumstances, measure, write};
-use crate::bundles::Programs;
+use crate::bundles::{PHOTOGRAPHS, Programs};
 use crate::onnxruntime;
 use crate::shell;
 
@@ -69,6 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn row(args: &Args, programs: &Programs, library: &Path, bundle: &Path) -> Result<Value> {
     let mut verify = programs.export();
     verify.env(onnxruntime::VARIABLE, library).arg("verify").arg(bundle).arg("--json");
+    // What the calibration saw, so that fp8's scales fit.
+    verify.arg("--image").arg(shell::root().join(PHOTOGRAPHS[0]));
     verify.args(["--image-size", &args.size.to_string(), "--tokens", &args.tokens.to_string()]);
     let measured = measure(&verify)?;
     let report: Value = serde_json::from_str(&measured.stdout).context("verify printed no JSON")?;
@@ -80,7 +82,7 @@ fn row(args: &Args, programs: &Programs, library: &Path, bundle: &Path) -> Resul
 
 fn page(result: &Value) -> String {
     let mut page = format!(
-        "# Precisions\n\n`{}`, random weights, one random image at {} px, every tier, {} greedy tokens; each bundle on ONNX Runtime against the fp32 \
+        "# Precisions\n\n`{}`, random weights, one photograph at {} px, every tier, {} greedy tokens; each bundle on ONNX Runtime against the fp32 \
          graphs on tract. Distance is max|a-b|/max|b|, the inputs of a stage being the same on both sides; seconds are of the stage's runs \
          together (prefill and all steps for the decoder), on this CPU: fp16 and fp8 are for GPUs. Peak memory is that of both sides.\n\n\
          | bundle | MB | vision encoder: distance, cosine, s | refiner | decoder | greedy tokens equal, differing, tied | peak MiB | |\n\
