@@ -112,15 +112,30 @@ impl Programs {
 
     /// A calibration of a checkpoint on two photographs, written below `work`.
     pub(crate) fn calibration(&self, checkpoint: &Path, work: &Path, library: &Path) -> Result<PathBuf> {
-        let (questions, calibration) = (work.join("questions.json"), work.join("calibration.json"));
+        let questions = work.join("questions.json");
         let row =
             |image: &str| json!({"image": shell::root().join(image), "query": "What's here?", "answer": ""});
         fs::create_dir_all(work)?;
         fs::write(&questions, json!(PHOTOGRAPHS.map(row)).to_string())?;
+        self.calibrate(checkpoint, &questions, work, library)
+    }
+
+    /// A calibration of a checkpoint on the first 32 questions of a data set, written below `work`.
+    pub(crate) fn calibrate(
+        &self,
+        checkpoint: &Path,
+        data: &Path,
+        work: &Path,
+        library: &Path,
+    ) -> Result<PathBuf> {
+        let calibration = work.join("calibration.json");
         let mut calibrate = self.export();
-        calibrate.env(onnxruntime::VARIABLE, library).arg("calibrate").arg(checkpoint);
-        calibrate.arg("--data").arg(&questions).arg("--output").arg(&calibration);
-        shell::check(&mut calibrate)?;
+        calibrate
+            .env(onnxruntime::VARIABLE, library)
+            .arg("calibrate")
+            .arg(checkpoint)
+            .args(["--limit", "32"]);
+        shell::check(calibrate.arg("--data").arg(data).arg("--output").arg(&calibration))?;
         Ok(calibration)
     }
 

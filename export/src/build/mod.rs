@@ -112,10 +112,7 @@ pub fn build(checkpoint: &Path, options: &Options, progress: Progress) -> Result
         }
         digest = Some(found);
     }
-    let staging = Staging::begin(&plan.destination, plan.bytes())?;
-    let manifest = write(&checkpoint, &plan, digest, &staging, progress)?;
-    staging.commit()?;
-    Ok(summary(&plan.destination, &manifest, false, started))
+    publish(&checkpoint, &plan, digest, progress, started)
 }
 
 /// Builds the portable fp32 bundle below `out` from graphs that `prepare` has changed.
@@ -139,8 +136,19 @@ pub(crate) fn build_prepared(
         force: true,
     };
     let plan = Plan::new(&checkpoint, &options, prepare)?;
+    publish(&checkpoint, &plan, None, progress, started)
+}
+
+/// Writes a bundle and moves it into place.
+fn publish(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    digest: Option<String>,
+    progress: Progress,
+    started: Instant,
+) -> Result<Summary, BuildError> {
     let staging = Staging::begin(&plan.destination, plan.bytes())?;
-    let manifest = write(&checkpoint, &plan, None, &staging, progress)?;
+    let manifest = write(checkpoint, plan, digest, &staging, progress)?;
     staging.commit()?;
     Ok(summary(&plan.destination, &manifest, false, started))
 }

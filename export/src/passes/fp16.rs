@@ -22,6 +22,7 @@ use super::forms::Rules;
 use super::rewrite::{Operator, Rewriter};
 use super::{PassError, fp8};
 use crate::calibrate::{GraphRanges, RangeMethod};
+use crate::quantize;
 
 /// The magnitude from which on a tensor is not trusted to 16 bits: a quarter of the largest half (65504), since other images than
 /// the calibration's may go further than those did.
@@ -54,7 +55,7 @@ pub(super) struct Settings<'a> {
     pub(super) rules: &'a mut Rules,
     /// What the graph's tensors reached.
     pub(super) ranges: &'a GraphRanges,
-    /// Largest magnitude per column of the weights of linear layers.
+    /// Largest magnitudes of everything that comes from the checkpoint.
     pub(super) weights: &'a BTreeMap<String, Vec<f32>>,
     /// How the range of an 8-bit activation is chosen.
     pub(super) range: RangeMethod,
@@ -130,7 +131,7 @@ struct Flow {
 
 impl Flow {
     /// How many bits an operator is to work in.
-    fn width(&mut self, g: &Rewriter, settings: &mut Settings<'_>, node: &Node) -> Width {
+    fn width(&self, g: &Rewriter, settings: &mut Settings<'_>, node: &Node) -> Width {
         let inputs: Vec<Rc<str>> = floats(g, &node.inputs);
         let running: Vec<&Rc<str>> = inputs.iter().filter(|name| g.initializer(name).is_none()).collect();
         let is_half = |name: &&Rc<str>| g.element(name) == Some(Element::F16);
@@ -260,11 +261,10 @@ fn largest(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Largest
     for tensor in floats(g, &node.inputs).into_iter().chain(floats(g, &node.outputs)) {
         let magnitude = match g.initializer(&tensor).map(|constant| &constant.source) {
             Some(Source::Data(bytes)) => largest_constant(bytes),
-            // Vectors are not in the calibration: one that is too large fails when it is written.
-            Some(_) => settings
-                .weights
-                .get(&*tensor)
-                .map_or(0.0, |columns| columns.iter().copied().fold(0.0, f32::max)),
+            Some(_) => {
+                let columns = settings.weights.get(&*tensor).ok_or_else(|| unknown(g, &tensor))?;
+                columns.iter().copied().fold(0.0, f32::max)
+            }
             None => calibrated(g, settings, &tensor)?,
         };
         if magnitude > most.magnitude {
@@ -288,12 +288,10 @@ fn unknown(g: &Rewriter, tensor: &str) -> PassError {
 }
 
 fn largest_constant(bytes: &[u8]) -> f32 {
-    let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    floats.fold(0.0, |most, x| most.max(x.abs()))
+    quantize::floats(bytes).fold(0.0, |most, x| most.max(x.abs()))
 }
 
 /// Little-endian floats as halves.
 pub(super) fn halves(bytes: &[u8]) -> Vec<u8> {
-    let floats = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-    floats.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect()
+    quantize::floats(bytes).flat_map(|x| f16::from_f32(x).to_le_bytes()).collect()
 }

@@ -291,3 +291,22 @@ fn another_versions_calibration_is_refused() {
     let error = apply(request, portable).err().unwrap();
     assert!(matches!(error, PassError::OtherGraph { .. }), "{error}");
 }
+
+#[test]
+fn a_weight_of_unknown_size_is_not_trusted() {
+    let ModelConfig::ArrCocOvis(config) =
+        ModelConfig::from_json(&Preset::ArrCocOvisTiny.config("float32")).unwrap();
+    let graphs = config.graphs(GraphOptions { target: GraphTarget::Portable, context_length: 256 });
+    let mut calibration = calibration(&graphs, 1.0);
+    let bias = "clip_vision_model.encoder.layers.0.mlp.fc1.bias";
+    assert!(calibration.weights.remove(bias).is_some());
+    let request = Request {
+        precision: Precision::Fp16,
+        target: Target::Portable,
+        rules: &[],
+        calibration: Some(&calibration),
+        range: RangeMethod::Absmax,
+    };
+    let error = apply(request, graphs).err().unwrap();
+    assert!(matches!(&error, PassError::NotCalibrated { tensor, .. } if tensor == bias), "{error}");
+}

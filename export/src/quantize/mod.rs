@@ -124,6 +124,11 @@ pub(crate) fn each_row(
     })
 }
 
+/// Little-endian floats.
+pub(crate) fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
 /// Passes elements `range` of a tensor to `take`, `step` at a time, with the place of the first within the range.
 fn each_group(
     checkpoint: &Checkpoint,
@@ -137,7 +142,7 @@ fn each_group(
         bytes.clear();
         floats.clear();
         checkpoint.read_f32(tensor, start..range.end.min(start + step), &mut bytes)?;
-        floats.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        floats.extend(self::floats(&bytes));
         // A NaN would become a plain zero, and nobody would ever know.
         if let Some(first) = floats.iter().position(|x| !x.is_finite()) {
             let index = start - range.start + first;

@@ -66,43 +66,25 @@ const INT8_TABLE: f64 = 4e-3;
 /// clear of that noise: they lose more than trained ones do.
 const INT4: f64 = 4e-1;
 
-/// The outputs whose stages a precision quantizes; the others stay as they are at fp32.
-fn quantized(precision: Precision) -> &'static [Tolerance] {
-    const TABLE: Tolerance = Tolerance { stage: "embedding", output: "inputs_embeds", limit: INT8_TABLE };
-    const FEATURES: Tolerance = Tolerance { stage: "vision_encoder", output: "image_features", limit: INT8 };
-    const REFINED: Tolerance = Tolerance { stage: "refiner", output: "refined_tokens", limit: INT8 };
-    match precision {
-        Precision::Fp32 => &[],
-        Precision::Fp16 => {
-            const FP16_ALL: &[Tolerance] = &[
-                Tolerance { stage: "embedding", output: "inputs_embeds", limit: FP16_TABLE },
-                Tolerance { stage: "vision_encoder", output: "image_features", limit: FP16 },
-                Tolerance { stage: "refiner", output: "refined_tokens", limit: FP16 },
-                Tolerance { stage: "decoder", output: "logits", limit: FP16 },
-            ];
-            FP16_ALL
-        }
-        Precision::Fp8 => {
-            const FP8_ALL: &[Tolerance] = &[
-                Tolerance { stage: "embedding", output: "inputs_embeds", limit: FP16_TABLE },
-                Tolerance { stage: "vision_encoder", output: "image_features", limit: FP8 },
-                Tolerance { stage: "refiner", output: "refined_tokens", limit: FP8 },
-                Tolerance { stage: "decoder", output: "logits", limit: FP8 },
-            ];
-            FP8_ALL
-        }
-        Precision::Int8 => {
-            &[TABLE, FEATURES, REFINED, Tolerance { stage: "decoder", output: "logits", limit: INT8 }]
-        }
-        Precision::Int4 => {
-            &[TABLE, FEATURES, REFINED, Tolerance { stage: "decoder", output: "logits", limit: INT4 }]
-        }
+/// The limit of a stage that a precision changes; `None` where it leaves fp32 as it is.
+fn coarser(precision: Precision, stage: &str) -> Option<f64> {
+    let (table, encoders, decoder) = match precision {
+        Precision::Fp32 => return None,
+        Precision::Fp16 => (FP16_TABLE, FP16, FP16),
+        Precision::Fp8 => (FP16_TABLE, FP8, FP8),
+        Precision::Int8 => (INT8_TABLE, INT8, INT8),
+        Precision::Int4 => (INT8_TABLE, INT8, INT4),
+    };
+    match stage {
+        "embedding" => Some(table),
+        "vision_encoder" | "refiner" => Some(encoders),
+        "decoder" => Some(decoder),
+        _ => None,
     }
 }
 
-/// The limit of an output at a precision; outputs that the tables do not know must be equal.
+/// The limit of an output at a precision; outputs that the table does not know must be equal.
 pub fn limit(precision: Precision, stage: &str, output: &str) -> f64 {
-    let known = quantized(precision).iter().chain(FP32);
-    let mut known = known.filter(|tolerance| tolerance.stage == stage && tolerance.output == output);
-    known.next().map_or(EXACT, |tolerance| tolerance.limit)
+    let known = FP32.iter().find(|tolerance| tolerance.stage == stage && tolerance.output == output);
+    known.map_or(EXACT, |tolerance| coarser(precision, stage).unwrap_or(tolerance.limit))
 }

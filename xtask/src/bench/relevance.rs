@@ -101,11 +101,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ledger(args, data, &work)?;
     }
     let checkpoint = args.checkpoint.clone().unwrap_or_else(|| shell::root().join(CHECKPOINTS).join(MODEL));
+    // On other pages than those of the evaluation.
+    let questions = work.join(Data::Sweep.name()).join("ledger.json");
+    let calibration = programs.calibrate(&checkpoint, &questions, &work, &library)?;
     let results = work.join("results");
     for Part { name, precision, data, flags, .. } in PARTS {
         let engines = work.join("engines");
         let bundle = match precision {
-            "fp16" | "fp8" => calibrated(&programs, &checkpoint, &work, &library, precision)?,
+            "fp16" | "fp8" => programs.calibrated(&checkpoint, &engines, MODEL, precision, &calibration)?,
             _ => programs.precision(&checkpoint, &engines, MODEL, precision, "cpu")?,
         };
         let data = work.join(data.name()).join("ledger.json");
@@ -142,22 +145,6 @@ fn ledger(args: &Args, data: Data, work: &Path) -> Result<()> {
         make.arg(flag).arg(count.to_string());
     }
     shell::check(&mut make)
-}
-
-/// A bundle in 16 or 8 bits, calibrated on other pages than those of the evaluation.
-fn calibrated(
-    programs: &Programs,
-    checkpoint: &Path,
-    work: &Path,
-    library: &Path,
-    precision: &str,
-) -> Result<PathBuf> {
-    let calibration = work.join("calibration.json");
-    let mut calibrate = programs.export();
-    calibrate.arg("calibrate").arg(checkpoint).args(["--limit", "32", "--data"]);
-    calibrate.arg(work.join(Data::Sweep.name()).join("ledger.json")).arg("--output").arg(&calibration);
-    shell::check(calibrate.env(onnxruntime::VARIABLE, library))?;
-    programs.calibrated(checkpoint, &work.join("engines"), MODEL, precision, &calibration)
 }
 
 /// Puts the reports and their curves into docs.
