@@ -82,5 +82,6 @@ class Compressor(nn.Module):
         h = torch.einsum("btc,ehc->beth", xn, self.fc1.weight) + self.fc1.bias[:, None]  # [B, E, T, hidden]
         y = torch.einsum("beth,edh->betd", F.gelu(h), self.fc2.weight) + self.fc2.bias[:, None]  # [B, E, T, D]
         y = torch.einsum("bte,betd->btd", gate, y)  # [B, T, D]
-        y = y + self.relevance_embed.weight * rel[:, :, None] + self.kind_embed.weight[kind]  # [B, T, D]
+        # `weight[kind]` would be the same rows, but its gradient is summed in whatever order the threads arrive.
+        y = y + self.relevance_embed.weight * rel[:, :, None] + F.embedding(kind, self.kind_embed.weight)  # [B, T, D]
         return y, places[indices], indices

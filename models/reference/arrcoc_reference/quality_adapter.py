@@ -26,10 +26,14 @@ class QualityAdapter(nn.Module):
 
     def forward(self, refined_tokens: Tensor, tier: Tensor) -> Tensor:
         """refined_tokens [B, T, D], tier [B] of 0..E-1 -> visual_embeds [B, T, H]."""
-        w1, b1 = self.fc1.weight[tier], self.fc1.bias[tier][:, None]  # [B, Ha, D], [B, 1, Ha]
-        w2, b2 = self.fc2.weight[tier], self.fc2.bias[tier][:, None]  # [B, H, Ha], [B, 1, H]
-        gain, bias = self.norm.weight[tier][:, None], self.norm.bias[tier][:, None]  # [B, 1, Ha]
-        per_image = (p[tier][:, None, None] for p in (self.scale, self.shift, self.threshold))
+
+        def rows(p: Tensor) -> Tensor:
+            return p.index_select(0, tier)  # p[tier], with a gradient that is summed in one order on every run
+
+        w1, b1 = rows(self.fc1.weight), rows(self.fc1.bias)[:, None]  # [B, Ha, D], [B, 1, Ha]
+        w2, b2 = rows(self.fc2.weight), rows(self.fc2.bias)[:, None]  # [B, H, Ha], [B, 1, H]
+        gain, bias = rows(self.norm.weight)[:, None], rows(self.norm.bias)[:, None]  # [B, 1, Ha]
+        per_image = (rows(p)[:, None, None] for p in (self.scale, self.shift, self.threshold))
         scale, shift, threshold = per_image  # [B, 1, 1] each
 
         y = refined_tokens @ w1.transpose(1, 2) + b1  # [B, T, Ha]
