@@ -1,17 +1,16 @@
-//! Weights in blocks with a scale each: linear layers as `MatMulNBits`, embedding tables as `GatherBlockQuantized`.
+//! Weights in blocks with a scale each: linear layers as `BlockLinear` (`MatMulNBits`, where blocks have zero points), embedding tables as `GatherBlockQuantized`.
 //!
 //! Both operators read one layout, so that tied embeddings stay one tensor on disk. What multiplies is quantized by the operator
 //! itself, row by row and block by block (`accuracy_level` 4).
 
 use std::rc::Rc;
 
+use arrcoc_models::graph::ops::fused::INT8_ACCUMULATION;
+use arrcoc_models::graph::ops::linear::{BLOCK_LINEAR, BLOCK_LINEAR_ATTRIBUTES, block_linear};
 use arrcoc_models::graph::quantized::{Blocks, Part, Scheme};
 use arrcoc_models::graph::{Initializer, Node};
 
 use super::rewrite::{Operator, Rewriter};
-
-/// The operator multiplies in int8 (ONNX Runtime's `ContribOperators.md`, MatMulNBits).
-const INT8_ACCUMULATION: usize = 4;
 
 /// A matrix in blocks: what its operators are told of it.
 struct Packed {
@@ -46,13 +45,18 @@ pub(super) fn replace_gemm(
     let mut inputs: Vec<&str> = vec![&node.inputs[0]];
     inputs.extend(parts.iter().map(|name| &**name));
     let dims = g.dims(&node.outputs[0]); // [rows, out]
-    let product = Operator::microsoft("MatMulNBits", &dims).with(&[
-        ("K", columns),
-        ("N", rows),
-        ("bits", blocks.bits.count()),
-        ("block_size", blocks.size),
-        ("accuracy_level", INT8_ACCUMULATION),
-    ]);
+    let described = [columns, rows, blocks.bits.count(), blocks.size];
+    let mut attributes: Vec<_> = BLOCK_LINEAR_ATTRIBUTES.into_iter().zip(described).collect();
+    let product = match blocks.symmetric {
+        true => {
+            g.define(block_linear());
+            Operator::own(BLOCK_LINEAR, &dims).with(&attributes)
+        }
+        false => {
+            attributes.push(("accuracy_level", INT8_ACCUMULATION as usize));
+            Operator::microsoft("MatMulNBits", &dims).with(&attributes)
+        }
+    };
     g.add_biased(node, product, &inputs);
     Some(())
 }

@@ -4,6 +4,7 @@
 //! operator that reads the weight, and one arm of [`replace`]; 16-bit and 8-bit floats flow from operator to operator and have a pass of their own ([`fp16`], [`fp8`]). The numbers are computed when they are written
 //! ([`crate::quantize`]). Passes see every graph of the model before anything is laid out, so they may refuse with a reason.
 
+mod attention;
 mod blocks;
 mod forms;
 mod fp16;
@@ -16,6 +17,7 @@ mod w8a8;
 
 use arrcoc_models::graph::quantized::{Bits, Blocks};
 use arrcoc_models::graph::{Graph, Initializer, Node};
+use arrcoc_models::networks::sam::GRID_ATTENTION;
 use arrcoc_runtime::bundle::manifest::{CacheElement, KeptNode, Precision, Target, WeightForm, WeightRule};
 
 use crate::calibrate::{Calibration, RangeMethod, structure};
@@ -182,29 +184,28 @@ fn apply_floats(request: &Request<'_>, mut rules: Rules, graphs: Vec<Graph>) -> 
 
 /// Replaces every operator whose weight has a form of its own.
 fn rewrite(graph: Graph, rules: &mut Rules) -> Graph {
-    let mut rows = w8a8::Rows::default();
+    let mut integers = attention::FromIntegers::default();
     Rewriter::new(graph).each(|g, node| {
+        integers.follow(&node);
         let place = match node.operator {
             "Gemm" => 1,
             "Gather" => 0,
+            GRID_ATTENTION => return Some(integers.lower(g, node)),
             _ => return Some(node),
         };
         let Some(weight) = g.initializer(&node.inputs[place]).cloned() else { return Some(node) };
         let form = rules.form(g.graph(), &node, &weight);
-        replace(g, &mut rows, &node, &weight, form).is_none().then_some(node)
+        if form == WeightForm::W8a8 {
+            integers.insert(&node.outputs[0]);
+        }
+        replace(g, &node, &weight, form).is_none().then_some(node)
     })
 }
 
 /// Adds what stands for `node` when its weight has `form`; `None` where the operator stays.
-fn replace(
-    g: &mut Rewriter,
-    rows: &mut w8a8::Rows,
-    node: &Node,
-    weight: &Initializer,
-    form: WeightForm,
-) -> Option<()> {
+fn replace(g: &mut Rewriter, node: &Node, weight: &Initializer, form: WeightForm) -> Option<()> {
     match (node.operator, form) {
-        ("Gemm", WeightForm::W8a8) => w8a8::replace(g, rows, node, weight),
+        ("Gemm", WeightForm::W8a8) => w8a8::replace(g, node, weight),
         ("Gemm", WeightForm::Blocks { bits, size, symmetric }) => {
             blocks::replace_gemm(g, node, weight, described(bits, size, symmetric))
         }

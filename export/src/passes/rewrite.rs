@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use arrcoc_models::graph::quantized::{Part, Quantized, Scheme};
-use arrcoc_models::graph::{Attribute, Dim, Element, Graph, Initializer, Node, Source, Value};
+use arrcoc_models::graph::{
+    Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, Node, Source, Value,
+};
 
 /// Domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
@@ -37,6 +39,11 @@ impl Operator {
     /// One of ONNX Runtime's own.
     pub(super) fn microsoft(name: &'static str, dims: &[Dim]) -> Self {
         Self { domain: MICROSOFT, ..Self::standard(name, dims) }
+    }
+
+    /// One of ours, which the graph must define.
+    pub(super) fn own(name: &'static str, dims: &[Dim]) -> Self {
+        Self { domain: DOMAIN, ..Self::standard(name, dims) }
     }
 
     /// The same with another type of result.
@@ -103,6 +110,16 @@ impl Rewriter {
             *value = Value::new(name, element, value.dims().to_vec());
         }
         self.elements.insert(name.into(), element);
+    }
+
+    /// One of the graph's definitions.
+    pub(super) fn function(&self, name: &str) -> Option<&Function> {
+        self.graph.functions.iter().find(|function| function.name() == name)
+    }
+
+    /// Adds an operator of our own to the graph's definitions.
+    pub(super) fn define(&mut self, function: Function) {
+        self.graph.define(function);
     }
 
     /// Names of the graph's inputs that begin so.
@@ -212,12 +229,14 @@ impl Rewriter {
         name
     }
 
-    /// The rewritten graph, without constants that nothing reads any more.
+    /// The rewritten graph, without constants that nothing reads and functions that nothing calls any more.
     fn finish(self) -> Graph {
         let mut graph = self.graph;
         let read: HashSet<Rc<str>> =
             graph.nodes.iter().flat_map(|node| node.inputs.iter().cloned()).collect();
         graph.initializers.retain(|tensor| read.contains(&tensor.name));
+        let called = |name: &str| graph.nodes.iter().any(|node| node.domain == DOMAIN && node.operator == name);
+        graph.functions.retain(|function| called(function.name()));
         graph
     }
 }

@@ -1,4 +1,4 @@
-//! int8 with one scale per row, stored the other way round.
+//! int8 with one scale per row.
 
 use std::io::Write;
 
@@ -18,13 +18,12 @@ pub(super) fn write(
     if quantized.part == Part::Scales {
         return each_row(checkpoint, &Matrix::of(quantized), |row| out.write_all(&scale(row).to_le_bytes()));
     }
-    let (rows, columns) = (quantized.rows(), quantized.columns);
-    let mut values = Vec::with_capacity(rows * columns);
+    let mut values = Vec::with_capacity(quantized.columns);
     each_row(checkpoint, &Matrix::of(quantized), |row| {
+        values.clear();
         encode(row, &mut values);
-        Ok(())
-    })?;
-    out.write_all(&transposed(&values, columns)).map_err(CheckpointError::Sink)
+        out.write_all(&values)
+    })
 }
 
 /// The scale of a row; that of a row of zeros is one.
@@ -36,23 +35,6 @@ fn scale(row: &[f32]) -> f32 {
 fn encode(row: &[f32], values: &mut Vec<u8>) {
     let scale = scale(row);
     values.extend(row.iter().map(|x| (x / scale).round_ties_even().clamp(-RANGE, RANGE) as i8 as u8));
-}
-
-/// Rows of `columns` bytes to columns, in tiles that fit the cache.
-fn transposed(values: &[u8], columns: usize) -> Vec<u8> {
-    const TILE: usize = 64;
-    let rows = values.len() / columns;
-    let mut turned = vec![0; values.len()];
-    for top in (0..rows).step_by(TILE) {
-        for left in (0..columns).step_by(TILE) {
-            for row in top..rows.min(top + TILE) {
-                for column in left..columns.min(left + TILE) {
-                    turned[column * rows + row] = values[row * columns + column];
-                }
-            }
-        }
-    }
-    turned
 }
 
 #[cfg(test)]
@@ -74,15 +56,5 @@ mod tests {
         let mut values = Vec::new();
         encode(&[0.0; 4], &mut values);
         assert_eq!((values, scale(&[0.0; 4])), (vec![0; 4], 1.0));
-    }
-
-    #[test]
-    fn columns_follow_columns() {
-        let (rows, columns) = (70, 130);
-        let values: Vec<u8> = (0..rows * columns).map(|i| (i % 251) as u8).collect();
-        let turned = transposed(&values, columns);
-        for (row, column) in [(0, 0), (0, 129), (69, 0), (33, 101), (69, 129)] {
-            assert_eq!(turned[column * rows + row], values[row * columns + column]);
-        }
     }
 }

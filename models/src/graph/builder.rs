@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 
-use super::{Attribute, Dim, Element, Graph, Init, Initializer, Node, Parameter, Source, Value};
+use super::{Attribute, Dim, Element, Function, Graph, Init, Initializer, Node, Parameter, Source, Value};
 use crate::Target;
 
 /// Grows a [`Graph`].
@@ -31,6 +31,7 @@ impl Builder {
                 initializers: Vec::new(),
                 values: Vec::new(),
                 parameters: Vec::new(),
+                functions: Vec::new(),
             },
             scope: vec![scope.to_owned()],
             counters: HashMap::new(),
@@ -145,6 +146,11 @@ impl Builder {
     /// A constant of 64-bit integers.
     pub fn ints(&mut self, shape: &[usize], data: &[i64]) -> Value {
         self.constant(Element::I64, shape, data.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    /// A constant of bytes.
+    pub fn bytes(&mut self, shape: &[usize], data: &[u8]) -> Value {
+        self.constant(Element::U8, shape, data.to_vec())
     }
 
     fn constant(&mut self, element: Element, shape: &[usize], bytes: Vec<u8>) -> Value {
@@ -292,6 +298,11 @@ impl Builder {
         let inputs =
             inputs.iter().map(|input| input.map_or_else(|| "".into(), |value| value.name.clone())).collect();
         self.graph.nodes.push(Node { name, operator, domain, inputs, outputs, attributes });
+    }
+
+    /// Adds a function to the graph, unless it is there already.
+    pub(super) fn define(&mut self, function: Function) {
+        self.graph.define(function);
     }
 
     /// The finished graph.

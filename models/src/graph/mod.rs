@@ -9,6 +9,7 @@
 
 mod builder;
 mod dim;
+mod function;
 mod layout;
 pub mod ops;
 mod proto;
@@ -21,10 +22,14 @@ use std::sync::Arc;
 
 pub use builder::{Builder, Scope};
 pub use dim::Dim;
+pub use function::Function;
 pub use layout::{DataFile, Layout, Piece};
 pub use ops::Attribute;
 
 use crate::Target;
+
+/// Domain of our own operators ([`Function`]).
+pub const DOMAIN: &str = "arrcoc";
 
 /// Element types that graphs use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,7 +116,7 @@ pub struct Node {
     pub name: String,
     /// ONNX operator.
     pub operator: &'static str,
-    /// Operator domain: empty for standard operators, `com.microsoft` for ONNX Runtime's.
+    /// Operator domain: empty for standard operators, `com.microsoft` for ONNX Runtime's, [`DOMAIN`] for ours.
     pub domain: &'static str,
     /// Names of the inputs; empty for an omitted one.
     pub inputs: Vec<Rc<str>>,
@@ -246,6 +251,8 @@ pub struct Graph {
     pub values: Vec<Value>,
     /// Checkpoint tensors that the graph reads.
     pub parameters: Vec<Parameter>,
+    /// Operators of our own that nodes call.
+    pub functions: Vec<Function>,
 }
 
 impl Graph {

@@ -3,9 +3,9 @@
 use prost::Message as _;
 
 use super::layout::Placement;
-use super::{Attribute, Dim, Element, Graph, Initializer, Node, Source, Value};
+use super::{Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, Node, Source, Value};
 use crate::onnx::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
     tensor_proto::DataLocation, tensor_proto::DataType, tensor_shape_proto, type_proto,
 };
@@ -38,19 +38,59 @@ pub(super) fn serialize(graph: &Graph, placements: &[Option<Placement>]) -> Vec<
         value_info: graph.values.iter().map(value_info).collect(),
         ..GraphProto::default()
     };
-    let mut opset_import = vec![opset("", graph.opset())];
-    if graph.nodes.iter().any(|node| !node.domain.is_empty()) {
-        opset_import.push(opset("com.microsoft", 1));
-    }
     let model = ModelProto {
         ir_version: Some(graph.ir_version()),
-        opset_import,
+        opset_import: opset_imports(graph, graph.opset()),
         producer_name: Some("arrcoc".to_owned()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         graph: Some(proto),
+        functions: graph.functions.iter().map(|of| function(of, graph.opset())).collect(),
         ..ModelProto::default()
     };
     model.encode_to_vec()
+}
+
+/// The standard's operators, and those of every other domain that the graph's nodes come from.
+fn opset_imports(graph: &Graph, version: i64) -> Vec<OperatorSetIdProto> {
+    let mut imports = vec![opset("", version)];
+    for domain in ["com.microsoft", DOMAIN] {
+        // What a function's body uses counts too: it may take its call's place.
+        let bodies = graph.functions.iter().flat_map(|function| &function.body.nodes);
+        if graph.nodes.iter().chain(bodies).any(|node| node.domain == domain) {
+            imports.push(opset(domain, 1));
+        }
+    }
+    imports
+}
+
+/// A function; its constants become operators, since a function has no initializers.
+fn function(function: &Function, version: i64) -> FunctionProto {
+    let Graph { name, inputs, outputs, nodes, initializers, .. } = &function.body;
+    let names = |values: &[Value]| values.iter().map(|value| value.name.to_string()).collect();
+    let constants = initializers.iter().map(|tensor| {
+        let value = AttributeProto {
+            name: Some("value".to_owned()),
+            r#type: Some(AttributeType::Tensor as i32),
+            t: Some(initializer(tensor, &None)),
+            ..AttributeProto::default()
+        };
+        NodeProto {
+            op_type: Some("Constant".to_owned()),
+            output: vec![tensor.name.to_string()],
+            attribute: vec![value],
+            ..NodeProto::default()
+        }
+    });
+    FunctionProto {
+        name: Some((*name).to_owned()),
+        domain: Some(DOMAIN.to_owned()),
+        input: names(inputs),
+        output: names(outputs),
+        attribute: function.attributes.iter().map(|&name| name.to_owned()).collect(),
+        node: constants.chain(nodes.iter().map(node)).collect(),
+        opset_import: opset_imports(&function.body, version),
+        ..FunctionProto::default()
+    }
 }
 
 fn opset(domain: &str, version: i64) -> OperatorSetIdProto {
@@ -83,6 +123,10 @@ fn attribute(name: &str, value: &Attribute) -> AttributeProto {
         Attribute::Float(f) => {
             proto.f = Some(*f);
             AttributeType::Float
+        }
+        Attribute::Reference(name) => {
+            proto.ref_attr_name = Some((*name).to_owned());
+            AttributeType::Int
         }
     };
     proto.r#type = Some(kind as i32);

@@ -24,7 +24,7 @@ pub struct Quantized {
 /// A way to write a matrix in fewer bits: `weight = scale * (value - zero point)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// int8 from -127 to 127, one scale per row, no zero point. Stored \[columns, rows\], as ONNX's `MatMulInteger` reads it.
+    /// int8 from -127 to 127, one scale per row, no zero point. Stored as it lies.
     PerRow,
     /// 8-bit floats with one 16-bit scale for the whole matrix, which maps its largest magnitude to the format's, 448. Stored as it lies.
     Fp8,
@@ -112,7 +112,7 @@ impl Quantized {
     pub fn tensor_type(&self) -> (Element, Vec<usize>) {
         let (rows, columns) = (self.rows(), self.columns);
         match (self.scheme, self.part) {
-            (Scheme::PerRow, Part::Values) => (Element::I8, vec![columns, rows]),
+            (Scheme::PerRow, Part::Values) => (Element::I8, vec![rows, columns]),
             (Scheme::Fp8, Part::Values) => (Element::F8E4M3, vec![rows, columns]),
             (Scheme::Fp8, _) => (Element::F16, Vec::new()),
             (Scheme::PerRow, _) => (Element::F32, vec![rows]),

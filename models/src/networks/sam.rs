@@ -12,7 +12,10 @@ use crate::Target;
 use crate::bricks::{self, interpolate};
 use crate::config::{Check, ConfigError, section};
 use crate::dims;
-use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
+use crate::graph::{Builder, Dim, Element, Function, Graph, Init, Value};
+
+/// The operator that an encoder for the CPU does its attention with.
+pub const GRID_ATTENTION: &str = "GridAttention";
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
@@ -247,25 +250,58 @@ fn attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid, table_sid
     let g = &mut g.scope("attn");
     let (heads, hidden) = (config.heads, config.hidden_size);
     let width = hidden / heads;
-    let (batch, positions) = (&grid.batch, grid.positions());
 
     let qkv = match config.qkv_bias {
         true => bricks::linear(g, "qkv", x, 3 * hidden),
         false => bricks::linear_no_bias(g, "qkv", x, 3 * hidden),
     };
-    let qkv = g.split(&qkv, &[hidden, hidden, hidden], -1); // 3 x rows
-    let [q, k, v] = [&qkv[0], &qkv[1], &qkv[2]].map(|x| g.reshape(x, dims![batch, &positions, heads, width]));
+    let qkv = g.reshape(&qkv, dims![&grid.batch, &grid.height, &grid.width, 3 * hidden]); // [B, h, w, 3 * hidden]
+    let vertical = relative_table(g, "rel_pos_h", &grid.height, table_side, width); // [2h - 1, width]
+    let horizontal = relative_table(g, "rel_pos_w", &grid.width, table_side, width); // [2w - 1, width]
+    let o = match g.target() {
+        Target::Portable => grid_attention(g, &qkv, &vertical, &horizontal),
+        Target::Cpu => {
+            let dims = dims![grid.rows(), hidden];
+            g.call(grid_attention_function(hidden, width), &[&qkv, &vertical, &horizontal], vec![], dims)
+        }
+    }; // rows
+    bricks::linear(g, "proj", &o, hidden)
+}
 
-    let (q_rows, q_columns) = position_products(g, &q, grid, heads, width, table_side);
+/// [`grid_attention`] as an operator of its own.
+fn grid_attention_function(hidden: usize, width: usize) -> Function {
+    let (h, w) = (Dim::Axis("height"), Dim::Axis("width"));
+    let inputs = [
+        ("qkv", Element::F32, dims!["batch", &h, &w, 3 * hidden]),
+        ("vertical", Element::F32, dims![h.relative(), width]),
+        ("horizontal", Element::F32, dims![w.relative(), width]),
+    ];
+    Function::new(GRID_ATTENTION, &[], &inputs, |g, inputs| {
+        grid_attention(g, &inputs[0], &inputs[1], &inputs[2]) // rows
+    })
+}
+
+/// Attention of every place of a grid to all others, with decomposed relative positions: qkv \[B, h, w, 3 * hidden\] and the tables
+/// \[2h - 1, width\] and \[2w - 1, width\] to rows \[B * h * w, hidden\].
+fn grid_attention(g: &mut Builder, qkv: &Value, vertical: &Value, horizontal: &Value) -> Value {
+    let [batch, h, w] = [0, 1, 2].map(|axis| qkv.dim(axis).clone());
+    let (hidden, width) = (bricks::width(qkv) / 3, bricks::width(vertical));
+    let heads = hidden / width;
+    let grid = &Grid { batch: batch.clone(), height: h, width: w };
+    let positions = grid.positions();
+
+    let qkv = g.split(qkv, &[hidden, hidden, hidden], -1); // 3 x [B, h, w, hidden]
+    let [q, k, v] =
+        [&qkv[0], &qkv[1], &qkv[2]].map(|x| g.reshape(x, dims![&batch, &positions, heads, width]));
+
+    let (q_rows, q_columns) = position_products(g, &q, grid, heads, width, vertical, horizontal);
     let scaled = g.scale(&q, (width as f32).sqrt().recip());
     let query = g.concat(&[&scaled, &q_rows, &q_columns], -1); // [B, P, heads, width + h + w]
 
     let codes = one_hot_places(g, grid); // [1, P, 1, h + w]
-    let codes = g.expand(&codes, dims![batch, &positions, heads, codes.dim(-1)]);
+    let codes = g.expand(&codes, dims![&batch, &positions, heads, codes.dim(-1)]);
     let key = g.concat(&[&k, &codes], -1); // [B, P, heads, width + h + w]
-
-    let o = bricks::attention(g, &query, &key, &v, None); // rows
-    bricks::linear(g, "proj", &o, hidden)
+    bricks::attention(g, &query, &key, &v, None) // rows
 }
 
 /// Products of each query with the embedding of every row and of every column relative to its own:
@@ -276,17 +312,18 @@ fn position_products(
     grid: &Grid,
     heads: usize,
     width: usize,
-    table_side: usize,
+    vertical: &Value,
+    horizontal: &Value,
 ) -> (Value, Value) {
     let (batch, h, w) = (&grid.batch, &grid.height, &grid.width);
     let positions = grid.positions();
 
-    let vertical = relative_embeddings(g, "rel_pos_h", h, table_side, width); // [h, width, h]
+    let vertical = relative_embeddings(g, vertical, h); // [h, width, h]
     let rows = g.reshape(q, dims![batch, h, w.times(heads), width]); // [B, h, w * heads, width]
     let rows = g.matmul(&rows, &vertical); // [B, h, w * heads, h]
     let rows = g.reshape(&rows, dims![batch, &positions, heads, h]);
 
-    let horizontal = relative_embeddings(g, "rel_pos_w", w, table_side, width); // [w, width, w]
+    let horizontal = relative_embeddings(g, horizontal, w); // [w, width, w]
     let columns = g.reshape(q, dims![batch, h, w, heads * width]);
     let columns = g.transpose(&columns, &[0, 2, 1, 3]); // [B, w, h, heads * width]
     let columns = g.reshape(&columns, dims![batch, w, h.times(heads), width]);
@@ -297,18 +334,22 @@ fn position_products(
     (rows, columns)
 }
 
-/// The embedding of key place k as seen from query place q, \[q, width, k\], of an axis of length `n`. The table holds
-/// 2 * `table_side` - 1 distances and is resampled when the axis is not the trained one.
-fn relative_embeddings(g: &mut Builder, name: &str, n: &Dim, table_side: usize, width: usize) -> Value {
+/// The embeddings of all distances on an axis of length `n`, \[2n - 1, width\]. The checkpoint has those of an axis of `table_side`,
+/// which are resampled when the axis is not the trained one.
+fn relative_table(g: &mut Builder, name: &str, n: &Dim, table_side: usize, width: usize) -> Value {
     let distances = 2 * table_side - 1;
     let table = g.param(name, &[distances, width], Init::normal(0.1));
-    let table = match n.fixed() {
+    match n.fixed() {
         Some(fixed) if fixed == table_side => table,
         _ => {
             let weights = interpolate::linear(g, &n.relative(), distances); // [2n - 1, distances]
             g.matmul(&weights, &table) // [2n - 1, width]
         }
-    };
+    }
+}
+
+/// The embedding of key place k as seen from query place q, \[q, width, k\], of an axis of length `n`.
+fn relative_embeddings(g: &mut Builder, table: &Value, n: &Dim) -> Value {
     let places = g.range(&Dim::Fixed(0), n); // [n]
     let queries = g.reshape(&places, dims![n, 1]);
     let keys = g.reshape(&places, dims![1, n]);
@@ -317,7 +358,7 @@ fn relative_embeddings(g: &mut Builder, name: &str, n: &Dim, table_side: usize, 
     let (length, one) = (g.size(n), g.ints(&[1], &[1]));
     let zero = g.sub(&length, &one);
     let index = g.add(&distance, &zero);
-    let embeddings = g.gather(&table, &index, 0); // [q, k, width]
+    let embeddings = g.gather(table, &index, 0); // [q, k, width]
     g.transpose(&embeddings, &[0, 2, 1])
 }
 

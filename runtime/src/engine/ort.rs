@@ -25,6 +25,7 @@ use crate::tensor::{ElementType, Tensor, TensorBytes};
 mod assignment;
 mod libraries;
 mod library;
+mod operators;
 mod provider;
 pub mod tensorrt;
 
@@ -144,9 +145,11 @@ impl Runtime for OrtRuntime {
         }
         let error = |reason: String| EngineError::Load { graph: name.to_owned(), reason };
         let on_gpu = matches!(self.provider, Provider::Cuda(_));
+        let on_cpu = matches!(self.provider, Provider::Cpu);
         let session = self
             .session()
             .and_then(|builder| self.provider.register(builder, &[]))
+            .and_then(|builder| if on_cpu { operators::register(builder) } else { Ok(builder) })
             .and_then(|builder| {
                 Ok(builder.with_config_entry(assignment::RECORD, if on_gpu { "1" } else { "0" })?)
             })

@@ -5,6 +5,9 @@ use crate::graph::{Attribute, Builder, Dim, Element, Value};
 /// Domain of ONNX Runtime's own operators.
 const MICROSOFT: &str = "com.microsoft";
 
+/// `accuracy_level` of `MatMulNBits`: it multiplies in int8.
+pub const INT8_ACCUMULATION: i64 = 4;
+
 /// Inputs of [`Builder::group_query_attention`].
 #[derive(Debug)]
 pub struct GroupQueryAttention<'a> {

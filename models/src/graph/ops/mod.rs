@@ -5,6 +5,7 @@
 
 mod elementwise;
 pub mod fused;
+pub mod linear;
 mod product;
 mod reduction;
 mod shape;
@@ -18,4 +19,6 @@ pub enum Attribute {
     Ints(Vec<i64>),
     /// 32-bit float.
     Float(f32),
+    /// In a function's body: the integer that the call gives under this name.
+    Reference(&'static str),
 }

@@ -1,0 +1,304 @@
+//! A block of queries with all keys, block by block.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::exp::exp;
+use super::pack::{Head, Keys, Part, Values, load};
+use super::{Biases, padded};
+use crate::shared::Shared;
+use crate::transpose::LANES;
+
+/// Queries of a block.
+pub(super) const QUERIES: usize = 48;
+/// Keys of a block: their products with the queries take 24 KiB, their numbers 32.
+const KEYS: usize = 128;
+/// Queries whose products are computed at once: two vectors of sums for each, 24 registers.
+const TALL: usize = 12;
+/// Queries whose results are computed at once: four vectors of sums for each.
+const TALL_RESULTS: usize = 6;
+/// Stands for minus infinity where there is no key: its exponential is zero, and differences of it are numbers.
+const NO_KEY: f32 = -1e30;
+
+/// Memory of one thread.
+#[derive(Default)]
+pub(super) struct Block {
+    /// \[QUERIES, head_width\] pairs of 16-bit floats: as they are, and scaled by the root of the width.
+    queries: Vec<u32>,
+    scaled: Vec<u32>,
+    /// \[QUERIES, distances\]: products with the tables.
+    row_biases: Vec<f32>,
+    column_biases: Vec<f32>,
+    /// \[QUERIES, KEYS\]: products, and their exponentials as pairs of 16-bit floats.
+    products: Vec<f32>,
+    weights: Vec<u32>,
+    /// \[QUERIES, head_width\]: sums of weighted values.
+    results: Vec<f32>,
+    /// Largest product so far, and the sum of the exponentials.
+    largest: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+impl Block {
+    /// # Safety
+    /// Nobody else may have the results of these queries of this head, and the CPU must have AVX-512 BF16.
+    #[expect(clippy::too_many_arguments, reason = "the operands of an attention")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    pub(super) unsafe fn run(
+        &mut self,
+        head: &Head,
+        queries: Range<usize>,
+        qkv: &[f32],
+        biases: &Biases,
+        keys: &Keys<'_>,
+        values: &Values<'_>,
+        out: &Shared<'_, f32>,
+    ) {
+        let (positions, depth) = (head.grid.positions(), padded(head.grid.head_width));
+        self.begin(head, queries.clone(), qkv, biases, depth);
+        for first in (0..positions).step_by(KEYS) {
+            let count = KEYS.min(positions - first);
+            let panels = count.div_ceil(LANES);
+            self.spread_biases(head, queries.clone(), first, count, biases);
+            let panel = keys.panel(first / LANES, panels);
+            multiply_keys(&self.scaled, panel, depth / 2, &mut self.products, KEYS);
+            self.weigh(panels, depth);
+            multiply_values(&self.weights, values.keys(first, panels * LANES), depth, &mut self.results);
+        }
+        for (i, query) in queries.enumerate() {
+            // SAFETY: the caller has these results to itself.
+            let out = unsafe { out.part(head.place(query), head.grid.head_width) };
+            let factor = self.sums[i].recip();
+            for (out, sum) in out.iter_mut().zip(&self.results[i * depth..]) {
+                *out = sum * factor;
+            }
+        }
+    }
+
+    /// Packs the queries, multiplies them with the tables, and forgets what was before.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn begin(&mut self, head: &Head, queries: Range<usize>, qkv: &[f32], biases: &Biases, depth: usize) {
+        let scale = _mm512_set1_ps((head.grid.head_width as f32).sqrt().recip());
+        self.queries.resize(QUERIES * depth / 2, 0);
+        self.scaled.resize(QUERIES * depth / 2, 0);
+        for (i, query) in queries.enumerate() {
+            let row = head.part(qkv, query, Part::Query);
+            for at in (0..depth).step_by(LANES) {
+                let x = load(row.get(at..).unwrap_or_default());
+                let place = (i * depth + at) / 2..(i * depth + at + LANES) / 2;
+                store_halves(x, &mut self.queries[place.clone()]);
+                store_halves(_mm512_mul_ps(x, scale), &mut self.scaled[place]);
+            }
+        }
+        for (table, products) in
+            [(&biases.rows, &mut self.row_biases), (&biases.columns, &mut self.column_biases)]
+        {
+            let distances = table.panels() * LANES;
+            products.clear();
+            products.resize(QUERIES * distances, 0.0);
+            multiply_keys(&self.queries, table.panel(0, table.panels()), depth / 2, products, distances);
+        }
+        self.products.resize(QUERIES * KEYS, 0.0);
+        self.weights.resize(QUERIES * KEYS / 2, 0);
+        for (list, value) in
+            [(&mut self.largest, NO_KEY), (&mut self.sums, 0.0)]
+        {
+            list.clear();
+            list.resize(QUERIES, value);
+        }
+        self.results.clear();
+        self.results.resize(QUERIES * depth, 0.0);
+    }
+
+    /// Begins the products of `count` keys from `first` with their biases.
+    #[target_feature(enable = "avx512f")]
+    fn spread_biases(&mut self, head: &Head, queries: Range<usize>, first: usize, count: usize, biases: &Biases) {
+        let (height, width) = (head.grid.height, head.grid.width);
+        let (row_distances, column_distances) = (biases.rows.panels() * LANES, biases.columns.panels() * LANES);
+        for (i, query) in queries.enumerate() {
+            // Key k lies in these lists at n - 1 - q + k.
+            let rows = &self.row_biases[i * row_distances + height - 1 - query / width..][..height];
+            let columns = &self.column_biases[i * column_distances + width - 1 - query % width..][..width];
+            let products = &mut self.products[i * KEYS..][..KEYS];
+            products[count..].fill(NO_KEY);
+            let mut done = 0;
+            while done < count {
+                let (row, column) = ((first + done) / width, (first + done) % width);
+                let run = (width - column).min(count - done);
+                let bias = _mm512_set1_ps(rows[row]);
+                let columns = columns[column..][..run].chunks(LANES);
+                for (columns, products) in columns.zip(products[done..][..run].chunks_mut(LANES)) {
+                    let mask = u16::MAX >> (LANES - products.len());
+                    let sum = _mm512_add_ps(load(columns), bias);
+                    // SAFETY: the mask keeps the store within the slice.
+                    unsafe { _mm512_mask_storeu_ps(products.as_mut_ptr(), mask, sum) };
+                }
+                done += run;
+            }
+        }
+    }
+
+    /// Products to weights relative to the largest product so far; what was summed before is brought to the same scale.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+    fn weigh(&mut self, panels: usize, depth: usize) {
+        for i in 0..QUERIES {
+            let products = &self.products[i * KEYS..][..panels * LANES];
+            let mut largest = _mm512_set1_ps(self.largest[i]);
+            for products in products.chunks_exact(LANES) {
+                largest = _mm512_max_ps(largest, load(products));
+            }
+            let largest = _mm512_reduce_max_ps(largest);
+            let shift = _mm512_set1_ps(largest);
+            let mut sum = _mm512_setzero_ps();
+            let weights = self.weights[i * KEYS / 2..][..panels * LANES / 2].chunks_exact_mut(LANES / 2);
+            for (products, weights) in products.chunks_exact(LANES).zip(weights) {
+                let weight = exp(_mm512_sub_ps(load(products), shift));
+                sum = _mm512_add_ps(sum, weight);
+                store_halves(weight, weights);
+            }
+            let sum = _mm512_reduce_add_ps(sum);
+            let before = self.largest[i];
+            if largest > before {
+                let factor = (before - largest).exp();
+                self.sums[i] *= factor;
+                for result in &mut self.results[i * depth..][..depth] {
+                    *result *= factor;
+                }
+                self.largest[i] = largest;
+            }
+            self.sums[i] += sum;
+        }
+    }
+}
+
+/// Sixteen floats to eight words of two 16-bit floats.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn store_halves(x: __m512, words: &mut [u32]) {
+    assert_eq!(words.len(), LANES / 2);
+    // SAFETY: both are 256 bits of anything, and `words` takes them.
+    unsafe {
+        let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+        _mm256_storeu_si256(words.as_mut_ptr().cast(), halves);
+    }
+}
+
+/// Adds to `products` \[QUERIES, stride\] those of `queries` \[QUERIES, depth\] words with panels of keys.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn multiply_keys(queries: &[u32], keys: &[u32], depth: usize, products: &mut [f32], stride: usize) {
+    let panels = keys.len() / (depth * LANES);
+    for panel in (0..panels).step_by(2) {
+        for first in (0..QUERIES).step_by(TALL) {
+            let queries = &queries[first * depth..][..TALL * depth];
+            let products = &mut products[first * stride + panel * LANES..];
+            let keys = &keys[panel * depth * LANES..];
+            match panels - panel {
+                1 => keys_tile::<1>(queries, keys, depth, products, stride),
+                _ => keys_tile::<2>(queries, keys, depth, products, stride),
+            }
+        }
+    }
+}
+
+/// A dozen queries with `N` panels of keys.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn keys_tile<const N: usize>(queries: &[u32], keys: &[u32], depth: usize, products: &mut [f32], stride: usize) {
+    assert!(queries.len() >= TALL * depth && keys.len() >= N * depth * LANES);
+    assert!(products.len() >= (TALL - 1) * stride + N * LANES);
+    let mut sums = [[_mm512_setzero_ps(); N]; TALL];
+    for q in 0..TALL {
+        for n in 0..N {
+            // SAFETY: within `products`, as asserted.
+            sums[q][n] = unsafe { _mm512_loadu_ps(products.as_ptr().add(q * stride + n * LANES)) };
+        }
+    }
+    for word in 0..depth {
+        // SAFETY: within `keys` and `queries`, as asserted.
+        unsafe {
+            let keys: [_; N] = std::array::from_fn(|n| vector(keys.as_ptr().add((n * depth + word) * LANES)));
+            for q in 0..TALL {
+                let query = broadcast(queries.as_ptr().add(q * depth + word));
+                for n in 0..N {
+                    sums[q][n] = _mm512_dpbf16_ps(sums[q][n], query, keys[n]);
+                }
+            }
+        }
+    }
+    for q in 0..TALL {
+        for n in 0..N {
+            // SAFETY: within `products`, as asserted.
+            unsafe { _mm512_storeu_ps(products.as_mut_ptr().add(q * stride + n * LANES), sums[q][n]) };
+        }
+    }
+}
+
+/// Adds to `results` \[QUERIES, width\] the values \[keys / 2, width\] words, weighted by `weights` \[QUERIES, KEYS / 2\] words.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn multiply_values(weights: &[u32], values: &[u32], width: usize, results: &mut [f32]) {
+    for column in (0..width).step_by(4 * LANES) {
+        for first in (0..QUERIES).step_by(TALL_RESULTS) {
+            let weights = &weights[first * KEYS / 2..];
+            let (values, results) = (&values[column..], &mut results[first * width + column..]);
+            match ((width - column) / LANES).min(4) {
+                1 => values_tile::<1>(weights, values, width, results),
+                2 => values_tile::<2>(weights, values, width, results),
+                3 => values_tile::<3>(weights, values, width, results),
+                _ => values_tile::<4>(weights, values, width, results),
+            }
+        }
+    }
+}
+
+/// Half a dozen queries with `N` vectors of every value.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn values_tile<const N: usize>(weights: &[u32], values: &[u32], width: usize, results: &mut [f32]) {
+    let pairs = values.len().div_ceil(width);
+    assert!(values.len() >= (pairs - 1) * width + N * LANES && pairs <= KEYS / 2);
+    assert!(weights.len() >= (TALL_RESULTS - 1) * KEYS / 2 + pairs);
+    assert!(results.len() >= (TALL_RESULTS - 1) * width + N * LANES);
+    let mut sums = [[_mm512_setzero_ps(); N]; TALL_RESULTS];
+    for q in 0..TALL_RESULTS {
+        for n in 0..N {
+            // SAFETY: within `results`, as asserted.
+            sums[q][n] = unsafe { _mm512_loadu_ps(results.as_ptr().add(q * width + n * LANES)) };
+        }
+    }
+    for pair in 0..pairs {
+        // SAFETY: within `values` and `weights`, as asserted.
+        unsafe {
+            let values: [_; N] =
+                std::array::from_fn(|n| vector(values.as_ptr().add(pair * width + n * LANES)));
+            for q in 0..TALL_RESULTS {
+                let weight = broadcast(weights.as_ptr().add(q * KEYS / 2 + pair));
+                for n in 0..N {
+                    sums[q][n] = _mm512_dpbf16_ps(sums[q][n], weight, values[n]);
+                }
+            }
+        }
+    }
+    for q in 0..TALL_RESULTS {
+        for n in 0..N {
+            // SAFETY: within `results`, as asserted.
+            unsafe { _mm512_storeu_ps(results.as_mut_ptr().add(q * width + n * LANES), sums[q][n]) };
+        }
+    }
+}
+
+/// Sixteen words as pairs of 16-bit floats.
+///
+/// # Safety
+/// `words` must be readable for sixteen.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn vector(words: *const u32) -> __m512bh {
+    // SAFETY: as the caller's; both are 512 bits of anything.
+    unsafe { std::mem::transmute(_mm512_loadu_si512(words.cast())) }
+}
+
+/// One word in all places.
+///
+/// # Safety
+/// `word` must be readable.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn broadcast(word: *const u32) -> __m512bh {
+    // SAFETY: as the caller's; both are 512 bits of anything.
+    unsafe { std::mem::transmute(_mm512_set1_epi32(*word as i32)) }
+}

@@ -1,0 +1,65 @@
+//! The two operators that an ARR-COC model spends its time in on a CPU, for CPUs that multiply integers or 16-bit floats faster than
+//! 32-bit ones: [`linear`] and [`grid_attention`].
+//!
+//! Everything here is a plain function of slices. Nothing knows of ONNX, and no thread is started: the caller brings [`Threads`].
+//! A CPU without the instructions has none of it ([`Support`]), and runs the same graphs with ONNX Runtime's own operators.
+//!
+//! Vector instructions read through pointers, and tasks write their own parts of one output: that is what `unsafe` is for here,
+//! and every block says which slice bounds it.
+
+#[cfg(target_arch = "x86_64")]
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod linear;
+mod shared;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
+
+#[cfg(target_arch = "x86_64")]
+pub use attention::{Grid, Tables, grid_attention};
+#[cfg(target_arch = "x86_64")]
+pub use linear::{Weight, linear};
+
+/// What this CPU can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Support {
+    /// [`linear`]: AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4).
+    pub linear: bool,
+    /// [`grid_attention`]: AVX-512 with BF16 (Intel since Cooper Lake, AMD since Zen 4).
+    pub grid_attention: bool,
+}
+
+impl Support {
+    /// Asks the CPU.
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let wide = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            Self {
+                linear: wide && is_x86_feature_detected!("avx512vnni"),
+                grid_attention: wide && is_x86_feature_detected!("avx512bf16"),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self { linear: false, grid_attention: false }
+    }
+}
+
+/// Somebody who runs tasks, in any order, perhaps at once.
+pub trait Threads {
+    /// Runs `task(0)` to `task(tasks - 1)` and returns when all have ended.
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
+}
+
+/// The calling thread alone.
+#[derive(Debug, Clone, Copy)]
+pub struct ThisThread;
+
+impl Threads for ThisThread {
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..tasks).for_each(task);
+    }
+}

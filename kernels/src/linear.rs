@@ -1,0 +1,64 @@
+//! Linear layers in 8 bits: weights with a scale for each output, activations with a scale for each row, found on the way.
+//!
+//! Sums of products are integers and therefore exact, and what follows is done to each number alone: a row's result depends neither on
+//! the rows beside it nor on which of the two kernels ran. Batches, chunks and streams give the same bits.
+
+mod many_rows;
+mod few_rows;
+mod quantize;
+
+use crate::Threads;
+use crate::shared::Shared;
+use quantize::quantize;
+
+/// Up to so many rows, weights are read once and multiplied as they lie; above, it pays to bring them into another order first.
+const FEW: usize = few_rows::MOST;
+
+/// A weight in 8 bits, as checkpoints order it: `y = x * weight^T * scale + bias`.
+#[derive(Debug, Clone, Copy)]
+pub struct Weight<'a> {
+    /// \[outputs, inputs\], from -127 to 127.
+    pub values: &'a [i8],
+    /// \[outputs\].
+    pub scales: &'a [f32],
+    /// \[outputs\].
+    pub bias: &'a [f32],
+}
+
+impl Weight<'_> {
+    fn outputs(&self) -> usize {
+        self.scales.len()
+    }
+
+    fn inputs(&self) -> usize {
+        self.values.len() / self.outputs().max(1)
+    }
+}
+
+/// `y` \[rows, outputs\] from `x` \[rows, inputs\]. Each row of x is scaled so that its largest magnitude becomes 127, rounded to
+/// the nearest integer, multiplied, and scaled back. `scratch` keeps memory between calls.
+///
+/// # Panics
+/// When the slices do not fit each other, or the CPU has no [`crate::Support::linear`].
+pub fn linear(x: &[f32], weight: Weight<'_>, y: &mut [f32], scratch: &mut Vec<u8>, threads: &dyn Threads) {
+    assert!(crate::Support::detect().linear, "expected a CPU with AVX-512 VNNI");
+    let (outputs, inputs) = (weight.outputs(), weight.inputs());
+    if x.is_empty() || outputs == 0 {
+        return;
+    }
+    let rows = x.len() / inputs;
+    assert_eq!(x.len(), rows * inputs, "x: expected whole rows of {inputs}");
+    assert_eq!(weight.values.len(), outputs * inputs, "weight: expected [{outputs}, {inputs}]");
+    assert_eq!(weight.bias.len(), outputs, "bias: expected one number for each output");
+    assert_eq!(y.len(), rows * outputs, "y: expected [{rows}, {outputs}]");
+
+    let x = quantize(x, inputs, scratch, threads);
+    let y = Shared::new(y);
+    match rows {
+        0..=FEW => few_rows::multiply(&x, weight, &y, threads),
+        _ => many_rows::multiply(&x, weight, &y, threads),
+    }
+}
+
+#[cfg(test)]
+mod tests;

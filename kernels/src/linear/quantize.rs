@@ -1,0 +1,100 @@
+//! Rows of floats to rows of bytes.
+
+use std::arch::x86_64::*;
+
+use crate::Threads;
+use crate::shared::Shared;
+use crate::transpose::LANES;
+
+/// Largest magnitude of a quantized activation.
+const RANGE: f32 = 127.0;
+/// Keeps the scale of a row of zeros (padding) above zero; no activation that matters is that small.
+const SMALLEST: f32 = 1e-20;
+/// Rows are padded with zeros to whole vectors.
+const ALIGNMENT: usize = 64;
+/// Rows of one task.
+const ROWS_PER_TASK: usize = 16;
+
+/// Rows of x in 8 bits.
+pub(super) struct QuantizedRows<'a> {
+    pub(super) rows: usize,
+    /// Bytes from one row to the next: the inputs, padded with zeros to whole vectors.
+    pub(super) stride: usize,
+    values: &'a [u8],
+    about: Vec<Row>,
+}
+
+/// What it takes to get back from a row's products.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Row {
+    pub(super) scale: f32,
+    /// 128 times the sum of the row: what multiplying it with weights that are raised by 128 adds.
+    pub(super) raised: i32,
+}
+
+impl QuantizedRows<'_> {
+    /// A row's bytes.
+    pub(super) fn values(&self, row: usize) -> &[u8] {
+        &self.values[row * self.stride..][..self.stride]
+    }
+
+    pub(super) fn about(&self, row: usize) -> Row {
+        self.about[row]
+    }
+}
+
+pub(super) fn quantize<'a>(
+    x: &[f32],
+    inputs: usize,
+    scratch: &'a mut Vec<u8>,
+    threads: &dyn Threads,
+) -> QuantizedRows<'a> {
+    let (rows, stride) = (x.len() / inputs, inputs.next_multiple_of(ALIGNMENT));
+    if scratch.len() < rows * stride {
+        scratch.resize(rows * stride, 0);
+    }
+    let mut about = vec![Row::default(); rows];
+    {
+        let (values, about) = (Shared::new(scratch), Shared::new(&mut about));
+        threads.run(rows.div_ceil(ROWS_PER_TASK), &|task| {
+            for row in task * ROWS_PER_TASK..rows.min((task + 1) * ROWS_PER_TASK) {
+                // SAFETY: every task has rows of its own, and `linear` asked the CPU.
+                unsafe {
+                    let values = values.part(row * stride, stride);
+                    about.part(row, 1)[0] = quantize_row(&x[row * inputs..][..inputs], values);
+                }
+            }
+        });
+    }
+    QuantizedRows { rows, stride, values: &scratch[..rows * stride], about }
+}
+
+/// Writes a row, and zeros to the end of `values`.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn quantize_row(x: &[f32], values: &mut [u8]) -> Row {
+    let mut largest = _mm512_setzero_ps();
+    for (chunk, mask) in chunks(x) {
+        // SAFETY: the mask keeps the load within the row.
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(unsafe { _mm512_maskz_loadu_ps(mask, chunk) }));
+    }
+    let largest = _mm512_reduce_max_ps(largest).max(SMALLEST);
+    let factor = _mm512_set1_ps(RANGE / largest);
+    let mut sum = _mm512_setzero_si512();
+    let written = x.len().div_ceil(LANES) * LANES;
+    for ((chunk, mask), bytes) in chunks(x).zip(values.chunks_exact_mut(LANES)) {
+        // SAFETY: the mask keeps the load within the row; `bytes` takes the sixteen that are stored.
+        unsafe {
+            let scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, chunk), factor);
+            let rounded = _mm512_cvtps_epi32(scaled);
+            sum = _mm512_add_epi32(sum, rounded);
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(rounded));
+        }
+    }
+    values[written..].fill(0);
+    Row { scale: largest / RANGE, raised: 128 * _mm512_reduce_add_epi32(sum) }
+}
+
+/// A row in vectors: where each begins, and which of its places are within the row.
+fn chunks(x: &[f32]) -> impl Iterator<Item = (*const f32, __mmask16)> {
+    x.chunks(LANES).map(|chunk| (chunk.as_ptr(), u16::MAX >> (LANES - chunk.len())))
+}

@@ -1,0 +1,109 @@
+//! Against the same product in plain loops, to the bit.
+
+use super::*;
+use crate::{Support, ThisThread};
+
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+struct Case {
+    x: Vec<f32>,
+    values: Vec<i8>,
+    scales: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Case {
+    fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+        Self {
+            x: numbers(rows * inputs, 1),
+            values: numbers(outputs * inputs, 2).into_iter().map(|x| (x * 127.0) as i8).collect(),
+            scales: numbers(outputs, 3).into_iter().map(|x| x.abs() + 0.01).collect(),
+            bias: numbers(outputs, 4),
+        }
+    }
+
+    fn weight(&self) -> Weight<'_> {
+        Weight { values: &self.values, scales: &self.scales, bias: &self.bias }
+    }
+
+    fn run(&self, rows: usize) -> Vec<f32> {
+        let mut y = vec![f32::NAN; rows * self.scales.len()];
+        let x = &self.x[..rows * self.weight().inputs()];
+        // Whatever earlier calls have left in the scratch must not matter.
+        linear(x, self.weight(), &mut y, &mut vec![0xaa; 100], &ThisThread);
+        y
+    }
+
+    fn expected(&self, rows: usize) -> Vec<f32> {
+        let (inputs, outputs) = (self.weight().inputs(), self.scales.len());
+        let mut y = Vec::new();
+        for x in self.x.chunks(inputs).take(rows) {
+            let largest = x.iter().fold(1e-20f32, |largest, x| largest.max(x.abs()));
+            let x: Vec<i32> = x.iter().map(|x| (x * (127.0 / largest)).round_ties_even() as i32).collect();
+            for output in 0..outputs {
+                let weights = &self.values[output * inputs..][..inputs];
+                let product: i32 = x.iter().zip(weights).map(|(x, w)| x * i32::from(*w)).sum();
+                let scale = largest / 127.0 * self.scales[output];
+                y.push((product as f32).mul_add(scale, self.bias[output]));
+            }
+        }
+        y
+    }
+}
+
+#[test]
+fn every_shape_gives_the_sums_of_plain_loops() {
+    if !Support::detect().linear {
+        return;
+    }
+    for (inputs, outputs) in [(64, 32), (1, 1), (3, 5), (65, 33), (130, 67), (256, 16), (100, 31), (768, 96)] {
+        let case = Case::new(40, inputs, outputs);
+        for rows in [1, 2, 3, 4, 5, 11, 12, 13, 24, 31, 40] {
+            assert_eq!(case.run(rows), case.expected(rows), "{rows} rows, {inputs} inputs, {outputs} outputs");
+        }
+    }
+}
+
+#[test]
+fn more_rows_than_one_task_takes() {
+    if !Support::detect().linear {
+        return;
+    }
+    let case = Case::new(2100, 36, 300);
+    assert_eq!(case.run(2100), case.expected(2100));
+}
+
+#[test]
+fn the_largest_weights_and_activations_do_not_overflow() {
+    if !Support::detect().linear {
+        return;
+    }
+    let inputs = 8192;
+    let case = Case {
+        x: vec![-3.0; 13 * inputs],
+        values: vec![-127; inputs],
+        scales: vec![1.0],
+        bias: vec![0.0],
+    };
+    let expected = 127.0 * 127.0 * inputs as f32 * (3.0 / 127.0);
+    for rows in [1, 13] {
+        assert!(case.run(rows).iter().all(|y| (y / expected - 1.0).abs() < 1e-6));
+    }
+}
+
+#[test]
+fn a_row_of_zeros_gives_the_bias() {
+    if !Support::detect().linear {
+        return;
+    }
+    let mut case = Case::new(1, 70, 9);
+    case.x.fill(0.0);
+    assert_eq!(case.run(1), case.bias);
+}

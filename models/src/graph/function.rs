@@ -1,0 +1,65 @@
+//! Operators of our own: a name, and a graph of others that says what it means.
+//!
+//! ONNX calls them functions (<https://github.com/onnx/onnx/blob/main/docs/IR.md#functions>). Whoever has a kernel of that name may run it; for all
+//! others the body takes the operator's place. So a graph that uses one runs everywhere, and faster where the runtime knows it.
+
+use super::{Attribute, Builder, DOMAIN, Dim, Element, Graph, Value};
+use crate::Target;
+
+/// An operator and its meaning.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Attributes that a call must give; the body may refer to them with [`Attribute::Reference`].
+    pub attributes: Vec<&'static str>,
+    /// The body, named as the operator; its inputs and outputs are the operator's. It has constants, and no weights.
+    pub body: Graph,
+}
+
+impl Function {
+    /// A function of `inputs`, whose axes name the sizes that the body may ask for; `write` makes the result.
+    pub fn new(
+        name: &'static str,
+        attributes: &[&'static str],
+        inputs: &[(&'static str, Element, Vec<Dim>)],
+        write: impl FnOnce(&mut Builder, &[Value]) -> Value,
+    ) -> Self {
+        let mut builder = Builder::new(name, name, Target::Cpu);
+        let inputs: Vec<Value> = inputs
+            .iter()
+            .map(|(name, element, dims)| builder.input(*name, *element, dims.clone()))
+            .collect();
+        let result = write(&mut builder, &inputs);
+        builder.output("result", &result, result.dims.clone());
+        Self { attributes: attributes.to_vec(), body: builder.finish() }
+    }
+
+    /// The operator's name.
+    pub fn name(&self) -> &'static str {
+        self.body.name
+    }
+}
+
+impl Graph {
+    /// Adds a function, unless it is there already.
+    pub fn define(&mut self, function: Function) {
+        if !self.functions.iter().any(|known| known.name() == function.name()) {
+            self.functions.push(function);
+        }
+    }
+}
+
+impl Builder {
+    /// Calls a function, whose result is floats of shape `dims`.
+    pub fn call(
+        &mut self,
+        function: Function,
+        inputs: &[&Value],
+        attributes: Vec<(&'static str, Attribute)>,
+        dims: Vec<Dim>,
+    ) -> Value {
+        let name = function.name();
+        self.define(function);
+        let inputs: Vec<_> = inputs.iter().map(|&value| Some(value)).collect();
+        self.emit_in(DOMAIN, name, &inputs, attributes, vec![Some((Element::F32, dims))]).remove(0)
+    }
+}

@@ -1,0 +1,84 @@
+//! Our own operators, as ONNX Runtime's custom ones (<https://onnxruntime.ai/docs/reference/operators/add-custom-op.html>).
+//!
+//! A graph defines each of them by a body of standard ones. Where the CPU can run the kernel, it is registered and takes the call; where it
+//! cannot, nothing is registered, and ONNX Runtime puts the body in the call's place. One file of a bundle serves both.
+
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ::ort::Error;
+use ::ort::operator::{ComputeContext, OperatorDomain};
+use ::ort::session::builder::SessionBuilder;
+use ::ort::value::{DynValue, PrimitiveTensorElementType, ValueRef};
+use arrcoc_kernels::{Support, Threads};
+
+mod grid_attention;
+mod quantized_linear;
+
+/// Domain of our operators in a graph.
+const DOMAIN: &str = "arrcoc";
+/// Their version.
+const VERSION: RangeInclusive<u32> = 1..=1;
+
+/// Registers what this CPU can run.
+pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error> {
+    let support = Support::detect();
+    let mut domain = OperatorDomain::new(DOMAIN)?;
+    if support.linear {
+        domain = domain.add(quantized_linear::QuantizedLinear::default())?;
+    }
+    if support.grid_attention {
+        domain = domain.add(grid_attention::GridAttention::default())?;
+    }
+    Ok(builder.with_operators(domain)?)
+}
+
+/// Memory that the kernels of a session use one after the other.
+type Scratch<T> = Arc<Mutex<Vec<T>>>;
+
+fn lock<T>(scratch: &Scratch<T>) -> MutexGuard<'_, Vec<T>> {
+    // Nobody relies on what is in it.
+    scratch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The session's own threads.
+struct Pool<'a>(&'a ComputeContext);
+
+impl Threads for Pool<'_> {
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        if self.0.par_for(tasks, 0, task).is_err() {
+            // The pool took none of them.
+            (0..tasks).for_each(task);
+        }
+    }
+}
+
+/// An input of a call.
+struct Input<'a> {
+    name: &'static str,
+    value: ValueRef<'a>,
+}
+
+impl<'a> Input<'a> {
+    fn new(context: &'a ComputeContext, index: usize, name: &'static str) -> Result<Self, Error> {
+        let value = context.input(index)?;
+        let value = value.ok_or_else(|| Error::new(format!("expected an input `{name}`, found none")))?;
+        Ok(Self { name, value })
+    }
+
+    /// Its numbers, and its shape, which must have so many axes.
+    fn tensor<T: PrimitiveTensorElementType, const AXES: usize>(&self) -> Result<([usize; AXES], &[T]), Error> {
+        let value: &DynValue = &self.value;
+        let (shape, numbers) = value.try_extract_tensor::<T>()?;
+        let shape: Vec<usize> = shape.iter().map(|&length| length.unsigned_abs() as usize).collect();
+        let shape = shape.try_into().map_err(|found| {
+            Error::new(format!("`{}`: expected {AXES} axes, found shape {found:?}", self.name))
+        })?;
+        Ok((shape, numbers))
+    }
+}
+
+/// A kernel panics when slices do not fit each other, and no panic may cross ONNX Runtime: shapes are compared first.
+fn check(fits: bool, expected: impl FnOnce() -> String) -> Result<(), Error> {
+    if fits { Ok(()) } else { Err(Error::new(expected())) }
+}
