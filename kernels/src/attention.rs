@@ -14,9 +14,9 @@ use std::cell::RefCell;
 
 use crate::Threads;
 use crate::shared::Shared;
-use crate::transpose::LANES;
+use crate::vectors::LANES;
 use block::{Block, QUERIES};
-use pack::{Head, Keys, Values};
+use pack::{Head, Keys, Packed, pack};
 
 /// What attends to what.
 #[derive(Debug, Clone, Copy)]
@@ -85,19 +85,15 @@ pub fn grid_attention(
         rows: Keys::of_table(tables.rows, head_width),
         columns: Keys::of_table(tables.columns, head_width),
     };
-    let (keys, values) = (Keys::words(positions, head_width), Values::words(positions, head_width));
-    if scratch.len() < batch * heads * (keys + values) {
-        scratch.resize(batch * heads * (keys + values), 0);
+    let words = Packed::words(grid);
+    if scratch.len() < batch * heads * words {
+        scratch.resize(batch * heads * words, 0);
     }
     {
-        let packed = Shared::new(scratch);
-        threads.run(batch * heads, &|task| {
-            let head = Head { grid, batch: task / heads, head: task % heads };
-            // SAFETY: every task has a part of its own, and the CPU was asked above.
-            unsafe {
-                let (k, v) = packed.part(task * (keys + values), keys + values).split_at_mut(keys);
-                head.pack(qkv, k, v);
-            }
+        let (packed, groups) = (Shared::new(scratch), positions.div_ceil(LANES));
+        threads.run(batch * groups, &|task| {
+            // SAFETY: every task has sixteen places of its own in every head's part, and the CPU was asked above.
+            unsafe { pack(grid, qkv, task / groups, task % groups * LANES, &packed) }
         });
     }
     let (packed, out) = (&*scratch, Shared::new(out));
@@ -105,12 +101,11 @@ pub fn grid_attention(
     threads.run(batch * heads * blocks, &|task| {
         let (pair, block) = (task / blocks, task % blocks);
         let head = Head { grid, batch: pair / heads, head: pair % heads };
-        let (k, v) = packed[pair * (keys + values)..][..keys + values].split_at(keys);
-        let (keys, values) = (Keys::new(k, head_width), Values::new(v, head_width));
+        let packed = Packed::new(&packed[pair * words..][..words], grid);
         let queries = block * QUERIES..positions.min((block + 1) * QUERIES);
         BLOCK.with_borrow_mut(|block| {
             // SAFETY: every task has queries of its own in one head, and the CPU was asked above.
-            unsafe { block.run(&head, queries, qkv, &biases, &keys, &values, &out) }
+            unsafe { block.run(&head, queries, &packed, &biases, &out) }
         });
     });
 }

@@ -33,6 +33,14 @@ impl Weight<'_> {
     fn inputs(&self) -> usize {
         self.values.len() / self.outputs().max(1)
     }
+
+    /// An output's bytes, signed.
+    fn row(&self, output: usize) -> &[u8] {
+        let inputs = self.inputs();
+        let row = &self.values[output * inputs..][..inputs];
+        // SAFETY: bytes are bytes, signed or not.
+        unsafe { std::slice::from_raw_parts(row.as_ptr().cast(), row.len()) }
+    }
 }
 
 /// `y` \[rows, outputs\] from `x` \[rows, inputs\]. Each row of x is scaled so that its largest magnitude becomes 127, rounded to

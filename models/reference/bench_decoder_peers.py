@@ -1,11 +1,11 @@
-"""Times a decoder of Qwen3-0.6B's shape in other engines: onnxruntime-genai in int4 and llama.cpp in F16, Q8_0 and Q4_0.
+"""Times a decoder of Qwen3-0.6B's shape elsewhere: onnxruntime-genai in int4; llama.cpp in F16, BF16, Q8_0 and Q4_0.
 
-    python bench_decoder_peers.py --work DIR [--checkpoint DIR] [--peer genai-int4 ...] [--rounds 3] [--threads 2] [--out FILE]
+    python bench_decoder_peers.py --work DIR [--checkpoint DIR] [--peer genai-int4 ...] [--rounds 3] [--out FILE]
 
-The weights are random; the time does not depend on them. Every round measures each peer in a process of its own, after one
-warm-up: the prefill of a prompt of 256 ids up to the first token, then 64 greedy steps of one token each, of which the
-median counts. What DIR already holds, the checkpoint and the models made of it, is used again: to alternate with other
-programs, ask for one round at a time.
+The weights are random; the time does not depend on them. Every round measures each peer in a process of its own, after
+one warm-up: the prefill of a prompt of 256 ids up to the first token, then 64 greedy steps of one token each, of which
+the median counts. What DIR already holds, the checkpoint and the models made of it, is used again: to alternate with
+other programs, ask for one round at a time.
 
 Prints a table, and writes JSON: per peer the seconds of each round, the model's bytes and the process's peak memory.
 Needs requirements-peers.txt.
@@ -42,7 +42,7 @@ class Peer:
     prepare: Callable[[Path, Path, int], None]
     """Makes the model at the second path out of the checkpoint at the first, with so many threads."""
     generate: Callable[[Path, list[int], int], Iterator[int]]
-    """Loads the model at the path, and then round after round: -1 when ready, the id after the prompt, one id per step."""
+    """Loads the model at the path; then, round after round: -1 when ready, the id after the prompt, one id per step."""
     options: str = ""
 
 
@@ -197,6 +197,7 @@ PEERS = {
     "genai-int4": Peer("onnxruntime-genai", "int4", prepare_genai(""), generate_genai),
     "genai-int4-pruned": Peer("onnxruntime-genai", "int4", prepare_genai(PRUNED), generate_genai, PRUNED),
     "llama-f16": Peer("llama-cpp-python", "F16", prepare_gguf, generate_llama),
+    "llama-bf16": Peer("llama-cpp-python", "BF16", prepare_quantized("BF16"), generate_llama),
     "llama-q8_0": Peer("llama-cpp-python", "Q8_0", prepare_quantized("Q8_0"), generate_llama),
     "llama-q4_0": Peer("llama-cpp-python", "Q4_0", prepare_quantized("Q4_0"), generate_llama),
 }
@@ -269,7 +270,8 @@ def main() -> None:
         in_process(prepare_checkpoint, checkpoint)
     for name in peers:
         in_process(prepare, name, checkpoint, args.work, args.threads)
-    prompt = random.Random(0).choices(range(json.loads((checkpoint / "config.json").read_text())["vocab_size"]), k=PROMPT)
+    vocabulary = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    prompt = random.Random(0).choices(range(vocabulary), k=PROMPT)
 
     runs: dict[str, list[dict]] = {name: [] for name in peers}
     for round_ in range(args.rounds):
@@ -285,8 +287,9 @@ def main() -> None:
         column = {key: [run[key] for run in taken] for key in taken[0] if key != "ids"}
         prefill, step = column["prefill_seconds"], column["decode_seconds_per_token"]
         entry = {
-            "name": peer.package, "version": version(peer.package), "precision": peer.precision, "options": peer.options,
-            "prefill_tokens": PROMPT, **column, "bytes": size(args.work / name), "first_ids": taken[0]["ids"][:8],
+            "name": peer.package, "version": version(peer.package), "precision": peer.precision,
+            "options": peer.options, "prefill_tokens": PROMPT, **column,
+            "bytes": size(args.work / name), "first_ids": taken[0]["ids"][:8],
         }  # fmt: skip
         report["peers"].append(entry)
         print(

@@ -39,7 +39,8 @@ pub struct Options {
     /// Positions per slot, prompt and answer together; `None` takes [`DEFAULT_CONTEXT_LENGTH`] or the model's own
     /// limit, whichever is smaller.
     pub context_length: Option<usize>,
-    /// Most prompt tokens that go through the decoder between two decode steps, at least 1.
+    /// Most prompt tokens that go through the decoder between two decode steps, at least 1; twice as many on the CPU while nobody else is in
+    /// work.
     pub prefill_chunk: usize,
     /// Requests that may wait for a slot, at least 1; further ones get [`GenerateError::QueueFull`].
     pub queue_limit: usize,

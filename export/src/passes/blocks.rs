@@ -1,4 +1,5 @@
-//! Weights in blocks with a scale each: linear layers as `BlockLinear` (`MatMulNBits`, where blocks have zero points), embedding tables as `GatherBlockQuantized`.
+//! Weights in blocks with a scale each: linear layers as `BlockLinear` (`MatMulNBits`, where blocks are of another size than 32 or
+//! have zero points), embedding tables as `GatherBlockQuantized`.
 //!
 //! Both operators read one layout, so that tied embeddings stay one tensor on disk. What multiplies is quantized by the operator
 //! itself, row by row and block by block (`accuracy_level` 4).
@@ -6,7 +7,9 @@
 use std::rc::Rc;
 
 use arrcoc_models::graph::ops::fused::INT8_ACCUMULATION;
-use arrcoc_models::graph::ops::linear::{BLOCK_LINEAR, BLOCK_LINEAR_ATTRIBUTES, block_linear};
+use arrcoc_models::graph::ops::linear::{
+    BLOCK_LINEAR, BLOCK_LINEAR_ATTRIBUTES, BLOCK_LINEAR_SIZE, block_linear,
+};
 use arrcoc_models::graph::quantized::{Blocks, Part, Scheme};
 use arrcoc_models::graph::{Initializer, Node};
 
@@ -47,7 +50,7 @@ pub(super) fn replace_gemm(
     let dims = g.dims(&node.outputs[0]); // [rows, out]
     let described = [columns, rows, blocks.bits.count(), blocks.size];
     let mut attributes: Vec<_> = BLOCK_LINEAR_ATTRIBUTES.into_iter().zip(described).collect();
-    let product = match blocks.symmetric {
+    let product = match blocks.symmetric && blocks.size == BLOCK_LINEAR_SIZE {
         true => {
             g.define(block_linear());
             Operator::own(BLOCK_LINEAR, &dims).with(&attributes)

@@ -3,16 +3,16 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::exp::exp;
-use super::pack::{Head, Keys, Part, Values, load};
+use super::exp::exp2;
+use super::pack::{Head, Packed, store_halves};
 use super::{Biases, padded};
 use crate::shared::Shared;
-use crate::transpose::LANES;
+use crate::vectors::{LANES, load_floats, store_floats};
 
 /// Queries of a block.
 pub(super) const QUERIES: usize = 48;
-/// Keys of a block: their products with the queries take 24 KiB, their numbers 32.
-const KEYS: usize = 128;
+/// Keys of a block: their products with the queries take 48 KiB, their numbers 64, of the second cache.
+const KEYS: usize = 256;
 /// Queries whose products are computed at once: two vectors of sums for each, 24 registers.
 const TALL: usize = 12;
 /// Queries whose results are computed at once: four vectors of sums for each.
@@ -23,9 +23,6 @@ const NO_KEY: f32 = -1e30;
 /// Memory of one thread.
 #[derive(Default)]
 pub(super) struct Block {
-    /// \[QUERIES, head_width\] pairs of 16-bit floats: as they are, and scaled by the root of the width.
-    queries: Vec<u32>,
-    scaled: Vec<u32>,
     /// \[QUERIES, distances\]: products with the tables.
     row_biases: Vec<f32>,
     column_biases: Vec<f32>,
@@ -42,28 +39,28 @@ pub(super) struct Block {
 impl Block {
     /// # Safety
     /// Nobody else may have the results of these queries of this head, and the CPU must have AVX-512 BF16.
-    #[expect(clippy::too_many_arguments, reason = "the operands of an attention")]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) unsafe fn run(
         &mut self,
         head: &Head,
         queries: Range<usize>,
-        qkv: &[f32],
+        packed: &Packed<'_>,
         biases: &Biases,
-        keys: &Keys<'_>,
-        values: &Values<'_>,
         out: &Shared<'_, f32>,
     ) {
         let (positions, depth) = (head.grid.positions(), padded(head.grid.head_width));
-        self.begin(head, queries.clone(), qkv, biases, depth);
+        let rows = queries.len().next_multiple_of(TALL);
+        let words = packed.queries(queries.start);
+        self.begin(words, rows, biases, depth);
         for first in (0..positions).step_by(KEYS) {
             let count = KEYS.min(positions - first);
             let panels = count.div_ceil(LANES);
             self.spread_biases(head, queries.clone(), first, count, biases);
-            let panel = keys.panel(first / LANES, panels);
-            multiply_keys(&self.scaled, panel, depth / 2, &mut self.products, KEYS);
-            self.weigh(panels, depth);
-            multiply_values(&self.weights, values.keys(first, panels * LANES), depth, &mut self.results);
+            let keys = packed.keys.panel(first / LANES, panels);
+            multiply_keys(words, keys, depth / 2, rows, &mut self.products, KEYS);
+            self.weigh(queries.len(), panels, depth);
+            let values = packed.values(first, panels * LANES);
+            multiply_values(&self.weights, values, depth, rows, &mut self.results);
         }
         for (i, query) in queries.enumerate() {
             // SAFETY: the caller has these results to itself.
@@ -75,39 +72,28 @@ impl Block {
         }
     }
 
-    /// Packs the queries, multiplies them with the tables, and forgets what was before.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn begin(&mut self, head: &Head, queries: Range<usize>, qkv: &[f32], biases: &Biases, depth: usize) {
-        let scale = _mm512_set1_ps((head.grid.head_width as f32).sqrt().recip());
-        self.queries.resize(QUERIES * depth / 2, 0);
-        self.scaled.resize(QUERIES * depth / 2, 0);
-        for (i, query) in queries.enumerate() {
-            let row = head.part(qkv, query, Part::Query);
-            for at in (0..depth).step_by(LANES) {
-                let x = load(row.get(at..).unwrap_or_default());
-                let place = (i * depth + at) / 2..(i * depth + at + LANES) / 2;
-                store_halves(x, &mut self.queries[place.clone()]);
-                store_halves(_mm512_mul_ps(x, scale), &mut self.scaled[place]);
-            }
-        }
+    /// Multiplies the queries with the tables, and forgets what was before.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn begin(&mut self, queries: &[u32], rows: usize, biases: &Biases, depth: usize) {
         for (table, products) in
             [(&biases.rows, &mut self.row_biases), (&biases.columns, &mut self.column_biases)]
         {
             let distances = table.panels() * LANES;
             products.clear();
             products.resize(QUERIES * distances, 0.0);
-            multiply_keys(&self.queries, table.panel(0, table.panels()), depth / 2, products, distances);
+            let panels = table.panel(0, table.panels());
+            multiply_keys(queries, panels, depth / 2, rows, products, distances);
         }
         self.products.resize(QUERIES * KEYS, 0.0);
         self.weights.resize(QUERIES * KEYS / 2, 0);
-        for (list, value) in
-            [(&mut self.largest, NO_KEY), (&mut self.sums, 0.0)]
-        {
+        for (list, length, value) in [
+            (&mut self.largest, QUERIES, NO_KEY),
+            (&mut self.sums, QUERIES, 0.0),
+            (&mut self.results, QUERIES * depth, 0.0),
+        ] {
             list.clear();
-            list.resize(QUERIES, value);
+            list.resize(length, value);
         }
-        self.results.clear();
-        self.results.resize(QUERIES * depth, 0.0);
     }
 
     /// Begins the products of `count` keys from `first` with their biases.
@@ -128,10 +114,7 @@ impl Block {
                 let bias = _mm512_set1_ps(rows[row]);
                 let columns = columns[column..][..run].chunks(LANES);
                 for (columns, products) in columns.zip(products[done..][..run].chunks_mut(LANES)) {
-                    let mask = u16::MAX >> (LANES - products.len());
-                    let sum = _mm512_add_ps(load(columns), bias);
-                    // SAFETY: the mask keeps the store within the slice.
-                    unsafe { _mm512_mask_storeu_ps(products.as_mut_ptr(), mask, sum) };
+                    store_floats(_mm512_add_ps(load_floats(columns), bias), products);
                 }
                 done += run;
             }
@@ -140,26 +123,27 @@ impl Block {
 
     /// Products to weights relative to the largest product so far; what was summed before is brought to the same scale.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn weigh(&mut self, panels: usize, depth: usize) {
-        for i in 0..QUERIES {
+    fn weigh(&mut self, queries: usize, panels: usize, depth: usize) {
+        for i in 0..queries {
             let products = &self.products[i * KEYS..][..panels * LANES];
             let mut largest = _mm512_set1_ps(self.largest[i]);
-            for products in products.chunks_exact(LANES) {
-                largest = _mm512_max_ps(largest, load(products));
+            let (products, _) = products.as_chunks();
+            for products in products {
+                largest = _mm512_max_ps(largest, whole(products));
             }
             let largest = _mm512_reduce_max_ps(largest);
             let shift = _mm512_set1_ps(largest);
             let mut sum = _mm512_setzero_ps();
-            let weights = self.weights[i * KEYS / 2..][..panels * LANES / 2].chunks_exact_mut(LANES / 2);
-            for (products, weights) in products.chunks_exact(LANES).zip(weights) {
-                let weight = exp(_mm512_sub_ps(load(products), shift));
+            let (weights, _) = self.weights[i * KEYS / 2..][..panels * LANES / 2].as_chunks_mut::<{ LANES / 2 }>();
+            for (products, weights) in products.iter().zip(weights) {
+                let weight = exp2(_mm512_sub_ps(whole(products), shift));
                 sum = _mm512_add_ps(sum, weight);
                 store_halves(weight, weights);
             }
             let sum = _mm512_reduce_add_ps(sum);
             let before = self.largest[i];
             if largest > before {
-                let factor = (before - largest).exp();
+                let factor = (before - largest).exp2();
                 self.sums[i] *= factor;
                 for result in &mut self.results[i * depth..][..depth] {
                     *result *= factor;
@@ -171,23 +155,20 @@ impl Block {
     }
 }
 
-/// Sixteen floats to eight words of two 16-bit floats.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn store_halves(x: __m512, words: &mut [u32]) {
-    assert_eq!(words.len(), LANES / 2);
-    // SAFETY: both are 256 bits of anything, and `words` takes them.
-    unsafe {
-        let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
-        _mm256_storeu_si256(words.as_mut_ptr().cast(), halves);
-    }
+/// Sixteen floats.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn whole(x: &[f32; LANES]) -> __m512 {
+    // SAFETY: the array has the sixteen.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
-/// Adds to `products` \[QUERIES, stride\] those of `queries` \[QUERIES, depth\] words with panels of keys.
+/// Adds to `products` \[rows, stride\] those of `queries` \[rows, depth\] words with panels of keys; `rows` are whole dozens.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn multiply_keys(queries: &[u32], keys: &[u32], depth: usize, products: &mut [f32], stride: usize) {
+fn multiply_keys(queries: &[u32], keys: &[u32], depth: usize, rows: usize, products: &mut [f32], stride: usize) {
     let panels = keys.len() / (depth * LANES);
     for panel in (0..panels).step_by(2) {
-        for first in (0..QUERIES).step_by(TALL) {
+        for first in (0..rows).step_by(TALL) {
             let queries = &queries[first * depth..][..TALL * depth];
             let products = &mut products[first * stride + panel * LANES..];
             let keys = &keys[panel * depth * LANES..];
@@ -231,11 +212,11 @@ fn keys_tile<const N: usize>(queries: &[u32], keys: &[u32], depth: usize, produc
     }
 }
 
-/// Adds to `results` \[QUERIES, width\] the values \[keys / 2, width\] words, weighted by `weights` \[QUERIES, KEYS / 2\] words.
+/// Adds to `results` \[rows, width\] the values \[keys / 2, width\] words, weighted by `weights` \[rows, KEYS / 2\] words.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn multiply_values(weights: &[u32], values: &[u32], width: usize, results: &mut [f32]) {
+fn multiply_values(weights: &[u32], values: &[u32], width: usize, rows: usize, results: &mut [f32]) {
     for column in (0..width).step_by(4 * LANES) {
-        for first in (0..QUERIES).step_by(TALL_RESULTS) {
+        for first in (0..rows).step_by(TALL_RESULTS) {
             let weights = &weights[first * KEYS / 2..];
             let (values, results) = (&values[column..], &mut results[first * width + column..]);
             match ((width - column) / LANES).min(4) {

@@ -3,8 +3,10 @@
 use std::arch::x86_64::*;
 use std::borrow::Cow;
 
+use super::block::QUERIES;
 use super::{Grid, padded};
-use crate::transpose::{LANES, transposed};
+use crate::shared::Shared;
+use crate::vectors::{LANES, load_floats, transposed};
 
 /// One head of one grid.
 pub(super) struct Head {
@@ -13,19 +15,11 @@ pub(super) struct Head {
     pub(super) head: usize,
 }
 
-/// Which of the three a position's row begins with.
-#[derive(Clone, Copy)]
-pub(super) enum Part {
-    Query,
-    Key,
-    Value,
-}
-
 impl Head {
-    /// A query, key or value.
-    pub(super) fn part<'a>(&self, qkv: &'a [f32], position: usize, part: Part) -> &'a [f32] {
+    /// A query (0), key (1) or value (2).
+    fn part<'a>(&self, qkv: &'a [f32], position: usize, part: usize) -> &'a [f32] {
         let Grid { head_width, .. } = self.grid;
-        let row = (self.batch * self.grid.positions() + position) * 3 + part as usize;
+        let row = (self.batch * self.grid.positions() + position) * 3 + part;
         &qkv[row * self.grid.row() + self.head * head_width..][..head_width]
     }
 
@@ -34,129 +28,181 @@ impl Head {
         let row = self.batch * self.grid.positions() + position;
         row * self.grid.row() + self.head * self.grid.head_width
     }
+}
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    pub(super) fn pack(&self, qkv: &[f32], keys: &mut [u32], values: &mut [u32]) {
-        let positions = self.grid.positions();
-        pack_keys(positions, self.grid.head_width, |i| self.part(qkv, i, Part::Key), keys);
-        pack_values(positions, self.grid.head_width, |i| self.part(qkv, i, Part::Value), values);
+/// What one head attends with.
+pub(super) struct Packed<'a> {
+    /// \[queries, head_width / 2\] words, scaled so that products with keys are exponents of two.
+    queries: &'a [u32],
+    pub(super) keys: Keys<'a>,
+    /// \[keys / 2, head_width\] words: the same number of two neighbouring keys to a word.
+    values: &'a [u32],
+    depth: usize,
+}
+
+impl<'a> Packed<'a> {
+    /// Words of the queries, the keys and the values.
+    fn parts(grid: Grid) -> [usize; 3] {
+        let (positions, depth) = (grid.positions(), padded(grid.head_width) / 2);
+        let keys = positions.next_multiple_of(LANES) * depth;
+        [positions.next_multiple_of(QUERIES) * depth, keys, keys]
+    }
+
+    /// Words of a head.
+    pub(super) fn words(grid: Grid) -> usize {
+        Self::parts(grid).iter().sum()
+    }
+
+    pub(super) fn new(words: &'a [u32], grid: Grid) -> Self {
+        let [queries, keys, _] = Self::parts(grid);
+        let (queries, rest) = words.split_at(queries);
+        let (keys, values) = rest.split_at(keys);
+        let depth = padded(grid.head_width) / 2;
+        Self { queries, keys: Keys { words: Cow::Borrowed(keys), depth }, values, depth }
+    }
+
+    /// Words of `QUERIES` queries from `first`.
+    pub(super) fn queries(&self, first: usize) -> &[u32] {
+        &self.queries[first * self.depth..][..QUERIES * self.depth]
+    }
+
+    /// Words of `count` keys' values from `first`, both even.
+    pub(super) fn values(&self, first: usize, count: usize) -> &[u32] {
+        &self.values[first * self.depth..][..count * self.depth]
     }
 }
 
 /// Keys as \[panel, head_width / 2, 16\] words: sixteen keys to a panel, two numbers to a word.
 pub(super) struct Keys<'a> {
     words: Cow<'a, [u32]>,
-    panel: usize,
+    depth: usize,
 }
 
-impl<'a> Keys<'a> {
-    pub(super) fn words(keys: usize, head_width: usize) -> usize {
-        keys.next_multiple_of(LANES) * padded(head_width) / 2
-    }
-
-    pub(super) fn new(words: &'a [u32], head_width: usize) -> Self {
-        Self { words: Cow::Borrowed(words), panel: LANES * padded(head_width) / 2 }
-    }
-
-    /// A table of embeddings, the last one first.
+impl Keys<'_> {
+    /// A table of embeddings, the last one first. Queries come scaled by the root of the width, which their biases are not to be.
     pub(super) fn of_table(table: &[f32], head_width: usize) -> Keys<'static> {
-        let count = table.len() / head_width;
-        let mut words = vec![0; Self::words(count, head_width)];
-        // SAFETY: `grid_attention` asked the CPU.
-        unsafe {
-            pack_keys(count, head_width, |i| &table[(count - 1 - i) * head_width..][..head_width], &mut words);
+        let (count, depth) = (table.len() / head_width, padded(head_width) / 2);
+        let mut words = vec![0; count.next_multiple_of(LANES) * depth];
+        for (panel, words) in words.chunks_exact_mut(LANES * depth).enumerate() {
+            let row = |lane: usize| {
+                let i = count.checked_sub(1 + panel * LANES + lane)?;
+                Some(&table[i * head_width..][..head_width])
+            };
+            // SAFETY: `grid_attention` asked the CPU.
+            unsafe { pack_keys(row, (head_width as f32).sqrt(), words) };
         }
-        Keys { words: Cow::Owned(words), panel: LANES * padded(head_width) / 2 }
+        Keys { words: Cow::Owned(words), depth }
     }
 
     pub(super) fn panels(&self) -> usize {
-        self.words.len() / self.panel
+        self.words.len() / (LANES * self.depth)
     }
 
     /// Words of `count` panels from `first`.
     pub(super) fn panel(&self, first: usize, count: usize) -> &[u32] {
-        &self.words[first * self.panel..][..count * self.panel]
+        &self.words[first * LANES * self.depth..][..count * LANES * self.depth]
     }
 }
 
-/// Values as \[keys / 2, head_width\] words: the same number of two neighbouring keys to a word.
-pub(super) struct Values<'a> {
-    words: &'a [u32],
-    width: usize,
-}
-
-impl<'a> Values<'a> {
-    pub(super) fn words(keys: usize, head_width: usize) -> usize {
-        keys.next_multiple_of(LANES) / 2 * padded(head_width)
-    }
-
-    pub(super) fn new(words: &'a [u32], head_width: usize) -> Self {
-        Self { words, width: padded(head_width) }
-    }
-
-    /// Words of `count` keys from `first`, both even.
-    pub(super) fn keys(&self, first: usize, count: usize) -> &[u32] {
-        &self.words[first / 2 * self.width..][..count / 2 * self.width]
-    }
-}
-
+/// Packs sixteen places, or the last few, of all heads: a row of qkv is read from its beginning to its end.
+///
+/// # Safety
+/// Nobody else may have these places, and the CPU must have AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pack_keys<'a>(count: usize, head_width: usize, key: impl Fn(usize) -> &'a [f32], words: &mut [u32]) {
-    let depth = padded(head_width) / 2;
-    let panels = words.chunks_exact_mut(LANES * depth);
-    for (panel, words) in panels.enumerate() {
-        for from in (0..depth).step_by(LANES) {
-            let rows = std::array::from_fn(|lane| {
-                let i = panel * LANES + lane;
-                if i >= count {
-                    return _mm512_setzero_si512();
-                }
-                let key = key(i);
-                let vector = |from: usize| load(key.get(from..).unwrap_or_default());
-                // Sixteen words: 32 numbers.
-                let halves = _mm512_cvtne2ps_pbh(vector(2 * from + LANES), vector(2 * from));
-                // SAFETY: both are 512 bits of anything.
-                unsafe { std::mem::transmute::<__m512bh, __m512i>(halves) }
-            });
-            for (word, column) in transposed(rows).into_iter().enumerate().take(depth - from) {
-                let place = &mut words[(from + word) * LANES..][..LANES];
-                // SAFETY: `place` takes the sixteen words.
-                unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), column) };
+pub(super) unsafe fn pack(grid: Grid, qkv: &[f32], batch: usize, first: usize, packed: &Shared<'_, u32>) {
+    let [queries, keys, _] = Packed::parts(grid);
+    let depth = padded(grid.head_width) / 2;
+    let scale = (grid.head_width as f32).sqrt().recip() * std::f32::consts::LOG2_E;
+    for index in 0..grid.heads {
+        let head = Head { grid, batch, head: index };
+        let part = |part: usize| {
+            let head = &head;
+            move |lane: usize| {
+                let position = first + lane;
+                (position < grid.positions()).then(|| head.part(qkv, position, part))
             }
+        };
+        let start = (batch * grid.heads + index) * Packed::words(grid) + first * depth;
+        // SAFETY: places from `first` on, in the three parts of this head; the caller has them to itself.
+        unsafe {
+            pack_queries(part(0), scale, packed.part(start, LANES * depth));
+            pack_keys(part(1), 1.0, packed.part(start + queries, LANES * depth));
+            pack_values(part(2), packed.part(start + queries + keys, LANES * depth));
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-fn pack_values<'a>(count: usize, head_width: usize, value: impl Fn(usize) -> &'a [f32], words: &mut [u32]) {
-    let width = padded(head_width);
-    let empty: &[f32] = &[];
+fn pack_queries<'a>(row: impl Fn(usize) -> Option<&'a [f32]>, scale: f32, words: &mut [u32]) {
+    let depth = words.len() / LANES;
+    let scale = _mm512_set1_ps(scale);
+    for (lane, words) in words.chunks_exact_mut(depth).enumerate() {
+        let row = row(lane).unwrap_or_default();
+        for (at, words) in words.chunks_exact_mut(LANES / 2).enumerate() {
+            store_halves(_mm512_mul_ps(vector(row, at), scale), words);
+        }
+    }
+}
+
+/// Sixteen keys, multiplied with `scale`, to a panel.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pack_keys<'a>(row: impl Fn(usize) -> Option<&'a [f32]>, scale: f32, words: &mut [u32]) {
+    let depth = words.len() / LANES;
+    let scale = _mm512_set1_ps(scale);
+    for from in (0..depth).step_by(LANES) {
+        let rows = std::array::from_fn(|lane| {
+            let row = row(lane).unwrap_or_default();
+            // Sixteen words: 32 numbers.
+            let [low, high] = [2 * from / LANES, 2 * from / LANES + 1].map(|at| _mm512_mul_ps(vector(row, at), scale));
+            let halves = _mm512_cvtne2ps_pbh(high, low);
+            // SAFETY: both are 512 bits of anything.
+            unsafe { std::mem::transmute::<__m512bh, __m512i>(halves) }
+        });
+        let places = words[from * LANES..].chunks_exact_mut(LANES);
+        for (place, column) in places.zip(transposed(rows)) {
+            // SAFETY: `place` takes the sixteen words.
+            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), column) };
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn pack_values<'a>(row: impl Fn(usize) -> Option<&'a [f32]>, words: &mut [u32]) {
+    let width = words.len() / (LANES / 2);
     for (pair, words) in words.chunks_exact_mut(width).enumerate() {
-        let of = |key: usize| if key < count { value(key) } else { empty };
-        let (first, second) = (of(2 * pair), of(2 * pair + 1));
-        for (vector, words) in words.chunks_exact_mut(LANES).enumerate() {
-            let word = |x: &[f32]| widened(load(x.get(vector * LANES..).unwrap_or_default()));
-            let both = _mm512_or_si512(word(first), _mm512_slli_epi32::<16>(word(second)));
+        let [first, second] = [2 * pair, 2 * pair + 1].map(|lane| row(lane).unwrap_or_default());
+        for (at, words) in words.chunks_exact_mut(LANES).enumerate() {
+            let [low, high] = [first, second].map(|row| widened(vector(row, at)));
+            let both = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
             // SAFETY: `words` takes sixteen.
             unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), both) };
         }
     }
 }
 
+/// Sixteen floats to eight words of two 16-bit floats.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) fn store_halves(x: __m512, words: &mut [u32]) {
+    assert!(words.len() >= LANES / 2);
+    // SAFETY: both are 256 bits of anything, and `words` takes them.
+    unsafe {
+        let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x));
+        _mm256_storeu_si256(words.as_mut_ptr().cast(), halves);
+    }
+}
+
 /// Sixteen floats as 16-bit floats, each in the lower half of a word.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn widened(x: __m512) -> __m512i {
     // SAFETY: both are 256 bits of anything.
     _mm512_cvtepu16_epi32(unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) })
 }
 
-/// Up to sixteen numbers, zeros behind them.
+/// The sixteen numbers at 16 * `at`, with zeros behind the row's end.
+#[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn load(x: &[f32]) -> __m512 {
-    let mask = match x.len() {
-        0 => 0,
-        n => u16::MAX >> (LANES - n.min(LANES)),
-    };
-    // SAFETY: the mask keeps the load within the slice.
-    unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }
+fn vector(row: &[f32], at: usize) -> __m512 {
+    load_floats(row.get(at * LANES..).unwrap_or_default())
 }

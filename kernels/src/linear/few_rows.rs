@@ -6,6 +6,7 @@ use super::Weight;
 use super::quantize::QuantizedRows;
 use crate::Threads;
 use crate::shared::Shared;
+use crate::vectors::{BYTES, load_bytes};
 
 /// Most rows.
 pub(super) const MOST: usize = 4;
@@ -14,8 +15,6 @@ pub(super) const MOST: usize = 4;
 const OUTPUTS_PER_TASK: usize = 64;
 /// Outputs that are computed side by side: as many streams of memory, and enough sums to hide the latency of an addition.
 const ABREAST: usize = 4;
-/// Bytes of a vector.
-const BYTES: usize = 64;
 
 pub(super) fn multiply(x: &QuantizedRows<'_>, weight: Weight<'_>, y: &Shared<'_, f32>, threads: &dyn Threads) {
     let outputs = weight.outputs();
@@ -60,21 +59,15 @@ unsafe fn outputs_of<const R: usize, const N: usize>(
 ) {
     let inputs = weight.inputs();
     let rows: [&[u8]; R] = std::array::from_fn(|row| x.values(row));
-    let weights: [&[i8]; N] = std::array::from_fn(|n| &weight.values[(first + n) * inputs..][..inputs]);
+    let weights: [&[u8]; N] = std::array::from_fn(|n| weight.row(first + n));
     let raise = _mm512_set1_epi8(i8::MIN);
     let mut sums = [[_mm512_setzero_si512(); N]; R];
     for at in (0..inputs).step_by(BYTES) {
-        let mask = u64::MAX >> BYTES.saturating_sub(inputs - at);
         for n in 0..N {
-            // SAFETY: the mask keeps the load within the weight's row; rows of x are padded to whole vectors. Weights are raised
-            // by 128, since the instruction multiplies unsigned with signed bytes.
-            unsafe {
-                let w = _mm512_maskz_loadu_epi8(mask, weights[n].as_ptr().add(at));
-                let w = _mm512_xor_si512(w, raise);
-                for r in 0..R {
-                    let x = _mm512_loadu_si512(rows[r].as_ptr().add(at).cast());
-                    sums[r][n] = _mm512_dpbusd_epi32(sums[r][n], w, x);
-                }
+            // Raised by 128, since the instruction multiplies unsigned with signed bytes.
+            let w = _mm512_xor_si512(load_bytes(&weights[n][at..]), raise);
+            for r in 0..R {
+                sums[r][n] = _mm512_dpbusd_epi32(sums[r][n], w, load_bytes(&rows[r][at..]));
             }
         }
     }

@@ -4,14 +4,12 @@ use std::arch::x86_64::*;
 
 use crate::Threads;
 use crate::shared::Shared;
-use crate::transpose::LANES;
+use crate::vectors::{BYTES, LANES, load_floats};
 
 /// Largest magnitude of a quantized activation.
 const RANGE: f32 = 127.0;
 /// Keeps the scale of a row of zeros (padding) above zero; no activation that matters is that small.
 const SMALLEST: f32 = 1e-20;
-/// Rows are padded with zeros to whole vectors.
-const ALIGNMENT: usize = 64;
 /// Rows of one task.
 const ROWS_PER_TASK: usize = 16;
 
@@ -49,7 +47,7 @@ pub(super) fn quantize<'a>(
     scratch: &'a mut Vec<u8>,
     threads: &dyn Threads,
 ) -> QuantizedRows<'a> {
-    let (rows, stride) = (x.len() / inputs, inputs.next_multiple_of(ALIGNMENT));
+    let (rows, stride) = (x.len() / inputs, inputs.next_multiple_of(BYTES));
     if scratch.len() < rows * stride {
         scratch.resize(rows * stride, 0);
     }
@@ -73,28 +71,19 @@ pub(super) fn quantize<'a>(
 #[target_feature(enable = "avx512f,avx512bw")]
 fn quantize_row(x: &[f32], values: &mut [u8]) -> Row {
     let mut largest = _mm512_setzero_ps();
-    for (chunk, mask) in chunks(x) {
-        // SAFETY: the mask keeps the load within the row.
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(unsafe { _mm512_maskz_loadu_ps(mask, chunk) }));
+    for chunk in x.chunks(LANES) {
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(load_floats(chunk)));
     }
     let largest = _mm512_reduce_max_ps(largest).max(SMALLEST);
     let factor = _mm512_set1_ps(RANGE / largest);
     let mut sum = _mm512_setzero_si512();
     let written = x.len().div_ceil(LANES) * LANES;
-    for ((chunk, mask), bytes) in chunks(x).zip(values.chunks_exact_mut(LANES)) {
-        // SAFETY: the mask keeps the load within the row; `bytes` takes the sixteen that are stored.
-        unsafe {
-            let scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, chunk), factor);
-            let rounded = _mm512_cvtps_epi32(scaled);
-            sum = _mm512_add_epi32(sum, rounded);
-            _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(rounded));
-        }
+    for (chunk, bytes) in x.chunks(LANES).zip(values.chunks_exact_mut(LANES)) {
+        let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load_floats(chunk), factor));
+        sum = _mm512_add_epi32(sum, rounded);
+        // SAFETY: `bytes` takes the sixteen that are stored.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(rounded)) };
     }
     values[written..].fill(0);
     Row { scale: largest / RANGE, raised: 128 * _mm512_reduce_add_epi32(sum) }
-}
-
-/// A row in vectors: where each begins, and which of its places are within the row.
-fn chunks(x: &[f32]) -> impl Iterator<Item = (*const f32, __mmask16)> {
-    x.chunks(LANES).map(|chunk| (chunk.as_ptr(), u16::MAX >> (LANES - chunk.len())))
 }

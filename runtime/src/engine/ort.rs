@@ -153,6 +153,7 @@ impl Runtime for OrtRuntime {
             .and_then(|builder| {
                 Ok(builder.with_config_entry(assignment::RECORD, if on_gpu { "1" } else { "0" })?)
             })
+            .and_then(|builder| match std::env::var("PROF") { Ok(p) => Ok(builder.with_profiling(format!("{p}/{name}"))?), _ => Ok(builder) })
             .and_then(|mut builder| builder.commit_from_file(model))
             .map_err(|reason| error(reason.to_string()))?;
         if on_gpu {

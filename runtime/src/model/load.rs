@@ -68,6 +68,7 @@ pub(super) fn load(
     let settings = Settings {
         context_length: sizes.context_length,
         prefill_chunk: sizes.prefill_chunk,
+        lonely_chunk: sizes.lonely_chunk,
         eos_token_ids: spec.eos_token_ids.clone(),
         image_token_id: spec.image_token_id,
     };
@@ -148,7 +149,13 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 pub(crate) struct Sizes {
     pub(crate) context_length: usize,
     pub(crate) prefill_chunk: usize,
+    /// The same while nobody waits for a step.
+    pub(crate) lonely_chunk: usize,
 }
+
+/// While nobody waits for a step, so many chunks of a prompt go through the decoder at once: every run reads all weights. More would only
+/// make those wait longer who come meanwhile.
+const LONELY_CHUNKS: usize = 2;
 
 pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
     let at_least_1 = [
@@ -176,7 +183,13 @@ pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadErr
             found: context_length.to_string(),
         });
     }
-    Ok(Sizes { context_length, prefill_chunk: options.prefill_chunk.min(most("seq")) })
+    let prefill_chunk = options.prefill_chunk.min(most("seq"));
+    let lonely_chunk = match bundle.manifest().target {
+        Target::Cpu => prefill_chunk.saturating_mul(LONELY_CHUNKS).min(most("seq")),
+        // A GPU's kernels and engines were readied for lengths up to the chunk's.
+        Target::Portable => prefill_chunk,
+    };
+    Ok(Sizes { context_length, prefill_chunk, lonely_chunk })
 }
 
 /// The context that the options ask for, or as much of the default one as the model covers.

@@ -1,7 +1,7 @@
 //! Iteration-level scheduling: requests join and leave the running batch at every decoder step.
 //!
 //! One thread owns the decoder. An iteration takes in what arrived, drops what was cancelled or ran out of time, gives
-//! free slots to those who wait longest, feeds one chunk of one prompt, and makes one batched step for all answers in
+//! free slots to those who wait longest, feeds one chunk of one prompt (a longer one when nobody else is in work), and makes one batched step for all answers in
 //! work. A long prompt therefore delays running answers by one chunk at a time. Images are decoded and encoded on other
 //! threads (see [`encode`]), so the decoder never waits for them, and requests without images do not queue behind them.
 //!
@@ -38,6 +38,8 @@ pub(crate) struct Ready {
 pub(crate) struct Settings {
     pub(crate) context_length: usize,
     pub(crate) prefill_chunk: usize,
+    /// The same while nobody else is in work.
+    pub(crate) lonely_chunk: usize,
     pub(crate) eos_token_ids: Vec<u32>,
     pub(crate) image_token_id: u32,
 }
@@ -133,13 +135,15 @@ impl Scheduler {
 
     /// Feeds one chunk of the oldest unfinished prompt; returns its tokens.
     fn prefill(&mut self) -> usize {
+        let lonely = self.tasks.len() == 1 && self.waiting.is_empty();
+        let longest = if lonely { self.settings.lonely_chunk } else { self.settings.prefill_chunk };
         let Some(task) = self.tasks.iter_mut().find(|task| task.prefilling()) else { return 0 };
         let context = Context {
             embedder: &self.embedder,
             vocabulary: self.prompter.vocabulary(),
             settings: &self.settings,
         };
-        match task.prefill(self.decoder.as_mut(), context) {
+        match task.prefill(longest, self.decoder.as_mut(), context) {
             Ok((tokens, took)) => {
                 if let Some(took) = took {
                     self.observer.stage(Stage::Prefill, took);

@@ -82,17 +82,18 @@ impl Task {
         matches!(self.phase, Phase::Prefill { .. })
     }
 
-    /// Feeds at most one chunk of the prompt; returns its tokens, and how long the whole prefill took when this was the
+    /// Feeds at most `longest` tokens of the prompt; returns its tokens, and how long the whole prefill took when this was the
     /// last of it.
     pub(super) fn prefill(
         &mut self,
+        longest: usize,
         decoder: &mut dyn Decoder,
         context: Context<'_>,
     ) -> Result<(usize, Option<Duration>), GenerateError> {
         let Phase::Prefill { slot, embeds, took } = &mut self.phase else { return Ok((0, None)) };
         let (slot, started) = (*slot, Instant::now());
         let begin = decoder.slots().mark(slot).length;
-        let end = embeds.len().min(begin + context.settings.prefill_chunk);
+        let end = embeds.len().min(begin + longest);
         let chunk = embeds.chunk(begin, end, context.embedder).map_err(engine)?;
         let logits = decoder.prefill(slot, &chunk).map_err(engine)?;
         *took += started.elapsed();

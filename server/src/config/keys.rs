@@ -52,7 +52,7 @@ pub const KEYS: &[Key] = &[
     key("engine.tensorrt_engines", "DIR", "", "Where `arrcoc-export engines` put its engines; .tensorrt beside the bundle unless set"),
     key("engine.slots", "N", "4", "Answers generated at the same time; each holds KV cache for a whole context"),
     key("engine.context_length", "TOKENS", "", "Longest prompt plus answer; unless set, 4096 or the model's own limit if that is smaller"),
-    key("engine.prefill_chunk", "TOKENS", "256", "Prompt tokens processed per step while other answers go on"),
+    key("engine.prefill_chunk", "TOKENS", "256", "Prompt tokens processed per step while other answers go on; twice as many while none do"),
     key("engine.image_size", "PIXELS", "", "Input size of the vision encoder; the checkpoint's native one unless set"),
     key("engine.feature_cache", "SIZE", "256MiB", "Cache of encoded images, so that a second question about one is cheap; 0 turns it off"),
     key("engine.token_cache", "SIZE", "64MiB", "Cache of visual tokens by image, question and budget; 0 turns it off"),

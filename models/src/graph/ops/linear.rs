@@ -12,6 +12,9 @@ pub const QUANTIZED_LINEAR: &str = "QuantizedLinear";
 /// Linear layers with weights in blocks: [`block_linear`].
 pub const BLOCK_LINEAR: &str = "BlockLinear";
 
+/// Weights of a block of [`block_linear`]: what there are kernels for.
+pub const BLOCK_LINEAR_SIZE: usize = 32;
+
 /// Attributes of [`block_linear`], as `MatMulNBits` calls them: inputs, outputs, bits of a weight, weights of a block.
 pub const BLOCK_LINEAR_ATTRIBUTES: [&str; 4] = ["K", "N", "bits", "block_size"];
 
@@ -65,7 +68,7 @@ fn quantized_rows(g: &mut Builder, x: &Value) -> (Value, Value) {
     (g.emit("QuantizeLinear", &inputs, attributes, Element::U8, x.dims.clone()), scales)
 }
 
-/// `BlockLinear`: x \[rows, in\] with weights in symmetric blocks along each row, in the layout of `MatMulNBits`, and their scales \[out, in /
+/// `BlockLinear`: x \[rows, in\] with weights in symmetric blocks of 32 along each row, in the layout of `MatMulNBits`, and their scales \[out, in /
 /// block_size\] to \[rows, out\]. x is quantized at run time, row by row and block by block (`accuracy_level` 4).
 pub fn block_linear() -> Function {
     let inputs = [

@@ -12,6 +12,7 @@ use ::ort::session::builder::SessionBuilder;
 use ::ort::value::{DynValue, PrimitiveTensorElementType, ValueRef};
 use arrcoc_kernels::{Support, Threads};
 
+mod block_linear;
 mod grid_attention;
 mod quantized_linear;
 
@@ -26,6 +27,7 @@ pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error>
     let mut domain = OperatorDomain::new(DOMAIN)?;
     if support.linear {
         domain = domain.add(quantized_linear::QuantizedLinear::default())?;
+        domain = domain.add(block_linear::BlockLinear::default())?;
     }
     if support.grid_attention {
         domain = domain.add(grid_attention::GridAttention::default())?;

@@ -1,4 +1,4 @@
-//! Sixteen rows of 32-bit words to sixteen columns: the layout that every product here reads.
+//! What all kernels do with vectors: reading the ends of slices, and turning sixteen rows of 32-bit words to sixteen columns.
 //!
 //! The instructions multiply groups of four bytes or pairs of 16-bit floats, one group for each of sixteen columns. A group is a word.
 
@@ -6,6 +6,56 @@ use std::arch::x86_64::*;
 
 /// Words of a vector.
 pub(crate) const LANES: usize = 16;
+/// Bytes of a vector.
+pub(crate) const BYTES: usize = 64;
+
+/// The places of a vector that its first `count` floats take, sixteen at most.
+#[inline]
+pub(crate) fn first_floats(count: usize) -> __mmask16 {
+    match count {
+        0 => 0,
+        n => u16::MAX >> (LANES - n.min(LANES)),
+    }
+}
+
+/// Up to sixteen floats, zeros behind them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_floats(x: &[f32]) -> __m512 {
+    // SAFETY: the mask keeps the load within the slice.
+    unsafe { _mm512_maskz_loadu_ps(first_floats(x.len()), x.as_ptr()) }
+}
+
+/// Writes a vector, or as much of it as the slice takes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn store_floats(x: __m512, to: &mut [f32]) {
+    // SAFETY: the mask keeps the store within the slice.
+    unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), first_floats(to.len()), x) };
+}
+
+/// Up to 64 bytes, zeros behind them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(crate) fn load_bytes(bytes: &[u8]) -> __m512i {
+    // SAFETY: the slice has as much, or the mask keeps the load within it.
+    unsafe {
+        match bytes.len() {
+            0 => _mm512_setzero_si512(),
+            BYTES.. => _mm512_loadu_si512(bytes.as_ptr().cast()),
+            n => _mm512_maskz_loadu_epi8(u64::MAX >> (BYTES - n), bytes.as_ptr().cast()),
+        }
+    }
+}
+
+/// Asks for bytes that will be read soon.
+#[inline]
+pub(crate) fn fetch(bytes: &[u8]) {
+    for line in bytes.chunks(BYTES) {
+        // SAFETY: a hint, and nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+}
 
 /// The transpose of 16 x 16 words.
 #[target_feature(enable = "avx512f")]

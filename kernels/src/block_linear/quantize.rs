@@ -1,0 +1,92 @@
+//! Rows of floats to rows of bytes, block by block.
+
+use std::arch::x86_64::*;
+
+use super::BLOCK;
+use crate::Threads;
+use crate::shared::Shared;
+use crate::vectors::LANES;
+
+/// Largest magnitude of a quantized activation.
+const RANGE: f32 = 127.0;
+/// Keeps the scale of a block of zeros above zero; no activation that matters is that small.
+const SMALLEST: f32 = 1e-20;
+/// Rows of one task.
+const ROWS_PER_TASK: usize = 8;
+
+/// Rows of x in 8 bits.
+pub(super) struct BlockedRows<'a> {
+    pub(super) rows: usize,
+    inputs: usize,
+    values: &'a [u8],
+    about: Vec<Block>,
+}
+
+/// What it takes to get back from a block's product.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Block {
+    pub(super) scale: f32,
+    /// What stands for zero in the weights, times the sum of the block: what multiplying it with them adds.
+    pub(super) raised: i32,
+}
+
+impl BlockedRows<'_> {
+    /// A row's bytes.
+    pub(super) fn values(&self, row: usize) -> &[u8] {
+        &self.values[row * self.inputs..][..self.inputs]
+    }
+
+    /// A row's blocks.
+    pub(super) fn about(&self, row: usize) -> &[Block] {
+        let blocks = self.inputs / BLOCK;
+        &self.about[row * blocks..][..blocks]
+    }
+}
+
+pub(super) fn quantize<'a>(
+    x: &[f32],
+    inputs: usize,
+    zero: i32,
+    scratch: &'a mut Vec<u8>,
+    threads: &dyn Threads,
+) -> BlockedRows<'a> {
+    let (rows, blocks) = (x.len() / inputs, inputs / BLOCK);
+    if scratch.len() < x.len() {
+        scratch.resize(x.len(), 0);
+    }
+    let mut about = vec![Block::default(); rows * blocks];
+    {
+        let (values, about) = (Shared::new(scratch), Shared::new(&mut about));
+        threads.run(rows.div_ceil(ROWS_PER_TASK), &|task| {
+            for row in task * ROWS_PER_TASK..rows.min((task + 1) * ROWS_PER_TASK) {
+                // SAFETY: every task has rows of its own, and `block_linear` asked the CPU.
+                unsafe {
+                    let values = values.part(row * inputs, inputs).as_chunks_mut().0;
+                    let about = about.part(row * blocks, blocks);
+                    let x = x[row * inputs..][..inputs].as_chunks().0;
+                    for ((x, values), about) in x.iter().zip(values).zip(about) {
+                        *about = quantize_block(x, values, zero);
+                    }
+                }
+            }
+        });
+    }
+    BlockedRows { rows, inputs, values: &scratch[..x.len()], about }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn quantize_block(x: &[f32; BLOCK], values: &mut [u8; BLOCK], zero: i32) -> Block {
+    // SAFETY: the block has two vectors.
+    let halves = unsafe { [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(LANES))] };
+    let [low, high] = halves.map(|half| _mm512_abs_ps(half));
+    let largest = _mm512_reduce_max_ps(_mm512_max_ps(low, high)).max(SMALLEST);
+    let factor = _mm512_set1_ps(RANGE / largest);
+    let [low, high] = halves.map(|half| _mm512_cvtps_epi32(_mm512_mul_ps(half, factor)));
+    // SAFETY: the block takes two times sixteen bytes.
+    unsafe {
+        _mm_storeu_si128(values.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(low));
+        _mm_storeu_si128(values.as_mut_ptr().add(LANES).cast(), _mm512_cvtsepi32_epi8(high));
+    }
+    let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+    Block { scale: largest / RANGE, raised: zero * sum }
+}
