@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::bundle::manifest::{Precision, Target};
 use crate::bundle::{Bundle, Manifest};
-use crate::engine::{CudaOptions, RuntimeKind, RuntimeOptions, TensorRtOptions, Workload};
+use crate::engine::{CpuOptions, CudaOptions, RuntimeKind, RuntimeOptions, TensorRtOptions, Workload};
 use crate::generate::{Event, GenerateError, Observer, Request};
 use crate::scheduler::Ready;
 use crate::scheduler::job::{Job, Shared, Ticket};
@@ -30,10 +30,14 @@ pub struct Options {
     pub runtime: Option<RuntimeKind>,
     /// Threads per graph run; 0 takes one per processor.
     pub threads: usize,
+    /// ONNX Runtime on the CPU.
+    pub cpu: CpuOptions,
     /// The GPU and its arenas, for the runtimes that have one.
     pub cuda: CudaOptions,
     /// Where TensorRT's engines lie; `None` for the directory beside the bundle.
     pub tensorrt_engines: Option<PathBuf>,
+    /// Where ONNX Runtime's profiles go; `None` writes none.
+    pub profile: Option<PathBuf>,
     /// KV slots: answers that decode at the same time, at least 1.
     pub slots: usize,
     /// Positions per slot, prompt and answer together; `None` takes [`DEFAULT_CONTEXT_LENGTH`] or the model's own
@@ -64,8 +68,10 @@ impl Default for Options {
         Self {
             runtime: None,
             threads: 0,
+            cpu: CpuOptions::default(),
             cuda: CudaOptions::default(),
             tensorrt_engines: None,
+            profile: None,
             slots: 4,
             context_length: None,
             prefill_chunk: 256,
@@ -111,7 +117,8 @@ impl Options {
             prefill_chunk: self.prefill_chunk,
         };
         let (device, engines) = (self.cuda.device, self.tensorrt_engines.clone());
-        RuntimeOptions { threads, cuda: self.cuda, tensorrt: TensorRtOptions { device, engines, workload } }
+        let tensorrt = TensorRtOptions { device, engines, workload };
+        RuntimeOptions { threads, cpu: self.cpu, cuda: self.cuda, tensorrt, profile: self.profile.clone() }
     }
 }
 

@@ -20,7 +20,7 @@ use arrcoc_runtime::engine::ort::tensorrt::{
     self, BuildOptions, InputProfile, Job, Machine, NoRange, Place, Profile,
 };
 use arrcoc_runtime::engine::ort::{OrtRuntime, Provider};
-use arrcoc_runtime::engine::{Axis, EngineError, TensorRtOptions};
+use arrcoc_runtime::engine::{Axis, CpuOptions, EngineError, TensorRtOptions};
 use serde::Serialize;
 
 use crate::onnx::{self, Graph, OnnxError, Value};
@@ -136,7 +136,7 @@ pub fn dry_run(dir: &Path, options: &Options) -> Result<Plan, EnginesError> {
     match open(&options.tensorrt) {
         Ok((_, machine)) => plan(&bundle, options, &machine.slug(), None),
         Err(error) => {
-            let onnxruntime = OrtRuntime::open(1, Provider::Cpu);
+            let onnxruntime = OrtRuntime::open(1, Provider::Cpu(CpuOptions::default()));
             let version = onnxruntime.as_ref().ok().map(OrtRuntime::version);
             plan(&bundle, options, &Machine::placeholder(version), Some(error.to_string()))
         }

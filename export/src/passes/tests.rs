@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use arrcoc_models::config::ModelConfig;
-use arrcoc_models::graph::{Element, Graph, Layout, Source};
+use arrcoc_models::graph::{DOMAIN, Element, Graph, Layout, Source};
 use arrcoc_models::{Target as GraphTarget, arr_coc_ovis::GraphOptions};
 
 use super::*;
@@ -57,10 +57,10 @@ fn int8_takes_every_linear_layer_of_encoders_and_decoder() {
     for encoder in ["vision_encoder", "refiner"] {
         // What a Gemm multiplies that is no plain weight (the neck's reshaped kernel) stays.
         let (all, left) = (count(&before, encoder, "Gemm"), count(&after, encoder, "Gemm"));
-        assert_eq!(count(&after, encoder, "MatMulIntegerToFloat"), all - left);
+        assert_eq!(count(&after, encoder, "QuantizedLinear"), all - left);
         assert!(left <= 1, "{encoder} keeps {left} of {all}");
     }
-    assert_eq!(count(&after, "decoder", "MatMulNBits"), count(&before, "decoder", "Gemm"));
+    assert_eq!(count(&after, "decoder", "BlockLinear"), count(&before, "decoder", "Gemm"));
     assert_eq!(count(&after, "embedding", "GatherBlockQuantized"), 1);
     for kept in ["allocator", "compressor", "quality_adapter"] {
         assert_eq!(operators(&after, kept), operators(&before, kept));
@@ -68,10 +68,28 @@ fn int8_takes_every_linear_layer_of_encoders_and_decoder() {
 }
 
 #[test]
-fn projections_of_one_tensor_share_its_quantized_rows() {
-    let refiner = |graphs: &[Graph]| operators(graphs, "refiner");
-    let after = refiner(&passed(Precision::Int8, "[]").unwrap());
-    assert!(after["QuantizeLinear"] < after["MatMulIntegerToFloat"], "{after:?}");
+fn attention_is_in_16_bits_behind_a_product_in_8() {
+    let before = graphs();
+    let layers = count(&before, "vision_encoder", "GridAttention");
+    assert!(layers > 1);
+    let rules = r#"[{graph: vision_encoder, tensor: "*.layers.0.attn.qkv.*", form: fp32}]"#;
+    for (rules, kept) in [("[]", 0), (rules, 1)] {
+        let after = passed(Precision::Int8, rules).unwrap();
+        assert_eq!(count(&after, "vision_encoder", "GridAttention"), kept);
+        assert_eq!(count(&after, "vision_encoder", "GridAttentionBf16"), layers - kept);
+    }
+}
+
+#[test]
+fn every_operator_of_ours_is_defined_and_every_definition_called() {
+    for precision in [Precision::Fp32, Precision::Int8, Precision::Int4] {
+        for graph in passed(precision, "[]").unwrap() {
+            let ours = graph.nodes.iter().filter(|node| node.domain == DOMAIN);
+            let called: HashSet<&str> = ours.map(|node| node.operator).collect();
+            let defined: HashSet<&str> = graph.functions.iter().map(|function| function.name()).collect();
+            assert_eq!(called, defined, "{} in {precision}", graph.name);
+        }
+    }
 }
 
 #[test]
@@ -120,7 +138,7 @@ fn the_last_rule_that_fits_counts() {
         - {graph: embedding, operator: Gather, form: fp32}
     "#;
     let (plain, ruled) = (passed(Precision::Int8, "[]").unwrap(), passed(Precision::Int8, rules).unwrap());
-    assert_eq!(count(&ruled, "vision_encoder", "MatMulIntegerToFloat"), 0);
+    assert_eq!(count(&ruled, "vision_encoder", "QuantizedLinear"), 0);
     let kept = count(&ruled, "vision_encoder", "Gemm") - count(&plain, "vision_encoder", "Gemm");
     assert_eq!(kept, 4, "qkv, proj and the two of the MLP");
     assert_eq!(count(&ruled, "embedding", "Gather"), 1);

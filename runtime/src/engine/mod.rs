@@ -15,7 +15,7 @@ mod port;
 mod tests;
 pub mod tract;
 
-pub use options::{ArenaGrowth, CudaOptions, RuntimeOptions, TensorRtOptions, Workload};
+pub use options::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, RuntimeOptions, TensorRtOptions, Workload};
 pub use port::Axis;
 
 /// Which inference library runs the graphs, and where.
@@ -47,12 +47,13 @@ impl RuntimeKind {
     /// [`EngineError::Unavailable`] when the library, or one that it needs for the GPU, is not to be had.
     pub fn open_with(self, options: &RuntimeOptions) -> Result<Box<dyn Runtime>, EngineError> {
         let provider = match self {
-            Self::Ort => ort::Provider::Cpu,
+            Self::Ort => ort::Provider::Cpu(options.cpu),
             Self::Cuda => ort::Provider::Cuda(options.cuda),
             Self::TensorRt => ort::Provider::TensorRt(options.tensorrt.clone()),
             Self::Tract => return Ok(Box::new(tract::TractRuntime::default())),
         };
-        Ok(Box::new(ort::OrtRuntime::open(options.threads, provider)?))
+        let runtime = ort::OrtRuntime::open(options.threads, provider)?;
+        Ok(Box::new(runtime.profiled(options.profile.clone())))
     }
 
     /// Whether it runs graphs on a GPU.

@@ -9,10 +9,33 @@ use crate::model::DEFAULT_CONTEXT_LENGTH;
 pub struct RuntimeOptions {
     /// Threads per session, the calling one among them; 0 leaves it to the library.
     pub threads: usize,
+    /// ONNX Runtime on the CPU.
+    pub cpu: CpuOptions,
     /// The CUDA provider.
     pub cuda: CudaOptions,
     /// The TensorRT provider.
     pub tensorrt: TensorRtOptions,
+    /// Directory for ONNX Runtime's profiles: a file for each graph, with the time of every operator of every run, for chrome://tracing or
+    /// <https://ui.perfetto.dev>. Costs a little time and grows while the graph is loaded.
+    pub profile: Option<PathBuf>,
+}
+
+/// Options of ONNX Runtime on the CPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Who computes linear layers in 8 and 4 bits, and attention over grids.
+    pub kernels: Kernels,
+}
+
+/// Who computes what there are kernels of our own for (`arrcoc-kernels`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kernels {
+    /// Those, where the CPU has the instructions; else ONNX Runtime.
+    #[default]
+    Own,
+    /// ONNX Runtime's operators, on every CPU.
+    Library,
 }
 
 /// The CUDA provider's options (<https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html>).

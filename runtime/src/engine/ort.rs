@@ -41,6 +41,8 @@ pub struct OrtRuntime {
     machine: Option<tensorrt::Machine>,
     /// Threads per session, the calling one among them; 0 leaves it to the library.
     threads: usize,
+    /// Where profiles go.
+    profile: Option<PathBuf>,
 }
 
 /// What all runtimes of the process share, since ONNX Runtime has one environment per process.
@@ -68,7 +70,7 @@ impl OrtRuntime {
             Some(shared) => shared,
             none => none.insert(load_library()?),
         };
-        let mut runtime = Self { shared: shared.clone(), provider, machine: None, threads };
+        let mut runtime = Self { shared: shared.clone(), provider, machine: None, threads, profile: None };
         let builder = runtime
             .session()
             .map_err(|error| EngineError::Unavailable { runtime: NAME, reason: error.to_string() })?;
@@ -77,6 +79,11 @@ impl OrtRuntime {
             runtime.machine = Some(tensorrt::Machine::detect(options.device, &runtime.shared.version)?);
         }
         Ok(runtime)
+    }
+
+    /// The same, which writes a profile of every graph into a directory.
+    pub fn profiled(self, profile: Option<PathBuf>) -> Self {
+        Self { profile, ..self }
     }
 
     /// The version of ONNX Runtime.
@@ -145,15 +152,19 @@ impl Runtime for OrtRuntime {
         }
         let error = |reason: String| EngineError::Load { graph: name.to_owned(), reason };
         let on_gpu = matches!(self.provider, Provider::Cuda(_));
-        let on_cpu = matches!(self.provider, Provider::Cpu);
         let session = self
             .session()
             .and_then(|builder| self.provider.register(builder, &[]))
-            .and_then(|builder| if on_cpu { operators::register(builder) } else { Ok(builder) })
             .and_then(|builder| {
                 Ok(builder.with_config_entry(assignment::RECORD, if on_gpu { "1" } else { "0" })?)
             })
-            .and_then(|builder| match std::env::var("PROF") { Ok(p) => Ok(builder.with_profiling(format!("{p}/{name}"))?), _ => Ok(builder) })
+            .and_then(|builder| match &self.profile {
+                Some(directory) => {
+                    std::fs::create_dir_all(directory).map_err(::ort::Error::wrap)?;
+                    Ok(builder.with_profiling(directory.join(name))?)
+                }
+                None => Ok(builder),
+            })
             .and_then(|mut builder| builder.commit_from_file(model))
             .map_err(|reason| error(reason.to_string()))?;
         if on_gpu {

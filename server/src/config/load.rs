@@ -178,6 +178,7 @@ impl Checker {
 
     fn engine(&mut self) -> Option<EngineConfig> {
         let (runtime, threads) = (self.get("engine.runtime"), self.get("engine.threads"));
+        let (kernels, profile) = (self.get("engine.kernels"), self.get("engine.profile"));
         let (gpu, gpu_arena) = (self.get("engine.gpu"), self.get("engine.gpu_arena"));
         let gpu_arena_growth = self.get("engine.gpu_arena_growth");
         let tensorrt_engines = self.get("engine.tensorrt_engines");
@@ -188,6 +189,8 @@ impl Checker {
         Some(EngineConfig {
             runtime: runtime?,
             threads: threads?,
+            kernels: kernels?,
+            profile: profile?,
             gpu: gpu?,
             gpu_arena: gpu_arena?,
             gpu_arena_growth: gpu_arena_growth?,
@@ -290,6 +293,8 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("engine.threads", engine.threads),
         ("engine.gpu", engine.gpu),
         ("engine.gpu_arena", engine.gpu_arena),
+        ("engine.kernels", engine.kernels),
+        ("engine.profile", engine.profile),
         ("engine.gpu_arena_growth", engine.gpu_arena_growth),
         ("engine.tensorrt_engines", engine.tensorrt_engines),
         ("engine.slots", engine.slots),

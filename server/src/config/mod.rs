@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use arrcoc_runtime::bundle::manifest::Precision;
-use arrcoc_runtime::engine::{ArenaGrowth, CudaOptions};
+use arrcoc_runtime::engine::{ArenaGrowth, CpuOptions, CudaOptions, Kernels};
 use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::model::Options;
 use serde::Serialize;
@@ -62,6 +62,10 @@ pub struct EngineConfig {
     pub runtime: RuntimeChoice,
     /// Threads; 0 takes one per processor.
     pub threads: usize,
+    /// Who computes layers in 8 and 4 bits on the CPU.
+    pub kernels: Kernels,
+    /// Profiles of the graphs.
+    pub profile: Option<PathBuf>,
     /// Number of the GPU.
     pub gpu: u32,
     /// Arena of each graph on the GPU.
@@ -179,6 +183,8 @@ impl Config {
         Options {
             runtime: engine.runtime.kind(),
             threads: engine.threads,
+            cpu: CpuOptions { kernels: engine.kernels },
+            profile: engine.profile.clone(),
             cuda: CudaOptions {
                 device: engine.gpu,
                 arena_limit: engine.gpu_arena.map(|size| size.0),

@@ -77,6 +77,8 @@ section!(
 section!(EngineSection {
     runtime: Text,
     threads: Text,
+    kernels: Text,
+    profile: Text,
     gpu: Text,
     gpu_arena: Text,
     gpu_arena_growth: Text,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use arrcoc_runtime::bundle::manifest::Precision;
-use arrcoc_runtime::engine::{ArenaGrowth, RuntimeKind};
+use arrcoc_runtime::engine::{ArenaGrowth, Kernels, RuntimeKind};
 use serde::{Serialize, Serializer};
 
 /// A type that a setting can have.
@@ -182,6 +182,20 @@ impl Setting for RuntimeChoice {
             "cuda" => Some(Self::Cuda),
             "tensorrt" => Some(Self::TensorRt),
             "tract" => Some(Self::Tract),
+            _ => None,
+        }
+    }
+}
+
+impl Setting for Kernels {
+    fn expected() -> String {
+        "own or library".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "own" => Some(Self::Own),
+            "library" => Some(Self::Library),
             _ => None,
         }
     }

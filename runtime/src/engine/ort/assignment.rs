@@ -130,6 +130,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::{OrtRuntime, Provider};
+    use crate::engine::CpuOptions;
     use super::*;
 
     fn on(provider: &str, operator: &str) -> Assigned {
@@ -148,7 +149,7 @@ mod tests {
     /// On a session of the CPU provider everything is on the CPU, and the check must see it.
     #[test]
     fn a_network_on_the_cpu_is_found_out() {
-        let Ok(runtime) = OrtRuntime::open(1, Provider::Cpu) else {
+        let Ok(runtime) = OrtRuntime::open(1, Provider::Cpu(CpuOptions::default())) else {
             eprintln!("skipped: no ONNX Runtime");
             return;
         };

@@ -19,7 +19,7 @@ const TENSORRT: [&str; 2] = if cfg!(windows) {
 /// What of a provider's libraries the system does not find, by file name.
 pub(super) fn missing(provider: &Provider, onnxruntime: &Path) -> Vec<String> {
     let (own, tensorrt): (&[&str], &[&str]) = match provider {
-        Provider::Cpu => return Vec::new(),
+        Provider::Cpu(_) => return Vec::new(),
         Provider::Cuda(_) => (&["shared", "cuda"], &[]),
         Provider::TensorRt(_) => (&["shared", "tensorrt"], &TENSORRT),
     };
@@ -67,6 +67,7 @@ fn open(name: &str) -> Result<Library, libloading::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::CpuOptions;
     use crate::engine::{CudaOptions, TensorRtOptions};
 
     #[test]
@@ -79,7 +80,7 @@ mod tests {
     fn the_providers_own_libraries_lie_beside_onnx_runtime() {
         let nowhere = Path::new("nowhere").join("libonnxruntime.so");
         let missing_for = |provider: &Provider| missing(provider, &nowhere).join(" ");
-        assert_eq!(missing_for(&Provider::Cpu), "");
+        assert_eq!(missing_for(&Provider::Cpu(CpuOptions::default())), "");
         let cuda = missing_for(&Provider::Cuda(CudaOptions::default()));
         assert!(cuda.contains("onnxruntime_providers_cuda") && !cuda.contains("tensorrt"), "{cuda}");
         let tensorrt = missing_for(&Provider::TensorRt(TensorRtOptions::default()));

@@ -9,8 +9,8 @@ use ::ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider
 use ::ort::session::builder::SessionBuilder;
 
 use super::library::VARIABLE;
-use super::{Shared, libraries};
-use crate::engine::{ArenaGrowth, CudaOptions, EngineError, TensorRtOptions};
+use super::{Shared, libraries, operators};
+use crate::engine::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, EngineError, TensorRtOptions};
 
 /// What fits this version of ONNX Runtime, as its release on PyPI links it.
 const VERSIONS: &str = "ONNX Runtime 1.31 goes with CUDA 13, cuDNN 9, TensorRT 10 (10.13 or newer, not 11) and a driver of 580 or newer";
@@ -22,7 +22,7 @@ pub type ProviderOption = (&'static str, String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Provider {
     /// The CPU.
-    Cpu,
+    Cpu(CpuOptions),
     /// The CUDA provider; operators on shapes alone run on the CPU, as it wants them to.
     Cuda(CudaOptions),
     /// The TensorRT provider, on engines built ahead of time, and nothing beside it.
@@ -33,7 +33,7 @@ impl Provider {
     /// The provider's name for people.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Cpu => "CPU",
+            Self::Cpu(_) => "CPU",
             Self::Cuda(_) => "CUDA",
             Self::TensorRt(_) => "TensorRT",
         }
@@ -45,7 +45,7 @@ impl Provider {
     /// [`EngineError::Unavailable`] with the reason, the libraries that are missing and the versions that fit.
     pub(super) fn check(&self, shared: &Shared, builder: SessionBuilder) -> Result<(), EngineError> {
         let (built_in, runtime) = match self {
-            Self::Cpu => return Ok(()),
+            Self::Cpu(_) => return Ok(()),
             Self::Cuda(_) => (::ort::ep::CUDA::is_available(), "ONNX Runtime on CUDA"),
             Self::TensorRt(_) => (::ort::ep::TensorRT::is_available(), "ONNX Runtime on TensorRT"),
         };
@@ -62,14 +62,15 @@ impl Provider {
         }
     }
 
-    /// Registers the provider with its own options and `more`; a failure is an error, never another provider.
+    /// Registers the provider with its own options and `more`, on the CPU our own operators; a failure is an error, never another provider.
     pub(super) fn register(
         &self,
         builder: SessionBuilder,
         more: &[ProviderOption],
     ) -> Result<SessionBuilder, ::ort::Error> {
         let provider = match self {
-            Self::Cpu => return Ok(builder),
+            Self::Cpu(CpuOptions { kernels: Kernels::Own }) => return operators::register(builder),
+            Self::Cpu(CpuOptions { kernels: Kernels::Library }) => return Ok(builder),
             Self::Cuda(options) => cuda_options(options)
                 .into_iter()
                 .chain(more.iter().cloned())
