@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arrcoc_runtime::engine::RuntimeKind;
+use arrcoc_runtime::engine::{CpuOptions, Kernels, RuntimeKind};
 use arrcoc_runtime::generate::{
     Budget, Cache, FinishReason, GenerateError, MaxTokens, Observer, Request, Sampling, Stage,
 };
@@ -44,7 +44,7 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
 
 #[test]
 fn interleaved_equals_lonely() {
-    let model = load("cpu", &options());
+    let model = load("fp32-cpu", &options());
     let lonely = tokens(&model);
     let generations: Vec<_> =
         (0..2).flat_map(|_| requests()).map(|request| model.submit(request).unwrap()).collect();
@@ -57,24 +57,47 @@ fn interleaved_equals_lonely() {
 
 #[test]
 fn chunked_prefill_equals_whole() {
-    let whole = tokens(&load("cpu", &Options { prefill_chunk: 512, ..options() }));
+    let whole = tokens(&load("fp32-cpu", &Options { prefill_chunk: 512, ..options() }));
     for prefill_chunk in [1, 13] {
-        assert_eq!(tokens(&load("cpu", &Options { prefill_chunk, ..options() })), whole, "{prefill_chunk}");
+        assert_eq!(tokens(&load("fp32-cpu", &Options { prefill_chunk, ..options() })), whole, "{prefill_chunk}");
+    }
+}
+
+#[test]
+fn integers_know_no_neighbours() {
+    for (bundle, kernels) in [
+        ("int8-cpu", Kernels::Own),
+        ("int4-cpu", Kernels::Own),
+        ("int8-cpu", Kernels::Library),
+        ("int4-cpu", Kernels::Library),
+    ] {
+        let options = Options { cpu: CpuOptions { kernels }, ..options() };
+        let lonely = tokens(&load(bundle, &Options { slots: 1, prefill_chunk: 512, ..options.clone() }));
+        for prefill_chunk in [1, 13] {
+            let chunked = tokens(&load(bundle, &Options { prefill_chunk, ..options.clone() }));
+            assert_eq!(chunked, lonely, "{bundle}, {kernels:?}, {prefill_chunk}");
+        }
+        let model = load(bundle, &Options { slots: 8, ..options });
+        let generations: Vec<_> =
+            (0..2).flat_map(|_| requests()).map(|request| model.submit(request).unwrap()).collect();
+        for (index, generation) in generations.into_iter().enumerate() {
+            assert_eq!(collect(generation).tokens, lonely[index % lonely.len()], "{bundle}, {kernels:?}, {index}");
+        }
     }
 }
 
 #[test]
 fn both_flavours_and_both_runtimes_agree() {
-    let fused = tokens(&load("cpu", &options()));
+    let fused = tokens(&load("fp32-cpu", &options()));
     for runtime in [RuntimeKind::Ort, RuntimeKind::Tract] {
-        let model = load("portable", &Options { runtime: Some(runtime), ..options() });
+        let model = load("fp32-portable", &Options { runtime: Some(runtime), ..options() });
         assert_eq!(tokens(&model), fused, "{runtime:?}");
     }
 }
 
 #[test]
 fn logprobs_do_not_depend_on_the_batch() {
-    let model = load("cpu", &options());
+    let model = load("fp32-cpu", &options());
     let with_logprobs = |mut request: Request| {
         request.top_logprobs = Some(5);
         request
@@ -94,7 +117,7 @@ fn logprobs_do_not_depend_on_the_batch() {
 
 #[test]
 fn choices_equal_separate_requests() {
-    let model = load("cpu", &options());
+    let model = load("fp32-cpu", &options());
     let sampling = Sampling { temperature: 0.9, top_p: 0.9, seed: Some(5), ..Sampling::default() };
     let request = Request { sampling, ..ask_about(&picture(200, 200, 1), "Say something.") };
     // More choices than slots: the later ones inherit slots.
@@ -131,10 +154,10 @@ impl Observer for Caches {
 fn cached_features_equal_fresh_ones() {
     let file = picture(300, 200, 3);
     let questions = ["What is in the picture?", "Where is the square?", "What is in the picture?"];
-    let uncached = load("cpu", &Options { feature_cache_bytes: 0, token_cache_bytes: 0, ..options() });
+    let uncached = load("fp32-cpu", &Options { feature_cache_bytes: 0, token_cache_bytes: 0, ..options() });
     let fresh: Vec<_> = questions.iter().map(|q| run(&uncached, ask_about(&file, q)).tokens).collect();
     let caches = Arc::new(Caches::default());
-    let cached = load_observed("cpu", &options(), caches.clone());
+    let cached = load_observed("fp32-cpu", &options(), caches.clone());
     let found: Vec<_> = questions.iter().map(|q| run(&cached, ask_about(&file, q)).tokens).collect();
     assert_eq!(found, fresh);
     let asked = caches.0.lock().unwrap();
@@ -145,7 +168,7 @@ fn cached_features_equal_fresh_ones() {
 
 #[test]
 fn a_stop_string_cuts_the_answer_and_nothing_else() {
-    let model = load("cpu", &options());
+    let model = load("fp32-cpu", &options());
     let request = Request { max_tokens: MaxTokens::Exactly(40), ..ask("Tell me a story.") };
     let whole = run(&model, request.clone());
     let chars: Vec<char> = whole.texts[0].chars().collect();
@@ -159,7 +182,7 @@ fn a_stop_string_cuts_the_answer_and_nothing_else() {
 
 #[test]
 fn hanging_up_frees_the_slot() {
-    let model = load("cpu", &Options { slots: 1, ..options() });
+    let model = load("fp32-cpu", &Options { slots: 1, ..options() });
     let mut long = model
         .submit(Request { max_tokens: MaxTokens::AtMost(usize::MAX), ..ask("Go on for ever.") })
         .unwrap();
@@ -171,7 +194,7 @@ fn hanging_up_frees_the_slot() {
 
 #[test]
 fn usage_receipts_and_stages_add_up() {
-    let model = load("cpu", &options());
+    let model = load("fp32-cpu", &options());
     let file = picture(300, 200, 3);
     let outcome = run(&model, Request { explain: true, ..ask_about(&file, "What is in the picture?") });
     let (usage, timings) = outcome.done();
@@ -200,7 +223,7 @@ fn usage_receipts_and_stages_add_up() {
 
 #[test]
 fn bad_images_fail_alone() {
-    let model = load("cpu", &options());
+    let model = load("fp32-cpu", &options());
     let mut truncated = picture(64, 64, 1).to_vec();
     truncated.truncate(truncated.len() / 2);
     for file in [b"not an image".to_vec(), truncated, Vec::new()] {

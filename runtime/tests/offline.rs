@@ -13,7 +13,7 @@ use arrcoc_runtime::offline::{Answer, AnswerRequest, Example, OfflineError, Offl
 use common::{ask_about, load, options, picture, run, tiny_bundle};
 
 fn offline() -> OfflineModel {
-    OfflineModel::load(&Bundle::open(&tiny_bundle("cpu")).unwrap(), &options()).unwrap()
+    OfflineModel::load(&Bundle::open(&tiny_bundle("fp32-cpu")).unwrap(), &options()).unwrap()
 }
 
 fn example(offline: &OfflineModel, width: u32, height: u32, text: &str) -> Example {
@@ -41,7 +41,7 @@ fn answer(offline: &mut OfflineModel, example: &Example, visual: &VisualTokens) 
 
 #[test]
 fn with_the_allocator_it_is_the_model() {
-    let (mut offline, model) = (offline(), load("cpu", &options()));
+    let (mut offline, model) = (offline(), load("fp32-cpu", &options()));
     let text = "Where is the square?";
     // A whole picture, and one with padding.
     for (width, height) in [(200, 200), (300, 120)] {
@@ -149,7 +149,7 @@ fn positions_and_orders_make_a_difference() {
 
 #[test]
 fn prompts_that_do_not_fit_are_told_before_they_are_run() {
-    let bundle = Bundle::open(&tiny_bundle("cpu")).unwrap();
+    let bundle = Bundle::open(&tiny_bundle("fp32-cpu")).unwrap();
     let short = Options { context_length: Some(64), ..options() };
     let mut offline = OfflineModel::load(&bundle, &short).unwrap();
     let mut example = example(&offline, 128, 128, "Which?");

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::engine::{Graph, Runtime, RuntimeKind};
+use arrcoc_runtime::decoder::Embedder;
+use arrcoc_runtime::engine::{CpuOptions, Graph, Kernels, Runtime, RuntimeKind, RuntimeOptions};
 use arrcoc_runtime::tensor::Tensor;
 
+use crate::goldens::Goldens;
 use crate::repository;
 
 /// A bundle and the library that runs it.
@@ -23,10 +25,46 @@ impl Engine {
     /// # Errors
     /// When either is not to be had.
     pub fn open(preset: &str, target: &str, kind: RuntimeKind) -> Result<Self> {
-        let dir: PathBuf = repository("target/test-bundles").join(preset).join(format!("fp32-{target}"));
+        Self::of(preset, &format!("fp32-{target}"), kind.open(2)?)
+    }
+
+    /// Opens the test bundle of `preset` for the CPU in a precision, with our own kernels or without.
+    ///
+    /// # Errors
+    /// When either is not to be had.
+    pub fn on_cpu(preset: &str, precision: &str, kernels: Kernels) -> Result<Self> {
+        let options = RuntimeOptions { threads: 2, cpu: CpuOptions { kernels }, ..RuntimeOptions::default() };
+        Self::of(preset, &format!("{precision}-cpu"), RuntimeKind::Ort.open_with(&options)?)
+    }
+
+    fn of(preset: &str, bundle: &str, runtime: Box<dyn Runtime>) -> Result<Self> {
+        let dir: PathBuf = repository("target/test-bundles").join(preset).join(bundle);
         let hint = || format!("no test bundle at {}: run `cargo xtask test`, which makes it", dir.display());
-        let bundle = Bundle::open(&dir).with_context(hint)?;
-        Ok(Self { bundle, runtime: kind.open(2)? })
+        Ok(Self { bundle: Bundle::open(&dir).with_context(hint)?, runtime })
+    }
+
+    /// The embeddings of tokens, \[1, tokens, width\].
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        let graph = self.bundle.load_graph(self.runtime.as_ref(), "embedding")?;
+        Ok(Embedder::new(graph, self.bundle.manifest().decoder.hidden_size).embed(ids)?)
+    }
+
+    /// The embeddings of the goldens' prompt, with the image's placeholder replaced by its tokens.
+    ///
+    /// # Errors
+    /// When there is no prompt, or the engine fails.
+    pub fn prompt(&self, goldens: &Goldens, visual: &Tensor) -> Result<Tensor> {
+        let spec = &self.bundle.manifest().decoder;
+        let ids: Vec<u32> = goldens.ints("prompt_ids")?.iter().map(|&id| id as u32).collect();
+        let text = self.embed(&ids)?;
+        let mut rows: Vec<f32> = Vec::new();
+        for (id, row) in ids.iter().zip(text.as_slice::<f32>()?.chunks(spec.hidden_size)) {
+            rows.extend(if *id == spec.image_token_id { visual.as_slice()? } else { row });
+        }
+        Ok(Tensor::from_vec(&[1, rows.len() / spec.hidden_size, spec.hidden_size], rows)?)
     }
 
     /// Loads one graph.

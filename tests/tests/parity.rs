@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use anyhow::{Context, Result, ensure};
-use arrcoc_runtime::decoder::{self, Embedder};
+use arrcoc_runtime::decoder;
 use arrcoc_runtime::engine::RuntimeKind::{self, Ort, Tract};
 use arrcoc_runtime::sampling::LogSoftmax;
 use arrcoc_runtime::tensor::Tensor;
@@ -98,7 +98,7 @@ fn encoder_and_allocator(engine: &Engine, goldens: &Goldens, side: usize) -> Res
 
     let ids: Vec<u32> = goldens.ints("query_ids")?.iter().map(|&id| id as u32).collect();
     let mask = goldens.tensor("query_mask")?;
-    let embeds = embed(engine, &ids)?.reshaped(goldens.tensor("query_embeds")?.shape())?;
+    let embeds = engine.embed(&ids)?.reshaped(goldens.tensor("query_embeds")?.shape())?;
     // Padding ids are the reference's affair: what they embed to is masked.
     if mask.shape()[0] == 1 {
         assert_stage("query_embeds", embeds.as_slice()?, &goldens.floats("query_embeds")?)?;
@@ -149,7 +149,7 @@ fn answer(engine: &Engine, goldens: &Goldens, prefix: &str) -> Result<()> {
     let expected_ids = goldens.ints(&golden("greedy_ids"))?;
     let expected_logprobs = goldens.floats(&golden("greedy_logprobs"))?;
     ensure!(expected_ids.len() == 64, "expected 64 golden tokens, found {}", expected_ids.len());
-    let prompt = prompt_embeds(engine, goldens, &goldens.tensor(&golden("visual_embeds"))?)?;
+    let prompt = engine.prompt(goldens, &goldens.tensor(&golden("visual_embeds"))?)?;
 
     let capacity = prompt.shape()[1] + expected_ids.len() + 1;
     let mut decoder = decoder::load(&engine.bundle, engine.runtime.as_ref(), 1, capacity)?;
@@ -164,29 +164,12 @@ fn answer(engine: &Engine, goldens: &Goldens, prefix: &str) -> Result<()> {
         ensure!(best as i64 == expected, "{prefix} step {step}: expected token {expected}, found {best}");
         let logprob = LogSoftmax::new(logits.values())?.of(best as u32);
         worst = worst.max((logprob - expected_logprob).abs());
-        let embeds = embed(engine, &[best as u32])?;
+        let embeds = engine.embed(&[best as u32])?;
         logits = decoder.step(&[slot], &embeds)?.remove(0);
     }
     println!("{:<40} {worst:.1e}", golden("greedy_logprobs"));
     ensure!(worst <= LOGPROB_FP32, "{prefix}: log-probabilities off by {worst:.1e}");
     Ok(())
-}
-
-/// The prompt's embeddings with the image's placeholder replaced by its tokens.
-fn prompt_embeds(engine: &Engine, goldens: &Goldens, visual: &Tensor) -> Result<Tensor> {
-    let spec = &engine.bundle.manifest().decoder;
-    let ids: Vec<u32> = goldens.ints("prompt_ids")?.iter().map(|&id| id as u32).collect();
-    let text = embed(engine, &ids)?;
-    let mut rows: Vec<f32> = Vec::new();
-    for (id, row) in ids.iter().zip(text.as_slice::<f32>()?.chunks(spec.hidden_size)) {
-        rows.extend(if *id == spec.image_token_id { visual.as_slice()? } else { row });
-    }
-    Ok(Tensor::from_vec(&[1, rows.len() / spec.hidden_size, spec.hidden_size], rows)?)
-}
-
-fn embed(engine: &Engine, ids: &[u32]) -> Result<Tensor> {
-    let graph = engine.bundle.load_graph(engine.runtime.as_ref(), "embedding")?;
-    Ok(Embedder::new(graph, engine.bundle.manifest().decoder.hidden_size).embed(ids)?)
 }
 
 /// Every eighth row and column of \[batch, 3, side, side\].

@@ -12,16 +12,16 @@ use arrcoc_runtime::generate::{
 };
 use arrcoc_runtime::model::{Generation, Model, Options};
 
-/// A bundle of the tiny preset for `target` (`cpu` or `portable`): what `ARRCOC_TEST_BUNDLE` names when its target
-/// matches, else the one that `cargo xtask test` has made.
-pub fn tiny_bundle(target: &str) -> PathBuf {
+/// A bundle of the tiny preset by its name, such as `fp32-cpu`: what `ARRCOC_TEST_BUNDLE` names when it is called so, else the one
+/// that `cargo xtask test` has made.
+pub fn tiny_bundle(bundle: &str) -> PathBuf {
     if let Some(dir) = std::env::var_os("ARRCOC_TEST_BUNDLE").map(PathBuf::from)
-        && dir.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&format!("-{target}")))
+        && dir.file_name().is_some_and(|name| name.to_string_lossy() == bundle)
     {
         return dir;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-bundles");
-    let dir = root.join(format!("arr-coc-ovis-tiny/fp32-{target}"));
+    let dir = root.join("arr-coc-ovis-tiny").join(bundle);
     assert!(
         dir.join("manifest.yaml").is_file(),
         "no test bundle at {}: run `cargo xtask test`, which makes it, or point ARRCOC_TEST_BUNDLE at one",
@@ -30,12 +30,12 @@ pub fn tiny_bundle(target: &str) -> PathBuf {
     dir
 }
 
-pub fn load(target: &str, options: &Options) -> Model {
-    load_observed(target, options, Arc::new(arrcoc_runtime::generate::NoObserver))
+pub fn load(bundle: &str, options: &Options) -> Model {
+    load_observed(bundle, options, Arc::new(arrcoc_runtime::generate::NoObserver))
 }
 
-pub fn load_observed(target: &str, options: &Options, observer: Arc<dyn Observer>) -> Model {
-    Model::load(Bundle::open(&tiny_bundle(target)).unwrap(), options, observer).unwrap()
+pub fn load_observed(bundle: &str, options: &Options, observer: Arc<dyn Observer>) -> Model {
+    Model::load(Bundle::open(&tiny_bundle(bundle)).unwrap(), options, observer).unwrap()
 }
 
 /// Small enough to load quickly, with several slots.
