@@ -76,7 +76,11 @@ pub fn grid_attention(
     assert_eq!(qkv.len(), batch * positions * 3 * grid.row(), "qkv: expected {grid:?}");
     assert_eq!(out.len(), batch * positions * grid.row(), "out: expected {grid:?}");
     assert_eq!(tables.rows.len(), (2 * height).saturating_sub(1) * head_width, "rows: expected {grid:?}");
-    assert_eq!(tables.columns.len(), (2 * width).saturating_sub(1) * head_width, "columns: expected {grid:?}");
+    assert_eq!(
+        tables.columns.len(),
+        (2 * width).saturating_sub(1) * head_width,
+        "columns: expected {grid:?}"
+    );
     if out.is_empty() || head_width == 0 {
         return;
     }

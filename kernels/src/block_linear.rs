@@ -100,7 +100,11 @@ pub fn block_linear(
     }
     assert_eq!(x.len(), rows * inputs, "x: expected whole rows of {inputs}");
     assert_eq!(weight.scales.len(), outputs * weight.blocks(), "scales: expected one for each block");
-    assert_eq!(weight.values.len(), weight.scales.len() * weight.bits.bytes(), "values: expected whole blocks");
+    assert_eq!(
+        weight.values.len(),
+        weight.scales.len() * weight.bits.bytes(),
+        "values: expected whole blocks"
+    );
     assert_eq!(y.len(), rows * outputs, "y: expected [{rows}, {outputs}]");
 
     let x = quantize(x, inputs, weight.bits.zero(), scratch, threads);

@@ -7,6 +7,9 @@
 //! Vector instructions read through pointers, and tasks write their own parts of one output: that is what `unsafe` is for here,
 //! and every block says which slice bounds it.
 
+// A tile's sums are arrays that stay in registers, read and written by place.
+#![allow(clippy::needless_range_loop)]
+
 #[cfg(target_arch = "x86_64")]
 mod attention;
 #[cfg(target_arch = "x86_64")]

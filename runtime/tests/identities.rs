@@ -59,7 +59,11 @@ fn interleaved_equals_lonely() {
 fn chunked_prefill_equals_whole() {
     let whole = tokens(&load("fp32-cpu", &Options { prefill_chunk: 512, ..options() }));
     for prefill_chunk in [1, 13] {
-        assert_eq!(tokens(&load("fp32-cpu", &Options { prefill_chunk, ..options() })), whole, "{prefill_chunk}");
+        assert_eq!(
+            tokens(&load("fp32-cpu", &Options { prefill_chunk, ..options() })),
+            whole,
+            "{prefill_chunk}"
+        );
     }
 }
 
@@ -81,7 +85,11 @@ fn integers_know_no_neighbours() {
         let generations: Vec<_> =
             (0..2).flat_map(|_| requests()).map(|request| model.submit(request).unwrap()).collect();
         for (index, generation) in generations.into_iter().enumerate() {
-            assert_eq!(collect(generation).tokens, lonely[index % lonely.len()], "{bundle}, {kernels:?}, {index}");
+            assert_eq!(
+                collect(generation).tokens,
+                lonely[index % lonely.len()],
+                "{bundle}, {kernels:?}, {index}"
+            );
         }
     }
 }

@@ -29,6 +29,11 @@ impl Environment {
         Ok(environment)
     }
 
+    /// One that stands already, with whatever it holds.
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
     fn install(&self, lock: &Path) -> Result<()> {
         let python = interpreter().context("expected Python 3 on the PATH, found none")?;
         // Without pip inside: Debian keeps `ensurepip` in a package of its own, and the outer pip can do it all.

@@ -235,7 +235,8 @@ impl Rewriter {
         let read: HashSet<Rc<str>> =
             graph.nodes.iter().flat_map(|node| node.inputs.iter().cloned()).collect();
         graph.initializers.retain(|tensor| read.contains(&tensor.name));
-        let called = |name: &str| graph.nodes.iter().any(|node| node.domain == DOMAIN && node.operator == name);
+        let called =
+            |name: &str| graph.nodes.iter().any(|node| node.domain == DOMAIN && node.operator == name);
         graph.functions.retain(|function| called(function.name()));
         graph
     }

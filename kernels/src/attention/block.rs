@@ -98,9 +98,17 @@ impl Block {
 
     /// Begins the products of `count` keys from `first` with their biases.
     #[target_feature(enable = "avx512f")]
-    fn spread_biases(&mut self, head: &Head, queries: Range<usize>, first: usize, count: usize, biases: &Biases) {
+    fn spread_biases(
+        &mut self,
+        head: &Head,
+        queries: Range<usize>,
+        first: usize,
+        count: usize,
+        biases: &Biases,
+    ) {
         let (height, width) = (head.grid.height, head.grid.width);
-        let (row_distances, column_distances) = (biases.rows.panels() * LANES, biases.columns.panels() * LANES);
+        let (row_distances, column_distances) =
+            (biases.rows.panels() * LANES, biases.columns.panels() * LANES);
         for (i, query) in queries.enumerate() {
             // Key k lies in these lists at n - 1 - q + k.
             let rows = &self.row_biases[i * row_distances + height - 1 - query / width..][..height];
@@ -134,7 +142,8 @@ impl Block {
             let largest = _mm512_reduce_max_ps(largest);
             let shift = _mm512_set1_ps(largest);
             let mut sum = _mm512_setzero_ps();
-            let (weights, _) = self.weights[i * KEYS / 2..][..panels * LANES / 2].as_chunks_mut::<{ LANES / 2 }>();
+            let (weights, _) =
+                self.weights[i * KEYS / 2..][..panels * LANES / 2].as_chunks_mut::<{ LANES / 2 }>();
             for (products, weights) in products.iter().zip(weights) {
                 let weight = exp2(_mm512_sub_ps(whole(products), shift));
                 sum = _mm512_add_ps(sum, weight);
@@ -165,7 +174,14 @@ fn whole(x: &[f32; LANES]) -> __m512 {
 
 /// Adds to `products` \[rows, stride\] those of `queries` \[rows, depth\] words with panels of keys; `rows` are whole dozens.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn multiply_keys(queries: &[u32], keys: &[u32], depth: usize, rows: usize, products: &mut [f32], stride: usize) {
+fn multiply_keys(
+    queries: &[u32],
+    keys: &[u32],
+    depth: usize,
+    rows: usize,
+    products: &mut [f32],
+    stride: usize,
+) {
     let panels = keys.len() / (depth * LANES);
     for panel in (0..panels).step_by(2) {
         for first in (0..rows).step_by(TALL) {
@@ -182,7 +198,13 @@ fn multiply_keys(queries: &[u32], keys: &[u32], depth: usize, rows: usize, produ
 
 /// A dozen queries with `N` panels of keys.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn keys_tile<const N: usize>(queries: &[u32], keys: &[u32], depth: usize, products: &mut [f32], stride: usize) {
+fn keys_tile<const N: usize>(
+    queries: &[u32],
+    keys: &[u32],
+    depth: usize,
+    products: &mut [f32],
+    stride: usize,
+) {
     assert!(queries.len() >= TALL * depth && keys.len() >= N * depth * LANES);
     assert!(products.len() >= (TALL - 1) * stride + N * LANES);
     let mut sums = [[_mm512_setzero_ps(); N]; TALL];

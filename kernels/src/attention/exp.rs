@@ -1,9 +1,11 @@
 //! Powers of two of sixteen numbers.
 
 use std::arch::x86_64::*;
+use std::f32::consts::LN_2;
 
 /// `ln(2)^k / k!` for k of 0 to 4: the first terms of the Taylor series of `2^f`.
-const TERMS: [f32; 5] = [1.0, 0.693_147_2, 0.240_226_51, 0.055_504_11, 0.009_618_129];
+const TERMS: [f32; 5] =
+    [1.0, LN_2, LN_2 * LN_2 / 2.0, LN_2 * LN_2 * LN_2 / 6.0, LN_2 * LN_2 * LN_2 * LN_2 / 24.0];
 
 /// `2^x` for x of at most zero, to four digits, which is more than the 16-bit floats keep that it becomes: `2^n * 2^f` with n whole and f
 /// within half of zero. What would be smaller than the smallest normal number becomes zero.

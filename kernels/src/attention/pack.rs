@@ -153,7 +153,8 @@ fn pack_keys<'a>(row: impl Fn(usize) -> Option<&'a [f32]>, scale: f32, words: &m
         let rows = std::array::from_fn(|lane| {
             let row = row(lane).unwrap_or_default();
             // Sixteen words: 32 numbers.
-            let [low, high] = [2 * from / LANES, 2 * from / LANES + 1].map(|at| _mm512_mul_ps(vector(row, at), scale));
+            let [low, high] =
+                [2 * from / LANES, 2 * from / LANES + 1].map(|at| _mm512_mul_ps(vector(row, at), scale));
             let halves = _mm512_cvtne2ps_pbh(high, low);
             // SAFETY: both are 512 bits of anything.
             unsafe { std::mem::transmute::<__m512bh, __m512i>(halves) }

@@ -99,19 +99,29 @@ pub(super) fn multiply(
     let rows: Vec<Row> = (0..x.rows).map(|row| Row::new(x, row, weight.bits)).collect();
     threads.run(outputs.div_ceil(OUTPUTS_PER_TASK), &|task| {
         let end = outputs.min((task + 1) * OUTPUTS_PER_TASK);
-        PRODUCTS.with_borrow_mut(|products| for first in (task * OUTPUTS_PER_TASK..end).step_by(ABREAST) {
-            // SAFETY: `block_linear` asked the CPU; every task has outputs of its own.
-            unsafe {
-                match (rows.as_slice(), weight.bits) {
-                    ([a], Bits::Eight) => four_outputs::<1, false>([a], weight, first, products, y),
-                    ([a, b], Bits::Eight) => four_outputs::<2, false>([a, b], weight, first, products, y),
-                    ([a, b, c], Bits::Eight) => four_outputs::<3, false>([a, b, c], weight, first, products, y),
-                    ([a, b, c, d], Bits::Eight) => four_outputs::<4, false>([a, b, c, d], weight, first, products, y),
-                    ([a], Bits::Four) => four_outputs::<1, true>([a], weight, first, products, y),
-                    ([a, b], Bits::Four) => four_outputs::<2, true>([a, b], weight, first, products, y),
-                    ([a, b, c], Bits::Four) => four_outputs::<3, true>([a, b, c], weight, first, products, y),
-                    ([a, b, c, d], Bits::Four) => four_outputs::<4, true>([a, b, c, d], weight, first, products, y),
-                    (rows, _) => unreachable!("{} rows are not few", rows.len()),
+        PRODUCTS.with_borrow_mut(|products| {
+            for first in (task * OUTPUTS_PER_TASK..end).step_by(ABREAST) {
+                // SAFETY: `block_linear` asked the CPU; every task has outputs of its own.
+                unsafe {
+                    match (rows.as_slice(), weight.bits) {
+                        ([a], Bits::Eight) => four_outputs::<1, false>([a], weight, first, products, y),
+                        ([a, b], Bits::Eight) => four_outputs::<2, false>([a, b], weight, first, products, y),
+                        ([a, b, c], Bits::Eight) => {
+                            four_outputs::<3, false>([a, b, c], weight, first, products, y)
+                        }
+                        ([a, b, c, d], Bits::Eight) => {
+                            four_outputs::<4, false>([a, b, c, d], weight, first, products, y)
+                        }
+                        ([a], Bits::Four) => four_outputs::<1, true>([a], weight, first, products, y),
+                        ([a, b], Bits::Four) => four_outputs::<2, true>([a, b], weight, first, products, y),
+                        ([a, b, c], Bits::Four) => {
+                            four_outputs::<3, true>([a, b, c], weight, first, products, y)
+                        }
+                        ([a, b, c, d], Bits::Four) => {
+                            four_outputs::<4, true>([a, b, c, d], weight, first, products, y)
+                        }
+                        (rows, _) => unreachable!("{} rows are not few", rows.len()),
+                    }
                 }
             }
         });

@@ -166,7 +166,8 @@ impl Panel {
             }
             for half in 0..2 {
                 // SAFETY: within the scales, as asserted.
-                let scales = unsafe { _mm512_loadu_ps(self.scales.as_ptr().add(block * PANEL + half * LANES)) };
+                let scales =
+                    unsafe { _mm512_loadu_ps(self.scales.as_ptr().add(block * PANEL + half * LANES)) };
                 for r in 0..R {
                     let scale = _mm512_mul_ps(_mm512_set1_ps(about[r][block].scale), scales);
                     let product = _mm512_cvtepi32_ps(products[r][half]);

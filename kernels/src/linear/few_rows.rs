@@ -16,7 +16,12 @@ const OUTPUTS_PER_TASK: usize = 64;
 /// Outputs that are computed side by side: as many streams of memory, and enough sums to hide the latency of an addition.
 const ABREAST: usize = 4;
 
-pub(super) fn multiply(x: &QuantizedRows<'_>, weight: Weight<'_>, y: &Shared<'_, f32>, threads: &dyn Threads) {
+pub(super) fn multiply(
+    x: &QuantizedRows<'_>,
+    weight: Weight<'_>,
+    y: &Shared<'_, f32>,
+    threads: &dyn Threads,
+) {
     let outputs = weight.outputs();
     threads.run(outputs.div_ceil(OUTPUTS_PER_TASK), &|task| {
         let end = outputs.min((task + 1) * OUTPUTS_PER_TASK);

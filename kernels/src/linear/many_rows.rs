@@ -26,7 +26,12 @@ thread_local! {
     static WEIGHTS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-pub(super) fn multiply(x: &QuantizedRows<'_>, weight: Weight<'_>, y: &Shared<'_, f32>, threads: &dyn Threads) {
+pub(super) fn multiply(
+    x: &QuantizedRows<'_>,
+    weight: Weight<'_>,
+    y: &Shared<'_, f32>,
+    threads: &dyn Threads,
+) {
     let (outputs, depth) = (weight.outputs(), x.stride);
     let groups = outputs.div_ceil(PANELS_PER_TASK * PANEL);
     threads.run(groups * x.rows.div_ceil(ROWS_PER_TASK), &|task| {

@@ -63,10 +63,15 @@ fn every_shape_gives_the_sums_of_plain_loops() {
     if !Support::detect().linear {
         return;
     }
-    for (inputs, outputs) in [(64, 32), (1, 1), (3, 5), (65, 33), (130, 67), (256, 16), (100, 31), (768, 96)] {
+    for (inputs, outputs) in [(64, 32), (1, 1), (3, 5), (65, 33), (130, 67), (256, 16), (100, 31), (768, 96)]
+    {
         let case = Case::new(40, inputs, outputs);
         for rows in [1, 2, 3, 4, 5, 11, 12, 13, 24, 31, 40] {
-            assert_eq!(case.run(rows), case.expected(rows), "{rows} rows, {inputs} inputs, {outputs} outputs");
+            assert_eq!(
+                case.run(rows),
+                case.expected(rows),
+                "{rows} rows, {inputs} inputs, {outputs} outputs"
+            );
         }
     }
 }
@@ -86,12 +91,8 @@ fn the_largest_weights_and_activations_do_not_overflow() {
         return;
     }
     let inputs = 8192;
-    let case = Case {
-        x: vec![-3.0; 13 * inputs],
-        values: vec![-127; inputs],
-        scales: vec![1.0],
-        bias: vec![0.0],
-    };
+    let case =
+        Case { x: vec![-3.0; 13 * inputs], values: vec![-127; inputs], scales: vec![1.0], bias: vec![0.0] };
     let expected = 127.0 * 127.0 * inputs as f32 * (3.0 / 127.0);
     for rows in [1, 13] {
         assert!(case.run(rows).iter().all(|y| (y / expected - 1.0).abs() < 1e-6));

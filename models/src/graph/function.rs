@@ -24,10 +24,8 @@ impl Function {
         write: impl FnOnce(&mut Builder, &[Value]) -> Value,
     ) -> Self {
         let mut builder = Builder::new(name, name, Target::Cpu);
-        let inputs: Vec<Value> = inputs
-            .iter()
-            .map(|(name, element, dims)| builder.input(*name, *element, dims.clone()))
-            .collect();
+        let inputs: Vec<Value> =
+            inputs.iter().map(|(name, element, dims)| builder.input(*name, *element, dims.clone())).collect();
         let result = write(&mut builder, &inputs);
         builder.output("result", &result, result.dims.clone());
         Self { attributes: attributes.to_vec(), body: builder.finish() }

@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: our figures beside those of what one would use otherwise, taken in the same run.
 
+mod decoder;
 mod export;
 mod precisions;
+mod profile;
 mod relevance;
 pub(crate) mod report;
 pub(crate) mod stages;
@@ -15,6 +17,10 @@ pub(crate) enum Command {
     Export(export::Args),
     /// Seconds per stage of an answer, beside PyTorch
     Stages(stages::Args),
+    /// Seconds of the decoder alone, beside onnxruntime-genai and llama.cpp
+    Decoder(decoder::Args),
+    /// Where the time to the first token goes, operator by operator
+    Profile(profile::Args),
     /// How far every precision is from fp32 at real width, and its size
     Precisions(precisions::Args),
     /// Right answers by visual tokens, for every way to choose them
@@ -25,6 +31,8 @@ pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
         Command::Export(args) => export::run(args),
         Command::Stages(args) => stages::run(args),
+        Command::Decoder(args) => decoder::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::Precisions(args) => precisions::run(args),
         Command::Relevance(args) => relevance::run(args),
     }

@@ -130,8 +130,8 @@ mod tests {
     use std::path::Path;
 
     use super::super::{OrtRuntime, Provider};
-    use crate::engine::CpuOptions;
     use super::*;
+    use crate::engine::CpuOptions;
 
     fn on(provider: &str, operator: &str) -> Assigned {
         Assigned { provider: provider.into(), operator: operator.into() }

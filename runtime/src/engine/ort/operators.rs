@@ -69,7 +69,9 @@ impl<'a> Input<'a> {
     }
 
     /// Its numbers, and its shape, which must have so many axes.
-    fn tensor<T: PrimitiveTensorElementType, const AXES: usize>(&self) -> Result<([usize; AXES], &[T]), Error> {
+    fn tensor<T: PrimitiveTensorElementType, const AXES: usize>(
+        &self,
+    ) -> Result<([usize; AXES], &[T]), Error> {
         let value: &DynValue = &self.value;
         let (shape, numbers) = value.try_extract_tensor::<T>()?;
         let shape: Vec<usize> = shape.iter().map(|&length| length.unsigned_abs() as usize).collect();

@@ -10,7 +10,7 @@ use ::ort::session::builder::SessionBuilder;
 
 use super::library::VARIABLE;
 use super::{Shared, libraries, operators};
-use crate::engine::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, EngineError, TensorRtOptions};
+use crate::engine::{ArenaGrowth, CpuOptions, CudaOptions, EngineError, Kernels, TensorRtOptions};
 
 /// What fits this version of ONNX Runtime, as its release on PyPI links it.
 const VERSIONS: &str = "ONNX Runtime 1.31 goes with CUDA 13, cuDNN 9, TensorRT 10 (10.13 or newer, not 11) and a driver of 580 or newer";
