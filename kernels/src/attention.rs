@@ -73,8 +73,9 @@ pub fn grid_attention(
     assert!(crate::Support::detect().grid_attention, "expected a CPU with AVX-512 BF16");
     let Grid { batch, height, width, heads, head_width } = grid;
     let positions = grid.positions();
-    assert_eq!(qkv.len(), batch * positions * 3 * grid.row(), "qkv: expected {grid:?}");
-    assert_eq!(out.len(), batch * positions * grid.row(), "out: expected {grid:?}");
+    let all = [height, width, heads, head_width, 3].into_iter().try_fold(batch, usize::checked_mul);
+    assert_eq!(Some(qkv.len()), all, "qkv: expected {grid:?}");
+    assert_eq!(out.len(), qkv.len() / 3, "out: expected {grid:?}");
     assert_eq!(tables.rows.len(), (2 * height).saturating_sub(1) * head_width, "rows: expected {grid:?}");
     assert_eq!(
         tables.columns.len(),

@@ -4,8 +4,8 @@
 //! order, in both kernels with the same roundings. So a row's result depends neither on the rows beside it nor on which of the two
 //! ran: prompts in chunks and answers in batches give the same bits.
 
-mod few_rows;
-mod many_rows;
+mod gemv;
+mod gemm;
 mod quantize;
 
 use crate::Threads;
@@ -16,7 +16,7 @@ use quantize::quantize;
 pub const BLOCK: usize = 32;
 
 /// Up to so many rows, weights are read once and multiplied as they lie; above, it pays to bring them into another order first.
-const FEW: usize = few_rows::MOST;
+const FEW: usize = gemv::MOST;
 
 /// Bits of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub fn block_linear(
     let inputs = weight.inputs;
     assert!(inputs > 0 && inputs.is_multiple_of(BLOCK), "inputs: expected whole blocks, found {inputs}");
     let (rows, outputs) = (x.len() / inputs, weight.outputs());
-    if x.is_empty() || outputs == 0 {
+    if y.is_empty() {
         return;
     }
     assert_eq!(x.len(), rows * inputs, "x: expected whole rows of {inputs}");
@@ -110,8 +110,8 @@ pub fn block_linear(
     let x = quantize(x, inputs, weight.bits.zero(), scratch, threads);
     let y = Shared::new(y);
     match rows {
-        0..=FEW => few_rows::multiply(&x, weight, &y, threads),
-        _ => many_rows::multiply(&x, weight, &y, threads),
+        0..=FEW => gemv::multiply(&x, weight, &y, threads),
+        _ => gemm::multiply(&x, weight, &y, threads),
     }
 }
 

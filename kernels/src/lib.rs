@@ -16,7 +16,12 @@ mod attention;
 mod block_linear;
 #[cfg(target_arch = "x86_64")]
 mod linear;
+#[cfg(target_arch = "x86_64")]
+mod quantize;
+#[cfg(target_arch = "x86_64")]
 mod shared;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod testing;
 #[cfg(target_arch = "x86_64")]
 mod vectors;
 
@@ -25,7 +30,7 @@ pub use attention::{Grid, Tables, grid_attention};
 #[cfg(target_arch = "x86_64")]
 pub use block_linear::{BLOCK, Bits, BlockedWeight, block_linear};
 #[cfg(target_arch = "x86_64")]
-pub use linear::{Weight, linear};
+pub use linear::{MOST_INPUTS, Weight, linear};
 
 /// What this CPU can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +49,8 @@ impl Support {
             let wide = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl");
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("fma");
             Self {
                 linear: wide && is_x86_feature_detected!("avx512vnni"),
                 grid_attention: wide && is_x86_feature_detected!("avx512bf16"),
@@ -56,8 +62,12 @@ impl Support {
 }
 
 /// Somebody who runs tasks, in any order, perhaps at once.
-pub trait Threads {
-    /// Runs `task(0)` to `task(tasks - 1)` and returns when all have ended.
+///
+/// # Safety
+/// A call runs every number below `tasks` once at most, and returns when all have ended: each task writes a part of the output that it takes
+/// for its own.
+pub unsafe trait Threads {
+    /// Runs `task(0)` to `task(tasks - 1)`.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
 }
 
@@ -65,7 +75,8 @@ pub trait Threads {
 #[derive(Debug, Clone, Copy)]
 pub struct ThisThread;
 
-impl Threads for ThisThread {
+// SAFETY: a range has every number once.
+unsafe impl Threads for ThisThread {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         (0..tasks).for_each(task);
     }

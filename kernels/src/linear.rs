@@ -3,16 +3,19 @@
 //! Sums of products are integers and therefore exact, and what follows is done to each number alone: a row's result depends neither on
 //! the rows beside it nor on which of the two kernels ran. Batches, chunks and streams give the same bits.
 
-mod few_rows;
-mod many_rows;
+mod gemv;
+mod gemm;
 mod quantize;
 
 use crate::Threads;
 use crate::shared::Shared;
 use quantize::quantize;
 
+/// Most inputs of a [`linear`] layer: so many products of bytes fit the 32 bits that they are added in.
+pub const MOST_INPUTS: usize = 1 << 17;
+
 /// Up to so many rows, weights are read once and multiplied as they lie; above, it pays to bring them into another order first.
-const FEW: usize = few_rows::MOST;
+const FEW: usize = gemv::MOST;
 
 /// A weight in 8 bits, as checkpoints order it: `y = x * weight^T * scale + bias`.
 #[derive(Debug, Clone, Copy)]
@@ -51,9 +54,10 @@ impl Weight<'_> {
 pub fn linear(x: &[f32], weight: Weight<'_>, y: &mut [f32], scratch: &mut Vec<u8>, threads: &dyn Threads) {
     assert!(crate::Support::detect().linear, "expected a CPU with AVX-512 VNNI");
     let (outputs, inputs) = (weight.outputs(), weight.inputs());
-    if x.is_empty() || outputs == 0 {
+    if y.is_empty() {
         return;
     }
+    assert!((1..=MOST_INPUTS).contains(&inputs), "expected 1 to {MOST_INPUTS} inputs, found {inputs}");
     let rows = x.len() / inputs;
     assert_eq!(x.len(), rows * inputs, "x: expected whole rows of {inputs}");
     assert_eq!(weight.values.len(), outputs * inputs, "weight: expected [{outputs}, {inputs}]");
@@ -63,8 +67,8 @@ pub fn linear(x: &[f32], weight: Weight<'_>, y: &mut [f32], scratch: &mut Vec<u8
     let x = quantize(x, inputs, scratch, threads);
     let y = Shared::new(y);
     match rows {
-        0..=FEW => few_rows::multiply(&x, weight, &y, threads),
-        _ => many_rows::multiply(&x, weight, &y, threads),
+        0..=FEW => gemv::multiply(&x, weight, &y, threads),
+        _ => gemm::multiply(&x, weight, &y, threads),
     }
 }
 

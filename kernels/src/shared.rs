@@ -23,11 +23,8 @@ impl<'a, T> Shared<'a, T> {
     /// No other part that overlaps this one may be alive.
     #[expect(clippy::mut_from_ref, reason = "the parts are disjoint, which the caller vouches for")]
     pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
-        assert!(
-            start + len <= self.len,
-            "expected a part of {} elements, found {start} and {len} more",
-            self.len
-        );
+        let within = start <= self.len && len <= self.len - start;
+        assert!(within, "expected a part of {} elements, found {len} from {start}", self.len);
         // SAFETY: within the slice that was borrowed for 'a, and nobody else has this part.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use anyhow::{Context, Result, ensure};
+use arrcoc_kernels::Support;
 use arrcoc_runtime::decoder;
 use arrcoc_runtime::engine::Kernels;
 use arrcoc_tests::engines::Engine;
@@ -53,6 +54,10 @@ fn no_further(preset: &str, size: usize, tier: usize) -> Result<()> {
     for precision in ["int8", "int4"] {
         let own = errors(preset, precision, Kernels::Own, size, tier)?;
         let library = errors(preset, precision, Kernels::Library, size, tier)?;
+        // A kernel that was asked for by another name would not be run, and nothing would be compared.
+        let support = Support::detect();
+        ensure!(!support.linear || own[1..] != library[1..], "{precision}: no linear layer ran on a kernel of ours");
+        ensure!(!support.grid_attention || own[0] != library[0], "{precision}: no attention ran on a kernel of ours");
         println!("{preset} {precision}: own {own:.5?}, library {library:.5?}");
         for (own, library) in own.iter().zip(&library) {
             ensure!(*library > 0.0, "integers that stray nowhere were not computed");

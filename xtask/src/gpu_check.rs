@@ -171,25 +171,21 @@ impl Bench<'_> {
 
 /// The first card.
 fn card() -> Result<Card> {
-    let query = "--query-gpu=name,compute_cap,driver_version";
-    let mut smi = shell::command("nvidia-smi");
-    let output = smi.args([query, "--format=csv,noheader"]).output();
-    let text = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);
-    let text = text.context(
-        "expected an NVIDIA GPU and its driver, and `nvidia-smi` finds none; there is nothing to check here",
-    )?;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    parse(&text).with_context(|| {
-        format!("expected a name, a compute capability and a driver from nvidia-smi, found {text:?}")
-    })
-}
-
-fn parse(text: &str) -> Option<Card> {
-    let mut fields = text.lines().next()?.split(',').map(str::trim);
-    let (name, capability, driver) = (fields.next()?, fields.next()?, fields.next()?);
-    let (major, minor) = capability.split_once('.')?;
-    let capability = major.parse::<u32>().ok()? * 10 + minor.parse::<u32>().ok()?;
-    Some(Card { name: name.to_owned(), capability, driver: driver.to_owned() })
+    let ask = |field: &str| {
+        let mut smi = shell::command("nvidia-smi");
+        let query = format!("--query-gpu={field}");
+        let answer = shell::output(smi.args(["--id=0", &query, "--format=csv,noheader"]));
+        let answer = answer.context(
+            "expected an NVIDIA GPU and its driver, and `nvidia-smi` finds none; there is nothing to check here",
+        )?;
+        Ok::<_, anyhow::Error>(answer.trim().to_owned())
+    };
+    let capability = ask("compute_cap")?;
+    let digits = capability.replace('.', "");
+    let number = digits.parse().with_context(|| {
+        format!("expected a compute capability such as 8.9 from nvidia-smi, found {capability:?}")
+    })?;
+    Ok(Card { name: ask("name")?, capability: number, driver: ask("driver_version")? })
 }
 
 fn page(result: &Value) -> String {
@@ -221,17 +217,6 @@ fn page(result: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_card_is_read_off_the_drivers_line() {
-        let t4 = parse("Tesla T4, 7.5, 580.95.05\nTesla T4, 7.5, 580.95.05\n");
-        assert_eq!(t4, Some(Card { name: "Tesla T4".into(), capability: 75, driver: "580.95.05".into() }));
-        assert_eq!(
-            parse("NVIDIA H200, 9.0, 580.1"),
-            Some(Card { name: "NVIDIA H200".into(), capability: 90, driver: "580.1".into() })
-        );
-        assert_eq!(parse("No devices were found"), None);
-    }
 
     #[test]
     fn what_failed_stands_in_the_table() {

@@ -66,7 +66,4 @@ impl Checkpoint {
     }
 }
 
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+pub(crate) use arrcoc_runtime::bundle::hex;

@@ -195,10 +195,11 @@ fn rewrite(graph: Graph, rules: &mut Rules) -> Graph {
         };
         let Some(weight) = g.initializer(&node.inputs[place]).cloned() else { return Some(node) };
         let form = rules.form(g.graph(), &node, &weight);
-        if form == WeightForm::W8a8 {
+        let replaced = replace(g, &node, &weight, form).is_some();
+        if replaced && form == WeightForm::W8a8 {
             integers.insert(&node.outputs[0]);
         }
-        replace(g, &node, &weight, form).is_none().then_some(node)
+        (!replaced).then_some(node)
     })
 }
 

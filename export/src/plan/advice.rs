@@ -76,8 +76,8 @@ impl Model {
             None => self.fit(device, precision, workload),
         };
         let refused = matches!(outcome, Outcome::Refused(_));
-        let caveats =
-            precision.caveat(compute).filter(|_| !refused).into_iter().chain(device.caveat()).collect();
+        let own = precision.caveat(compute).into_iter().chain(precision.unbuilt()).filter(|_| !refused);
+        let caveats = own.chain(device.caveat()).collect();
         Verdict { device, precision, outcome, caveats }
     }
 

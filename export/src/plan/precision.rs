@@ -91,6 +91,15 @@ impl Precision {
         Some(Refusal { reason, instead })
     }
 
+    /// What `build` does not write for GPUs: a plan of it is of what other tools make.
+    pub const fn unbuilt(self) -> Option<&'static str> {
+        match self {
+            Self::Bf16 => Some("a plan only: `build` writes no bf16"),
+            Self::Int8 | Self::Int4 => Some("a plan only: `build` writes it for CPUs"),
+            Self::Fp32 | Self::Fp16 | Self::Fp8 => None,
+        }
+    }
+
     /// What to know before choosing this precision on a GPU that does run it.
     pub fn caveat(self, gpu: ComputeCapability) -> Option<&'static str> {
         match self {

@@ -8,7 +8,7 @@ const TERMS: [f32; 5] =
     [1.0, LN_2, LN_2 * LN_2 / 2.0, LN_2 * LN_2 * LN_2 / 6.0, LN_2 * LN_2 * LN_2 * LN_2 / 24.0];
 
 /// `2^x` for x of at most zero, to four digits, which is more than the 16-bit floats keep that it becomes: `2^n * 2^f` with n whole and f
-/// within half of zero. What would be smaller than the smallest normal number becomes zero.
+/// within half of zero. What is too small for a 32-bit float becomes zero.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn exp2(x: __m512) -> __m512 {

@@ -1,16 +1,8 @@
 //! Against the formula in 64-bit floats.
 
 use super::*;
-use crate::{Support, ThisThread};
-
-fn numbers(count: usize, seed: u32, size: f32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        ((state >> 8) as f32 / 8_388_608.0 - 1.0) * size
-    };
-    (0..count).map(|_| next()).collect()
-}
+use crate::Support;
+use crate::testing::{Three, numbers};
 
 fn expected(grid: Grid, qkv: &[f32], tables: Tables<'_>) -> Vec<f64> {
     let (positions, width) = (grid.positions(), grid.head_width);
@@ -53,13 +45,14 @@ fn check(grid: Grid, size: f32) {
         return;
     }
     let (row, width) = (grid.row(), grid.head_width);
-    let qkv = numbers(grid.batch * grid.positions() * 3 * row, 1, size);
-    let rows = numbers((2 * grid.height - 1) * width, 2, 0.3);
-    let columns = numbers((2 * grid.width - 1) * width, 3, 0.3);
+    let qkv: Vec<f32> = numbers(grid.batch * grid.positions() * 3 * row, 1).into_iter().map(|x| size * x).collect();
+    let table = |count: usize, seed| numbers(count * width, seed).into_iter().map(|x| 0.3 * x).collect::<Vec<f32>>();
+    let rows = table(2 * grid.height - 1, 2);
+    let columns = table(2 * grid.width - 1, 3);
     let tables = Tables { rows: &rows, columns: &columns };
     let mut out = vec![f32::NAN; grid.batch * grid.positions() * row];
     // Whatever earlier calls have left in the scratch must not matter.
-    grid_attention(grid, &qkv, tables, &mut out, &mut vec![u32::MAX; 100_000], &ThisThread);
+    grid_attention(grid, &qkv, tables, &mut out, &mut vec![u32::MAX; 100_000], &Three);
     let expected = expected(grid, &qkv, tables);
     let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
     let error = out.iter().zip(&expected).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum::<f64>().sqrt();

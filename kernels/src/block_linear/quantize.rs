@@ -4,13 +4,10 @@ use std::arch::x86_64::*;
 
 use super::BLOCK;
 use crate::Threads;
+use crate::quantize::Largest;
 use crate::shared::Shared;
-use crate::vectors::LANES;
+use crate::vectors::{LANES, load_floats};
 
-/// Largest magnitude of a quantized activation.
-const RANGE: f32 = 127.0;
-/// Keeps the scale of a block of zeros above zero; no activation that matters is that small.
-const SMALLEST: f32 = 1e-20;
 /// Rows of one task.
 const ROWS_PER_TASK: usize = 8;
 
@@ -27,7 +24,7 @@ pub(super) struct BlockedRows<'a> {
 pub(super) struct Block {
     pub(super) scale: f32,
     /// What stands for zero in the weights, times the sum of the block: what multiplying it with them adds.
-    pub(super) raised: i32,
+    pub(super) correction: i32,
 }
 
 impl BlockedRows<'_> {
@@ -74,19 +71,21 @@ pub(super) fn quantize<'a>(
     BlockedRows { rows, inputs, values: &scratch[..x.len()], about }
 }
 
+/// Writes a block. One that is not all finite becomes one that is no number, as its product would be.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn quantize_block(x: &[f32; BLOCK], values: &mut [u8; BLOCK], zero: i32) -> Block {
-    // SAFETY: the block has two vectors.
-    let halves = unsafe { [_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x.as_ptr().add(LANES))] };
-    let [low, high] = halves.map(|half| _mm512_abs_ps(half));
-    let largest = _mm512_reduce_max_ps(_mm512_max_ps(low, high)).max(SMALLEST);
-    let factor = _mm512_set1_ps(RANGE / largest);
-    let [low, high] = halves.map(|half| _mm512_cvtps_epi32(_mm512_mul_ps(half, factor)));
+    let (low, high) = x.split_at(LANES);
+    let (low, high) = (load_floats(low), load_floats(high));
+    let Some(step) = Largest::of_none().and(low).and(high).step() else {
+        values.fill(0);
+        return Block { scale: f32::NAN, correction: 0 };
+    };
+    let ((low, low_words), (high, high_words)) = (step.round(low), step.round(high));
     // SAFETY: the block takes two times sixteen bytes.
     unsafe {
-        _mm_storeu_si128(values.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(low));
-        _mm_storeu_si128(values.as_mut_ptr().add(LANES).cast(), _mm512_cvtsepi32_epi8(high));
+        _mm_storeu_si128(values.as_mut_ptr().cast(), low);
+        _mm_storeu_si128(values.as_mut_ptr().add(LANES).cast(), high);
     }
-    let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
-    Block { scale: largest / RANGE, raised: zero * sum }
+    let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_words, high_words));
+    Block { scale: step.back, correction: zero * sum }
 }

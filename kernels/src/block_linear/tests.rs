@@ -1,16 +1,8 @@
 //! Against the same product in plain loops, to the bit.
 
 use super::*;
-use crate::{Support, ThisThread};
-
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / 8_388_608.0 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
+use crate::testing::{Three, numbers};
+use crate::Support;
 
 struct Case {
     bits: Bits,
@@ -41,7 +33,7 @@ impl Case {
         let mut y = vec![f32::NAN; rows * self.weight().outputs()];
         let x = &self.x[..rows * self.inputs];
         // Whatever earlier calls have left in the scratch must not matter.
-        block_linear(x, self.weight(), &mut y, &mut vec![0xaa; 100], &ThisThread);
+        block_linear(x, self.weight(), &mut y, &mut vec![0xaa; 100], &Three);
         y
     }
 
@@ -111,6 +103,24 @@ fn the_largest_weights_and_activations_do_not_overflow() {
         let expected = -2.0 * value * 4096.0;
         for rows in [1, 7] {
             assert!(case.run(rows).iter().all(|y| (y / expected - 1.0).abs() < 1e-5));
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_none_in_its_row_alone() {
+    if !Support::detect().linear {
+        return;
+    }
+    for wild in [f32::NAN, f32::INFINITY] {
+        for at in [0, 40, 95] {
+            let mut case = Case::new(Bits::Four, 14, 96, 40);
+            case.x[2 * 96 + at] = wild;
+            for rows in [3, 14] {
+                for (row, y) in case.run(rows).chunks(40).enumerate() {
+                    assert!(y.iter().all(|y| y.is_nan() == (row == 2)), "{wild} at {at}, row {row} of {rows}");
+                }
+            }
         }
     }
 }

@@ -3,13 +3,10 @@
 use std::arch::x86_64::*;
 
 use crate::Threads;
+use crate::quantize::Largest;
 use crate::shared::Shared;
 use crate::vectors::{BYTES, LANES, load_floats};
 
-/// Largest magnitude of a quantized activation.
-const RANGE: f32 = 127.0;
-/// Keeps the scale of a row of zeros (padding) above zero; no activation that matters is that small.
-const SMALLEST: f32 = 1e-20;
 /// Rows of one task.
 const ROWS_PER_TASK: usize = 16;
 
@@ -27,7 +24,7 @@ pub(super) struct QuantizedRows<'a> {
 pub(super) struct Row {
     pub(super) scale: f32,
     /// 128 times the sum of the row: what multiplying it with weights that are raised by 128 adds.
-    pub(super) raised: i32,
+    pub(super) correction: i32,
 }
 
 impl QuantizedRows<'_> {
@@ -67,23 +64,25 @@ pub(super) fn quantize<'a>(
     QuantizedRows { rows, stride, values: &scratch[..rows * stride], about }
 }
 
-/// Writes a row, and zeros to the end of `values`.
+/// Writes a row, and zeros to the end of `values`. A row that is not all finite becomes one that is no number, as its products would be.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn quantize_row(x: &[f32], values: &mut [u8]) -> Row {
-    let mut largest = _mm512_setzero_ps();
+    let mut largest = Largest::of_none();
     for chunk in x.chunks(LANES) {
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(load_floats(chunk)));
+        largest = largest.and(load_floats(chunk));
     }
-    let largest = _mm512_reduce_max_ps(largest).max(SMALLEST);
-    let factor = _mm512_set1_ps(RANGE / largest);
+    let Some(step) = largest.step() else {
+        values.fill(0);
+        return Row { scale: f32::NAN, correction: 0 };
+    };
     let mut sum = _mm512_setzero_si512();
     let written = x.len().div_ceil(LANES) * LANES;
-    for (chunk, bytes) in x.chunks(LANES).zip(values.chunks_exact_mut(LANES)) {
-        let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(load_floats(chunk), factor));
-        sum = _mm512_add_epi32(sum, rounded);
-        // SAFETY: `bytes` takes the sixteen that are stored.
-        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(rounded)) };
+    for (chunk, place) in x.chunks(LANES).zip(values.chunks_exact_mut(LANES)) {
+        let (bytes, words) = step.round(load_floats(chunk));
+        sum = _mm512_add_epi32(sum, words);
+        // SAFETY: `place` takes the sixteen.
+        unsafe { _mm_storeu_si128(place.as_mut_ptr().cast(), bytes) };
     }
     values[written..].fill(0);
-    Row { scale: largest / RANGE, raised: 128 * _mm512_reduce_add_epi32(sum) }
+    Row { scale: step.back, correction: 128 * _mm512_reduce_add_epi32(sum) }
 }

@@ -1,16 +1,8 @@
 //! Against the same product in plain loops, to the bit.
 
 use super::*;
-use crate::{Support, ThisThread};
-
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / 8_388_608.0 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
+use crate::testing::{Three, numbers};
+use crate::Support;
 
 struct Case {
     x: Vec<f32>,
@@ -37,7 +29,7 @@ impl Case {
         let mut y = vec![f32::NAN; rows * self.scales.len()];
         let x = &self.x[..rows * self.weight().inputs()];
         // Whatever earlier calls have left in the scratch must not matter.
-        linear(x, self.weight(), &mut y, &mut vec![0xaa; 100], &ThisThread);
+        linear(x, self.weight(), &mut y, &mut vec![0xaa; 100], &Three);
         y
     }
 
@@ -63,7 +55,7 @@ fn every_shape_gives_the_sums_of_plain_loops() {
     if !Support::detect().linear {
         return;
     }
-    for (inputs, outputs) in [(64, 32), (1, 1), (3, 5), (65, 33), (130, 67), (256, 16), (100, 31), (768, 96)]
+    for (inputs, outputs) in [(64, 32), (1, 1), (3, 5), (65, 33), (130, 67), (256, 16), (100, 31), (768, 96), (64, 66), (5, 129)]
     {
         let case = Case::new(40, inputs, outputs);
         for rows in [1, 2, 3, 4, 5, 11, 12, 13, 24, 31, 40] {
@@ -107,4 +99,22 @@ fn a_row_of_zeros_gives_the_bias() {
     let mut case = Case::new(1, 70, 9);
     case.x.fill(0.0);
     assert_eq!(case.run(1), case.bias);
+}
+
+#[test]
+fn what_is_no_number_stays_none_in_its_row_alone() {
+    if !Support::detect().linear {
+        return;
+    }
+    for (wild, inputs) in [(f32::NAN, 70), (f32::INFINITY, 70), (f32::NEG_INFINITY, 70)] {
+        for at in [0, 33, inputs - 1] {
+            let mut case = Case::new(14, inputs, 40);
+            case.x[2 * inputs + at] = wild;
+            for rows in [3, 14] {
+                for (row, y) in case.run(rows).chunks(40).enumerate() {
+                    assert!(y.iter().all(|y| y.is_nan() == (row == 2)), "{wild} at {at}, row {row} of {rows}");
+                }
+            }
+        }
+    }
 }

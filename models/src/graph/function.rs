@@ -1,9 +1,10 @@
 //! Operators of our own: a name, and a graph of others that says what it means.
 //!
 //! ONNX calls them functions (<https://github.com/onnx/onnx/blob/main/docs/IR.md#functions>). Whoever has a kernel of that name may run it; for all
-//! others the body takes the operator's place. So a graph that uses one runs everywhere, and faster where the runtime knows it.
+//! others the body takes the operator's place. So a graph that uses one runs on every CPU that ONNX Runtime
+//! runs on (bodies use its operators, too), and faster where there is a kernel.
 
-use super::{Attribute, Builder, DOMAIN, Dim, Element, Graph, Value};
+use super::{Attribute, Builder, DOMAIN, Dim, Element, Graph, Source, Value};
 use crate::Target;
 
 /// An operator and its meaning.
@@ -28,7 +29,10 @@ impl Function {
             inputs.iter().map(|(name, element, dims)| builder.input(*name, *element, dims.clone())).collect();
         let result = write(&mut builder, &inputs);
         builder.output("result", &result, result.dims.clone());
-        Self { attributes: attributes.to_vec(), body: builder.finish() }
+        let body = builder.finish();
+        let constant = body.initializers.iter().all(|tensor| matches!(tensor.source, Source::Data(_)));
+        assert!(constant, "function `{name}` has weights");
+        Self { attributes: attributes.to_vec(), body }
     }
 
     /// The operator's name.
@@ -38,10 +42,17 @@ impl Function {
 }
 
 impl Graph {
-    /// Adds a function, unless it is there already.
+    /// Adds a function, unless it is there already: one name has one meaning in a graph.
     pub fn define(&mut self, function: Function) {
-        if !self.functions.iter().any(|known| known.name() == function.name()) {
-            self.functions.push(function);
+        match self.functions.iter().find(|known| known.name() == function.name()) {
+            Some(known) => assert_eq!(
+                format!("{known:?}"),
+                format!("{function:?}"),
+                "graph `{}` knows another `{}`",
+                self.name,
+                function.name()
+            ),
+            None => self.functions.push(function),
         }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) mod tests;
 mod validate;
 mod weight_rule;
 
+pub use files::hex;
+
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.yaml";
 

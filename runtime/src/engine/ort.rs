@@ -25,6 +25,7 @@ use crate::tensor::{ElementType, Tensor, TensorBytes};
 mod assignment;
 mod libraries;
 mod library;
+#[cfg(target_arch = "x86_64")]
 mod operators;
 mod provider;
 pub mod tensorrt;

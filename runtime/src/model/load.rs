@@ -68,7 +68,7 @@ pub(super) fn load(
     let settings = Settings {
         context_length: sizes.context_length,
         prefill_chunk: sizes.prefill_chunk,
-        lonely_chunk: sizes.lonely_chunk,
+        solo_chunk: sizes.solo_chunk,
         eos_token_ids: spec.eos_token_ids.clone(),
         image_token_id: spec.image_token_id,
     };
@@ -150,12 +150,12 @@ pub(crate) struct Sizes {
     pub(crate) context_length: usize,
     pub(crate) prefill_chunk: usize,
     /// The same while nobody waits for a step.
-    pub(crate) lonely_chunk: usize,
+    pub(crate) solo_chunk: usize,
 }
 
 /// While nobody waits for a step, so many chunks of a prompt go through the decoder at once: every run reads all weights. More would only
 /// make those wait longer who come meanwhile.
-const LONELY_CHUNKS: usize = 2;
+const SOLO_CHUNKS: usize = 2;
 
 pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
     let at_least_1 = [
@@ -184,12 +184,12 @@ pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadErr
         });
     }
     let prefill_chunk = options.prefill_chunk.min(most("seq"));
-    let lonely_chunk = match bundle.manifest().target {
-        Target::Cpu => prefill_chunk.saturating_mul(LONELY_CHUNKS).min(most("seq")),
+    let solo_chunk = match bundle.manifest().target {
+        Target::Cpu => prefill_chunk.saturating_mul(SOLO_CHUNKS).min(most("seq")),
         // A GPU's kernels and engines were readied for lengths up to the chunk's.
         Target::Portable => prefill_chunk,
     };
-    Ok(Sizes { context_length, prefill_chunk, lonely_chunk })
+    Ok(Sizes { context_length, prefill_chunk, solo_chunk })
 }
 
 /// The context that the options ask for, or as much of the default one as the model covers.

@@ -64,7 +64,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         settings: Settings {
             context_length: setup.context_length,
             prefill_chunk: setup.prefill_chunk,
-            lonely_chunk: setup.prefill_chunk,
+            solo_chunk: setup.prefill_chunk,
             eos_token_ids: spec.eos_token_ids,
             image_token_id: spec.image_token_id,
         },

@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) context_length: usize,
     pub(crate) prefill_chunk: usize,
     /// The same while nobody else is in work.
-    pub(crate) lonely_chunk: usize,
+    pub(crate) solo_chunk: usize,
     pub(crate) eos_token_ids: Vec<u32>,
     pub(crate) image_token_id: u32,
 }
@@ -135,8 +135,8 @@ impl Scheduler {
 
     /// Feeds one chunk of the oldest unfinished prompt; returns its tokens.
     fn prefill(&mut self) -> usize {
-        let lonely = self.tasks.len() == 1 && self.waiting.is_empty();
-        let longest = if lonely { self.settings.lonely_chunk } else { self.settings.prefill_chunk };
+        let alone = self.tasks.len() == 1 && self.waiting.is_empty();
+        let longest = if alone { self.settings.solo_chunk } else { self.settings.prefill_chunk };
         let Some(task) = self.tasks.iter_mut().find(|task| task.prefilling()) else { return 0 };
         let context = Context {
             embedder: &self.embedder,

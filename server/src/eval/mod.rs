@@ -18,7 +18,4 @@ pub mod variants;
 
 pub use run::{EvalError, Finished, run};
 
-/// Bytes in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+pub(crate) use arrcoc_runtime::bundle::hex;

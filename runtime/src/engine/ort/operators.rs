@@ -24,6 +24,9 @@ const VERSION: RangeInclusive<u32> = 1..=1;
 /// Registers what this CPU can run.
 pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error> {
     let support = Support::detect();
+    if !support.linear && !support.grid_attention {
+        return Ok(builder);
+    }
     let mut domain = OperatorDomain::new(DOMAIN)?;
     if support.linear {
         domain = domain.add(quantized_linear::QuantizedLinear::default())?;
@@ -46,7 +49,8 @@ fn lock<T>(scratch: &Scratch<T>) -> MutexGuard<'_, Vec<T>> {
 /// The session's own threads.
 struct Pool<'a>(&'a ComputeContext);
 
-impl Threads for Pool<'_> {
+// SAFETY: ONNX Runtime runs every number once, and returns when all have ended; when it refuses, it has run none.
+unsafe impl Threads for Pool<'_> {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         if self.0.par_for(tasks, 0, task).is_err() {
             // The pool took none of them.

@@ -9,8 +9,10 @@ use ::ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider
 use ::ort::session::builder::SessionBuilder;
 
 use super::library::VARIABLE;
-use super::{Shared, libraries, operators};
-use crate::engine::{ArenaGrowth, CpuOptions, CudaOptions, EngineError, Kernels, TensorRtOptions};
+use super::{Shared, libraries};
+#[cfg(target_arch = "x86_64")]
+use crate::engine::Kernels;
+use crate::engine::{ArenaGrowth, CpuOptions, CudaOptions, EngineError, TensorRtOptions};
 
 /// What fits this version of ONNX Runtime, as its release on PyPI links it.
 const VERSIONS: &str = "ONNX Runtime 1.31 goes with CUDA 13, cuDNN 9, TensorRT 10 (10.13 or newer, not 11) and a driver of 580 or newer";
@@ -69,8 +71,9 @@ impl Provider {
         more: &[ProviderOption],
     ) -> Result<SessionBuilder, ::ort::Error> {
         let provider = match self {
-            Self::Cpu(CpuOptions { kernels: Kernels::Own }) => return operators::register(builder),
-            Self::Cpu(CpuOptions { kernels: Kernels::Library }) => return Ok(builder),
+            #[cfg(target_arch = "x86_64")]
+            Self::Cpu(CpuOptions { kernels: Kernels::Own }) => return super::operators::register(builder),
+            Self::Cpu(_) => return Ok(builder),
             Self::Cuda(options) => cuda_options(options)
                 .into_iter()
                 .chain(more.iter().cloned())

@@ -46,7 +46,7 @@ fn compute(context: &ComputeContext, scratch: &mut Vec<u32>) -> Result<(), Error
     let ([batch, height, width, parts], qkv) = qkv.tensor::<f32, 4>()?;
     let ([down, head_width], rows) = rows.tensor::<f32, 2>()?;
     let ([across, also], columns) = columns.tensor::<f32, 2>()?;
-    let whole = head_width > 0 && parts.is_multiple_of(3 * head_width);
+    let whole = head_width > 0 && parts > 0 && parts.is_multiple_of(3 * head_width);
     check(whole && also == head_width && down + 1 == 2 * height && across + 1 == 2 * width, || {
         format!(
             "GridAttentionBf16: qkv [{batch}, {height}, {width}, {parts}] does not go with tables [{down}, {head_width}] and [{across}, {also}]"

@@ -3,7 +3,7 @@
 use ::ort::Error;
 use ::ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput};
 use ::ort::value::TensorElementType;
-use arrcoc_kernels::{Weight, linear};
+use arrcoc_kernels::{MOST_INPUTS, Weight, linear};
 
 use super::{Input, Pool, Scratch, VERSION, check, lock};
 
@@ -47,9 +47,10 @@ fn compute(context: &ComputeContext, scratch: &mut Vec<u8>) -> Result<(), Error>
     let ([outputs, columns], values) = values.tensor::<i8, 2>()?;
     let ([scales_of], scales) = scales.tensor::<f32, 1>()?;
     let ([bias_of], bias) = bias.tensor::<f32, 1>()?;
-    check(inputs > 0 && inputs == columns && scales_of == outputs && bias_of == outputs, || {
+    let possible = (1..=MOST_INPUTS).contains(&inputs);
+    check(possible && inputs == columns && scales_of == outputs && bias_of == outputs, || {
         format!(
-            "QuantizedLinear: x [{rows}, {inputs}] does not go with a weight [{outputs}, {columns}], {scales_of} scales and a bias of {bias_of}"
+            "QuantizedLinear: x [{rows}, {inputs}] (at most {MOST_INPUTS}) does not go with a weight [{outputs}, {columns}], {scales_of} scales and a bias of {bias_of}"
         )
     })?;
     let mut y = context.output(0, [rows, outputs])?.ok_or_else(|| Error::new("expected an output"))?;

@@ -17,6 +17,7 @@ use ::ort::session::builder::GraphOptimizationLevel;
 use sha2::{Digest as _, Sha256};
 
 use super::{OrtRuntime, Provider, ProviderOption};
+use crate::bundle::hex;
 use crate::engine::{BundledGraph, EngineError, TensorRtOptions};
 
 mod machine;
@@ -67,7 +68,7 @@ fn key(graph: &BundledGraph<'_>, ranges: &Ranges) -> String {
     for (axis, range) in ranges {
         hash.update(format!("{axis} {} {} {}\n", range.min, range.opt, range.max));
     }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize()[..8])
 }
 
 /// How to build an engine; none of it changes what the engine computes or takes, so none of it is part of its key.

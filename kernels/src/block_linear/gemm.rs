@@ -19,7 +19,7 @@ const PANEL: usize = 2 * LANES;
 const TALL: usize = 6;
 /// Panels of a task: so many that the threads share the work evenly.
 const PANELS_PER_TASK: usize = 4;
-/// Rows of a task: so many that ordering the weights costs next to nothing, so few that they stay in the second cache.
+/// Rows of a task: so many that ordering the weights costs next to nothing, so few that they stay near.
 const ROWS_PER_TASK: usize = 64 * TALL;
 
 /// A panel's weights as \[blocks * 8, 32, 4\] bytes, and its scales \[blocks, 32\].
@@ -49,7 +49,7 @@ pub(super) fn multiply(
             for first in outputs.step_by(PANEL) {
                 // SAFETY: `block_linear` asked the CPU; every task has outputs or rows of its own.
                 unsafe {
-                    panel.order(weight, first);
+                    panel.pack(weight, first);
                     panel.multiply(rows.clone(), x, weight, first, y);
                 }
             }
@@ -60,7 +60,7 @@ pub(super) fn multiply(
 impl Panel {
     /// Takes the weights of 32 outputs from `first`; those beyond the last may be anything, since nobody reads their sums.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn order(&mut self, weight: BlockedWeight<'_>, first: usize) {
+    fn pack(&mut self, weight: BlockedWeight<'_>, first: usize) {
         let blocks = weight.blocks();
         let output = |lane: usize| (first + lane).min(weight.outputs() - 1);
         self.scales.resize(blocks * PANEL, 0.0);
@@ -148,7 +148,7 @@ impl Panel {
         for block in 0..blocks {
             let mut products = [[_mm512_setzero_si512(); 2]; R];
             for r in 0..R {
-                products[r] = [_mm512_set1_epi32(-about[r][block].raised); 2];
+                products[r] = [_mm512_set1_epi32(-about[r][block].correction); 2];
             }
             for word in 0..BLOCK / 4 {
                 // SAFETY: within the panel and the rows, as asserted.

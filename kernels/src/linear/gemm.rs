@@ -42,7 +42,7 @@ pub(super) fn multiply(
             panel.resize(PANEL * depth, 0);
             for first in (first..outputs.min(first + PANELS_PER_TASK * PANEL)).step_by(PANEL) {
                 // SAFETY: `linear` asked the CPU.
-                unsafe { order_panel(weight, first, depth, panel) };
+                unsafe { pack_panel(weight, first, depth, panel) };
                 let tiles = rows.len().div_ceil(TALL);
                 for (i, row) in rows.clone().step_by(TALL).enumerate() {
                     for next in i * PANEL / tiles..(i + 1) * PANEL / tiles {
@@ -60,7 +60,7 @@ pub(super) fn multiply(
 /// Writes the weights of 32 outputs, raised by 128, as \[depth / 4, 32, 4\]; outputs beyond the last and inputs beyond the
 /// depth's true end may be anything, since nobody reads the former's sums and the rows are zero at the latter.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn order_panel(weight: Weight<'_>, first: usize, depth: usize, panel: &mut [u8]) {
+fn pack_panel(weight: Weight<'_>, first: usize, depth: usize, panel: &mut [u8]) {
     let outputs = weight.outputs();
     let raise = _mm512_set1_epi8(i8::MIN);
     for half in 0..2 {
@@ -147,7 +147,7 @@ impl Tile<'_> {
             let [scales, bias] = [weight.scales, weight.bias].map(|all| load_floats(&all[first..]));
             for r in 0..R {
                 let about = x.about(row + r);
-                let product = _mm512_sub_epi32(sums[r][half], _mm512_set1_epi32(about.raised));
+                let product = _mm512_sub_epi32(sums[r][half], _mm512_set1_epi32(about.correction));
                 let scale = _mm512_mul_ps(_mm512_set1_ps(about.scale), scales);
                 let result = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scale, bias);
                 // SAFETY: the caller has these outputs of this row to itself.

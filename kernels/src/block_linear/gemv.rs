@@ -39,7 +39,7 @@ struct Part {
     values: [u8; INPUTS],
     /// Each for four outputs.
     scales: [f32; BLOCKS * ABREAST],
-    raised: Words,
+    correction: Words,
 }
 
 /// A vector of words in memory.
@@ -70,7 +70,7 @@ thread_local! {
 impl Row {
     fn new(x: &BlockedRows<'_>, row: usize, bits: Bits) -> Self {
         let parts = x.values(row).chunks(INPUTS).zip(x.about(row).chunks(BLOCKS)).map(|(values, about)| {
-            let mut part = Part { values: [0; INPUTS], scales: [0.0; LANES], raised: Words([0; LANES]) };
+            let mut part = Part { values: [0; INPUTS], scales: [0.0; LANES], correction: Words([0; LANES]) };
             for (i, value) in values.iter().enumerate() {
                 let place = match bits {
                     Bits::Eight => i,
@@ -81,7 +81,7 @@ impl Row {
             }
             for (i, block) in about.iter().enumerate() {
                 part.scales[i * ABREAST..][..ABREAST].fill(block.scale);
-                part.raised.0[i * ABREAST..][..ABREAST].fill(block.raised);
+                part.correction.0[i * ABREAST..][..ABREAST].fill(block.correction);
             }
             part
         });
@@ -184,7 +184,7 @@ unsafe fn four_outputs<const R: usize, const HALVES: bool>(
         for r in 0..R {
             let x = &rows[r].parts[part];
             let four = std::array::from_fn(|n| products[r * ABREAST + n].get());
-            let product = _mm512_sub_epi32(added(four), x.raised.get()); // [block, output]
+            let product = _mm512_sub_epi32(added(four), x.correction.get()); // [block, output]
             let product = _mm512_cvtepi32_ps(product);
             let scale = _mm512_mul_ps(load_floats(&x.scales), scales);
             let (products, scales) = (quarters(product), quarters(scale));

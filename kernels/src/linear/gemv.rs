@@ -26,8 +26,8 @@ pub(super) fn multiply(
     threads.run(outputs.div_ceil(OUTPUTS_PER_TASK), &|task| {
         let end = outputs.min((task + 1) * OUTPUTS_PER_TASK);
         for first in (task * OUTPUTS_PER_TASK..end).step_by(ABREAST) {
-            // The last group steps back: an output that is computed twice has the same value both times.
-            let first = first.min(end.saturating_sub(ABREAST));
+            // The last group steps back within the task: an output that is computed twice has the same value both times.
+            let first = first.min(end.saturating_sub(ABREAST)).max(task * OUTPUTS_PER_TASK);
             // SAFETY: `linear` asked the CPU and compared the shapes.
             unsafe {
                 match (x.rows, end - first >= ABREAST) {
@@ -81,7 +81,7 @@ unsafe fn outputs_of<const R: usize, const N: usize>(
         // SAFETY: the caller has these outputs to itself.
         let y = unsafe { y.part(r * weight.outputs() + first, N) };
         for n in 0..N {
-            let product = _mm512_reduce_add_epi32(sums[n]).wrapping_sub(about.raised) as f32;
+            let product = _mm512_reduce_add_epi32(sums[n]).wrapping_sub(about.correction) as f32;
             let output = first + n;
             y[n] = product.mul_add(about.scale * weight.scales[output], weight.bias[output]);
         }
