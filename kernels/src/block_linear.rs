@@ -4,8 +4,8 @@
 //! order, in both kernels with the same roundings. So a row's result depends neither on the rows beside it nor on which of the two
 //! ran: prompts in chunks and answers in batches give the same bits.
 
-mod gemv;
 mod gemm;
+mod gemv;
 mod quantize;
 
 use crate::Threads;

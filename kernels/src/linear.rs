@@ -3,8 +3,8 @@
 //! Sums of products are integers and therefore exact, and what follows is done to each number alone: a row's result depends neither on
 //! the rows beside it nor on which of the two kernels ran. Batches, chunks and streams give the same bits.
 
-mod gemv;
 mod gemm;
+mod gemv;
 mod quantize;
 
 use crate::Threads;

@@ -56,8 +56,14 @@ fn no_further(preset: &str, size: usize, tier: usize) -> Result<()> {
         let library = errors(preset, precision, Kernels::Library, size, tier)?;
         // A kernel that was asked for by another name would not be run, and nothing would be compared.
         let support = Support::detect();
-        ensure!(!support.linear || own[1..] != library[1..], "{precision}: no linear layer ran on a kernel of ours");
-        ensure!(!support.grid_attention || own[0] != library[0], "{precision}: no attention ran on a kernel of ours");
+        ensure!(
+            !support.linear || own[1..] != library[1..],
+            "{precision}: no linear layer ran on a kernel of ours"
+        );
+        ensure!(
+            !support.grid_attention || own[0] != library[0],
+            "{precision}: no attention ran on a kernel of ours"
+        );
         println!("{preset} {precision}: own {own:.5?}, library {library:.5?}");
         for (own, library) in own.iter().zip(&library) {
             ensure!(*library > 0.0, "integers that stray nowhere were not computed");

@@ -18,7 +18,10 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("arrcoc-runtime", &["arrcoc-kernels"]),
     ("arrcoc-export", &["arrcoc-models", "arrcoc-runtime"]),
     ("arrcoc-server", &["arrcoc-runtime"]),
-    ("arrcoc-tests", &["arrcoc-kernels", "arrcoc-models", "arrcoc-export", "arrcoc-runtime", "arrcoc-server"]),
+    (
+        "arrcoc-tests",
+        &["arrcoc-kernels", "arrcoc-models", "arrcoc-export", "arrcoc-runtime", "arrcoc-server"],
+    ),
     ("xtask", &[]),
 ];
 

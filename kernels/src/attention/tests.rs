@@ -45,8 +45,10 @@ fn check(grid: Grid, size: f32) {
         return;
     }
     let (row, width) = (grid.row(), grid.head_width);
-    let qkv: Vec<f32> = numbers(grid.batch * grid.positions() * 3 * row, 1).into_iter().map(|x| size * x).collect();
-    let table = |count: usize, seed| numbers(count * width, seed).into_iter().map(|x| 0.3 * x).collect::<Vec<f32>>();
+    let qkv: Vec<f32> =
+        numbers(grid.batch * grid.positions() * 3 * row, 1).into_iter().map(|x| size * x).collect();
+    let table =
+        |count: usize, seed| numbers(count * width, seed).into_iter().map(|x| 0.3 * x).collect::<Vec<f32>>();
     let rows = table(2 * grid.height - 1, 2);
     let columns = table(2 * grid.width - 1, 3);
     let tables = Tables { rows: &rows, columns: &columns };

@@ -1,8 +1,8 @@
 //! Against the same product in plain loops, to the bit.
 
 use super::*;
-use crate::testing::{Three, numbers};
 use crate::Support;
+use crate::testing::{Three, numbers};
 
 struct Case {
     bits: Bits,
@@ -118,7 +118,10 @@ fn what_is_no_number_stays_none_in_its_row_alone() {
             case.x[2 * 96 + at] = wild;
             for rows in [3, 14] {
                 for (row, y) in case.run(rows).chunks(40).enumerate() {
-                    assert!(y.iter().all(|y| y.is_nan() == (row == 2)), "{wild} at {at}, row {row} of {rows}");
+                    assert!(
+                        y.iter().all(|y| y.is_nan() == (row == 2)),
+                        "{wild} at {at}, row {row} of {rows}"
+                    );
                 }
             }
         }

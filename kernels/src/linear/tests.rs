@@ -1,8 +1,8 @@
 //! Against the same product in plain loops, to the bit.
 
 use super::*;
-use crate::testing::{Three, numbers};
 use crate::Support;
+use crate::testing::{Three, numbers};
 
 struct Case {
     x: Vec<f32>,
@@ -55,7 +55,8 @@ fn every_shape_gives_the_sums_of_plain_loops() {
     if !Support::detect().linear {
         return;
     }
-    for (inputs, outputs) in [(64, 32), (1, 1), (3, 5), (65, 33), (130, 67), (256, 16), (100, 31), (768, 96), (64, 66), (5, 129)]
+    for (inputs, outputs) in
+        [(64, 32), (1, 1), (3, 5), (65, 33), (130, 67), (256, 16), (100, 31), (768, 96), (64, 66), (5, 129)]
     {
         let case = Case::new(40, inputs, outputs);
         for rows in [1, 2, 3, 4, 5, 11, 12, 13, 24, 31, 40] {
@@ -112,7 +113,10 @@ fn what_is_no_number_stays_none_in_its_row_alone() {
             case.x[2 * inputs + at] = wild;
             for rows in [3, 14] {
                 for (row, y) in case.run(rows).chunks(40).enumerate() {
-                    assert!(y.iter().all(|y| y.is_nan() == (row == 2)), "{wild} at {at}, row {row} of {rows}");
+                    assert!(
+                        y.iter().all(|y| y.is_nan() == (row == 2)),
+                        "{wild} at {at}, row {row} of {rows}"
+                    );
                 }
             }
         }

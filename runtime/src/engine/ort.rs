@@ -111,6 +111,22 @@ impl OrtRuntime {
     }
 }
 
+/// Whether a session has been made.
+static SESSION_MADE: Mutex<bool> = Mutex::new(false);
+
+/// Makes a session; the process's first one while no other is made. ONNX Runtime enters the domain of our operators into a table of the process
+/// with the first session that brings it, and takes no lock between looking for it and entering it: two first ones would both try, and one fail.
+fn first_alone<T>(make: impl FnOnce() -> Result<T, ::ort::Error>) -> Result<T, ::ort::Error> {
+    let mut made = SESSION_MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if *made {
+        drop(made);
+        return make();
+    }
+    let session = make()?;
+    *made = true;
+    Ok(session)
+}
+
 /// Finds and loads the library and makes the environment.
 fn load_library() -> Result<Shared, EngineError> {
     let unavailable = |reason| EngineError::Unavailable { runtime: NAME, reason };
@@ -166,7 +182,7 @@ impl Runtime for OrtRuntime {
                 }
                 None => Ok(builder),
             })
-            .and_then(|mut builder| builder.commit_from_file(model))
+            .and_then(|mut builder| first_alone(|| builder.commit_from_file(model)))
             .map_err(|reason| error(reason.to_string()))?;
         if on_gpu {
             let nodes = assignment::of(&session).map_err(|reason| error(reason.to_string()))?;

@@ -123,7 +123,7 @@ fn theirs(report: &Value, taken: &mut Taken) -> Result<()> {
     let number = |value: &Value| value.as_f64().with_context(|| format!("no figure in {peer}"));
     taken.prefill.push(number(&peer["prefill_seconds"][0])?);
     taken.step.push(number(&peer["decode_seconds_per_token"][0])?);
-    taken.peak_mib.push(number(&peer["peak_rss_mib"])?);
+    taken.peak_mib.push(number(&peer["peak_rss_mib"][0])?);
     taken.bytes = number(&peer["bytes"])?;
     Ok(())
 }

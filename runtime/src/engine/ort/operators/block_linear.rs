@@ -54,7 +54,8 @@ fn compute(context: &ComputeContext, bits: Bits, scratch: &mut Vec<u8>) -> Resul
     let ([rows, inputs], x) = x.tensor::<f32, 2>()?;
     let ([outputs, blocks, bytes], values) = values.tensor::<u8, 3>()?;
     let ([scales_of, scaled], scales) = scales.tensor::<f32, 2>()?;
-    let fits = blocks > 0 && inputs.is_multiple_of(BLOCK) && inputs / BLOCK == blocks && bytes == bits.bytes();
+    let fits =
+        blocks > 0 && inputs.is_multiple_of(BLOCK) && inputs / BLOCK == blocks && bytes == bits.bytes();
     check(fits && scales_of == outputs && scaled == blocks, || {
         format!(
             "BlockLinear: x [{rows}, {inputs}] does not go with values [{outputs}, {blocks}, {bytes}] and scales [{scales_of}, {scaled}]"
