@@ -73,7 +73,12 @@ fn row(args: &Args, programs: &Programs, library: &Path, bundle: &Path) -> Resul
     verify.arg("--image").arg(shell::root().join(PHOTOGRAPHS[0]));
     verify.args(["--image-size", &args.size.to_string(), "--tokens", &args.tokens.to_string()]);
     let measured = measure(&verify)?;
-    let report: Value = serde_json::from_str(&measured.stdout).context("verify printed no JSON")?;
+    let mut report: Value = serde_json::from_str(&measured.stdout).context("verify printed no JSON")?;
+    // Names, not where they lie on this machine.
+    for of in ["bundle", "reference"] {
+        let path = PathBuf::from(report[of].as_str().unwrap_or_default());
+        report[of] = json!(path.file_name().unwrap_or_default().to_string_lossy());
+    }
     let files = std::fs::read_dir(bundle)?.map(|entry| Ok(entry?.metadata()?.len()));
     let bytes: u64 = files.sum::<Result<u64>>()?;
     let name = bundle.file_name().unwrap_or_default().to_string_lossy().into_owned();
