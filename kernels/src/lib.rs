@@ -1,5 +1,5 @@
 //! The operators that an ARR-COC model spends its time in on a CPU, for CPUs that multiply integers or 16-bit floats faster than
-//! 32-bit ones: [`linear`], [`block_linear`] and [`grid_attention`].
+//! 32-bit ones: [`linear()`], [`block_linear()`] and [`grid_attention()`].
 //!
 //! Everything here is a plain function of slices. Nothing knows of ONNX, and no thread is started: the caller brings [`Threads`].
 //! A CPU without the instructions has none of it ([`Support`]), and runs the same graphs with ONNX Runtime's own operators.
@@ -35,9 +35,9 @@ pub use linear::{MOST_INPUTS, Weight, linear};
 /// What this CPU can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Support {
-    /// [`linear`] and [`block_linear`]: AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4).
+    /// [`linear()`] and [`block_linear()`]: AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4).
     pub linear: bool,
-    /// [`grid_attention`]: AVX-512 with BF16 (Intel since Cooper Lake, AMD since Zen 4).
+    /// [`grid_attention()`]: AVX-512 with BF16 (Intel since Cooper Lake, AMD since Zen 4).
     pub grid_attention: bool,
 }
 
