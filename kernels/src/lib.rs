@@ -17,6 +17,8 @@ mod block_linear;
 #[cfg(target_arch = "x86_64")]
 mod linear;
 #[cfg(target_arch = "x86_64")]
+mod panel;
+#[cfg(target_arch = "x86_64")]
 mod quantize;
 #[cfg(target_arch = "x86_64")]
 mod shared;
@@ -69,15 +71,4 @@ impl Support {
 pub unsafe trait Threads {
     /// Runs `task(0)` to `task(tasks - 1)`.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
-}
-
-/// The calling thread alone.
-#[derive(Debug, Clone, Copy)]
-pub struct ThisThread;
-
-// SAFETY: a range has every number once.
-unsafe impl Threads for ThisThread {
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        (0..tasks).for_each(task);
-    }
 }

@@ -183,53 +183,16 @@ fn multiply_keys(
     stride: usize,
 ) {
     let panels = keys.len() / (depth * LANES);
+    let strides = Strides { left: depth, word: LANES, vector: depth * LANES, sums: stride };
     for panel in (0..panels).step_by(2) {
         for first in (0..rows).step_by(TALL) {
             let queries = &queries[first * depth..][..TALL * depth];
             let products = &mut products[first * stride + panel * LANES..];
             let keys = &keys[panel * depth * LANES..];
             match panels - panel {
-                1 => keys_tile::<1>(queries, keys, depth, products, stride),
-                _ => keys_tile::<2>(queries, keys, depth, products, stride),
+                1 => tile::<TALL, 1>(queries, keys, products, depth, strides),
+                _ => tile::<TALL, 2>(queries, keys, products, depth, strides),
             }
-        }
-    }
-}
-
-/// A dozen queries with `N` panels of keys.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn keys_tile<const N: usize>(
-    queries: &[u32],
-    keys: &[u32],
-    depth: usize,
-    products: &mut [f32],
-    stride: usize,
-) {
-    assert!(queries.len() >= TALL * depth && keys.len() >= N * depth * LANES);
-    assert!(products.len() >= (TALL - 1) * stride + N * LANES);
-    let mut sums = [[_mm512_setzero_ps(); N]; TALL];
-    for q in 0..TALL {
-        for n in 0..N {
-            // SAFETY: within `products`, as asserted.
-            sums[q][n] = unsafe { _mm512_loadu_ps(products.as_ptr().add(q * stride + n * LANES)) };
-        }
-    }
-    for word in 0..depth {
-        // SAFETY: within `keys` and `queries`, as asserted.
-        unsafe {
-            let keys: [_; N] = std::array::from_fn(|n| vector(keys.as_ptr().add((n * depth + word) * LANES)));
-            for q in 0..TALL {
-                let query = broadcast(queries.as_ptr().add(q * depth + word));
-                for n in 0..N {
-                    sums[q][n] = _mm512_dpbf16_ps(sums[q][n], query, keys[n]);
-                }
-            }
-        }
-    }
-    for q in 0..TALL {
-        for n in 0..N {
-            // SAFETY: within `products`, as asserted.
-            unsafe { _mm512_storeu_ps(products.as_mut_ptr().add(q * stride + n * LANES), sums[q][n]) };
         }
     }
 }
@@ -237,51 +200,72 @@ fn keys_tile<const N: usize>(
 /// Adds to `results` \[rows, width\] the values \[keys / 2, width\] words, weighted by `weights` \[rows, KEYS / 2\] words.
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn multiply_values(weights: &[u32], values: &[u32], width: usize, rows: usize, results: &mut [f32]) {
+    let pairs = values.len() / width;
+    assert!(pairs <= KEYS / 2, "expected at most {KEYS} keys, found {}", 2 * pairs);
+    let strides = Strides { left: KEYS / 2, word: width, vector: LANES, sums: width };
     for column in (0..width).step_by(4 * LANES) {
         for first in (0..rows).step_by(TALL_RESULTS) {
             let weights = &weights[first * KEYS / 2..];
             let (values, results) = (&values[column..], &mut results[first * width + column..]);
             match ((width - column) / LANES).min(4) {
-                1 => values_tile::<1>(weights, values, width, results),
-                2 => values_tile::<2>(weights, values, width, results),
-                3 => values_tile::<3>(weights, values, width, results),
-                _ => values_tile::<4>(weights, values, width, results),
+                1 => tile::<TALL_RESULTS, 1>(weights, values, results, pairs, strides),
+                2 => tile::<TALL_RESULTS, 2>(weights, values, results, pairs, strides),
+                3 => tile::<TALL_RESULTS, 3>(weights, values, results, pairs, strides),
+                _ => tile::<TALL_RESULTS, 4>(weights, values, results, pairs, strides),
             }
         }
     }
 }
 
-/// Half a dozen queries with `N` vectors of every value.
+/// Words from one factor to the next: of a row, and of a step along it.
+#[derive(Clone, Copy)]
+struct Strides {
+    /// Of the left factors, from row to row.
+    left: usize,
+    /// Of the right ones, from word to word.
+    word: usize,
+    /// Of the right ones, from vector to vector.
+    vector: usize,
+    /// Of the sums, from row to row.
+    sums: usize,
+}
+
+/// Adds to `Q` rows of `N` vectors the products of `words` words: `left` row by row with `right` vector by vector.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn values_tile<const N: usize>(weights: &[u32], values: &[u32], width: usize, results: &mut [f32]) {
-    let pairs = values.len().div_ceil(width);
-    assert!(values.len() >= (pairs - 1) * width + N * LANES && pairs <= KEYS / 2);
-    assert!(weights.len() >= (TALL_RESULTS - 1) * KEYS / 2 + pairs);
-    assert!(results.len() >= (TALL_RESULTS - 1) * width + N * LANES);
-    let mut sums = [[_mm512_setzero_ps(); N]; TALL_RESULTS];
-    for q in 0..TALL_RESULTS {
+fn tile<const Q: usize, const N: usize>(
+    left: &[u32],
+    right: &[u32],
+    to: &mut [f32],
+    words: usize,
+    strides: Strides,
+) {
+    assert!(words > 0 && left.len() >= (Q - 1) * strides.left + words);
+    assert!(right.len() >= (words - 1) * strides.word + (N - 1) * strides.vector + LANES);
+    assert!(to.len() >= (Q - 1) * strides.sums + N * LANES);
+    let mut sums = [[_mm512_setzero_ps(); N]; Q];
+    for q in 0..Q {
         for n in 0..N {
-            // SAFETY: within `results`, as asserted.
-            sums[q][n] = unsafe { _mm512_loadu_ps(results.as_ptr().add(q * width + n * LANES)) };
+            // SAFETY: within `to`, as asserted.
+            sums[q][n] = unsafe { _mm512_loadu_ps(to.as_ptr().add(q * strides.sums + n * LANES)) };
         }
     }
-    for pair in 0..pairs {
-        // SAFETY: within `values` and `weights`, as asserted.
+    for word in 0..words {
+        // SAFETY: within `left` and `right`, as asserted.
         unsafe {
-            let values: [_; N] =
-                std::array::from_fn(|n| vector(values.as_ptr().add(pair * width + n * LANES)));
-            for q in 0..TALL_RESULTS {
-                let weight = broadcast(weights.as_ptr().add(q * KEYS / 2 + pair));
+            let right: [_; N] =
+                std::array::from_fn(|n| vector(right.as_ptr().add(word * strides.word + n * strides.vector)));
+            for q in 0..Q {
+                let left = broadcast(left.as_ptr().add(q * strides.left + word));
                 for n in 0..N {
-                    sums[q][n] = _mm512_dpbf16_ps(sums[q][n], weight, values[n]);
+                    sums[q][n] = _mm512_dpbf16_ps(sums[q][n], left, right[n]);
                 }
             }
         }
     }
-    for q in 0..TALL_RESULTS {
+    for q in 0..Q {
         for n in 0..N {
-            // SAFETY: within `results`, as asserted.
-            unsafe { _mm512_storeu_ps(results.as_mut_ptr().add(q * width + n * LANES), sums[q][n]) };
+            // SAFETY: within `to`, as asserted.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(q * strides.sums + n * LANES), sums[q][n]) };
         }
     }
 }

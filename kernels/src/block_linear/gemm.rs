@@ -10,11 +10,10 @@ use std::ops::Range;
 use super::quantize::BlockedRows;
 use super::{BLOCK, Bits, BlockedWeight};
 use crate::Threads;
+use crate::panel::{PANEL, store_inputs};
 use crate::shared::Shared;
-use crate::vectors::{BYTES, LANES, fetch, load_bytes, store_floats, transposed};
+use crate::vectors::{BYTES, LANES, fetch, load_bytes, store_floats};
 
-/// Outputs of a panel: two vectors of sums for each row.
-const PANEL: usize = 2 * LANES;
 /// Rows that are multiplied at once.
 const TALL: usize = 6;
 /// Panels of a task: so many that the threads share the work evenly.
@@ -22,7 +21,7 @@ const PANELS_PER_TASK: usize = 4;
 /// Rows of a task: so many that ordering the weights costs next to nothing, so few that they stay near.
 const ROWS_PER_TASK: usize = 64 * TALL;
 
-/// A panel's weights as \[blocks * 8, 32, 4\] bytes, and its scales \[blocks, 32\].
+/// A panel's weights, and its scales \[blocks, 32\].
 #[derive(Default)]
 struct Panel {
     weights: Vec<u8>,
@@ -71,24 +70,18 @@ impl Panel {
         }
         // Whole vectors: the last may be half a one.
         self.weights.resize(weight.inputs.next_multiple_of(BYTES) * PANEL, 0);
-        for half in 0..2 {
-            let rows: [&[u8]; LANES] = std::array::from_fn(|lane| weight.row(output(half * LANES + lane)));
-            for at in (0..weight.inputs).step_by(BYTES) {
-                let vectors = rows.map(|row| match weight.bits {
-                    Bits::Eight => load_bytes(&row[at..]),
-                    Bits::Four => {
-                        let pairs = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(load_bytes(&row[at / 2..])));
-                        // A byte's upper half goes to a byte of its own.
-                        let apart = _mm512_or_si512(pairs, _mm512_slli_epi16::<4>(pairs));
-                        _mm512_and_si512(apart, _mm512_set1_epi8(0x0f))
-                    }
-                });
-                for (word, column) in transposed(vectors).into_iter().enumerate() {
-                    let place = &mut self.weights[(at / 4 + word) * PANEL * 4 + half * BYTES..][..BYTES];
-                    // SAFETY: `place` takes the 64 bytes.
-                    unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), column) };
+        let rows: [&[u8]; PANEL] = std::array::from_fn(|lane| weight.row(output(lane)));
+        for at in (0..weight.inputs).step_by(BYTES) {
+            store_inputs(&mut self.weights, at, |lane| match weight.bits {
+                Bits::Eight => load_bytes(&rows[lane][at..]),
+                Bits::Four => {
+                    let pairs = load_bytes(&rows[lane][at / 2..]);
+                    let pairs = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(pairs));
+                    // A byte's upper half goes to a byte of its own.
+                    let apart = _mm512_or_si512(pairs, _mm512_slli_epi16::<4>(pairs));
+                    _mm512_and_si512(apart, _mm512_set1_epi8(0x0f))
                 }
-            }
+            });
         }
     }
 

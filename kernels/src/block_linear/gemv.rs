@@ -21,10 +21,10 @@ const OUTPUTS_PER_TASK: usize = 32;
 const ABREAST: usize = 4;
 /// Blocks that are computed at a time.
 const BLOCKS: usize = 4;
-/// How far ahead of the products weights are asked for, bytes.
-const AHEAD: usize = 2 << 10;
 /// Inputs of those.
 const INPUTS: usize = BLOCKS * BLOCK;
+/// How far ahead of the products weights are asked for, bytes.
+const AHEAD: usize = 2 << 10;
 
 /// A row as the products take it, four blocks to a part.
 struct Row {
@@ -45,7 +45,7 @@ struct Part {
 /// A vector of words in memory.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Words([i32; LANES]);
+struct Words([i32; LANES]);
 
 impl Words {
     #[inline]

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::BLOCK;
 use crate::Threads;
-use crate::quantize::Largest;
+use crate::quantize::{Group, Largest};
 use crate::shared::Shared;
 use crate::vectors::{LANES, load_floats};
 
@@ -16,15 +16,7 @@ pub(super) struct BlockedRows<'a> {
     pub(super) rows: usize,
     inputs: usize,
     values: &'a [u8],
-    about: Vec<Block>,
-}
-
-/// What it takes to get back from a block's product.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Block {
-    pub(super) scale: f32,
-    /// What stands for zero in the weights, times the sum of the block: what multiplying it with them adds.
-    pub(super) correction: i32,
+    about: Vec<Group>,
 }
 
 impl BlockedRows<'_> {
@@ -34,7 +26,7 @@ impl BlockedRows<'_> {
     }
 
     /// A row's blocks.
-    pub(super) fn about(&self, row: usize) -> &[Block] {
+    pub(super) fn about(&self, row: usize) -> &[Group] {
         let blocks = self.inputs / BLOCK;
         &self.about[row * blocks..][..blocks]
     }
@@ -51,7 +43,7 @@ pub(super) fn quantize<'a>(
     if scratch.len() < x.len() {
         scratch.resize(x.len(), 0);
     }
-    let mut about = vec![Block::default(); rows * blocks];
+    let mut about = vec![Group::default(); rows * blocks];
     {
         let (values, about) = (Shared::new(scratch), Shared::new(&mut about));
         threads.run(rows.div_ceil(ROWS_PER_TASK), &|task| {
@@ -73,12 +65,12 @@ pub(super) fn quantize<'a>(
 
 /// Writes a block. One that is not all finite becomes one that is no number, as its product would be.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn quantize_block(x: &[f32; BLOCK], values: &mut [u8; BLOCK], zero: i32) -> Block {
+fn quantize_block(x: &[f32; BLOCK], values: &mut [u8; BLOCK], zero: i32) -> Group {
     let (low, high) = x.split_at(LANES);
     let (low, high) = (load_floats(low), load_floats(high));
     let Some(step) = Largest::of_none().and(low).and(high).step() else {
         values.fill(0);
-        return Block { scale: f32::NAN, correction: 0 };
+        return Group::NOT_FINITE;
     };
     let ((low, low_words), (high, high_words)) = (step.round(low), step.round(high));
     // SAFETY: the block takes two times sixteen bytes.
@@ -87,5 +79,5 @@ fn quantize_block(x: &[f32; BLOCK], values: &mut [u8; BLOCK], zero: i32) -> Bloc
         _mm_storeu_si128(values.as_mut_ptr().add(LANES).cast(), high);
     }
     let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_words, high_words));
-    Block { scale: step.back, correction: zero * sum }
+    Group { scale: step.back, correction: zero * sum }
 }

@@ -10,11 +10,10 @@ use std::cell::RefCell;
 use super::Weight;
 use super::quantize::QuantizedRows;
 use crate::Threads;
+use crate::panel::{PANEL, store_inputs};
 use crate::shared::Shared;
-use crate::vectors::{BYTES, LANES, fetch, load_bytes, load_floats, store_floats, transposed};
+use crate::vectors::{BYTES, LANES, fetch, load_bytes, load_floats, store_floats};
 
-/// Outputs of a panel: two vectors of sums for each row.
-const PANEL: usize = 2 * LANES;
 /// Rows that are multiplied at once: with two vectors each, as many as the registers hold.
 const TALL: usize = 12;
 /// Panels of a task.
@@ -57,24 +56,16 @@ pub(super) fn multiply(
     });
 }
 
-/// Writes the weights of 32 outputs, raised by 128, as \[depth / 4, 32, 4\]; outputs beyond the last and inputs beyond the
+/// Writes the weights of 32 outputs, raised by 128; outputs beyond the last and inputs beyond the
 /// depth's true end may be anything, since nobody reads the former's sums and the rows are zero at the latter.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pack_panel(weight: Weight<'_>, first: usize, depth: usize, panel: &mut [u8]) {
-    let outputs = weight.outputs();
+    let last = weight.outputs() - 1;
     let raise = _mm512_set1_epi8(i8::MIN);
-    for half in 0..2 {
-        for at in (0..depth).step_by(BYTES) {
-            let rows = std::array::from_fn(|lane| {
-                let output = (first + half * LANES + lane).min(outputs - 1);
-                _mm512_xor_si512(load_bytes(&weight.row(output)[at..]), raise)
-            });
-            for (word, column) in transposed(rows).into_iter().enumerate() {
-                let place = &mut panel[(at / 4 + word) * PANEL * 4 + half * BYTES..][..BYTES];
-                // SAFETY: `place` takes the 64 bytes.
-                unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), column) };
-            }
-        }
+    for at in (0..depth).step_by(BYTES) {
+        store_inputs(panel, at, |lane| {
+            _mm512_xor_si512(load_bytes(&weight.row((first + lane).min(last))[at..]), raise)
+        });
     }
 }
 

@@ -26,49 +26,39 @@ pub(super) fn multiply(
     threads.run(outputs.div_ceil(OUTPUTS_PER_TASK), &|task| {
         let end = outputs.min((task + 1) * OUTPUTS_PER_TASK);
         for first in (task * OUTPUTS_PER_TASK..end).step_by(ABREAST) {
-            // The last group steps back within the task: an output that is computed twice has the same value both times.
-            let first = first.min(end.saturating_sub(ABREAST)).max(task * OUTPUTS_PER_TASK);
-            // SAFETY: `linear` asked the CPU and compared the shapes.
+            // SAFETY: `linear` asked the CPU and compared the shapes; every task has outputs of its own.
             unsafe {
-                match (x.rows, end - first >= ABREAST) {
-                    (1, true) => outputs_of::<1, ABREAST>(x, weight, first, y),
-                    (2, true) => outputs_of::<2, ABREAST>(x, weight, first, y),
-                    (3, true) => outputs_of::<3, ABREAST>(x, weight, first, y),
-                    (_, true) => outputs_of::<4, ABREAST>(x, weight, first, y),
-                    (rows, false) => {
-                        for output in first..end {
-                            match rows {
-                                1 => outputs_of::<1, 1>(x, weight, output, y),
-                                2 => outputs_of::<2, 1>(x, weight, output, y),
-                                3 => outputs_of::<3, 1>(x, weight, output, y),
-                                _ => outputs_of::<4, 1>(x, weight, output, y),
-                            }
-                        }
-                    }
+                match x.rows {
+                    1 => four_outputs::<1>(x, weight, first, y),
+                    2 => four_outputs::<2>(x, weight, first, y),
+                    3 => four_outputs::<3>(x, weight, first, y),
+                    _ => four_outputs::<4>(x, weight, first, y),
                 }
             }
         }
     });
 }
 
-/// `N` outputs of `R` rows, from output `first`.
+/// Four outputs of `R` rows, from output `first`.
 ///
 /// # Safety
-/// Only one task may have these outputs.
+/// Only one task may have these outputs, and the CPU must have AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn outputs_of<const R: usize, const N: usize>(
+unsafe fn four_outputs<const R: usize>(
     x: &QuantizedRows<'_>,
     weight: Weight<'_>,
     first: usize,
     y: &Shared<'_, f32>,
 ) {
+    let outputs = weight.outputs();
     let inputs = weight.inputs();
     let rows: [&[u8]; R] = std::array::from_fn(|row| x.values(row));
-    let weights: [&[u8]; N] = std::array::from_fn(|n| weight.row(first + n));
+    // Beyond the last output, that one again: nobody reads it.
+    let weights: [&[u8]; ABREAST] = std::array::from_fn(|n| weight.row((first + n).min(outputs - 1)));
     let raise = _mm512_set1_epi8(i8::MIN);
-    let mut sums = [[_mm512_setzero_si512(); N]; R];
+    let mut sums = [[_mm512_setzero_si512(); ABREAST]; R];
     for at in (0..inputs).step_by(BYTES) {
-        for n in 0..N {
+        for n in 0..ABREAST {
             // Raised by 128, since the instruction multiplies unsigned with signed bytes.
             let w = _mm512_xor_si512(load_bytes(&weights[n][at..]), raise);
             for r in 0..R {
@@ -79,8 +69,8 @@ unsafe fn outputs_of<const R: usize, const N: usize>(
     for (r, sums) in sums.iter().enumerate() {
         let about = x.about(r);
         // SAFETY: the caller has these outputs to itself.
-        let y = unsafe { y.part(r * weight.outputs() + first, N) };
-        for n in 0..N {
+        let y = unsafe { y.part(r * outputs + first, ABREAST.min(outputs - first)) };
+        for n in 0..y.len() {
             let product = _mm512_reduce_add_epi32(sums[n]).wrapping_sub(about.correction) as f32;
             let output = first + n;
             y[n] = product.mul_add(about.scale * weight.scales[output], weight.bias[output]);

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::Threads;
-use crate::quantize::Largest;
+use crate::quantize::{Group, Largest};
 use crate::shared::Shared;
 use crate::vectors::{BYTES, LANES, load_floats};
 
@@ -16,15 +16,7 @@ pub(super) struct QuantizedRows<'a> {
     /// Bytes from one row to the next: the inputs, padded with zeros to whole vectors.
     pub(super) stride: usize,
     values: &'a [u8],
-    about: Vec<Row>,
-}
-
-/// What it takes to get back from a row's products.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Row {
-    pub(super) scale: f32,
-    /// 128 times the sum of the row: what multiplying it with weights that are raised by 128 adds.
-    pub(super) correction: i32,
+    about: Vec<Group>,
 }
 
 impl QuantizedRows<'_> {
@@ -33,7 +25,7 @@ impl QuantizedRows<'_> {
         &self.values[row * self.stride..][..self.stride]
     }
 
-    pub(super) fn about(&self, row: usize) -> Row {
+    pub(super) fn about(&self, row: usize) -> Group {
         self.about[row]
     }
 }
@@ -48,7 +40,7 @@ pub(super) fn quantize<'a>(
     if scratch.len() < rows * stride {
         scratch.resize(rows * stride, 0);
     }
-    let mut about = vec![Row::default(); rows];
+    let mut about = vec![Group::default(); rows];
     {
         let (values, about) = (Shared::new(scratch), Shared::new(&mut about));
         threads.run(rows.div_ceil(ROWS_PER_TASK), &|task| {
@@ -66,14 +58,14 @@ pub(super) fn quantize<'a>(
 
 /// Writes a row, and zeros to the end of `values`. A row that is not all finite becomes one that is no number, as its products would be.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn quantize_row(x: &[f32], values: &mut [u8]) -> Row {
+fn quantize_row(x: &[f32], values: &mut [u8]) -> Group {
     let mut largest = Largest::of_none();
     for chunk in x.chunks(LANES) {
         largest = largest.and(load_floats(chunk));
     }
     let Some(step) = largest.step() else {
         values.fill(0);
-        return Row { scale: f32::NAN, correction: 0 };
+        return Group::NOT_FINITE;
     };
     let mut sum = _mm512_setzero_si512();
     let written = x.len().div_ceil(LANES) * LANES;
@@ -84,5 +76,5 @@ fn quantize_row(x: &[f32], values: &mut [u8]) -> Row {
         unsafe { _mm_storeu_si128(place.as_mut_ptr().cast(), bytes) };
     }
     values[written..].fill(0);
-    Row { scale: step.back, correction: 128 * _mm512_reduce_add_epi32(sum) }
+    Group { scale: step.back, correction: 128 * _mm512_reduce_add_epi32(sum) }
 }

@@ -66,10 +66,18 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn new(context: &'a ComputeContext, index: usize, name: &'static str) -> Result<Self, Error> {
-        let value = context.input(index)?;
-        let value = value.ok_or_else(|| Error::new(format!("expected an input `{name}`, found none")))?;
-        Ok(Self { name, value })
+    /// All inputs of a call, by the names that errors are to use.
+    fn all<const N: usize>(
+        context: &'a ComputeContext,
+        names: [&'static str; N],
+    ) -> Result<[Self; N], Error> {
+        let input = |(index, name)| {
+            let value = context.input(index)?;
+            let value = value.ok_or_else(|| Error::new(format!("expected an input `{name}`, found none")))?;
+            Ok(Self { name, value })
+        };
+        let inputs: Vec<Self> = names.into_iter().enumerate().map(input).collect::<Result<_, Error>>()?;
+        Ok(inputs.try_into().unwrap_or_else(|_| unreachable!("as many inputs as names")))
     }
 
     /// Its numbers, and its shape, which must have so many axes.

@@ -48,9 +48,7 @@ impl Operator for BlockLinear {
 }
 
 fn compute(context: &ComputeContext, bits: Bits, scratch: &mut Vec<u8>) -> Result<(), Error> {
-    let [x, values, scales] =
-        [(0, "x"), (1, "values"), (2, "scales")].map(|(index, name)| Input::new(context, index, name));
-    let (x, values, scales) = (x?, values?, scales?);
+    let [x, values, scales] = Input::all(context, ["x", "values", "scales"])?;
     let ([rows, inputs], x) = x.tensor::<f32, 2>()?;
     let ([outputs, blocks, bytes], values) = values.tensor::<u8, 3>()?;
     let ([scales_of, scaled], scales) = scales.tensor::<f32, 2>()?;

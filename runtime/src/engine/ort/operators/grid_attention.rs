@@ -40,9 +40,7 @@ impl Operator for GridAttention {
 }
 
 fn compute(context: &ComputeContext, scratch: &mut Vec<u32>) -> Result<(), Error> {
-    let [qkv, rows, columns] = [(0, "qkv"), (1, "vertical"), (2, "horizontal")]
-        .map(|(index, name)| Input::new(context, index, name));
-    let (qkv, rows, columns) = (qkv?, rows?, columns?);
+    let [qkv, rows, columns] = Input::all(context, ["qkv", "vertical", "horizontal"])?;
     let ([batch, height, width, parts], qkv) = qkv.tensor::<f32, 4>()?;
     let ([down, head_width], rows) = rows.tensor::<f32, 2>()?;
     let ([across, also], columns) = columns.tensor::<f32, 2>()?;

@@ -40,9 +40,7 @@ impl Operator for QuantizedLinear {
 }
 
 fn compute(context: &ComputeContext, scratch: &mut Vec<u8>) -> Result<(), Error> {
-    let [x, values, scales, bias] = [(0, "x"), (1, "weight"), (2, "scale"), (3, "bias")]
-        .map(|(index, name)| Input::new(context, index, name));
-    let (x, values, scales, bias) = (x?, values?, scales?, bias?);
+    let [x, values, scales, bias] = Input::all(context, ["x", "weight", "scale", "bias"])?;
     let ([rows, inputs], x) = x.tensor::<f32, 2>()?;
     let ([outputs, columns], values) = values.tensor::<i8, 2>()?;
     let ([scales_of], scales) = scales.tensor::<f32, 1>()?;
