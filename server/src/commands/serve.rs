@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arrcoc_runtime::generate::Observer;
 use arrcoc_server::config::Config;
-use arrcoc_server::engines::{Bundles, Source, first};
+use arrcoc_server::engines::{Bundles, Source, first, memory};
 use arrcoc_server::metrics::EngineMetrics;
 use arrcoc_server::{listen, state::App};
 use tokio::net::TcpListener;
@@ -23,6 +23,7 @@ const THREAD_TIME: Duration = Duration::from_secs(2);
 pub(crate) fn run(config: &Config) -> Result<(), Failure> {
     config.root()?;
     load::start_logging(config, &config.log.filter);
+    memory::keep_large_allocations_apart();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve(config));
     runtime.shutdown_timeout(THREAD_TIME);
