@@ -1,5 +1,5 @@
-//! Attention over a grid with decomposed relative positions, as in SAM (Li et al. 2021, <https://arxiv.org/abs/2112.01526>,
-//! section 3.2), in 16-bit floats with 32-bit sums.
+//! Attention in 16-bit floats with 32-bit sums: plain, and over a grid with decomposed relative positions, as in SAM (Li et al. 2021,
+//! <https://arxiv.org/abs/2112.01526>, section 3.2).
 //!
 //! `softmax(q k / sqrt(width) + q R_h[row(q) - row(k)] + q R_w[column(q) - column(k)]) v`, one block of queries and one block of keys at
 //! a time, with a running maximum and sum (Dao et al. 2022, <https://arxiv.org/abs/2205.14135>): what lies between the two
@@ -61,7 +61,7 @@ thread_local! {
 /// memory between calls.
 ///
 /// # Panics
-/// When the slices do not fit the grid, or the CPU has no [`crate::Support::grid_attention`].
+/// When the slices do not fit the grid, or the CPU has no [`crate::Support::attention`].
 pub fn grid_attention(
     grid: Grid,
     qkv: &[f32],
@@ -70,26 +70,66 @@ pub fn grid_attention(
     scratch: &mut Vec<u32>,
     threads: &dyn Threads,
 ) {
-    assert!(crate::Support::detect().grid_attention, "expected a CPU with AVX-512 BF16");
     let Grid { batch, height, width, heads, head_width } = grid;
-    let positions = grid.positions();
     let all = [height, width, heads, head_width, 3].into_iter().try_fold(batch, usize::checked_mul);
     assert_eq!(Some(qkv.len()), all, "qkv: expected {grid:?}");
-    assert_eq!(out.len(), qkv.len() / 3, "out: expected {grid:?}");
-    assert_eq!(tables.rows.len(), (2 * height).saturating_sub(1) * head_width, "rows: expected {grid:?}");
-    assert_eq!(
-        tables.columns.len(),
-        (2 * width).saturating_sub(1) * head_width,
-        "columns: expected {grid:?}"
-    );
-    if out.is_empty() || head_width == 0 {
+    for (name, table, side) in [("rows", tables.rows, height), ("columns", tables.columns, width)] {
+        let expected = (2 * side).saturating_sub(1) * head_width;
+        assert_eq!(table.len(), expected, "{name}: expected {grid:?}");
+    }
+    if out.is_empty() {
         return;
     }
-
     let biases = Biases {
         rows: Keys::of_table(tables.rows, head_width),
         columns: Keys::of_table(tables.columns, head_width),
     };
+    let [queries, keys, values] = [0, 1, 2].map(|part| &qkv[part * grid.row()..]);
+    let factors = Factors { queries, keys, values, stride: 3 * grid.row() };
+    attend(grid, factors, Some(&biases), out, scratch, threads);
+}
+
+/// Attention without positions: `out` \[batch, positions, heads * head_width\] from queries, keys and values of that shape, as many
+/// positions as `grid` has.
+///
+/// # Panics
+/// As [`grid_attention()`].
+pub fn attention(
+    grid: Grid,
+    [queries, keys, values]: [&[f32]; 3],
+    out: &mut [f32],
+    scratch: &mut Vec<u32>,
+    threads: &dyn Threads,
+) {
+    for (name, part) in [("queries", queries), ("keys", keys), ("values", values)] {
+        assert_eq!(part.len(), out.len(), "{name}: expected {grid:?}");
+    }
+    attend(grid, Factors { queries, keys, values, stride: grid.row() }, None, out, scratch, threads);
+}
+
+/// Where queries, keys and values lie: `stride` numbers from one position to the next.
+#[derive(Clone, Copy)]
+struct Factors<'a> {
+    queries: &'a [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    stride: usize,
+}
+
+fn attend(
+    grid: Grid,
+    factors: Factors<'_>,
+    biases: Option<&Biases>,
+    out: &mut [f32],
+    scratch: &mut Vec<u32>,
+    threads: &dyn Threads,
+) {
+    assert!(crate::Support::detect().attention, "expected a CPU with AVX-512 BF16");
+    let (batch, heads, positions) = (grid.batch, grid.heads, grid.positions());
+    assert_eq!(out.len(), batch * positions * grid.row(), "out: expected {grid:?}");
+    if out.is_empty() {
+        return;
+    }
     let words = Packed::words(grid);
     if scratch.len() < batch * heads * words {
         scratch.resize(batch * heads * words, 0);
@@ -98,7 +138,7 @@ pub fn grid_attention(
         let (packed, groups) = (Shared::new(scratch), positions.div_ceil(LANES));
         threads.run(batch * groups, &|task| {
             // SAFETY: every task has sixteen places of its own in every head's part, and the CPU was asked above.
-            unsafe { pack(grid, qkv, task / groups, task % groups * LANES, &packed) }
+            unsafe { pack(grid, factors, task / groups, task % groups * LANES, &packed) }
         });
     }
     let (packed, out) = (&*scratch, Shared::new(out));
@@ -110,7 +150,7 @@ pub fn grid_attention(
         let queries = block * QUERIES..positions.min((block + 1) * QUERIES);
         BLOCK.with_borrow_mut(|block| {
             // SAFETY: every task has queries of its own in one head, and the CPU was asked above.
-            unsafe { block.run(&head, queries, &packed, &biases, &out) }
+            unsafe { block.run(&head, queries, &packed, biases, &out) }
         });
     });
 }

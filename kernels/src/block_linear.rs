@@ -1,4 +1,4 @@
-//! Linear layers with weights in blocks of 32 along each row, of 8 or 4 bits and with a scale each: a decoder's.
+//! Linear layers with weights in blocks of 32 along each row, of 4 bits and with a scale each: a decoder's.
 //!
 //! Activations are quantized block by block, too. A block's product is an integer and therefore exact; blocks are added in their
 //! order, in both kernels with the same roundings. So a row's result depends neither on the rows beside it nor on which of the two
@@ -8,54 +8,38 @@ mod gemm;
 mod gemv;
 mod quantize;
 
+use half::f16;
+
 use crate::Threads;
 use crate::shared::Shared;
+use crate::vectors::LANES;
 use quantize::quantize;
 
 /// Weights of a block.
 pub const BLOCK: usize = 32;
+/// Outputs of a tile: one to each lane of a vector.
+pub const TILE: usize = LANES;
 
-/// Up to so many rows, weights are read once and multiplied as they lie; above, it pays to bring them into another order first.
+/// Bytes of a block of a tile's weights.
+const TILE_BYTES: usize = TILE * BLOCK / 2;
+/// What stands for zero in a weight.
+const ZERO: i32 = 8;
+
+/// Up to so many rows, weights are read once and multiplied as they lie; above, it pays to take their halves apart first.
 const FEW: usize = gemv::MOST;
 
-/// Bits of a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bits {
-    /// Two weights to a byte, the first in the lower half; 8 stands for zero.
-    Four,
-    /// One weight to a byte; 128 stands for zero.
-    Eight,
-}
-
-impl Bits {
-    /// Bytes of a block.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::Four => BLOCK / 2,
-            Self::Eight => BLOCK,
-        }
-    }
-
-    /// What stands for zero.
-    const fn zero(self) -> i32 {
-        match self {
-            Self::Four => 8,
-            Self::Eight => 128,
-        }
-    }
-}
-
-/// A weight in blocks, in the layout of ONNX Runtime's `MatMulNBits`: `y = x * weight^T`.
+/// A weight of 4 bits in the order in which the instruction takes it: `y = x * weight^T`.
+///
+/// Eight weights of an output, two to a byte and the first in the lower half, are a word; a tile's sixteen outputs have their words side
+/// by side. 8 stands for zero.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockedWeight<'a> {
-    /// Bits of a weight.
-    pub bits: Bits,
     /// Inputs: a whole number of blocks.
     pub inputs: usize,
-    /// \[outputs, blocks, bytes of a block\].
+    /// \[outputs / 16, blocks, 4 words, 16 outputs, 4 bytes\].
     pub values: &'a [u8],
-    /// \[outputs, blocks\].
-    pub scales: &'a [f32],
+    /// \[outputs / 16, blocks, 16 outputs\].
+    pub scales: &'a [f16],
 }
 
 impl BlockedWeight<'_> {
@@ -63,19 +47,18 @@ impl BlockedWeight<'_> {
         self.inputs / BLOCK
     }
 
+    fn tiles(&self) -> usize {
+        self.scales.len() / (self.blocks() * TILE)
+    }
+
     fn outputs(&self) -> usize {
-        self.scales.len() / self.blocks()
+        self.tiles() * TILE
     }
 
-    /// An output's bytes.
-    fn row(&self, output: usize) -> &[u8] {
-        let bytes = self.blocks() * self.bits.bytes();
-        &self.values[output * bytes..][..bytes]
-    }
-
-    /// An output's scales.
-    fn scales_of(&self, output: usize) -> &[f32] {
-        &self.scales[output * self.blocks()..][..self.blocks()]
+    /// A tile's blocks, and their scales.
+    fn tile(&self, tile: usize) -> (&[[u8; TILE_BYTES]], &[[f16; TILE]]) {
+        let (blocks, at) = (self.blocks(), tile * self.blocks());
+        (&self.values.as_chunks().0[at..][..blocks], &self.scales.as_chunks().0[at..][..blocks])
     }
 }
 
@@ -88,7 +71,7 @@ pub fn block_linear(
     x: &[f32],
     weight: BlockedWeight<'_>,
     y: &mut [f32],
-    scratch: &mut Vec<u8>,
+    scratch: &mut Vec<[i32; BLOCK / 4]>,
     threads: &dyn Threads,
 ) {
     assert!(crate::Support::detect().linear, "expected a CPU with AVX-512 VNNI");
@@ -99,15 +82,11 @@ pub fn block_linear(
         return;
     }
     assert_eq!(x.len(), rows * inputs, "x: expected whole rows of {inputs}");
-    assert_eq!(weight.scales.len(), outputs * weight.blocks(), "scales: expected one for each block");
-    assert_eq!(
-        weight.values.len(),
-        weight.scales.len() * weight.bits.bytes(),
-        "values: expected whole blocks"
-    );
+    assert_eq!(weight.scales.len(), outputs * weight.blocks(), "scales: expected whole tiles");
+    assert_eq!(weight.values.len(), weight.scales.len() * BLOCK / 2, "values: expected whole blocks");
     assert_eq!(y.len(), rows * outputs, "y: expected [{rows}, {outputs}]");
 
-    let x = quantize(x, inputs, weight.bits.zero(), scratch, threads);
+    let x = quantize(x, inputs, scratch, threads);
     let y = Shared::new(y);
     match rows {
         0..=FEW => gemv::multiply(&x, weight, &y, threads),

@@ -1,5 +1,5 @@
 //! The operators that an ARR-COC model spends its time in on a CPU, for CPUs that multiply integers or 16-bit floats faster than
-//! 32-bit ones: [`linear()`], [`block_linear()`] and [`grid_attention()`].
+//! 32-bit ones: [`linear()`], [`block_linear()`], [`attention()`] and [`grid_attention()`].
 //!
 //! Everything here is a plain function of slices. Nothing knows of ONNX, and no thread is started: the caller brings [`Threads`].
 //! A CPU without the instructions has none of it ([`Support`]), and runs the same graphs with ONNX Runtime's own operators.
@@ -28,9 +28,9 @@ mod testing;
 mod vectors;
 
 #[cfg(target_arch = "x86_64")]
-pub use attention::{Grid, Tables, grid_attention};
+pub use attention::{Grid, Tables, attention, grid_attention};
 #[cfg(target_arch = "x86_64")]
-pub use block_linear::{BLOCK, Bits, BlockedWeight, block_linear};
+pub use block_linear::{BLOCK, BlockedWeight, TILE, block_linear};
 #[cfg(target_arch = "x86_64")]
 pub use linear::{MOST_INPUTS, Weight, linear};
 
@@ -39,8 +39,8 @@ pub use linear::{MOST_INPUTS, Weight, linear};
 pub struct Support {
     /// [`linear()`] and [`block_linear()`]: AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4).
     pub linear: bool,
-    /// [`grid_attention()`]: AVX-512 with BF16 (Intel since Cooper Lake, AMD since Zen 4).
-    pub grid_attention: bool,
+    /// [`attention()`] and [`grid_attention()`]: AVX-512 with BF16 (Intel since Cooper Lake, AMD since Zen 4).
+    pub attention: bool,
 }
 
 impl Support {
@@ -55,11 +55,11 @@ impl Support {
                 && is_x86_feature_detected!("fma");
             Self {
                 linear: wide && is_x86_feature_detected!("avx512vnni"),
-                grid_attention: wide && is_x86_feature_detected!("avx512bf16"),
+                attention: wide && is_x86_feature_detected!("avx512bf16"),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        Self { linear: false, grid_attention: false }
+        Self { linear: false, attention: false }
     }
 }
 

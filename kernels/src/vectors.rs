@@ -4,6 +4,8 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 /// Words of a vector.
 pub(crate) const LANES: usize = 16;
 /// Bytes of a vector.
@@ -45,6 +47,23 @@ pub(crate) fn load_bytes(bytes: &[u8]) -> __m512i {
             BYTES.. => _mm512_loadu_si512(bytes.as_ptr().cast()),
             n => _mm512_maskz_loadu_epi8(u64::MAX >> (BYTES - n), bytes.as_ptr().cast()),
         }
+    }
+}
+
+/// Sixteen 16-bit floats.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(crate) fn load_halves(x: &[f16; LANES]) -> __m512 {
+    // SAFETY: the array has the sixteen.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
+}
+
+/// Asks for as many bytes, so much further on in memory, whatever is there.
+#[inline]
+pub(crate) fn fetch_soon(bytes: &[u8], ahead: usize) {
+    for line in (0..bytes.len()).step_by(BYTES) {
+        // SAFETY: a hint, wherever the address leads.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(ahead + line).cast()) };
     }
 }
 

@@ -61,7 +61,7 @@ fn no_further(preset: &str, size: usize, tier: usize) -> Result<()> {
             "{precision}: no linear layer ran on a kernel of ours"
         );
         ensure!(
-            !support.grid_attention || own[0] != library[0],
+            !support.attention || own[0] != library[0],
             "{precision}: no attention ran on a kernel of ours"
         );
         println!("{preset} {precision}: own {own:.5?}, library {library:.5?}");

@@ -1,15 +1,13 @@
-//! Weights in blocks with a scale each: linear layers as `BlockLinear` (`MatMulNBits`, where blocks are of another size than 32 or
-//! have zero points), embedding tables as `GatherBlockQuantized`.
+//! Weights in blocks with a scale each: linear layers as `BlockLinear`, or, with other blocks than it has kernels for, as `MatMulNBits`;
+//! embedding tables as `GatherBlockQuantized`.
 //!
-//! Both operators read one layout, so that tied embeddings stay one tensor on disk. What multiplies is quantized by the operator
+//! The latter two read one layout, so that tied embeddings in blocks stay one tensor on disk. What multiplies is quantized by the operator
 //! itself, row by row and block by block (`accuracy_level` 4).
 
 use std::rc::Rc;
 
 use arrcoc_models::graph::ops::fused::INT8_ACCUMULATION;
-use arrcoc_models::graph::ops::linear::{
-    BLOCK_LINEAR, BLOCK_LINEAR_ATTRIBUTES, BLOCK_LINEAR_SIZE, block_linear,
-};
+use arrcoc_models::graph::ops::linear::{BLOCK_LINEAR, BLOCK_LINEAR_ATTRIBUTES, block_linear};
 use arrcoc_models::graph::quantized::{Blocks, Part, Scheme};
 use arrcoc_models::graph::{Initializer, Node};
 
@@ -44,23 +42,41 @@ pub(super) fn replace_gemm(
     weight: &Initializer,
     blocks: Blocks,
 ) -> Option<()> {
+    let [rows, columns] = weight.shape[..] else { return None };
+    let tiled = blocks == Blocks::TILED
+        && rows.is_multiple_of(Blocks::TILE_ROWS)
+        && columns.is_multiple_of(blocks.size);
+    if tiled {
+        return replace_with_tiles(g, node, weight, [rows, columns]);
+    }
     let Packed { rows, columns, blocks, parts } = Packed::new(g, weight, blocks)?;
     let mut inputs: Vec<&str> = vec![&node.inputs[0]];
     inputs.extend(parts.iter().map(|name| &**name));
     let dims = g.dims(&node.outputs[0]); // [rows, out]
-    let described = [columns, rows, blocks.bits.count(), blocks.size];
-    let mut attributes: Vec<_> = BLOCK_LINEAR_ATTRIBUTES.into_iter().zip(described).collect();
-    let product = match blocks.symmetric && blocks.size == BLOCK_LINEAR_SIZE {
-        true => {
-            g.define(block_linear());
-            Operator::own(BLOCK_LINEAR, &dims).with(&attributes)
-        }
-        false => {
-            attributes.push(("accuracy_level", INT8_ACCUMULATION as usize));
-            Operator::microsoft("MatMulNBits", &dims).with(&attributes)
-        }
-    };
+    let product = Operator::microsoft("MatMulNBits", &dims).with(&[
+        ("K", columns),
+        ("N", rows),
+        ("bits", blocks.bits.count()),
+        ("block_size", blocks.size),
+        ("accuracy_level", INT8_ACCUMULATION as usize),
+    ]);
     g.add_biased(node, product, &inputs);
+    Some(())
+}
+
+/// The same with weights in tiles, for which there is a kernel.
+fn replace_with_tiles(
+    g: &mut Rewriter,
+    node: &Node,
+    weight: &Initializer,
+    [rows, columns]: [usize; 2],
+) -> Option<()> {
+    let values = g.quantized(weight, Scheme::Tiles, Part::Values)?;
+    let scales = g.quantized(weight, Scheme::Tiles, Part::Scales)?;
+    g.define(block_linear());
+    let attributes: Vec<_> = BLOCK_LINEAR_ATTRIBUTES.into_iter().zip([columns, rows]).collect();
+    let product = Operator::own(BLOCK_LINEAR, &g.dims(&node.outputs[0])).with(&attributes);
+    g.add_biased(node, product, &[&node.inputs[0], &values, &scales]);
     Some(())
 }
 

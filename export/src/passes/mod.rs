@@ -190,7 +190,8 @@ fn rewrite(graph: Graph, rules: &mut Rules) -> Graph {
         let place = match node.operator {
             "Gemm" => 1,
             "Gather" => 0,
-            GRID_ATTENTION => return Some(integers.lower(g, node)),
+            GRID_ATTENTION => return Some(integers.lower_grid(g, node)),
+            "MultiHeadAttention" => return Some(integers.lower_plain(g, node)),
             _ => return Some(node),
         };
         let Some(weight) = g.initializer(&node.inputs[place]).cloned() else { return Some(node) };
@@ -206,7 +207,8 @@ fn rewrite(graph: Graph, rules: &mut Rules) -> Graph {
 /// Adds what stands for `node` when its weight has `form`; `None` where the operator stays.
 fn replace(g: &mut Rewriter, node: &Node, weight: &Initializer, form: WeightForm) -> Option<()> {
     match (node.operator, form) {
-        ("Gemm", WeightForm::W8a8) => w8a8::replace(g, node, weight),
+        ("Gemm", WeightForm::W8a8) => w8a8::replace_gemm(g, node, weight),
+        ("Gather", WeightForm::W8a8) => w8a8::replace_gather(g, node, weight),
         ("Gemm", WeightForm::Blocks { bits, size, symmetric }) => {
             blocks::replace_gemm(g, node, weight, described(bits, size, symmetric))
         }

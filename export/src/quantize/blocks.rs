@@ -5,9 +5,9 @@ use arrcoc_models::graph::quantized::{Bits, Blocks, Part};
 
 /// A block's affine map: `weight = scale * (value - zero_point)`, values from 0 to 2^bits - 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Map {
-    scale: f32,
-    zero_point: u8,
+pub(super) struct Map {
+    pub(super) scale: f32,
+    pub(super) zero_point: u8,
 }
 
 /// Appends one part of a row: its values, its scales or its zero points.
@@ -41,7 +41,7 @@ fn largest(bits: Bits) -> u8 {
     }
 }
 
-fn map(block: &[f32], blocks: Blocks) -> Map {
+pub(super) fn map(block: &[f32], blocks: Blocks) -> Map {
     let largest = largest(blocks.bits);
     let middle = largest / 2 + 1;
     let (low, high) = block.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
@@ -61,14 +61,14 @@ fn map(block: &[f32], blocks: Blocks) -> Map {
 }
 
 impl Map {
-    fn value(self, x: f32, bits: Bits) -> u8 {
+    pub(super) fn value(self, x: f32, bits: Bits) -> u8 {
         let value = (x / self.scale).round_ties_even() + f32::from(self.zero_point);
         value.clamp(0.0, f32::from(largest(bits))) as u8
     }
 }
 
 /// Four bits: two values per byte, the first in the lower half.
-fn pack(values: &[u8], bits: Bits, out: &mut Vec<u8>) {
+pub(super) fn pack(values: &[u8], bits: Bits, out: &mut Vec<u8>) {
     match bits {
         Bits::Eight => out.extend_from_slice(values),
         Bits::Four => {

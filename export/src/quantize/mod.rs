@@ -5,6 +5,7 @@
 mod blocks;
 pub(crate) mod fp8;
 mod rows;
+mod tiles;
 
 use std::io::{self, Write};
 use std::ops::Range;
@@ -31,6 +32,7 @@ pub(crate) fn write(
     match quantized.scheme {
         Scheme::Fp8 => fp8::write(checkpoint, quantized, out),
         Scheme::PerRow => rows::write(checkpoint, quantized, out),
+        Scheme::Tiles => tiles::write(checkpoint, quantized, out),
         Scheme::Blocks(blocks) => {
             let mut bytes = Vec::new();
             each_row(checkpoint, &Matrix::of(quantized), |row| {

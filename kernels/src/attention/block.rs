@@ -45,7 +45,7 @@ impl Block {
         head: &Head,
         queries: Range<usize>,
         packed: &Packed<'_>,
-        biases: &Biases,
+        biases: Option<&Biases>,
         out: &Shared<'_, f32>,
     ) {
         let (positions, depth) = (head.grid.positions(), padded(head.grid.head_width));
@@ -55,7 +55,10 @@ impl Block {
         for first in (0..positions).step_by(KEYS) {
             let count = KEYS.min(positions - first);
             let panels = count.div_ceil(LANES);
-            self.spread_biases(head, queries.clone(), first, count, biases);
+            match biases {
+                None => self.forget_products(queries.len(), count),
+                Some(biases) => self.spread_biases(head, queries.clone(), first, count, biases),
+            }
             let keys = packed.keys.panel(first / LANES, panels);
             multiply_keys(words, keys, depth / 2, rows, &mut self.products, KEYS);
             self.weigh(queries.len(), panels, depth);
@@ -74,10 +77,9 @@ impl Block {
 
     /// Multiplies the queries with the tables, and forgets what was before.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    fn begin(&mut self, queries: &[u32], rows: usize, biases: &Biases, depth: usize) {
-        for (table, products) in
-            [(&biases.rows, &mut self.row_biases), (&biases.columns, &mut self.column_biases)]
-        {
+    fn begin(&mut self, queries: &[u32], rows: usize, biases: Option<&Biases>, depth: usize) {
+        let tables = biases.map(|biases| [&biases.rows, &biases.columns]).into_iter().flatten();
+        for (table, products) in tables.zip([&mut self.row_biases, &mut self.column_biases]) {
             let distances = table.panels() * LANES;
             products.clear();
             products.resize(QUERIES * distances, 0.0);
@@ -93,6 +95,14 @@ impl Block {
         ] {
             list.clear();
             list.resize(length, value);
+        }
+    }
+
+    /// Begins the products of `count` keys with nothing.
+    fn forget_products(&mut self, queries: usize, count: usize) {
+        for products in self.products.chunks_exact_mut(KEYS).take(queries) {
+            products[..count].fill(0.0);
+            products[count..].fill(NO_KEY);
         }
     }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::borrow::Cow;
 
 use super::block::QUERIES;
-use super::{Grid, padded};
+use super::{Factors, Grid, padded};
 use crate::shared::Shared;
 use crate::vectors::{LANES, load_floats, transposed};
 
@@ -16,11 +16,11 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// A query (0), key (1) or value (2).
-    fn part<'a>(&self, qkv: &'a [f32], position: usize, part: usize) -> &'a [f32] {
+    /// A query, key or value.
+    fn part<'a>(&self, parts: &'a [f32], stride: usize, position: usize) -> &'a [f32] {
         let Grid { head_width, .. } = self.grid;
-        let row = (self.batch * self.grid.positions() + position) * 3 + part;
-        &qkv[row * self.grid.row() + self.head * head_width..][..head_width]
+        let row = self.batch * self.grid.positions() + position;
+        &parts[row * stride + self.head * head_width..][..head_width]
     }
 
     /// Place of a query's result in the output.
@@ -104,30 +104,41 @@ impl Keys<'_> {
     }
 }
 
-/// Packs sixteen places, or the last few, of all heads: a row of qkv is read from its beginning to its end.
+/// Packs sixteen places, or the last few, of all heads: rows are read from their beginning to their end.
 ///
 /// # Safety
 /// Nobody else may have these places, and the CPU must have AVX-512 BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) unsafe fn pack(grid: Grid, qkv: &[f32], batch: usize, first: usize, packed: &Shared<'_, u32>) {
+pub(super) unsafe fn pack(
+    grid: Grid,
+    factors: Factors<'_>,
+    batch: usize,
+    first: usize,
+    packed: &Shared<'_, u32>,
+) {
     let [queries, keys, _] = Packed::parts(grid);
     let depth = padded(grid.head_width) / 2;
     let scale = (grid.head_width as f32).sqrt().recip() * std::f32::consts::LOG2_E;
     for index in 0..grid.heads {
         let head = Head { grid, batch, head: index };
-        let part = |part: usize| {
-            let head = &head;
-            move |lane: usize| {
+        fn part<'a>(
+            head: &Head,
+            first: usize,
+            parts: &'a [f32],
+            stride: usize,
+        ) -> impl Fn(usize) -> Option<&'a [f32]> {
+            move |lane| {
                 let position = first + lane;
-                (position < grid.positions()).then(|| head.part(qkv, position, part))
+                (position < head.grid.positions()).then(|| head.part(parts, stride, position))
             }
-        };
+        }
+        let part = |parts| part(&head, first, parts, factors.stride);
         let start = (batch * grid.heads + index) * Packed::words(grid) + first * depth;
         // SAFETY: places from `first` on, in the three parts of this head; the caller has them to itself.
         unsafe {
-            pack_queries(part(0), scale, packed.part(start, LANES * depth));
-            pack_keys(part(1), 1.0, packed.part(start + queries, LANES * depth));
-            pack_values(part(2), packed.part(start + queries + keys, LANES * depth));
+            pack_queries(part(factors.queries), scale, packed.part(start, LANES * depth));
+            pack_keys(part(factors.keys), 1.0, packed.part(start + queries, LANES * depth));
+            pack_values(part(factors.values), packed.part(start + queries + keys, LANES * depth));
         }
     }
 }

@@ -41,7 +41,7 @@ fn expected(grid: Grid, qkv: &[f32], tables: Tables<'_>) -> Vec<f64> {
 const TOLERANCE: f64 = 0.006;
 
 fn check(grid: Grid, size: f32) {
-    if !Support::detect().grid_attention {
+    if !Support::detect().attention {
         return;
     }
     let (row, width) = (grid.row(), grid.head_width);
@@ -56,8 +56,12 @@ fn check(grid: Grid, size: f32) {
     // Whatever earlier calls have left in the scratch must not matter.
     grid_attention(grid, &qkv, tables, &mut out, &mut vec![u32::MAX; 100_000], &Three);
     let expected = expected(grid, &qkv, tables);
+    assert_close(grid, &out, &expected);
+}
+
+fn assert_close(grid: Grid, out: &[f32], expected: &[f64]) {
     let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
-    let error = out.iter().zip(&expected).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum::<f64>().sqrt();
+    let error = out.iter().zip(expected).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum::<f64>().sqrt();
     assert!(error / norm < TOLERANCE, "{grid:?}: relative error {}", error / norm);
 }
 
@@ -76,6 +80,23 @@ fn every_shape_follows_the_formula() {
     ] {
         check(Grid { batch, height, width, heads, head_width }, 1.0);
     }
+}
+
+#[test]
+fn without_positions() {
+    if !Support::detect().attention {
+        return;
+    }
+    let grid = Grid { batch: 2, height: 1, width: 300, heads: 3, head_width: 40 };
+    let zeros = vec![0.0; 599 * 40];
+    let qkv = numbers(2 * 300 * 3 * 120, 1);
+    let expected = expected(grid, &qkv, Tables { rows: &zeros[..40], columns: &zeros });
+    let part =
+        |part: usize| -> Vec<f32> { qkv.chunks(120).skip(part).step_by(3).flatten().copied().collect() };
+    let parts = [0, 1, 2].map(part);
+    let mut out = vec![f32::NAN; expected.len()];
+    attention(grid, parts.each_ref().map(|part| &part[..]), &mut out, &mut vec![u32::MAX; 7], &Three);
+    assert_close(grid, &out, &expected);
 }
 
 #[test]

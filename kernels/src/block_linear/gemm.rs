@@ -1,35 +1,40 @@
 //! Products of many rows: a prompt.
 //!
-//! As for weights with one scale per output, a task brings a panel of 32 outputs into the order in which the instruction takes them.
-//! After every block the integers become floats and are added to sums of their own: half a dozen rows fill the registers.
+//! A task takes the halves of a panel's bytes apart, once for all its rows. After every block the integers become floats and are added
+//! to sums of their own: half a dozen rows fill the registers.
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::quantize::BlockedRows;
-use super::{BLOCK, Bits, BlockedWeight};
+use super::{BLOCK, BlockedWeight, TILE};
 use crate::Threads;
-use crate::panel::{PANEL, store_inputs};
 use crate::shared::Shared;
-use crate::vectors::{BYTES, LANES, fetch, load_bytes, store_floats};
+use crate::vectors::{BYTES, fetch, load_halves, store_floats};
 
 /// Rows that are multiplied at once.
 const TALL: usize = 6;
+/// Tiles of a panel: two sums for each row.
+const TILES: usize = 2;
 /// Panels of a task: so many that the threads share the work evenly.
 const PANELS_PER_TASK: usize = 4;
-/// Rows of a task: so many that ordering the weights costs next to nothing, so few that they stay near.
+/// Rows of a task: so many that taking the weights apart costs next to nothing, so few that they stay near.
 const ROWS_PER_TASK: usize = 64 * TALL;
 
-/// A panel's weights, and its scales \[blocks, 32\].
-#[derive(Default)]
-struct Panel {
-    weights: Vec<u8>,
-    scales: Vec<f32>,
+/// A block of a panel: words of four weights, a byte each, \[8 words, 2 tiles, 16 outputs\], and the scales.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct PanelBlock {
+    words: [[[u8; BYTES]; TILES]; BLOCK / 4],
+    scales: [[f32; TILE]; TILES],
 }
 
+const EMPTY: PanelBlock =
+    PanelBlock { words: [[[0; BYTES]; TILES]; BLOCK / 4], scales: [[0.0; TILE]; TILES] };
+
 thread_local! {
-    static MEMORY: RefCell<Panel> = RefCell::new(Panel::default());
+    static PANEL: RefCell<Vec<PanelBlock>> = const { RefCell::new(Vec::new()) };
 }
 
 pub(super) fn multiply(
@@ -38,146 +43,125 @@ pub(super) fn multiply(
     y: &Shared<'_, f32>,
     threads: &dyn Threads,
 ) {
-    let per_task = PANELS_PER_TASK * PANEL;
-    let groups = weight.outputs().div_ceil(per_task);
+    let (tiles, per_task) = (weight.tiles(), PANELS_PER_TASK * TILES);
+    let groups = tiles.div_ceil(per_task);
     threads.run(groups * x.rows.div_ceil(ROWS_PER_TASK), &|task| {
         let (chunk, group) = (task / groups, task % groups);
         let rows = chunk * ROWS_PER_TASK..x.rows.min((chunk + 1) * ROWS_PER_TASK);
-        let outputs = group * per_task..weight.outputs().min((group + 1) * per_task);
-        MEMORY.with_borrow_mut(|panel| {
-            for first in outputs.step_by(PANEL) {
-                // SAFETY: `block_linear` asked the CPU; every task has outputs or rows of its own.
+        PANEL.with_borrow_mut(|panel| {
+            panel.resize(weight.blocks(), EMPTY);
+            for first in (group * per_task..tiles.min((group + 1) * per_task)).step_by(TILES) {
+                // SAFETY: `block_linear` asked the CPU; every task has tiles or rows of its own.
                 unsafe {
-                    panel.pack(weight, first);
-                    panel.multiply(rows.clone(), x, weight, first, y);
+                    unpack(weight, first, panel);
+                    multiply_panel(panel, rows.clone(), x, weight, first, y);
                 }
             }
         });
     });
 }
 
-impl Panel {
-    /// Takes the weights of 32 outputs from `first`; those beyond the last may be anything, since nobody reads their sums.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    fn pack(&mut self, weight: BlockedWeight<'_>, first: usize) {
-        let blocks = weight.blocks();
-        let output = |lane: usize| (first + lane).min(weight.outputs() - 1);
-        self.scales.resize(blocks * PANEL, 0.0);
-        for lane in 0..PANEL {
-            for (block, scale) in weight.scales_of(output(lane)).iter().enumerate() {
-                self.scales[block * PANEL + lane] = *scale;
-            }
-        }
-        // Whole vectors: the last may be half a one.
-        self.weights.resize(weight.inputs.next_multiple_of(BYTES) * PANEL, 0);
-        let rows: [&[u8]; PANEL] = std::array::from_fn(|lane| weight.row(output(lane)));
-        for at in (0..weight.inputs).step_by(BYTES) {
-            store_inputs(&mut self.weights, at, |lane| match weight.bits {
-                Bits::Eight => load_bytes(&rows[lane][at..]),
-                Bits::Four => {
-                    let pairs = load_bytes(&rows[lane][at / 2..]);
-                    let pairs = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(pairs));
-                    // A byte's upper half goes to a byte of its own.
-                    let apart = _mm512_or_si512(pairs, _mm512_slli_epi16::<4>(pairs));
-                    _mm512_and_si512(apart, _mm512_set1_epi8(0x0f))
-                }
-            });
-        }
-    }
-
-    /// # Safety
-    /// Only one task may have these outputs of these rows, and the CPU must have AVX-512 VNNI.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn multiply(
-        &self,
-        rows: Range<usize>,
-        x: &BlockedRows<'_>,
-        weight: BlockedWeight<'_>,
-        first: usize,
-        y: &Shared<'_, f32>,
-    ) {
-        let outputs = weight.outputs();
-        let (mut row, tiles) = (rows.start, (rows.len() / TALL).max(1));
-        // SAFETY: as the caller's.
-        unsafe {
-            while row + TALL <= rows.end {
-                // The next panel comes from memory meanwhile.
-                let tile = (row - rows.start) / TALL;
-                for next in tile * PANEL / tiles..(tile + 1) * PANEL / tiles {
-                    fetch(weight.row((first + PANEL + next).min(outputs - 1)));
-                }
-                self.run::<TALL>(row, x, outputs, first, y);
-                row += TALL;
-            }
-            while row + 2 <= rows.end {
-                self.run::<2>(row, x, outputs, first, y);
-                row += 2;
-            }
-            if row < rows.end {
-                self.run::<1>(row, x, outputs, first, y);
-            }
-        }
-    }
-
-    /// `R` rows from `row`.
-    ///
-    /// # Safety
-    /// As [`Self::multiply`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn run<const R: usize>(
-        &self,
-        row: usize,
-        x: &BlockedRows<'_>,
-        outputs: usize,
-        first: usize,
-        y: &Shared<'_, f32>,
-    ) {
-        let values: [&[u8]; R] = std::array::from_fn(|r| x.values(row + r));
-        let about: [_; R] = std::array::from_fn(|r| x.about(row + r));
-        let blocks = about[0].len();
-        assert!(values.iter().all(|values| values.len() == blocks * BLOCK));
-        assert!(self.weights.len() >= blocks * BLOCK * PANEL && self.scales.len() >= blocks * PANEL);
-        let mut sums = [[_mm512_setzero_ps(); 2]; R];
-        for block in 0..blocks {
-            let mut products = [[_mm512_setzero_si512(); 2]; R];
-            for r in 0..R {
-                products[r] = [_mm512_set1_epi32(-about[r][block].correction); 2];
-            }
-            for word in 0..BLOCK / 4 {
-                // SAFETY: within the panel and the rows, as asserted.
+/// Takes the tiles from `first`; beyond the last, that one again, since nobody reads its sums.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
+    let half = _mm512_set1_epi8(0x0f);
+    for tile in 0..TILES {
+        let (values, scales) = weight.tile((first + tile).min(weight.tiles() - 1));
+        for ((values, scales), block) in values.iter().zip(scales).zip(&mut *panel) {
+            store_floats(load_halves(scales), &mut block.scales[tile]);
+            for (word, weights) in values.as_chunks::<BYTES>().0.iter().enumerate() {
+                // SAFETY: all three arrays have the 64 bytes.
                 unsafe {
-                    let weights = self.weights.as_ptr().add((block * BLOCK + word * 4) * PANEL);
-                    let low = _mm512_loadu_si512(weights.cast());
-                    let high = _mm512_loadu_si512(weights.add(BYTES).cast());
-                    for r in 0..R {
-                        let x = values[r].as_ptr().add(block * BLOCK + word * 4);
-                        let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-                        products[r][0] = _mm512_dpbusd_epi32(products[r][0], low, x);
-                        products[r][1] = _mm512_dpbusd_epi32(products[r][1], high, x);
-                    }
-                }
-            }
-            for half in 0..2 {
-                // SAFETY: within the scales, as asserted.
-                let scales =
-                    unsafe { _mm512_loadu_ps(self.scales.as_ptr().add(block * PANEL + half * LANES)) };
-                for r in 0..R {
-                    let scale = _mm512_mul_ps(_mm512_set1_ps(about[r][block].scale), scales);
-                    let product = _mm512_cvtepi32_ps(products[r][half]);
-                    sums[r][half] = _mm512_fmadd_ps(product, scale, sums[r][half]);
+                    let both = _mm512_loadu_si512(weights.as_ptr().cast());
+                    let lower = _mm512_and_si512(both, half);
+                    let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(both), half);
+                    _mm512_store_si512(block.words[2 * word][tile].as_mut_ptr().cast(), lower);
+                    _mm512_store_si512(block.words[2 * word + 1][tile].as_mut_ptr().cast(), upper);
                 }
             }
         }
-        for half in 0..2 {
-            let first = first + half * LANES;
-            let count = outputs.saturating_sub(first).min(LANES);
-            if count == 0 {
-                break;
-            }
+    }
+}
+
+/// # Safety
+/// Only one task may have these outputs of these rows, and the CPU must have AVX-512 VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_panel(
+    panel: &[PanelBlock],
+    rows: Range<usize>,
+    x: &BlockedRows<'_>,
+    weight: BlockedWeight<'_>,
+    first: usize,
+    y: &Shared<'_, f32>,
+) {
+    let next = (first + TILES..first + 2 * TILES).map(|tile| weight.tile(tile.min(weight.tiles() - 1)).0);
+    let mut next = next.flatten();
+    let per_turn = (TILES * weight.blocks()).div_ceil((rows.len() / TALL).max(1));
+    let mut row = rows.start;
+    // SAFETY: as the caller's.
+    unsafe {
+        while row + TALL <= rows.end {
+            // The next panel comes from memory meanwhile.
+            next.by_ref().take(per_turn).for_each(|block| fetch(block));
+            run::<TALL>(panel, row, x, weight, first, y);
+            row += TALL;
+        }
+        while row + 2 <= rows.end {
+            run::<2>(panel, row, x, weight, first, y);
+            row += 2;
+        }
+        if row < rows.end {
+            run::<1>(panel, row, x, weight, first, y);
+        }
+    }
+}
+
+/// `R` rows from `row`.
+///
+/// # Safety
+/// As [`multiply_panel`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn run<const R: usize>(
+    panel: &[PanelBlock],
+    row: usize,
+    x: &BlockedRows<'_>,
+    weight: BlockedWeight<'_>,
+    first: usize,
+    y: &Shared<'_, f32>,
+) {
+    let rows: [_; R] = std::array::from_fn(|r| (x.blocks(row + r), x.about(row + r)));
+    assert!(rows.iter().all(|(blocks, about)| blocks.len() == panel.len() && about.len() == panel.len()));
+    let mut sums = [[_mm512_setzero_ps(); TILES]; R];
+    for (at, block) in panel.iter().enumerate() {
+        let mut products = [[_mm512_setzero_si512(); TILES]; R];
+        for r in 0..R {
+            products[r] = [_mm512_set1_epi32(-rows[r].1[at].correction); TILES];
+        }
+        for (word, weights) in block.words.iter().enumerate() {
+            // SAFETY: both arrays have the 64 bytes.
+            let weights = weights.each_ref().map(|tile| unsafe { _mm512_load_si512(tile.as_ptr().cast()) });
             for r in 0..R {
-                // SAFETY: the caller has these outputs of this row to itself.
-                store_floats(sums[r][half], unsafe { y.part((row + r) * outputs + first, count) });
+                let x = _mm512_set1_epi32(rows[r].0[at][word]);
+                for tile in 0..TILES {
+                    products[r][tile] = _mm512_dpbusd_epi32(products[r][tile], weights[tile], x);
+                }
             }
+        }
+        for tile in 0..TILES {
+            // SAFETY: the array has sixteen floats.
+            let scales = unsafe { _mm512_load_ps(block.scales[tile].as_ptr()) };
+            for r in 0..R {
+                let scale = _mm512_mul_ps(_mm512_set1_ps(rows[r].1[at].scale), scales);
+                let product = _mm512_cvtepi32_ps(products[r][tile]);
+                sums[r][tile] = _mm512_fmadd_ps(product, scale, sums[r][tile]);
+            }
+        }
+    }
+    for tile in 0..TILES.min(weight.tiles() - first) {
+        for r in 0..R {
+            let start = (row + r) * weight.outputs() + (first + tile) * TILE;
+            // SAFETY: the caller has these outputs of this row to itself.
+            store_floats(sums[r][tile], unsafe { y.part(start, TILE) });
         }
     }
 }

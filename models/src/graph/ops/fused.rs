@@ -3,7 +3,7 @@
 use crate::graph::{Attribute, Builder, Dim, Element, Value};
 
 /// Domain of ONNX Runtime's own operators.
-const MICROSOFT: &str = "com.microsoft";
+pub(super) const MICROSOFT: &str = "com.microsoft";
 
 /// `accuracy_level` of `MatMulNBits`: it multiplies in int8.
 pub const INT8_ACCUMULATION: i64 = 4;

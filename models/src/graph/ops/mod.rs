@@ -3,6 +3,7 @@
 //! Standard operators follow <https://onnx.ai/onnx/operators/> at opset 18 and are unchanged at 21; those of ONNX Runtime
 //! ([`fused`]) follow <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
+pub mod attention;
 mod elementwise;
 pub mod fused;
 pub mod linear;

@@ -12,6 +12,7 @@ use ::ort::session::builder::SessionBuilder;
 use ::ort::value::{DynValue, PrimitiveTensorElementType, ValueRef};
 use arrcoc_kernels::{Support, Threads};
 
+mod attention;
 mod block_linear;
 mod grid_attention;
 mod quantized_linear;
@@ -24,7 +25,7 @@ const VERSION: RangeInclusive<u32> = 1..=1;
 /// Registers what this CPU can run.
 pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error> {
     let support = Support::detect();
-    if !support.linear && !support.grid_attention {
+    if !support.linear && !support.attention {
         return Ok(builder);
     }
     let mut domain = OperatorDomain::new(DOMAIN)?;
@@ -32,7 +33,8 @@ pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error>
         domain = domain.add(quantized_linear::QuantizedLinear::default())?;
         domain = domain.add(block_linear::BlockLinear::default())?;
     }
-    if support.grid_attention {
+    if support.attention {
+        domain = domain.add(attention::Attention::default())?;
         domain = domain.add(grid_attention::GridAttention::default())?;
     }
     Ok(builder.with_operators(domain)?)

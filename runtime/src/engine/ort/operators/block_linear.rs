@@ -1,16 +1,17 @@
-//! `BlockLinear`: a linear layer whose weights lie in blocks of 8 or 4 bits.
+//! `BlockLinear`: a linear layer with 4-bit weights in tiles of blocks.
 
 use ::ort::Error;
 use ::ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ::ort::value::TensorElementType::{Float32, Uint8};
-use arrcoc_kernels::{BLOCK, Bits, BlockedWeight, block_linear};
+use ::ort::value::TensorElementType::{Float16, Float32, Uint8};
+use arrcoc_kernels::{BLOCK, BlockedWeight, TILE, block_linear};
+use half::f16;
 
 use super::{Input, Pool, Scratch, VERSION, check, lock};
 
-/// The operator: x \[rows, in\], values \[out, in / 32, bytes of a block\], scales \[out, in / 32\] to \[rows, out\].
+/// The operator: x \[rows, in\], values \[out / 16, in / 32, 4, 16, 4\] and scales \[out / 16, in / 32, 16\] to \[rows, out\].
 #[derive(Default)]
 pub(super) struct BlockLinear {
-    scratch: Scratch<u8>,
+    scratch: Scratch<[i32; BLOCK / 4]>,
 }
 
 impl Operator for BlockLinear {
@@ -25,42 +26,34 @@ impl Operator for BlockLinear {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [Float32, Uint8, Float32].map(OperatorInput::required)
+        [Float32, Uint8, Float16].map(OperatorInput::required)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         [OperatorOutput::required(Float32)]
     }
 
-    fn create_kernel<'a>(&self, node: &KernelContext<'a>) -> Result<BoxedKernel<'a>, Error> {
-        let bits = match (node.get::<i64>("bits"), node.get::<i64>("block_size")) {
-            (Some(4), Some(size)) if size == BLOCK as i64 => Bits::Four,
-            (Some(8), Some(size)) if size == BLOCK as i64 => Bits::Eight,
-            (bits, size) => {
-                return Err(Error::new(format!(
-                    "BlockLinear: expected 4 or 8 bits in blocks of {BLOCK}, found {bits:?} in {size:?}"
-                )));
-            }
-        };
+    fn create_kernel<'a>(&self, _: &KernelContext<'a>) -> Result<BoxedKernel<'a>, Error> {
         let scratch = self.scratch.clone();
-        Ok(Box::new(move |context: &ComputeContext| compute(context, bits, &mut lock(&scratch))))
+        Ok(Box::new(move |context: &ComputeContext| compute(context, &mut lock(&scratch))))
     }
 }
 
-fn compute(context: &ComputeContext, bits: Bits, scratch: &mut Vec<u8>) -> Result<(), Error> {
+fn compute(context: &ComputeContext, scratch: &mut Vec<[i32; BLOCK / 4]>) -> Result<(), Error> {
     let [x, values, scales] = Input::all(context, ["x", "values", "scales"])?;
     let ([rows, inputs], x) = x.tensor::<f32, 2>()?;
-    let ([outputs, blocks, bytes], values) = values.tensor::<u8, 3>()?;
-    let ([scales_of, scaled], scales) = scales.tensor::<f32, 2>()?;
-    let fits =
-        blocks > 0 && inputs.is_multiple_of(BLOCK) && inputs / BLOCK == blocks && bytes == bits.bytes();
-    check(fits && scales_of == outputs && scaled == blocks, || {
+    let (shape, values) = values.tensor::<u8, 5>()?;
+    let (scaled, scales) = scales.tensor::<f16, 3>()?;
+    let [tiles, blocks, ..] = shape;
+    let tiled = shape == [tiles, blocks, BLOCK / 8, TILE, 4] && scaled == [tiles, blocks, TILE];
+    check(tiled && blocks > 0 && inputs == blocks * BLOCK, || {
         format!(
-            "BlockLinear: x [{rows}, {inputs}] does not go with values [{outputs}, {blocks}, {bytes}] and scales [{scales_of}, {scaled}]"
+            "BlockLinear: x [{rows}, {inputs}] does not go with values {shape:?} and scales {scaled:?}; expected [{tiles}, {}, 4, 16, 4] and [{tiles}, {0}, 16]",
+            inputs / BLOCK
         )
     })?;
-    let mut y = context.output(0, [rows, outputs])?.ok_or_else(|| Error::new("expected an output"))?;
+    let mut y = context.output(0, [rows, tiles * TILE])?.ok_or_else(|| Error::new("expected an output"))?;
     let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-    block_linear(x, BlockedWeight { bits, inputs, values, scales }, y, scratch, &Pool(context));
+    block_linear(x, BlockedWeight { inputs, values, scales }, y, scratch, &Pool(context));
     Ok(())
 }

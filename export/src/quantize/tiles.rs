@@ -1,0 +1,125 @@
+//! Blocks in tiles: sixteen rows side by side, with 16-bit scales.
+
+use std::io::Write;
+
+use arrcoc_models::graph::quantized::{Blocks, Part, Quantized};
+use half::f16;
+
+use super::blocks::{self, Map};
+use super::{Matrix, each_row};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+
+const BLOCKS: Blocks = Blocks::TILED;
+
+pub(super) fn write(
+    checkpoint: &Checkpoint,
+    quantized: &Quantized,
+    out: &mut dyn Write,
+) -> Result<(), CheckpointError> {
+    let encode = match quantized.part {
+        Part::Scales => scales,
+        _ => values,
+    };
+    let unit = match quantized.part {
+        Part::Scales => size_of::<f16>(),
+        _ => Blocks::WORD_BYTES,
+    };
+    let (mut rows, mut number, mut overflow) = (Vec::new(), 0, None);
+    each_row(checkpoint, &Matrix::of(quantized), |row| {
+        overflow = overflow.or_else(|| too_large(row).map(|at| (number * quantized.columns + at, row[at])));
+        number += 1;
+        encode(row, &mut rows);
+        match number % Blocks::TILE_ROWS {
+            0 => out.write_all(&side_by_side(&std::mem::take(&mut rows), unit)),
+            _ => Ok(()),
+        }
+    })?;
+    match overflow {
+        None => Ok(()),
+        Some((index, value)) => {
+            Err(CheckpointError::Overflow { tensor: quantized.tensor.clone(), index, value })
+        }
+    }
+}
+
+/// A weight whose block's scale is beyond 16 bits.
+fn too_large(row: &[f32]) -> Option<usize> {
+    let infinite = |block: &[f32]| f16::from_f32(blocks::map(block, BLOCKS).scale).is_infinite();
+    let block = row.chunks(BLOCKS.size).position(infinite)?;
+    let largest = |a: &usize, b: &usize| row[*a].abs().total_cmp(&row[*b].abs());
+    (block * BLOCKS.size..(block + 1) * BLOCKS.size).max_by(largest)
+}
+
+/// A block's map with a scale that 16 bits hold. One too small for them leaves nothing of weights that are next to nothing.
+fn map(block: &[f32]) -> Map {
+    let map = blocks::map(block, BLOCKS);
+    Map { scale: f16::from_f32(map.scale).to_f32(), ..map }
+}
+
+fn scales(row: &[f32], out: &mut Vec<u8>) {
+    let of_blocks = row.chunks(BLOCKS.size);
+    out.extend(of_blocks.flat_map(|block| f16::from_f32(map(block).scale).to_le_bytes()));
+}
+
+fn values(row: &[f32], out: &mut Vec<u8>) {
+    for block in row.chunks(BLOCKS.size) {
+        let map = map(block);
+        let values: Vec<u8> = match map.scale {
+            0.0 => vec![map.zero_point; block.len()],
+            _ => block.iter().map(|&x| map.value(x, BLOCKS.bits)).collect(),
+        };
+        blocks::pack(&values, BLOCKS.bits, out);
+    }
+}
+
+/// Rows of equal length, one behind the other, to pieces of `unit` bytes of each row in turn.
+fn side_by_side(rows: &[u8], unit: usize) -> Vec<u8> {
+    let length = rows.len() / Blocks::TILE_ROWS;
+    let pieces = (0..length).step_by(unit);
+    let piece = |at: usize, row: usize| &rows[row * length + at..][..unit];
+    pieces.flat_map(|at| (0..Blocks::TILE_ROWS).flat_map(move |row| piece(at, row)).copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_sixteen_rows_lie_side_by_side() {
+        let row = |row: u8| (0..8).map(move |at| 10 * row + at);
+        let rows: Vec<u8> = (0..16).flat_map(row).collect();
+        let tile = side_by_side(&rows, 4);
+        let expected: Vec<u8> = [0, 4]
+            .iter()
+            .flat_map(|at| (0..16).flat_map(move |r| (0..4).map(move |i| 10 * r + at + i)))
+            .collect();
+        assert_eq!(tile, expected);
+    }
+
+    #[test]
+    fn weights_come_back_within_a_step() {
+        let row: Vec<f32> = (0..64).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.0123).collect();
+        let (mut bytes, mut halves) = (Vec::new(), Vec::new());
+        values(&row, &mut bytes);
+        scales(&row, &mut halves);
+        let scales = halves.chunks(2).map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32());
+        for ((block, bytes), scale) in row.chunks(32).zip(bytes.chunks(16)).zip(scales) {
+            let stored = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
+            for (x, value) in block.iter().zip(stored) {
+                // The extreme of the other sign may be a whole step off.
+                assert!((x - scale * (f32::from(value) - 8.0)).abs() <= scale.abs() * 1.01, "{x}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_sixteen_bits_cannot_scale_is_found_or_vanishes() {
+        let mut row = vec![1.0; 64];
+        row[40] = -1e6;
+        assert_eq!(too_large(&row), Some(40));
+        assert_eq!(too_large(&[1e5; 64]), None);
+        let mut bytes = Vec::new();
+        values(&[1e-9; 32], &mut bytes);
+        assert_eq!(bytes, [0x88; 16]);
+    }
+}
