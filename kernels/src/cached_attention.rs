@@ -9,6 +9,7 @@
 //! result is the same to the bit, alone, in a prompt of any length or in a batch; what is behind it is never multiplied, not even
 //! with zero.
 
+mod append;
 mod block;
 mod exp;
 mod rotary;
@@ -18,6 +19,7 @@ use std::cell::RefCell;
 
 use crate::Threads;
 use crate::shared::Shared;
+use append::{Append, copy};
 use block::{Block, Queries, most_tokens};
 pub use rotary::Rotary;
 
@@ -110,24 +112,15 @@ pub fn cached_attention(
     let Heads { batch, tokens: count, kv_heads, .. } = heads;
     let Cache { keys, values, capacity, held, past } = cache;
     if let Some(past) = past {
-        copy(&heads, past.keys, past.capacity, keys, capacity, held);
-        copy(&heads, past.values, past.capacity, values, capacity, held);
+        copy(&heads, past, keys, values, capacity, held);
     }
     let parts = count.div_ceil(APPENDED);
     let (new_keys, new_values) = (Shared::new(keys), Shared::new(values));
+    let append = Append { heads, tokens, rotary, capacity, held, keys: new_keys, values: new_values };
     threads.run(batch * parts, &|task| {
-        let (row, first) = (task / parts, task % parts * APPENDED);
-        for token in first..count.min(first + APPENDED) {
-            for head in 0..kv_heads {
-                let from = ((row * count + token) * kv_heads + head) * heads.width;
-                let to = ((row * kv_heads + head) * capacity + held[row] + token) * heads.width;
-                // SAFETY: every token has a place of its own in every head.
-                let (key, value) =
-                    unsafe { (new_keys.part(to, heads.width), new_values.part(to, heads.width)) };
-                rotary.rotate(row * count + token, &tokens.key[from..][..heads.width], 1.0, key);
-                value.copy_from_slice(&tokens.value[from..][..heads.width]);
-            }
-        }
+        let first = task % parts * APPENDED;
+        // SAFETY: every task has tokens of its own, and the CPU was asked above.
+        unsafe { append.run(task / parts, first..count.min(first + APPENDED)) }
     });
 
     let (keys, values, out) = (&*keys, &*values, Shared::new(out));
@@ -174,17 +167,6 @@ fn assert_fits(heads: &Heads, tokens: &Tokens<'_>, rotary: &Rotary<'_>, cache: &
         assert!(fits && cache.held.iter().all(|held| *held <= past.capacity), "past: expected {heads:?}");
     }
     rotary.assert_fits(batch * count, width);
-}
-
-/// Copies what is held to a cache of another capacity; places behind it become zero.
-fn copy(heads: &Heads, from: &[f32], from_places: usize, to: &mut [f32], places: usize, held: &[usize]) {
-    let to = to.chunks_exact_mut(places * heads.width);
-    for (pair, to) in to.enumerate() {
-        let length = held[pair / heads.kv_heads] * heads.width;
-        let (taken, free) = to.split_at_mut(length);
-        taken.copy_from_slice(&from[pair * from_places * heads.width..][..length]);
-        free.fill(0.0);
-    }
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ const QUERIES: usize = 96;
 const KEYS: usize = 256;
 /// Keys that are turned at once: at a head width of 128 they take 16 KiB of the first cache.
 const TURNED: usize = 2 * LANES;
-/// Keys whose values are multiplied with all queries of a block before the next ones are: again 16 KiB.
-const WEIGHED: usize = 32;
+/// Keys whose values are multiplied with all queries of a block before the next ones are: 32 KiB.
+const WEIGHED: usize = 64;
 
 /// Tokens of a block.
 pub(super) fn most_tokens(group: usize) -> usize {
@@ -113,10 +113,11 @@ impl Block {
         for row in 0..queries.rows() {
             // SAFETY: the caller has these results to itself.
             let out = unsafe { out.part(queries.place(row), width) };
-            let sum = _mm512_set1_ps(_mm512_reduce_add_ps(load_floats(&self.sums[row * LANES..][..LANES])));
+            let sum = _mm512_reduce_add_ps(load_floats(&self.sums[row * LANES..][..LANES]));
+            let factor = _mm512_set1_ps(sum.recip());
             let results = self.results[row * depth..][..depth].chunks_exact(LANES);
             for (out, result) in out.chunks_mut(LANES).zip(results) {
-                store_floats(_mm512_div_ps(load_floats(result), sum), out);
+                store_floats(_mm512_mul_ps(load_floats(result), factor), out);
             }
         }
     }
@@ -182,10 +183,11 @@ impl Block {
         let weights = &mut self.weights[row * KEYS..][..seen];
         let before = self.largest[row];
         let mut most = _mm512_set1_ps(before);
-        for products in weights.chunks(LANES) {
-            let here = first_floats(products.len());
-            most = _mm512_mask_max_ps(most, here, most, load_floats(products));
+        let (whole, rest) = weights.as_chunks::<LANES>();
+        for products in whole {
+            most = _mm512_max_ps(most, load_floats(products));
         }
+        most = _mm512_mask_max_ps(most, first_floats(rest.len()), most, load_floats(rest));
         let most = _mm512_reduce_max_ps(most);
         let sums = &mut self.sums[row * LANES..][..LANES];
         let mut sum = load_floats(sums);
@@ -198,12 +200,15 @@ impl Block {
             self.largest[row] = most;
         }
         let shift = _mm512_set1_ps(most);
-        for products in weights.chunks_mut(LANES) {
-            let here = first_floats(products.len());
+        let (whole, rest) = weights.as_chunks_mut::<LANES>();
+        for products in whole {
             let weight = exp2(_mm512_sub_ps(load_floats(products), shift));
-            sum = _mm512_mask_add_ps(sum, here, sum, weight);
+            sum = _mm512_add_ps(sum, weight);
             store_floats(weight, products);
         }
+        let weight = exp2(_mm512_sub_ps(load_floats(rest), shift));
+        sum = _mm512_mask_add_ps(sum, first_floats(rest.len()), sum, weight);
+        store_floats(weight, rest);
         store_floats(sum, sums);
     }
 

@@ -4,6 +4,9 @@ use std::arch::x86_64::*;
 
 use crate::vectors::{LANES, load_floats, transposed};
 
+/// How many keys ahead [`turn`] asks the memory for: rows are far apart, and no CPU guesses the next.
+const AHEAD: usize = 2 * LANES;
+
 /// Numbers from one factor to the next: of a row, and of a step along it.
 #[derive(Clone, Copy)]
 pub(super) struct Strides {
@@ -117,11 +120,24 @@ pub(super) fn run(
 #[target_feature(enable = "avx512f")]
 pub(super) fn turn(keys: &[f32], width: usize, to: &mut [f32]) {
     assert_eq!(to.len(), width * LANES, "expected {width} vectors");
+    let whole = keys.len() >= LANES * width;
     for (from, to) in (0..width).step_by(LANES).zip(to.chunks_mut(LANES * LANES)) {
-        let rows = std::array::from_fn(|lane| {
-            let row = keys.get(lane * width + from..).unwrap_or_default();
-            _mm512_castps_si512(load_floats(&row[..row.len().min(LANES).min(width - from)]))
-        });
+        let rows = if whole && width - from >= LANES {
+            std::array::from_fn(|lane| {
+                let row = lane * width + from;
+                let later = keys.as_ptr().wrapping_add(row + AHEAD * width);
+                // SAFETY: sixteen numbers from `from` on, of sixteen rows that are there; of what comes later nothing is read.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(later.cast());
+                    _mm512_loadu_si512(keys.as_ptr().add(row).cast())
+                }
+            })
+        } else {
+            std::array::from_fn(|lane| {
+                let row = keys.get(lane * width + from..).unwrap_or_default();
+                _mm512_castps_si512(load_floats(&row[..row.len().min(LANES).min(width - from)]))
+            })
+        };
         for (to, column) in to.chunks_exact_mut(LANES).zip(transposed(rows)) {
             // SAFETY: `to` takes the sixteen numbers.
             unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), column) };
