@@ -106,13 +106,13 @@ pub fn cached_attention(
 ) {
     assert!(crate::Support::detect().cached_attention, "expected a CPU with AVX-512F");
     assert_fits(&heads, &tokens, &rotary, &cache, out.len());
-    if out.is_empty() {
-        return;
-    }
     let Heads { batch, tokens: count, kv_heads, .. } = heads;
     let Cache { keys, values, capacity, held, past } = cache;
     if let Some(past) = past {
         copy(&heads, past, keys, values, capacity, held);
+    }
+    if out.is_empty() {
+        return;
     }
     let parts = count.div_ceil(APPENDED);
     let (new_keys, new_values) = (Shared::new(keys), Shared::new(values));

@@ -48,7 +48,8 @@ pub(super) fn copy(
     held: &[usize],
 ) {
     for (from, to) in [(past.keys, keys), (past.values, values)] {
-        for (pair, to) in to.chunks_exact_mut(capacity * heads.width).enumerate() {
+        // A cache without places has no chunks either.
+        for (pair, to) in to.chunks_exact_mut((capacity * heads.width).max(1)).enumerate() {
             let length = held[pair / heads.kv_heads] * heads.width;
             let (taken, free) = to.split_at_mut(length);
             taken.copy_from_slice(&from[pair * past.capacity * heads.width..][..length]);

@@ -3,6 +3,7 @@
 //! Standard operators follow <https://onnx.ai/onnx/operators/> at opset 18 and are unchanged at 21; those of ONNX Runtime
 //! ([`fused`]) follow <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
+pub mod attention;
 mod elementwise;
 pub mod fused;
 pub mod linear;
@@ -21,4 +22,6 @@ pub enum Attribute {
     Float(f32),
     /// In a function's body: the integer that the call gives under this name.
     Reference(&'static str),
+    /// In a function's body: the float that the call gives under this name.
+    FloatReference(&'static str),
 }

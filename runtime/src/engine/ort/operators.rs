@@ -13,6 +13,7 @@ use ::ort::value::{DynValue, PrimitiveTensorElementType, ValueRef};
 use arrcoc_kernels::{Support, Threads};
 
 mod block_linear;
+mod cached_attention;
 mod grid_attention;
 mod quantized_linear;
 
@@ -24,7 +25,8 @@ const VERSION: RangeInclusive<u32> = 1..=1;
 /// Registers what this CPU can run.
 pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error> {
     let support = Support::detect();
-    if !support.linear && !support.grid_attention {
+    let any = support.linear || support.grid_attention || support.cached_attention;
+    if !any {
         return Ok(builder);
     }
     let mut domain = OperatorDomain::new(DOMAIN)?;
@@ -34,6 +36,9 @@ pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error>
     }
     if support.grid_attention {
         domain = domain.add(grid_attention::GridAttention::default())?;
+    }
+    if support.cached_attention {
+        domain = domain.add(cached_attention::CachedAttention)?;
     }
     Ok(builder.with_operators(domain)?)
 }
@@ -91,6 +96,12 @@ impl<'a> Input<'a> {
             Error::new(format!("`{}`: expected {AXES} axes, found shape {found:?}", self.name))
         })?;
         Ok((shape, numbers))
+    }
+
+    /// Its shape, and the address of its floats: they may be what the call writes, and then nobody may hold on to them.
+    fn place<const AXES: usize>(&self) -> Result<([usize; AXES], usize), Error> {
+        let (shape, numbers) = self.tensor::<f32, AXES>()?;
+        Ok((shape, numbers.as_ptr().addr()))
     }
 }
 
