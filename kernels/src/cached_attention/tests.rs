@@ -16,8 +16,10 @@ struct Sequence {
     value: Vec<f32>,
 }
 
-/// A cache that is kept between calls.
+/// A cache that is kept between calls, and the tables that all of them use.
 struct Kept {
+    cosines: Vec<f32>,
+    sines: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
     capacity: usize,
@@ -53,7 +55,15 @@ impl Sequence {
     /// What is in an unused cache must not matter.
     fn cache(&self, capacity: usize) -> Kept {
         let size = self.heads.kv_heads * capacity * self.heads.width;
-        Kept { keys: vec![f32::NAN; size], values: vec![f32::NAN; size], capacity, held: vec![0] }
+        let (cosines, sines) = tables(self.heads.width);
+        Kept {
+            cosines,
+            sines,
+            keys: vec![f32::NAN; size],
+            values: vec![f32::NAN; size],
+            capacity,
+            held: vec![0],
+        }
     }
 
     /// All results, of chunks of these lengths.
@@ -113,14 +123,17 @@ fn angle(position: usize, i: usize, half: usize) -> f64 {
     position as f64 * 1e4f64.powf(-(i as f64) / half as f64)
 }
 
+/// Cosines and sines of all positions.
+fn tables(width: usize) -> (Vec<f32>, Vec<f32>) {
+    let half = width / 2;
+    let angles = (0..POSITIONS * half).map(|at| angle(at / half, at % half, half));
+    angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip()
+}
+
 /// One call, and the cache behind it.
 fn step(heads: Heads, tokens: Tokens<'_>, kept: &mut Kept) -> Vec<f32> {
-    let half = heads.width / 2;
-    let table = |f: fn(f64) -> f64| -> Vec<f32> {
-        (0..POSITIONS * half).map(|at| f(angle(at / half, at % half, half)) as f32).collect()
-    };
     let positions: Vec<usize> = kept.held.iter().flat_map(|&held| held..held + heads.tokens).collect();
-    let rotary = Rotary { cosines: &table(f64::cos), sines: &table(f64::sin), positions: &positions };
+    let rotary = Rotary { cosines: &kept.cosines, sines: &kept.sines, positions: &positions };
     let cache = Cache {
         keys: &mut kept.keys,
         values: &mut kept.values,
@@ -191,7 +204,9 @@ fn batches_equal_the_single() {
     let histories = [0, 300, 17, 255];
     let sequences: Vec<Sequence> =
         histories.iter().map(|held| Sequence::new(held + count, 4, 2, 32, 7 + *held as u32)).collect();
-    let mut batch = Kept { keys: Vec::new(), values: Vec::new(), capacity, held: histories.to_vec() };
+    let (cosines, sines) = tables(32);
+    let (keys, values) = (Vec::new(), Vec::new());
+    let mut batch = Kept { cosines, sines, keys, values, capacity, held: histories.to_vec() };
     let (mut lonely, [mut query, mut key, mut value]) = (Vec::new(), [const { Vec::new() }; 3]);
     for (sequence, held) in sequences.iter().zip(histories) {
         let mut kept = sequence.cache(capacity);
@@ -222,10 +237,7 @@ fn a_cache_elsewhere_is_copied() {
     sequence.run(&[50], &mut kept);
     let size = 2 * 64 * 32;
     let (mut keys, mut values) = (vec![f32::NAN; size], vec![f32::NAN; size]);
-    let (cosines, sines): (Vec<f32>, Vec<f32>) = (0..POSITIONS * 16)
-        .map(|at| angle(at / 16, at % 16, 16))
-        .map(|angle| (angle.cos() as f32, angle.sin() as f32))
-        .unzip();
+    let (cosines, sines) = tables(32);
     let positions: Vec<usize> = (50..60).collect();
     let cache = Cache {
         keys: &mut keys,
