@@ -1,5 +1,5 @@
 //! The operators that an ARR-COC model spends its time in on a CPU, for CPUs that multiply integers or 16-bit floats faster than
-//! 32-bit ones: [`linear()`], [`block_linear()`], [`attention()`] and [`grid_attention()`].
+//! 32-bit ones: [`linear()`], [`block_linear()`], [`attention()`] and [`grid_attention()`]; and [`cached_attention()`], in 32-bit floats.
 //!
 //! Everything here is a plain function of slices. Nothing knows of ONNX, and no thread is started: the caller brings [`Threads`].
 //! A CPU without the instructions has none of it ([`Support`]), and runs the same graphs with ONNX Runtime's own operators.
@@ -14,6 +14,8 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod block_linear;
+#[cfg(target_arch = "x86_64")]
+mod cached_attention;
 #[cfg(target_arch = "x86_64")]
 mod linear;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +34,8 @@ pub use attention::{Grid, Tables, attention, grid_attention};
 #[cfg(target_arch = "x86_64")]
 pub use block_linear::{BLOCK, BlockedWeight, TILE, block_linear};
 #[cfg(target_arch = "x86_64")]
+pub use cached_attention::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
+#[cfg(target_arch = "x86_64")]
 pub use linear::{MOST_INPUTS, Weight, linear};
 
 /// What this CPU can run.
@@ -41,6 +45,8 @@ pub struct Support {
     pub linear: bool,
     /// [`attention()`] and [`grid_attention()`]: AVX-512 with BF16 (Intel since Cooper Lake, AMD since Zen 4).
     pub attention: bool,
+    /// [`cached_attention()`]: AVX-512F (Intel since Skylake, AMD since Zen 4).
+    pub cached_attention: bool,
 }
 
 impl Support {
@@ -56,10 +62,11 @@ impl Support {
             Self {
                 linear: wide && is_x86_feature_detected!("avx512vnni"),
                 attention: wide && is_x86_feature_detected!("avx512bf16"),
+                cached_attention: is_x86_feature_detected!("avx512f"),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        Self { linear: false, attention: false }
+        Self { linear: false, attention: false, cached_attention: false }
     }
 }
 

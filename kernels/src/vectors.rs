@@ -77,6 +77,7 @@ pub(crate) fn fetch(bytes: &[u8]) {
 }
 
 /// The transpose of 16 x 16 words.
+#[inline]
 #[target_feature(enable = "avx512f")]
 pub(crate) fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     // Words of neighbouring rows, then pairs of them: within each quarter of a vector.

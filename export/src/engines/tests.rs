@@ -51,7 +51,7 @@ fn fused_operators_of_the_cpu_are_named() {
         .inspect(|finding| assert_eq!(finding.reason, Reason::Operator, "{finding}"))
         .map(|finding| finding.operator)
         .collect();
-    for operator in ["com.microsoft.GroupQueryAttention", "com.microsoft.SkipSimplifiedLayerNormalization"] {
+    for operator in ["arrcoc.CachedAttention", "com.microsoft.SkipSimplifiedLayerNormalization"] {
         assert!(named.contains(operator), "{operator}: {named:?}");
     }
 }

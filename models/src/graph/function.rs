@@ -10,7 +10,7 @@ use crate::Target;
 /// An operator and its meaning.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Attributes that a call must give; the body may refer to them with [`Attribute::Reference`].
+    /// Attributes that a call must give; the body may refer to them with [`Attribute::Reference`] and [`Attribute::FloatReference`].
     pub attributes: Vec<&'static str>,
     /// The body, named as the operator; its inputs and outputs are the operator's. It has constants, and no weights.
     pub body: Graph,
@@ -24,11 +24,22 @@ impl Function {
         inputs: &[(&'static str, Element, Vec<Dim>)],
         write: impl FnOnce(&mut Builder, &[Value]) -> Value,
     ) -> Self {
+        Self::of_several(name, attributes, inputs, |g, inputs| vec![("result", write(g, inputs))])
+    }
+
+    /// The same, of several results with their names.
+    pub fn of_several(
+        name: &'static str,
+        attributes: &[&'static str],
+        inputs: &[(&'static str, Element, Vec<Dim>)],
+        write: impl FnOnce(&mut Builder, &[Value]) -> Vec<(&'static str, Value)>,
+    ) -> Self {
         let mut builder = Builder::new(name, name, Target::Cpu);
         let inputs: Vec<Value> =
             inputs.iter().map(|(name, element, dims)| builder.input(*name, *element, dims.clone())).collect();
-        let result = write(&mut builder, &inputs);
-        builder.output("result", &result, result.dims.clone());
+        for (name, result) in write(&mut builder, &inputs) {
+            builder.output(name, &result, result.dims.clone());
+        }
         let body = builder.finish();
         let constant = body.initializers.iter().all(|tensor| matches!(tensor.source, Source::Data(_)));
         assert!(constant, "function `{name}` has weights");
@@ -66,9 +77,20 @@ impl Builder {
         attributes: Vec<(&'static str, Attribute)>,
         dims: Vec<Dim>,
     ) -> Value {
+        self.call_of_several(function, inputs, attributes, vec![(Element::F32, dims)]).remove(0)
+    }
+
+    /// Calls a function that has several results, of these types and shapes.
+    pub fn call_of_several(
+        &mut self,
+        function: Function,
+        inputs: &[&Value],
+        attributes: Vec<(&'static str, Attribute)>,
+        outputs: Vec<(Element, Vec<Dim>)>,
+    ) -> Vec<Value> {
         let name = function.name();
         self.define(function);
         let inputs: Vec<_> = inputs.iter().map(|&value| Some(value)).collect();
-        self.emit_in(DOMAIN, name, &inputs, attributes, vec![Some((Element::F32, dims))]).remove(0)
+        self.emit_in(DOMAIN, name, &inputs, attributes, outputs.into_iter().map(Some).collect())
     }
 }

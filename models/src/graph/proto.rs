@@ -129,6 +129,10 @@ fn attribute(name: &str, value: &Attribute) -> AttributeProto {
             proto.ref_attr_name = Some((*name).to_owned());
             AttributeType::Int
         }
+        Attribute::FloatReference(name) => {
+            proto.ref_attr_name = Some((*name).to_owned());
+            AttributeType::Float
+        }
     };
     proto.r#type = Some(kind as i32);
     proto

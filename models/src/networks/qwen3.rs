@@ -1,9 +1,9 @@
 //! The Qwen3 decoder (<https://arxiv.org/abs/2505.09388>), with the parameter names of Hugging Face's `Qwen3ForCausalLM`.
 //!
 //! Pre-norm transformer with grouped-query attention, RMS norms on queries and keys, rotary positions and a gated MLP. Two flavours
-//! come from this one file: *fused* lets ONNX Runtime's GroupQueryAttention rotate and extend a shared KV buffer in place,
-//! *portable* spells the same out in standard operators with past and present tensors. Embedding is a graph of its own, since
-//! visual tokens enter as embeddings; tied weights are stored once for both.
+//! come from this one file: *fused* lets one operator rotate, extend a shared KV buffer in place and attend, *portable* spells the
+//! same out in standard operators with past and present tensors. Embedding is a graph of its own, since visual tokens enter as
+//! embeddings; tied weights are stored once for both.
 
 use serde::Deserialize;
 
@@ -11,7 +11,7 @@ use crate::Target;
 use crate::bricks::{self, rotary};
 use crate::config::{Check, ConfigError, section};
 use crate::dims;
-use crate::graph::ops::fused::GroupQueryAttention;
+use crate::graph::ops::cached_attention::CachedAttention;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
 
 /// Hyperparameters.
@@ -330,7 +330,7 @@ fn fused_attention(
     };
     let (batch, seq) = (Dim::Axis("batch"), Dim::Axis("seq"));
     let [q, k, v] = qkv.map(|x| g.reshape(x, dims![&batch, &seq, bricks::width(x)]));
-    let inputs = GroupQueryAttention {
+    let inputs = CachedAttention {
         query: &q,
         key: &k,
         value: &v,
@@ -344,7 +344,7 @@ fn fused_attention(
         kv_heads: config.kv_heads,
         scale: (config.head_dim as f32).sqrt().recip(),
     };
-    let [o, key, value] = g.group_query_attention(&inputs, &Dim::Axis("total")); // [B, S, heads * width]
+    let [o, key, value] = g.cached_attention(&inputs, &Dim::Axis("total")); // [B, S, heads * width]
     let o = g.reshape(&o, dims![batch.times(&seq), config.heads * config.head_dim]);
     (o, [key, value])
 }

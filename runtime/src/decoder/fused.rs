@@ -1,4 +1,4 @@
-//! The fused flavour: GroupQueryAttention over one shared KV buffer per layer, updated in place.
+//! The fused flavour: attention over one shared KV buffer per layer, which the operator updates in place.
 //!
 //! A buffer is `[slots, kv_heads, capacity, head_dim]`, so a slot is a contiguous block. A prefill chunk binds the block
 //! of its slot as a batch of one; a decode step binds the blocks of the slots from 0 to the highest one that takes part.

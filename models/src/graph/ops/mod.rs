@@ -4,6 +4,7 @@
 //! ([`fused`]) follow <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
 pub mod attention;
+pub mod cached_attention;
 mod elementwise;
 pub mod fused;
 pub mod linear;
@@ -22,4 +23,6 @@ pub enum Attribute {
     Float(f32),
     /// In a function's body: the integer that the call gives under this name.
     Reference(&'static str),
+    /// In a function's body: the float that the call gives under this name.
+    FloatReference(&'static str),
 }

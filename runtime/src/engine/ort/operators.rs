@@ -14,6 +14,7 @@ use arrcoc_kernels::{Support, Threads};
 
 mod attention;
 mod block_linear;
+mod cached_attention;
 mod grid_attention;
 mod quantized_linear;
 
@@ -25,7 +26,8 @@ const VERSION: RangeInclusive<u32> = 1..=1;
 /// Registers what this CPU can run.
 pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error> {
     let support = Support::detect();
-    if !support.linear && !support.attention {
+    let any = support.linear || support.attention || support.cached_attention;
+    if !any {
         return Ok(builder);
     }
     let mut domain = OperatorDomain::new(DOMAIN)?;
@@ -36,6 +38,9 @@ pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error>
     if support.attention {
         domain = domain.add(attention::Attention::default())?;
         domain = domain.add(grid_attention::GridAttention::default())?;
+    }
+    if support.cached_attention {
+        domain = domain.add(cached_attention::CachedAttention)?;
     }
     Ok(builder.with_operators(domain)?)
 }
@@ -93,6 +98,12 @@ impl<'a> Input<'a> {
             Error::new(format!("`{}`: expected {AXES} axes, found shape {found:?}", self.name))
         })?;
         Ok((shape, numbers))
+    }
+
+    /// Its shape, and the address of its floats: they may be what the call writes, and then nobody may hold on to them.
+    fn place<const AXES: usize>(&self) -> Result<([usize; AXES], usize), Error> {
+        let (shape, numbers) = self.tensor::<f32, AXES>()?;
+        Ok((shape, numbers.as_ptr().addr()))
     }
 }
 

@@ -1,0 +1,108 @@
+//! Attention to a cache as an operator of our own; what it means in ONNX Runtime's operators is its body.
+
+use super::fused::MICROSOFT;
+use crate::dims;
+use crate::graph::{Attribute, Builder, Dim, Element, Function, Value};
+
+/// Attention of new tokens to a cache that they join: [`cached_attention`].
+pub const CACHED_ATTENTION: &str = "CachedAttention";
+
+/// Attributes of [`cached_attention`], as `GroupQueryAttention` calls them: query heads, key/value heads, and the factor on the products.
+const HEADS: &str = "num_heads";
+const KV_HEADS: &str = "kv_num_heads";
+const SCALE: &str = "scale";
+
+/// Inputs of [`Builder::cached_attention`].
+#[derive(Debug)]
+pub struct CachedAttention<'a> {
+    /// \[batch, seq, heads * head_dim\], not yet rotated.
+    pub query: &'a Value,
+    /// \[batch, seq, kv_heads * head_dim\], not yet rotated.
+    pub key: &'a Value,
+    /// \[batch, seq, kv_heads * head_dim\].
+    pub value: &'a Value,
+    /// \[batch, kv_heads, past, head_dim\].
+    pub past_key: &'a Value,
+    /// \[batch, kv_heads, past, head_dim\].
+    pub past_value: &'a Value,
+    /// Length of each row minus one, \[batch\].
+    pub seqlens_k: &'a Value,
+    /// Longest length, a scalar.
+    pub total_sequence_length: &'a Value,
+    /// Cosines and sines, \[positions, head_dim / 2\] each.
+    pub rotary: (&'a Value, &'a Value),
+    /// Position of each token, \[batch, seq\].
+    pub position_ids: &'a Value,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Factor on the products.
+    pub scale: f32,
+}
+
+/// `CachedAttention`: causal attention with rotary embedding inside and the cache extended in place. The body is ONNX Runtime's
+/// `GroupQueryAttention`, with the same inputs in the same order.
+fn cached_attention() -> Function {
+    let past = || dims!["batch", "kv_heads", "past", "head_dim"];
+    let table = || dims!["positions", "half"];
+    let inputs = [
+        ("query", Element::F32, dims!["batch", "seq", "queries"]),
+        ("key", Element::F32, dims!["batch", "seq", "keys"]),
+        ("value", Element::F32, dims!["batch", "seq", "keys"]),
+        ("past_key", Element::F32, past()),
+        ("past_value", Element::F32, past()),
+        ("seqlens_k", Element::I32, dims!["batch"]),
+        ("total_sequence_length", Element::I32, vec![]),
+        ("cosines", Element::F32, table()),
+        ("sines", Element::F32, table()),
+        ("position_ids", Element::I64, dims!["batch", "seq"]),
+    ];
+    Function::of_several(CACHED_ATTENTION, &[HEADS, KV_HEADS, SCALE], &inputs, |g, inputs| {
+        let attributes = vec![
+            (HEADS, Attribute::Reference(HEADS)),
+            (KV_HEADS, Attribute::Reference(KV_HEADS)),
+            (SCALE, Attribute::FloatReference(SCALE)),
+            ("do_rotary", Attribute::Int(1)),
+            ("rotary_interleaved", Attribute::Int(0)),
+        ];
+        let outputs = outputs(&inputs[0], &inputs[3], &Dim::Axis("total")).map(Some).into();
+        let inputs: Vec<_> = inputs.iter().map(Some).collect();
+        let outputs = g.emit_in(MICROSOFT, "GroupQueryAttention", &inputs, attributes, outputs);
+        ["result", "present_key", "present_value"].into_iter().zip(outputs).collect()
+    })
+}
+
+/// The attention's output, and the present keys and values.
+fn outputs(query: &Value, past: &Value, total: &Dim) -> [(Element, Vec<Dim>); 3] {
+    let mut present = past.dims.clone();
+    present[2] = total.clone();
+    [query.dims.clone(), present.clone(), present].map(|dims| (Element::F32, dims))
+}
+
+impl Builder {
+    /// Attention to a cache that is `total` long afterwards: its output, and the present keys and values (a graph's outputs). Only for
+    /// [`crate::Target::Cpu`].
+    pub fn cached_attention(&mut self, a: &CachedAttention<'_>, total: &Dim) -> [Value; 3] {
+        let attributes = vec![
+            (HEADS, Attribute::Int(a.heads as i64)),
+            (KV_HEADS, Attribute::Int(a.kv_heads as i64)),
+            (SCALE, Attribute::Float(a.scale)),
+        ];
+        let inputs = [
+            a.query,
+            a.key,
+            a.value,
+            a.past_key,
+            a.past_value,
+            a.seqlens_k,
+            a.total_sequence_length,
+            a.rotary.0,
+            a.rotary.1,
+            a.position_ids,
+        ];
+        let outputs = outputs(a.query, a.past_key, total).into();
+        let outputs = self.call_of_several(cached_attention(), &inputs, attributes, outputs);
+        outputs.try_into().unwrap_or_else(|_| unreachable!("three outputs were declared"))
+    }
+}
