@@ -25,6 +25,10 @@ pub const FLOAT16: i32 = 10;
 pub const BFLOAT16: i32 = 16;
 /// Code of 8-bit floats without infinities.
 pub const FLOAT8E4M3FN: i32 = 17;
+/// Code of 4-bit unsigned integers.
+pub const UINT4: i32 = 21;
+/// Code of 4-bit signed integers.
+pub const INT4: i32 = 22;
 
 /// `ModelProto`.
 #[derive(Clone, PartialEq, Message)]
@@ -291,6 +295,8 @@ pub fn element_name(code: i32) -> &'static str {
         FLOAT16 => "float16",
         BFLOAT16 => "bfloat16",
         FLOAT8E4M3FN => "float8e4m3fn",
+        UINT4 => "uint4",
+        INT4 => "int4",
         _ => "other",
     }
 }

@@ -8,15 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrcoc_export::build;
-use arrcoc_export::calibrate::{self, CalibrateError, Calibration, Options, RangeMethod};
+use arrcoc_export::calibrate::{self, CalibrateError, Calibration, RangeMethod};
 use arrcoc_export::progress::Progress;
-use arrcoc_export::verify;
 use arrcoc_runtime::bundle::manifest::{KeptNode, Precision, RawManifest, Target};
-use arrcoc_runtime::engine::RuntimeKind;
-use common::{Workshop, chain, contents, has_onnx_runtime, program, run};
-
-/// A photograph.
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/images/astronaut.jpg");
+use common::{
+    PAGE, Workshop, calibrated, calibration_options as options, chain, contents, has_onnx_runtime, program,
+    run, verified,
+};
 
 /// Multiplies a tensor of bfloat16 numbers by a power of two, exactly.
 fn scale(workshop: &Workshop, tensor: &str, exponent: i16) {
@@ -43,32 +41,6 @@ fn scale_where(workshop: &Workshop, tensor: &str, exponent: i16, columns: impl F
     });
 }
 
-fn questions(workshop: &Workshop, rows: &str) -> PathBuf {
-    let path = workshop.path("questions.json");
-    fs::write(&path, rows).unwrap();
-    fs::copy(PAGE, workshop.path("page.jpg")).unwrap();
-    path
-}
-
-const ROWS: &str = r#"[{"image": "page.jpg", "query": "Which number belongs to DZ?", "answer": "1"},
-    {"image": "page.jpg", "query": "How many records are there?", "answer": "2"}]"#;
-
-fn options(workshop: &Workshop, rows: &str) -> Options {
-    Options {
-        data: questions(workshop, rows),
-        output: workshop.path("calibration.json"),
-        limit: None,
-        image_size: None,
-        tokens: 4,
-        threads: 2,
-    }
-}
-
-fn calibrated(workshop: &Workshop) -> Calibration {
-    let options = options(workshop, ROWS);
-    calibrate::calibrate(&workshop.checkpoint(), &options, Progress::Silent).unwrap()
-}
-
 fn fp16(workshop: &Workshop, calibration: Option<Calibration>) -> Result<PathBuf, String> {
     let target = Target::Portable;
     let options = build::Options { precision: Precision::Fp16, calibration, ..workshop.options(target) };
@@ -79,20 +51,6 @@ fn fp16(workshop: &Workshop, calibration: Option<Calibration>) -> Result<PathBuf
 fn kept(bundle: &Path) -> Vec<KeptNode> {
     let text = fs::read_to_string(bundle.join("manifest.yaml")).unwrap();
     serde_yaml::from_str::<RawManifest>(&text).unwrap().kept_fp32
-}
-
-fn verified(bundle: &Path) -> verify::Report {
-    let options = verify::Options {
-        reference: None,
-        checkpoint: None,
-        image: None,
-        image_size: None,
-        tokens: 16,
-        seed: 1,
-        threads: 2,
-        runtime: RuntimeKind::Ort,
-    };
-    verify::verify(bundle, &options, Progress::Silent).unwrap()
 }
 
 #[test]

@@ -91,7 +91,10 @@ impl Bench<'_> {
         let engines = self.work.join("engines");
         let mut bundles = vec![self.programs.bundle(&checkpoint, &engines, REAL_WIDTH, "portable")?];
         let calibration = self.programs.calibration(&checkpoint, &self.work, &self.library)?;
-        for precision in if card.capability >= FP8 { &["fp16", "fp8"][..] } else { &["fp16"] } {
+        // int4 is only stored in 4 bits, so every card multiplies it; products of 8-bit floats need tensor cores that have them.
+        let precisions =
+            if card.capability >= FP8 { &["fp16", "int4", "fp8"][..] } else { &["fp16", "int4"] };
+        for precision in precisions {
             bundles.push(self.programs.calibrated(
                 &checkpoint,
                 &engines,

@@ -43,7 +43,7 @@ pub struct Options {
     pub target: Target,
     /// Forms of weights that differ from what the precision gives them.
     pub weight_rules: Vec<WeightRule>,
-    /// What the checkpoint's tensors reach: fp16 and fp8 need it, int8 is better for it.
+    /// What the checkpoint's tensors reach: fp16, fp8 and portable int4 need it, int8 is better for it.
     pub calibration: Option<Calibration>,
     /// How the calibration's ranges are read where activations have scales of their own: fp8.
     pub range: RangeMethod,

@@ -19,18 +19,20 @@ Precisions:
   fp32  the reference
   int8  encoders in int8 (weights per output channel, activations per token), the decoder's
         weights in blocks of 32; the default choice on CPUs with AVX-512 VNNI or AMX
-  int4  as int8, with the decoder's weights in blocks of 32 4-bit numbers
+  int4  for cpu as int8, for portable as fp16, with the decoder's weights in blocks of 32 4-bit
+        numbers; the output head stays in 8 or 16 bits
   fp16  weights, products and the KV cache in 16 bits; what `arrcoc-export calibrate` saw come near
         their end stays in 32 and is listed in the manifest
   fp8   as fp16, with weights and products in 8-bit floats (E4M3), for Ada and Hopper
-int8 and int4 are built for cpu, fp16 and fp8 for portable. --weight-rules FILE changes the form of single weights:
+int8 is built for cpu, fp16 and fp8 for portable, fp32 and int4 for both. --weight-rules FILE changes the form of single weights:
   - {graph: vision_encoder, tensor: \"*.layers.0.*\", form: fp32}
   - {graph: decoder, operator: Gemm, form: int4-block32-asymmetric}
-The last rule that fits counts; forms are fp32, fp16, fp8, w8a8, int8-blockN and int4-blockN.
+The last rule that fits counts; forms are fp32, fp16, fp8, w8a8, int8-blockN and int4-blockN, the
+latter two with -asymmetric behind them where blocks are to have zero points (TensorRT takes none).
 
 Targets:
   cpu       ONNX Runtime on the CPU: fused attention, KV cache updated in place
-  portable  standard operators only, opset 18 (fp8: 21): GPUs, tract, and the second witness of `verify`
+  portable  standard operators only, opset 18 (fp8, int4: 21): GPUs, tract, and the second witness of `verify`
 
 The bundle is written beside its place and moved there when it is complete: a build that is
 killed leaves nothing that loads, and one that replaces a bundle does so in one step. A bundle
@@ -54,7 +56,8 @@ pub(super) struct Args {
     /// YAML list of rules that give weights another form than the precision does
     #[arg(long, value_name = "FILE")]
     weight_rules: Option<PathBuf>,
-    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16 and fp8 need it, int8 and int4 smooth outliers with it
+    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16, fp8 and portable int4 need it, int8 and int4 for cpu smooth
+    /// outliers with it
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
     /// How large what a linear layer multiplies is taken to get, for fp8: as large as was seen (absmax), or less, so that the

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::parser_table::{self, OPSETS, Restriction, SOURCE, TENSORRT, TOP_K, Type};
-use crate::onnx::{Initializer, Model, Node, Value, element_name};
+use crate::onnx::{Initializer, Model, Node, UINT4, Value, element_name};
 
 /// A node that the parser would refuse, or an operator set.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -40,6 +40,15 @@ pub enum Reason {
         found: &'static str,
         /// Types that would do, as the table names them.
         expected: Vec<String>,
+    },
+    /// Blocks of 4-bit weights with zero points.
+    #[error(
+        "`{value}` is uint4, weights in blocks with zero points, of which TensorRT has none; build the bundle again with \
+         symmetric blocks: the form `int4-blockN` in place of `int4-blockN-asymmetric`"
+    )]
+    Asymmetric {
+        /// The weights.
+        value: String,
     },
     /// A tensor without a type: the graph says too little to be checked.
     #[error("`{value}` has no type in the graph; export the checkpoint again")]
@@ -141,6 +150,9 @@ fn check_node(node: &Node, known: &Known<'_>) -> Result<(), Reason> {
     let row = row.and_then(|operator| parser_table::find(operator)).ok_or(Reason::Operator)?;
     for value in data(node) {
         let code = *known.types.get(value).ok_or_else(|| Reason::Untyped { value: value.to_owned() })?;
+        if node.operator == "DequantizeLinear" && code == UINT4 {
+            return Err(Reason::Asymmetric { value: value.to_owned() });
+        }
         if !Type::from_onnx(code).is_some_and(|found| row.types.contains(&found)) {
             return Err(Reason::Type {
                 value: value.to_owned(),

@@ -9,18 +9,20 @@
 //! or makes one of [`LIMIT`] or more stays in 32 bits and is listed in the manifest. The cache's keys and values have no such way
 //! out: there the build fails.
 //!
-//! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]); what goes in and comes out of it has 16 bits.
+//! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]), one in blocks of 4 bits a product that unpacks it
+//! ([`super::int4`]); what goes in and comes out of either has 16 bits.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
+use arrcoc_models::graph::quantized::Blocks;
 use arrcoc_models::graph::{Attribute, Element, Graph, Node, Source};
 use arrcoc_runtime::bundle::manifest::{KeptNode, WeightForm};
 use half::f16;
 
 use super::forms::Rules;
 use super::rewrite::{Operator, Rewriter};
-use super::{PassError, fp8};
+use super::{PassError, described, fp8, int4};
 use crate::calibrate::{GraphRanges, RangeMethod};
 use crate::quantize;
 
@@ -114,6 +116,8 @@ enum Width {
     Half,
     /// A product of 8-bit floats; its result has 16.
     Quarter,
+    /// 16, with weights in blocks of 4.
+    HalfOfBlocks(Blocks),
 }
 
 /// What is known of the tensors made so far.
@@ -144,8 +148,11 @@ impl Flow {
             return match settings.rules.form(g.graph(), node, &weight) {
                 WeightForm::Fp16 => Width::Half,
                 WeightForm::Fp8 if node.operator == "Gemm" => Width::Quarter,
+                WeightForm::Blocks { bits, size, symmetric } if node.operator == "Gemm" => {
+                    Width::HalfOfBlocks(described(bits, size, symmetric))
+                }
                 // A table is looked up, not multiplied.
-                WeightForm::Fp8 => Width::Half,
+                WeightForm::Fp8 | WeightForm::Blocks { .. } => Width::Half,
                 _ => Width::Full,
             };
         }
@@ -197,6 +204,10 @@ impl Flow {
                 };
             }
         }
+        let unpacks = match width {
+            Width::HalfOfBlocks(blocks) => int4::unpack(g, &mut node, blocks),
+            _ => false,
+        };
         let product = width != Width::Full && matches!(node.operator, "Gemm" | "MatMul");
         for input in &mut node.inputs {
             if is_float(g.element(input)) && g.element(input) != Some(element) && node.operator != "Shape" {
@@ -214,7 +225,10 @@ impl Flow {
                 }
             }
         }
-        Some(node)
+        if unpacks {
+            int4::replace_gemm(g, &node);
+        }
+        (!unpacks).then_some(node)
     }
 
     /// The same numbers in another width, made once.

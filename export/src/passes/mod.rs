@@ -1,7 +1,8 @@
 //! Precision passes: graphs in 32-bit floats in, graphs of another precision out.
 //!
 //! Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules). A form is one file here, which replaces the
-//! operator that reads the weight, and one arm of [`replace`]; 16-bit and 8-bit floats flow from operator to operator and have a pass of their own ([`fp16`], [`fp8`]). The numbers are computed when they are written
+//! operator that reads the weight, and one arm of [`replace`]; 16-bit and 8-bit floats flow from operator to operator and have a pass of their own ([`fp16`], [`fp8`]), which blocks of 4-bit weights are
+//! part of where graphs are portable ([`int4`]). The numbers are computed when they are written
 //! ([`crate::quantize`]). Passes see every graph of the model before anything is laid out, so they may refuse with a reason.
 
 mod attention;
@@ -9,6 +10,7 @@ mod blocks;
 mod forms;
 mod fp16;
 mod fp8;
+mod int4;
 mod rewrite;
 mod smooth;
 #[cfg(test)]
@@ -41,7 +43,9 @@ pub enum PassError {
         reason: &'static str,
     },
     /// A form that the precision does not have.
-    #[error("rule {number}: the form `{form}` cannot be part of an {precision} bundle; expected {expected}")]
+    #[error(
+        "rule {number}: the form `{form}` cannot be part of an {precision} bundle for {target}; expected {expected}"
+    )]
     Form {
         /// Place of the rule in the user's list, from 1.
         number: usize,
@@ -49,6 +53,8 @@ pub enum PassError {
         form: WeightForm,
         /// The precision.
         precision: Precision,
+        /// The target, as `--target` names it.
+        target: &'static str,
         /// Forms that can.
         expected: &'static str,
     },
@@ -141,8 +147,11 @@ pub(crate) struct Passed {
 /// [`PassError`].
 pub(crate) fn apply(request: Request<'_>, graphs: Vec<Graph>) -> Result<Passed, PassError> {
     let Request { precision, target, calibration, .. } = request;
-    let mut rules = Rules::new(precision, request.rules)?;
-    if matches!(precision, Precision::Fp16 | Precision::Fp8) {
+    let mut rules = Rules::new(precision, target, request.rules)?;
+    if matches!(
+        (precision, target),
+        (Precision::Fp16 | Precision::Fp8, _) | (Precision::Int4, Target::Portable)
+    ) {
         return apply_floats(&request, rules, graphs);
     }
     if rules.quantize() && target != Target::Cpu {
@@ -159,7 +168,7 @@ pub(crate) fn apply(request: Request<'_>, graphs: Vec<Graph>) -> Result<Passed, 
     Ok(Passed { graphs, rules: rules.list(), kept: Vec::new(), cache_element: CacheElement::Fp32 })
 }
 
-/// 16-bit and 8-bit floats.
+/// 16-bit and 8-bit floats, and blocks of 4-bit weights between 16-bit floats.
 fn apply_floats(request: &Request<'_>, mut rules: Rules, graphs: Vec<Graph>) -> Result<Passed, PassError> {
     let &Request { precision, target, calibration, range, .. } = request;
     if target != Target::Portable {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use arrcoc_models::config::ModelConfig;
-use arrcoc_models::graph::{DOMAIN, Element, Graph, Layout, Source};
+use arrcoc_models::graph::{Attribute, DOMAIN, Element, Graph, Layout, Source};
 use arrcoc_models::{Target as GraphTarget, arr_coc_ovis::GraphOptions};
 
 use super::*;
@@ -96,7 +96,8 @@ fn every_operator_of_ours_is_defined_and_every_definition_called() {
 #[test]
 fn every_input_is_made_before_it_is_read_and_once() {
     let integers = [Precision::Int8, Precision::Int4].map(|precision| passed(precision, "[]").unwrap());
-    let floats = [Precision::Fp16, Precision::Fp8].map(|precision| portable(precision, "[]", 1.0).unwrap());
+    let floats = [Precision::Fp16, Precision::Fp8, Precision::Int4]
+        .map(|precision| portable(precision, "[]", 1.0).unwrap());
     for graphs in integers.into_iter().chain(floats.map(|passed| passed.graphs)) {
         for graph in graphs {
             let mut known: Vec<&str> = graph.inputs.iter().map(|x| x.name()).collect();
@@ -225,7 +226,7 @@ fn elements(graph: &Graph) -> BTreeMap<&str, Element> {
 
 #[test]
 fn no_operator_mixes_floats_of_two_widths() {
-    for precision in [Precision::Fp16, Precision::Fp8] {
+    for precision in [Precision::Fp16, Precision::Fp8, Precision::Int4] {
         for graph in portable(precision, "[]", 1.0).unwrap().graphs {
             let elements = elements(&graph);
             for node in graph
@@ -290,6 +291,87 @@ fn a_layer_in_16_bits_keeps_its_attention_there() {
         // Inputs of q, k and v together, of the output projection and of the two of the MLP, and four factors of attention.
         assert_eq!(all - count(&rules, "QuantizeLinear"), 8, "layer {layer}");
     }
+}
+
+/// Of every product that unpacks weights: the type of the integers, the attributes of what unpacks them, and how many inputs that has.
+fn unpacked(graph: &Graph) -> Vec<(Element, String, usize)> {
+    let elements = elements(graph);
+    let unpackers = graph.nodes.iter().filter(|node| node.operator == "DequantizeLinear");
+    let describe = |node: &Node| {
+        let [values, scales] = [0, 1].map(|at| graph.initializers.iter().find(|x| x.name == node.inputs[at]));
+        let (values, scales) = (values.unwrap(), scales.unwrap());
+        let block = values.shape[0] / scales.shape[0];
+        assert_eq!(
+            (values.shape[1], values.shape[0] % scales.shape[0]),
+            (scales.shape[1], 0),
+            "{}",
+            node.name
+        );
+        assert_eq!((scales.element, elements[&*node.outputs[0]]), (Element::F16, Element::F16));
+        let expected = [("axis", Attribute::Int(0)), ("block_size", Attribute::Int(block as i64))];
+        assert_eq!(format!("{:?}", node.attributes), format!("{expected:?}"), "{}", node.name);
+        let readers: Vec<&Node> =
+            graph.nodes.iter().filter(|x| x.inputs.contains(&node.outputs[0])).collect();
+        assert_eq!(readers.len(), 1, "{}", node.name);
+        assert_eq!((readers[0].operator, &readers[0].inputs[1]), ("MatMul", &node.outputs[0]));
+        assert_eq!(elements[&*readers[0].outputs[0]], Element::F16);
+        (values.element, format!("{block}"), node.inputs.len())
+    };
+    unpackers.map(describe).collect()
+}
+
+#[test]
+fn int4_unpacks_the_decoders_weights_in_front_of_the_product() {
+    let fp16 = portable(Precision::Fp16, "[]", 1.0).unwrap();
+    let int4 = portable(Precision::Int4, "[]", 1.0).unwrap();
+    assert_eq!(int4.cache_element, CacheElement::Fp16);
+    for (before, after) in fp16.graphs.iter().zip(&int4.graphs) {
+        let unpacked = unpacked(after);
+        if after.name == "decoder" {
+            // All but the output head.
+            assert_eq!(unpacked.len(), count(&fp16.graphs, "decoder", "Gemm") - 1);
+            assert_eq!(count(&int4.graphs, "decoder", "Gemm"), 1);
+            assert!(unpacked.iter().all(|x| *x == (Element::I4, "32".to_owned(), 2)), "{unpacked:?}");
+            assert_eq!(after.opset(), 21);
+        } else {
+            assert_eq!(format!("{after:?}"), format!("{before:?}"));
+        }
+    }
+}
+
+#[test]
+fn rules_choose_blocks_of_int4_and_what_has_none() {
+    let rules = r#"
+        - {graph: decoder, tensor: "*.layers.0.*", form: int4-block16-asymmetric}
+        - {graph: decoder, tensor: "*.layers.1.*", form: fp16}
+        - {graph: refiner, form: int4-block64}
+        - {graph: embedding, form: int4-block32}
+    "#;
+    let passed = portable(Precision::Int4, rules, 1.0).unwrap();
+    let graph = |name: &str| passed.graphs.iter().find(|graph| graph.name == name).unwrap();
+    let decoder = unpacked(graph("decoder"));
+    let asymmetric = decoder.iter().filter(|x| **x == (Element::U4, "16".to_owned(), 3)).count();
+    assert_eq!((asymmetric, decoder.len()), (7, 14), "{decoder:?}");
+    // Layers with a bias, which is added behind.
+    let refiner = unpacked(graph("refiner"));
+    assert!(
+        refiner.len() > 1 && refiner.iter().all(|x| *x == (Element::I4, "64".to_owned(), 2)),
+        "{refiner:?}"
+    );
+    assert_eq!(elements(graph("embedding"))["inputs_embeds"], Element::F32);
+    assert_eq!(unpacked(graph("embedding")), []);
+
+    for form in ["w8a8", "int8-block32", "fp8"] {
+        let rules = format!("[{{graph: decoder, form: {form}}}]");
+        let error = portable(Precision::Int4, &rules, 1.0).err().unwrap().to_string();
+        assert!(error.contains("int4 bundle for portable; expected int4-blockN"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_large_stays_out_of_int4_too() {
+    let error = portable(Precision::Int4, "[]", 20_000.0).err().unwrap().to_string();
+    assert!(error.contains("present.0.key") && error.contains("20000"), "{error}");
 }
 
 #[test]

@@ -52,11 +52,12 @@ pub(super) fn peak(graph: &Graph, axes: Axes<'_>, float_bytes: u64) -> Peak {
     let size = |name: &str| -> u64 {
         let (element, dims) =
             shapes.get(name).unwrap_or_else(|| panic!("{}: no shape of {name}", graph.name));
-        let width = match element {
-            Element::F32 if logits != Some(&name) => float_bytes,
-            other => other.size() as u64,
+        let elements: usize = dims.iter().product();
+        let bytes = match element {
+            Element::F32 if logits != Some(&name) => float_bytes * elements as u64,
+            other => other.bytes(elements) as u64,
         };
-        if caches.contains(name) { 0 } else { width * dims.iter().map(|&n| n as u64).product::<u64>() }
+        if caches.contains(name) { 0 } else { bytes }
     };
     let mut live: HashMap<&str, Live> = HashMap::new();
     let mut now = 0;

@@ -196,7 +196,7 @@ fn kind(graph: &Graph, tensor: &Initializer, linear: &HashSet<&str>) -> WeightKi
 fn bytes(precision: Precision, kind: WeightKind, tensor: &Initializer) -> u64 {
     let elements = tensor.shape.iter().product::<usize>();
     if tensor.element != Element::F32 {
-        return (elements * tensor.element.size()) as u64;
+        return tensor.element.bytes(elements) as u64;
     }
     let columns = tensor.shape.last().copied().unwrap_or(1).max(1);
     precision.weight_bytes(kind, (elements / columns) as u64, columns as u64)

@@ -95,8 +95,8 @@ impl Precision {
     pub const fn unbuilt(self) -> Option<&'static str> {
         match self {
             Self::Bf16 => Some("a plan only: `build` writes no bf16"),
-            Self::Int8 | Self::Int4 => Some("a plan only: `build` writes it for CPUs"),
-            Self::Fp32 | Self::Fp16 | Self::Fp8 => None,
+            Self::Int8 => Some("a plan only: `build` writes int8 for CPUs"),
+            Self::Fp32 | Self::Fp16 | Self::Fp8 | Self::Int4 => None,
         }
     }
 

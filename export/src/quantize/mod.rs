@@ -1,9 +1,11 @@
 //! Weights in fewer bits: the numbers behind [`arrcoc_models::graph::quantized`].
 //!
 //! A matrix streams through in groups of rows, once per stored part, so that no more than a group is in memory in 32 bits.
+//! ([`int4`] stores columns, so it gathers the whole part, in the few bits that it has.)
 
 mod blocks;
 pub(crate) mod fp8;
+mod int4;
 mod rows;
 mod tiles;
 
@@ -31,6 +33,7 @@ pub(crate) fn write(
 ) -> Result<(), CheckpointError> {
     match quantized.scheme {
         Scheme::Fp8 => fp8::write(checkpoint, quantized, out),
+        Scheme::Int4(blocks) => int4::write(checkpoint, quantized, blocks, out),
         Scheme::PerRow => rows::write(checkpoint, quantized, out),
         Scheme::Tiles => tiles::write(checkpoint, quantized, out),
         Scheme::Blocks(blocks) => {

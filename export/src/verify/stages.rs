@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::bundle::manifest::{Drift, Precision, Statistics, VisionSpec};
+use arrcoc_runtime::bundle::manifest::{Drift, Precision, Statistics, Target, VisionSpec};
+use arrcoc_runtime::bundle::{Bundle, Manifest};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
 use arrcoc_runtime::engine::{Graph, Runtime, Workload};
 use arrcoc_runtime::image::preprocess::Preprocess;
@@ -93,6 +93,7 @@ struct Pair {
     graphs: [Box<dyn Graph>; 2],
     elapsed: [Duration; 2],
     precision: Precision,
+    target: Target,
     worst: Vec<Worst>,
 }
 
@@ -110,8 +111,8 @@ impl Pair {
             subject.bundle.load_graph(subject.runtime, stage)?,
             reference.bundle.load_graph(reference.runtime, stage)?,
         ];
-        let precision = subject.bundle.manifest().precision;
-        Ok(Self { stage, graphs, elapsed: [Duration::ZERO; 2], precision, worst: Vec::new() })
+        let Manifest { precision, target, .. } = *subject.bundle.manifest();
+        Ok(Self { stage, graphs, elapsed: [Duration::ZERO; 2], precision, target, worst: Vec::new() })
     }
 
     /// Runs both sides on the same inputs; returns the reference's outputs.
@@ -142,7 +143,7 @@ impl Pair {
         let [seconds, reference_seconds] = self.elapsed.map(|elapsed| elapsed.as_secs_f64());
         let report = |Worst { output, distance, cosine }: Worst| StageReport {
             stage: self.stage.to_owned(),
-            limit: tolerances::limit(self.precision, self.stage, &output),
+            limit: tolerances::limit(self.precision, self.target, self.stage, &output),
             output,
             distance,
             cosine,
@@ -336,7 +337,8 @@ fn decode(
     let prompt = prompt.split_off(prompt.len() - length * spec.hidden_size);
     let capacity = length + tokens + 1;
     let mut speakers = [Speaker::load(&sides[0], capacity)?, Speaker::load(&sides[1], capacity)?];
-    let limit = tolerances::limit(sides[0].bundle.manifest().precision, "decoder", "logits");
+    let &Manifest { precision, target, .. } = sides[0].bundle.manifest();
+    let limit = tolerances::limit(precision, target, "decoder", "logits");
     let mut decoding = DecodingReport { tokens, agreeing: 0, differing: 0 };
     let (mut worst, mut cosine) = (0.0f64, 1.0f64);
     let mut token = None;

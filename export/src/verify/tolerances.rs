@@ -3,7 +3,7 @@
 //! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so that a stage
 //! answers for itself and not for the ones before it.
 
-use arrcoc_runtime::bundle::manifest::Precision;
+use arrcoc_runtime::bundle::manifest::{Precision, Target};
 
 /// What an output is held to.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,13 +67,14 @@ const INT8_TABLE: f64 = 4e-3;
 const INT4: f64 = 4e-1;
 
 /// The limit of a stage that a precision changes; `None` where it leaves fp32 as it is.
-fn coarser(precision: Precision, stage: &str) -> Option<f64> {
-    let (table, encoders, decoder) = match precision {
-        Precision::Fp32 => return None,
-        Precision::Fp16 => (FP16_TABLE, FP16, FP16),
-        Precision::Fp8 => (FP16_TABLE, FP8, FP8),
-        Precision::Int8 => (INT8_TABLE, INT8, INT8),
-        Precision::Int4 => (INT8_TABLE, INT8, INT4),
+fn coarser(precision: Precision, target: Target, stage: &str) -> Option<f64> {
+    let (table, encoders, decoder) = match (precision, target) {
+        (Precision::Fp32, _) => return None,
+        (Precision::Fp16, _) => (FP16_TABLE, FP16, FP16),
+        (Precision::Fp8, _) => (FP16_TABLE, FP8, FP8),
+        (Precision::Int8, _) => (INT8_TABLE, INT8, INT8),
+        (Precision::Int4, Target::Cpu) => (INT8_TABLE, INT8, INT4),
+        (Precision::Int4, Target::Portable) => (FP16_TABLE, FP16, INT4),
     };
     match stage {
         "embedding" => Some(table),
@@ -83,8 +84,8 @@ fn coarser(precision: Precision, stage: &str) -> Option<f64> {
     }
 }
 
-/// The limit of an output at a precision; outputs that the table does not know must be equal.
-pub fn limit(precision: Precision, stage: &str, output: &str) -> f64 {
+/// The limit of an output at a precision and target; outputs that the table does not know must be equal.
+pub fn limit(precision: Precision, target: Target, stage: &str, output: &str) -> f64 {
     let known = FP32.iter().find(|tolerance| tolerance.stage == stage && tolerance.output == output);
-    known.map_or(EXACT, |tolerance| coarser(precision, stage).unwrap_or(tolerance.limit))
+    known.map_or(EXACT, |tolerance| coarser(precision, target, stage).unwrap_or(tolerance.limit))
 }

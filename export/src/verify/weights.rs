@@ -11,7 +11,9 @@ use arrcoc_runtime::bundle::Bundle;
 use serde::Serialize;
 
 use super::VerifyError;
-use crate::onnx::{self, BOOL, FLOAT, FLOAT8E4M3FN, FLOAT16, INT8, INT32, INT64, Location, UINT8};
+use crate::onnx::{
+    self, BOOL, FLOAT, FLOAT8E4M3FN, FLOAT16, INT4, INT8, INT32, INT64, Location, UINT4, UINT8,
+};
 use crate::progress::Progress;
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -100,7 +102,7 @@ pub(super) fn scan(bundle: &Bundle, progress: Progress) -> Result<WeightReport, 
                 FLOAT16 => HALF,
                 FLOAT8E4M3FN => E4M3,
                 // Whole numbers and truth values are always finite.
-                UINT8 | INT8 | INT32 | INT64 | BOOL => continue,
+                UINT4 | INT4 | UINT8 | INT8 | INT32 | INT64 | BOOL => continue,
                 // Another precision needs a scan of its own: passing over it would call garbage finite.
                 found => return Err(VerifyError::WeightType { tensor: tensor.name.clone(), found }),
             };

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use arrcoc_export::build::{self, BuildError, Summary};
-use arrcoc_export::calibrate::RangeMethod;
+use arrcoc_export::calibrate::{self, Calibration, RangeMethod};
 use arrcoc_export::init::{self, Preset, SHARD_BYTES, WeightType};
 use arrcoc_export::progress::Progress;
+use arrcoc_export::verify;
 use arrcoc_runtime::bundle::manifest::{Precision, Target};
 use arrcoc_runtime::engine::{EngineError, RuntimeKind};
 use serde_json::Value;
@@ -125,6 +126,52 @@ pub fn run(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// A photograph.
+pub const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/images/astronaut.jpg");
+
+fn questions(workshop: &Workshop, rows: &str) -> PathBuf {
+    let path = workshop.path("questions.json");
+    fs::write(&path, rows).unwrap();
+    fs::copy(PAGE, workshop.path("page.jpg")).unwrap();
+    path
+}
+
+const ROWS: &str = r#"[{"image": "page.jpg", "query": "Which number belongs to DZ?", "answer": "1"},
+    {"image": "page.jpg", "query": "How many records are there?", "answer": "2"}]"#;
+
+/// What is asked of a photograph.
+pub fn calibration_options(workshop: &Workshop, rows: &str) -> calibrate::Options {
+    calibrate::Options {
+        data: questions(workshop, rows),
+        output: workshop.path("calibration.json"),
+        limit: None,
+        image_size: None,
+        tokens: 4,
+        threads: 2,
+    }
+}
+
+/// What the checkpoint's tensors reach on two questions.
+pub fn calibrated(workshop: &Workshop) -> Calibration {
+    let options = calibration_options(workshop, ROWS);
+    calibrate::calibrate(&workshop.checkpoint(), &options, Progress::Silent).unwrap()
+}
+
+/// A bundle on ONNX Runtime against the portable fp32 one.
+pub fn verified(bundle: &Path) -> verify::Report {
+    let options = verify::Options {
+        reference: None,
+        checkpoint: None,
+        image: None,
+        image_size: None,
+        tokens: 16,
+        seed: 1,
+        threads: 2,
+        runtime: RuntimeKind::Ort,
+    };
+    verify::verify(bundle, &options, Progress::Silent).unwrap()
 }
 
 /// Every file below a directory, with its contents.

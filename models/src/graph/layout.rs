@@ -68,7 +68,7 @@ impl Layout {
             let mut file = DataFile { name: format!("{}.onnx.data", graph.name), pieces: Vec::new() };
             let mut placements = Vec::new();
             for tensor in &graph.initializers {
-                let length = (tensor.shape.iter().product::<usize>() * tensor.element.size()) as u64;
+                let length = tensor.element.bytes(tensor.shape.iter().product()) as u64;
                 placements.push(match &tensor.source {
                     Source::Data(bytes) if bytes.len() < INLINE_LIMIT => None,
                     Source::Data(_) => Some(append(&mut file, tensor.element, &tensor.source, length)),

@@ -51,16 +51,21 @@ pub enum Element {
     I8,
     /// 8-bit unsigned integer: quantized activations and packed weights.
     U8,
+    /// 4-bit signed integer, two in a byte, the first in the lower half: weights in symmetric blocks.
+    I4,
+    /// 4-bit unsigned integer, likewise: weights in blocks with zero points, and the zero points.
+    U4,
 }
 
 impl Element {
-    /// Bytes per element.
-    pub const fn size(self) -> usize {
+    /// Bytes that so many elements take.
+    pub const fn bytes(self, elements: usize) -> usize {
         match self {
-            Self::F32 | Self::I32 => 4,
-            Self::F16 => 2,
-            Self::I64 => 8,
-            Self::Bool | Self::I8 | Self::U8 | Self::F8E4M3 => 1,
+            Self::I64 => elements * 8,
+            Self::F32 | Self::I32 => elements * 4,
+            Self::F16 => elements * 2,
+            Self::Bool | Self::I8 | Self::U8 | Self::F8E4M3 => elements,
+            Self::I4 | Self::U4 => elements.div_ceil(2),
         }
     }
 }
@@ -270,18 +275,21 @@ impl Graph {
     }
 
     /// Opset of the default ONNX domain: the target's, or, where there are 8-bit floats, the first in which every operator that moves tensors moves
-    /// those too. (19 has the floats; ONNX Runtime then pulls QuantizeLinear in front of a Transpose that refuses them.)
+    /// those too. (19 has the floats; ONNX Runtime then pulls QuantizeLinear in front of a Transpose that refuses them.) It is also the first with
+    /// 4-bit integers, and with blocks in DequantizeLinear.
     pub fn opset(&self) -> i64 {
-        self.target.opset().max(if self.has_8_bit_floats() { 21 } else { 0 })
+        self.target.opset().max(if self.has_newer_elements() { 21 } else { 0 })
     }
 
     /// The ONNX IR version that goes with [`Self::opset`].
     pub(crate) fn ir_version(&self) -> i64 {
-        self.target.ir_version().max(if self.has_8_bit_floats() { 10 } else { 0 })
+        self.target.ir_version().max(if self.has_newer_elements() { 10 } else { 0 })
     }
 
-    fn has_8_bit_floats(&self) -> bool {
-        self.initializers.iter().any(|tensor| tensor.element == Element::F8E4M3)
+    /// Whether a constant is of a type that portable graphs of opset 18 do not have.
+    fn has_newer_elements(&self) -> bool {
+        let newer = [Element::F8E4M3, Element::I4, Element::U4];
+        self.initializers.iter().any(|tensor| newer.contains(&tensor.element))
     }
 
     /// Whether a node uses an operator outside the ONNX standard.

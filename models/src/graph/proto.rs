@@ -22,6 +22,8 @@ pub(super) fn data_type(element: Element) -> i32 {
         Element::Bool => DataType::Bool,
         Element::I8 => DataType::Int8,
         Element::U8 => DataType::Uint8,
+        Element::I4 => DataType::Int4,
+        Element::U4 => DataType::Uint4,
     };
     code as i32
 }

@@ -33,6 +33,17 @@ pub enum Scheme {
     /// [`Blocks::TILED`] with 16-bit scales, sixteen rows side by side: in the order in which
     /// [`BlockLinear`](super::ops::linear::block_linear) multiplies them.
     Tiles,
+    /// Blocks of 4-bit weights along each row, transposed, \[columns, rows\]: what ONNX's `DequantizeLinear` reads in front of a `MatMul`.
+    Int4(Int4),
+}
+
+/// Blocks of [`Scheme::Int4`]. Rows divide into them without a rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Int4 {
+    /// Weights per block.
+    pub size: usize,
+    /// Without zero points: integers from -8 to 7, else from 0 to 15.
+    pub symmetric: bool,
 }
 
 /// Blocks of [`Scheme::Blocks`].
@@ -60,7 +71,7 @@ pub enum Bits {
 pub enum Part {
     /// The integers.
     Values,
-    /// The scales: 32-bit floats; of 8-bit floats a 16-bit one.
+    /// The scales: 32-bit floats; of 8-bit floats and of [`Scheme::Int4`] 16-bit ones.
     Scales,
     /// The zero points, packed like the values: only of blocks that are not symmetric.
     ZeroPoints,
@@ -142,6 +153,11 @@ impl Quantized {
             (Scheme::Blocks(blocks), Part::ZeroPoints) => {
                 (Element::U8, vec![rows, blocks.zero_point_bytes(columns)])
             }
+            (Scheme::Int4(blocks), Part::Values) => {
+                (if blocks.symmetric { Element::I4 } else { Element::U4 }, vec![columns, rows])
+            }
+            (Scheme::Int4(blocks), Part::Scales) => (Element::F16, vec![columns / blocks.size, rows]),
+            (Scheme::Int4(blocks), Part::ZeroPoints) => (Element::U4, vec![columns / blocks.size, rows]),
         }
     }
 }

@@ -83,7 +83,7 @@ pub enum Precision {
     Fp8,
     /// int8 weights and activations in the encoders, blocks of int8 weights in the decoder.
     Int8,
-    /// As int8, with blocks of int4 weights in the decoder.
+    /// As int8, or in portable bundles as fp16, with blocks of int4 weights in the decoder.
     Int4,
 }
 

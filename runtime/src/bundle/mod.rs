@@ -250,7 +250,10 @@ impl Bundle {
     /// # Errors
     /// [`BundleError::NoGraph`].
     pub fn bundled<'a>(&'a self, name: &'a str) -> Result<BundledGraph<'a>, BundleError> {
-        Ok(BundledGraph { name, bundle: &self.dir, file: self.graph(name)?, bundle_digest: self.digest })
+        let Manifest { precision, target, .. } = self.manifest;
+        let dequantizes_blocks = (precision, target) == (Precision::Int4, Target::Portable);
+        let (bundle, file) = (self.dir.as_path(), self.graph(name)?);
+        Ok(BundledGraph { name, bundle, file, bundle_digest: self.digest, dequantizes_blocks })
     }
 
     fn graph(&self, name: &str) -> Result<&GraphFile, BundleError> {

@@ -103,6 +103,8 @@ pub struct BundledGraph<'a> {
     pub file: &'a GraphFile,
     /// Digest of all the bundle's files: weights of one graph may lie with another.
     pub bundle_digest: [u8; 32],
+    /// Whether products read weights in blocks of 4 bits behind a `DequantizeLinear`, which is to become one operator with them.
+    pub dequantizes_blocks: bool,
 }
 
 /// A loaded graph. `run` takes `&mut self` because ONNX Runtime's sessions do.

@@ -73,7 +73,7 @@ impl OrtRuntime {
         };
         let mut runtime = Self { shared: shared.clone(), provider, machine: None, threads, profile: None };
         let builder = runtime
-            .session()
+            .session(false)
             .map_err(|error| EngineError::Unavailable { runtime: NAME, reason: error.to_string() })?;
         runtime.provider.check(&runtime.shared, builder)?;
         if let Provider::TensorRt(options) = &runtime.provider {
@@ -87,6 +87,37 @@ impl OrtRuntime {
         Self { profile, ..self }
     }
 
+    /// Makes a session of a graph on the CPU or with CUDA.
+    fn load_graph(
+        &self,
+        name: &str,
+        model: &Path,
+        dequantizes_blocks: bool,
+    ) -> Result<Box<dyn Graph>, EngineError> {
+        let error = |reason: String| EngineError::Load { graph: name.to_owned(), reason };
+        let on_gpu = matches!(self.provider, Provider::Cuda(_));
+        let session = self
+            .session(dequantizes_blocks)
+            .and_then(|builder| self.provider.register(builder, &[]))
+            .and_then(|builder| {
+                Ok(builder.with_config_entry(assignment::RECORD, if on_gpu { "1" } else { "0" })?)
+            })
+            .and_then(|builder| match &self.profile {
+                Some(directory) => {
+                    std::fs::create_dir_all(directory).map_err(::ort::Error::wrap)?;
+                    Ok(builder.with_profiling(directory.join(name))?)
+                }
+                None => Ok(builder),
+            })
+            .and_then(|mut builder| first_alone(|| builder.commit_from_file(model)))
+            .map_err(|reason| error(reason.to_string()))?;
+        if on_gpu {
+            let nodes = assignment::of(&session).map_err(|reason| error(reason.to_string()))?;
+            assignment::check(&nodes).map_err(error)?;
+        }
+        Ok(Box::new(OrtGraph::new(name, session, tensorrt::Ranges::new())?))
+    }
+
     /// The version of ONNX Runtime.
     pub fn version(&self) -> &str {
         &self.shared.version
@@ -97,16 +128,18 @@ impl OrtRuntime {
         self.machine.as_ref()
     }
 
-    /// Session options, without a provider: the CPU's.
-    fn session(&self) -> Result<SessionBuilder, ::ort::Error> {
+    /// Session options, without a provider: the CPU's. `dequantizes_blocks` is what it is of a [`BundledGraph`].
+    fn session(&self, dequantizes_blocks: bool) -> Result<SessionBuilder, ::ort::Error> {
         Ok(Session::builder(&self.shared.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_memory_pattern(true)?
             .with_intra_threads(self.threads)?
             .with_config_entry("session.force_spinning_stop", "1")?
             // Our own passes say what is multiplied in 8 bits. ONNX Runtime 1.31's would make integer products of fp8's rounded factors, which its
-            // own type check then refuses.
-            .with_config_entry("session.disable_quant_qdq", "1")?
+            // own type check then refuses. Blocks of 4 bits need them: without, their weights are unpacked for good when the graph is loaded.
+            .with_config_entry("session.disable_quant_qdq", if dequantizes_blocks { "0" } else { "1" })?
+            // What `MatMulNBits` multiplies such blocks with is not rounded to 8 bits (as 4, the default, would have it).
+            .with_config_entry("session.qdq_matmulnbits_accuracy_level", "1")?
             .with_config_entry("session.x64quantprecision", if has_int8_products() { "0" } else { "1" })?)
     }
 }
@@ -167,33 +200,12 @@ impl Runtime for OrtRuntime {
                 what: "graphs outside a bundle: its manifest says which lengths an engine takes",
             });
         }
-        let error = |reason: String| EngineError::Load { graph: name.to_owned(), reason };
-        let on_gpu = matches!(self.provider, Provider::Cuda(_));
-        let session = self
-            .session()
-            .and_then(|builder| self.provider.register(builder, &[]))
-            .and_then(|builder| {
-                Ok(builder.with_config_entry(assignment::RECORD, if on_gpu { "1" } else { "0" })?)
-            })
-            .and_then(|builder| match &self.profile {
-                Some(directory) => {
-                    std::fs::create_dir_all(directory).map_err(::ort::Error::wrap)?;
-                    Ok(builder.with_profiling(directory.join(name))?)
-                }
-                None => Ok(builder),
-            })
-            .and_then(|mut builder| first_alone(|| builder.commit_from_file(model)))
-            .map_err(|reason| error(reason.to_string()))?;
-        if on_gpu {
-            let nodes = assignment::of(&session).map_err(|reason| error(reason.to_string()))?;
-            assignment::check(&nodes).map_err(error)?;
-        }
-        Ok(Box::new(OrtGraph::new(name, session, tensorrt::Ranges::new())?))
+        self.load_graph(name, model, false)
     }
 
     fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
         let (Provider::TensorRt(options), Some(machine)) = (&self.provider, &self.machine) else {
-            return self.load(graph.name, &graph.file.path);
+            return self.load_graph(graph.name, &graph.file.path, graph.dequantizes_blocks);
         };
         let ranges = tensorrt::ranges(&graph.file.axes, options.workload);
         let place = tensorrt::Place::of(graph, &ranges, options, &machine.slug());

@@ -137,9 +137,10 @@ impl Available {
     }
 
     /// The order of preference on this CPU, the best first: int8 where the CPU multiplies bytes, the reference where it does not;
-    /// a bundle of fused operators before a portable one. fp16 and fp8 are for GPUs, where `--precision` chooses.
+    /// a bundle of fused operators before a portable one. fp16, fp8 and portable int4 are for GPUs, where `--precision` chooses.
     pub fn rank(&self) -> (Target, usize) {
         let place = match (self.precision, has_int8_products()) {
+            (Precision::Int4, _) if self.target == Target::Portable => 5,
             (Precision::Int8, true) | (Precision::Fp32, false) => 0,
             (Precision::Int4, true) | (Precision::Int8, false) => 1,
             (Precision::Fp32, true) | (Precision::Int4, false) => 2,

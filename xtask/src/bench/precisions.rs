@@ -14,13 +14,14 @@ use crate::onnxruntime;
 use crate::shell;
 
 /// Precision and target.
-const BUNDLES: [(&str, &str); 6] = [
+const BUNDLES: [(&str, &str); 7] = [
     ("fp32", "portable"),
     ("fp32", "cpu"),
     ("int8", "cpu"),
     ("int4", "cpu"),
     ("fp16", "portable"),
     ("fp8", "portable"),
+    ("int4", "portable"),
 ];
 
 /// Stages that precisions change, and the output that is shown of each.
@@ -53,8 +54,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let calibration = programs.calibration(&checkpoint, &work, &library)?;
     let mut rows = Vec::new();
     for (precision, target) in BUNDLES {
-        let bundle = match precision {
-            "fp16" | "fp8" => programs.calibrated(&checkpoint, &engines, &name, precision, &calibration)?,
+        let bundle = match (precision, target) {
+            ("fp16" | "fp8", _) | ("int4", "portable") => {
+                programs.calibrated(&checkpoint, &engines, &name, precision, &calibration)?
+            }
             _ => programs.precision(&checkpoint, &engines, &name, precision, target)?,
         };
         println!("{}", shell::shown(&bundle));
@@ -89,7 +92,7 @@ fn page(result: &Value) -> String {
     let mut page = format!(
         "# Precisions\n\n`{}`, random weights, one photograph at {} px, every tier, {} greedy tokens; each bundle on ONNX Runtime against the fp32 \
          graphs on tract. Distance is max|a-b|/max|b|, the inputs of a stage being the same on both sides; seconds are of the stage's runs \
-         together (prefill and all steps for the decoder), on this CPU: fp16 and fp8 are for GPUs. Peak memory is that of both sides.\n\n\
+         together (prefill and all steps for the decoder), on this CPU: fp16, fp8 and int4-portable are for GPUs. Peak memory is that of both sides.\n\n\
          | bundle | MB | vision encoder: distance, cosine, s | refiner | decoder | greedy tokens equal, differing, tied | peak MiB | |\n\
          |---|---|---|---|---|---|---|---|\n",
         result["checkpoint"].as_str().unwrap_or_default(),

@@ -154,7 +154,7 @@ mod tests {
             return;
         };
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/onnx/affine.onnx");
-        let builder = runtime.session().unwrap().with_config_entry(RECORD, "1").unwrap();
+        let builder = runtime.session(false).unwrap().with_config_entry(RECORD, "1").unwrap();
         let session = { builder }.commit_from_file(model).unwrap();
         let nodes = of(&session).unwrap();
         assert!(!nodes.is_empty() && nodes.iter().all(|node| node.provider == CPU), "{nodes:?}");

@@ -137,8 +137,8 @@ pub fn build(runtime: &OrtRuntime, job: &Job<'_>) -> Result<(), EngineError> {
     let partial = job.place.dir.with_extension(format!("partial-{}", std::process::id()));
     std::fs::create_dir_all(&job.place.timing).map_err(io)?;
     std::fs::create_dir_all(&partial).map_err(io)?;
-    let built =
-        session(runtime, &job.graph.file.path, GraphOptimizationLevel::Level1, &build_options(job, &partial));
+    let (level, options) = (GraphOptimizationLevel::Level1, build_options(job, &partial));
+    let built = session(runtime, &job.graph, &job.graph.file.path, level, &options);
     let complete = built.map_err(|error| failed(error.to_string())).and_then(|session| {
         drop(session);
         let context = partial.join(format!("{}.onnx", job.graph.name));
@@ -177,7 +177,7 @@ pub(super) fn load(
         });
     }
     // The graph is one node: there is nothing to optimise, and looking for it only takes time.
-    session(runtime, &place.context, GraphOptimizationLevel::Disable, &[])
+    session(runtime, graph, &place.context, GraphOptimizationLevel::Disable, &[])
         .map_err(|error| EngineError::Load { graph: graph.name.to_owned(), reason: error.to_string() })
 }
 
@@ -196,11 +196,13 @@ fn command(bundle: &Path, options: &TensorRtOptions) -> String {
 /// A session of TensorRT alone: a node that it does not take is an error, for there is no other provider to take it.
 fn session(
     runtime: &OrtRuntime,
+    graph: &BundledGraph<'_>,
     model: &Path,
     level: GraphOptimizationLevel,
     options: &[ProviderOption],
 ) -> Result<Session, ::ort::Error> {
-    let builder = runtime.session()?.with_optimization_level(level)?.with_disable_cpu_fallback()?;
+    let builder = runtime.session(graph.dequantizes_blocks)?;
+    let builder = builder.with_optimization_level(level)?.with_disable_cpu_fallback()?;
     let provider: &Provider = &runtime.provider;
     provider.register(builder, options)?.commit_from_file(model)
 }
@@ -227,7 +229,13 @@ mod tests {
 
     fn place(file: &GraphFile, weights: u8, workload: Workload) -> Place {
         let bundle = Path::new("models/fp32-portable");
-        let graph = BundledGraph { name: "refiner", bundle, file, bundle_digest: [weights; 32] };
+        let graph = BundledGraph {
+            name: "refiner",
+            bundle,
+            file,
+            bundle_digest: [weights; 32],
+            dequantizes_blocks: false,
+        };
         let options = TensorRtOptions { workload, ..TensorRtOptions::default() };
         Place::of(&graph, &ranges(&file.axes, workload), &options, "machine")
     }
@@ -259,8 +267,13 @@ mod tests {
     #[test]
     fn the_builder_gets_profiles_caches_and_a_context_model() {
         let file = file("aa");
-        let graph =
-            BundledGraph { name: "refiner", bundle: Path::new("b"), file: &file, bundle_digest: [12; 32] };
+        let graph = BundledGraph {
+            name: "refiner",
+            bundle: Path::new("b"),
+            file: &file,
+            bundle_digest: [12; 32],
+            dequantizes_blocks: false,
+        };
         let place = place(&file, 12, Workload::default());
         let profile = Profile(vec![InputProfile {
             name: "token_slots".into(),
