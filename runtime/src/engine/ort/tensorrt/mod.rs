@@ -138,7 +138,7 @@ pub fn build(runtime: &OrtRuntime, job: &Job<'_>) -> Result<(), EngineError> {
     std::fs::create_dir_all(&job.place.timing).map_err(io)?;
     std::fs::create_dir_all(&partial).map_err(io)?;
     let (level, options) = (GraphOptimizationLevel::Level1, build_options(job, &partial));
-    let built = session(runtime, &job.graph, &job.graph.file.path, level, &options);
+    let built = session(runtime, &job.graph.file.path, level, &options);
     let complete = built.map_err(|error| failed(error.to_string())).and_then(|session| {
         drop(session);
         let context = partial.join(format!("{}.onnx", job.graph.name));
@@ -177,7 +177,7 @@ pub(super) fn load(
         });
     }
     // The graph is one node: there is nothing to optimise, and looking for it only takes time.
-    session(runtime, graph, &place.context, GraphOptimizationLevel::Disable, &[])
+    session(runtime, &place.context, GraphOptimizationLevel::Disable, &[])
         .map_err(|error| EngineError::Load { graph: graph.name.to_owned(), reason: error.to_string() })
 }
 
@@ -196,12 +196,12 @@ fn command(bundle: &Path, options: &TensorRtOptions) -> String {
 /// A session of TensorRT alone: a node that it does not take is an error, for there is no other provider to take it.
 fn session(
     runtime: &OrtRuntime,
-    graph: &BundledGraph<'_>,
     model: &Path,
     level: GraphOptimizationLevel,
     options: &[ProviderOption],
 ) -> Result<Session, ::ort::Error> {
-    let builder = runtime.session(graph.dequantizes_blocks)?;
+    // TensorRT is to see the weights in their 8 or 4 bits: whatever the blocks, nothing is unpacked before.
+    let builder = runtime.session(true)?;
     let builder = builder.with_optimization_level(level)?.with_disable_cpu_fallback()?;
     let provider: &Provider = &runtime.provider;
     provider.register(builder, options)?.commit_from_file(model)
