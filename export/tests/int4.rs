@@ -176,7 +176,8 @@ fn weights_are_those_of_the_same_blocks_for_the_cpu() {
     }
     let workshop = Workshop::new();
     let calibration = calibrated(&workshop);
-    for (size, symmetric) in [(32, true), (32, false), (16, true), (16, false)] {
+    // Symmetric blocks of 32 lie in tiles for CPUs; tests/tests/kernels.rs has them beside PyTorch.
+    for (size, symmetric) in [(32, false), (16, true), (16, false)] {
         for target in [Target::Cpu, Target::Portable] {
             int4(&workshop, &calibration, target, blocks(size, symmetric));
         }
