@@ -73,22 +73,21 @@ fn no_further(preset: &str, size: usize, tier: usize) -> Result<()> {
     Ok(())
 }
 
-/// The decoder's attention, which is ours in 32 bits too.
-fn no_further_in_floats(preset: &str, size: usize, tier: usize) -> Result<()> {
-    let goldens = Goldens::read(&format!("{preset}/size{size}.safetensors"))?;
-    let error = |kernels| logits(&Engine::on_cpu(preset, "fp32", kernels)?, &goldens, tier);
-    let (own, library) = (error(Kernels::Own)?, error(Kernels::Library)?);
-    println!("{preset} fp32: own {own:e}, library {library:e}");
-    ensure!(!Support::detect().cached_attention || own != library, "no attention ran on a kernel of ours");
-    ensure!(own <= library * FURTHER, "own {own}, library {library}");
-    Ok(())
-}
-
+/// The decoder's attention is ours in 32 bits too. There neither strays by more than what 32-bit floats do, which says nothing of the one or the
+/// other: `parity.rs` has the bound. Here is that it runs.
 #[test]
-fn floats() -> Result<()> {
-    no_further_in_floats("arr-coc-ovis-tiny", 640, 64)?;
-    no_further_in_floats("arr-coc-ovis-wide", 1024, 64)?;
-    no_further_in_floats("arr-coc-ledger", 320, 64)
+fn attention_in_floats() -> Result<()> {
+    for (preset, size) in [("arr-coc-ovis-tiny", 640), ("arr-coc-ovis-wide", 1024), ("arr-coc-ledger", 320)] {
+        let goldens = Goldens::read(&format!("{preset}/size{size}.safetensors"))?;
+        let error = |kernels| logits(&Engine::on_cpu(preset, "fp32", kernels)?, &goldens, 64);
+        let (own, library) = (error(Kernels::Own)?, error(Kernels::Library)?);
+        println!("{preset} fp32: own {own:e}, library {library:e}");
+        ensure!(
+            !Support::detect().cached_attention || own != library,
+            "no attention ran on a kernel of ours"
+        );
+    }
+    Ok(())
 }
 
 #[test]

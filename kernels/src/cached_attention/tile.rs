@@ -125,7 +125,7 @@ pub(super) fn turn(keys: &[f32], width: usize, to: &mut [f32]) {
         let rows = if whole && width - from >= LANES {
             std::array::from_fn(|lane| {
                 let row = lane * width + from;
-                let later = keys.as_ptr().wrapping_add(row + AHEAD * width);
+                let later = keys.as_ptr().wrapping_add(AHEAD * width + (from + lane) * LANES);
                 // SAFETY: sixteen numbers from `from` on, of sixteen rows that are there; of what comes later nothing is read.
                 unsafe {
                     _mm_prefetch::<_MM_HINT_T0>(later.cast());
