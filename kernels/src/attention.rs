@@ -34,6 +34,15 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// # Panics
+    /// When an output of `len` numbers is not of this grid, or the CPU has no kernel.
+    fn check(&self, len: usize) {
+        assert!(crate::Support::detect().attention, "expected a CPU with AVX-512 BF16");
+        let Grid { batch, height, width, heads, head_width } = *self;
+        let all = [height, width, heads, head_width].into_iter().try_fold(batch, usize::checked_mul);
+        assert_eq!(Some(len), all, "out: expected {self:?}");
+    }
+
     fn positions(&self) -> usize {
         self.height * self.width
     }
@@ -70,9 +79,9 @@ pub fn grid_attention(
     scratch: &mut Vec<u32>,
     threads: &dyn Threads,
 ) {
-    let Grid { batch, height, width, heads, head_width } = grid;
-    let all = [height, width, heads, head_width, 3].into_iter().try_fold(batch, usize::checked_mul);
-    assert_eq!(Some(qkv.len()), all, "qkv: expected {grid:?}");
+    grid.check(out.len());
+    let Grid { height, width, head_width, .. } = grid;
+    assert_eq!(Some(qkv.len()), out.len().checked_mul(3), "qkv: expected {grid:?}");
     for (name, table, side) in [("rows", tables.rows, height), ("columns", tables.columns, width)] {
         let expected = (2 * side).saturating_sub(1) * head_width;
         assert_eq!(table.len(), expected, "{name}: expected {grid:?}");
@@ -101,6 +110,7 @@ pub fn attention(
     scratch: &mut Vec<u32>,
     threads: &dyn Threads,
 ) {
+    grid.check(out.len());
     for (name, part) in [("queries", queries), ("keys", keys), ("values", values)] {
         assert_eq!(part.len(), out.len(), "{name}: expected {grid:?}");
     }
@@ -124,9 +134,7 @@ fn attend(
     scratch: &mut Vec<u32>,
     threads: &dyn Threads,
 ) {
-    assert!(crate::Support::detect().attention, "expected a CPU with AVX-512 BF16");
     let (batch, heads, positions) = (grid.batch, grid.heads, grid.positions());
-    assert_eq!(out.len(), batch * positions * grid.row(), "out: expected {grid:?}");
     if out.is_empty() {
         return;
     }

@@ -43,13 +43,18 @@ pub use linear::{MOST_INPUTS, Weight, linear};
 pub struct Support {
     /// [`linear()`] and [`block_linear()`]: AVX-512 with VNNI (Intel since Cascade Lake, AMD since Zen 4).
     pub linear: bool,
-    /// [`attention()`] and [`grid_attention()`]: AVX-512 with BF16 (Intel since Cooper Lake, AMD since Zen 4).
+    /// [`attention()`] and [`grid_attention()`]: AVX-512 with BF16 (Intel's Cooper Lake and, since Sapphire Rapids, its servers; AMD since Zen 4).
     pub attention: bool,
     /// [`cached_attention()`]: AVX-512F (Intel since Skylake, AMD since Zen 4).
     pub cached_attention: bool,
 }
 
 impl Support {
+    /// Whether there is a kernel at all.
+    pub fn any(self) -> bool {
+        self.linear || self.attention || self.cached_attention
+    }
+
     /// Asks the CPU.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]

@@ -53,7 +53,7 @@ pub(crate) fn load_bytes(bytes: &[u8]) -> __m512i {
 /// Sixteen 16-bit floats.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn load_halves(x: &[f16; LANES]) -> __m512 {
+pub(crate) fn load_f16(x: &[f16; LANES]) -> __m512 {
     // SAFETY: the array has the sixteen.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
 }

@@ -1,6 +1,8 @@
 //! The combinations of bundle and library that must all compute what the reference computes.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use arrcoc_runtime::bundle::Bundle;
@@ -34,6 +36,20 @@ impl Engine {
     /// When either is not to be had.
     pub fn on_cpu(preset: &str, precision: &str, kernels: Kernels) -> Result<Self> {
         let options = RuntimeOptions { threads: 2, cpu: CpuOptions { kernels }, ..RuntimeOptions::default() };
+        Self::of(preset, &format!("{precision}-cpu"), RuntimeKind::Ort.open_with(&options)?)
+    }
+
+    /// The same with profiles of every graph under `profiles`, for [`operators_that_ran`].
+    ///
+    /// # Errors
+    /// When either is not to be had.
+    pub fn profiled(preset: &str, precision: &str, kernels: Kernels, profiles: &Path) -> Result<Self> {
+        let options = RuntimeOptions {
+            threads: 2,
+            cpu: CpuOptions { kernels },
+            profile: Some(profiles.to_owned()),
+            ..RuntimeOptions::default()
+        };
         Self::of(preset, &format!("{precision}-cpu"), RuntimeKind::Ort.open_with(&options)?)
     }
 
@@ -87,6 +103,20 @@ impl Stage {
     pub fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
         Ok(Outputs(self.0.run(inputs)?))
     }
+}
+
+/// The operators that profiles under `dir` have noted. ONNX Runtime writes a profile when its graph is dropped.
+///
+/// # Errors
+/// When a file is no profile.
+pub fn operators_that_ran(dir: &Path) -> Result<BTreeSet<String>> {
+    let mut operators = BTreeSet::new();
+    for file in fs::read_dir(dir)? {
+        let events: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(file?.path())?)?;
+        let names = events.iter().filter_map(|event| event["args"]["op_name"].as_str());
+        operators.extend(names.map(str::to_owned));
+    }
+    Ok(operators)
 }
 
 /// What a graph returned.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use arrcoc_kernels::Support;
 use arrcoc_runtime::decoder;
 use arrcoc_runtime::engine::Kernels;
-use arrcoc_tests::engines::Engine;
+use arrcoc_tests::engines::{Engine, operators_that_ran};
 use arrcoc_tests::goldens::Goldens;
 
 /// How much further than ONNX Runtime's. Rounding falls to another side here and there, so neither is always the nearer; attention in
@@ -23,9 +23,7 @@ fn strays(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// How far image features, refined tokens and the prompt's logits are from the goldens.
-fn errors(preset: &str, precision: &str, kernels: Kernels, size: usize, tier: usize) -> Result<[f64; 3]> {
-    let goldens = Goldens::read(&format!("{preset}/size{size}.safetensors"))?;
-    let engine = Engine::on_cpu(preset, precision, kernels)?;
+fn errors(engine: &Engine, goldens: &Goldens, size: usize, tier: usize) -> Result<[f64; 3]> {
     let vision = &engine.bundle.manifest().vision;
     let pixels = goldens.pixel_values(size, vision.image_mean, vision.image_std)?;
     let outputs = engine.graph("vision_encoder")?.run(&[("pixel_values", pixels)])?;
@@ -37,7 +35,7 @@ fn errors(preset: &str, precision: &str, kernels: Kernels, size: usize, tier: us
         ("token_positions", goldens.tensor(&golden("token_positions"))?),
     ])?;
     let refined = strays(outputs.floats("refined_tokens")?, &goldens.floats(&golden("refined_tokens"))?);
-    Ok([features, refined, logits(&engine, &goldens, tier)?])
+    Ok([features, refined, logits(engine, goldens, tier)?])
 }
 
 /// How far the logits behind the goldens' prompt are from them.
@@ -51,23 +49,42 @@ fn logits(engine: &Engine, goldens: &Goldens, tier: usize) -> Result<f64> {
 }
 
 fn no_further(preset: &str, size: usize, tier: usize) -> Result<()> {
+    let goldens = Goldens::read(&format!("{preset}/size{size}.safetensors"))?;
     for precision in ["int8", "int4"] {
-        let own = errors(preset, precision, Kernels::Own, size, tier)?;
-        let library = errors(preset, precision, Kernels::Library, size, tier)?;
-        // A kernel that was asked for by another name would not be run, and nothing would be compared.
-        let support = Support::detect();
-        ensure!(
-            !support.linear || own[1] != library[1],
-            "{precision}: no linear layer ran on a kernel of ours"
-        );
-        ensure!(
-            !support.attention || own[0] != library[0],
-            "{precision}: no attention ran on a kernel of ours"
-        );
+        let [own, library] = [Kernels::Own, Kernels::Library]
+            .map(|kernels| errors(&Engine::on_cpu(preset, precision, kernels)?, &goldens, size, tier));
+        let (own, library) = (own?, library?);
         println!("{preset} {precision}: own {own:.5?}, library {library:.5?}");
         for (own, library) in own.iter().zip(&library) {
             ensure!(*library > 0.0, "integers that stray nowhere were not computed");
             ensure!(own <= &(library * FURTHER), "{precision}: own {own}, library {library}");
+        }
+    }
+    Ok(())
+}
+
+/// A kernel under another name than the graph's would not be run, the body would, and nothing would be compared.
+#[test]
+fn every_kernel_runs_where_it_is_wanted() -> Result<()> {
+    let support = Support::detect();
+    let all = [
+        ("AttentionBf16", support.attention),
+        ("BlockLinear", support.linear),
+        ("CachedAttention", support.cached_attention),
+        ("GridAttentionBf16", support.attention),
+        ("QuantizedLinear", support.linear),
+    ];
+    let goldens = Goldens::read("arr-coc-ovis-tiny/size640.safetensors")?;
+    for kernels in [Kernels::Own, Kernels::Library] {
+        let profiles = tempfile::tempdir()?;
+        // int4 has all five: its encoders and its output head have 8 bits.
+        let engine = Engine::profiled("arr-coc-ovis-tiny", "int4", kernels, profiles.path())?;
+        errors(&engine, &goldens, 640, 64)?;
+        drop(engine);
+        let ran = operators_that_ran(profiles.path())?;
+        for (operator, supported) in all {
+            let wanted = supported && kernels == Kernels::Own;
+            ensure!(ran.contains(operator) == wanted, "{kernels:?}: {operator} among {ran:?}");
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::exp::exp2;
-use super::pack::{Head, Packed, store_halves};
+use super::pack::{Head, Packed, store_bf16};
 use super::{Biases, padded};
 use crate::shared::Shared;
 use crate::vectors::{LANES, load_floats, store_floats};
@@ -157,7 +157,7 @@ impl Block {
             for (products, weights) in products.iter().zip(weights) {
                 let weight = exp2(_mm512_sub_ps(whole(products), shift));
                 sum = _mm512_add_ps(sum, weight);
-                store_halves(weight, weights);
+                store_bf16(weight, weights);
             }
             let sum = _mm512_reduce_add_ps(sum);
             let before = self.largest[i];

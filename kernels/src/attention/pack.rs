@@ -88,7 +88,7 @@ impl Keys<'_> {
                 let i = count.checked_sub(1 + panel * LANES + lane)?;
                 Some(&table[i * head_width..][..head_width])
             };
-            // SAFETY: `grid_attention` asked the CPU.
+            // SAFETY: `Grid::check` asked the CPU.
             unsafe { pack_keys(row, (head_width as f32).sqrt(), words) };
         }
         Keys { words: Cow::Owned(words), depth }
@@ -150,7 +150,7 @@ fn pack_queries<'a>(row: impl Fn(usize) -> Option<&'a [f32]>, scale: f32, words:
     for (lane, words) in words.chunks_exact_mut(depth).enumerate() {
         let row = row(lane).unwrap_or_default();
         for (at, words) in words.chunks_exact_mut(LANES / 2).enumerate() {
-            store_halves(_mm512_mul_ps(vector(row, at), scale), words);
+            store_bf16(_mm512_mul_ps(vector(row, at), scale), words);
         }
     }
 }
@@ -195,7 +195,7 @@ fn pack_values<'a>(row: impl Fn(usize) -> Option<&'a [f32]>, words: &mut [u32]) 
 /// Sixteen floats to eight words of two 16-bit floats.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-pub(super) fn store_halves(x: __m512, words: &mut [u32]) {
+pub(super) fn store_bf16(x: __m512, words: &mut [u32]) {
     assert!(words.len() >= LANES / 2);
     // SAFETY: both are 256 bits of anything, and `words` takes them.
     unsafe {

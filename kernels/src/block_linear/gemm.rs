@@ -11,7 +11,7 @@ use super::quantize::BlockedRows;
 use super::{BLOCK, BlockedWeight, TILE};
 use crate::Threads;
 use crate::shared::Shared;
-use crate::vectors::{BYTES, fetch, load_halves, store_floats};
+use crate::vectors::{BYTES, fetch, load_f16, store_floats};
 
 /// Rows that are multiplied at once.
 const TALL: usize = 6;
@@ -68,7 +68,7 @@ fn unpack(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
     for tile in 0..TILES {
         let (values, scales) = weight.tile((first + tile).min(weight.tiles() - 1));
         for ((values, scales), block) in values.iter().zip(scales).zip(&mut *panel) {
-            store_floats(load_halves(scales), &mut block.scales[tile]);
+            store_floats(load_f16(scales), &mut block.scales[tile]);
             for (word, weights) in values.as_chunks::<BYTES>().0.iter().enumerate() {
                 // SAFETY: all three arrays have the 64 bytes.
                 unsafe {

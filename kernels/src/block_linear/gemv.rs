@@ -6,7 +6,7 @@ use super::quantize::BlockedRows;
 use super::{BLOCK, BlockedWeight, TILE, TILE_BYTES};
 use crate::Threads;
 use crate::shared::Shared;
-use crate::vectors::{BYTES, fetch_soon, load_halves, store_floats};
+use crate::vectors::{BYTES, fetch_soon, load_f16, store_floats};
 
 /// Most rows.
 pub(super) const MOST: usize = 4;
@@ -72,7 +72,7 @@ unsafe fn one_tile<const R: usize>(
                 high[r] = _mm512_dpbusd_epi32(high[r], upper, _mm512_set1_epi32(x[2 * word + 1]));
             }
         }
-        let scales = load_halves(scales);
+        let scales = load_f16(scales);
         for r in 0..R {
             let product = _mm512_cvtepi32_ps(_mm512_add_epi32(low[r], high[r]));
             let scale = _mm512_mul_ps(_mm512_set1_ps(rows[r].1[block].scale), scales);

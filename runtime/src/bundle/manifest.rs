@@ -10,7 +10,7 @@ pub use super::weight_rule::{WeightForm, WeightRule};
 use crate::tensor::ElementType;
 
 /// The manifest's format version; a reader refuses any other.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// `manifest.yaml`, as written by the exporter and before any check.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]

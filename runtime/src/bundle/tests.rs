@@ -159,7 +159,7 @@ fn nested_aliases_do_not_explode() {
     for (this, last) in ('b'..='i').zip('a'..) {
         yaml += &format!("{this}: &{this} [{}]\n", vec![format!("*{last}"); 9].join(","));
     }
-    yaml += "format: 1\n";
+    yaml += "format: 2\n";
     fs::write(dir.path().join(MANIFEST), yaml).unwrap();
     assert!(matches!(Bundle::open(dir.path()), Err(BundleError::Yaml { .. })));
 }

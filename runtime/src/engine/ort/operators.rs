@@ -4,10 +4,12 @@
 //! cannot, nothing is registered, and ONNX Runtime puts the body in the call's place. One file of a bundle serves both.
 
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::ort::Error;
-use ::ort::operator::{ComputeContext, OperatorDomain};
+use ::ort::operator::{BoxedKernel, ComputeContext, OperatorDomain};
 use ::ort::session::builder::SessionBuilder;
 use ::ort::value::{DynValue, PrimitiveTensorElementType, ValueRef};
 use arrcoc_kernels::{Support, Threads};
@@ -26,8 +28,7 @@ const VERSION: RangeInclusive<u32> = 1..=1;
 /// Registers what this CPU can run.
 pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error> {
     let support = Support::detect();
-    let any = support.linear || support.attention || support.cached_attention;
-    if !any {
+    if !support.any() {
         return Ok(builder);
     }
     let mut domain = OperatorDomain::new(DOMAIN)?;
@@ -53,17 +54,44 @@ fn lock<T>(scratch: &Scratch<T>) -> MutexGuard<'_, Vec<T>> {
     scratch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The session's own threads.
-struct Pool<'a>(&'a ComputeContext);
+/// The session's own threads, in one call.
+///
+/// Kernels panic when slices do not fit each other. No panic may cross ONNX Runtime, on whatever thread: each is caught where it happens, and the
+/// call fails.
+struct Pool<'a> {
+    context: &'a ComputeContext,
+    failed: AtomicBool,
+}
 
-// SAFETY: ONNX Runtime runs every number once, and returns when all have ended; when it refuses, it has run none.
+// SAFETY: ONNX Runtime runs every number once at most, and returns when all have ended.
 unsafe impl Threads for Pool<'_> {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        if self.0.par_for(tasks, 0, task).is_err() {
-            // The pool took none of them.
-            (0..tasks).for_each(task);
+        let failed = &self.failed;
+        let caught = |number| {
+            if catch_unwind(AssertUnwindSafe(|| task(number))).is_err() {
+                failed.store(true, Ordering::Relaxed);
+            }
+        };
+        if self.context.par_for(tasks, 0, &caught).is_err() {
+            failed.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// A kernel whose panics are errors of its call.
+fn guarded<'a>(
+    compute: impl Fn(&ComputeContext, &Pool) -> Result<(), Error> + Send + Sync + 'a,
+) -> BoxedKernel<'a> {
+    Box::new(move |context: &ComputeContext| {
+        let pool = Pool { context, failed: AtomicBool::new(false) };
+        let ended = catch_unwind(AssertUnwindSafe(|| compute(context, &pool)));
+        match (ended, pool.failed.load(Ordering::Relaxed)) {
+            (Ok(result), false) => result,
+            _ => Err(Error::new(
+                "a kernel failed; the log says where (`engine.kernels: library` runs without)",
+            )),
+        }
+    })
 }
 
 /// An input of a call.
@@ -107,7 +135,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// A kernel panics when slices do not fit each other, and no panic may cross ONNX Runtime: shapes are compared first.
+/// What a kernel expects is compared first, so that an error says what was found.
 fn check(fits: bool, expected: impl FnOnce() -> String) -> Result<(), Error> {
     if fits { Ok(()) } else { Err(Error::new(expected())) }
 }

@@ -5,7 +5,7 @@ use ::ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, Oper
 use ::ort::value::TensorElementType::Float32;
 use arrcoc_kernels::{Grid, attention};
 
-use super::{Input, Pool, Scratch, VERSION, check, lock};
+use super::{Input, Pool, Scratch, VERSION, check, guarded, lock};
 
 /// The operator: q, k and v to a result, all \[batch, seq, num_heads * head_width\].
 #[derive(Default)]
@@ -39,11 +39,11 @@ impl Operator for Attention {
             Error::new(format!("AttentionBf16: expected num_heads of at least 1, found {found:?}"))
         })?;
         let scratch = self.scratch.clone();
-        Ok(Box::new(move |context: &ComputeContext| compute(context, heads, &mut lock(&scratch))))
+        Ok(guarded(move |context, pool| compute(context, pool, heads, &mut lock(&scratch))))
     }
 }
 
-fn compute(context: &ComputeContext, heads: usize, scratch: &mut Vec<u32>) -> Result<(), Error> {
+fn compute(context: &ComputeContext, pool: &Pool, heads: usize, scratch: &mut Vec<u32>) -> Result<(), Error> {
     let [q, k, v] = Input::all(context, ["q", "k", "v"])?;
     let (shape, q) = q.tensor::<f32, 3>()?;
     let (of_keys, k) = k.tensor::<f32, 3>()?;
@@ -57,6 +57,6 @@ fn compute(context: &ComputeContext, heads: usize, scratch: &mut Vec<u32>) -> Re
     let grid = Grid { batch, height: 1, width: seq, heads, head_width: columns / heads };
     let mut out = context.output(0, shape)?.ok_or_else(|| Error::new("expected an output"))?;
     let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-    attention(grid, [q, k, v], out, scratch, &Pool(context));
+    attention(grid, [q, k, v], out, scratch, pool);
     Ok(())
 }

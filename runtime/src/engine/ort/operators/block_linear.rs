@@ -6,7 +6,7 @@ use ::ort::value::TensorElementType::{Float16, Float32, Uint8};
 use arrcoc_kernels::{BLOCK, BlockedWeight, TILE, block_linear};
 use half::f16;
 
-use super::{Input, Pool, Scratch, VERSION, check, lock};
+use super::{Input, Pool, Scratch, VERSION, check, guarded, lock};
 
 /// The operator: x \[rows, in\], values \[out / 16, in / 32, 4, 16, 4\] and scales \[out / 16, in / 32, 16\] to \[rows, out\].
 #[derive(Default)]
@@ -35,11 +35,11 @@ impl Operator for BlockLinear {
 
     fn create_kernel<'a>(&self, _: &KernelContext<'a>) -> Result<BoxedKernel<'a>, Error> {
         let scratch = self.scratch.clone();
-        Ok(Box::new(move |context: &ComputeContext| compute(context, &mut lock(&scratch))))
+        Ok(guarded(move |context, pool| compute(context, pool, &mut lock(&scratch))))
     }
 }
 
-fn compute(context: &ComputeContext, scratch: &mut Vec<[i32; BLOCK / 4]>) -> Result<(), Error> {
+fn compute(context: &ComputeContext, pool: &Pool, scratch: &mut Vec<[i32; BLOCK / 4]>) -> Result<(), Error> {
     let [x, values, scales] = Input::all(context, ["x", "values", "scales"])?;
     let ([rows, inputs], x) = x.tensor::<f32, 2>()?;
     let (shape, values) = values.tensor::<u8, 5>()?;
@@ -54,6 +54,6 @@ fn compute(context: &ComputeContext, scratch: &mut Vec<[i32; BLOCK / 4]>) -> Res
     })?;
     let mut y = context.output(0, [rows, tiles * TILE])?.ok_or_else(|| Error::new("expected an output"))?;
     let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-    block_linear(x, BlockedWeight { inputs, values, scales }, y, scratch, &Pool(context));
+    block_linear(x, BlockedWeight { inputs, values, scales }, y, scratch, pool);
     Ok(())
 }

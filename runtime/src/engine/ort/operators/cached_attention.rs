@@ -5,7 +5,7 @@ use ::ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, Oper
 use ::ort::value::TensorElementType::{Float32, Int32, Int64};
 use arrcoc_kernels::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
 
-use super::{Input, Pool, VERSION, check};
+use super::{Input, Pool, VERSION, check, guarded};
 
 /// The operator: query \[batch, seq, heads * head_dim\], key and value \[batch, seq, kv_heads * head_dim\], past keys and values \[batch, kv_heads,
 /// past, head_dim\], lengths minus one \[batch\], the longest length, cosines and sines \[positions, head_dim / 2\] and positions \[batch, seq\] to
@@ -44,7 +44,7 @@ impl Operator for CachedAttention {
             format!("CachedAttention: expected whole groups, found {heads} heads for {kv_heads}")
         })?;
         let attributes = Attributes { heads, kv_heads, scale };
-        Ok(Box::new(move |context: &ComputeContext| compute(context, attributes)))
+        Ok(guarded(move |context, pool| compute(context, pool, attributes)))
     }
 }
 
@@ -68,7 +68,7 @@ const INPUTS: [&str; 10] = [
     "position_ids",
 ];
 
-fn compute(context: &ComputeContext, attributes: Attributes) -> Result<(), Error> {
+fn compute(context: &ComputeContext, pool: &Pool, attributes: Attributes) -> Result<(), Error> {
     let [query, key, value, past_key, past_value, lengths, longest, cosines, sines, positions] =
         Input::all(context, INPUTS)?;
     let ([batch, tokens, queries], query) = query.tensor::<f32, 3>()?;
@@ -78,8 +78,9 @@ fn compute(context: &ComputeContext, attributes: Attributes) -> Result<(), Error
     let (past_values, values_at) = past_value.place::<4>()?;
     let [_, _, past, width] = past_shape;
     let Attributes { heads, kv_heads, scale } = attributes;
-    let new = [batch, tokens, kv_heads * width];
-    let fits = queries == heads * width && key_shape == new && value_shape == new;
+    let new = kv_heads.checked_mul(width).map(|columns| [batch, tokens, columns]);
+    let fits =
+        heads.checked_mul(width) == Some(queries) && new == Some(key_shape) && new == Some(value_shape);
     check(fits && past_shape == [batch, kv_heads, past, width] && past_values == past_shape, || {
         format!(
             "CachedAttention: a query [{batch}, {tokens}, {queries}] of {heads} heads, keys {key_shape:?} and values {value_shape:?} of {kv_heads} do not go with past keys {past_shape:?} and values {past_values:?}"
@@ -107,6 +108,14 @@ fn compute(context: &ComputeContext, attributes: Attributes) -> Result<(), Error
     check(in_place == (values_at == values.as_ptr().addr()), || {
         "CachedAttention: expected keys and values both in place or both elsewhere".to_owned()
     })?;
+    let read = [query, key, value, cosines, sines];
+    let written = [&*out, &*keys, &*values];
+    check(!read.iter().any(|read| written.iter().any(|written| overlap(read, written))), || {
+        "CachedAttention: expected inputs in other memory than the results".to_owned()
+    })?;
+    check(in_place || held.iter().all(|&held| held <= past), || {
+        format!("CachedAttention: expected at most {past} places that are taken, found {held:?}")
+    })?;
     let past = match in_place {
         // The past's memory is what will be written: nobody may look at it as an input.
         true => None,
@@ -119,8 +128,14 @@ fn compute(context: &ComputeContext, attributes: Attributes) -> Result<(), Error
     let heads = Heads { batch, tokens, heads, kv_heads, width, scale };
     let cache = Cache { keys, values, capacity, held: &held, past };
     let rotary = Rotary { cosines, sines, positions: &positions };
-    cached_attention(heads, Tokens { query, key, value }, rotary, cache, out, &Pool(context));
+    cached_attention(heads, Tokens { query, key, value }, rotary, cache, out, pool);
     Ok(())
+}
+
+/// Whether two slices share memory: a graph may hand over the same twice, in another shape.
+fn overlap(a: &[f32], b: &[f32]) -> bool {
+    let (a, b) = (a.as_ptr_range(), b.as_ptr_range());
+    a.start < b.end && b.start < a.end
 }
 
 /// How many keys each row holds before `tokens` more, from lengths minus one. A row that is not as long as the tokens holds none: in a first

@@ -5,7 +5,7 @@ use ::ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, Oper
 use ::ort::value::TensorElementType::Float32;
 use arrcoc_kernels::{Grid, Tables, grid_attention};
 
-use super::{Input, Pool, Scratch, VERSION, check, lock};
+use super::{Input, Pool, Scratch, VERSION, check, guarded, lock};
 
 /// The operator: qkv \[batch, height, width, 3 * heads * head_width\] and the tables of relative positions,
 /// \[2 * height - 1, head_width\] and \[2 * width - 1, head_width\], to \[batch * height * width, heads * head_width\].
@@ -35,11 +35,11 @@ impl Operator for GridAttention {
 
     fn create_kernel<'a>(&self, _: &KernelContext<'a>) -> Result<BoxedKernel<'a>, Error> {
         let scratch = self.scratch.clone();
-        Ok(Box::new(move |context: &ComputeContext| compute(context, &mut lock(&scratch))))
+        Ok(guarded(move |context, pool| compute(context, pool, &mut lock(&scratch))))
     }
 }
 
-fn compute(context: &ComputeContext, scratch: &mut Vec<u32>) -> Result<(), Error> {
+fn compute(context: &ComputeContext, pool: &Pool, scratch: &mut Vec<u32>) -> Result<(), Error> {
     let [qkv, rows, columns] = Input::all(context, ["qkv", "vertical", "horizontal"])?;
     let ([batch, height, width, parts], qkv) = qkv.tensor::<f32, 4>()?;
     let ([down, head_width], rows) = rows.tensor::<f32, 2>()?;
@@ -54,6 +54,6 @@ fn compute(context: &ComputeContext, scratch: &mut Vec<u32>) -> Result<(), Error
     let shape = [batch * height * width, parts / 3];
     let mut out = context.output(0, shape)?.ok_or_else(|| Error::new("expected an output"))?;
     let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-    grid_attention(grid, qkv, Tables { rows, columns }, out, scratch, &Pool(context));
+    grid_attention(grid, qkv, Tables { rows, columns }, out, scratch, pool);
     Ok(())
 }

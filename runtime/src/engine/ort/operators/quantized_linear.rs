@@ -5,7 +5,7 @@ use ::ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, Oper
 use ::ort::value::TensorElementType;
 use arrcoc_kernels::{MOST_INPUTS, Weight, linear};
 
-use super::{Input, Pool, Scratch, VERSION, check, lock};
+use super::{Input, Pool, Scratch, VERSION, check, guarded, lock};
 
 /// The operator: x \[rows, in\], weight \[out, in\], scale \[out\], bias \[out\] to \[rows, out\].
 #[derive(Default)]
@@ -35,11 +35,11 @@ impl Operator for QuantizedLinear {
 
     fn create_kernel<'a>(&self, _: &KernelContext<'a>) -> Result<BoxedKernel<'a>, Error> {
         let scratch = self.scratch.clone();
-        Ok(Box::new(move |context: &ComputeContext| compute(context, &mut lock(&scratch))))
+        Ok(guarded(move |context, pool| compute(context, pool, &mut lock(&scratch))))
     }
 }
 
-fn compute(context: &ComputeContext, scratch: &mut Vec<u8>) -> Result<(), Error> {
+fn compute(context: &ComputeContext, pool: &Pool, scratch: &mut Vec<u8>) -> Result<(), Error> {
     let [x, values, scales, bias] = Input::all(context, ["x", "weight", "scale", "bias"])?;
     let ([rows, inputs], x) = x.tensor::<f32, 2>()?;
     let ([outputs, columns], values) = values.tensor::<i8, 2>()?;
@@ -53,6 +53,6 @@ fn compute(context: &ComputeContext, scratch: &mut Vec<u8>) -> Result<(), Error>
     })?;
     let mut y = context.output(0, [rows, outputs])?.ok_or_else(|| Error::new("expected an output"))?;
     let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-    linear(x, Weight { values, scales, bias }, y, scratch, &Pool(context));
+    linear(x, Weight { values, scales, bias }, y, scratch, pool);
     Ok(())
 }
