@@ -142,7 +142,7 @@ fn another_format_is_named_before_its_fields_are_judged() {
     let (dir, _) = valid();
     fs::write(dir.path().join(MANIFEST), "format: 7\nsomething: new\n").unwrap();
     let text = Bundle::open(dir.path()).unwrap_err().to_string();
-    assert_mentions(&text, &["expected bundle format 1", "found 7", "export"]);
+    assert_mentions(&text, &["expected bundle format 2", "found 7", "export"]);
 }
 
 #[test]

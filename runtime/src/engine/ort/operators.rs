@@ -72,7 +72,7 @@ unsafe impl Threads for Pool<'_> {
                 failed.store(true, Ordering::Relaxed);
             }
         };
-        if self.context.par_for(tasks, 0, &caught).is_err() {
+        if self.context.par_for(tasks, 0, caught).is_err() {
             failed.store(true, Ordering::Relaxed);
         }
     }
