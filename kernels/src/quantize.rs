@@ -1,4 +1,4 @@
-//! How floats become bytes, in every kernel.
+//! How floats become bytes, in both kinds of linear layers.
 
 use std::arch::x86_64::*;
 

@@ -1,6 +1,6 @@
 //! What all kernels do with vectors: reading the ends of slices, and turning sixteen rows of 32-bit words to sixteen columns.
 //!
-//! The instructions multiply groups of four bytes or pairs of 16-bit floats, one group for each of sixteen columns. A group is a word.
+//! The instructions multiply groups of four bytes, pairs of 16-bit floats or single floats, one for each of sixteen columns. Each is a word.
 
 use std::arch::x86_64::*;
 

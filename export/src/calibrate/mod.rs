@@ -2,7 +2,7 @@
 //!
 //! The portable graphs are built in 32-bit floats with extra outputs ([`instrument`]), run like a server would run them
 //! ([`OfflineModel`]), and what they say is noted ([`recorder`]). The file that comes of it decides what `build --precision fp16`
-//! leaves in 32 bits, how `int8` smooths outliers, and which scales `fp8` uses.
+//! leaves in 32 bits (and `fp8` and portable `int4`), how `int8` smooths outliers, and which scales `fp8` uses.
 
 mod file;
 mod histogram;

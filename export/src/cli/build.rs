@@ -17,9 +17,9 @@ Examples:
 
 Precisions:
   fp32  the reference
-  int8  encoders in int8 (weights per output channel, activations per token), the decoder's
-        weights in blocks of 32; the default choice on CPUs with AVX-512 VNNI or AMX
-  int4  for cpu as int8, for portable as fp16, with the decoder's weights in blocks of 32 4-bit
+  int8  encoders, decoder and embeddings in int8 (weights per output channel, activations per
+        token); the default choice on CPUs with AVX-512 VNNI or AMX
+  int4  for cpu as int8, for portable as fp16, with the decoder's layers in blocks of 32 4-bit
         numbers; the output head stays in 8 or 16 bits
   fp16  weights, products and the KV cache in 16 bits; what `arrcoc-export calibrate` saw come near
         their end stays in 32 and is listed in the manifest

@@ -16,7 +16,7 @@ pub enum Precision {
     Fp16,
     /// As fp16, with the range of fp32 and three bits of precision fewer.
     Bf16,
-    /// Linear layers' weights in E4M3 with a scale per output channel, all else as fp16.
+    /// Linear layers' weights in E4M3, all else as fp16. Counted with a scale per output channel; a bundle has one for each matrix.
     Fp8,
     /// Linear layers' weights in int8 with a scale per output channel, all else as fp16.
     Int8,

@@ -59,7 +59,7 @@ const FP16_TABLE: f64 = 5e-4;
 /// as the root of their number, and outliers make the step wider for all that stands beside them.
 const INT8: f64 = 8e-2;
 
-/// The rows of a table in blocks of int8: half a step of 1/127 of the block's largest entry.
+/// The rows of a table in int8: half a step of 1/127 of the row's largest entry.
 const INT8_TABLE: f64 = 4e-3;
 
 /// Blocks of int4 weights: half a step is 1/16 of a block's largest weight. Random weights have no direction that training would have kept

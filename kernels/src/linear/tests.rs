@@ -83,12 +83,13 @@ fn the_largest_weights_and_activations_do_not_overflow() {
     if !Support::detect().linear {
         return;
     }
-    let inputs = 8192;
-    let case =
-        Case { x: vec![-3.0; 13 * inputs], values: vec![-127; inputs], scales: vec![1.0], bias: vec![0.0] };
-    let expected = 127.0 * 127.0 * inputs as f32 * (3.0 / 127.0);
-    for rows in [1, 13] {
-        assert!(case.run(rows).iter().all(|y| (y / expected - 1.0).abs() < 1e-6));
+    for (inputs, x, weight) in [(8192, -3.0, -127), (MOST_INPUTS, 3.0, 127), (MOST_INPUTS, -3.0, 127)] {
+        let values = vec![weight; inputs];
+        let case = Case { x: vec![x; 13 * inputs], values, scales: vec![1.0], bias: vec![0.0] };
+        let expected = f32::from(weight) * x * inputs as f32;
+        for rows in [1, 13] {
+            assert!(case.run(rows).iter().all(|y| (y / expected - 1.0).abs() < 1e-6), "{inputs}, {x}");
+        }
     }
 }
 

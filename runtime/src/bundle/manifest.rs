@@ -81,9 +81,9 @@ pub enum Precision {
     Fp16,
     /// As fp16, with weights and products of encoders and decoder in 8-bit floats.
     Fp8,
-    /// int8 weights and activations in the encoders, blocks of int8 weights in the decoder.
+    /// int8 weights with a scale per output channel and int8 activations with one per token, in encoders, decoder and embeddings.
     Int8,
-    /// As int8, or in portable bundles as fp16, with blocks of int4 weights in the decoder.
+    /// As int8, or in portable bundles as fp16, with blocks of int4 weights in the decoder's layers.
     Int4,
 }
 

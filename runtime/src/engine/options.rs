@@ -23,7 +23,7 @@ pub struct RuntimeOptions {
 /// Options of ONNX Runtime on the CPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Who computes linear layers in 8 and 4 bits, and attention over grids and caches.
+    /// Who computes linear layers in 8 and 4 bits, the encoders' attention behind them, and the decoder's.
     pub kernels: Kernels,
 }
 

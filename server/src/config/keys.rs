@@ -46,7 +46,7 @@ pub const KEYS: &[Key] = &[
 
     key("engine.runtime", "NAME", "auto", "Inference library: auto, ort (ONNX Runtime on the CPU), and for portable bundles tract, cuda or tensorrt (ONNX Runtime on a GPU)"),
     key("engine.threads", "N", "0", "Threads of the inference library; 0 takes one per processor"),
-    key("engine.kernels", "NAME", "own", "Who computes layers in 8 and 4 bits on the CPU: own (kernels for AVX-512, where the CPU has it) or library (ONNX Runtime's operators)"),
+    key("engine.kernels", "NAME", "own", "Who computes attention and layers in 8 and 4 bits on the CPU: own (kernels for AVX-512, where the CPU has it) or library (ONNX Runtime's operators)"),
     key("engine.profile", "DIR", "", "Directory to write ONNX Runtime's profile of every graph to, for chrome://tracing, on ort and cuda; none unless set"),
     key("engine.gpu", "N", "0", "Number of the GPU for cuda and tensorrt"),
     key("engine.gpu_arena", "SIZE", "", "Most GPU memory that the arena of each graph may take on cuda; no limit unless set"),
