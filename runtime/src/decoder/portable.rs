@@ -1,10 +1,10 @@
-//! The portable flavour: past tensors go in, present tensors come out and are kept without a copy. One slot per run,
+//! The portable flavour: past tensors go in, present tensors come out and are kept without a copy, on a GPU in its own memory. One slot per run,
 //! since rows of different lengths cannot share a past tensor.
 
 use half::f16;
 
 use crate::bundle::manifest::{CacheElement, DecoderSpec};
-use crate::engine::Graph;
+use crate::engine::{Graph, Kept};
 use crate::tensor::{Element, ElementType, Tensor};
 
 use super::{Decoder, DecoderError, Logits, Mark, Slots, sequence_length};
@@ -16,8 +16,8 @@ pub struct Portable {
     slots: Slots,
     /// Names of a past input and of the present output that follows it, two per layer.
     names: Vec<(String, String)>,
-    /// Per slot: one `[1, kv_heads, length, head_dim]` per name.
-    past: Vec<Vec<Tensor>>,
+    /// Per slot: one `[1, kv_heads, length, head_dim]` per name, in the memory that the graph computes in.
+    past: Vec<Vec<Kept>>,
 }
 
 impl Portable {
@@ -39,51 +39,42 @@ impl Portable {
         }
     }
 
-    fn empty(&self) -> Result<Vec<Tensor>, DecoderError> {
+    fn empty(&self) -> Result<Vec<Kept>, DecoderError> {
         let shape = [1, self.spec.kv_heads, 0, self.spec.head_dim];
         let empty = match self.spec.cache_element {
             CacheElement::Fp32 => Tensor::from_vec::<f32>(&shape, Vec::new())?,
             CacheElement::Fp16 => Tensor::from_vec::<f16>(&shape, Vec::new())?,
         };
-        Ok(vec![empty; self.names.len()])
+        Ok(vec![Kept::host(empty); self.names.len()])
     }
 
     /// The first `length` positions of every tensor of a slot; no copy where that is all of them.
-    fn prefix(&self, slot: usize, length: usize) -> Result<Vec<Tensor>, DecoderError> {
+    fn prefix(&self, slot: usize, length: usize) -> Result<Vec<Kept>, DecoderError> {
         if length == 0 {
             return self.empty();
         }
         self.past[slot].iter().map(|tensor| prefix(tensor, length)).collect()
     }
 
-    /// Takes `logits` and the present tensors out of the outputs, in whatever order they come.
-    fn take_outputs(
+    /// The logits among the outputs, when the present tensors are as long as they should be.
+    fn check_outputs(
         &self,
-        outputs: Vec<(String, Tensor)>,
+        outputs: &[(String, Tensor)],
+        present: &[Kept],
         total: usize,
-    ) -> Result<(Logits, Vec<Tensor>), DecoderError> {
+    ) -> Result<Logits, DecoderError> {
+        let contract =
+            |expected: String, found: String| DecoderError::Contract { graph: "decoder", expected, found };
         let expected = [1, self.spec.kv_heads, total, self.spec.head_dim];
-        let find = |name: &str| {
-            let found = outputs.iter().find(|(candidate, _)| candidate == name);
-            found.map(|(_, tensor)| tensor).ok_or_else(|| DecoderError::Contract {
-                graph: "decoder",
-                expected: format!("an output `{name}`"),
-                found: "none of that name".into(),
-            })
-        };
-        let present = self.names.iter().map(|(_, name)| {
-            let tensor = find(name)?;
-            if tensor.shape() != expected {
-                return Err(DecoderError::Contract {
-                    graph: "decoder",
-                    expected: format!("`{name}` {expected:?}"),
-                    found: format!("{:?}", tensor.shape()),
-                });
+        for ((_, name), kept) in self.names.iter().zip(present) {
+            if kept.shape() != expected {
+                return Err(contract(format!("`{name}` {expected:?}"), format!("{:?}", kept.shape())));
             }
-            Ok(tensor.clone())
-        });
-        let present = present.collect::<Result<_, _>>()?;
-        Ok((Logits::new(find("logits")?, 0, 1, self.spec.vocab_size)?, present))
+        }
+        let logits = outputs.iter().find(|(name, _)| name == "logits");
+        let (_, logits) =
+            logits.ok_or_else(|| contract("an output `logits`".into(), "none of that name".into()))?;
+        Logits::new(logits, 0, 1, self.spec.vocab_size)
     }
 }
 
@@ -102,14 +93,15 @@ impl Decoder for Portable {
         let total = mark.length + seq;
         let positions = (mark.position..mark.position + seq).map(|p| p as i64).collect();
         let past = self.prefix(slot, mark.length)?;
-        let mut inputs = vec![
+        let inputs = [
             ("inputs_embeds", embeds.clone()),
             ("attention_mask", Tensor::from_vec::<i64>(&[1, total], vec![1; total])?),
             ("position_ids", Tensor::from_vec::<i64>(&[1, seq], positions)?),
         ];
-        inputs.extend(self.names.iter().map(|(name, _)| name.as_str()).zip(past));
-        let outputs = self.graph.run(&inputs)?;
-        let (logits, present) = self.take_outputs(outputs, total)?;
+        let past: Vec<_> = self.names.iter().map(|(name, _)| name.as_str()).zip(past).collect();
+        let keep: Vec<_> = self.names.iter().map(|(_, name)| name.as_str()).collect();
+        let (outputs, present) = self.graph.run_keeping(&inputs, &past, &keep)?;
+        let logits = self.check_outputs(&outputs, &present, total)?;
         self.past[slot] = present;
         self.slots.advance(slot, seq);
         Ok(logits)
@@ -118,7 +110,7 @@ impl Decoder for Portable {
     fn step(&mut self, slots: &[usize], embeds: &Tensor) -> Result<Vec<Logits>, DecoderError> {
         let width = self.spec.hidden_size;
         let rows = embeds.as_slice::<f32>()?.chunks_exact(width);
-        let mut stepped: Vec<(usize, Mark, Vec<Tensor>)> = Vec::new();
+        let mut stepped: Vec<(usize, Mark, Vec<Kept>)> = Vec::new();
         let mut logits = Vec::new();
         for (slot, row) in slots.iter().zip(rows) {
             let before = (*slot, self.slots.mark(*slot), self.past[*slot].clone());
@@ -161,23 +153,24 @@ impl Decoder for Portable {
     }
 }
 
-/// The first `length` positions of `[1, heads, total, head_dim]`.
-fn prefix(tensor: &Tensor, length: usize) -> Result<Tensor, DecoderError> {
-    let [batch, heads, total, width] = *tensor.shape() else {
+/// The first `length` positions of `[1, heads, total, head_dim]`; on the host, unless that is all of them.
+fn prefix(kept: &Kept, length: usize) -> Result<Kept, DecoderError> {
+    let [batch, heads, total, width] = *kept.shape() else {
         return Err(DecoderError::Contract {
             graph: "decoder",
             expected: "past tensors of 4 axes".into(),
-            found: format!("{:?}", tensor.shape()),
+            found: format!("{:?}", kept.shape()),
         });
     };
     if length == total {
-        return Ok(tensor.clone());
+        return Ok(kept.clone());
     }
-    let shape = [batch, heads, length, width];
-    match tensor.element() {
-        ElementType::F16 => Ok(Tensor::from_vec(&shape, heads_of::<f16>(tensor, total, length, width)?)?),
-        _ => Ok(Tensor::from_vec(&shape, heads_of::<f32>(tensor, total, length, width)?)?),
-    }
+    let (shape, tensor) = ([batch, heads, length, width], kept.to_host()?);
+    let first = match tensor.element() {
+        ElementType::F16 => Tensor::from_vec(&shape, heads_of::<f16>(&tensor, total, length, width)?)?,
+        _ => Tensor::from_vec(&shape, heads_of::<f32>(&tensor, total, length, width)?)?,
+    };
+    Ok(Kept::host(first))
 }
 
 /// The first `length` of `total` positions of every head.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::bundle::GraphFile;
 use crate::tensor::{ElementType, Tensor, TensorError};
 
+mod kept;
 pub mod options;
 pub mod ort;
 mod port;
@@ -15,6 +16,7 @@ mod port;
 mod tests;
 pub mod tract;
 
+pub use kept::Kept;
 pub use options::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, RuntimeOptions, TensorRtOptions, Workload};
 pub use port::Axis;
 
@@ -125,6 +127,33 @@ pub trait Graph: Send {
         inputs: &[(&str, Tensor)],
         in_place: &mut [InPlace<'_>],
     ) -> Result<Vec<(String, Tensor)>, EngineError>;
+
+    /// Runs the graph with inputs that earlier runs kept besides; the outputs called `keep` are kept in turn, in that order, and all others
+    /// returned. Where a library computes on a GPU what is kept stays there; by default it is the host's.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    fn run_keeping(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        kept: &[(&str, Kept)],
+        keep: &[&str],
+    ) -> Result<(Vec<(String, Tensor)>, Vec<Kept>), EngineError> {
+        let mut inputs = inputs.to_vec();
+        for (name, kept) in kept {
+            inputs.push((name, kept.to_host()?));
+        }
+        let mut outputs = self.run(&inputs)?;
+        let kept = keep.iter().map(|name| {
+            let found = outputs.iter().position(|(output, _)| output == name);
+            found.map(|at| Kept::host(outputs.swap_remove(at).1)).ok_or_else(|| EngineError::Run {
+                graph: (*name).to_owned(),
+                reason: "expected an output of that name, found none".to_owned(),
+            })
+        });
+        let kept = kept.collect::<Result<_, _>>()?;
+        Ok((outputs, kept))
+    }
 }
 
 /// One buffer that a graph reads as `input` and extends as `output`.

@@ -19,10 +19,11 @@ use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Valu
 use ::ort::{AsPointer as _, LoadDynamicError};
 
 use super::port::{Axis, Offer, Port, check, check_ranges};
-use super::{BundledGraph, EngineError, Graph, InPlace, Runtime, has_int8_products};
+use super::{BundledGraph, EngineError, Graph, InPlace, Kept, Runtime, has_int8_products};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
 mod assignment;
+mod kept;
 mod libraries;
 mod library;
 #[cfg(target_arch = "x86_64")]
@@ -115,7 +116,7 @@ impl OrtRuntime {
             let nodes = assignment::of(&session).map_err(|reason| error(reason.to_string()))?;
             assignment::check(&nodes).map_err(error)?;
         }
-        Ok(Box::new(OrtGraph::new(name, session, tensorrt::Ranges::new())?))
+        Ok(Box::new(OrtGraph::new(name, session, tensorrt::Ranges::new(), &self.provider)?))
     }
 
     /// The version of ONNX Runtime.
@@ -210,7 +211,7 @@ impl Runtime for OrtRuntime {
         let ranges = tensorrt::ranges(&graph.file.axes, options.workload);
         let place = tensorrt::Place::of(graph, &ranges, options, &machine.slug());
         let session = tensorrt::load(self, graph, &place, options)?;
-        Ok(Box::new(OrtGraph::new(graph.name, session, ranges)?))
+        Ok(Box::new(OrtGraph::new(graph.name, session, ranges, &self.provider)?))
     }
 }
 
@@ -222,14 +223,22 @@ struct OrtGraph {
     outputs: Vec<String>,
     /// Lengths that the engine was built for; empty where any will do.
     ranges: tensorrt::Ranges,
+    /// Where outputs stay that only a later run reads.
+    memory: MemoryInfo<'static>,
 }
 
 impl OrtGraph {
-    fn new(name: &str, session: Session, ranges: tensorrt::Ranges) -> Result<Self, EngineError> {
+    fn new(
+        name: &str,
+        session: Session,
+        ranges: tensorrt::Ranges,
+        provider: &Provider,
+    ) -> Result<Self, EngineError> {
         let error = |reason| EngineError::Load { graph: name.to_owned(), reason };
+        let memory = provider.memory().map_err(|reason| error(reason.to_string()))?;
         let inputs = session.inputs().iter().map(port).collect::<Result<_, _>>().map_err(error)?;
         let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
-        Ok(Self { name: name.to_owned(), session, inputs, outputs, ranges })
+        Ok(Self { name: name.to_owned(), session, inputs, outputs, ranges, memory })
     }
 }
 
@@ -239,6 +248,25 @@ impl Graph for OrtGraph {
         check(&self.name, &self.inputs, &offers)?;
         check_ranges(&self.name, &self.inputs, &offers, &self.ranges)?;
         run(&mut self.session, inputs).map_err(|reason| failed(&self.name, reason))
+    }
+
+    fn run_keeping(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        kept: &[(&str, Kept)],
+        keep: &[&str],
+    ) -> Result<(Vec<(String, Tensor)>, Vec<Kept>), EngineError> {
+        let mut offers: Vec<_> = inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect();
+        offers.extend(kept.iter().map(|(name, kept)| Offer {
+            name,
+            element: kept.element(),
+            shape: kept.shape(),
+        }));
+        check(&self.name, &self.inputs, &offers)?;
+        check_ranges(&self.name, &self.inputs, &offers, &self.ranges)?;
+        let outputs = (&self.outputs[..], keep);
+        kept::run_keeping(&mut self.session, &self.memory, outputs, inputs, kept)
+            .map_err(|reason| failed(&self.name, reason))
     }
 
     fn run_in_place(
@@ -368,11 +396,15 @@ fn adopt(value: DynValue) -> Result<Tensor, ::ort::Error> {
     if !value.memory_info().is_cpu_accessible() {
         return Err(::ort::Error::new("an output was left in the GPU's memory"));
     }
-    let element = from_ort(*value.data_type())
-        .ok_or_else(|| ::ort::Error::new(format!("an output has elements of type {}", value.data_type())))?;
-    let shape: Vec<usize> = value.shape().iter().map(|&length| length.unsigned_abs() as usize).collect();
+    let (element, shape) = shape_of(&value)?;
     let len = shape.iter().product::<usize>() * element.size();
     Tensor::from_bytes(element, &shape, Arc::new(OrtBytes { value, len })).map_err(::ort::Error::wrap)
+}
+
+fn shape_of(value: &Value<DynTensorValueType>) -> Result<(ElementType, Vec<usize>), ::ort::Error> {
+    let element = from_ort(*value.data_type())
+        .ok_or_else(|| ::ort::Error::new(format!("an output has elements of type {}", value.data_type())))?;
+    Ok((element, value.shape().iter().map(|&length| length.unsigned_abs() as usize).collect()))
 }
 
 /// Memory that ONNX Runtime allocated for an output.

@@ -149,6 +149,37 @@ fn a_decoder_steps_over_a_growing_cache_from_empty() {
 }
 
 #[test]
+fn what_a_run_keeps_is_an_input_of_the_next_and_can_be_read() {
+    let rows: Vec<[f32; 4]> =
+        (0..6).map(|t| std::array::from_fn(|i| ((t * 4 + i) as f32 * 0.7).sin())).collect();
+    for runtime in runtimes() {
+        let mut graph = runtime.load("decoder", &fixture("decoder")).unwrap();
+        let mut past = Kept::host(f32s(&[1, 0, 4], &[]));
+        let mut done = 0;
+        for seq in [3, 1, 2] {
+            let x = rows[done..done + seq].concat();
+            done += seq;
+            let inputs = [("x", f32s(&[1, seq, 4], &x)), ("mask", i64s(&[1, done], &vec![1; done]))];
+            let before = past.clone();
+            let (outputs, kept) = graph.run_keeping(&inputs, &[("past", past)], &["present"]).unwrap();
+            assert_eq!(outputs.len(), 1, "{}", runtime.describe());
+            assert_close(named(&outputs, "logits").as_slice().unwrap(), &attention(&rows[..done]));
+            past = kept.into_iter().next().unwrap();
+            assert_eq!((past.shape(), past.element()), (&[1, done, 4][..], ElementType::F32));
+            assert_close(past.to_host().unwrap().as_slice().unwrap(), &rows[..done].concat());
+            // An earlier one is still what it was: answers branch off.
+            assert_close(before.to_host().unwrap().as_slice().unwrap(), &rows[..done - seq].concat());
+        }
+        let inputs = [("x", f32s(&[1, 1, 4], &[0.0; 4])), ("mask", i64s(&[1, 7], &[1; 7]))];
+        let error = graph.run_keeping(&inputs, &[("past", past.clone())], &["futures"]).err().unwrap();
+        assert!(error.to_string().contains("futures"), "{error}");
+        let short = Kept::host(f32s(&[1, 6, 3], &[0.0; 18]));
+        let error = graph.run_keeping(&inputs, &[("past", short)], &["present"]).err().unwrap();
+        assert!(error.to_string().contains("past"), "{error}");
+    }
+}
+
+#[test]
 fn window_padding_runs_at_more_sizes_than_plans_are_kept() {
     for runtime in runtimes() {
         let mut graph = runtime.load("windows", &fixture("windows")).unwrap();

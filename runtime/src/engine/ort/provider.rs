@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use ::ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider as _};
+use ::ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ::ort::session::builder::SessionBuilder;
 
 use super::library::VARIABLE;
@@ -39,6 +40,16 @@ impl Provider {
             Self::Cuda(_) => "CUDA",
             Self::TensorRt(_) => "TensorRT",
         }
+    }
+
+    /// Where it computes, and leaves what is not to come to the host.
+    pub(super) fn memory(&self) -> Result<MemoryInfo<'static>, ::ort::Error> {
+        let device = match self {
+            Self::Cpu(_) => return Ok(MemoryInfo::default()),
+            Self::Cuda(CudaOptions { device, .. }) | Self::TensorRt(TensorRtOptions { device, .. }) => *device,
+        };
+        let device = i32::try_from(device).map_err(::ort::Error::wrap)?;
+        MemoryInfo::new(AllocationDevice::CUDA, device, AllocatorType::Device, MemoryType::Default)
     }
 
     /// Registers the provider once, to see whether it can be.

@@ -1,0 +1,75 @@
+//! Runs whose inputs and outputs may stay in a GPU's memory.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ::ort::memory::{AllocationDevice, MemoryInfo};
+use ::ort::session::Session;
+use ::ort::value::{DynTensorValueType, DynValue, Value};
+
+use super::{adopt, failed, shape_of, view};
+use crate::engine::kept::LibraryMemory;
+use crate::engine::{EngineError, Kept};
+use crate::tensor::Tensor;
+
+/// An output in whatever memory the provider computes in.
+struct OrtMemory(Value<DynTensorValueType>);
+
+impl LibraryMemory for OrtMemory {
+    fn to_host(&self) -> Result<Tensor, EngineError> {
+        let copied = self.0.to(AllocationDevice::CPU, 0).and_then(|value| adopt(value.into_dyn()));
+        copied.map_err(|reason| failed("copy to the host", reason))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Runs a session; the outputs called `keep` stay in `memory`, all others come to the host.
+pub(super) fn run_keeping(
+    session: &mut Session,
+    memory: &MemoryInfo,
+    (outputs, keep): (&[String], &[&str]),
+    inputs: &[(&str, Tensor)],
+    kept: &[(&str, Kept)],
+) -> Result<(Vec<(String, Tensor)>, Vec<Kept>), ::ort::Error> {
+    let mut binding = session.create_binding()?;
+    let from_host = |tensor: &Tensor, session: &Session| {
+        // SAFETY: the caller's tensors outlive the binding, which dies with this function, and ONNX Runtime only reads inputs.
+        unsafe { view(tensor.bytes().as_ptr(), tensor.element(), tensor.shape(), session) }
+    };
+    for (name, tensor) in inputs {
+        binding.bind_input(*name, &from_host(tensor, session)?)?;
+    }
+    // What is of the host after all has to outlive the run.
+    let mut hosted = Vec::new();
+    for (name, kept) in kept {
+        match kept.of_library::<OrtMemory>() {
+            Some(memory) => binding.bind_input(*name, &memory.0)?,
+            None => {
+                let tensor = kept.to_host().map_err(::ort::Error::wrap)?;
+                binding.bind_input(*name, &from_host(&tensor, session)?)?;
+                hosted.push(tensor);
+            }
+        }
+    }
+    let host = MemoryInfo::default();
+    for name in outputs {
+        let stays = keep.contains(&name.as_str());
+        binding.bind_output_to_device(name.as_str(), if stays { memory } else { &host })?;
+    }
+    let mut made: HashMap<String, DynValue> =
+        session.run_binding(&binding)?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    drop(hosted);
+    let kept = keep.iter().map(|name| {
+        let value = made.remove(*name).ok_or_else(|| ::ort::Error::new(format!("expected an output `{name}`")))?;
+        let value = value.downcast::<DynTensorValueType>()?;
+        let (element, shape) = shape_of(&value)?;
+        Ok(Kept::library(element, &shape, Arc::new(OrtMemory(value))))
+    });
+    let kept = kept.collect::<Result<_, ::ort::Error>>()?;
+    let read = made.into_iter().map(|(name, value)| Ok((name, adopt(value)?)));
+    Ok((read.collect::<Result<_, ::ort::Error>>()?, kept))
+}
