@@ -4,7 +4,7 @@
 use half::f16;
 
 use crate::bundle::manifest::{CacheElement, DecoderSpec};
-use crate::engine::{Graph, Kept};
+use crate::engine::{Graph, Kept, RunOutputs};
 use crate::tensor::{Element, ElementType, Tensor};
 
 use super::{Decoder, DecoderError, Logits, Mark, Slots, sequence_length};
@@ -57,21 +57,16 @@ impl Portable {
     }
 
     /// The logits among the outputs, when the present tensors are as long as they should be.
-    fn check_outputs(
-        &self,
-        outputs: &[(String, Tensor)],
-        present: &[Kept],
-        total: usize,
-    ) -> Result<Logits, DecoderError> {
+    fn check_outputs(&self, outputs: &RunOutputs, total: usize) -> Result<Logits, DecoderError> {
         let contract =
             |expected: String, found: String| DecoderError::Contract { graph: "decoder", expected, found };
         let expected = [1, self.spec.kv_heads, total, self.spec.head_dim];
-        for ((_, name), kept) in self.names.iter().zip(present) {
+        for ((_, name), kept) in self.names.iter().zip(&outputs.kept) {
             if kept.shape() != expected {
                 return Err(contract(format!("`{name}` {expected:?}"), format!("{:?}", kept.shape())));
             }
         }
-        let logits = outputs.iter().find(|(name, _)| name == "logits");
+        let logits = outputs.returned.iter().find(|(name, _)| name == "logits");
         let (_, logits) =
             logits.ok_or_else(|| contract("an output `logits`".into(), "none of that name".into()))?;
         Logits::new(logits, 0, 1, self.spec.vocab_size)
@@ -100,9 +95,9 @@ impl Decoder for Portable {
         ];
         let past: Vec<_> = self.names.iter().map(|(name, _)| name.as_str()).zip(past).collect();
         let keep: Vec<_> = self.names.iter().map(|(_, name)| name.as_str()).collect();
-        let (outputs, present) = self.graph.run_keeping(&inputs, &past, &keep)?;
-        let logits = self.check_outputs(&outputs, &present, total)?;
-        self.past[slot] = present;
+        let outputs = self.graph.run_keeping(&inputs, &past, &keep)?;
+        let logits = self.check_outputs(&outputs, total)?;
+        self.past[slot] = outputs.kept;
         self.slots.advance(slot, seq);
         Ok(logits)
     }

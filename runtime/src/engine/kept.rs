@@ -20,6 +20,14 @@ enum Memory {
     Library(Arc<dyn LibraryMemory>),
 }
 
+/// What [`Graph::run_keeping`](super::Graph::run_keeping) made.
+pub struct RunOutputs {
+    /// Outputs for the host, by name.
+    pub returned: Vec<(String, Tensor)>,
+    /// Those that were to be kept, in the order in which they were asked for.
+    pub kept: Vec<Kept>,
+}
+
 /// Memory that a library holds, perhaps a GPU's.
 pub(super) trait LibraryMemory: Any + Send + Sync {
     /// A copy that the CPU can read.

@@ -16,7 +16,7 @@ mod port;
 mod tests;
 pub mod tract;
 
-pub use kept::Kept;
+pub use kept::{Kept, RunOutputs};
 pub use options::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, RuntimeOptions, TensorRtOptions, Workload};
 pub use port::Axis;
 
@@ -138,21 +138,21 @@ pub trait Graph: Send {
         inputs: &[(&str, Tensor)],
         kept: &[(&str, Kept)],
         keep: &[&str],
-    ) -> Result<(Vec<(String, Tensor)>, Vec<Kept>), EngineError> {
+    ) -> Result<RunOutputs, EngineError> {
         let mut inputs = inputs.to_vec();
         for (name, kept) in kept {
             inputs.push((name, kept.to_host()?));
         }
-        let mut outputs = self.run(&inputs)?;
+        let mut returned = self.run(&inputs)?;
         let kept = keep.iter().map(|name| {
-            let found = outputs.iter().position(|(output, _)| output == name);
-            found.map(|at| Kept::host(outputs.swap_remove(at).1)).ok_or_else(|| EngineError::Run {
+            let found = returned.iter().position(|(output, _)| output == name);
+            found.map(|at| Kept::host(returned.swap_remove(at).1)).ok_or_else(|| EngineError::Run {
                 graph: (*name).to_owned(),
                 reason: "expected an output of that name, found none".to_owned(),
             })
         });
         let kept = kept.collect::<Result<_, _>>()?;
-        Ok((outputs, kept))
+        Ok(RunOutputs { returned, kept })
     }
 }
 

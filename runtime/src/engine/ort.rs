@@ -19,7 +19,7 @@ use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Valu
 use ::ort::{AsPointer as _, LoadDynamicError};
 
 use super::port::{Axis, Offer, Port, check, check_ranges};
-use super::{BundledGraph, EngineError, Graph, InPlace, Kept, Runtime, has_int8_products};
+use super::{BundledGraph, EngineError, Graph, InPlace, Kept, RunOutputs, Runtime, has_int8_products};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
 mod assignment;
@@ -255,7 +255,7 @@ impl Graph for OrtGraph {
         inputs: &[(&str, Tensor)],
         kept: &[(&str, Kept)],
         keep: &[&str],
-    ) -> Result<(Vec<(String, Tensor)>, Vec<Kept>), EngineError> {
+    ) -> Result<RunOutputs, EngineError> {
         let mut offers: Vec<_> = inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect();
         offers.extend(kept.iter().map(|(name, kept)| Offer {
             name,

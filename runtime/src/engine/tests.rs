@@ -161,9 +161,10 @@ fn what_a_run_keeps_is_an_input_of_the_next_and_can_be_read() {
             done += seq;
             let inputs = [("x", f32s(&[1, seq, 4], &x)), ("mask", i64s(&[1, done], &vec![1; done]))];
             let before = past.clone();
-            let (outputs, kept) = graph.run_keeping(&inputs, &[("past", past)], &["present"]).unwrap();
-            assert_eq!(outputs.len(), 1, "{}", runtime.describe());
-            assert_close(named(&outputs, "logits").as_slice().unwrap(), &attention(&rows[..done]));
+            let RunOutputs { returned, kept } =
+                graph.run_keeping(&inputs, &[("past", past)], &["present"]).unwrap();
+            assert_eq!(returned.len(), 1, "{}", runtime.describe());
+            assert_close(named(&returned, "logits").as_slice().unwrap(), &attention(&rows[..done]));
             past = kept.into_iter().next().unwrap();
             assert_eq!((past.shape(), past.element()), (&[1, done, 4][..], ElementType::F32));
             assert_close(past.to_host().unwrap().as_slice().unwrap(), &rows[..done].concat());

@@ -10,7 +10,7 @@ use ::ort::value::{DynTensorValueType, DynValue, Value};
 
 use super::{adopt, failed, shape_of, view};
 use crate::engine::kept::LibraryMemory;
-use crate::engine::{EngineError, Kept};
+use crate::engine::{EngineError, Kept, RunOutputs};
 use crate::tensor::Tensor;
 
 /// An output in whatever memory the provider computes in.
@@ -34,7 +34,7 @@ pub(super) fn run_keeping(
     (outputs, keep): (&[String], &[&str]),
     inputs: &[(&str, Tensor)],
     kept: &[(&str, Kept)],
-) -> Result<(Vec<(String, Tensor)>, Vec<Kept>), ::ort::Error> {
+) -> Result<RunOutputs, ::ort::Error> {
     let mut binding = session.create_binding()?;
     let from_host = |tensor: &Tensor, session: &Session| {
         // SAFETY: the caller's tensors outlive the binding, which dies with this function, and ONNX Runtime only reads inputs.
@@ -64,12 +64,13 @@ pub(super) fn run_keeping(
         session.run_binding(&binding)?.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     drop(hosted);
     let kept = keep.iter().map(|name| {
-        let value = made.remove(*name).ok_or_else(|| ::ort::Error::new(format!("expected an output `{name}`")))?;
+        let value =
+            made.remove(*name).ok_or_else(|| ::ort::Error::new(format!("expected an output `{name}`")))?;
         let value = value.downcast::<DynTensorValueType>()?;
         let (element, shape) = shape_of(&value)?;
         Ok(Kept::library(element, &shape, Arc::new(OrtMemory(value))))
     });
     let kept = kept.collect::<Result<_, ::ort::Error>>()?;
-    let read = made.into_iter().map(|(name, value)| Ok((name, adopt(value)?)));
-    Ok((read.collect::<Result<_, ::ort::Error>>()?, kept))
+    let returned = made.into_iter().map(|(name, value)| Ok((name, adopt(value)?)));
+    Ok(RunOutputs { returned: returned.collect::<Result<_, ::ort::Error>>()?, kept })
 }

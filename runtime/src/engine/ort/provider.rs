@@ -46,7 +46,9 @@ impl Provider {
     pub(super) fn memory(&self) -> Result<MemoryInfo<'static>, ::ort::Error> {
         let device = match self {
             Self::Cpu(_) => return Ok(MemoryInfo::default()),
-            Self::Cuda(CudaOptions { device, .. }) | Self::TensorRt(TensorRtOptions { device, .. }) => *device,
+            Self::Cuda(CudaOptions { device, .. }) | Self::TensorRt(TensorRtOptions { device, .. }) => {
+                *device
+            }
         };
         let device = i32::try_from(device).map_err(::ort::Error::wrap)?;
         MemoryInfo::new(AllocationDevice::CUDA, device, AllocatorType::Device, MemoryType::Default)
