@@ -57,10 +57,12 @@ def main() -> None:
         middle.plot([line["at"] for line in have], values, label=name)
     middle.set(title="held-out one-place questions, exact match", xlabel="step", ylim=(0, 1))
 
+    largest = 0.0
     for tier in validations[0]["validation"]["adapter"]:
         values = [line["validation"]["adapter"][tier]["std"] for line in validations]
         right.plot([line["at"] for line in validations], values, label=f"{tier} tokens")
-    right.set(title="quality adapter: standard deviation", xlabel="step", ylim=(0, None))
+        largest = max(largest, *values)
+    right.set(title="quality adapter: standard deviation", xlabel="step", ylim=(0, 1.2 * largest))
 
     for axis in (left, middle, right):
         axis.legend(fontsize=8)
