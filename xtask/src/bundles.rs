@@ -86,6 +86,20 @@ impl Programs {
         Ok(out.join(name).join(format!("{precision}-{target}")))
     }
 
+    /// The same for CPUs, with forms of single weights by `rules`.
+    pub(crate) fn ruled(
+        &self,
+        checkpoint: &Path,
+        out: &Path,
+        name: &str,
+        precision: &str,
+        rules: &Path,
+    ) -> Result<PathBuf> {
+        let mut build = self.build_of(checkpoint, out, name);
+        shell::check(build.args(["--precision", precision, "--weight-rules"]).arg(rules))?;
+        Ok(out.join(name).join(format!("{precision}-cpu")))
+    }
+
     /// The same in 16 or 8 bits, by what a calibration says.
     pub(crate) fn calibrated(
         &self,

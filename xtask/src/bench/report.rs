@@ -1,6 +1,7 @@
 //! What all benchmarks share: measuring a process, medians, and writing the result down.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -78,8 +79,13 @@ pub(crate) fn circumstances() -> Value {
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "commit": first_line(shell::command("git").args(["describe", "--always", "--dirty"])),
         "rustc": first_line(shell::command("rustc").arg("--version")),
-        "command": std::env::args().skip(1).collect::<Vec<_>>(),
+        "command": std::env::args().skip(1).map(without_machine).collect::<Vec<_>>(),
     })
+}
+
+/// A word of the command, as another machine would have it.
+fn without_machine(word: String) -> String {
+    if Path::new(&word).is_absolute() { "PATH".to_owned() } else { word }
 }
 
 /// Writes `docs/benchmarks/NAME.json`, and beside it the page that was made of it.
