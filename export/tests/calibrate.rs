@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use arrcoc_export::build;
 use arrcoc_export::calibrate::{self, CalibrateError, Calibration, RangeMethod};
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::bundle::manifest::{KeptNode, Precision, RawManifest, Target};
+use arrcoc_runtime::bundle::manifest::{KeptNode, Precision, RawManifest, Target, WeightForm, WeightRule};
 use common::{
     PAGE, Workshop, calibrated, calibration_options as options, chain, contents, has_onnx_runtime, program,
     run, verified,
@@ -118,6 +118,52 @@ fn a_planted_overflow_stays_in_32_bits_and_verifies() {
         "{kept:?}"
     );
     let report = verified(&bundle);
+    assert!(report.passed, "{report}");
+}
+
+/// Large weights behind a norm that makes the products what they were: the gate keeps them in 32 bits; where there is no gate the build fails and says
+/// which rule does.
+#[test]
+fn a_weight_too_large_for_its_form_stays_in_32_bits_or_fails_the_build() {
+    const LAYER: &str = "ovis_llm.model.layers.1";
+    const LARGE: [&str; 2] = ["mlp.gate_proj.weight", "mlp.up_proj.weight"];
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::new();
+    LARGE.iter().for_each(|name| scale(&workshop, &format!("{LAYER}.{name}"), 26));
+    scale(&workshop, &format!("{LAYER}.post_attention_layernorm.weight"), -26);
+    workshop.build(Target::Portable).unwrap();
+    workshop.build(Target::Cpu).unwrap();
+    let calibration = calibrated(&workshop);
+    for precision in [Precision::Fp16, Precision::Fp8, Precision::Int4] {
+        let options = build::Options {
+            precision,
+            calibration: Some(calibration.clone()),
+            ..workshop.options(Target::Portable)
+        };
+        let built = build::build(&workshop.checkpoint(), &options, Progress::Silent).unwrap();
+        let kept = kept(&built.bundle);
+        let stays = |name: &str| kept.iter().any(|node| node.tensor == format!("{LAYER}.{name}"));
+        assert!(LARGE.into_iter().all(stays), "{precision}: {kept:?}");
+        let report = verified(&built.bundle);
+        assert!(report.passed, "{precision}: {report}");
+    }
+
+    let rule = |name| WeightRule {
+        graph: None,
+        tensor: Some(format!("{LAYER}.{name}")),
+        operator: None,
+        form: WeightForm::Fp32,
+    };
+    let int4 = |weight_rules| {
+        let options =
+            build::Options { precision: Precision::Int4, weight_rules, ..workshop.options(Target::Cpu) };
+        build::build(&workshop.checkpoint(), &options, Progress::Silent)
+    };
+    let error = chain(&int4(Vec::new()).map(|summary| summary.bundle).unwrap_err());
+    assert!(error.contains("mlp.gate_proj.weight") && error.contains("524032"), "{error}");
+    let report = verified(&int4(LARGE.map(rule).to_vec()).unwrap().bundle);
     assert!(report.passed, "{report}");
 }
 

@@ -151,18 +151,20 @@ pub enum CheckpointError {
     /// What was read could not be written on.
     #[error("cannot write the weights")]
     Sink(#[source] std::io::Error),
-    /// A weight does not fit 16 bits.
+    /// A weight, or the scale that it would be stored with, does not fit 16 bits.
     #[error(
-        "tensor `{tensor}`: element {index} is {value}, and 16-bit floats end at 65504; keep it in 32 bits with the rule \
-         `{{tensor: \"{tensor}\", form: fp32}}`"
+        "tensor `{tensor}`: element {index} is {value}, and in the form it was to take weights end at {limit}; keep it in 32 \
+         bits with the rule `{{tensor: \"{tensor}\", form: fp32}}`"
     )]
     Overflow {
         /// The tensor.
         tensor: String,
         /// Row-major index of the first such element, within the part that a graph reads.
         index: usize,
-        /// Its value.
+        /// Its value, smoothed where the tensor is.
         value: f32,
+        /// The largest magnitude that fits.
+        limit: f32,
     },
     /// A weight cannot be quantized.
     #[error(

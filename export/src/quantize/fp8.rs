@@ -5,7 +5,7 @@ use std::io::Write;
 use arrcoc_models::graph::quantized::{Part, Quantized};
 use half::f16;
 
-use super::{Matrix, each_row};
+use super::{Matrix, RESTORED_AS_F16, each_row, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// The largest finite magnitude of the format.
@@ -18,7 +18,7 @@ pub(super) fn write(
 ) -> Result<(), CheckpointError> {
     let matrix = Matrix::of(quantized);
     let mut largest = 0.0f32;
-    each_row(checkpoint, &matrix, |row| {
+    each_row_within(checkpoint, &matrix, RESTORED_AS_F16, |row| {
         largest = row.iter().fold(largest, |largest, x| largest.max(x.abs()));
         Ok(())
     })?;

@@ -10,7 +10,7 @@ use std::io::Write;
 use arrcoc_models::graph::quantized::{Int4, Part, Quantized};
 use half::f16;
 
-use super::{Matrix, each_row};
+use super::{Matrix, RESTORED_AS_F16, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// A block's affine map: `weight = scale * (value - zero_point)`.
@@ -80,7 +80,7 @@ pub(super) fn write(
     out: &mut dyn Write,
 ) -> Result<(), CheckpointError> {
     let mut columns = Columns::new(quantized, blocks);
-    each_row(checkpoint, &Matrix::of(quantized), |row| {
+    each_row_within(checkpoint, &Matrix::of(quantized), RESTORED_AS_F16, |row| {
         columns.push(row);
         Ok(())
     })?;
@@ -228,6 +228,27 @@ mod tests {
                 let found = lost(Map::new(block, true).scale.to_f32());
                 // What is between them is the rounding of scales to sixteen bits.
                 assert!(found <= 1.01 * lost((high / 7.0).max(low / -8.0)), "{block:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_weights_come_back_as_sixteen_bit_floats() {
+        const L: f32 = RESTORED_AS_F16;
+        for (low, high) in [(0.0, L), (-L, 0.0), (-L, L), (-0.1 * L, L), (-L, 0.1 * L), (-L, 0.96 * L)] {
+            let mut block: Vec<f32> = (0..32).map(|i| low + (high - low) * i as f32 / 31.0).collect();
+            block.push(0.0);
+            for symmetric in [true, false] {
+                let map = Map::new(&block, symmetric);
+                let whole = |bits: u8| match symmetric {
+                    true => f32::from((bits << 4) as i8 >> 4),
+                    false => f32::from(bits) - f32::from(map.zero_point),
+                };
+                for &x in &block {
+                    let restored = map.scale.to_f32() * whole(map.value(x));
+                    assert!(f16::from_f32(restored).is_finite(), "{x} of {low} to {high}: {restored}");
+                    assert!((restored - x).abs() < 0.3 * L, "{x} of {low} to {high}: {restored}");
+                }
             }
         }
     }

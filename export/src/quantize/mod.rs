@@ -22,10 +22,14 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 /// Weights read at once.
 const GROUP: usize = 1 << 18;
 
+/// The largest magnitude of a weight that is stored in fewer bits and multiplied as a 16-bit float. Coming back it may be two steps of fifteen larger (a zero
+/// point is rounded, and so is the weight); 65504 is the end.
+const RESTORED_AS_F16: f32 = 57_344.0;
+
 /// Writes one part of a quantized matrix.
 ///
 /// # Errors
-/// [`CheckpointError`]: the tensor cannot be read, holds something that is no number, or `out` fails.
+/// [`CheckpointError`]: the tensor cannot be read, holds something that is no number or too large for its form, or `out` fails.
 pub(crate) fn write(
     checkpoint: &Checkpoint,
     quantized: &Quantized,
@@ -62,8 +66,9 @@ pub(crate) fn write_f16(
         halves.resize(floats.len(), f16::ZERO);
         halves.convert_from_f32_slice(floats);
         if let Some(at) = halves.iter().position(|half| half.is_infinite()) {
-            let (tensor, index, value) = (tensor.to_owned(), start + at, floats[at]);
-            return Err(CheckpointError::Overflow { tensor, index, value });
+            let (tensor, index, value, limit) =
+                (tensor.to_owned(), start + at, floats[at], f16::MAX.to_f32());
+            return Err(CheckpointError::Overflow { tensor, index, value, limit });
         }
         bytes.clear();
         bytes.extend(halves.iter().flat_map(|half| half.to_le_bytes()));
@@ -127,6 +132,34 @@ pub(crate) fn each_row(
         };
         taken.map_err(CheckpointError::Sink)
     })
+}
+
+/// As [`each_row`], where no weight may be larger than `limit`.
+///
+/// # Errors
+/// [`CheckpointError::Overflow`]: the first that is, after all rows were passed on; else as [`write()`].
+fn each_row_within(
+    checkpoint: &Checkpoint,
+    matrix: &Matrix<'_>,
+    limit: f32,
+    mut take: impl FnMut(&[f32]) -> io::Result<()>,
+) -> Result<(), CheckpointError> {
+    let (mut passed, mut overflow) = (0, None);
+    each_row(checkpoint, matrix, |row| {
+        if overflow.is_none() {
+            let at = row.iter().position(|x| x.abs() > limit);
+            overflow = at.map(|at| (passed + at, row[at]));
+        }
+        passed += row.len();
+        take(row)
+    })?;
+    match overflow {
+        None => Ok(()),
+        Some((index, value)) => {
+            let tensor = matrix.tensor.to_owned();
+            Err(CheckpointError::Overflow { tensor, index, value, limit })
+        }
+    }
 }
 
 /// Little-endian floats.

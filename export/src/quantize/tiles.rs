@@ -6,10 +6,13 @@ use arrcoc_models::graph::quantized::{Blocks, Part, Quantized};
 use half::f16;
 
 use super::blocks::{self, Map};
-use super::{Matrix, each_row};
+use super::{Matrix, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 const BLOCKS: Blocks = Blocks::TILED;
+
+/// The largest magnitude whose scale, an eighth of it, 16 bits hold.
+const LIMIT: f32 = 8.0 * 65504.0;
 
 pub(super) fn write(
     checkpoint: &Checkpoint,
@@ -24,30 +27,15 @@ pub(super) fn write(
         Part::Scales => size_of::<f16>(),
         _ => Blocks::WORD_BYTES,
     };
-    let (mut rows, mut number, mut overflow) = (Vec::new(), 0, None);
-    each_row(checkpoint, &Matrix::of(quantized), |row| {
-        overflow = overflow.or_else(|| too_large(row).map(|at| (number * quantized.columns + at, row[at])));
+    let (mut rows, mut number) = (Vec::new(), 0);
+    each_row_within(checkpoint, &Matrix::of(quantized), LIMIT, |row| {
         number += 1;
         encode(row, &mut rows);
         match number % Blocks::TILE_ROWS {
             0 => out.write_all(&side_by_side(&std::mem::take(&mut rows), unit)),
             _ => Ok(()),
         }
-    })?;
-    match overflow {
-        None => Ok(()),
-        Some((index, value)) => {
-            Err(CheckpointError::Overflow { tensor: quantized.tensor.clone(), index, value })
-        }
-    }
-}
-
-/// A weight whose block's scale is beyond 16 bits.
-fn too_large(row: &[f32]) -> Option<usize> {
-    let infinite = |block: &[f32]| f16::from_f32(blocks::map(block, BLOCKS).scale).is_infinite();
-    let block = row.chunks(BLOCKS.size).position(infinite)?;
-    let largest = |a: &usize, b: &usize| row[*a].abs().total_cmp(&row[*b].abs());
-    (block * BLOCKS.size..(block + 1) * BLOCKS.size).max_by(largest)
+    })
 }
 
 /// A block's map with a scale that 16 bits hold. One too small for them leaves nothing of weights that are next to nothing.
@@ -113,11 +101,10 @@ mod tests {
     }
 
     #[test]
-    fn what_sixteen_bits_cannot_scale_is_found_or_vanishes() {
-        let mut row = vec![1.0; 64];
-        row[40] = -1e6;
-        assert_eq!(too_large(&row), Some(40));
-        assert_eq!(too_large(&[1e5; 64]), None);
+    fn scales_of_sixteen_bits_reach_the_limit_and_vanish_below_their_smallest() {
+        for largest in [LIMIT, -LIMIT] {
+            assert_eq!(map(&[largest; 32]).scale.abs(), f16::MAX.to_f32());
+        }
         let mut bytes = Vec::new();
         values(&[1e-9; 32], &mut bytes);
         assert_eq!(bytes, [0x88; 16]);
