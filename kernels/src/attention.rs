@@ -7,7 +7,6 @@
 //! lists, and the sums of a block begin with them.
 
 mod block;
-mod exp;
 mod pack;
 
 use std::cell::RefCell;

@@ -8,11 +8,13 @@ mod gemm;
 mod gemv;
 mod quantize;
 
+use std::arch::x86_64::*;
+
 use half::f16;
 
 use crate::Threads;
 use crate::shared::Shared;
-use crate::vectors::LANES;
+use crate::vectors::{BYTES, LANES};
 use quantize::quantize;
 
 /// Weights of a block.
@@ -60,6 +62,16 @@ impl BlockedWeight<'_> {
         let (blocks, at) = (self.blocks(), tile * self.blocks());
         (&self.values.as_chunks().0[at..][..blocks], &self.scales.as_chunks().0[at..][..blocks])
     }
+}
+
+/// The words of sixteen outputs, taken apart: the lower halves of their bytes, and the upper ones.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn halves(words: &[u8; BYTES]) -> [__m512i; 2] {
+    let half = _mm512_set1_epi8(0x0f);
+    // SAFETY: the array has the 64 bytes.
+    let both = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+    [_mm512_and_si512(both, half), _mm512_and_si512(_mm512_srli_epi16::<4>(both), half)]
 }
 
 /// `y` \[rows, outputs\] from `x` \[rows, inputs\]. Each block of x is scaled so that its largest magnitude becomes 127, rounded to

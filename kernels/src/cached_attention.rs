@@ -11,7 +11,6 @@
 
 mod append;
 mod block;
-mod exp;
 mod rotary;
 mod tile;
 

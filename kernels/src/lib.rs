@@ -17,15 +17,17 @@ mod block_linear;
 #[cfg(target_arch = "x86_64")]
 mod cached_attention;
 #[cfg(target_arch = "x86_64")]
-mod linear;
+mod exp;
 #[cfg(target_arch = "x86_64")]
-mod panel;
+mod linear;
 #[cfg(target_arch = "x86_64")]
 mod quantize;
 #[cfg(target_arch = "x86_64")]
 mod shared;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod testing;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 #[cfg(target_arch = "x86_64")]
 mod vectors;
 

@@ -7,7 +7,10 @@ mod gemm;
 mod gemv;
 mod quantize;
 
+use std::arch::x86_64::*;
+
 use crate::Threads;
+use crate::quantize::Group;
 use crate::shared::Shared;
 use quantize::quantize;
 
@@ -17,6 +20,15 @@ pub const MOST_INPUTS: usize = 1 << 17;
 
 /// Up to so many rows, weights are read once and multiplied as they lie; above, it pays to bring them into another order first.
 const FEW: usize = gemv::MOST;
+
+/// Sums of products with raised weights to numbers, for sixteen outputs of a row.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn scaled_back(sums: __m512i, about: Group, scales: __m512, bias: __m512) -> __m512 {
+    let product = _mm512_sub_epi32(sums, _mm512_set1_epi32(about.correction));
+    let scale = _mm512_mul_ps(_mm512_set1_ps(about.scale), scales);
+    _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scale, bias)
+}
 
 /// A weight in 8 bits, as checkpoints order it: `y = x * weight^T * scale + bias`.
 #[derive(Debug, Clone, Copy)]

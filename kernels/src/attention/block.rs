@@ -3,10 +3,11 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::exp::exp2;
 use super::pack::{Head, Packed, store_bf16};
 use super::{Biases, padded};
+use crate::exp::exp2;
 use crate::shared::Shared;
+use crate::tile::{self, Begin, Strides};
 use crate::vectors::{LANES, load_floats, store_floats};
 
 /// Queries of a block.
@@ -17,6 +18,8 @@ const KEYS: usize = 256;
 const TALL: usize = 12;
 /// Queries whose results are computed at once: four vectors of sums for each.
 const TALL_RESULTS: usize = 6;
+/// Four digits of an exponential: more than the 16-bit float keeps that it becomes.
+const TERMS: usize = 5;
 /// Stands for minus infinity where there is no key: its exponential is zero, and differences of it are numbers.
 const NO_KEY: f32 = -1e30;
 
@@ -155,7 +158,7 @@ impl Block {
             let (weights, _) =
                 self.weights[i * KEYS / 2..][..panels * LANES / 2].as_chunks_mut::<{ LANES / 2 }>();
             for (products, weights) in products.iter().zip(weights) {
-                let weight = exp2(_mm512_sub_ps(whole(products), shift));
+                let weight = exp2::<TERMS>(_mm512_sub_ps(whole(products), shift));
                 sum = _mm512_add_ps(sum, weight);
                 store_bf16(weight, weights);
             }
@@ -193,15 +196,15 @@ fn multiply_keys(
     stride: usize,
 ) {
     let panels = keys.len() / (depth * LANES);
-    let strides = Strides { left: depth, word: LANES, vector: depth * LANES, sums: stride };
+    let strides = Strides { left: depth, step: LANES, vector: depth * LANES, sums: stride };
     for panel in (0..panels).step_by(2) {
         for first in (0..rows).step_by(TALL) {
             let queries = &queries[first * depth..][..TALL * depth];
             let products = &mut products[first * stride + panel * LANES..];
             let keys = &keys[panel * depth * LANES..];
             match panels - panel {
-                1 => tile::<TALL, 1>(queries, keys, products, depth, strides),
-                _ => tile::<TALL, 2>(queries, keys, products, depth, strides),
+                1 => tile::pairs::<TALL, 1>(queries, keys, products, depth, strides, Begin::Sums),
+                _ => tile::pairs::<TALL, 2>(queries, keys, products, depth, strides, Begin::Sums),
             }
         }
     }
@@ -212,90 +215,17 @@ fn multiply_keys(
 fn multiply_values(weights: &[u32], values: &[u32], width: usize, rows: usize, results: &mut [f32]) {
     let pairs = values.len() / width;
     assert!(pairs <= KEYS / 2, "expected at most {KEYS} keys, found {}", 2 * pairs);
-    let strides = Strides { left: KEYS / 2, word: width, vector: LANES, sums: width };
+    let strides = Strides { left: KEYS / 2, step: width, vector: LANES, sums: width };
     for column in (0..width).step_by(4 * LANES) {
         for first in (0..rows).step_by(TALL_RESULTS) {
             let weights = &weights[first * KEYS / 2..];
             let (values, results) = (&values[column..], &mut results[first * width + column..]);
             match ((width - column) / LANES).min(4) {
-                1 => tile::<TALL_RESULTS, 1>(weights, values, results, pairs, strides),
-                2 => tile::<TALL_RESULTS, 2>(weights, values, results, pairs, strides),
-                3 => tile::<TALL_RESULTS, 3>(weights, values, results, pairs, strides),
-                _ => tile::<TALL_RESULTS, 4>(weights, values, results, pairs, strides),
+                1 => tile::pairs::<TALL_RESULTS, 1>(weights, values, results, pairs, strides, Begin::Sums),
+                2 => tile::pairs::<TALL_RESULTS, 2>(weights, values, results, pairs, strides, Begin::Sums),
+                3 => tile::pairs::<TALL_RESULTS, 3>(weights, values, results, pairs, strides, Begin::Sums),
+                _ => tile::pairs::<TALL_RESULTS, 4>(weights, values, results, pairs, strides, Begin::Sums),
             }
         }
     }
-}
-
-/// Words from one factor to the next: of a row, and of a step along it.
-#[derive(Clone, Copy)]
-struct Strides {
-    /// Of the left factors, from row to row.
-    left: usize,
-    /// Of the right ones, from word to word.
-    word: usize,
-    /// Of the right ones, from vector to vector.
-    vector: usize,
-    /// Of the sums, from row to row.
-    sums: usize,
-}
-
-/// Adds to `Q` rows of `N` vectors the products of `words` words: `left` row by row with `right` vector by vector.
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn tile<const Q: usize, const N: usize>(
-    left: &[u32],
-    right: &[u32],
-    to: &mut [f32],
-    words: usize,
-    strides: Strides,
-) {
-    assert!(words > 0 && left.len() >= (Q - 1) * strides.left + words);
-    assert!(right.len() >= (words - 1) * strides.word + (N - 1) * strides.vector + LANES);
-    assert!(to.len() >= (Q - 1) * strides.sums + N * LANES);
-    let mut sums = [[_mm512_setzero_ps(); N]; Q];
-    for q in 0..Q {
-        for n in 0..N {
-            // SAFETY: within `to`, as asserted.
-            sums[q][n] = unsafe { _mm512_loadu_ps(to.as_ptr().add(q * strides.sums + n * LANES)) };
-        }
-    }
-    for word in 0..words {
-        // SAFETY: within `left` and `right`, as asserted.
-        unsafe {
-            let right: [_; N] =
-                std::array::from_fn(|n| vector(right.as_ptr().add(word * strides.word + n * strides.vector)));
-            for q in 0..Q {
-                let left = broadcast(left.as_ptr().add(q * strides.left + word));
-                for n in 0..N {
-                    sums[q][n] = _mm512_dpbf16_ps(sums[q][n], left, right[n]);
-                }
-            }
-        }
-    }
-    for q in 0..Q {
-        for n in 0..N {
-            // SAFETY: within `to`, as asserted.
-            unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(q * strides.sums + n * LANES), sums[q][n]) };
-        }
-    }
-}
-
-/// Sixteen words as pairs of 16-bit floats.
-///
-/// # Safety
-/// `words` must be readable for sixteen.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn vector(words: *const u32) -> __m512bh {
-    // SAFETY: as the caller's; both are 512 bits of anything.
-    unsafe { std::mem::transmute(_mm512_loadu_si512(words.cast())) }
-}
-
-/// One word in all places.
-///
-/// # Safety
-/// `word` must be readable.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn broadcast(word: *const u32) -> __m512bh {
-    // SAFETY: as the caller's; both are 512 bits of anything.
-    unsafe { std::mem::transmute(_mm512_set1_epi32(*word as i32)) }
 }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::quantize::BlockedRows;
-use super::{BLOCK, BlockedWeight, TILE};
+use super::{BLOCK, BlockedWeight, TILE, halves};
 use crate::Threads;
 use crate::shared::Shared;
 use crate::vectors::{BYTES, fetch, load_f16, store_floats};
@@ -64,19 +64,14 @@ pub(super) fn multiply(
 /// Takes the tiles from `first`; beyond the last, that one again, since nobody reads its sums.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn unpack(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
-    let half = _mm512_set1_epi8(0x0f);
     for tile in 0..TILES {
         let (values, scales) = weight.tile((first + tile).min(weight.tiles() - 1));
         for ((values, scales), block) in values.iter().zip(scales).zip(&mut *panel) {
             store_floats(load_f16(scales), &mut block.scales[tile]);
             for (word, weights) in values.as_chunks::<BYTES>().0.iter().enumerate() {
-                // SAFETY: all three arrays have the 64 bytes.
-                unsafe {
-                    let both = _mm512_loadu_si512(weights.as_ptr().cast());
-                    let lower = _mm512_and_si512(both, half);
-                    let upper = _mm512_and_si512(_mm512_srli_epi16::<4>(both), half);
-                    _mm512_store_si512(block.words[2 * word][tile].as_mut_ptr().cast(), lower);
-                    _mm512_store_si512(block.words[2 * word + 1][tile].as_mut_ptr().cast(), upper);
+                for (at, half) in halves(weights).into_iter().enumerate() {
+                    // SAFETY: the array takes the 64 bytes.
+                    unsafe { _mm512_store_si512(block.words[2 * word + at][tile].as_mut_ptr().cast(), half) };
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::quantize::BlockedRows;
-use super::{BLOCK, BlockedWeight, TILE, TILE_BYTES};
+use super::{BLOCK, BlockedWeight, TILE, TILE_BYTES, halves};
 use crate::Threads;
 use crate::shared::Shared;
 use crate::vectors::{BYTES, fetch_soon, load_f16, store_floats};
@@ -52,7 +52,6 @@ unsafe fn one_tile<const R: usize>(
     let (values, scales) = weight.tile(tile);
     let rows: [_; R] = std::array::from_fn(|r| (x.blocks(r), x.about(r)));
     assert!(rows.iter().all(|(blocks, about)| blocks.len() == values.len() && about.len() == values.len()));
-    let half = _mm512_set1_epi8(0x0f);
     let mut sums = [_mm512_setzero_ps(); R];
     for (block, (values, scales)) in values.iter().zip(scales).enumerate() {
         fetch_soon(values, AHEAD * TILE_BYTES);
@@ -62,10 +61,7 @@ unsafe fn one_tile<const R: usize>(
             low[r] = _mm512_set1_epi32(-rows[r].1[block].correction);
         }
         for (word, weights) in values.as_chunks::<BYTES>().0.iter().enumerate() {
-            // SAFETY: the array has the 64 bytes.
-            let both = unsafe { _mm512_loadu_si512(weights.as_ptr().cast()) };
-            let (lower, upper) =
-                (_mm512_and_si512(both, half), _mm512_and_si512(_mm512_srli_epi16::<4>(both), half));
+            let [lower, upper] = halves(weights);
             for r in 0..R {
                 let x: &[i32; BLOCK / 4] = &rows[r].0[block];
                 low[r] = _mm512_dpbusd_epi32(low[r], lower, _mm512_set1_epi32(x[2 * word]));

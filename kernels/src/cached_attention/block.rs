@@ -4,10 +4,11 @@ use std::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use super::exp::exp2;
-use super::tile::{self, Begin, Strides, largest, turn};
+use super::tile::{self, largest, turn};
 use super::{Heads, Rotary};
+use crate::exp::exp2;
 use crate::shared::Shared;
+use crate::tile::{Begin, Strides};
 use crate::vectors::{LANES, first_floats, load_floats, store_floats};
 
 /// Queries of a block, where a group has not more heads: their numbers and products stay in the second cache.
@@ -192,7 +193,7 @@ impl Block {
         let sums = &mut self.sums[row * LANES..][..LANES];
         let mut sum = load_floats(sums);
         if most > before {
-            let factor = exp2(_mm512_set1_ps(before - most));
+            let factor = weight_of(_mm512_set1_ps(before - most));
             sum = _mm512_mul_ps(sum, factor);
             for result in self.results[row * depth..][..depth].chunks_exact_mut(LANES) {
                 store_floats(_mm512_mul_ps(load_floats(result), factor), result);
@@ -202,11 +203,11 @@ impl Block {
         let shift = _mm512_set1_ps(most);
         let (whole, rest) = weights.as_chunks_mut::<LANES>();
         for products in whole {
-            let weight = exp2(_mm512_sub_ps(load_floats(products), shift));
+            let weight = weight_of(_mm512_sub_ps(load_floats(products), shift));
             sum = _mm512_add_ps(sum, weight);
             store_floats(weight, products);
         }
-        let weight = exp2(_mm512_sub_ps(load_floats(rest), shift));
+        let weight = weight_of(_mm512_sub_ps(load_floats(rest), shift));
         sum = _mm512_mask_add_ps(sum, first_floats(rest.len()), sum, weight);
         store_floats(weight, rest);
         store_floats(sum, sums);
@@ -238,6 +239,16 @@ impl Block {
             }
         }
     }
+}
+
+/// `2^x` to the last digits, for x of at most zero, minus infinity among them. NaN stays NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn weight_of(x: __m512) -> __m512 {
+    /// Below, a power is no normal number: it counts as zero. Others have a sum of at least one beside it.
+    const LEAST: f32 = -126.0;
+    let counts = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(LEAST));
+    _mm512_maskz_mov_ps(counts, exp2::<8>(x))
 }
 
 /// Values \[keys, width\] in rows of whole vectors.

@@ -1,80 +1,14 @@
-//! Products of few rows with vectors, in registers, and keys in the order in which they are multiplied.
+//! Which tiles a block is multiplied in, and keys in the order in which they are multiplied.
 
 use std::arch::x86_64::*;
 
+use crate::tile::{self, Begin, Strides};
 use crate::vectors::{LANES, load_floats, transposed};
 
 /// How many keys ahead [`turn`] asks the memory for: rows are far apart, and no CPU guesses the next.
 const AHEAD: usize = 2 * LANES;
 
-/// Numbers from one factor to the next: of a row, and of a step along it.
-#[derive(Clone, Copy)]
-pub(super) struct Strides {
-    /// Of the left factors, from row to row.
-    pub(super) left: usize,
-    /// Of the right ones, from step to step.
-    pub(super) step: usize,
-    /// Of the right ones, from vector to vector.
-    pub(super) vector: usize,
-    /// Of the sums, from row to row.
-    pub(super) sums: usize,
-}
-
-/// Where a product begins.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Begin {
-    /// With zeros.
-    Anew,
-    /// With what is there.
-    Sums,
-}
-
-/// Adds to `Q` rows of `N` vectors the products of `steps` numbers of each row with as many vectors: `left` row by row, `right` step by step. Every
-/// sum is made one step after the other.
-#[target_feature(enable = "avx512f")]
-fn tile<const Q: usize, const N: usize>(
-    left: &[f32],
-    right: &[f32],
-    to: &mut [f32],
-    steps: usize,
-    strides: Strides,
-    begin: Begin,
-) {
-    assert!(steps > 0 && left.len() >= (Q - 1) * strides.left + steps);
-    assert!(right.len() >= (steps - 1) * strides.step + (N - 1) * strides.vector + LANES);
-    assert!(to.len() >= (Q - 1) * strides.sums + N * LANES);
-    let mut sums = [[_mm512_setzero_ps(); N]; Q];
-    if begin == Begin::Sums {
-        for q in 0..Q {
-            for n in 0..N {
-                // SAFETY: within `to`, as asserted.
-                sums[q][n] = unsafe { _mm512_loadu_ps(to.as_ptr().add(q * strides.sums + n * LANES)) };
-            }
-        }
-    }
-    for step in 0..steps {
-        // SAFETY: within `left` and `right`, as asserted.
-        unsafe {
-            let right: [_; N] = std::array::from_fn(|n| {
-                _mm512_loadu_ps(right.as_ptr().add(step * strides.step + n * strides.vector))
-            });
-            for q in 0..Q {
-                let left = _mm512_set1_ps(*left.as_ptr().add(q * strides.left + step));
-                for n in 0..N {
-                    sums[q][n] = _mm512_fmadd_ps(left, right[n], sums[q][n]);
-                }
-            }
-        }
-    }
-    for q in 0..Q {
-        for n in 0..N {
-            // SAFETY: within `to`, as asserted.
-            unsafe { _mm512_storeu_ps(to.as_mut_ptr().add(q * strides.sums + n * LANES), sums[q][n]) };
-        }
-    }
-}
-
-/// [`tile`] for a number of rows and vectors: how many of both it took, from the largest tiles that leave each register its sum.
+/// How many of so many rows and vectors the next tile takes, from the largest tiles that leave each register its sum.
 ///
 /// Twelve rows of two vectors are 24 sums; with fewer rows, more vectors keep the multipliers busy while a sum waits for its last product.
 #[target_feature(enable = "avx512f")]
@@ -102,7 +36,7 @@ pub(super) fn run(
     macro_rules! sizes {
         ($([$q:literal, $n:literal])*) => {
             match size {
-                $([$q, $n] => tile::<$q, $n>(left, right, to, steps, strides, begin),)*
+                $([$q, $n] => tile::floats::<$q, $n>(left, right, to, steps, strides, begin),)*
                 _ => unreachable!("expected a tile of `largest`, found {size:?}"),
             }
         };

@@ -7,13 +7,14 @@
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
-use super::Weight;
 use super::quantize::QuantizedRows;
+use super::{Weight, scaled_back};
 use crate::Threads;
-use crate::panel::{PANEL, store_inputs};
 use crate::shared::Shared;
-use crate::vectors::{BYTES, LANES, fetch, load_bytes, load_floats, store_floats};
+use crate::vectors::{BYTES, LANES, fetch, load_bytes, load_floats, store_floats, transposed};
 
+/// Outputs of a panel, in the order in which the instruction takes their weights, \[inputs / 4, 32, 4\] bytes: two vectors of sums for each row.
+const PANEL: usize = 2 * LANES;
 /// Rows that are multiplied at once: with two vectors each, as many as the registers hold.
 const TALL: usize = 12;
 /// Panels of a task.
@@ -66,6 +67,20 @@ fn pack_panel(weight: Weight<'_>, first: usize, depth: usize, panel: &mut [u8]) 
         store_inputs(panel, at, |lane| {
             _mm512_xor_si512(load_bytes(&weight.row((first + lane).min(last))[at..]), raise)
         });
+    }
+}
+
+/// Writes 64 inputs from `at` on, as `row` gives them of every output.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_inputs(panel: &mut [u8], at: usize, row: impl Fn(usize) -> __m512i) {
+    for half in 0..2 {
+        let rows = std::array::from_fn(|lane| row(half * LANES + lane));
+        for (word, column) in transposed(rows).into_iter().enumerate() {
+            let place = &mut panel[(at / 4 + word) * PANEL * 4 + half * BYTES..][..BYTES];
+            // SAFETY: `place` takes the 64 bytes.
+            unsafe { _mm512_storeu_si512(place.as_mut_ptr().cast(), column) };
+        }
     }
 }
 
@@ -137,10 +152,7 @@ impl Tile<'_> {
             }
             let [scales, bias] = [weight.scales, weight.bias].map(|all| load_floats(&all[first..]));
             for r in 0..R {
-                let about = x.about(row + r);
-                let product = _mm512_sub_epi32(sums[r][half], _mm512_set1_epi32(about.correction));
-                let scale = _mm512_mul_ps(_mm512_set1_ps(about.scale), scales);
-                let result = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scale, bias);
+                let result = scaled_back(sums[r][half], x.about(row + r), scales, bias);
                 // SAFETY: the caller has these outputs of this row to itself.
                 store_floats(result, unsafe { y.part((row + r) * outputs + first, count) });
             }

@@ -2,8 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::Weight;
 use super::quantize::QuantizedRows;
+use super::{Weight, scaled_back};
 use crate::Threads;
 use crate::shared::Shared;
 use crate::vectors::{BYTES, LANES, fetch_soon, load_bytes, load_floats, store_floats, transposed};
@@ -62,12 +62,9 @@ unsafe fn some_outputs<const R: usize>(
     }
     let [scales, bias] = [weight.scales, weight.bias].map(|all| load_floats(&all[first..][..count]));
     for (r, sums) in sums.into_iter().enumerate() {
-        let about = x.about(r);
         let [first_word, words @ ..] = transposed(sums);
         let product = words.into_iter().fold(first_word, |sum, word| _mm512_add_epi32(sum, word));
-        let product = _mm512_sub_epi32(product, _mm512_set1_epi32(about.correction));
-        let scale = _mm512_mul_ps(_mm512_set1_ps(about.scale), scales);
-        let result = _mm512_fmadd_ps(_mm512_cvtepi32_ps(product), scale, bias);
+        let result = scaled_back(product, x.about(r), scales, bias);
         // SAFETY: the caller has these outputs to itself.
         store_floats(result, unsafe { y.part(r * weight.outputs() + first, count) });
     }
