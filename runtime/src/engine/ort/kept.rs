@@ -8,7 +8,8 @@ use ::ort::memory::{AllocationDevice, MemoryInfo};
 use ::ort::session::Session;
 use ::ort::value::{DynTensorValueType, DynValue, Value};
 
-use super::{adopt, failed, shape_of, view};
+use super::graph::failed;
+use super::values::{adopt, bind_inputs, shape_of};
 use crate::engine::kept::LibraryMemory;
 use crate::engine::{EngineError, Kept, RunOutputs};
 use crate::tensor::Tensor;
@@ -36,25 +37,18 @@ pub(super) fn run_keeping(
     kept: &[(&str, Kept)],
 ) -> Result<RunOutputs, ::ort::Error> {
     let mut binding = session.create_binding()?;
-    let from_host = |tensor: &Tensor, session: &Session| {
-        // SAFETY: the caller's tensors outlive the binding, which dies with this function, and ONNX Runtime only reads inputs.
-        unsafe { view(tensor.bytes().as_ptr(), tensor.element(), tensor.shape(), session) }
-    };
-    for (name, tensor) in inputs {
-        binding.bind_input(*name, &from_host(tensor, session)?)?;
-    }
+    // SAFETY: the caller's tensors outlive the binding, which dies with this function.
+    unsafe { bind_inputs(&mut binding, session, inputs) }?;
     // What is of the host after all has to outlive the run.
     let mut hosted = Vec::new();
     for (name, kept) in kept {
         match kept.of_library::<OrtMemory>() {
             Some(memory) => binding.bind_input(*name, &memory.0)?,
-            None => {
-                let tensor = kept.to_host().map_err(::ort::Error::wrap)?;
-                binding.bind_input(*name, &from_host(&tensor, session)?)?;
-                hosted.push(tensor);
-            }
+            None => hosted.push((*name, kept.to_host().map_err(::ort::Error::wrap)?)),
         }
     }
+    // SAFETY: as above, until `hosted` is dropped behind the run.
+    unsafe { bind_inputs(&mut binding, session, &hosted) }?;
     let host = MemoryInfo::default();
     for name in outputs {
         let stays = keep.contains(&name.as_str());

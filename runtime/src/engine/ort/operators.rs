@@ -6,12 +6,14 @@
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::ort::Error;
-use ::ort::operator::{BoxedKernel, ComputeContext, OperatorDomain};
+use ::ort::operator::{
+    BoxedKernel, ComputeContext, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+};
 use ::ort::session::builder::SessionBuilder;
-use ::ort::value::{DynValue, PrimitiveTensorElementType, ValueRef};
+use ::ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, ValueRef, ValueRefMut};
 use arrcoc_kernels::{Support, Threads};
 
 mod attention;
@@ -33,25 +35,120 @@ pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error>
     }
     let mut domain = OperatorDomain::new(DOMAIN)?;
     if support.linear {
-        domain = domain.add(quantized_linear::QuantizedLinear::default())?;
-        domain = domain.add(block_linear::BlockLinear::default())?;
+        domain = domain.add(Custom::<quantized_linear::QuantizedLinear>::default())?;
+        domain = domain.add(Custom::<block_linear::BlockLinear>::default())?;
     }
     if support.attention {
-        domain = domain.add(attention::Attention::default())?;
-        domain = domain.add(grid_attention::GridAttention::default())?;
+        domain = domain.add(Custom::<attention::Attention>::default())?;
+        domain = domain.add(Custom::<grid_attention::GridAttention>::default())?;
     }
     if support.cached_attention {
-        domain = domain.add(cached_attention::CachedAttention)?;
+        domain = domain.add(Custom::<cached_attention::CachedAttention>::default())?;
     }
     Ok(builder.with_operators(domain)?)
 }
 
-/// Memory that the kernels of a session use one after the other.
-type Scratch<T> = Arc<Mutex<Vec<T>>>;
+/// An operator at one node of a graph.
+trait Kernel: Sized + Send + Sync + 'static {
+    /// As graphs name it.
+    const NAME: &'static str;
+    /// Its inputs, by the names that errors use.
+    const INPUTS: &'static [(&'static str, TensorElementType)];
+    /// How many outputs it has, all of 32-bit floats.
+    const OUTPUTS: usize = 1;
+    /// Memory that the kernels of a session use one after the other.
+    type Scratch: Default + Send + 'static;
 
-fn lock<T>(scratch: &Scratch<T>) -> MutexGuard<'_, Vec<T>> {
-    // Nobody relies on what is in it.
-    scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reads the node's attributes.
+    fn new(node: &KernelContext<'_>) -> Result<Self, Error>;
+
+    /// Compares the shapes, and runs.
+    fn compute(&self, call: &Call<'_>, scratch: &mut Self::Scratch) -> Result<(), Error>;
+}
+
+/// A [`Kernel`] as ONNX Runtime registers it.
+struct Custom<K: Kernel> {
+    scratch: Arc<Mutex<K::Scratch>>,
+}
+
+impl<K: Kernel> Default for Custom<K> {
+    fn default() -> Self {
+        Self { scratch: Arc::default() }
+    }
+}
+
+impl<K: Kernel> Operator for Custom<K> {
+    type Kernel<'a> = BoxedKernel<'a>;
+
+    fn name(&self) -> &str {
+        K::NAME
+    }
+
+    fn versions(&self) -> RangeInclusive<u32> {
+        VERSION
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        K::INPUTS.iter().map(|(_, element)| OperatorInput::required(*element))
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        (0..K::OUTPUTS).map(|_| OperatorOutput::required(TensorElementType::Float32))
+    }
+
+    fn create_kernel<'a>(&self, node: &KernelContext<'a>) -> Result<BoxedKernel<'a>, Error> {
+        let (kernel, scratch) = (K::new(node)?, self.scratch.clone());
+        Ok(Box::new(move |context: &ComputeContext| {
+            // Nobody relies on what is in it.
+            let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+            guarded(context, K::INPUTS, |call| kernel.compute(call, &mut scratch))
+        }))
+    }
+}
+
+/// Runs a kernel; a panic of it is an error of the call.
+fn guarded(
+    context: &ComputeContext,
+    inputs: &'static [(&'static str, TensorElementType)],
+    compute: impl FnOnce(&Call<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let call = Call { context, inputs, pool: Pool { context, failed: AtomicBool::new(false) } };
+    let ended = catch_unwind(AssertUnwindSafe(|| compute(&call)));
+    match (ended, call.pool.failed.load(Ordering::Relaxed)) {
+        (Ok(result), false) => result,
+        _ => Err(Error::new("a kernel failed; the log says where (`engine.kernels: library` runs without)")),
+    }
+}
+
+/// One call of a kernel.
+struct Call<'a> {
+    context: &'a ComputeContext,
+    inputs: &'static [(&'static str, TensorElementType)],
+    pool: Pool<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// All inputs.
+    fn inputs<const N: usize>(&self) -> Result<[Input<'a>; N], Error> {
+        let input = |(index, (name, _)): (usize, &(&'static str, TensorElementType))| {
+            let value = self.context.input(index)?;
+            let value = value.ok_or_else(|| Error::new(format!("expected an input `{name}`, found none")))?;
+            Ok(Input { name, value })
+        };
+        let inputs: Vec<Input<'a>> =
+            self.inputs.iter().enumerate().map(input).collect::<Result<_, Error>>()?;
+        Ok(inputs.try_into().unwrap_or_else(|_| unreachable!("as many inputs as the operator has")))
+    }
+
+    /// An output, of the shape that it is to have.
+    fn output<const AXES: usize>(
+        &self,
+        index: usize,
+        shape: [usize; AXES],
+    ) -> Result<ValueRefMut<'a>, Error> {
+        let output = self.context.output(index, shape)?;
+        output.ok_or_else(|| Error::new(format!("expected somebody to read output {index}")))
+    }
 }
 
 /// The session's own threads, in one call.
@@ -78,43 +175,13 @@ unsafe impl Threads for Pool<'_> {
     }
 }
 
-/// A kernel whose panics are errors of its call.
-fn guarded<'a>(
-    compute: impl Fn(&ComputeContext, &Pool) -> Result<(), Error> + Send + Sync + 'a,
-) -> BoxedKernel<'a> {
-    Box::new(move |context: &ComputeContext| {
-        let pool = Pool { context, failed: AtomicBool::new(false) };
-        let ended = catch_unwind(AssertUnwindSafe(|| compute(context, &pool)));
-        match (ended, pool.failed.load(Ordering::Relaxed)) {
-            (Ok(result), false) => result,
-            _ => Err(Error::new(
-                "a kernel failed; the log says where (`engine.kernels: library` runs without)",
-            )),
-        }
-    })
-}
-
 /// An input of a call.
 struct Input<'a> {
     name: &'static str,
     value: ValueRef<'a>,
 }
 
-impl<'a> Input<'a> {
-    /// All inputs of a call, by the names that errors are to use.
-    fn all<const N: usize>(
-        context: &'a ComputeContext,
-        names: [&'static str; N],
-    ) -> Result<[Self; N], Error> {
-        let input = |(index, name)| {
-            let value = context.input(index)?;
-            let value = value.ok_or_else(|| Error::new(format!("expected an input `{name}`, found none")))?;
-            Ok(Self { name, value })
-        };
-        let inputs: Vec<Self> = names.into_iter().enumerate().map(input).collect::<Result<_, Error>>()?;
-        Ok(inputs.try_into().unwrap_or_else(|_| unreachable!("as many inputs as names")))
-    }
-
+impl Input<'_> {
     /// Its numbers, and its shape, which must have so many axes.
     fn tensor<T: PrimitiveTensorElementType, const AXES: usize>(
         &self,

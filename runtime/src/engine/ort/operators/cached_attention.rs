@@ -1,38 +1,39 @@
 //! `CachedAttention`: attention of new tokens to a cache of keys and values that they join.
 
 use ::ort::Error;
-use ::ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ::ort::value::TensorElementType::{Float32, Int32, Int64};
+use ::ort::operator::KernelContext;
+use ::ort::value::TensorElementType::{self, Float32, Int32, Int64};
 use arrcoc_kernels::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
 
-use super::{Input, Pool, VERSION, check, guarded};
+use super::{Call, Kernel, check};
 
 /// The operator: query \[batch, seq, heads * head_dim\], key and value \[batch, seq, kv_heads * head_dim\], past keys and values \[batch, kv_heads,
 /// past, head_dim\], lengths minus one \[batch\], the longest length, cosines and sines \[positions, head_dim / 2\] and positions \[batch, seq\] to
 /// the attention's output \[batch, seq, heads * head_dim\] and the present keys and values \[batch, kv_heads, max(past, longest), head_dim\].
-pub(super) struct CachedAttention;
+pub(super) struct CachedAttention {
+    heads: usize,
+    kv_heads: usize,
+    scale: f32,
+}
 
-impl Operator for CachedAttention {
-    type Kernel<'a> = BoxedKernel<'a>;
+impl Kernel for CachedAttention {
+    const NAME: &'static str = "CachedAttention";
+    const INPUTS: &'static [(&'static str, TensorElementType)] = &[
+        ("query", Float32),
+        ("key", Float32),
+        ("value", Float32),
+        ("past_key", Float32),
+        ("past_value", Float32),
+        ("seqlens_k", Int32),
+        ("total_sequence_length", Int32),
+        ("cosines", Float32),
+        ("sines", Float32),
+        ("position_ids", Int64),
+    ];
+    const OUTPUTS: usize = 3;
+    type Scratch = ();
 
-    fn name(&self) -> &str {
-        "CachedAttention"
-    }
-
-    fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        VERSION
-    }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        let elements = [Float32, Float32, Float32, Float32, Float32, Int32, Int32, Float32, Float32, Int64];
-        elements.map(OperatorInput::required)
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [Float32; 3].map(OperatorOutput::required)
-    }
-
-    fn create_kernel<'a>(&self, node: &KernelContext<'a>) -> Result<BoxedKernel<'a>, Error> {
+    fn new(node: &KernelContext<'_>) -> Result<Self, Error> {
         let heads = |name| node.get::<i64>(name).and_then(|heads| usize::try_from(heads).ok());
         let attributes = (heads("num_heads"), heads("kv_num_heads"), node.get::<f32>("scale"));
         let (Some(heads), Some(kv_heads), Some(scale)) = attributes else {
@@ -43,93 +44,73 @@ impl Operator for CachedAttention {
         check(kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads), || {
             format!("CachedAttention: expected whole groups, found {heads} heads for {kv_heads}")
         })?;
-        let attributes = Attributes { heads, kv_heads, scale };
-        Ok(guarded(move |context, pool| compute(context, pool, attributes)))
+        Ok(Self { heads, kv_heads, scale })
     }
-}
 
-#[derive(Clone, Copy)]
-struct Attributes {
-    heads: usize,
-    kv_heads: usize,
-    scale: f32,
-}
+    fn compute(&self, call: &Call<'_>, (): &mut ()) -> Result<(), Error> {
+        let [query, key, value, past_key, past_value, lengths, longest, cosines, sines, positions] =
+            call.inputs()?;
+        let ([batch, tokens, queries], query) = query.tensor::<f32, 3>()?;
+        let (key_shape, key) = key.tensor::<f32, 3>()?;
+        let (value_shape, value) = value.tensor::<f32, 3>()?;
+        let (past_shape, keys_at) = past_key.place::<4>()?;
+        let (past_values, values_at) = past_value.place::<4>()?;
+        let [_, _, past, width] = past_shape;
+        let Self { heads, kv_heads, scale } = *self;
+        let new = kv_heads.checked_mul(width).map(|columns| [batch, tokens, columns]);
+        let fits =
+            heads.checked_mul(width) == Some(queries) && new == Some(key_shape) && new == Some(value_shape);
+        check(fits && past_shape == [batch, kv_heads, past, width] && past_values == past_shape, || {
+            format!(
+                "CachedAttention: a query [{batch}, {tokens}, {queries}] of {heads} heads, keys {key_shape:?} and values {value_shape:?} of {kv_heads} do not go with past keys {past_shape:?} and values {past_values:?}"
+            )
+        })?;
+        let ([], longest) = longest.tensor::<i32, 0>()?;
+        let capacity = past.max(longest.first().map_or(0, |&longest| longest.max(0) as usize));
+        let held = held(lengths.tensor()?, batch, tokens, capacity)?;
+        let (table, cosines) = cosines.tensor::<f32, 2>()?;
+        let (sines_of, sines) = sines.tensor::<f32, 2>()?;
+        check(width > 0 && table == sines_of && 2 * table[1] == width, || {
+            format!(
+                "CachedAttention: cosines {table:?} and sines {sines_of:?} do not go with heads of {width}"
+            )
+        })?;
+        let positions = rows_of(positions.tensor()?, [batch, tokens], table[0])?;
 
-const INPUTS: [&str; 10] = [
-    "query",
-    "key",
-    "value",
-    "past_key",
-    "past_value",
-    "seqlens_k",
-    "total_sequence_length",
-    "cosines",
-    "sines",
-    "position_ids",
-];
-
-fn compute(context: &ComputeContext, pool: &Pool, attributes: Attributes) -> Result<(), Error> {
-    let [query, key, value, past_key, past_value, lengths, longest, cosines, sines, positions] =
-        Input::all(context, INPUTS)?;
-    let ([batch, tokens, queries], query) = query.tensor::<f32, 3>()?;
-    let (key_shape, key) = key.tensor::<f32, 3>()?;
-    let (value_shape, value) = value.tensor::<f32, 3>()?;
-    let (past_shape, keys_at) = past_key.place::<4>()?;
-    let (past_values, values_at) = past_value.place::<4>()?;
-    let [_, _, past, width] = past_shape;
-    let Attributes { heads, kv_heads, scale } = attributes;
-    let new = kv_heads.checked_mul(width).map(|columns| [batch, tokens, columns]);
-    let fits =
-        heads.checked_mul(width) == Some(queries) && new == Some(key_shape) && new == Some(value_shape);
-    check(fits && past_shape == [batch, kv_heads, past, width] && past_values == past_shape, || {
-        format!(
-            "CachedAttention: a query [{batch}, {tokens}, {queries}] of {heads} heads, keys {key_shape:?} and values {value_shape:?} of {kv_heads} do not go with past keys {past_shape:?} and values {past_values:?}"
-        )
-    })?;
-    let ([], longest) = longest.tensor::<i32, 0>()?;
-    let capacity = past.max(longest.first().map_or(0, |&longest| longest.max(0) as usize));
-    let held = held(lengths.tensor()?, batch, tokens, capacity)?;
-    let (table, cosines) = cosines.tensor::<f32, 2>()?;
-    let (sines_of, sines) = sines.tensor::<f32, 2>()?;
-    check(width > 0 && table == sines_of && 2 * table[1] == width, || {
-        format!("CachedAttention: cosines {table:?} and sines {sines_of:?} do not go with heads of {width}")
-    })?;
-    let positions = rows_of(positions.tensor()?, [batch, tokens], table[0])?;
-
-    let none = || Error::new("expected three outputs");
-    let present = [batch, kv_heads, capacity, width];
-    let mut out = context.output(0, [batch, tokens, queries])?.ok_or_else(none)?;
-    let mut keys = context.output(1, present)?.ok_or_else(none)?;
-    let mut values = context.output(2, present)?.ok_or_else(none)?;
-    let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-    let (_, keys) = keys.try_extract_tensor_mut::<f32>()?;
-    let (_, values) = values.try_extract_tensor_mut::<f32>()?;
-    let in_place = keys_at == keys.as_ptr().addr();
-    check(in_place == (values_at == values.as_ptr().addr()), || {
-        "CachedAttention: expected keys and values both in place or both elsewhere".to_owned()
-    })?;
-    let read = [query, key, value, cosines, sines];
-    let written = [&*out, &*keys, &*values];
-    check(!read.iter().any(|read| written.iter().any(|written| overlap(read, written))), || {
-        "CachedAttention: expected inputs in other memory than the results".to_owned()
-    })?;
-    check(in_place || held.iter().all(|&held| held <= past), || {
-        format!("CachedAttention: expected at most {past} places that are taken, found {held:?}")
-    })?;
-    let past = match in_place {
-        // The past's memory is what will be written: nobody may look at it as an input.
-        true => None,
-        false => Some(Past {
-            keys: past_key.tensor::<f32, 4>()?.1,
-            values: past_value.tensor::<f32, 4>()?.1,
-            capacity: past,
-        }),
-    };
-    let heads = Heads { batch, tokens, heads, kv_heads, width, scale };
-    let cache = Cache { keys, values, capacity, held: &held, past };
-    let rotary = Rotary { cosines, sines, positions: &positions };
-    cached_attention(heads, Tokens { query, key, value }, rotary, cache, out, pool);
-    Ok(())
+        let present = [batch, kv_heads, capacity, width];
+        let mut out = call.output(0, [batch, tokens, queries])?;
+        let mut keys = call.output(1, present)?;
+        let mut values = call.output(2, present)?;
+        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        let (_, keys) = keys.try_extract_tensor_mut::<f32>()?;
+        let (_, values) = values.try_extract_tensor_mut::<f32>()?;
+        let in_place = keys_at == keys.as_ptr().addr();
+        check(in_place == (values_at == values.as_ptr().addr()), || {
+            "CachedAttention: expected keys and values both in place or both elsewhere".to_owned()
+        })?;
+        let read = [query, key, value, cosines, sines];
+        let written = [&*out, &*keys, &*values];
+        check(!read.iter().any(|read| written.iter().any(|written| overlap(read, written))), || {
+            "CachedAttention: expected inputs in other memory than the results".to_owned()
+        })?;
+        check(in_place || held.iter().all(|&held| held <= past), || {
+            format!("CachedAttention: expected at most {past} places that are taken, found {held:?}")
+        })?;
+        let past = match in_place {
+            // The past's memory is what will be written: nobody may look at it as an input.
+            true => None,
+            false => Some(Past {
+                keys: past_key.tensor::<f32, 4>()?.1,
+                values: past_value.tensor::<f32, 4>()?.1,
+                capacity: past,
+            }),
+        };
+        let heads = Heads { batch, tokens, heads, kv_heads, width, scale };
+        let cache = Cache { keys, values, capacity, held: &held, past };
+        let rotary = Rotary { cosines, sines, positions: &positions };
+        cached_attention(heads, Tokens { query, key, value }, rotary, cache, out, &call.pool);
+        Ok(())
+    }
 }
 
 /// Whether two slices share memory: a graph may hand over the same twice, in another shape.

@@ -1,58 +1,40 @@
 //! `QuantizedLinear`: a linear layer in 8 bits.
 
 use ::ort::Error;
-use ::ort::operator::{BoxedKernel, ComputeContext, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ::ort::value::TensorElementType;
+use ::ort::operator::KernelContext;
+use ::ort::value::TensorElementType::{self, Float32, Int8};
 use arrcoc_kernels::{MOST_INPUTS, Weight, linear};
 
-use super::{Input, Pool, Scratch, VERSION, check, guarded, lock};
+use super::{Call, Kernel, check};
 
 /// The operator: x \[rows, in\], weight \[out, in\], scale \[out\], bias \[out\] to \[rows, out\].
-#[derive(Default)]
-pub(super) struct QuantizedLinear {
-    scratch: Scratch<u8>,
-}
+pub(super) struct QuantizedLinear;
 
-impl Operator for QuantizedLinear {
-    type Kernel<'a> = BoxedKernel<'a>;
+impl Kernel for QuantizedLinear {
+    const NAME: &'static str = "QuantizedLinear";
+    const INPUTS: &'static [(&'static str, TensorElementType)] =
+        &[("x", Float32), ("weight", Int8), ("scale", Float32), ("bias", Float32)];
+    type Scratch = Vec<u8>;
 
-    fn name(&self) -> &str {
-        "QuantizedLinear"
+    fn new(_: &KernelContext<'_>) -> Result<Self, Error> {
+        Ok(Self)
     }
 
-    fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        VERSION
+    fn compute(&self, call: &Call<'_>, scratch: &mut Vec<u8>) -> Result<(), Error> {
+        let [x, values, scales, bias] = call.inputs()?;
+        let ([rows, inputs], x) = x.tensor::<f32, 2>()?;
+        let ([outputs, columns], values) = values.tensor::<i8, 2>()?;
+        let ([scales_of], scales) = scales.tensor::<f32, 1>()?;
+        let ([bias_of], bias) = bias.tensor::<f32, 1>()?;
+        let possible = (1..=MOST_INPUTS).contains(&inputs);
+        check(possible && inputs == columns && scales_of == outputs && bias_of == outputs, || {
+            format!(
+                "QuantizedLinear: x [{rows}, {inputs}] (at most {MOST_INPUTS}) does not go with a weight [{outputs}, {columns}], {scales_of} scales and a bias of {bias_of}"
+            )
+        })?;
+        let mut y = call.output(0, [rows, outputs])?;
+        let (_, y) = y.try_extract_tensor_mut::<f32>()?;
+        linear(x, Weight { values, scales, bias }, y, scratch, &call.pool);
+        Ok(())
     }
-
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        use TensorElementType::{Float32, Int8};
-        [Float32, Int8, Float32, Float32].map(OperatorInput::required)
-    }
-
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
-    }
-
-    fn create_kernel<'a>(&self, _: &KernelContext<'a>) -> Result<BoxedKernel<'a>, Error> {
-        let scratch = self.scratch.clone();
-        Ok(guarded(move |context, pool| compute(context, pool, &mut lock(&scratch))))
-    }
-}
-
-fn compute(context: &ComputeContext, pool: &Pool, scratch: &mut Vec<u8>) -> Result<(), Error> {
-    let [x, values, scales, bias] = Input::all(context, ["x", "weight", "scale", "bias"])?;
-    let ([rows, inputs], x) = x.tensor::<f32, 2>()?;
-    let ([outputs, columns], values) = values.tensor::<i8, 2>()?;
-    let ([scales_of], scales) = scales.tensor::<f32, 1>()?;
-    let ([bias_of], bias) = bias.tensor::<f32, 1>()?;
-    let possible = (1..=MOST_INPUTS).contains(&inputs);
-    check(possible && inputs == columns && scales_of == outputs && bias_of == outputs, || {
-        format!(
-            "QuantizedLinear: x [{rows}, {inputs}] (at most {MOST_INPUTS}) does not go with a weight [{outputs}, {columns}], {scales_of} scales and a bias of {bias_of}"
-        )
-    })?;
-    let mut y = context.output(0, [rows, outputs])?.ok_or_else(|| Error::new("expected an output"))?;
-    let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-    linear(x, Weight { values, scales, bias }, y, scratch, pool);
-    Ok(())
 }

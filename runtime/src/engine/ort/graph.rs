@@ -1,0 +1,154 @@
+//! A session as a [`Graph`]: what is asked of a run is compared with what the session takes, then bound.
+
+use std::borrow::Cow;
+
+use ::ort::memory::MemoryInfo;
+use ::ort::session::{Session, SessionInputValue};
+
+use super::values::{adopt, bind_inputs, port, view, view_of};
+use super::{Provider, kept, tensorrt};
+use crate::engine::port::{Offer, Port, check, check_ranges};
+use crate::engine::{EngineError, Graph, InPlace, Kept, RunOutputs};
+use crate::tensor::Tensor;
+
+/// A session.
+pub(super) struct OrtGraph {
+    name: String,
+    session: Session,
+    inputs: Vec<Port>,
+    outputs: Vec<String>,
+    /// Lengths that the engine was built for; empty where any will do.
+    ranges: tensorrt::Ranges,
+    /// Where outputs stay that only a later run reads.
+    memory: MemoryInfo<'static>,
+}
+
+impl OrtGraph {
+    pub(super) fn new(
+        name: &str,
+        session: Session,
+        ranges: tensorrt::Ranges,
+        provider: &Provider,
+    ) -> Result<Self, EngineError> {
+        let error = |reason| EngineError::Load { graph: name.to_owned(), reason };
+        let memory = provider.memory().map_err(|reason| error(reason.to_string()))?;
+        let inputs = session.inputs().iter().map(port).collect::<Result<_, _>>().map_err(error)?;
+        let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
+        Ok(Self { name: name.to_owned(), session, inputs, outputs, ranges, memory })
+    }
+}
+
+impl Graph for OrtGraph {
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+        let offers = offers(inputs);
+        check(&self.name, &self.inputs, &offers)?;
+        check_ranges(&self.name, &self.inputs, &offers, &self.ranges)?;
+        run(&mut self.session, inputs).map_err(|reason| failed(&self.name, reason))
+    }
+
+    fn run_keeping(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        kept: &[(&str, Kept)],
+        keep: &[&str],
+    ) -> Result<RunOutputs, EngineError> {
+        let mut offers = offers(inputs);
+        offers.extend(kept.iter().map(|(name, kept)| Offer {
+            name,
+            element: kept.element(),
+            shape: kept.shape(),
+        }));
+        check(&self.name, &self.inputs, &offers)?;
+        check_ranges(&self.name, &self.inputs, &offers, &self.ranges)?;
+        let outputs = (&self.outputs[..], keep);
+        kept::run_keeping(&mut self.session, &self.memory, outputs, inputs, kept)
+            .map_err(|reason| failed(&self.name, reason))
+    }
+
+    fn run_in_place(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        in_place: &mut [InPlace<'_>],
+    ) -> Result<Vec<(String, Tensor)>, EngineError> {
+        let mut offers = offers(inputs);
+        for buffer in in_place.iter() {
+            offers.push(Offer { name: buffer.input, element: buffer.element, shape: buffer.shape });
+            check_buffer(&self.name, &self.outputs, buffer)?;
+        }
+        check(&self.name, &self.inputs, &offers)?;
+        run_bound(&mut self.session, &self.outputs, inputs, in_place)
+            .map_err(|reason| failed(&self.name, reason))
+    }
+}
+
+fn offers<'a>(inputs: &'a [(&'a str, Tensor)]) -> Vec<Offer<'a>> {
+    inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect()
+}
+
+pub(super) fn failed(graph: &str, reason: impl ToString) -> EngineError {
+    EngineError::Run { graph: graph.to_owned(), reason: reason.to_string() }
+}
+
+/// The buffer has the size that its shape needs, its alignment, and an output to go with it.
+fn check_buffer(graph: &str, outputs: &[String], buffer: &InPlace<'_>) -> Result<(), EngineError> {
+    let InPlace { input, output, shape, element, bytes } = buffer;
+    if !outputs.iter().any(|name| name == output) {
+        return Err(failed(graph, format!("there is no output `{output}`; expected {}", outputs.join(", "))));
+    }
+    let expected = shape.iter().product::<usize>() * element.size();
+    if bytes.len() != expected || !bytes.as_ptr().addr().is_multiple_of(element.size()) {
+        let found = bytes.len();
+        return Err(failed(
+            graph,
+            format!(
+                "buffer of `{input}`: expected {expected} aligned bytes for shape {shape:?}, found {found}"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn run(session: &mut Session, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, ::ort::Error> {
+    let values = inputs
+        .iter()
+        .map(|(name, tensor)| {
+            // SAFETY: `inputs` outlives the run, ONNX Runtime only reads inputs, and the values die with this function.
+            let value = unsafe { view_of(tensor, session) }?;
+            Ok((Cow::Borrowed(*name), SessionInputValue::Owned(value)))
+        })
+        .collect::<Result<Vec<_>, ::ort::Error>>()?;
+    let outputs = session.run(values)?;
+    outputs.into_iter().map(|(name, value)| Ok((name.to_owned(), adopt(value)?))).collect()
+}
+
+fn run_bound(
+    session: &mut Session,
+    outputs: &[String],
+    inputs: &[(&str, Tensor)],
+    in_place: &mut [InPlace<'_>],
+) -> Result<Vec<(String, Tensor)>, ::ort::Error> {
+    let mut binding = session.create_binding()?;
+    // SAFETY: as in `run`; the binding dies with this function.
+    unsafe { bind_inputs(&mut binding, session, inputs) }?;
+    for buffer in in_place.iter_mut() {
+        let data = buffer.bytes.as_mut_ptr();
+        // SAFETY: the memory is borrowed mutably until this function returns, `check_buffer` compared its size, and the
+        // two values over it are what the operator asks for: it reads the past and writes behind it.
+        let (input, output) = unsafe {
+            (
+                view(data, buffer.element, buffer.shape, session)?,
+                view(data, buffer.element, buffer.shape, session)?,
+            )
+        };
+        binding.bind_input(buffer.input, &input)?;
+        binding.bind_output(buffer.output, output)?;
+    }
+    let memory = MemoryInfo::default();
+    let is_free = |name: &&String| !in_place.iter().any(|buffer| buffer.output == name.as_str());
+    for name in outputs.iter().filter(is_free) {
+        binding.bind_output_to_device(name.as_str(), &memory)?;
+    }
+    let bound = session.run_binding(&binding)?;
+    let free = bound.into_iter().filter(|(name, _)| outputs.iter().filter(is_free).any(|free| free == name));
+    free.map(|(name, value)| Ok((name.to_owned(), adopt(value)?))).collect()
+}
