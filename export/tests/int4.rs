@@ -18,14 +18,23 @@ use arrcoc_runtime::decoder;
 use arrcoc_runtime::engine::CpuOptions;
 use arrcoc_runtime::engine::ort::{OrtRuntime, Provider};
 use arrcoc_runtime::tensor::Tensor;
+use arrcoc_tests::engines::operators_that_ran;
 use common::{Workshop, calibrated, has_onnx_runtime, program, run, verified};
 use half::f16;
-use serde_json::Value;
 
 /// Linear layers of a decoder layer: queries, keys, values, output, and the three of the MLP.
 const LINEAR: usize = 7;
 /// Layers of the tiny preset's decoder.
 const LAYERS: usize = 3;
+
+/// A checkpoint and a calibration of it, where there is ONNX Runtime.
+fn prepared() -> Option<(Workshop, Calibration)> {
+    has_onnx_runtime().then(|| {
+        let workshop = Workshop::new();
+        let calibration = calibrated(&workshop);
+        (workshop, calibration)
+    })
+}
 
 /// Blocks of the decoder's layers.
 fn blocks(size: usize, symmetric: bool) -> Vec<WeightRule> {
@@ -73,12 +82,8 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn int4_verifies_is_smaller_and_keeps_what_is_not_the_decoders_in_16_bits() {
-    if !has_onnx_runtime() {
-        return;
-    }
-    let workshop = Workshop::new();
+    let Some((workshop, calibration)) = prepared() else { return };
     workshop.build(Target::Portable).unwrap();
-    let calibration = calibrated(&workshop);
     let sixteen = build::Options {
         precision: Precision::Fp16,
         calibration: Some(calibration.clone()),
@@ -171,11 +176,7 @@ fn rows_of(values: &Initializer, target: &str) -> usize {
 
 #[test]
 fn weights_are_those_of_the_same_blocks_for_the_cpu() {
-    if !has_onnx_runtime() {
-        return;
-    }
-    let workshop = Workshop::new();
-    let calibration = calibrated(&workshop);
+    let Some((workshop, calibration)) = prepared() else { return };
     // Symmetric blocks of 32 lie in tiles for CPUs; tests/tests/kernels.rs has them beside PyTorch.
     for (size, symmetric) in [(32, false), (16, true), (16, false)] {
         for target in [Target::Cpu, Target::Portable] {
@@ -208,28 +209,9 @@ fn weights_are_those_of_the_same_blocks_for_the_cpu() {
     }
 }
 
-/// Operators that ran, by what a profile noted.
-fn operators_that_ran(profiles: &Path) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for file in fs::read_dir(profiles).unwrap() {
-        let text = fs::read_to_string(file.unwrap().path()).unwrap();
-        let events: Value = serde_json::from_str(&text).unwrap();
-        for event in events.as_array().unwrap().iter().filter(|event| event["cat"] == "Node") {
-            if let Some(operator) = event["args"]["op_name"].as_str() {
-                *counts.entry(operator.to_owned()).or_default() += 1;
-            }
-        }
-    }
-    counts
-}
-
 #[test]
 fn onnx_runtime_makes_one_operator_of_unpacking_and_product() {
-    if !has_onnx_runtime() {
-        return;
-    }
-    let workshop = Workshop::new();
-    let calibration = calibrated(&workshop);
+    let Some((workshop, calibration)) = prepared() else { return };
     let open = || OrtRuntime::open(2, Provider::Cpu(CpuOptions::default())).unwrap();
     let ort = open();
     for (size, symmetric) in [(32, true), (32, false)] {
@@ -237,7 +219,7 @@ fn onnx_runtime_makes_one_operator_of_unpacking_and_product() {
         let profiled = open().profiled(Some(profiles.clone()));
         let portable = int4(&workshop, &calibration, Target::Portable, blocks(size, symmetric));
         let found = logits(&portable, &profiled);
-        let ran = operators_that_ran(&profiles);
+        let ran = operators_that_ran(&profiles).unwrap();
         println!("{ran:?}");
         assert_eq!(ran.get("MatMulNBits"), Some(&(LINEAR * LAYERS)), "{ran:?}");
         assert_eq!(ran.get("DequantizeLinear"), None, "{ran:?}");
@@ -252,11 +234,7 @@ fn onnx_runtime_makes_one_operator_of_unpacking_and_product() {
 
 #[test]
 fn tensorrt_takes_symmetric_blocks_and_refuses_others_by_name() {
-    if !has_onnx_runtime() {
-        return;
-    }
-    let workshop = Workshop::new();
-    let calibration = calibrated(&workshop);
+    let Some((workshop, calibration)) = prepared() else { return };
     let dry_run = |rules: Vec<WeightRule>| {
         int4(&workshop, &calibration, Target::Portable, rules);
         run(program().arg("engines").arg(workshop.path("engines/tiny/int4-portable")).arg("--dry-run"))

@@ -1,6 +1,6 @@
 //! The combinations of bundle and library that must all compute what the reference computes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -105,18 +105,21 @@ impl Stage {
     }
 }
 
-/// The operators that profiles under `dir` have noted. ONNX Runtime writes a profile when its graph is dropped.
+/// How often each operator ran, by the profiles under `dir`. ONNX Runtime writes a profile when its graph is dropped.
 ///
 /// # Errors
 /// When a file is no profile.
-pub fn operators_that_ran(dir: &Path) -> Result<BTreeSet<String>> {
-    let mut operators = BTreeSet::new();
+pub fn operators_that_ran(dir: &Path) -> Result<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
     for file in fs::read_dir(dir)? {
         let events: Vec<serde_json::Value> = serde_json::from_slice(&fs::read(file?.path())?)?;
-        let names = events.iter().filter_map(|event| event["args"]["op_name"].as_str());
-        operators.extend(names.map(str::to_owned));
+        for event in events.iter().filter(|event| event["cat"] == "Node") {
+            if let Some(operator) = event["args"]["op_name"].as_str() {
+                *counts.entry(operator.to_owned()).or_default() += 1;
+            }
+        }
     }
-    Ok(operators)
+    Ok(counts)
 }
 
 /// What a graph returned.

@@ -19,6 +19,36 @@ pub(crate) const REAL_WIDTH: &str = "arr-coc-ovis-base";
 pub(crate) const PHOTOGRAPHS: [&str; 2] =
     ["tests/fixtures/images/astronaut.jpg", "tests/fixtures/images/rocket.jpg"];
 
+/// What `arrcoc-export build` is to make of a checkpoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Build<'a> {
+    /// The model's.
+    pub(crate) name: &'a str,
+    pub(crate) precision: &'a str,
+    pub(crate) target: &'a str,
+    /// What tensors reach: what 16 and 8 bits for GPUs are built by.
+    pub(crate) calibration: Option<&'a Path>,
+    /// Forms of single weights.
+    pub(crate) rules: Option<&'a Path>,
+}
+
+impl<'a> Build<'a> {
+    /// A bundle for CPUs.
+    pub(crate) fn cpu(name: &'a str, precision: &'a str) -> Self {
+        Self { name, precision, target: "cpu", calibration: None, rules: None }
+    }
+
+    /// A portable one in 32 bits.
+    pub(crate) fn portable(name: &'a str) -> Self {
+        Self { target: "portable", ..Self::cpu(name, "fp32") }
+    }
+
+    /// A portable one in 16 bits or fewer.
+    pub(crate) fn calibrated(name: &'a str, precision: &'a str, calibration: &'a Path) -> Self {
+        Self { precision, calibration: Some(calibration), ..Self::portable(name) }
+    }
+}
+
 /// `arrcoc-export` and `arrcoc-serve`.
 pub(crate) struct Programs {
     dir: PathBuf,
@@ -67,52 +97,21 @@ impl Programs {
         shell::check(init.arg("--out").arg(out))
     }
 
-    /// Builds `OUT/NAME/fp32-TARGET` from a checkpoint and returns its path.
-    pub(crate) fn bundle(&self, checkpoint: &Path, out: &Path, name: &str, target: &str) -> Result<PathBuf> {
-        self.precision(checkpoint, out, name, "fp32", target)
-    }
-
-    /// The same in any precision.
-    pub(crate) fn precision(
-        &self,
-        checkpoint: &Path,
-        out: &Path,
-        name: &str,
-        precision: &str,
-        target: &str,
-    ) -> Result<PathBuf> {
-        let mut build = self.build_of(checkpoint, out, name);
-        shell::check(build.args(["--precision", precision, "--target", target]))?;
-        Ok(out.join(name).join(format!("{precision}-{target}")))
-    }
-
-    /// The same for CPUs, with forms of single weights by `rules`.
-    pub(crate) fn ruled(
-        &self,
-        checkpoint: &Path,
-        out: &Path,
-        name: &str,
-        precision: &str,
-        rules: &Path,
-    ) -> Result<PathBuf> {
-        let mut build = self.build_of(checkpoint, out, name);
-        shell::check(build.args(["--precision", precision, "--weight-rules"]).arg(rules))?;
-        Ok(out.join(name).join(format!("{precision}-cpu")))
-    }
-
-    /// The same in 16 or 8 bits, by what a calibration says.
-    pub(crate) fn calibrated(
-        &self,
-        checkpoint: &Path,
-        out: &Path,
-        name: &str,
-        precision: &str,
-        calibration: &Path,
-    ) -> Result<PathBuf> {
-        let mut build = self.build_of(checkpoint, out, name);
-        build.args(["--precision", precision, "--target", "portable", "--calibration"]).arg(calibration);
+    /// Builds `OUT/NAME/PRECISION-TARGET` from a checkpoint and returns its path. What stands there may be the work of yesterday's exporter, under today's
+    /// version number: it is built again.
+    pub(crate) fn bundle(&self, checkpoint: &Path, out: &Path, build: &Build<'_>) -> Result<PathBuf> {
+        let Build { name, precision, target, calibration, rules } = *build;
+        let mut build = self.export();
+        build.arg("build").arg(checkpoint).arg("--out").arg(out).args(["--name", name, "--force"]);
+        build.args(["--precision", precision, "--target", target]);
+        if let Some(calibration) = calibration {
+            build.arg("--calibration").arg(calibration);
+        }
+        if let Some(rules) = rules {
+            build.arg("--weight-rules").arg(rules);
+        }
         shell::check(&mut build)?;
-        Ok(out.join(name).join(format!("{precision}-portable")))
+        Ok(out.join(name).join(format!("{precision}-{target}")))
     }
 
     /// The random checkpoint of the real sizes below `dir`, written when it is not there.
@@ -151,12 +150,5 @@ impl Programs {
             .args(["--limit", "32"]);
         shell::check(calibrate.arg("--data").arg(data).arg("--output").arg(&calibration))?;
         Ok(calibration)
-    }
-
-    /// What stands there may be the work of yesterday's exporter, under today's version number: it is built again.
-    fn build_of(&self, checkpoint: &Path, out: &Path, name: &str) -> Command {
-        let mut build = self.export();
-        build.arg("build").arg(checkpoint).arg("--out").arg(out).args(["--name", name, "--force"]);
-        build
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::bench::report::{circumstances, write};
-use crate::bundles::{Programs, REAL_WIDTH};
+use crate::bundles::{Build, Programs, REAL_WIDTH};
 use crate::goldens::{environment, reference_dir};
 use crate::onnxruntime;
 use crate::shell::{self, section};
@@ -89,19 +89,14 @@ impl Bench<'_> {
     fn bundles(&self, card: &Card) -> Result<Vec<PathBuf>> {
         let checkpoint = self.programs.real_width(&self.work)?;
         let engines = self.work.join("engines");
-        let mut bundles = vec![self.programs.bundle(&checkpoint, &engines, REAL_WIDTH, "portable")?];
+        let mut bundles = vec![self.programs.bundle(&checkpoint, &engines, &Build::portable(REAL_WIDTH))?];
         let calibration = self.programs.calibration(&checkpoint, &self.work, &self.library)?;
         // int4 is only stored in 4 bits, so every card multiplies it; products of 8-bit floats need tensor cores that have them.
         let precisions =
             if card.capability >= FP8 { &["fp16", "int4", "fp8"][..] } else { &["fp16", "int4"] };
         for precision in precisions {
-            bundles.push(self.programs.calibrated(
-                &checkpoint,
-                &engines,
-                REAL_WIDTH,
-                precision,
-                &calibration,
-            )?);
+            let build = Build::calibrated(REAL_WIDTH, precision, &calibration);
+            bundles.push(self.programs.bundle(&checkpoint, &engines, &build)?);
         }
         Ok(bundles)
     }

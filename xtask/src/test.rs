@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::bundles::Programs;
+use crate::bundles::{Build, Programs};
 use crate::python::Environment;
 use crate::shell::{self, section};
 use crate::{goldens, onnxruntime, promtool, tidy};
@@ -72,12 +72,10 @@ fn bundles(programs: &Programs) -> Result<PathBuf> {
     let out = shell::target("test-bundles");
     for goldens in goldens::committed() {
         let checkpoint = goldens.checkpoint(programs, out.join(goldens.model).join("checkpoint"))?;
-        for target in ["portable", "cpu"] {
-            programs.bundle(&checkpoint, &out, goldens.model, target)?;
-        }
-        // To swap between, and for what is proved per precision.
-        for precision in ["int8", "int4"] {
-            programs.precision(&checkpoint, &out, goldens.model, precision, "cpu")?;
+        programs.bundle(&checkpoint, &out, &Build::portable(goldens.model))?;
+        // More than one precision to swap between, and for what is proved of each.
+        for precision in ["fp32", "int8", "int4"] {
+            programs.bundle(&checkpoint, &out, &Build::cpu(goldens.model, precision))?;
         }
     }
     Ok(out.join(PRESET).join("fp32-cpu"))

@@ -5,11 +5,8 @@ use std::rc::Rc;
 
 use arrcoc_models::graph::quantized::{Part, Quantized, Scheme};
 use arrcoc_models::graph::{
-    Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, Node, Source, Value,
+    Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, MICROSOFT, Node, Source, Value,
 };
-
-/// Domain of ONNX Runtime's own operators.
-const MICROSOFT: &str = "com.microsoft";
 
 /// A graph whose operators are replaced one by one.
 pub(super) struct Rewriter {

@@ -10,10 +10,23 @@ use super::*;
 use crate::calibrate::{Circumstances, GraphRanges};
 use crate::init::Preset;
 
-fn graphs() -> Vec<Graph> {
+fn graphs_for(target: GraphTarget) -> Vec<Graph> {
     let ModelConfig::ArrCocOvis(config) =
         ModelConfig::from_json(&Preset::ArrCocOvisTiny.config("float32")).unwrap();
-    config.graphs(GraphOptions { target: GraphTarget::Cpu, context_length: 256 })
+    config.graphs(GraphOptions { target, context_length: 256 })
+}
+
+fn graphs() -> Vec<Graph> {
+    graphs_for(GraphTarget::Cpu)
+}
+
+/// What is asked of a portable bundle.
+fn for_gpus<'a>(
+    precision: Precision,
+    rules: &'a [WeightRule],
+    calibration: Option<&'a Calibration>,
+) -> Request<'a> {
+    Request { precision, target: Target::Portable, rules, calibration, range: RangeMethod::Absmax }
 }
 
 fn passed(precision: Precision, rules: &str) -> Result<Vec<Graph>, PassError> {
@@ -157,31 +170,17 @@ fn a_rule_that_fits_nothing_is_an_error_that_counts_from_one() {
 
 #[test]
 fn quantized_bundles_are_for_the_cpu() {
-    let request = Request {
-        precision: Precision::Int8,
-        target: Target::Portable,
-        rules: &[],
-        calibration: None,
-        range: RangeMethod::Absmax,
-    };
+    let request = for_gpus(Precision::Int8, &[], None);
     let error = apply(request, graphs()).err().unwrap();
     assert!(error.to_string().contains("--target cpu"), "{error}");
 }
 
 /// The portable graphs at a precision of floats, all of whose tensors are said to reach `magnitude`.
 fn portable(precision: Precision, rules: &str, magnitude: f32) -> Result<Passed, PassError> {
-    let ModelConfig::ArrCocOvis(config) =
-        ModelConfig::from_json(&Preset::ArrCocOvisTiny.config("float32")).unwrap();
-    let graphs = config.graphs(GraphOptions { target: GraphTarget::Portable, context_length: 256 });
+    let graphs = graphs_for(GraphTarget::Portable);
     let rules: Vec<WeightRule> = serde_yaml::from_str(rules).unwrap();
     let calibration = calibration(&graphs, magnitude);
-    let request = Request {
-        precision,
-        target: Target::Portable,
-        rules: &rules,
-        calibration: Some(&calibration),
-        range: RangeMethod::Absmax,
-    };
+    let request = for_gpus(precision, &rules, Some(&calibration));
     apply(request, graphs)
 }
 
@@ -378,36 +377,20 @@ fn what_is_large_stays_out_of_int4_too() {
 fn another_versions_calibration_is_refused() {
     let graphs = graphs();
     let calibration = calibration(&graphs, 1.0);
-    let ModelConfig::ArrCocOvis(config) =
-        ModelConfig::from_json(&Preset::ArrCocOvisTiny.config("float32")).unwrap();
-    let request = Request {
-        precision: Precision::Fp16,
-        target: Target::Portable,
-        rules: &[],
-        calibration: Some(&calibration),
-        range: RangeMethod::Absmax,
-    };
+    let request = for_gpus(Precision::Fp16, &[], Some(&calibration));
     // The calibration is of the fused graphs.
-    let portable = config.graphs(GraphOptions { target: GraphTarget::Portable, context_length: 256 });
+    let portable = graphs_for(GraphTarget::Portable);
     let error = apply(request, portable).err().unwrap();
     assert!(matches!(error, PassError::OtherGraph { .. }), "{error}");
 }
 
 #[test]
 fn a_weight_of_unknown_size_is_not_trusted() {
-    let ModelConfig::ArrCocOvis(config) =
-        ModelConfig::from_json(&Preset::ArrCocOvisTiny.config("float32")).unwrap();
-    let graphs = config.graphs(GraphOptions { target: GraphTarget::Portable, context_length: 256 });
+    let graphs = graphs_for(GraphTarget::Portable);
     let mut calibration = calibration(&graphs, 1.0);
     let bias = "clip_vision_model.encoder.layers.0.mlp.fc1.bias";
     assert!(calibration.weights.remove(bias).is_some());
-    let request = Request {
-        precision: Precision::Fp16,
-        target: Target::Portable,
-        rules: &[],
-        calibration: Some(&calibration),
-        range: RangeMethod::Absmax,
-    };
+    let request = for_gpus(Precision::Fp16, &[], Some(&calibration));
     let error = apply(request, graphs).err().unwrap();
     assert!(matches!(&error, PassError::NotCalibrated { tensor, .. } if tensor == bias), "{error}");
 }

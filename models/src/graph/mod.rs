@@ -31,6 +31,9 @@ use crate::Target;
 /// Domain of our own operators ([`Function`]).
 pub const DOMAIN: &str = "arrcoc";
 
+/// Domain of ONNX Runtime's own operators (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>).
+pub const MICROSOFT: &str = "com.microsoft";
+
 /// Element types that graphs use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Element {
@@ -121,7 +124,7 @@ pub struct Node {
     pub name: String,
     /// ONNX operator.
     pub operator: &'static str,
-    /// Operator domain: empty for standard operators, `com.microsoft` for ONNX Runtime's, [`DOMAIN`] for ours.
+    /// Operator domain: empty for standard operators, [`MICROSOFT`] for ONNX Runtime's, [`DOMAIN`] for ours.
     pub domain: &'static str,
     /// Names of the inputs; empty for an omitted one.
     pub inputs: Vec<Rc<str>>,

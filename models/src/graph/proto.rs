@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 use super::layout::Placement;
-use super::{Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, Node, Source, Value};
+use super::{Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, MICROSOFT, Node, Source, Value};
 use crate::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
@@ -56,7 +56,7 @@ pub(super) fn serialize(graph: &Graph, placements: &[Option<Placement>]) -> Vec<
 /// The standard's operators, and those of every other domain that the graph's nodes come from.
 fn opset_imports(graph: &Graph, version: i64) -> Vec<OperatorSetIdProto> {
     let mut imports = vec![opset("", version)];
-    for domain in ["com.microsoft", DOMAIN] {
+    for domain in [MICROSOFT, DOMAIN] {
         // What a function's body uses counts too: it may take its call's place.
         let bodies = graph.functions.iter().flat_map(|function| &function.body.nodes);
         if graph.nodes.iter().chain(bodies).any(|node| node.domain == domain) {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::report::{circumstances, measure, median, write};
-use crate::bundles::{Programs, REAL_WIDTH};
+use crate::bundles::{Build, Programs, REAL_WIDTH};
 use crate::goldens::reference_dir;
 use crate::python::Environment;
 use crate::{onnxruntime, shell};
@@ -58,13 +58,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let work = shell::target("bench");
     let checkpoint = programs.real_width(&work.join("checkpoints"))?;
     let bundles = PRECISIONS.map(|precision| {
-        let dir = programs.precision(&checkpoint, &work.join("engines"), REAL_WIDTH, precision, "cpu")?;
+        let build = Build::cpu(REAL_WIDTH, precision);
+        let dir = programs.bundle(&checkpoint, &work.join("engines"), &build)?;
         Ok((precision, dir))
     });
     let mut bundles = bundles.into_iter().collect::<Result<Vec<_>>>()?;
     let rules = work.join("head-too.yaml");
     std::fs::write(&rules, HEAD_TOO.1)?;
-    let head_too = programs.ruled(&checkpoint, &work.join("engines-head-too"), REAL_WIDTH, "int4", &rules)?;
+    let build = Build { rules: Some(&rules), ..Build::cpu(REAL_WIDTH, "int4") };
+    let head_too = programs.bundle(&checkpoint, &work.join("engines-head-too"), &build)?;
     bundles.push((HEAD_TOO.0, head_too));
     let mut taken: BTreeMap<String, Taken> = BTreeMap::new();
     for round in 1..=args.rounds {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::report::{circumstances, measure, write};
-use crate::bundles::{PHOTOGRAPHS, Programs};
+use crate::bundles::{Build, PHOTOGRAPHS, Programs};
 use crate::onnxruntime;
 use crate::shell;
 
@@ -54,12 +54,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let calibration = programs.calibration(&checkpoint, &work, &library)?;
     let mut rows = Vec::new();
     for (precision, target) in BUNDLES {
-        let bundle = match (precision, target) {
-            ("fp16" | "fp8", _) | ("int4", "portable") => {
-                programs.calibrated(&checkpoint, &engines, &name, precision, &calibration)?
-            }
-            _ => programs.precision(&checkpoint, &engines, &name, precision, target)?,
+        let build = match (target, precision) {
+            ("portable", "fp32") => Build::portable(&name),
+            ("portable", _) => Build::calibrated(&name, precision, &calibration),
+            _ => Build::cpu(&name, precision),
         };
+        let bundle = programs.bundle(&checkpoint, &engines, &build)?;
         println!("{}", shell::shown(&bundle));
         rows.push(row(args, &programs, &library, &bundle)?);
     }

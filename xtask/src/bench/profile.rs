@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::report::{circumstances, write};
-use crate::bundles::{Programs, REAL_WIDTH};
+use crate::bundles::{Build, Programs, REAL_WIDTH};
 use crate::{onnxruntime, shell};
 
 /// What takes less is summed up, milliseconds.
@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let work = shell::target("bench");
     let checkpoint = programs.real_width(&work.join("checkpoints"))?;
     let bundle =
-        programs.precision(&checkpoint, &work.join("engines"), REAL_WIDTH, &args.precision, "cpu")?;
+        programs.bundle(&checkpoint, &work.join("engines"), &Build::cpu(REAL_WIDTH, &args.precision))?;
     let profiles = work.join("profiles");
     if profiles.exists() {
         fs::remove_dir_all(&profiles)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::report::{circumstances, write};
-use crate::bundles::Programs;
+use crate::bundles::{Build, Programs};
 use crate::goldens::{environment, reference_dir};
 use crate::onnxruntime;
 use crate::shell;
@@ -107,10 +107,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let results = work.join("results");
     for Part { name, precision, data, flags, .. } in PARTS {
         let engines = work.join("engines");
-        let bundle = match precision {
-            "fp16" | "fp8" => programs.calibrated(&checkpoint, &engines, MODEL, precision, &calibration)?,
-            _ => programs.precision(&checkpoint, &engines, MODEL, precision, "cpu")?,
+        let build = match precision {
+            "fp16" | "fp8" => Build::calibrated(MODEL, precision, &calibration),
+            _ => Build::cpu(MODEL, precision),
         };
+        let bundle = programs.bundle(&checkpoint, &engines, &build)?;
         let data = work.join(data.name()).join("ledger.json");
         let mut eval = programs.serve();
         eval.arg("eval").arg("--bundle").arg(&bundle).arg("--data").arg(&data).args(flags);

@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::bundles::Programs;
+use crate::bundles::{Build, Programs};
 use crate::onnxruntime;
 use crate::shell::{self, section, shown};
 use server::Server;
@@ -81,7 +81,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (runtime, library) = section("2. ONNX Runtime", || choose(args.runtime))?;
     let checkpoint = section("3. a checkpoint in Hugging Face form", || subject.checkpoint(&programs, &dir))?;
     let bundle = section("4. export it to an engine bundle", || {
-        programs.bundle(&checkpoint, &dir.join("engines"), &subject.model, runtime.target())
+        let build = Build { target: runtime.target(), ..Build::cpu(&subject.model, "fp32") };
+        programs.bundle(&checkpoint, &dir.join("engines"), &build)
     })?;
     let server = section("5. serve it", || {
         Server::start(&programs, &bundle, runtime.name(), library.as_deref(), &dir.join("server.log"))

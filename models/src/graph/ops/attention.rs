@@ -16,6 +16,6 @@ pub fn attention_bf16() -> Function {
         let attributes = vec![(NUM_HEADS, Attribute::Reference(NUM_HEADS))];
         let outputs = vec![Some((Element::F32, inputs[0].dims.clone()))];
         let inputs: Vec<_> = inputs.iter().map(Some).collect();
-        g.emit_in(super::fused::MICROSOFT, "MultiHeadAttention", &inputs, attributes, outputs).remove(0)
+        g.emit_in(crate::graph::MICROSOFT, "MultiHeadAttention", &inputs, attributes, outputs).remove(0)
     })
 }

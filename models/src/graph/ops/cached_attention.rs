@@ -1,7 +1,7 @@
 //! Attention to a cache as an operator of our own; what it means in ONNX Runtime's operators is its body.
 
-use super::fused::MICROSOFT;
 use crate::dims;
+use crate::graph::MICROSOFT;
 use crate::graph::{Attribute, Builder, Dim, Element, Function, Value};
 
 /// Attention of new tokens to a cache that they join: [`cached_attention`].

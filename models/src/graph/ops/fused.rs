@@ -1,9 +1,6 @@
 //! Operators of ONNX Runtime and of opsets beyond 18: only for [`crate::Target::Cpu`].
 
-use crate::graph::{Attribute, Builder, Value};
-
-/// Domain of ONNX Runtime's own operators.
-pub(super) const MICROSOFT: &str = "com.microsoft";
+use crate::graph::{Attribute, Builder, MICROSOFT, Value};
 
 /// `accuracy_level` of `MatMulNBits`: it multiplies in int8.
 pub const INT8_ACCUMULATION: i64 = 4;

@@ -1,7 +1,7 @@
 //! Linear layers of quantized weights as operators of our own; what each means in ONNX Runtime's operators is its body.
 
-use super::fused::MICROSOFT;
 use crate::dims;
+use crate::graph::MICROSOFT;
 use crate::graph::quantized::Blocks;
 use crate::graph::{Attribute, Builder, Element, Function, Value};
 
