@@ -10,23 +10,12 @@ use std::path::Path;
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify::{self, Options, Report, StageReport, VerifyError};
 use arrcoc_runtime::bundle::manifest::{Drift, Precision, Target};
-use arrcoc_runtime::engine::RuntimeKind;
-use common::{Workshop, has_onnx_runtime, program, run};
+use common::{Workshop, has_onnx_runtime, program, run, verify_options};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 fn options() -> Options {
-    let runtime = RuntimeKind::Ort;
-    Options {
-        reference: None,
-        checkpoint: None,
-        image: None,
-        image_size: None,
-        tokens: 8,
-        seed: 1,
-        threads: 2,
-        runtime,
-    }
+    Options { tokens: 8, ..verify_options() }
 }
 
 fn verify(bundle: &Path) -> Report {
@@ -181,4 +170,26 @@ fn an_image_of_ones_own_is_taken_and_a_broken_one_named() {
     fs::write(&broken, &fs::read(photograph).unwrap()[..500]).unwrap();
     assert!(matches!(with(broken), Err(VerifyError::Image { .. })));
     assert!(matches!(with(workshop.path("gone.jpg")), Err(VerifyError::Read { .. })));
+}
+
+/// As for an engine that takes short steps only.
+#[test]
+fn a_prompt_goes_in_by_steps_and_with_the_answer_into_the_context() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::new();
+    workshop.build(Target::Portable).unwrap();
+    let bundle = workshop.path("engines/tiny/fp32-portable");
+    let verify = |flags: [&str; 4]| {
+        let (status, stdout, stderr) =
+            run(program().arg("verify").arg(&bundle).args(["--json", "--tokens", "8"]).args(flags));
+        assert_eq!(status, 0, "{stderr}");
+        serde_json::from_str::<Value>(&stdout).unwrap()["decoding"].clone()
+    };
+    let whole = verify(["--context", "4096", "--prefill-chunk", "4096"]);
+    assert_eq!((whole["tokens"].as_u64(), whole["differing"].as_u64()), (Some(8), Some(0)));
+    assert_eq!(verify(["--context", "4096", "--prefill-chunk", "7"]), whole);
+    // Two places of the context are for the first token and the decoder's own.
+    assert_eq!(verify(["--context", "30", "--prefill-chunk", "7"])["tokens"], 1);
 }

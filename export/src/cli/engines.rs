@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use arrcoc_export::engines::{self, Options, Plan};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::engine::ort::tensorrt::BuildOptions;
-use arrcoc_runtime::engine::{TensorRtOptions, Workload};
-use arrcoc_runtime::model::DEFAULT_CONTEXT_LENGTH;
 use serde_json::json;
+
+use super::gpu::Gpu;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,15 +33,8 @@ pub(super) struct Args {
     /// Directory of engines [default: .tensorrt beside the bundle]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Number of the GPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    device: u32,
-    /// Longest prompt plus answer; the model's own limit if that is smaller
-    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CONTEXT_LENGTH, value_parser = tokens)]
-    context: usize,
-    /// Prompt tokens processed per step
-    #[arg(long, value_name = "TOKENS", default_value_t = Workload::default().prefill_chunk, value_parser = tokens)]
-    prefill_chunk: usize,
+    #[command(flatten)]
+    gpu: Gpu,
     /// Only this graph; may be given several times
     #[arg(long, value_name = "NAME")]
     graph: Vec<String>,
@@ -62,17 +55,12 @@ pub(super) struct Args {
     json: bool,
 }
 
-fn tokens(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a whole number of at least 1".into())
-}
-
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let Self { context: context_length, prefill_chunk, optimization_level, .. } = self;
-        let workload = Workload { context_length, prefill_chunk };
+        let optimization_level = self.optimization_level;
         let workspace = self.workspace.map(|mib| (mib as usize) << 20);
         let options = Options {
-            tensorrt: TensorRtOptions { device: self.device, engines: self.out, workload },
+            tensorrt: self.gpu.tensorrt(self.out),
             build: BuildOptions { workspace, optimization_level },
             graphs: self.graph,
             force: self.force,

@@ -3,6 +3,7 @@
 mod build;
 mod calibrate;
 mod engines;
+mod gpu;
 mod init;
 mod inspect;
 mod plan;

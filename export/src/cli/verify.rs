@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use anyhow::bail;
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify::{self, Options};
-use arrcoc_runtime::engine::RuntimeKind;
+use arrcoc_runtime::engine::{CudaOptions, RuntimeKind, RuntimeOptions};
+
+use super::gpu::Gpu;
 
 const EXAMPLES: &str = "\
 Examples:
   arrcoc-export verify engines/my-model/fp32-cpu
   arrcoc-export verify engines/my-model/fp32-portable --image-size 1024
   arrcoc-export verify engines/my-model/fp32-cpu --checkpoint ./my-checkpoint
+  arrcoc-export verify engines/my-model/fp16-portable --runtime tensorrt --context 8192
 
 Looks for weights that are not numbers and names them. Then runs every stage on ONNX Runtime, on the
 CPU or where --runtime says, and, from the portable fp32 bundle of the same checkpoint (fp32-portable beside it), on tract, on a random
@@ -50,9 +53,14 @@ pub(super) struct Args {
     #[arg(long)]
     threads: Option<usize>,
     /// What runs the bundle: ort (ONNX Runtime on the CPU), or, for portable ones, cuda or tensorrt (on engines that
-    /// `arrcoc-export engines` built)
+    /// `arrcoc-export engines` built with the same --device, --context and --prefill-chunk)
     #[arg(long, value_name = "NAME", default_value = "ort", value_parser = runtime)]
     runtime: RuntimeKind,
+    /// Directory of TensorRT's engines [default: .tensorrt beside the bundle]
+    #[arg(long, value_name = "DIR")]
+    engines: Option<PathBuf>,
+    #[command(flatten)]
+    gpu: Gpu,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -68,9 +76,15 @@ fn runtime(name: &str) -> Result<RuntimeKind, String> {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let Self { bundle, reference, checkpoint, image, image_size, tokens, seed, threads, runtime, json } =
-            self;
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let Self { bundle, reference, checkpoint, image, image_size, tokens, seed, runtime, json, .. } = self;
+        let library = RuntimeOptions {
+            threads: self
+                .threads
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+            cuda: CudaOptions { device: self.gpu.device, ..CudaOptions::default() },
+            tensorrt: self.gpu.tensorrt(self.engines),
+            ..RuntimeOptions::default()
+        };
         let options = Options {
             reference,
             checkpoint,
@@ -78,8 +92,8 @@ impl Args {
             image_size,
             tokens: tokens.into(),
             seed,
-            threads,
             runtime,
+            library,
         };
         let progress = if json { Progress::Silent } else { Progress::detect(false) };
         let report = verify::verify(&bundle, &options, progress)?;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
 use arrcoc_runtime::bundle::{Bundle, BundleError};
 use arrcoc_runtime::decoder::DecoderError;
-use arrcoc_runtime::engine::{EngineError, RuntimeKind};
+use arrcoc_runtime::engine::{EngineError, RuntimeKind, RuntimeOptions};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::image::ImageError;
 use arrcoc_runtime::tensor::TensorError;
@@ -47,10 +47,10 @@ pub struct Options {
     pub tokens: usize,
     /// Seed of the test inputs.
     pub seed: u64,
-    /// Threads of ONNX Runtime.
-    pub threads: usize,
     /// What runs the bundle; the reference always runs on tract.
     pub runtime: RuntimeKind,
+    /// How it runs, and, of engines that take no other lengths, what they were built for.
+    pub library: RuntimeOptions,
 }
 
 /// The outcome; a failed comparison is an outcome, not an error.
@@ -223,8 +223,8 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     if (precision, target) != (Precision::Fp32, Target::Portable) {
         return Err(VerifyError::Reference { path: reference_path, precision, target });
     }
-    let subject_runtime = options.runtime.open(options.threads)?;
-    let tract = RuntimeKind::Tract.open(options.threads)?;
+    let subject_runtime = options.runtime.open_with(&options.library)?;
+    let tract = RuntimeKind::Tract.open_with(&options.library)?;
     report.runtimes = [subject_runtime.describe(), tract.describe()];
     let sides = [
         Side { bundle: &subject, runtime: subject_runtime.as_ref() },

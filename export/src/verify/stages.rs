@@ -214,7 +214,7 @@ pub(super) fn run(
 
     let embeds = visual_tokens(sides, &features, &relevance, &mut findings, &announce)?;
     announce("decoder");
-    decode(sides, &embeds, &query, options.tokens, &mut findings)?;
+    decode(sides, &embeds, &query, options, &mut findings)?;
     Ok(findings)
 }
 
@@ -296,11 +296,11 @@ impl Speaker {
         Ok(Self { decoder, embedder, slot, elapsed: Duration::ZERO })
     }
 
-    /// Feeds a prompt of rows of `width`, as a server would: engines for GPUs take no more at a time.
-    fn prefill(&mut self, prompt: &[f32], width: usize) -> Result<Logits, VerifyError> {
+    /// Feeds a prompt of rows of `width`, `chunk` rows at a time.
+    fn prefill(&mut self, prompt: &[f32], width: usize, chunk: usize) -> Result<Logits, VerifyError> {
         let started = Instant::now();
         let mut logits = None;
-        for chunk in prompt.chunks(Workload::default().prefill_chunk * width) {
+        for chunk in prompt.chunks(chunk * width) {
             let embeds = Tensor::from_vec(&[1, chunk.len() / width, width], chunk.to_vec())?;
             logits = Some(self.decoder.prefill(self.slot, &embeds)?);
         }
@@ -323,17 +323,20 @@ fn decode(
     sides: &[Side<'_>; 2],
     image: &Option<Tensor>,
     query: &Tensor,
-    tokens: usize,
+    options: &Options,
     findings: &mut Findings,
 ) -> Result<(), VerifyError> {
     let spec = &sides[0].bundle.manifest().decoder;
+    // As a server would: engines for GPUs take no more.
+    let Workload { context_length, prefill_chunk } = options.library.tensorrt.workload;
+    let context_length = context_length.min(spec.context_length);
     let mut prompt = Vec::new();
     for part in image.iter().chain([query]) {
         prompt.extend_from_slice(part.as_slice::<f32>()?);
     }
     // A model of short context takes as much of the prompt as leaves room for one token and the decoder's spare place.
-    let length = (prompt.len() / spec.hidden_size).min(spec.context_length.saturating_sub(2));
-    let tokens = tokens.min(spec.context_length.saturating_sub(length + 1));
+    let length = (prompt.len() / spec.hidden_size).min(context_length.saturating_sub(2));
+    let tokens = options.tokens.min(context_length.saturating_sub(length + 1));
     let prompt = prompt.split_off(prompt.len() - length * spec.hidden_size);
     let capacity = length + tokens + 1;
     let mut speakers = [Speaker::load(&sides[0], capacity)?, Speaker::load(&sides[1], capacity)?];
@@ -345,9 +348,10 @@ fn decode(
     for _ in 0..tokens {
         let [subject, reference] = &mut speakers;
         let [found, expected] = match token {
-            None => {
-                [subject.prefill(&prompt, spec.hidden_size)?, reference.prefill(&prompt, spec.hidden_size)?]
-            }
+            None => [
+                subject.prefill(&prompt, spec.hidden_size, prefill_chunk)?,
+                reference.prefill(&prompt, spec.hidden_size, prefill_chunk)?,
+            ],
             Some(token) => [subject.step(token)?, reference.step(token)?],
         };
         let (found, expected) = (found.values(), expected.values());

@@ -13,7 +13,7 @@ use arrcoc_export::init::{self, Preset, SHARD_BYTES, WeightType};
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify;
 use arrcoc_runtime::bundle::manifest::{Precision, Target};
-use arrcoc_runtime::engine::{EngineError, RuntimeKind};
+use arrcoc_runtime::engine::{EngineError, RuntimeKind, RuntimeOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -159,19 +159,23 @@ pub fn calibrated(workshop: &Workshop) -> Calibration {
     calibrate::calibrate(&workshop.checkpoint(), &options, Progress::Silent).unwrap()
 }
 
-/// A bundle on ONNX Runtime against the portable fp32 one.
-pub fn verified(bundle: &Path) -> verify::Report {
-    let options = verify::Options {
+/// A bundle on ONNX Runtime against the portable fp32 one beside it.
+pub fn verify_options() -> verify::Options {
+    verify::Options {
         reference: None,
         checkpoint: None,
         image: None,
         image_size: None,
         tokens: 16,
         seed: 1,
-        threads: 2,
         runtime: RuntimeKind::Ort,
-    };
-    verify::verify(bundle, &options, Progress::Silent).unwrap()
+        library: RuntimeOptions { threads: 2, ..RuntimeOptions::default() },
+    }
+}
+
+/// The outcome of that.
+pub fn verified(bundle: &Path) -> verify::Report {
+    verify::verify(bundle, &verify_options(), Progress::Silent).unwrap()
 }
 
 /// Every file below a directory, with its contents.
