@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::bundle::GraphFile;
 use crate::tensor::{ElementType, Tensor, TensorError};
 
+pub mod gpu;
 mod kept;
 pub mod options;
 pub mod ort;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrcoc_runtime::bundle::{Bundle, MANIFEST};
+use arrcoc_runtime::engine::{RuntimeKind, gpu};
 use arrcoc_runtime::generate::Observer;
 use arrcoc_runtime::model::{Footprint, Model, Options};
 
@@ -53,6 +54,13 @@ impl Source for Bundles {
 
     fn load(&self, engine: &Available, observer: Arc<dyn Observer>) -> Result<Arc<dyn Engine>, LoadFailure> {
         Ok(Arc::new(Model::load(Bundle::open(&engine.dir)?, &self.options, observer)?))
+    }
+
+    fn free_gpu_memory(&self) -> Result<Option<u64>, LoadFailure> {
+        match self.options.runtime.is_some_and(RuntimeKind::is_gpu) {
+            true => Ok(Some(gpu::free_memory(self.options.cuda.device)?)),
+            false => Ok(None),
+        }
     }
 }
 

@@ -34,6 +34,12 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// Whatever is wrong with the bundle or the inference library; nothing stays loaded then.
     fn load(&self, engine: &Available, observer: Arc<dyn Observer>) -> Result<Arc<dyn Engine>, LoadFailure>;
+
+    /// Free memory of the GPU that its engines run on, bytes; `None` where they run on the CPU.
+    ///
+    /// # Errors
+    /// The driver does not tell.
+    fn free_gpu_memory(&self) -> Result<Option<u64>, LoadFailure>;
 }
 
 /// The engine to begin with: of the precision that is asked for, or the best for this CPU.
@@ -126,7 +132,7 @@ pub struct Available {
 }
 
 impl Available {
-    /// Memory that it will take, bytes: weights, a quarter as much again for activations and repacked matrices, and the KV cache.
+    /// Memory that it will take where it computes, bytes: weights, a quarter as much again for activations and repacked matrices, and the KV cache.
     pub fn memory(&self) -> u64 {
         self.weight_bytes + self.weight_bytes / 4 + self.kv_bytes
     }

@@ -72,18 +72,24 @@ pub enum SwapError {
     },
     /// It does not fit beside the running one.
     #[error(
-        "the engine needs {needed} bytes beside the running one, and {free} are free; \
-         lower engine.slots or engine.context_length, or raise engine.memory where that is the limit"
+        "the engine needs {} bytes of {} beside the running one, and {} are free; lower engine.slots or \
+         engine.context_length, or raise engine.memory where that is the limit", .0.needed, .0.place, .0.free
     )]
-    Memory {
-        /// Weights, their copies and the KV cache.
-        needed: u64,
-        /// What there is.
-        free: u64,
-    },
+    Memory(Shortage),
     /// It cannot be loaded, or its first run failed.
     #[error("the engine did not load: {}", chain(.0.as_ref()))]
     Load(LoadFailure),
+}
+
+/// Memory that is not there, bytes.
+#[derive(Debug)]
+pub struct Shortage {
+    /// Whose.
+    pub place: &'static str,
+    /// Weights, their copies and the KV cache.
+    pub needed: u64,
+    /// What there is.
+    pub free: u64,
 }
 
 fn list(found: &[String]) -> String {
@@ -173,7 +179,7 @@ async fn load(
     available: Available,
     metrics: Arc<EngineMetrics>,
 ) -> Result<Arc<Serving>, SwapError> {
-    make_room(app, available.memory()).await?;
+    make_room(app, &source, &available).await?;
     let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
     let engine = blocking(move || source.load(&available, observer)).await?;
     Ok(app.serving_of(engine, metrics))
@@ -187,24 +193,33 @@ async fn blocking<T: Send + 'static>(
     answer.map_err(SwapError::Load)
 }
 
-/// Unloads engines that are kept for later, the least recently used one first, until `needed` bytes are free.
-async fn make_room(app: &App, needed: u64) -> Result<(), SwapError> {
+/// Unloads engines that are kept for later, the least recently used one first, until there is room for another.
+async fn make_room(app: &App, source: &Arc<dyn Source>, next: &Available) -> Result<(), SwapError> {
     loop {
-        let free = free(app);
-        if needed <= free {
-            return Ok(());
-        }
+        let source = Arc::clone(source);
+        let gpu = blocking(move || source.free_gpu_memory()).await?;
+        let Some(shortage) = shortage(app, next, gpu) else { return Ok(()) };
         match app.drop_least_recent() {
             Some(kept) => unload(kept).await,
-            None => return Err(SwapError::Memory { needed, free }),
+            None => return Err(SwapError::Memory(shortage)),
         }
     }
 }
 
-/// What the system has, or what `engine.memory` leaves where that is less.
-fn free(app: &App) -> u64 {
+/// What is missing for an engine. Where it computes is either the system's memory or `gpu`, that of a GPU; on their way there, weights pass through the
+/// system's. `engine.memory` bounds all engines together.
+fn shortage(app: &App, next: &Available, gpu: Option<u64>) -> Option<Shortage> {
     let limit = app.config.engine.memory.map_or(u64::MAX, |limit| limit.0 as u64);
-    memory::free().min(limit.saturating_sub(app.loaded_bytes()))
+    let left = limit.saturating_sub(app.loaded_bytes());
+    let system = |needed, limit| Shortage { place: "memory", needed, free: memory::free().min(limit) };
+    let needs = match gpu {
+        None => vec![system(next.memory(), left)],
+        Some(free) => vec![
+            system(next.weight_bytes, u64::MAX),
+            Shortage { place: "the GPU's memory", needed: next.memory(), free: free.min(left) },
+        ],
+    };
+    needs.into_iter().find(|Shortage { needed, free, .. }| needed > free)
 }
 
 /// Unloads an engine once its last request has ended. Unloading joins its threads, so it happens on a thread that may block.

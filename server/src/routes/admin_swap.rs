@@ -71,7 +71,7 @@ impl From<SwapError> for ApiError {
             SwapError::Unknown { .. } => (StatusCode::NOT_FOUND, "not_found_error", "engine_not_found"),
             SwapError::Busy => (StatusCode::CONFLICT, "conflict_error", "swap_under_way"),
             SwapError::NotServing => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_serving"),
-            SwapError::Memory { .. } => (StatusCode::INSUFFICIENT_STORAGE, "server_error", "no_memory"),
+            SwapError::Memory(_) => (StatusCode::INSUFFICIENT_STORAGE, "server_error", "no_memory"),
             SwapError::Load(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "engine_not_loaded"),
         };
         Self::new(status, kind, code, message)

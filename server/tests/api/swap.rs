@@ -24,11 +24,17 @@ type Load = fn(&Available) -> Result<Arc<Fake>, LoadFailure>;
 struct Shelf {
     load: Mutex<Load>,
     loads: AtomicUsize,
+    /// `None`: the engines run on the CPU.
+    free_gpu_memory: Mutex<Option<u64>>,
 }
 
 impl Shelf {
     fn new(load: Load) -> Arc<Self> {
-        Arc::new(Self { load: Mutex::new(load), loads: AtomicUsize::new(0) })
+        Arc::new(Self {
+            load: Mutex::new(load),
+            loads: AtomicUsize::new(0),
+            free_gpu_memory: Mutex::new(None),
+        })
     }
 }
 
@@ -61,6 +67,10 @@ impl Source for Shelf {
         self.loads.fetch_add(1, Ordering::SeqCst);
         let load = *self.load.lock().unwrap();
         Ok(load(engine)?)
+    }
+
+    fn free_gpu_memory(&self) -> Result<Option<u64>, LoadFailure> {
+        Ok(*self.free_gpu_memory.lock().unwrap())
     }
 }
 
@@ -225,6 +235,19 @@ async fn an_engine_that_does_not_fit_is_refused_before_it_is_loaded() {
     assert_eq!(shelf.loads.load(Ordering::SeqCst), 0);
     let wide = service(&shelf, &[("engine.memory", "7000")]);
     assert_eq!(swap(&wide, json!({"precision": "int8"})).await.json()["changed"], true);
+}
+
+#[tokio::test]
+async fn on_a_gpu_it_is_the_gpus_memory_that_must_be_free() {
+    let shelf = Shelf::new(loads);
+    let service = service(&shelf, &[]);
+    *shelf.free_gpu_memory.lock().unwrap() = Some(3249);
+    let reply = swap(&service, json!({"precision": "int8"})).await;
+    assert_eq!(reply.error(507).1, "no_memory");
+    assert!(reply.text.contains("3250 bytes of the GPU's memory") && reply.text.contains("3249 are free"));
+    assert_eq!((shelf.loads.load(Ordering::SeqCst), answer(&service).await.as_str()), (0, "fp32"));
+    *shelf.free_gpu_memory.lock().unwrap() = Some(3250);
+    assert_eq!(swap(&service, json!({"precision": "int8"})).await.json()["changed"], true);
 }
 
 #[tokio::test]
