@@ -77,7 +77,7 @@ fn every_kernel_runs_where_it_is_wanted() -> Result<()> {
     let goldens = Goldens::read("arr-coc-ovis-tiny/size640.safetensors")?;
     for kernels in [Kernels::Own, Kernels::Library] {
         let profiles = tempfile::tempdir()?;
-        // int4 has all five: its encoders and its output head have 8 bits.
+        // int4 has all five: its encoders have 8 bits.
         let engine = Engine::profiled("arr-coc-ovis-tiny", "int4", kernels, profiles.path())?;
         errors(&engine, &goldens, 640, 64)?;
         drop(engine);
