@@ -47,7 +47,7 @@ impl Grid {
     }
 
     /// Numbers of one position: a query, a key or a value of every head.
-    fn row(&self) -> usize {
+    fn row_width(&self) -> usize {
         self.heads * self.head_width
     }
 }
@@ -92,8 +92,8 @@ pub fn grid_attention(
         rows: Keys::of_table(tables.rows, head_width),
         columns: Keys::of_table(tables.columns, head_width),
     };
-    let [queries, keys, values] = [0, 1, 2].map(|part| &qkv[part * grid.row()..]);
-    let factors = Factors { queries, keys, values, stride: 3 * grid.row() };
+    let [queries, keys, values] = [0, 1, 2].map(|part| &qkv[part * grid.row_width()..]);
+    let factors = Factors { queries, keys, values, stride: 3 * grid.row_width() };
     attend(grid, factors, Some(&biases), out, scratch, threads);
 }
 
@@ -113,7 +113,7 @@ pub fn attention(
     for (name, part) in [("queries", queries), ("keys", keys), ("values", values)] {
         assert_eq!(part.len(), out.len(), "{name}: expected {grid:?}");
     }
-    attend(grid, Factors { queries, keys, values, stride: grid.row() }, None, out, scratch, threads);
+    attend(grid, Factors { queries, keys, values, stride: grid.row_width() }, None, out, scratch, threads);
 }
 
 /// Where queries, keys and values lie: `stride` numbers from one position to the next.

@@ -128,9 +128,10 @@ pub fn cached_attention(
     threads.run(pairs * blocks, &|task| {
         // The last tokens see the most keys: they begin, so that nobody waits for them at the end.
         let (pair, first) = (task % pairs, (blocks - 1 - task / pairs) * most);
-        let (row, head) = (pair / kv_heads, pair % kv_heads);
+        let (sequence, head) = (pair / kv_heads, pair % kv_heads);
         let part = pair * capacity * heads.width..(pair + 1) * capacity * heads.width;
-        let queries = Queries { heads, row, head, tokens: first..count.min(first + most), held: held[row] };
+        let queries =
+            Queries { heads, sequence, head, tokens: first..count.min(first + most), held: held[sequence] };
         BLOCK.with_borrow_mut(|block| {
             // SAFETY: every task has tokens of its own in one group of heads, and the CPU was asked above.
             unsafe { block.run(&queries, tokens.query, rotary, &keys[part.clone()], &values[part], &out) }

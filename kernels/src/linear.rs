@@ -14,8 +14,8 @@ use crate::quantize::Group;
 use crate::shared::Shared;
 use quantize::quantize;
 
-/// Most inputs of a [`linear()`] layer: so many products of signed bytes fit 32 bits. Those with raised weights, which are added first, may not: they
-/// wrap, and so does the correction that takes them back.
+/// Most inputs of a [`linear()`] layer: so many products of signed bytes fit 32 bits, and so does the correction. Products with raised weights, which are
+/// added first, may not: they wrap, and taking the correction off wraps back.
 pub const MOST_INPUTS: usize = 1 << 17;
 
 /// Up to so many rows, weights are read once and multiplied as they lie; above, it pays to bring them into another order first.

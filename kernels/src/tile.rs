@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use crate::vectors::LANES;
 
-/// Factors from one to the next: of a row, and of a step along it. Factors are numbers, or words of two 16-bit ones.
+/// Strides, in elements: floats, or words of two bfloat16 on the factors' side.
 #[derive(Clone, Copy)]
 pub(crate) struct Strides {
     /// Of the left factors, from row to row.

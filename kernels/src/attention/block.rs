@@ -15,10 +15,10 @@ pub(super) const QUERIES: usize = 48;
 /// Keys of a block: their products with the queries take 48 KiB, their numbers 64, of the second cache.
 const KEYS: usize = 256;
 /// Queries whose products are computed at once: two vectors of sums for each, 24 registers.
-const TALL: usize = 12;
+const TILE_ROWS: usize = 12;
 /// Queries whose results are computed at once: four vectors of sums for each.
-const TALL_RESULTS: usize = 6;
-/// Four digits of an exponential: more than the 16-bit float keeps that it becomes.
+const RESULT_ROWS: usize = 6;
+/// Four correct digits of an exponential: more than a bfloat16 keeps.
 const TERMS: usize = 5;
 /// Stands for minus infinity where there is no key: its exponential is zero, and differences of it are numbers.
 const NO_KEY: f32 = -1e30;
@@ -52,7 +52,7 @@ impl Block {
         out: &Shared<'_, f32>,
     ) {
         let (positions, depth) = (head.grid.positions(), padded(head.grid.head_width));
-        let rows = queries.len().next_multiple_of(TALL);
+        let rows = queries.len().next_multiple_of(TILE_ROWS);
         let words = packed.queries(queries.start);
         self.begin(words, rows, biases, depth);
         for first in (0..positions).step_by(KEYS) {
@@ -64,7 +64,7 @@ impl Block {
             }
             let keys = packed.keys.panel(first / LANES, panels);
             multiply_keys(words, keys, depth / 2, rows, &mut self.products, KEYS);
-            self.weigh(queries.len(), panels, depth);
+            self.softmax(queries.len(), panels, depth);
             let values = packed.values(first, panels * LANES);
             multiply_values(&self.weights, values, depth, rows, &mut self.results);
         }
@@ -144,7 +144,7 @@ impl Block {
 
     /// Products to weights relative to the largest product so far; what was summed before is brought to the same scale.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    fn weigh(&mut self, queries: usize, panels: usize, depth: usize) {
+    fn softmax(&mut self, queries: usize, panels: usize, depth: usize) {
         for i in 0..queries {
             let products = &self.products[i * KEYS..][..panels * LANES];
             let mut largest = _mm512_set1_ps(self.largest[i]);
@@ -198,13 +198,13 @@ fn multiply_keys(
     let panels = keys.len() / (depth * LANES);
     let strides = Strides { left: depth, step: LANES, vector: depth * LANES, sums: stride };
     for panel in (0..panels).step_by(2) {
-        for first in (0..rows).step_by(TALL) {
-            let queries = &queries[first * depth..][..TALL * depth];
+        for first in (0..rows).step_by(TILE_ROWS) {
+            let queries = &queries[first * depth..][..TILE_ROWS * depth];
             let products = &mut products[first * stride + panel * LANES..];
             let keys = &keys[panel * depth * LANES..];
             match panels - panel {
-                1 => tile::pairs::<TALL, 1>(queries, keys, products, depth, strides, Begin::Sums),
-                _ => tile::pairs::<TALL, 2>(queries, keys, products, depth, strides, Begin::Sums),
+                1 => tile::pairs::<TILE_ROWS, 1>(queries, keys, products, depth, strides, Begin::Sums),
+                _ => tile::pairs::<TILE_ROWS, 2>(queries, keys, products, depth, strides, Begin::Sums),
             }
         }
     }
@@ -217,14 +217,14 @@ fn multiply_values(weights: &[u32], values: &[u32], width: usize, rows: usize, r
     assert!(pairs <= KEYS / 2, "expected at most {KEYS} keys, found {}", 2 * pairs);
     let strides = Strides { left: KEYS / 2, step: width, vector: LANES, sums: width };
     for column in (0..width).step_by(4 * LANES) {
-        for first in (0..rows).step_by(TALL_RESULTS) {
+        for first in (0..rows).step_by(RESULT_ROWS) {
             let weights = &weights[first * KEYS / 2..];
             let (values, results) = (&values[column..], &mut results[first * width + column..]);
             match ((width - column) / LANES).min(4) {
-                1 => tile::pairs::<TALL_RESULTS, 1>(weights, values, results, pairs, strides, Begin::Sums),
-                2 => tile::pairs::<TALL_RESULTS, 2>(weights, values, results, pairs, strides, Begin::Sums),
-                3 => tile::pairs::<TALL_RESULTS, 3>(weights, values, results, pairs, strides, Begin::Sums),
-                _ => tile::pairs::<TALL_RESULTS, 4>(weights, values, results, pairs, strides, Begin::Sums),
+                1 => tile::pairs::<RESULT_ROWS, 1>(weights, values, results, pairs, strides, Begin::Sums),
+                2 => tile::pairs::<RESULT_ROWS, 2>(weights, values, results, pairs, strides, Begin::Sums),
+                3 => tile::pairs::<RESULT_ROWS, 3>(weights, values, results, pairs, strides, Begin::Sums),
+                _ => tile::pairs::<RESULT_ROWS, 4>(weights, values, results, pairs, strides, Begin::Sums),
             }
         }
     }

@@ -26,7 +26,7 @@ impl Head {
     /// Place of a query's result in the output.
     pub(super) fn place(&self, position: usize) -> usize {
         let row = self.batch * self.grid.positions() + position;
-        row * self.grid.row() + self.head * self.grid.head_width
+        row * self.grid.row_width() + self.head * self.grid.head_width
     }
 }
 

@@ -10,7 +10,7 @@ fn expected(grid: Grid, qkv: &[f32], tables: Tables<'_>) -> Vec<f64> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     for batch in 0..grid.batch {
         let part = |position: usize, which: usize, head: usize| {
-            &qkv[((batch * positions + position) * 3 + which) * grid.row() + head * width..][..width]
+            &qkv[((batch * positions + position) * 3 + which) * grid.row_width() + head * width..][..width]
         };
         for q in 0..positions {
             for head in 0..grid.heads {
@@ -44,7 +44,7 @@ fn check(grid: Grid, size: f32) {
     if !Support::detect().attention {
         return;
     }
-    let (row, width) = (grid.row(), grid.head_width);
+    let (row, width) = (grid.row_width(), grid.head_width);
     let qkv: Vec<f32> =
         numbers(grid.batch * grid.positions() * 3 * row, 1).into_iter().map(|x| size * x).collect();
     let table =

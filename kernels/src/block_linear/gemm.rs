@@ -14,13 +14,13 @@ use crate::shared::Shared;
 use crate::vectors::{BYTES, fetch, load_f16, store_floats};
 
 /// Rows that are multiplied at once.
-const TALL: usize = 6;
+const ROWS: usize = 6;
 /// Tiles of a panel: two sums for each row.
 const TILES: usize = 2;
 /// Panels of a task: so many that the threads share the work evenly.
 const PANELS_PER_TASK: usize = 4;
 /// Rows of a task: so many that taking the weights apart costs next to nothing, so few that they stay near.
-const ROWS_PER_TASK: usize = 64 * TALL;
+const ROWS_PER_TASK: usize = 64 * ROWS;
 
 /// A block of a panel: words of four weights, a byte each, \[8 words, 2 tiles, 16 outputs\], and the scales.
 #[derive(Clone, Copy)]
@@ -91,15 +91,15 @@ unsafe fn multiply_panel(
 ) {
     let next = (first + TILES..first + 2 * TILES).map(|tile| weight.tile(tile.min(weight.tiles() - 1)).0);
     let mut next = next.flatten();
-    let per_turn = (TILES * weight.blocks()).div_ceil((rows.len() / TALL).max(1));
+    let per_turn = (TILES * weight.blocks()).div_ceil((rows.len() / ROWS).max(1));
     let mut row = rows.start;
     // SAFETY: as the caller's.
     unsafe {
-        while row + TALL <= rows.end {
+        while row + ROWS <= rows.end {
             // The next panel comes from memory meanwhile.
             next.by_ref().take(per_turn).for_each(|block| fetch(block));
-            run::<TALL>(panel, row, x, weight, first, y);
-            row += TALL;
+            run::<ROWS>(panel, row, x, weight, first, y);
+            row += ROWS;
         }
         while row + 2 <= rows.end {
             run::<2>(panel, row, x, weight, first, y);

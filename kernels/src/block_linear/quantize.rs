@@ -67,7 +67,7 @@ pub(super) fn quantize<'a>(
     BlockedRows { rows, inputs, words: &scratch[..rows * blocks], about }
 }
 
-/// Writes a block. One that is not all finite becomes one that is no number, as its product would be.
+/// Writes a block. One with NaN or infinity gives NaN outputs.
 #[target_feature(enable = "avx512f,avx512bw,ssse3")]
 fn quantize_block(x: &[f32; BLOCK], words: &mut Words) -> Group {
     let (low, high) = x.split_at(LANES);

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use super::tile::{self, largest, turn};
+use super::tile::{self, tile_size, transpose};
 use super::{Heads, Rotary};
 use crate::exp::exp2;
 use crate::shared::Shared;
@@ -15,10 +15,10 @@ use crate::vectors::{LANES, first_floats, load_floats, store_floats};
 const QUERIES: usize = 96;
 /// Keys of a block, which begins at a multiple: the maximum and what depends on it change once a block.
 const KEYS: usize = 256;
-/// Keys that are turned at once: at a head width of 128 they take 16 KiB of the first cache.
-const TURNED: usize = 2 * LANES;
+/// Keys that are transposed at once: at a head width of 128 they take 16 KiB of the first cache.
+const TRANSPOSED: usize = 2 * LANES;
 /// Keys whose values are multiplied with all queries of a block before the next ones are: 32 KiB.
-const WEIGHED: usize = 64;
+const VALUES: usize = 64;
 
 /// Tokens of a block.
 pub(super) fn most_tokens(group: usize) -> usize {
@@ -29,7 +29,7 @@ pub(super) fn most_tokens(group: usize) -> usize {
 pub(super) struct Queries {
     pub(super) heads: Heads,
     /// Which sequence.
-    pub(super) row: usize,
+    pub(super) sequence: usize,
     /// Which key/value head.
     pub(super) head: usize,
     /// Which of the new tokens.
@@ -45,7 +45,7 @@ impl Queries {
 
     /// Which of the batch's tokens a row belongs to.
     fn token(&self, row: usize) -> usize {
-        self.row * self.heads.tokens + self.tokens.start + row / self.heads.group()
+        self.sequence * self.heads.tokens + self.tokens.start + row / self.heads.group()
     }
 
     /// Place of a row's numbers in queries and results.
@@ -71,10 +71,10 @@ pub(super) struct Block {
     /// \[rows, width\]: rotated, and scaled so that products with keys are exponents of two.
     queries: Vec<f32>,
     /// \[2, width, 16\]: two vectors of keys.
-    turned: Vec<f32>,
+    transposed: Vec<f32>,
     /// \[rows, KEYS\]: products, then their exponentials.
     weights: Vec<f32>,
-    /// \[WEIGHED, depth\]: values, where their width is no whole number of vectors.
+    /// \[VALUES, depth\]: values, where their width is no whole number of vectors.
     values: Vec<f32>,
     /// \[rows, depth\]: sums of weighted values, with the width rounded up to whole vectors.
     results: Vec<f32>,
@@ -106,7 +106,7 @@ impl Block {
             let block = first..end.min(first + KEYS);
             self.multiply_keys(queries, keys, &block);
             for row in 0..queries.rows() {
-                self.weigh(row, queries.seen_of(row, &block), width.next_multiple_of(LANES));
+                self.softmax(row, queries.seen_of(row, &block), width.next_multiple_of(LANES));
             }
             self.multiply_values(queries, values, &block);
         }
@@ -131,7 +131,7 @@ impl Block {
         let scale = queries.heads.scale * LOG2_E;
         for (list, length) in [
             (&mut self.queries, rows * width),
-            (&mut self.turned, TURNED * width),
+            (&mut self.transposed, TRANSPOSED * width),
             (&mut self.weights, rows * KEYS),
         ] {
             if list.len() < length {
@@ -156,31 +156,33 @@ impl Block {
     fn multiply_keys(&mut self, queries: &Queries, keys: &[f32], block: &Range<usize>) {
         let (rows, width) = (queries.rows(), queries.heads.width);
         let strides = Strides { left: width, step: LANES, vector: width * LANES, sums: KEYS };
-        for first in block.clone().step_by(TURNED) {
-            let part = first..block.end.min(first + TURNED);
-            for (start, to) in part.clone().step_by(LANES).zip(self.turned.chunks_exact_mut(width * LANES)) {
-                turn(&keys[start * width..part.end.min(start + LANES) * width], width, to);
+        for first in block.clone().step_by(TRANSPOSED) {
+            let part = first..block.end.min(first + TRANSPOSED);
+            for (start, to) in
+                part.clone().step_by(LANES).zip(self.transposed.chunks_exact_mut(width * LANES))
+            {
+                transpose(&keys[start * width..part.end.min(start + LANES) * width], width, to);
             }
             let mut row = 0;
             while row < rows {
-                let [tall, _] = largest(rows - row, 1);
-                let vectors = queries.seen_of(row + tall - 1, &part).div_ceil(LANES);
+                let [tile_rows, _] = tile_size(rows - row, 1);
+                let vectors = queries.seen_of(row + tile_rows - 1, &part).div_ceil(LANES);
                 let (left, mut vector) = (&self.queries[row * width..], 0);
                 while vector < vectors {
-                    let size = largest(tall, vectors - vector);
-                    let right = &self.turned[vector * strides.vector..];
+                    let size = tile_size(tile_rows, vectors - vector);
+                    let right = &self.transposed[vector * strides.vector..];
                     let to = &mut self.weights[row * KEYS + first - block.start + vector * LANES..];
                     tile::run(size, left, right, to, width, strides, Begin::Anew);
                     vector += size[1];
                 }
-                row += tall;
+                row += tile_rows;
             }
         }
     }
 
     /// The first `seen` products of a row to weights relative to the largest product so far; what was summed before is brought to the same scale.
     #[target_feature(enable = "avx512f")]
-    fn weigh(&mut self, row: usize, seen: usize, depth: usize) {
+    fn softmax(&mut self, row: usize, seen: usize, depth: usize) {
         let weights = &mut self.weights[row * KEYS..][..seen];
         let before = self.largest[row];
         let mut most = _mm512_set1_ps(before);
@@ -217,25 +219,25 @@ impl Block {
     #[target_feature(enable = "avx512f")]
     fn multiply_values(&mut self, queries: &Queries, values: &[f32], block: &Range<usize>) {
         let (rows, width) = (queries.rows(), queries.heads.width);
-        for first in block.clone().step_by(WEIGHED) {
-            let part = first..block.end.min(first + WEIGHED);
+        for first in block.clone().step_by(VALUES) {
+            let part = first..block.end.min(first + VALUES);
             let place = first - block.start;
             let mut row = 0;
             let numbers = &values[part.start * width..part.end * width];
             let values = in_vectors(numbers, width, &mut self.values);
             while row < rows {
-                let [tall, _] = largest(rows - row, 1);
+                let [tile_rows, _] = tile_size(rows - row, 1);
                 // All rows of the tile see the keys that the first one sees.
                 let shared = queries.seen_of(row, &part);
-                let mut add = |row: usize, tall: usize, keys: Range<usize>| {
+                let mut add = |row: usize, tile_rows: usize, keys: Range<usize>| {
                     let weights = &self.weights[row * KEYS + place..];
-                    add_weighted(weights, values, &mut self.results, row, tall, keys, width);
+                    add_weighted(weights, values, &mut self.results, row, tile_rows, keys, width);
                 };
-                add(row, tall, 0..shared);
-                for row in row..row + tall {
+                add(row, tile_rows, 0..shared);
+                for row in row..row + tile_rows {
                     add(row, 1, shared..queries.seen_of(row, &part));
                 }
-                row += tall;
+                row += tile_rows;
             }
         }
     }
@@ -257,21 +259,21 @@ fn in_vectors<'a>(values: &'a [f32], width: usize, room: &'a mut Vec<f32>) -> &'
     if depth == width {
         return values;
     }
-    room.resize(WEIGHED * depth, 0.0);
+    room.resize(VALUES * depth, 0.0);
     for (from, to) in values.chunks_exact(width).zip(room.chunks_exact_mut(depth)) {
         to[..width].copy_from_slice(from);
     }
     &room[..values.len() / width * depth]
 }
 
-/// Adds the values of `keys`, weighted, to the results of `tall` rows from `row`.
+/// Adds the values of `keys`, weighted, to the results of `tile_rows` rows from `row`.
 #[target_feature(enable = "avx512f")]
 fn add_weighted(
     weights: &[f32],
     values: &[f32],
     results: &mut [f32],
     row: usize,
-    tall: usize,
+    tile_rows: usize,
     keys: Range<usize>,
     width: usize,
 ) {
@@ -282,7 +284,7 @@ fn add_weighted(
     let strides = Strides { left: KEYS, step: depth, vector: LANES, sums: depth };
     let (weights, mut vector) = (&weights[keys.start..], 0);
     while vector < depth / LANES {
-        let size = largest(tall, depth / LANES - vector);
+        let size = tile_size(tile_rows, depth / LANES - vector);
         let values = &values[keys.start * depth + vector * LANES..];
         let results = &mut results[row * depth + vector * LANES..];
         tile::run(size, weights, values, results, keys.len(), strides, Begin::Sums);

@@ -5,14 +5,14 @@ use std::arch::x86_64::*;
 use crate::tile::{self, Begin, Strides};
 use crate::vectors::{LANES, load_floats, transposed};
 
-/// How many keys ahead [`turn`] asks the memory for: rows are far apart, and no CPU guesses the next.
+/// How many keys ahead [`transpose`] asks the memory for: rows are far apart, and no CPU guesses the next.
 const AHEAD: usize = 2 * LANES;
 
 /// How many of so many rows and vectors the next tile takes, from the largest tiles that leave each register its sum.
 ///
 /// Twelve rows of two vectors are 24 sums; with fewer rows, more vectors keep the multipliers busy while a sum waits for its last product.
 #[target_feature(enable = "avx512f")]
-pub(super) fn largest(rows: usize, vectors: usize) -> [usize; 2] {
+pub(super) fn tile_size(rows: usize, vectors: usize) -> [usize; 2] {
     let rows = [12, 6, 4, 2, 1].into_iter().find(|q| *q <= rows).unwrap_or(1);
     let most = match rows {
         12 => 2,
@@ -22,7 +22,7 @@ pub(super) fn largest(rows: usize, vectors: usize) -> [usize; 2] {
     [rows, [8, 4, 2, 1].into_iter().find(|n| *n <= vectors.min(most)).unwrap_or(1)]
 }
 
-/// Runs the tile of a size that [`largest`] found.
+/// Runs the tile of a size that [`tile_size`] found.
 #[target_feature(enable = "avx512f")]
 pub(super) fn run(
     size: [usize; 2],
@@ -37,7 +37,7 @@ pub(super) fn run(
         ($([$q:literal, $n:literal])*) => {
             match size {
                 $([$q, $n] => tile::floats::<$q, $n>(left, right, to, steps, strides, begin),)*
-                _ => unreachable!("expected a tile of `largest`, found {size:?}"),
+                _ => unreachable!("expected a size of `tile_size`, found {size:?}"),
             }
         };
     }
@@ -52,7 +52,7 @@ pub(super) fn run(
 
 /// Sixteen keys \[keys, width\], or the last few, to \[width, 16\]; zeros for those that are not there.
 #[target_feature(enable = "avx512f")]
-pub(super) fn turn(keys: &[f32], width: usize, to: &mut [f32]) {
+pub(super) fn transpose(keys: &[f32], width: usize, to: &mut [f32]) {
     assert_eq!(to.len(), width * LANES, "expected {width} vectors");
     let whole = keys.len() >= LANES * width;
     for (from, to) in (0..width).step_by(LANES).zip(to.chunks_mut(LANES * LANES)) {

@@ -16,11 +16,11 @@ use crate::vectors::{BYTES, LANES, fetch, load_bytes, load_floats, store_floats,
 /// Outputs of a panel, in the order in which the instruction takes their weights, \[inputs / 4, 32, 4\] bytes: two vectors of sums for each row.
 const PANEL: usize = 2 * LANES;
 /// Rows that are multiplied at once: with two vectors each, as many as the registers hold.
-const TALL: usize = 12;
+const TILE_ROWS: usize = 12;
 /// Panels of a task.
 const PANELS_PER_TASK: usize = 4;
 /// Rows of a task: so many that ordering the weights costs next to nothing.
-const ROWS_PER_TASK: usize = 85 * TALL;
+const ROWS_PER_TASK: usize = 85 * TILE_ROWS;
 
 thread_local! {
     static WEIGHTS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -43,12 +43,12 @@ pub(super) fn multiply(
             for first in (first..outputs.min(first + PANELS_PER_TASK * PANEL)).step_by(PANEL) {
                 // SAFETY: `linear` asked the CPU.
                 unsafe { pack_panel(weight, first, depth, panel) };
-                let tiles = rows.len().div_ceil(TALL);
-                for (i, row) in rows.clone().step_by(TALL).enumerate() {
+                let tiles = rows.len().div_ceil(TILE_ROWS);
+                for (i, row) in rows.clone().step_by(TILE_ROWS).enumerate() {
                     for next in i * PANEL / tiles..(i + 1) * PANEL / tiles {
                         fetch(weight.row((first + PANEL + next).min(outputs - 1)));
                     }
-                    let tile = Tile { rows: row..rows.end.min(row + TALL), first, panel };
+                    let tile = Tile { rows: row..rows.end.min(row + TILE_ROWS), first, panel };
                     // SAFETY: `linear` asked the CPU; every task has outputs or rows of its own.
                     unsafe { tile.multiply(x, weight, y) };
                 }
@@ -99,7 +99,7 @@ impl Tile<'_> {
         // SAFETY: as the caller's.
         unsafe {
             match self.rows.len() {
-                TALL => self.run::<TALL>(self.rows.start, x, weight, y),
+                TILE_ROWS => self.run::<TILE_ROWS>(self.rows.start, x, weight, y),
                 rest => {
                     let mut row = self.rows.start;
                     for _ in 0..rest / 4 {

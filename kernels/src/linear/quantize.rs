@@ -56,7 +56,7 @@ pub(super) fn quantize<'a>(
     QuantizedRows { rows, stride, values: &scratch[..rows * stride], about }
 }
 
-/// Writes a row, and zeros to the end of `values`. A row that is not all finite becomes one that is no number, as its products would be.
+/// Writes a row, and zeros to the end of `values`. A row with NaN or infinity gives NaN outputs.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn quantize_row(x: &[f32], values: &mut [u8]) -> Group {
     let mut largest = Largest::of_none();
