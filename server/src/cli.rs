@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use arrcoc_runtime::bundle::manifest::Precision;
-use arrcoc_server::config::{Overrides, Setting};
+use arrcoc_server::config::Overrides;
 use arrcoc_server::eval::options::{Arms, Budgets, PositionKinds};
 use clap::{Args, Parser, Subcommand};
 
@@ -24,7 +24,7 @@ Exit codes: 0 success, 1 failure, 2 wrong command line or configuration.";
 
 const SWAP_HELP: &str = "\
 The server loads the engine beside the running one, warms it up, sends new requests to it and unloads the one before
-when its last request has ended. Whatever fails leaves everything as it was.
+when its last request has ended. Whatever fails leaves the running one as it was.
 
 Examples:
   ARRCOC_ADMIN_KEY=... arrcoc-serve swap int4";
@@ -142,8 +142,7 @@ pub(crate) struct Eval {
 
 #[derive(Debug, Args)]
 pub(crate) struct Swap {
-    /// Precision to swap to: fp32, int8 or int4.
-    #[arg(value_parser = precision)]
+    /// Precision to swap to: fp32, fp16, fp8, int8 or int4.
     pub(crate) precision: Precision,
     /// Model, as its bundle names it; the one in service unless given.
     #[arg(long, value_name = "NAME")]
@@ -185,10 +184,6 @@ fn budget(text: &str) -> Result<arrcoc_runtime::generate::Budget, String> {
             .map(Budget::Tokens)
             .map_err(|_| "expected auto, full or a number of tokens".into()),
     }
-}
-
-fn precision(text: &str) -> Result<Precision, String> {
-    Precision::read(text).ok_or_else(|| format!("expected {}", Precision::expected()))
 }
 
 fn positive(text: &str) -> Result<usize, String> {

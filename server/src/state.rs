@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::engines::{Available, Source};
+use crate::engines::{self, Available, Source};
 use crate::error::{ApiError, queue_full};
 use crate::media::remote::Fetcher;
 use crate::metrics::{EngineMetrics, Metrics};
@@ -79,6 +79,14 @@ pub struct Serving {
     /// When it was ready.
     pub since: SystemTime,
     queue_limit: usize,
+}
+
+impl Serving {
+    /// Memory that it takes, bytes.
+    fn memory(&self) -> u64 {
+        let info = self.engine.info();
+        engines::takes(info.weight_bytes, info.kv_bytes)
+    }
 }
 
 impl Deref for App {
@@ -181,10 +189,14 @@ impl App {
         loaded
     }
 
-    /// Weights and KV caches of every engine in memory.
+    /// What every engine in memory takes.
     pub(crate) fn loaded_bytes(&self) -> u64 {
-        let bytes = |serving: &Serving| serving.engine.info().weight_bytes + serving.engine.info().kv_bytes;
-        self.loaded().iter().map(|(_, serving)| bytes(serving)).sum()
+        self.loaded().iter().map(|(_, serving)| serving.memory()).sum()
+    }
+
+    /// What those take that are kept for later.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.others().kept.iter().map(|serving| serving.memory()).sum()
     }
 
     /// How busy all engines are together: those that end count until they have.

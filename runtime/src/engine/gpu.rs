@@ -1,63 +1,41 @@
-//! What NVIDIA's driver tells of its GPUs.
+//! What CUDA tells of the GPU that engines run on.
 
-use std::process::Command;
+use libloading::Library;
 
 use super::EngineError;
 
-/// The tool that comes with the driver.
-const NVIDIA_SMI: &str = "nvidia-smi";
-/// What is wrong where it does not answer.
-const ADVICE: &str = "expected an NVIDIA GPU with a driver of 580 or newer";
+/// CUDA's runtime library, which ONNX Runtime's CUDA provider and TensorRT load too.
+const CUDART: &str = if cfg!(windows) { "cudart64_13.dll" } else { "libcudart.so.13" };
 
-/// One line for each GPU, or for `only` one (its number along the bus, or its UUID), with these fields between commas
-/// (`nvidia-smi --help-query-gpu`).
+/// Memory of a GPU that nobody has taken, bytes. `device` counts as it does for the providers: CUDA is asked, not the driver's tools, which count
+/// in another order.
 ///
 /// # Errors
-/// What is missing, in words.
-pub(super) fn query(fields: &str, only: Option<&str>) -> Result<String, String> {
-    let mut smi = Command::new(NVIDIA_SMI);
-    smi.arg(format!("--query-gpu={fields}")).arg("--format=csv,noheader,nounits");
-    if let Some(gpu) = only {
-        smi.args(["--id", gpu]);
-    }
-    let output =
-        smi.output().map_err(|error| format!("{ADVICE}, and `{NVIDIA_SMI}` does not run: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    match output.status.success() && !text.is_empty() {
-        true => Ok(text),
-        false => Err(unexpected(&text)),
-    }
-}
-
-/// The driver's answer is not what was asked for.
-pub(super) fn unexpected(text: &str) -> String {
-    format!("{ADVICE}, and `{NVIDIA_SMI}` says: {text}")
-}
-
-/// Memory of a GPU that nobody has taken, bytes. `device` counts as CUDA does: among those that `CUDA_VISIBLE_DEVICES` names, where it is set.
-///
-/// # Errors
-/// [`EngineError::Unavailable`] when the driver does not tell.
+/// [`EngineError::Unavailable`] when CUDA is not there or does not tell.
 pub fn free_memory(device: u32) -> Result<u64, EngineError> {
-    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let free = identifier(device, visible.as_deref())
-        .and_then(|gpu| query("memory.free", Some(&gpu)))
-        .and_then(|text| bytes(&text).ok_or_else(|| unexpected(&text)));
-    free.map_err(|reason| EngineError::Unavailable { runtime: "the GPU's memory", reason })
-}
-
-/// How `nvidia-smi` calls CUDA's `device`.
-fn identifier(device: u32, visible: Option<&str>) -> Result<String, String> {
-    let Some(visible) = visible else { return Ok(device.to_string()) };
-    let named = visible.split(',').map(str::trim).filter(|name| !name.is_empty()).nth(device as usize);
-    named.map(str::to_owned).ok_or_else(|| {
-        format!("expected a GPU of CUDA_VISIBLE_DEVICES=`{visible}`, found number {device} to be used")
-    })
-}
-
-/// Reads a number of MiB.
-fn bytes(text: &str) -> Option<u64> {
-    text.parse::<u64>().ok()?.checked_mul(1 << 20)
+    let unavailable = |reason| EngineError::Unavailable { runtime: "CUDA", reason };
+    let number = i32::try_from(device).map_err(|_| unavailable(format!("there is no GPU {device}")))?;
+    // SAFETY: loading runs the initialisers of NVIDIA's library, the same that ONNX Runtime runs when it loads it.
+    let library = unsafe { Library::new(CUDART) };
+    let library = library.map_err(|error| unavailable(format!("cannot load {CUDART}: {error}")))?;
+    // SAFETY: `cuda_runtime_api.h` declares `cudaError_t cudaSetDevice(int)` and `cudaError_t cudaMemGetInfo(size_t *, size_t *)`, of which the first
+    // changes this thread's device only; an error is an enumeration of the size of an `int`. Both numbers outlive the call, and the library does too.
+    let (status, free) = unsafe {
+        let set = library.get::<unsafe extern "C" fn(i32) -> i32>(b"cudaSetDevice\0");
+        let ask = library.get::<unsafe extern "C" fn(*mut usize, *mut usize) -> i32>(b"cudaMemGetInfo\0");
+        let missing = |error| unavailable(format!("{CUDART} is not CUDA's runtime: {error}"));
+        let (set, ask) = (set.map_err(missing)?, ask.map_err(missing)?);
+        let (mut free, mut total) = (0usize, 0usize);
+        let status = match set(number) {
+            0 => ask(&raw mut free, &raw mut total),
+            failed => failed,
+        };
+        (status, free)
+    };
+    match status {
+        0 => Ok(free as u64),
+        _ => Err(unavailable(format!("error {status} when GPU {device} was asked for its free memory"))),
+    }
 }
 
 #[cfg(test)]
@@ -65,20 +43,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn free_memory_is_told_in_mebibytes() {
-        assert_eq!(bytes("14913"), Some(14913 << 20));
-        for text in ["", "[N/A]", "14913 MiB", "1\n2"] {
-            assert_eq!(bytes(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn cuda_counts_the_gpus_that_it_sees() {
-        assert_eq!(identifier(1, None), Ok("1".to_owned()));
-        assert_eq!(identifier(1, Some("3, GPU-8a4b")), Ok("GPU-8a4b".to_owned()));
-        for visible in ["", "3"] {
-            let error = identifier(1, Some(visible)).err();
-            assert!(error.is_some_and(|error| error.contains("CUDA_VISIBLE_DEVICES")), "{visible}");
-        }
+    fn where_nobody_can_be_asked_the_reason_is_said() {
+        // A machine with CUDA has no GPU of this number.
+        let error = free_memory(1 << 20).err().map(|error| error.to_string());
+        assert!(error.as_ref().is_some_and(|error| error.contains("CUDA")), "{error:?}");
     }
 }

@@ -147,10 +147,9 @@ pub trait Graph: Send {
         let mut returned = self.run(&inputs)?;
         let kept = keep.iter().map(|name| {
             let found = returned.iter().position(|(output, _)| output == name);
-            found.map(|at| Kept::host(returned.swap_remove(at).1)).ok_or_else(|| EngineError::Run {
-                graph: (*name).to_owned(),
-                reason: "expected an output of that name, found none".to_owned(),
-            })
+            found
+                .map(|at| Kept::host(returned.swap_remove(at).1))
+                .ok_or_else(|| EngineError::NoOutput { output: (*name).to_owned() })
         });
         let kept = kept.collect::<Result<_, _>>()?;
         Ok(RunOutputs { returned, kept })
@@ -211,6 +210,12 @@ pub enum EngineError {
         graph: String,
         /// The library's reason.
         reason: String,
+    },
+    /// A graph has not the output that was to be kept.
+    #[error("expected a graph to have an output `{output}`, found none; export the checkpoint again")]
+    NoOutput {
+        /// The output.
+        output: String,
     },
     /// The library has no such capability.
     #[error("{runtime} does not support {what}")]

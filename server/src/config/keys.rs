@@ -1,4 +1,5 @@
-//! Every setting, once: flags, environment variables, defaults, help and `configs/serve.yaml` follow from this table.
+//! What users see of every setting: flags, environment variables, defaults, help and `configs/serve.yaml` follow from this table. `raw.rs` and
+//! `load.rs` have what it becomes.
 
 /// One setting. `limits.body` is `--limits-body` on the command line, `ARRCOC_LIMITS_BODY` in the environment and
 /// `body` under `limits` in the file.
@@ -38,7 +39,7 @@ pub const LOG_FILTER: &str = "info,ort=warn";
 pub const KEYS: &[Key] = &[
     key("bundle", "DIR", "", "Engine bundle to serve, as written by `arrcoc-export build`"),
     key("engines", "DIR", "", "Directory of bundles of one model to swap between, as `arrcoc-export build --out` makes it; instead of `bundle`"),
-    key("precision", "NAME", "", "Which of `engines` to begin with: fp32, int8 or int4; the best for this CPU unless set"),
+    key("precision", "NAME", "", "Which of `engines` to begin with: fp32, int8, int4, or fp16 and fp8 for GPUs; the best for this CPU unless set"),
     key("model_name", "NAME", "", "Name of the model in the API; the bundle's own name unless set"),
     key("listen", "ADDR", "127.0.0.1:8080", "Address and port to listen on; port 0 picks a free one"),
     key("admin_listen", "ADDR", "127.0.0.1:8081", "Address and port of /admin, open only with auth.admin_keys; the same as `listen` puts both on one"),
@@ -59,7 +60,7 @@ pub const KEYS: &[Key] = &[
     key("engine.feature_cache", "SIZE", "256MiB", "Cache of encoded images, so that a second question about one is cheap; 0 turns it off"),
     key("engine.token_cache", "SIZE", "64MiB", "Cache of visual tokens by image, question and budget; 0 turns it off"),
     key("engine.loaded", "N", "1", "Engines that stay in memory: above 1, those that were swapped away from are kept for a swap back, the least recently used goes first"),
-    key("engine.memory", "SIZE", "", "Memory that engines may take together; what the system has unless set"),
+    key("engine.memory", "SIZE", "", "Memory that engines may take together, on a GPU the GPU's; what there is unless set"),
 
     key("limits.queue", "N", "64", "Requests that may wait; more are answered 429"),
     key("limits.connections", "N", "256", "Open connections; more wait to be accepted"),

@@ -255,12 +255,11 @@ impl Setting for Count {
 
 impl Setting for Precision {
     fn expected() -> String {
-        let names: Vec<String> = Precision::ALL.iter().map(ToString::to_string).collect();
-        format!("one of {}", names.join(", "))
+        format!("one of {}", Precision::ALL.map(Precision::name).join(", "))
     }
 
     fn read(text: &str) -> Option<Self> {
-        Precision::ALL.into_iter().find(|precision| precision.to_string() == text)
+        text.parse().ok()
     }
 }
 

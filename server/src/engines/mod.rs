@@ -64,7 +64,8 @@ pub fn first(source: &dyn Source, precision: Option<Precision>) -> Result<Availa
         return Err(FirstError::SeveralModels { models: models.join(", ") });
     }
     let wanted = usable.iter().find(|engine| precision.is_none_or(|precision| engine.precision == precision));
-    wanted.cloned().ok_or_else(|| FirstError::None { precision, reasons: reasons.join("; ") })
+    let others = usable.iter().map(|engine| format!("one in {}", engine.precision));
+    wanted.cloned().ok_or_else(|| FirstError::None { precision, found: others.chain(reasons).collect() })
 }
 
 /// There is no engine to begin with.
@@ -84,15 +85,15 @@ pub enum FirstError {
     },
     /// Nothing fits.
     #[error(
-        "found no {}bundle that can be used{}{reasons}; `arrcoc-export build` makes one",
-        precision.map(|precision| format!("{precision} ")).unwrap_or_default(),
-        if reasons.is_empty() { "" } else { ": " }
+        "expected a{} bundle that can be used, found {}; `arrcoc-export build` makes one",
+        precision.map(|precision| format!("n {precision}")).unwrap_or_default(),
+        if found.is_empty() { "none".to_owned() } else { found.join("; ") }
     )]
     None {
         /// What was asked for.
         precision: Option<Precision>,
-        /// Why others could not be used.
-        reasons: String,
+        /// What there is, and why it could not be used.
+        found: Vec<String>,
     },
 }
 
@@ -131,10 +132,15 @@ pub struct Available {
     pub adapter_target: Statistics,
 }
 
+/// Memory of an engine, bytes: weights, a quarter as much again for activations and repacked matrices, and the KV cache.
+pub(crate) fn takes(weight_bytes: u64, kv_bytes: u64) -> u64 {
+    weight_bytes + weight_bytes / 4 + kv_bytes
+}
+
 impl Available {
-    /// Memory that it will take where it computes, bytes: weights, a quarter as much again for activations and repacked matrices, and the KV cache.
+    /// Memory that it will take where it computes, bytes.
     pub fn memory(&self) -> u64 {
-        self.weight_bytes + self.weight_bytes / 4 + self.kv_bytes
+        takes(self.weight_bytes, self.kv_bytes)
     }
 
     /// Whether a loaded engine is this one.

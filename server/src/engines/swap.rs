@@ -1,7 +1,7 @@
 //! One engine takes another's place: load beside the running one, warm up, switch, and unload what nobody uses any more.
 //!
 //! Nothing is taken away from the running engine before the new one has answered its first question: whatever fails on the way
-//! leaves everything as it was. A request finishes on the engine that it began on, since it holds on to it.
+//! leaves it as it was. (Engines that are only kept for later may have made room by then.) A request finishes on the engine that it began on, since it holds on to it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -90,6 +90,8 @@ pub struct Shortage {
     pub needed: u64,
     /// What there is.
     pub free: u64,
+    /// What engines that are kept for later hold there.
+    pub kept: u64,
 }
 
 fn list(found: &[String]) -> String {
@@ -193,30 +195,53 @@ async fn blocking<T: Send + 'static>(
     answer.map_err(SwapError::Load)
 }
 
-/// Unloads engines that are kept for later, the least recently used one first, until there is room for another.
+/// Unloads engines that are kept for later, the least recently used one first, until there is room for another; none of them where all together would
+/// not make enough.
 async fn make_room(app: &App, source: &Arc<dyn Source>, next: &Available) -> Result<(), SwapError> {
     loop {
-        let source = Arc::clone(source);
-        let gpu = blocking(move || source.free_gpu_memory()).await?;
-        let Some(shortage) = shortage(app, next, gpu) else { return Ok(()) };
-        match app.drop_least_recent() {
-            Some(kept) => unload(kept).await,
-            None => return Err(SwapError::Memory(shortage)),
+        let device = device(source).await;
+        let Some(shortage) = shortage(app, next, device) else { return Ok(()) };
+        if shortage.needed > shortage.free.saturating_add(shortage.kept) {
+            return Err(SwapError::Memory(shortage));
+        }
+        let Some(kept) = app.drop_least_recent() else { return Err(SwapError::Memory(shortage)) };
+        app.retiring(&kept);
+        unload(kept).await;
+    }
+}
+
+/// What engines run on, and what is free there.
+async fn device(source: &Arc<dyn Source>) -> Device {
+    let source = Arc::clone(source);
+    match blocking(move || source.free_gpu_memory()).await {
+        Ok(None) => Device::Cpu,
+        Ok(Some(free)) => Device::Gpu { free },
+        Err(error) => {
+            tracing::warn!(%error, "the GPU's free memory is not known: whether the next engine fits will be seen when it is loaded");
+            Device::Gpu { free: u64::MAX }
         }
     }
 }
 
-/// What is missing for an engine. Where it computes is either the system's memory or `gpu`, that of a GPU; on their way there, weights pass through the
-/// system's. `engine.memory` bounds all engines together.
-fn shortage(app: &App, next: &Available, gpu: Option<u64>) -> Option<Shortage> {
+/// Where engines compute.
+enum Device {
+    Cpu,
+    Gpu {
+        /// Bytes.
+        free: u64,
+    },
+}
+
+/// What is missing for an engine. On their way to a GPU weights pass through the system's memory. `engine.memory` bounds all engines together.
+fn shortage(app: &App, next: &Available, device: Device) -> Option<Shortage> {
     let limit = app.config.engine.memory.map_or(u64::MAX, |limit| limit.0 as u64);
-    let left = limit.saturating_sub(app.loaded_bytes());
-    let system = |needed, limit| Shortage { place: "memory", needed, free: memory::free().min(limit) };
-    let needs = match gpu {
-        None => vec![system(next.memory(), left)],
-        Some(free) => vec![
-            system(next.weight_bytes, u64::MAX),
-            Shortage { place: "the GPU's memory", needed: next.memory(), free: free.min(left) },
+    let (left, kept) = (limit.saturating_sub(app.loaded_bytes()), app.kept_bytes());
+    let needed = next.memory();
+    let needs = match device {
+        Device::Cpu => vec![Shortage { place: "memory", needed, free: memory::free().min(left), kept }],
+        Device::Gpu { free } => vec![
+            Shortage { place: "memory", needed: next.weight_bytes, free: memory::free(), kept: 0 },
+            Shortage { place: "the GPU's memory", needed, free: free.min(left), kept },
         ],
     };
     needs.into_iter().find(|Shortage { needed, free, .. }| needed > free)

@@ -44,7 +44,7 @@ fn available(model: &str, precision: Precision) -> Available {
         model: model.into(),
         precision,
         target: Target::Cpu,
-        weight_bytes: 1000,
+        weight_bytes: if precision == Precision::Fp16 { 10_000 } else { 1000 },
         kv_bytes: 2000,
         context_length: 2048,
         token_budgets: vec![64, 100, 160, 256, 400],
@@ -227,11 +227,11 @@ async fn whatever_fails_leaves_everything_as_it_was() {
 #[tokio::test]
 async fn an_engine_that_does_not_fit_is_refused_before_it_is_loaded() {
     let shelf = Shelf::new(loads);
-    // The running engine takes 3000 bytes, the next one 3250.
+    // The running engine takes 3250 bytes, and so does the next one.
     let tight = service(&shelf, &[("engine.memory", "6000")]);
     let reply = swap(&tight, json!({"precision": "int8"})).await;
     assert_eq!(reply.error(507).1, "no_memory");
-    assert!(reply.text.contains("3250") && reply.text.contains("3000 are free"), "{}", reply.text);
+    assert!(reply.text.contains("3250") && reply.text.contains("2750 are free"), "{}", reply.text);
     assert_eq!(shelf.loads.load(Ordering::SeqCst), 0);
     let wide = service(&shelf, &[("engine.memory", "7000")]);
     assert_eq!(swap(&wide, json!({"precision": "int8"})).await.json()["changed"], true);
@@ -248,6 +248,18 @@ async fn on_a_gpu_it_is_the_gpus_memory_that_must_be_free() {
     assert_eq!((shelf.loads.load(Ordering::SeqCst), answer(&service).await.as_str()), (0, "fp32"));
     *shelf.free_gpu_memory.lock().unwrap() = Some(3250);
     assert_eq!(swap(&service, json!({"precision": "int8"})).await.json()["changed"], true);
+}
+
+#[tokio::test]
+async fn no_engine_is_unloaded_for_one_that_would_not_fit_all_the_same() {
+    let shelf = Shelf::new(loads);
+    let service = service(&shelf, &[("engine.loaded", "2")]);
+    assert_eq!(swap(&service, json!({"precision": "int8"})).await.json()["changed"], true);
+    let before = states(&service).await;
+    // With the one that is kept gone, 8250 bytes would be free of 14500.
+    *shelf.free_gpu_memory.lock().unwrap() = Some(5000);
+    assert_eq!(swap(&service, json!({"precision": "fp16"})).await.error(507).1, "no_memory");
+    assert_eq!(states(&service).await, before);
 }
 
 #[tokio::test]

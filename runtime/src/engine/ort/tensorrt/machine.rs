@@ -1,7 +1,12 @@
 //! What a TensorRT engine is bound to: the GPU, its driver, TensorRT and ONNX Runtime.
 
+use std::process::Command;
+
 use super::super::libraries;
-use crate::engine::{EngineError, gpu};
+use crate::engine::EngineError;
+
+/// The tool that comes with NVIDIA's driver.
+const NVIDIA_SMI: &str = "nvidia-smi";
 
 /// A machine as far as an engine depends on it: TensorRT loads an engine where all of this is the same.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -71,8 +76,16 @@ impl Machine {
 
 /// Every GPU that the driver shows.
 fn list() -> Result<Vec<Gpu>, String> {
-    let text = gpu::query("name,compute_cap,driver_version", None)?;
-    parse(&text).ok_or_else(|| gpu::unexpected(&text))
+    let advice = "expected an NVIDIA GPU with a driver of 580 or newer";
+    let output = Command::new(NVIDIA_SMI)
+        .args(["--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"])
+        .output()
+        .map_err(|error| format!("{advice}, and `{NVIDIA_SMI}` does not run: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        return Err(format!("{advice}, and `{NVIDIA_SMI}` says: {}", text.trim()));
+    }
+    parse(&text).ok_or_else(|| format!("{advice}, and `{NVIDIA_SMI}` lists: {}", text.trim()))
 }
 
 /// Reads `Tesla T4, 7.5, 580.95.05`, a line per GPU; `None` where a line has another form or there is none.
