@@ -27,7 +27,7 @@ fn usage_errors_exit_with_two() {
         (vec!["build"], "required arguments were not provided"),
         (vec!["frobnicate"], "unrecognized subcommand"),
         (vec!["build", "x", "--out", "y", "--precision", "fp8", "--range", "max"], "expected absmax"),
-        (vec!["build", "x", "--out", "y", "--precision", "bf7"], "expected fp32"),
+        (vec!["build", "x", "--out", "y", "--precision", "bf7"], "possible values: fp32"),
         (vec!["build", "x", "--out", "y", "--target", "tensorrt"], "GPUs take portable bundles"),
         (vec!["init", "--preset", "nope", "--out", "y"], "arr-coc-ovis-tiny"),
         (vec!["plan"], "required arguments were not provided"),

@@ -190,6 +190,9 @@ fn a_prompt_goes_in_by_steps_and_with_the_answer_into_the_context() {
     let whole = verify(["--context", "4096", "--prefill-chunk", "4096"]);
     assert_eq!((whole["tokens"].as_u64(), whole["differing"].as_u64()), (Some(8), Some(0)));
     assert_eq!(verify(["--context", "4096", "--prefill-chunk", "7"]), whole);
+    let short = program().arg("verify").arg(&bundle).args(["--context", "2"]).output().unwrap();
+    let stderr = String::from_utf8(short.stderr).unwrap();
+    assert!(!short.status.success() && stderr.contains("at least 3 tokens, found 2"), "{stderr}");
     // Two places of the context are for the first token and the decoder's own.
     assert_eq!(verify(["--context", "30", "--prefill-chunk", "7"])["tokens"], 1);
 }

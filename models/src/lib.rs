@@ -3,8 +3,8 @@
 //! Read it in this order:
 //!
 //! 1. [`networks`]: one file per network, top to bottom, a shape comment on every tensor.
-//! 2. [`bricks`]: what the networks share (linear, norms, attention, rotary embedding, interpolation); the only place
-//!    that knows the difference between fused and portable operators.
+//! 2. [`bricks`]: what the networks share (linear, norms, attention, rotary embedding, interpolation); only they and
+//!    the attention of two networks know the difference between fused and portable operators.
 //! 3. [`graph`]: the builder (typed values, symbolic sizes, one function per ONNX operator) and the file layout.
 //! 4. [`config`]: `config.json` in two stages, raw and validated; [`arr_coc_ovis`] composes the networks.
 //!
@@ -33,7 +33,7 @@ mod onnx {
 pub enum Target {
     /// ONNX Runtime's CPU provider: fused `com.microsoft` operators, the KV cache updated in place. Opset 21.
     Cpu,
-    /// Standard operators only, at opset 18: tract, TensorRT, and any other reader.
+    /// Standard operators only, at opset 18 (21 with 8-bit floats or 4-bit integers): tract, TensorRT, and any other reader.
     Portable,
 }
 

@@ -300,19 +300,18 @@ pub enum GenerateError {
 }
 
 /// Watches the runtime work; the server turns this into metrics. Every method is called from runtime threads and must
-/// not block.
-#[allow(unused_variables, reason = "default methods ignore their arguments")]
+/// not block. None has a default: whoever passes on to another observer would lose a new one unseen.
 pub trait Observer: Send + Sync {
     /// A stage ran (`DecodeStep`: one batched step).
-    fn stage(&self, stage: Stage, took: Duration) {}
+    fn stage(&self, stage: Stage, took: Duration);
     /// An image got its tokens.
-    fn visual_tokens(&self, tier: usize, tokens: usize) {}
+    fn visual_tokens(&self, tier: usize, tokens: usize);
     /// One of the two caches was asked.
-    fn cache(&self, cache: Cache, hit: bool) {}
+    fn cache(&self, cache: Cache, hit: bool);
     /// The adapter's output for one image.
-    fn adapter_output(&self, tier: usize, statistics: crate::bundle::manifest::Statistics) {}
+    fn adapter_output(&self, tier: usize, statistics: crate::bundle::manifest::Statistics);
     /// One scheduler iteration: tokens that went through the decoder, running and waiting requests, share of KV in use.
-    fn iteration(&self, tokens: usize, running: usize, waiting: usize, kv_usage: f64) {}
+    fn iteration(&self, tokens: usize, running: usize, waiting: usize, kv_usage: f64);
 }
 
 /// The two caches (design 6).
@@ -327,4 +326,10 @@ pub enum Cache {
 /// Observes nothing.
 #[derive(Debug, Default)]
 pub struct NoObserver;
-impl Observer for NoObserver {}
+impl Observer for NoObserver {
+    fn stage(&self, _: Stage, _: Duration) {}
+    fn visual_tokens(&self, _: usize, _: usize) {}
+    fn cache(&self, _: Cache, _: bool) {}
+    fn adapter_output(&self, _: usize, _: crate::bundle::manifest::Statistics) {}
+    fn iteration(&self, _: usize, _: usize, _: usize, _: f64) {}
+}

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arrcoc_runtime::bundle::manifest::Statistics;
 use arrcoc_runtime::engine::{CpuOptions, Kernels, RuntimeKind};
 use arrcoc_runtime::generate::{
     Budget, Cache, FinishReason, GenerateError, MaxTokens, Observer, Request, Sampling, Stage,
@@ -156,6 +157,10 @@ impl Observer for Caches {
             self.1.fetch_add(1, Ordering::SeqCst);
         }
     }
+
+    fn visual_tokens(&self, _: usize, _: usize) {}
+    fn adapter_output(&self, _: usize, _: Statistics) {}
+    fn iteration(&self, _: usize, _: usize, _: usize, _: f64) {}
 }
 
 #[test]

@@ -7,6 +7,7 @@ use arrcoc_export::build::{self, Options, Summary};
 use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::{Progress, human_bytes};
 use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightRule};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 const EXAMPLES: &str = "\
@@ -19,8 +20,8 @@ Precisions:
   fp32  the reference
   int8  encoders, decoder and embeddings in int8 (weights per output channel, activations per
         token); the default choice on CPUs with AVX-512 VNNI or AMX
-  int4  for cpu as int8, for portable as fp16, with the decoder's layers in blocks of 32 4-bit
-        numbers; the output head stays in 8 or 16 bits
+  int4  for cpu as int8, with the decoder and its output head in blocks of 32 4-bit numbers; for
+        portable as fp16, with the decoder's layers in such blocks
   fp16  weights, products and the KV cache in 16 bits; what `arrcoc-export calibrate` saw come near
         their end stays in 32 and is listed in the manifest
   fp8   as fp16, with weights and products in 8-bit floats (E4M3), for Ada and Hopper
@@ -47,8 +48,8 @@ pub(super) struct Args {
     /// Directory of bundles; this one becomes DIR/NAME/PRECISION-TARGET
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Numeric precision of weights and compute [possible values: fp32, fp16, fp8, int8, int4]
-    #[arg(long, default_value = "fp32", value_parser = precision)]
+    /// Numeric precision of weights and compute
+    #[arg(long, default_value = "fp32", value_parser = precision())]
     precision: Precision,
     /// What the graphs are written for [possible values: cpu, portable]
     #[arg(long, default_value = "cpu", value_parser = target)]
@@ -60,7 +61,7 @@ pub(super) struct Args {
     /// outliers with it
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// How large what a linear layer multiplies is taken to get, for fp8: as large as was seen (absmax), or less, so that the
+    /// How the range of a linear layer's input is chosen, for fp8: as large as was seen (absmax), or less, so that the
     /// rest is told apart better (entropy, percentile)
     #[arg(long, value_name = "METHOD", value_parser = range_method)]
     range: Option<RangeMethod>,
@@ -78,19 +79,12 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Parses a precision.
-fn precision(name: &str) -> Result<Precision, String> {
-    match name {
-        "fp32" => Ok(Precision::Fp32),
-        "fp16" => Ok(Precision::Fp16),
-        "int8" => Ok(Precision::Int8),
-        "int4" => Ok(Precision::Int4),
-        "fp8" => Ok(Precision::Fp8),
-        _ => Err("expected fp32, fp16, fp8, int8 or int4".to_owned()),
-    }
+/// Parses a precision, and tells shells which there are.
+fn precision() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|name| name.parse())
 }
 
-/// Parses a target; likewise.
+/// Parses a target.
 fn target(name: &str) -> Result<Target, String> {
     match name {
         "cpu" => Ok(Target::Cpu),

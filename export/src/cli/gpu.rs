@@ -1,4 +1,4 @@
-//! What builds and loads engines for a GPU alike: who loads one names what it was built for.
+//! Options shared by the commands that build engines for a GPU and load them: both must be given the same values.
 
 use std::path::PathBuf;
 

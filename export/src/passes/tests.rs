@@ -176,6 +176,9 @@ fn quantized_bundles_are_for_the_cpu() {
     let request = for_gpus(Precision::Int8, &[], None);
     let error = apply(request, graphs()).err().unwrap();
     assert!(error.to_string().contains("--target cpu"), "{error}");
+    let rules: Vec<WeightRule> = serde_yaml::from_str("[{graph: decoder, form: w8a8}]").unwrap();
+    let error = apply(for_gpus(Precision::Fp32, &rules, None), graphs()).err().unwrap();
+    assert!(error.to_string().contains("rule 1: the form `w8a8` cannot be part of an fp32"), "{error}");
 }
 
 /// The portable graphs at a precision of floats, all of whose tensors are said to reach `magnitude`.

@@ -1,6 +1,6 @@
 //! Weights in fewer bits: the numbers behind [`arrcoc_models::graph::quantized`].
 //!
-//! A matrix streams through in groups of rows, once per stored part, so that no more than a group is in memory in 32 bits.
+//! A matrix streams through in groups of rows, once per stored part (twice where one scale is for all of it), so that no more than a group is in memory in 32 bits.
 //! ([`int4`] stores columns, so it gathers the whole part, in the few bits that it has.)
 
 mod blocks;

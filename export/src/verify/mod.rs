@@ -143,6 +143,14 @@ pub enum VerifyError {
         /// What the bundle takes.
         sizes: Vec<usize>,
     },
+    /// There is no room for an answer.
+    #[error(
+        "expected a context of at least 3 tokens, found {found}: --context, or the model's own, is too short to decode anything"
+    )]
+    Context {
+        /// The shorter of the two.
+        found: usize,
+    },
     /// The test image cannot be used.
     #[error("cannot use the image {}", path.display())]
     Image {

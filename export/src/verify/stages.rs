@@ -318,6 +318,9 @@ impl Speaker {
     }
 }
 
+/// A token of the prompt, one of the answer, and the decoder's spare place.
+const SHORTEST_CONTEXT: usize = 3;
+
 /// Prefills image and question, then decodes greedily: the reference's choices go to both sides.
 fn decode(
     sides: &[Side<'_>; 2],
@@ -330,13 +333,16 @@ fn decode(
     // As a server would: engines for GPUs take no more.
     let Workload { context_length, prefill_chunk } = options.library.tensorrt.workload;
     let context_length = context_length.min(spec.context_length);
+    if context_length < SHORTEST_CONTEXT {
+        return Err(VerifyError::Context { found: context_length });
+    }
     let mut prompt = Vec::new();
     for part in image.iter().chain([query]) {
         prompt.extend_from_slice(part.as_slice::<f32>()?);
     }
     // A model of short context takes as much of the prompt as leaves room for one token and the decoder's spare place.
-    let length = (prompt.len() / spec.hidden_size).min(context_length.saturating_sub(2));
-    let tokens = options.tokens.min(context_length.saturating_sub(length + 1));
+    let length = (prompt.len() / spec.hidden_size).min(context_length - 2);
+    let tokens = options.tokens.min(context_length - length - 1);
     let prompt = prompt.split_off(prompt.len() - length * spec.hidden_size);
     let capacity = length + tokens + 1;
     let mut speakers = [Speaker::load(&sides[0], capacity)?, Speaker::load(&sides[1], capacity)?];

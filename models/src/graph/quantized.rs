@@ -71,7 +71,7 @@ pub enum Bits {
 pub enum Part {
     /// The integers.
     Values,
-    /// The scales: 32-bit floats; of 8-bit floats and of [`Scheme::Int4`] 16-bit ones.
+    /// The scales: 32-bit floats; of 8-bit floats, of [`Scheme::Int4`] and of [`Scheme::Tiles`] 16-bit ones.
     Scales,
     /// The zero points, packed like the values: only of blocks that are not symmetric.
     ZeroPoints,

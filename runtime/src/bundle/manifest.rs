@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -83,25 +84,47 @@ pub enum Precision {
     Fp8,
     /// int8 weights with a scale per output channel and int8 activations with one per token, in encoders, decoder and embeddings.
     Int8,
-    /// As int8, or in portable bundles as fp16, with blocks of int4 weights in the decoder's layers.
+    /// As int8, with blocks of int4 weights in the decoder, or in portable bundles as fp16, with such blocks in the decoder's layers.
     Int4,
 }
 
 impl Precision {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Fp32, Self::Fp16, Self::Fp8, Self::Int8, Self::Int4];
-}
 
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// As users write it.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Fp32 => "fp32",
             Self::Fp16 => "fp16",
             Self::Fp8 => "fp8",
             Self::Int8 => "int8",
             Self::Int4 => "int4",
-        })
+        }
     }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = UnknownPrecision;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPrecision> {
+        let known = Self::ALL.into_iter().find(|precision| precision.name() == name);
+        known.ok_or_else(|| UnknownPrecision { found: name.to_owned() })
+    }
+}
+
+/// No precision has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected one of {}, found `{found}`", Precision::ALL.map(Precision::name).join(", "))]
+pub struct UnknownPrecision {
+    /// What was given.
+    pub found: String,
 }
 
 /// The kind of engine that the graphs are written for.

@@ -14,7 +14,7 @@ use ::ort::environment::Environment;
 use ::ort::session::Session;
 use ::ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
-use super::{BundledGraph, EngineError, Graph, Runtime, has_int8_products};
+use super::{BundledGraph, CpuOptions, EngineError, Graph, Kernels, Runtime, has_int8_products};
 use graph::OrtGraph;
 
 mod assignment;
@@ -107,7 +107,12 @@ impl OrtRuntime {
                 }
                 None => Ok(builder),
             })
-            .and_then(|mut builder| first_alone(|| builder.commit_from_file(model)))
+            .and_then(|mut builder| match self.provider {
+                Provider::Cpu(CpuOptions { kernels: Kernels::Own }) => {
+                    first_alone(|| builder.commit_from_file(model))
+                }
+                _ => builder.commit_from_file(model),
+            })
             .map_err(|reason| error(reason.to_string()))?;
         if on_gpu {
             let nodes = assignment::of(&session).map_err(|reason| error(reason.to_string()))?;
@@ -142,10 +147,10 @@ impl OrtRuntime {
     }
 }
 
-/// Whether a session has been made.
+/// Whether a session with our operators has been made.
 static SESSION_MADE: Mutex<bool> = Mutex::new(false);
 
-/// Makes a session; the process's first one while no other is made. ONNX Runtime enters the domain of our operators into a table of the process
+/// Makes a session with our operators; the process's first one while no other is made. ONNX Runtime enters the domain of our operators into a table of the process
 /// with the first session that brings it, and takes no lock between looking for it and entering it: two first ones would both try, and one fail.
 fn first_alone<T>(make: impl FnOnce() -> Result<T, ::ort::Error>) -> Result<T, ::ort::Error> {
     let mut made = SESSION_MADE.lock().unwrap_or_else(PoisonError::into_inner);

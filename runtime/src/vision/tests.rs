@@ -143,6 +143,8 @@ impl Observer for Notes {
         assert!(statistics.mean.is_finite() && statistics.std >= 0.0);
         self.note(format!("adapter {tier}"));
     }
+
+    fn iteration(&self, _: usize, _: usize, _: usize, _: f64) {}
 }
 
 struct Setup {

@@ -20,7 +20,7 @@ struct OrtMemory(Value<DynTensorValueType>);
 impl LibraryMemory for OrtMemory {
     fn to_host(&self) -> Result<Tensor, EngineError> {
         let copied = self.0.to(AllocationDevice::CPU, 0).and_then(|value| adopt(value.into_dyn()));
-        copied.map_err(|reason| failed("copy to the host", reason))
+        copied.map_err(|reason| failed("(an output kept on the device)", reason))
     }
 
     fn as_any(&self) -> &dyn Any {

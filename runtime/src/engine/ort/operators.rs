@@ -3,9 +3,8 @@
 //! A graph defines each of them by a body of standard ones. Where the CPU can run the kernel, it is registered and takes the call; where it
 //! cannot, nothing is registered, and ONNX Runtime puts the body in the call's place. One file of a bundle serves both.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::ort::Error;
@@ -106,18 +105,23 @@ impl<K: Kernel> Operator for Custom<K> {
     }
 }
 
+/// A panic's message goes to standard error, with its place.
+const PANICKED: &str = "it panicked; standard error says where";
+
 /// Runs a kernel; a panic of it is an error of the call.
 fn guarded(
     context: &ComputeContext,
     inputs: &'static [(&'static str, TensorElementType)],
     compute: impl FnOnce(&Call<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let call = Call { context, inputs, pool: Pool { context, failed: AtomicBool::new(false) } };
+    let call = Call { context, inputs, pool: Pool { context, failure: Failure::default() } };
     let ended = catch_unwind(AssertUnwindSafe(|| compute(&call)));
-    match (ended, call.pool.failed.load(Ordering::Relaxed)) {
-        (Ok(result), false) => result,
-        _ => Err(Error::new("a kernel failed; the log says where (`engine.kernels: library` runs without)")),
-    }
+    let reason = match (ended, call.pool.failure.reason()) {
+        (Ok(result), None) => return result,
+        (_, Some(reason)) => reason,
+        (Err(_), None) => PANICKED.to_owned(),
+    };
+    Err(Error::new(format!("a kernel of ours failed: {reason} (`engine.kernels: library` runs without)")))
 }
 
 /// One call of a kernel.
@@ -157,20 +161,34 @@ impl<'a> Call<'a> {
 /// call fails.
 struct Pool<'a> {
     context: &'a ComputeContext,
-    failed: AtomicBool,
+    failure: Failure,
+}
+
+/// Why tasks were not run to their end.
+#[derive(Default)]
+struct Failure(Mutex<Option<String>>);
+
+impl Failure {
+    fn note(&self, reason: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    fn reason(self) -> Option<String> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 // SAFETY: ONNX Runtime runs every number once at most, and returns when all have ended.
 unsafe impl Threads for Pool<'_> {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let failed = &self.failed;
+        let failure = &self.failure;
         let caught = |number| {
             if catch_unwind(AssertUnwindSafe(|| task(number))).is_err() {
-                failed.store(true, Ordering::Relaxed);
+                failure.note(PANICKED.to_owned());
             }
         };
-        if self.context.par_for(tasks, 0, caught).is_err() {
-            failed.store(true, Ordering::Relaxed);
+        if let Err(error) = self.context.par_for(tasks, 0, caught) {
+            failure.note(error.to_string());
         }
     }
 }
@@ -195,11 +213,19 @@ impl Input<'_> {
         Ok((shape, numbers))
     }
 
-    /// Its shape, and the address of its floats: they may be what the call writes, and then nobody may hold on to them.
-    fn place<const AXES: usize>(&self) -> Result<([usize; AXES], usize), Error> {
+    /// Its shape, and where its floats lie: they may be what the call writes, and then nobody may hold on to them.
+    fn span<const AXES: usize>(&self) -> Result<([usize; AXES], Span), Error> {
         let (shape, numbers) = self.tensor::<f32, AXES>()?;
-        Ok((shape, numbers.as_ptr().addr()))
+        Ok((shape, span(numbers)))
     }
+}
+
+/// Addresses of some numbers.
+type Span = Range<usize>;
+
+fn span(numbers: &[f32]) -> Span {
+    let Range { start, end } = numbers.as_ptr_range();
+    start.addr()..end.addr()
 }
 
 /// What a kernel expects is compared first, so that an error says what was found.

@@ -30,7 +30,7 @@ impl Kernel for BlockLinear {
         let tiled = shape == [tiles, blocks, BLOCK / 8, TILE, 4] && scaled == [tiles, blocks, TILE];
         check(tiled && blocks > 0 && inputs == blocks * BLOCK, || {
             format!(
-                "BlockLinear: x [{rows}, {inputs}] does not go with values {shape:?} and scales {scaled:?}; expected [{tiles}, {}, 4, 16, 4] and [{tiles}, {0}, 16]",
+                "BlockLinear: expected values [{tiles}, {}, 4, 16, 4] and scales [{tiles}, {0}, 16] for x [{rows}, {inputs}], found {shape:?} and {scaled:?}",
                 inputs / BLOCK
             )
         })?;

@@ -3,9 +3,10 @@
 use ::ort::Error;
 use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float32, Int32, Int64};
+use ::ort::value::ValueRefMut;
 use arrcoc_kernels::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
 
-use super::{Call, Kernel, check};
+use super::{Call, Kernel, Span, check, span};
 
 /// The operator: query \[batch, seq, heads * head_dim\], key and value \[batch, seq, kv_heads * head_dim\], past keys and values \[batch, kv_heads,
 /// past, head_dim\], lengths minus one \[batch\], the longest length, cosines and sines \[positions, head_dim / 2\] and positions \[batch, seq\] to
@@ -50,54 +51,45 @@ impl Kernel for CachedAttention {
     fn compute(&self, call: &Call<'_>, (): &mut ()) -> Result<(), Error> {
         let [query, key, value, past_key, past_value, lengths, longest, cosines, sines, positions] =
             call.inputs()?;
-        let ([batch, tokens, queries], query) = query.tensor::<f32, 3>()?;
+        let (query_shape, query) = query.tensor::<f32, 3>()?;
         let (key_shape, key) = key.tensor::<f32, 3>()?;
         let (value_shape, value) = value.tensor::<f32, 3>()?;
-        let (past_shape, keys_at) = past_key.place::<4>()?;
-        let (past_values, values_at) = past_value.place::<4>()?;
-        let [_, _, past, width] = past_shape;
-        let Self { heads, kv_heads, scale } = *self;
-        let new = kv_heads.checked_mul(width).map(|columns| [batch, tokens, columns]);
-        let fits =
-            heads.checked_mul(width) == Some(queries) && new == Some(key_shape) && new == Some(value_shape);
-        check(fits && past_shape == [batch, kv_heads, past, width] && past_values == past_shape, || {
-            format!(
-                "CachedAttention: a query [{batch}, {tokens}, {queries}] of {heads} heads, keys {key_shape:?} and values {value_shape:?} of {kv_heads} do not go with past keys {past_shape:?} and values {past_values:?}"
-            )
-        })?;
+        let (past_shape, past_keys) = past_key.span::<4>()?;
+        let (past_values_shape, past_values) = past_value.span::<4>()?;
+        let heads = self.heads([query_shape, key_shape, value_shape], [past_shape, past_values_shape])?;
+        let (batch, tokens, past) = (heads.batch, heads.tokens, past_shape[2]);
         let ([], longest) = longest.tensor::<i32, 0>()?;
         let capacity = past.max(longest.first().map_or(0, |&longest| longest.max(0) as usize));
         let held = held(lengths.tensor()?, batch, tokens, capacity)?;
         let (table, cosines) = cosines.tensor::<f32, 2>()?;
-        let (sines_of, sines) = sines.tensor::<f32, 2>()?;
-        check(width > 0 && table == sines_of && 2 * table[1] == width, || {
+        let (sines_shape, sines) = sines.tensor::<f32, 2>()?;
+        check(heads.width > 0 && table == sines_shape && 2 * table[1] == heads.width, || {
+            let half = heads.width / 2;
             format!(
-                "CachedAttention: cosines {table:?} and sines {sines_of:?} do not go with heads of {width}"
+                "CachedAttention: expected cosines and sines [positions, {half}], found {table:?} and {sines_shape:?}"
             )
         })?;
         let positions = rows_of(positions.tensor()?, [batch, tokens], table[0])?;
 
-        let present = [batch, kv_heads, capacity, width];
-        let mut out = call.output(0, [batch, tokens, queries])?;
+        let present = [batch, heads.kv_heads, capacity, heads.width];
+        let mut out = call.output(0, query_shape)?;
         let mut keys = call.output(1, present)?;
         let mut values = call.output(2, present)?;
-        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
-        let (_, keys) = keys.try_extract_tensor_mut::<f32>()?;
-        let (_, values) = values.try_extract_tensor_mut::<f32>()?;
-        let in_place = keys_at == keys.as_ptr().addr();
-        check(in_place == (values_at == values.as_ptr().addr()), || {
+        // Addresses first: nobody may hold on to memory that is going to be written.
+        let written = [span_of(&out)?, span_of(&keys)?, span_of(&values)?];
+        let in_place = past_keys.start == written[1].start;
+        check(in_place == (past_values.start == written[2].start), || {
             "CachedAttention: expected keys and values both in place or both elsewhere".to_owned()
-        })?;
-        let read = [query, key, value, cosines, sines];
-        let written = [&*out, &*keys, &*values];
-        check(!read.iter().any(|read| written.iter().any(|written| overlap(read, written))), || {
-            "CachedAttention: expected inputs in other memory than the results".to_owned()
         })?;
         check(in_place || held.iter().all(|&held| held <= past), || {
             format!("CachedAttention: expected at most {past} places that are taken, found {held:?}")
         })?;
+        let read = [query, key, value, cosines, sines].map(span);
+        let pasts = if in_place { vec![] } else { vec![past_keys, past_values] };
+        check(apart(read.into_iter().chain(pasts), &written), || {
+            "CachedAttention: expected every result in memory of its own".to_owned()
+        })?;
         let past = match in_place {
-            // The past's memory is what will be written: nobody may look at it as an input.
             true => None,
             false => Some(Past {
                 keys: past_key.tensor::<f32, 4>()?.1,
@@ -105,7 +97,9 @@ impl Kernel for CachedAttention {
                 capacity: past,
             }),
         };
-        let heads = Heads { batch, tokens, heads, kv_heads, width, scale };
+        let (_, out) = out.try_extract_tensor_mut::<f32>()?;
+        let (_, keys) = keys.try_extract_tensor_mut::<f32>()?;
+        let (_, values) = values.try_extract_tensor_mut::<f32>()?;
         let cache = Cache { keys, values, capacity, held: &held, past };
         let rotary = Rotary { cosines, sines, positions: &positions };
         cached_attention(heads, Tokens { query, key, value }, rotary, cache, out, &call.pool);
@@ -113,10 +107,38 @@ impl Kernel for CachedAttention {
     }
 }
 
-/// Whether two slices share memory: a graph may hand over the same twice, in another shape.
-fn overlap(a: &[f32], b: &[f32]) -> bool {
-    let (a, b) = (a.as_ptr_range(), b.as_ptr_range());
-    a.start < b.end && b.start < a.end
+impl CachedAttention {
+    /// What attends to what, by the shapes of query, key and value and of the past's keys and values.
+    fn heads(
+        &self,
+        [query, key, value]: [[usize; 3]; 3],
+        [past_keys, past_values]: [[usize; 4]; 2],
+    ) -> Result<Heads, Error> {
+        let Self { heads, kv_heads, scale } = *self;
+        let ([batch, tokens, columns], [_, _, past, width]) = (query, past_keys);
+        let new = kv_heads.checked_mul(width).map(|columns| [batch, tokens, columns]);
+        let fits = heads.checked_mul(width) == Some(columns) && new == Some(key) && new == Some(value);
+        check(fits && past_keys == [batch, kv_heads, past, width] && past_values == past_keys, || {
+            format!(
+                "CachedAttention: expected a query [batch, seq, {heads} * width], keys and values [batch, seq, {kv_heads} * width] and past ones \
+                 [batch, {kv_heads}, past, width], found {query:?}, {key:?}, {value:?}, {past_keys:?} and {past_values:?}"
+            )
+        })?;
+        Ok(Heads { batch, tokens, heads, kv_heads, width, scale })
+    }
+}
+
+fn span_of(output: &ValueRefMut<'_>) -> Result<Span, Error> {
+    Ok(span(output.try_extract_tensor::<f32>()?.1))
+}
+
+/// Whether results share no memory with what is read, nor with each other: a graph may hand over the same twice, in another shape.
+fn apart(read: impl Iterator<Item = Span>, written: &[Span; 3]) -> bool {
+    let overlap = |a: &Span, b: &Span| a.start < b.end && b.start < a.end;
+    let [out, keys, values] = written;
+    let among = [(out, keys), (out, values), (keys, values)];
+    !among.iter().any(|(a, b)| overlap(a, b))
+        && !read.into_iter().any(|read| written.iter().any(|written| overlap(&read, written)))
 }
 
 /// How many keys each row holds before `tokens` more, from lengths minus one. A row that is not as long as the tokens holds none: in a first

@@ -29,7 +29,9 @@ impl Kernel for GridAttention {
         let whole = head_width > 0 && parts > 0 && parts.is_multiple_of(3 * head_width);
         check(whole && also == head_width && down + 1 == 2 * height && across + 1 == 2 * width, || {
             format!(
-                "GridAttentionBf16: qkv [{batch}, {height}, {width}, {parts}] does not go with tables [{down}, {head_width}] and [{across}, {also}]"
+                "GridAttentionBf16: expected tables [{}, head_width] and [{}, head_width] for qkv [{batch}, {height}, {width}, 3 * heads * head_width], found [{down}, {head_width}], [{across}, {also}] and {parts} columns",
+                2 * height.max(1) - 1,
+                2 * width.max(1) - 1
             )
         })?;
         let grid = Grid { batch, height, width, heads: parts / (3 * head_width), head_width };

@@ -29,7 +29,7 @@ impl Kernel for QuantizedLinear {
         let possible = (1..=MOST_INPUTS).contains(&inputs);
         check(possible && inputs == columns && scales_of == outputs && bias_of == outputs, || {
             format!(
-                "QuantizedLinear: x [{rows}, {inputs}] (at most {MOST_INPUTS}) does not go with a weight [{outputs}, {columns}], {scales_of} scales and a bias of {bias_of}"
+                "QuantizedLinear: expected x [rows, in], a weight [out, in], scales [out] and a bias [out] with 1 to {MOST_INPUTS} inputs, found [{rows}, {inputs}], [{outputs}, {columns}], [{scales_of}] and [{bias_of}]"
             )
         })?;
         let mut y = call.output(0, [rows, outputs])?;

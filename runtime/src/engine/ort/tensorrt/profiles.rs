@@ -43,8 +43,8 @@ pub fn ranges(axes: &BTreeMap<String, AxisRange>, workload: Workload) -> Ranges 
 
 fn at_most(range: AxisRange, most: u64) -> AxisRange {
     let max = range.max.min(most).max(range.min);
-    // Where the usual length is out of reach, the middle of what is left is the better guess.
-    let opt = if range.opt <= max { range.opt } else { max.div_ceil(2).max(range.min) };
+    // Of an axis that was cut, the middle is the better guess than what is usual for the whole of it.
+    let opt = if max < range.max { range.opt.min(max.div_ceil(2)).max(range.min) } else { range.opt };
     AxisRange { min: range.min, opt, max }
 }
 
