@@ -18,10 +18,10 @@ use super::{BundledGraph, CpuOptions, EngineError, Graph, Kernels, Runtime, has_
 use graph::OrtGraph;
 
 mod assignment;
+mod gpu_libraries;
 mod graph;
 mod kept;
-mod libraries;
-mod library;
+mod locate;
 #[cfg(target_arch = "x86_64")]
 mod operators;
 mod provider;
@@ -168,10 +168,10 @@ fn load_library() -> Result<Shared, EngineError> {
     let unavailable = |reason| EngineError::Unavailable { runtime: NAME, reason };
     let advice = format!(
         "run `cargo xtask onnxruntime`, or set {} to the library of onnxruntime 1.{} or newer",
-        library::VARIABLE,
+        locate::VARIABLE,
         ::ort::MINOR_VERSION
     );
-    let path = library::find().map_err(|reason| unavailable(format!("{reason}; {advice}")))?;
+    let path = locate::find().map_err(|reason| unavailable(format!("{reason}; {advice}")))?;
     let builder = ::ort::init_from(&path).map_err(|error| {
         let reason = match error {
             LoadDynamicError::BadVersion { version_str, path } => {
@@ -184,7 +184,7 @@ fn load_library() -> Result<Shared, EngineError> {
     })?;
     let environment = builder.with_name("arrcoc").with_telemetry(false).build();
     let environment = environment.map_err(|error| unavailable(error.to_string()))?;
-    Ok(Shared { environment, version: library::version(&path), path })
+    Ok(Shared { environment, version: locate::version(&path), path })
 }
 
 impl Runtime for OrtRuntime {

@@ -9,8 +9,8 @@ use ::ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider
 use ::ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ::ort::session::builder::SessionBuilder;
 
-use super::library::VARIABLE;
-use super::{Shared, libraries};
+use super::locate::VARIABLE;
+use super::{Shared, gpu_libraries};
 #[cfg(target_arch = "x86_64")]
 use crate::engine::Kernels;
 use crate::engine::{ArenaGrowth, CpuOptions, CudaOptions, EngineError, TensorRtOptions};
@@ -71,7 +71,7 @@ impl Provider {
         match self.register(builder, &[]) {
             Ok(_) => Ok(()),
             Err(error) => {
-                let missing = libraries::missing(self, &shared.path);
+                let missing = gpu_libraries::missing(self, &shared.path);
                 Err(unavailable(explain(&error.to_string(), &missing)))
             }
         }

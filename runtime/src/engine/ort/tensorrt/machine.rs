@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::super::libraries;
+use super::super::gpu_libraries;
 use crate::engine::EngineError;
 
 /// The tool that comes with NVIDIA's driver.
@@ -43,7 +43,7 @@ impl Machine {
             && std::env::var_os("CUDA_VISIBLE_DEVICES").is_none();
         let listed = list().map_err(unavailable)?;
         let gpu = choose(&listed, device, by_bus).map_err(unavailable)?;
-        let tensorrt = libraries::tensorrt_version().map_err(unavailable)?;
+        let tensorrt = gpu_libraries::tensorrt_version().map_err(unavailable)?;
         Ok(Self {
             gpu: gpu.name,
             compute_capability: gpu.compute_capability,
