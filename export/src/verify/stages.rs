@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use arrcoc_runtime::bundle::manifest::{Drift, Precision, Statistics, Target, VisionSpec};
 use arrcoc_runtime::bundle::{Bundle, Manifest};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
-use arrcoc_runtime::engine::{Graph, Runtime, Workload};
+use arrcoc_runtime::engine::{Graph, Runtime};
 use arrcoc_runtime::image::preprocess::Preprocess;
 use arrcoc_runtime::image::{ImageLimits, decode};
 use arrcoc_runtime::tensor::Tensor;
@@ -180,6 +180,10 @@ pub(super) fn run(
     if !spec.vision.image_sizes.contains(&size) {
         return Err(VerifyError::ImageSize { found: size, sizes: spec.vision.image_sizes.clone() });
     }
+    let context = context_length(options, spec);
+    if context < SHORTEST_CONTEXT {
+        return Err(VerifyError::Context { found: context });
+    }
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let mut findings = Findings::default();
     let announce = |stage: &str| progress.note(&format!("running {stage}"));
@@ -321,6 +325,11 @@ impl Speaker {
 /// A token of the prompt, one of the answer, and the decoder's spare place.
 const SHORTEST_CONTEXT: usize = 3;
 
+/// Tokens that prompt and answer may have together: the model's limit, or that of the engines, where it is smaller.
+fn context_length(options: &Options, manifest: &Manifest) -> usize {
+    options.library.tensorrt.workload.context_length.min(manifest.decoder.context_length)
+}
+
 /// Prefills image and question, then decodes greedily: the reference's choices go to both sides.
 fn decode(
     sides: &[Side<'_>; 2],
@@ -330,12 +339,9 @@ fn decode(
     findings: &mut Findings,
 ) -> Result<(), VerifyError> {
     let spec = &sides[0].bundle.manifest().decoder;
+    let context_length = context_length(options, sides[0].bundle.manifest());
     // As a server would: engines for GPUs take no more.
-    let Workload { context_length, prefill_chunk } = options.library.tensorrt.workload;
-    let context_length = context_length.min(spec.context_length);
-    if context_length < SHORTEST_CONTEXT {
-        return Err(VerifyError::Context { found: context_length });
-    }
+    let prefill_chunk = options.library.tensorrt.workload.prefill_chunk;
     let mut prompt = Vec::new();
     for part in image.iter().chain([query]) {
         prompt.extend_from_slice(part.as_slice::<f32>()?);

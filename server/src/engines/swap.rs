@@ -144,8 +144,7 @@ async fn attempt(app: &App, wanted: Wanted, started: Instant) -> Result<Swapped,
     };
     let previous = app.switch(Arc::clone(&next));
     for retired in app.keep(previous) {
-        app.retiring(&retired);
-        tokio::spawn(unload(retired));
+        tokio::spawn(retire(app, retired));
     }
     Ok(Swapped { serving: next, changed: true, took: started.elapsed() })
 }
@@ -205,8 +204,7 @@ async fn make_room(app: &App, source: &Arc<dyn Source>, next: &Available) -> Res
             return Err(SwapError::Memory(shortage));
         }
         let Some(kept) = app.drop_least_recent() else { return Err(SwapError::Memory(shortage)) };
-        app.retiring(&kept);
-        unload(kept).await;
+        retire(app, kept).await;
     }
 }
 
@@ -245,6 +243,12 @@ fn shortage(app: &App, next: &Available, device: Device) -> Option<Shortage> {
         ],
     };
     needs.into_iter().find(|Shortage { needed, free, .. }| needed > free)
+}
+
+/// Unloads an engine that nothing new is sent to; until it has ended it is listed and counted.
+fn retire(app: &App, engine: Arc<Serving>) -> impl Future<Output = ()> + use<> {
+    app.retiring(&engine);
+    unload(engine)
 }
 
 /// Unloads an engine once its last request has ended. Unloading joins its threads, so it happens on a thread that may block.

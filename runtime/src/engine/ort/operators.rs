@@ -114,7 +114,7 @@ fn guarded(
     inputs: &'static [(&'static str, TensorElementType)],
     compute: impl FnOnce(&Call<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let call = Call { context, inputs, pool: Pool { context, failure: Failure::default() } };
+    let call = Call { inputs, pool: Pool { context, failure: Failure::default() } };
     let ended = catch_unwind(AssertUnwindSafe(|| compute(&call)));
     let reason = match (ended, call.pool.failure.reason()) {
         (Ok(result), None) => return result,
@@ -126,7 +126,6 @@ fn guarded(
 
 /// One call of a kernel.
 struct Call<'a> {
-    context: &'a ComputeContext,
     inputs: &'static [(&'static str, TensorElementType)],
     pool: Pool<'a>,
 }
@@ -135,7 +134,7 @@ impl<'a> Call<'a> {
     /// All inputs.
     fn inputs<const N: usize>(&self) -> Result<[Input<'a>; N], Error> {
         let input = |(index, (name, _)): (usize, &(&'static str, TensorElementType))| {
-            let value = self.context.input(index)?;
+            let value = self.pool.context.input(index)?;
             let value = value.ok_or_else(|| Error::new(format!("expected an input `{name}`, found none")))?;
             Ok(Input { name, value })
         };
@@ -150,7 +149,7 @@ impl<'a> Call<'a> {
         index: usize,
         shape: [usize; AXES],
     ) -> Result<ValueRefMut<'a>, Error> {
-        let output = self.context.output(index, shape)?;
+        let output = self.pool.context.output(index, shape)?;
         output.ok_or_else(|| Error::new(format!("expected somebody to read output {index}")))
     }
 }

@@ -133,12 +133,12 @@ fn span_of(output: &ValueRefMut<'_>) -> Result<Span, Error> {
 }
 
 /// Whether results share no memory with what is read, nor with each other: a graph may hand over the same twice, in another shape.
-fn apart(read: impl Iterator<Item = Span>, written: &[Span; 3]) -> bool {
+fn apart(mut read: impl Iterator<Item = Span>, written: &[Span; 3]) -> bool {
     let overlap = |a: &Span, b: &Span| a.start < b.end && b.start < a.end;
     let [out, keys, values] = written;
     let among = [(out, keys), (out, values), (keys, values)];
     !among.iter().any(|(a, b)| overlap(a, b))
-        && !read.into_iter().any(|read| written.iter().any(|written| overlap(&read, written)))
+        && !read.any(|read| written.iter().any(|written| overlap(&read, written)))
 }
 
 /// How many keys each row holds before `tokens` more, from lengths minus one. A row that is not as long as the tokens holds none: in a first
