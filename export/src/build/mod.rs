@@ -5,7 +5,9 @@
 
 mod describe;
 mod error;
+mod generation_config;
 mod plan;
+mod preprocessor;
 mod text;
 
 use std::io;
