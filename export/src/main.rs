@@ -1,28 +1,39 @@
-//! `arrcoc-export`: parses the command line, runs the command, and is the one place that prints fatal errors.
+//! `arrcoc-export`: parses the command line, runs the command, and is the one place that says fatal errors.
 
 mod cli;
 
-use std::io;
 use std::process::ExitCode;
 
+use arrcoc_runtime::console;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // clap itself exits with status 2 on a wrong command line.
-    match cli::Cli::parse().run() {
+    let _flush = console::FlushAtEnd;
+    console::note_panics();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => return explain(&usage),
+    };
+    match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            console::note(&format!("error: {error}"));
             for cause in error.chain().skip(1) {
-                eprintln!("  because: {cause}");
+                console::note(&format!("  because: {cause}"));
             }
             ExitCode::FAILURE
         }
     }
 }
 
-/// Whether the error is only that nobody reads standard output any more, as in `... | head`.
-fn reader_left(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+/// What clap says: help and version are results, everything else is about a wrong command line.
+fn explain(usage: &clap::Error) -> ExitCode {
+    let printed = console::finished(usage.print());
+    match printed {
+        Err(error) if !usage.use_stderr() => {
+            console::note(&format!("error: cannot write to standard output: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2)),
+    }
 }

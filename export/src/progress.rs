@@ -1,10 +1,12 @@
 //! What a long command says while it runs: bars on a terminal, lines elsewhere, or JSON objects for machines.
 //!
-//! Bars and lines go to standard error, JSON to standard output, one object a line.
+//! Bars and lines go to standard error, JSON to standard output, one object a line. The work goes on when nobody reads them; only the last object, the
+//! result, must be written.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use arrcoc_runtime::console;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -51,17 +53,23 @@ impl Progress {
     /// Says something that is not about bytes.
     pub fn note(self, text: &str) {
         match self {
-            Self::Bars | Self::Lines => eprintln!("{text}"),
+            Self::Bars => {
+                console::note(text);
+                // Before the next bar is drawn.
+                console::in_order();
+            }
+            Self::Lines => console::note(text),
             Self::Json => emit(&json!({ "event": "note", "text": text })),
             Self::Silent => {}
         }
     }
 
     /// The last object of a command for machines; nothing for people, who get [`Progress::note`]s.
-    pub fn result(self, value: &Value) {
-        if self == Self::Json {
-            emit(value);
-        }
+    ///
+    /// # Errors
+    /// It cannot be written; that its reader has left is none.
+    pub fn result(self, value: &Value) -> io::Result<()> {
+        if self == Self::Json { console::print(&format!("{value}\n")) } else { Ok(()) }
     }
 }
 
@@ -92,7 +100,7 @@ impl Step {
             Progress::Bars => self.bar.finish(),
             Progress::Lines => {
                 let size = human_bytes(self.bar.length().unwrap_or(0));
-                eprintln!("{:<28} {size:>10}  {seconds:6.2} s", self.name);
+                console::note(&format!("{:<28} {size:>10}  {seconds:6.2} s", self.name));
             }
             Progress::Json => self.report("done"),
             Progress::Silent => {}
@@ -107,7 +115,7 @@ impl Step {
 
 fn emit(value: &Value) {
     // A reader that has gone away misses nothing that it wants; the work itself goes on.
-    let _ = writeln!(std::io::stdout(), "{value}");
+    let _ = console::print(&format!("{value}\n"));
 }
 
 /// A size as people read it.

@@ -3,12 +3,18 @@
 //! Files are written into a hidden sibling of the destination, which is exchanged with it in one step at the end. A
 //! process killed before that leaves only the sibling, which the next one removes; a process killed after it has
 //! finished in all but cleaning up. The sibling is locked while in use, so two writers cannot mix their files.
+//! What stands at the destination is replaced where it is what the same command writes, and otherwise left alone ([`Owned`]).
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+mod owned;
+
+pub use owned::Owned;
 
 /// A directory cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +25,19 @@ pub enum StagingError {
     Destination {
         /// The destination.
         path: PathBuf,
+    },
+    /// Something stands there that is not ours to replace.
+    #[error(
+        "{} is not replaced: expected {expected}, found {found}; move it away or choose another destination",
+        path.display()
+    )]
+    Foreign {
+        /// What stands there.
+        path: PathBuf,
+        /// What would be replaced.
+        expected: &'static str,
+        /// What it is instead.
+        found: String,
     },
     /// Another process is at it.
     #[error("{} is being written by another process; wait for it to end", path.display())]
@@ -51,30 +70,61 @@ pub enum StagingError {
 pub struct Staging {
     temporary: PathBuf,
     destination: PathBuf,
+    owned: Owned,
+    /// Parents that were made for it, the innermost first: they go with it, unless something else has been put there.
+    made: Vec<PathBuf>,
+    committed: bool,
     _lock: File,
 }
 
 impl Staging {
-    /// Starts an empty directory that will become `destination`, and removes what a killed predecessor left.
+    /// Starts an empty directory that will become `destination`, and removes what a killed predecessor left. What stands at the destination must be
+    /// `owned`, or nothing.
     ///
     /// # Errors
-    /// [`StagingError`], when `needed` bytes do not fit the file system, too.
-    pub fn begin(destination: &Path, needed: u64) -> Result<Self, StagingError> {
-        let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
-            return Err(StagingError::Destination { path: destination.to_owned() });
-        };
-        let temporary = parent.join(format!(".{}.partial", name.to_string_lossy()));
+    /// [`StagingError`], when `needed` bytes do not fit the file system, too. Nothing is left behind then.
+    pub fn begin(destination: &Path, needed: u64, owned: Owned) -> Result<Self, StagingError> {
+        let (parent, temporary) = places(destination)?;
+        owned.check(destination)?;
+        let existing = existing_ancestor(parent);
+        check_space(existing, destination, needed)?;
+        let made: Vec<PathBuf> =
+            parent.ancestors().take_while(|dir| *dir != existing).map(Path::to_owned).collect();
         let io = |source| StagingError::Io { path: temporary.clone(), source };
-        fs::create_dir_all(&temporary).map_err(io)?;
-        let lock = File::open(&temporary).map_err(io)?;
+        let opened = fs::create_dir_all(parent).and_then(|()| make_directory(&temporary));
+        let lock = match opened.map_err(io).and_then(|()| open_directory(&temporary)) {
+            Ok(lock) => lock,
+            Err(error) => {
+                remove_empty(&made);
+                return Err(error);
+            }
+        };
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StagingError::Busy { path: destination.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
+        let destination = destination.to_owned();
+        let staging =
+            Self { temporary: temporary.clone(), destination, owned, made, committed: false, _lock: lock };
         empty(&temporary).map_err(io)?;
-        check_space(&temporary, destination, needed)?;
-        Ok(Self { temporary, destination: destination.to_owned(), _lock: lock })
+        Ok(staging)
+    }
+
+    /// Removes what a killed predecessor left of a destination that needs no writing; what a living one writes stays.
+    ///
+    /// # Errors
+    /// [`StagingError::Io`] or [`StagingError::Foreign`].
+    pub fn sweep(destination: &Path) -> Result<(), StagingError> {
+        let (_, temporary) = places(destination)?;
+        if temporary.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let lock = open_directory(&temporary)?;
+        if lock.try_lock().is_ok() {
+            fs::remove_dir_all(&temporary).map_err(|source| StagingError::Io { path: temporary, source })?;
+        }
+        Ok(())
     }
 
     /// The directory to write into.
@@ -98,11 +148,15 @@ impl Staging {
     /// Puts the directory in its place, atomically also where one stands there already.
     ///
     /// # Errors
-    /// [`StagingError::Io`]; the destination is then what it was before.
-    pub fn commit(self) -> Result<(), StagingError> {
+    /// [`StagingError`]; the destination is then what it was before.
+    pub fn commit(mut self) -> Result<(), StagingError> {
         let io = |source| StagingError::Io { path: self.destination.clone(), source };
         // The directory's entries first, then the entry that makes them visible.
         sync_dir(&self.temporary).map_err(io)?;
+        // Asked again: writing took time.
+        self.owned.check(&self.destination)?;
+        self.committed = true;
+        let io = |source| StagingError::Io { path: self.destination.clone(), source };
         if self.destination.exists() {
             exchange(&self.temporary, &self.destination).map_err(io)?;
         } else {
@@ -117,12 +171,54 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // Nothing can be done about a failure here, and the next writer tries again.
         let _ = fs::remove_dir_all(&self.temporary);
+        if !self.committed {
+            remove_empty(&self.made);
+        }
     }
+}
+
+/// Where a destination lies, and where it is written until it is complete.
+fn places(destination: &Path) -> Result<(&Path, PathBuf), StagingError> {
+    let (Some(parent), Some(name)) = (destination.parent(), destination.file_name()) else {
+        return Err(StagingError::Destination { path: destination.to_owned() });
+    };
+    Ok((parent, parent.join(format!(".{}.partial", name.to_string_lossy()))))
+}
+
+/// The innermost directory above a destination that is there already. The parent of a bare name is the empty path, which is always there.
+fn existing_ancestor(parent: &Path) -> &Path {
+    parent.ancestors().find(|dir| dir.as_os_str().is_empty() || dir.exists()).unwrap_or(parent)
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Opens a directory that is to be emptied: no link to one, for what it leads to is somebody else's.
+fn open_directory(path: &Path) -> Result<File, StagingError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(directory) => Ok(directory.into()),
+        Err(Errno::LOOP | Errno::NOTDIR) => Err(StagingError::Foreign {
+            path: path.to_owned(),
+            expected: "a directory that a killed run has left",
+            found: "a symbolic link or a file".to_owned(),
+        }),
+        Err(errno) => Err(StagingError::Io { path: path.to_owned(), source: errno.into() }),
+    }
+}
+
+/// Removes directories that are empty, the innermost first.
+fn remove_empty(directories: &[PathBuf]) {
+    // The first that is not empty, or somebody else's to remove, keeps those around it.
+    let _ = directories.iter().try_for_each(fs::remove_dir);
 }
 
 /// Swaps two directories in one step, or in three where the file system knows no such step.
 fn exchange(temporary: &Path, destination: &Path) -> io::Result<()> {
-    use rustix::io::Errno;
     match rustix::fs::renameat_with(CWD, temporary, CWD, destination, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(()),
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
@@ -158,6 +254,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 }
 
 fn check_space(dir: &Path, destination: &Path, needed: u64) -> Result<(), StagingError> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let stat = rustix::fs::statvfs(dir)
         .map_err(|errno| StagingError::Io { path: dir.to_owned(), source: errno.into() })?;
     let available = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -168,34 +265,4 @@ fn check_space(dir: &Path, destination: &Path, needed: u64) -> Result<(), Stagin
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn replaces_whole_directories_and_cleans_up() {
-        let root = tempfile::tempdir().unwrap();
-        let destination = root.path().join("bundle");
-        for generation in ["one", "two"] {
-            fs::create_dir_all(root.path().join(".bundle.partial")).unwrap();
-            fs::write(root.path().join(".bundle.partial/stale"), "left by a killed process").unwrap();
-            let staging = Staging::begin(&destination, 1).unwrap();
-            staging.write(generation, b"x").unwrap();
-            staging.commit().unwrap();
-            let names: Vec<_> = fs::read_dir(&destination).unwrap().map(|e| e.unwrap().file_name()).collect();
-            assert_eq!(names, [generation]);
-            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
-        }
-    }
-
-    #[test]
-    fn second_writer_is_refused_and_abandoned_work_vanishes() {
-        let root = tempfile::tempdir().unwrap();
-        let destination = root.path().join("bundle");
-        let first = Staging::begin(&destination, 1).unwrap();
-        assert!(matches!(Staging::begin(&destination, 1), Err(StagingError::Busy { .. })));
-        drop(first);
-        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
-        assert!(matches!(Staging::begin(&destination, u64::MAX), Err(StagingError::NoSpace { .. })));
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! Portable bundles with 4-bit weights: what they compute, what ONNX Runtime makes of them, and what TensorRT takes.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 

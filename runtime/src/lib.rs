@@ -3,6 +3,7 @@
 pub mod arms;
 pub mod bundle;
 pub mod cache;
+pub mod console;
 pub mod decoder;
 pub mod engine;
 pub mod error;

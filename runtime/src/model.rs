@@ -1,6 +1,6 @@
 //! A loaded model: what the server holds. Requests go in through [`Model::submit`], events come out of [`Generation`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
@@ -168,14 +168,14 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// What the bundle at `dir` would take with these options; nothing is loaded.
+    /// What a bundle would take with these options; nothing is loaded.
     ///
     /// # Errors
-    /// The directory cannot be read.
-    pub fn of(dir: &Path, manifest: &Manifest, options: &Options) -> std::io::Result<Self> {
+    /// A file is not there.
+    pub fn of(manifest: &Manifest, options: &Options) -> std::io::Result<Self> {
         let context_length = load::context_length(manifest.decoder.context_length, options);
         Ok(Self {
-            weight_bytes: load::weight_bytes(dir)?,
+            weight_bytes: load::weight_bytes(manifest)?,
             kv_bytes: load::kv_bytes(&manifest.decoder, options.slots, context_length),
             context_length,
         })
@@ -203,6 +203,8 @@ pub struct Model {
     images: Option<Sender<Job>>,
     /// Straight to the scheduler, for requests without images; `None` while the model is being dropped.
     ready: Option<Sender<Ready>>,
+    /// Ends the watch over the bundle's files by being dropped.
+    watched: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -266,7 +268,7 @@ impl Model {
         self.shared.waiting() == 0 && self.shared.running() == 0
     }
 
-    /// Whether all worker threads live. A model that is not healthy refuses every request and must be loaded again.
+    /// Whether all worker threads live and the bundle's files are as they were. A model that is not healthy refuses every request and must be loaded again.
     pub fn healthy(&self) -> bool {
         self.shared.failure().is_none()
     }
@@ -278,6 +280,7 @@ impl Drop for Model {
         // The threads end one after the other as the channels between them close behind the last request.
         self.images = None;
         self.ready = None;
+        self.watched = None;
         for thread in self.threads.drain(..) {
             // A panic was reported when it happened.
             let _ = thread.join();

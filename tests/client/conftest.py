@@ -25,18 +25,25 @@ END_SECONDS = 60
 
 
 class Server:
-    """A running `arrcoc-serve`. `flags` are its command line, without the dashes in front."""
+    """A running `arrcoc-serve`. `flags` are its command line, without the dashes in front.
 
-    def __init__(self, log: pathlib.Path, **flags: object) -> None:
+    Its log goes to the file `log`, or to `stderr`, a file descriptor.
+    """
+
+    def __init__(self, log: pathlib.Path, stderr: int | None = None, **flags: object) -> None:
         engines = {} if "engines" in flags else {"bundle": BUNDLE}
         flags = engines | {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"} | flags
         words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
         self.log = log
         # Before the server: a client takes its time to start, and some tests want to see how the server does.
         self.http = httpx2.Client(timeout=120)
-        with log.open("wb") as stderr:
+        with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [SERVE, "serve", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True
+                [SERVE, "serve", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=file if stderr is None else stderr,
+                text=True,
             )
         line = self.process.stdout.readline()
         assert line.startswith("listening on "), f"{line!r}\n{log.read_text()}"

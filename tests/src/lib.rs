@@ -4,6 +4,8 @@
 //! (images and small graphs, each with the script that made it) and `client/` (the tests of a real server with real
 //! clients, in Python).
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests speak to whoever runs them")]
+
 pub mod compare;
 pub mod engines;
 pub mod goldens;

@@ -1,7 +1,7 @@
 //! Our own kernels against ONNX Runtime's operators, which a bundle names as the meaning of ours: both stray from PyTorch, because
 //! integers do, and ours may not stray further.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use anyhow::{Context, Result, ensure};
 use arrcoc_kernels::Support;

@@ -3,7 +3,7 @@
 //! Each stage is fed the reference's own input, so that an error shows where it arises; the decoder is fed the reference's visual
 //! embeddings and then runs alone for 64 tokens.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use anyhow::{Context, Result, ensure};
 use arrcoc_runtime::decoder;

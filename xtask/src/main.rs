@@ -1,5 +1,7 @@
 //! `cargo xtask`: the one door to everything that is done with this repository besides writing code.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the people who work on this")]
+
 mod bench;
 mod bundles;
 mod demo;

@@ -70,6 +70,11 @@ fn check_file(file: &str, text: &str) -> Vec<String> {
         if let Some(path) = machine_path(line).filter(|_| !lock) {
             findings.push(format!("{at}: `{path}` is a path of one machine"));
         }
+        if standard_stream(file, line) {
+            findings.push(format!(
+                "{at}: only runtime/src/console.rs writes to standard output and standard error: what may be lost must not stop or hold up the rest"
+            ));
+        }
         if file.ends_with("requirements.lock") && !pinned(line) {
             findings.push(format!("{at}: `{line}` is not pinned with =="));
         }
@@ -98,6 +103,19 @@ fn machine_path(line: &str) -> Option<String> {
         !before.is_some_and(|letter| letter.is_alphanumeric() || "_.-".contains(letter))
     };
     roots.into_iter().find(|root| line.match_indices(root.as_str()).any(|(at, _)| starts(at)))
+}
+
+/// Whether a line of the programs takes standard output or standard error into its own hands. To ask whether they are terminals is fine.
+fn standard_stream(file: &str, line: &str) -> bool {
+    let ours = ["kernels/src", "models/src", "export/src", "runtime/src", "server/src"]
+        .iter()
+        .any(|folder| file.starts_with(folder));
+    let mut code = line.split("//").next().unwrap_or_default().to_owned();
+    for stream in ["stdout()", "stderr()"] {
+        code = code.replace(&format!("io::{stream}.is_terminal()"), "");
+    }
+    ours && file != "runtime/src/console.rs"
+        && ["io::stdout()", "io::stderr()"].iter().any(|stream| code.contains(stream))
 }
 
 fn pinned(line: &str) -> bool {
@@ -176,6 +194,18 @@ mod tests {
     fn a_line_of_a_lock_file_names_one_version() {
         assert!(pinned("torch==2.15.0") && pinned("# a comment") && pinned(""));
         assert!(!pinned("torch>=2") && !pinned("torch  # == later"));
+    }
+
+    #[test]
+    fn programs_write_in_one_place() {
+        let writes = "    writeln!(std::io::stderr(), \"hello\")?;";
+        assert!(standard_stream("server/src/commands/serve.rs", writes));
+        assert!(
+            !standard_stream("runtime/src/console.rs", writes)
+                && !standard_stream("xtask/src/main.rs", writes)
+        );
+        assert!(!standard_stream("server/src/a.rs", "if std::io::stderr().is_terminal() {"));
+        assert!(!standard_stream("server/src/a.rs", "// not through io::stdout()"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::hashed_file::HashedFile;
 use crate::progress::{Progress, Step, peak_memory};
 use crate::quantize::{self, Matrix};
-use crate::staging::{Staging, StagingError};
+use crate::staging::{Owned, Staging, StagingError};
 use plan::Plan;
 
 /// File name of the manifest.
@@ -102,6 +102,7 @@ pub fn build(checkpoint: &Path, options: &Options, progress: Progress) -> Result
         progress.note(&format!("{} exists; checking whether it is up to date", plan.destination.display()));
         let found = checkpoint.digest(cores())?;
         if found == existing.checkpoint_sha256 && Bundle::open(&plan.destination).is_ok() {
+            Staging::sweep(&plan.destination)?;
             return Ok(summary(&plan.destination, &existing, true, started));
         }
         digest = Some(found);
@@ -149,7 +150,7 @@ fn publish(
     progress: Progress,
     started: Instant,
 ) -> Result<Summary, BuildError> {
-    let staging = Staging::begin(&plan.destination, plan.bytes())?;
+    let staging = Staging::begin(&plan.destination, plan.bytes(), Owned::Bundle)?;
     let manifest = write(checkpoint, plan, digest, &staging, progress)?;
     staging.commit()?;
     Ok(summary(&plan.destination, &manifest, false, started))

@@ -191,9 +191,12 @@ impl Calibration {
         self.sha256 = hex(&Sha256::digest(&json));
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
-        let mut file = std::fs::File::create(&partial).map_err(io)?;
-        file.write_all(&json).and_then(|()| file.sync_all()).map_err(io)?;
-        std::fs::rename(&partial, path).map_err(io)
+        let written = write_new(Path::new(&partial), &json).and_then(|()| std::fs::rename(&partial, path));
+        written.map_err(|error| {
+            // Of no use, and the reason matters more than that it stays.
+            let _ = std::fs::remove_file(&partial);
+            io(error)
+        })
     }
 
     fn raw(&self) -> RawCalibration {
@@ -218,6 +221,17 @@ impl Calibration {
             weights: self.weights.clone(),
         }
     }
+}
+
+/// Writes a file in the place of what a killed run left there; if that is a link, the link goes, and not what it leads to.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = std::fs::File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// What is wrong, and where.

@@ -29,7 +29,7 @@ use crate::build::{self, BuildError};
 use crate::checkpoint::{Checkpoint, CheckpointError, hex};
 use crate::progress::Progress;
 use crate::quantize::{self, Matrix};
-use crate::staging::{Staging, StagingError};
+use crate::staging::{Owned, Staging, StagingError};
 pub use file::{Calibration, CalibrationFileError, Circumstances, GraphRanges, Skipped, TierStatistics};
 pub use histogram::{Histogram, RangeMethod};
 pub use recorder::Activation;
@@ -131,7 +131,7 @@ pub fn calibrate(
 ) -> Result<Calibration, CalibrateError> {
     let data = DataSet::read(&options.data, options.limit)?;
     let recorder = Recorder::new(RuntimeKind::Ort.open(options.threads)?);
-    let scratch = Staging::begin(&scratch(&options.output), 0)?;
+    let scratch = Staging::begin(&scratch(&options.output), 0, Owned::Scratch)?;
     let mut described = Described::default();
     let prepare = |graph: Graph| {
         described.add(&graph);
@@ -142,6 +142,8 @@ pub fn calibrate(
     let model_options =
         model::Options { slots: 1, image_size: options.image_size, ..model::Options::default() };
     let mut model = OfflineModel::load_on(&bundle, &recorder, &model_options)?;
+    // Whatever ends the hours that follow, the graphs are gone: the library has them open.
+    drop((bundle, scratch));
     let ran = run(&mut model, &data, options, progress)?;
     let mut calibration = Calibration {
         sha256: String::new(),

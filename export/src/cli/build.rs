@@ -10,6 +10,8 @@ use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightRule};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
+use super::report;
+
 const EXAMPLES: &str = "\
 Examples:
   arrcoc-export build ./my-checkpoint --out engines
@@ -146,7 +148,7 @@ impl Args {
             {
                 result.extend(summary);
             }
-            progress.result(&result);
+            report(progress, &result)?;
         } else {
             progress.note(&sentence(&summary));
         }

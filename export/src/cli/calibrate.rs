@@ -54,12 +54,13 @@ impl Args {
         let options = Options { data, output, limit: Some(limit), image_size, tokens, threads };
         let calibration = calibrate::calibrate(&checkpoint, &options, progress)?;
         if json {
-            progress.result(&json!({
+            let result = json!({
                 "event": "result",
                 "output": options.output,
                 "circumstances": calibration.circumstances,
                 "adapter": calibration.adapter,
-            }));
+            });
+            super::report(progress, &result)?;
         } else {
             progress.note(&report(&calibration));
             progress.note(&format!("wrote {}", options.output.display()));

@@ -1,6 +1,5 @@
 //! `arrcoc-export engines`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use arrcoc_export::engines::{self, Options, Plan};
@@ -69,11 +68,10 @@ impl Args {
         if self.dry_run {
             let plan = engines::dry_run(&self.bundle, &options)?;
             let text = if self.json { serde_json::to_string(&plan)? + "\n" } else { plan.to_string() };
-            return Ok(std::io::stdout().write_all(text.as_bytes())?);
+            return super::print(&text);
         }
         let Plan { machine, engines, .. } = engines::build(&self.bundle, &options, progress)?;
         progress.note(&format!("{} engines for {machine}", engines.len()));
-        progress.result(&json!({ "event": "result", "machine": machine, "engines": engines }));
-        Ok(())
+        super::report(progress, &json!({ "event": "result", "machine": machine, "engines": engines }))
     }
 }

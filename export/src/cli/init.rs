@@ -49,13 +49,14 @@ impl Args {
         let summary = init::init(&options, progress)?;
         let out = options.out.display();
         if self.json {
-            progress.result(&json!({
+            let result = json!({
                 "event": "result",
                 "checkpoint": out.to_string(),
                 "parameters": summary.parameters,
                 "bytes": summary.bytes,
                 "shards": summary.shards,
-            }));
+            });
+            super::report(progress, &result)?;
         } else {
             let (parameters, bytes) = (summary.parameters as f64 / 1e6, human_bytes(summary.bytes));
             progress.note(&format!("{out}: {parameters:.1} M parameters, {bytes}"));

@@ -1,6 +1,5 @@
 //! `arrcoc-export inspect`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use arrcoc_export::inspect;
@@ -32,6 +31,6 @@ impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let report = inspect::inspect(&self.path, self.tensors)?;
         let text = if self.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
-        Ok(std::io::stdout().write_all(text.as_bytes())?)
+        super::print(&text)
     }
 }

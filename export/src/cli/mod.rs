@@ -9,10 +9,12 @@ mod inspect;
 mod plan;
 mod verify;
 
-use std::io;
-
+use anyhow::Context as _;
+use arrcoc_export::progress::Progress;
+use arrcoc_runtime::console;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use serde_json::Value;
 
 const ABOUT: &str = "Turns Hugging Face checkpoints into engine bundles for arrcoc-serve";
 
@@ -74,8 +76,18 @@ impl Cli {
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "arrcoc-export", &mut script);
-                Ok(io::Write::write_all(&mut io::stdout(), &script)?)
+                print(&String::from_utf8_lossy(&script))
             }
         }
     }
+}
+
+/// Writes a command's result to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    console::print(text).context("cannot write to standard output")
+}
+
+/// The same for machines, where JSON was asked for.
+fn report(progress: Progress, result: &Value) -> anyhow::Result<()> {
+    progress.result(result).context("cannot write to standard output")
 }

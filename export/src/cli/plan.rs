@@ -1,6 +1,5 @@
 //! `arrcoc-export plan`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -69,7 +68,7 @@ impl Args {
             Options { source, precision, device, slots, context, image_size, prefill_chunk, attention };
         let report = plan::plan(&options)?;
         let text = if json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
-        std::io::stdout().write_all(text.as_bytes())?;
+        super::print(&text)?;
         match (precision, device) {
             (Some(precision), Some(device)) if !report.all_fit() => {
                 bail!(

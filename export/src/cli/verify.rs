@@ -1,6 +1,5 @@
 //! `arrcoc-export verify`.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -98,7 +97,7 @@ impl Args {
         let progress = if json { Progress::Silent } else { Progress::detect(false) };
         let report = verify::verify(&bundle, &options, progress)?;
         let text = if json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
-        std::io::stdout().write_all(text.as_bytes())?;
+        super::print(&text)?;
         if !report.passed {
             bail!("{} failed verification", bundle.display());
         }

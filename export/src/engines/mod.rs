@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::onnx::{self, Graph, OnnxError, Value};
 use crate::progress::Progress;
+use crate::staging::{Owned, Staging, StagingError};
 use parser::Finding;
 
 /// What to build, and how.
@@ -93,6 +94,9 @@ pub enum EnginesError {
         /// What is missing.
         source: NoRange,
     },
+    /// The engine's directory cannot be written.
+    #[error(transparent)]
+    Staging(#[from] StagingError),
     /// A bundle for something else.
     #[error(
         "expected a bundle of target `portable`, found `{found}`; build one with `arrcoc-export build --target portable`"
@@ -164,7 +168,9 @@ pub fn build(dir: &Path, options: &Options, progress: Progress) -> Result<Plan, 
         let profile = Profile(engine.profile.clone());
         let graph = bundle.bundled(&engine.graph)?;
         let (place, build) = (&engine.place, options.build);
-        tensorrt::build(&runtime, &Job { graph, place, profile: &profile, build })?;
+        let staging = Staging::begin(&place.dir, 0, Owned::Engine)?;
+        tensorrt::build(&runtime, &Job { graph, place, profile: &profile, build }, staging.path())?;
+        staging.commit()?;
         step.advance(engine.weight_bytes);
         step.finish();
         engine.built = true;

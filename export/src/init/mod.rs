@@ -16,7 +16,7 @@ pub use presets::Preset;
 
 use crate::checkpoint::{CONFIG, Dtype, INDEX};
 use crate::progress::Progress;
-use crate::staging::{Staging, StagingError};
+use crate::staging::{Owned, Staging, StagingError};
 use shards::Shard;
 
 /// Largest weight file unless another limit is asked for, bytes; transformers' own.
@@ -64,7 +64,7 @@ pub struct Options {
     pub shard_bytes: u64,
     /// The directory to create.
     pub out: PathBuf,
-    /// Replace the directory if it exists.
+    /// Replace the directory if it exists and holds nothing but a checkpoint.
     pub force: bool,
 }
 
@@ -102,14 +102,14 @@ pub enum InitError {
 /// # Errors
 /// [`InitError`].
 pub fn init(options: &Options, progress: Progress) -> Result<Summary, InitError> {
-    if options.out.exists() && !options.force {
+    if options.out.symlink_metadata().is_ok() && !options.force {
         return Err(InitError::Exists { path: options.out.clone() });
     }
     let config = options.preset.config(options.dtype.config_name());
     let parameters = crate::build::parameters(&ModelConfig::from_json(&config)?);
     let shards = shards::plan(&parameters, options.dtype.dtype(), options.shard_bytes);
     let bytes = shards.iter().map(Shard::length).sum();
-    let staging = Staging::begin(&options.out, bytes)?;
+    let staging = Staging::begin(&options.out, bytes, Owned::Checkpoint)?;
     let context = &config["text_config"]["max_position_embeddings"];
     write_json(&staging, CONFIG, &config)?;
     write_json(&staging, "generation_config.json", &tokenizer::generation_config())?;

@@ -1,6 +1,6 @@
 //! A random checkpoint to damage, and the program to run on it.
 
-#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, dead_code, missing_docs, unreachable_pub)]
 
 use std::error::Error;
 use std::fs;

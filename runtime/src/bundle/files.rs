@@ -1,8 +1,10 @@
-//! The files of a bundle: where they are, and whether they are what the exporter wrote.
+//! The files of a bundle: where they are, whether they are what the exporter wrote, and whether they still are.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
@@ -11,79 +13,149 @@ use super::BundleError;
 
 /// A file of the bundle and the digest that it must have.
 #[derive(Debug)]
-pub(super) struct HashedFile {
+pub(super) struct ListedFile {
     /// Path in the bundle, as the manifest writes it.
     pub(super) name: String,
-    /// Canonical path.
+    /// Absolute path.
     pub(super) path: PathBuf,
     /// SHA-256, hex.
     pub(super) sha256: String,
 }
 
-/// Resolves a manifest path; `field` names it in errors, `dir` is canonical.
+/// Finds the file of a manifest path; `field` names it in errors, `dir` is canonical.
 ///
-/// Symbolic links are followed first and judged by where they end: inside the bundle they are fine.
+/// The path itself stays inside the bundle. What lies there may be a symbolic link to anywhere, as in Hugging Face's cache: the file's hash says
+/// whether it is the right one.
 pub(super) fn resolve(dir: &Path, field: &str, name: &str) -> Result<PathBuf, BundleError> {
     let refuse =
         |reason| BundleError::Path { field: field.to_owned(), path: name.escape_debug().to_string(), reason };
-    let relative = Path::new(name);
-    if name.is_empty() || name.contains(['\\', '\0']) {
-        return Err(refuse("empty, or with a backslash or NUL in it"));
+    if !is_inside(name) {
+        return Err(refuse("empty, absolute, or with `.`, `..`, a backslash or NUL in it"));
     }
-    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(refuse("absolute, or with `.` or `..` in it"));
-    }
-    let path = dir
-        .join(relative)
-        .canonicalize()
-        .map_err(|source| BundleError::Read { file: name.to_owned(), source })?;
-    if !path.starts_with(dir) {
-        return Err(refuse("a symbolic link that leads out of the bundle"));
-    }
-    if !path.is_file() {
+    let path = dir.join(name);
+    let metadata = path.metadata().map_err(|source| BundleError::Read { file: name.to_owned(), source })?;
+    if !metadata.is_file() {
         return Err(refuse("not a file"));
     }
     Ok(path)
 }
 
-/// Refuses files that the manifest does not list. Graphs name their external data themselves, and inference libraries
-/// look for it in the bundle's directory only: with this, all that they can read has been hashed.
-pub(super) fn check_listed(dir: &Path, files: &[HashedFile]) -> Result<(), BundleError> {
-    let unreadable = |source| BundleError::Open { path: dir.to_path_buf(), source };
-    let mut open = vec![dir.to_path_buf()];
-    while let Some(folder) = open.pop() {
-        for entry in folder.read_dir().map_err(unreadable)? {
-            let path = entry.map_err(unreadable)?.path();
-            let relative = path.strip_prefix(dir).unwrap_or(&path);
-            if path.is_dir() && !path.is_symlink() {
-                open.push(path);
-            } else if relative != Path::new(super::MANIFEST)
-                && !files.iter().any(|file| Path::new(&file.name) == relative)
-            {
-                return Err(BundleError::Unlisted { file: relative.display().to_string() });
-            }
+/// Whether a relative path stays where it begins, read letter by letter.
+pub(super) fn is_inside(name: &str) -> bool {
+    !name.is_empty()
+        && !name.contains(['\\', '\0'])
+        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// Every file of a bundle, open, as it was when it was hashed.
+#[derive(Debug)]
+pub(crate) struct HashedFiles(Vec<HashedFile>);
+
+#[derive(Debug)]
+struct HashedFile {
+    listed: ListedFile,
+    /// The file that was hashed, whatever its path names by now.
+    file: File,
+    /// Its state when it was last known to match its hash.
+    seen: Mutex<State>,
+}
+
+/// What changes of a file when its content does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct State {
+    length: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    /// The same of the last change of anything, which no program can set.
+    changed: (i64, i64),
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
-    Ok(())
 }
 
-/// Hashes every file, several at a time; the first mismatch in manifest order wins.
-pub(super) fn check_hashes(files: &[HashedFile]) -> Result<(), BundleError> {
-    let results: Vec<_> = files.par_iter().map(check_hash).collect();
-    results.into_iter().collect()
-}
-
-fn check_hash(file: &HashedFile) -> Result<(), BundleError> {
-    let found = sha256(&file.path).map_err(|source| BundleError::Read { file: file.name.clone(), source })?;
-    if found != file.sha256 {
-        return Err(BundleError::Hash { file: file.name.clone(), expected: file.sha256.clone(), found });
+impl HashedFiles {
+    /// Hashes every file, several at a time; the first mismatch in manifest order wins.
+    ///
+    /// # Errors
+    /// [`BundleError::Read`] or [`BundleError::Hash`].
+    pub(super) fn check(files: Vec<ListedFile>) -> Result<Self, BundleError> {
+        let results: Vec<_> = files.into_par_iter().map(HashedFile::check).collect();
+        results.into_iter().collect::<Result<_, _>>().map(Self)
     }
-    Ok(())
+
+    /// Checks that no file's content has changed since it was hashed, and that every path still leads to that file: for right after a library opened
+    /// them by their paths.
+    ///
+    /// # Errors
+    /// As for [`Self::check`], and [`BundleError::Replaced`].
+    pub(super) fn check_paths(&self) -> Result<(), BundleError> {
+        self.check_contents()?;
+        self.0.iter().try_for_each(HashedFile::check_path)
+    }
+
+    /// Checks the content alone: a bundle that was replaced by another one is still the one that was loaded, for whoever has it open.
+    ///
+    /// # Errors
+    /// As for [`Self::check`].
+    pub(crate) fn check_contents(&self) -> Result<(), BundleError> {
+        self.0.iter().try_for_each(HashedFile::check_content)
+    }
+}
+
+impl HashedFile {
+    fn check(listed: ListedFile) -> Result<Self, BundleError> {
+        let unreadable = |source| BundleError::Read { file: listed.name.clone(), source };
+        let file = File::open(&listed.path).map_err(unreadable)?;
+        // Before the hash: what is written during it is noticed afterwards.
+        let state = State::of(&file.metadata().map_err(unreadable)?);
+        let hashed = Self { listed, file, seen: Mutex::new(state) };
+        hashed.hash()?;
+        Ok(hashed)
+    }
+
+    fn hash(&self) -> Result<(), BundleError> {
+        let ListedFile { name, sha256: expected, .. } = &self.listed;
+        let found = sha256(&self.file).map_err(|source| BundleError::Read { file: name.clone(), source })?;
+        if found != *expected {
+            return Err(BundleError::Hash { file: name.clone(), expected: expected.clone(), found });
+        }
+        Ok(())
+    }
+
+    /// Looks at the file's times and length, and hashes it again where they have changed: links, owners and names may come and go.
+    fn check_content(&self) -> Result<(), BundleError> {
+        let unreadable = |source| BundleError::Read { file: self.listed.name.clone(), source };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = State::of(&self.file.metadata().map_err(unreadable)?);
+        if now != *seen {
+            self.hash()?;
+            *seen = now;
+        }
+        Ok(())
+    }
+
+    fn check_path(&self) -> Result<(), BundleError> {
+        let ListedFile { name, path, .. } = &self.listed;
+        let unreadable = |source| BundleError::Read { file: name.clone(), source };
+        let (named, hashed) =
+            (path.metadata().map_err(unreadable)?, self.file.metadata().map_err(unreadable)?);
+        if (named.dev(), named.ino()) != (hashed.dev(), hashed.ino()) {
+            return Err(BundleError::Replaced { file: name.clone() });
+        }
+        Ok(())
+    }
 }
 
 /// SHA-256 of a file as lower-case hex, read as a stream.
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+fn sha256(mut file: &File) -> io::Result<String> {
+    file.rewind()?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

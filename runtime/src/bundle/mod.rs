@@ -2,10 +2,14 @@
 //!
 //! [`Bundle::open`] is the only way in. It parses `manifest.yaml` into [`RawManifest`], checks every field and turns it
 //! into a [`Manifest`], resolves every path inside the bundle and hashes every file. What the rest of the runtime sees
-//! has passed all of that.
+//! has passed all of that. Files that the manifest does not list are nobody's business, unless a graph would read them.
+//!
+//! Libraries map large files instead of reading them, so a file that is written to after it was hashed would change what is computed.
+//! [`Bundle::check_unchanged`] sees that after loading, and a [`crate::model::Model`] looks again while it serves.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -15,12 +19,14 @@ use manifest::{AxisRange, DecoderSpec, PipelineKind, Precision, RawManifest, Tar
 
 pub(crate) mod files;
 pub mod manifest;
+mod onnx;
 mod statistics;
 #[cfg(test)]
 pub(crate) mod tests;
 mod validate;
 mod weight_rule;
 
+use files::HashedFiles;
 pub use files::hex;
 
 /// The manifest's file name.
@@ -35,9 +41,10 @@ pub struct Bundle {
     dir: PathBuf,
     manifest: Manifest,
     digest: [u8; 32],
+    files: Arc<HashedFiles>,
 }
 
-/// A manifest that passed every check. Paths in it are absolute and canonical.
+/// A manifest that passed every check. Paths in it are absolute and inside the bundle; what lies there may be a symbolic link.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     /// Model name.
@@ -73,6 +80,8 @@ pub struct GraphFile {
     pub opset: i64,
     /// Dynamic axes and their ranges.
     pub axes: BTreeMap<String, AxisRange>,
+    /// The files that its large tensors lie in: as the graph writes them, and their absolute paths. Known once the graph has been read.
+    pub external: BTreeMap<String, PathBuf>,
 }
 
 /// A bundle that cannot be used, and why.
@@ -142,9 +151,30 @@ pub enum BundleError {
         /// Why not.
         source: std::io::Error,
     },
-    /// A file lies in the bundle that the manifest does not list, where a graph might read it unchecked.
-    #[error("`{file}` lies in the bundle and its manifest does not list it; remove the file or export again")]
+    /// A graph reads a file that the manifest does not list, so that nobody has checked it.
+    #[error(
+        "graph `{graph}` reads `{}`, expected only files that the manifest lists; export the checkpoint again",
+        file.escape_debug()
+    )]
     Unlisted {
+        /// The graph's name.
+        graph: String,
+        /// The file, as the graph writes it.
+        file: String,
+    },
+    /// A graph's file is none, or reads what cannot be checked.
+    #[error("graph `{graph}` cannot be used: {reason}; export the checkpoint again")]
+    Graph {
+        /// The graph's name.
+        graph: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file was replaced between its hash and its use.
+    #[error(
+        "`{file}` of the bundle was replaced while it was being loaded; load it again when the bundle is complete"
+    )]
+    Replaced {
         /// Path in the bundle.
         file: String,
     },
@@ -183,10 +213,25 @@ impl Bundle {
         let dir =
             dir.canonicalize().map_err(|source| BundleError::Open { path: dir.to_path_buf(), source })?;
         let (raw, digest) = read_manifest(&dir)?;
-        let (manifest, files) = validate::validate(raw, &dir)?;
-        files::check_listed(&dir, &files)?;
-        files::check_hashes(&files)?;
-        Ok(Self { dir, manifest, digest })
+        let (mut manifest, files) = validate::validate(raw, &dir)?;
+        let files = Arc::new(HashedFiles::check(files)?);
+        for (name, graph) in &mut manifest.graphs {
+            graph.external = external_files(&dir, name, graph, &manifest.files)?;
+        }
+        Ok(Self { dir, manifest, digest, files })
+    }
+
+    /// Checks that the files are still those that were hashed, after they were read or mapped by their paths.
+    ///
+    /// # Errors
+    /// [`BundleError::Hash`], [`BundleError::Replaced`] or [`BundleError::Read`].
+    pub fn check_unchanged(&self) -> Result<(), BundleError> {
+        self.files.check_paths()
+    }
+
+    /// The files, for whoever looks at them from time to time.
+    pub(crate) fn hashed_files(&self) -> Arc<HashedFiles> {
+        Arc::clone(&self.files)
     }
 
     /// The validated manifest of a bundle whose files are not read: what it is, not whether it is whole.
@@ -259,6 +304,29 @@ impl Bundle {
     fn graph(&self, name: &str) -> Result<&GraphFile, BundleError> {
         self.manifest.graphs.get(name).ok_or_else(|| BundleError::NoGraph { name: name.to_owned() })
     }
+}
+
+/// The files that a graph reads besides its own. All of them are listed, so that all of them have been hashed.
+fn external_files(
+    dir: &Path,
+    name: &str,
+    graph: &GraphFile,
+    listed: &BTreeMap<String, PathBuf>,
+) -> Result<BTreeMap<String, PathBuf>, BundleError> {
+    let model = std::fs::read(&graph.path)
+        .map_err(|source| BundleError::Read { file: graph.path.display().to_string(), source })?;
+    let locations = onnx::external_files(&model)
+        .map_err(|reason| BundleError::Graph { graph: name.to_owned(), reason })?;
+    // Libraries look beside the graph.
+    let beside = graph.path.parent().unwrap_or(dir);
+    let find = |file: String| {
+        let path = files::is_inside(&file).then(|| beside.join(&file));
+        match path.filter(|path| listed.values().any(|listed| listed == path)) {
+            Some(path) => Ok((file, path)),
+            None => Err(BundleError::Unlisted { graph: name.to_owned(), file }),
+        }
+    };
+    locations.into_iter().map(find).collect()
 }
 
 /// Reads and parses the manifest; also its SHA-256.

@@ -9,6 +9,8 @@ use tempfile::TempDir;
 use super::manifest::{CacheElement, FORMAT, RawGraph, Statistics};
 use super::*;
 
+mod disk;
+
 const GRAPHS: [&str; 7] =
     ["embedding", "vision_encoder", "allocator", "compressor", "refiner", "quality_adapter", "decoder"];
 
@@ -16,13 +18,25 @@ fn digest(bytes: &[u8]) -> String {
     files::hex(&Sha256::digest(bytes))
 }
 
-/// A bundle whose files hold their own names.
+/// A graph without a node, whose producer has a name: the shortest ONNX model that differs from others.
+fn model(producer: &str) -> Vec<u8> {
+    [&[0x12, producer.len() as u8], producer.as_bytes()].concat()
+}
+
+/// A graph with one tensor in another file.
+fn model_with_data(location: &str) -> Vec<u8> {
+    let field = |tag: u8, content: Vec<u8>| [vec![tag << 3 | 2, content.len() as u8], content].concat();
+    let entry = [field(1, b"location".to_vec()), field(2, location.into())].concat();
+    field(7, field(5, field(13, entry)))
+}
+
+/// A bundle whose graphs are empty.
 fn valid() -> (TempDir, RawManifest) {
     let dir = tempfile::tempdir().unwrap();
     let graphs = GRAPHS.iter().map(|name| {
         let file = format!("{name}.onnx");
-        fs::write(dir.path().join(&file), &file).unwrap();
-        let sha256 = digest(file.as_bytes());
+        fs::write(dir.path().join(&file), model(&file)).unwrap();
+        let sha256 = digest(&model(&file));
         let axes = BTreeMap::from([("batch".to_owned(), AxisRange { min: 1, opt: 1, max: 8 })]);
         ((*name).to_owned(), RawGraph { file, sha256, opset: 18, axes })
     });
@@ -77,7 +91,7 @@ fn open(dir: &TempDir, raw: &RawManifest) -> Result<Bundle, BundleError> {
     Bundle::open(dir.path())
 }
 
-/// An opened bundle for tests of other modules; the files in it are no graphs.
+/// An opened bundle for tests of other modules; its graphs are empty.
 pub(crate) fn open_valid() -> (TempDir, Bundle) {
     let (dir, raw) = valid();
     let bundle = open(&dir, &raw).unwrap();
@@ -167,7 +181,10 @@ fn nested_aliases_do_not_explode() {
 #[test]
 fn changed_and_missing_files_are_named() {
     let text = error_after(|dir, _| fs::write(dir.path().join("refiner.onnx"), "tampered").unwrap());
-    assert_mentions(&text, &["refiner.onnx", "changed", &digest(b"refiner.onnx"), &digest(b"tampered")]);
+    assert_mentions(
+        &text,
+        &["refiner.onnx", "changed", &digest(&model("refiner.onnx")), &digest(b"tampered")],
+    );
     let text = error_after(|dir, _| fs::remove_file(dir.path().join("text/tokenizer.json")).unwrap());
     assert_mentions(&text, &["text/tokenizer.json", "cannot be read"]);
     let text = error_after(|_, raw| drop(raw.graphs.remove("compressor")));
@@ -182,23 +199,6 @@ fn paths_cannot_leave_the_bundle() {
         let text = error_after(|_, raw| drop(raw.files.insert(bad.to_owned(), digest(b""))));
         assert_mentions(&text, &["files.", "inside the bundle"]);
     }
-}
-
-#[cfg(unix)]
-#[test]
-fn symbolic_links_are_judged_by_where_they_end() {
-    use std::os::unix::fs::symlink;
-    let outside = tempfile::NamedTempFile::new().unwrap();
-    let text = error_after(|dir, raw| {
-        symlink(outside.path(), dir.path().join("link")).unwrap();
-        raw.files.insert("link".to_owned(), digest(b""));
-    });
-    assert_mentions(&text, &["`link`", "leads out of the bundle"]);
-
-    let (dir, mut raw) = valid();
-    symlink("decoder.onnx", dir.path().join("link")).unwrap();
-    raw.files.insert("link".to_owned(), digest(b"decoder.onnx"));
-    open(&dir, &raw).unwrap();
 }
 
 #[test]
@@ -262,18 +262,9 @@ proptest! {
     fn any_path_stays_inside(path in "[./\\\\a-z]{0,12}|decoder\\.onnx|text/tokenizer\\.json") {
         let (dir, mut raw) = valid();
         raw.graphs.get_mut("decoder").unwrap().file = path;
-        raw.graphs.get_mut("decoder").unwrap().sha256 = digest(b"decoder.onnx");
+        raw.graphs.get_mut("decoder").unwrap().sha256 = digest(&model("decoder.onnx"));
         if let Ok(bundle) = open(&dir, &raw) {
             prop_assert_eq!(bundle.graph_path("decoder").unwrap(), bundle.dir().join("decoder.onnx"));
         }
     }
-}
-
-#[test]
-fn a_file_that_the_manifest_does_not_list_is_refused() {
-    let (dir, raw) = valid();
-    write(&dir, &raw);
-    fs::write(dir.path().join("text/decoder.onnx.data"), "weights from elsewhere").unwrap();
-    let error = Bundle::open(dir.path()).unwrap_err();
-    assert!(matches!(&error, BundleError::Unlisted { file } if file == "text/decoder.onnx.data"), "{error}");
 }

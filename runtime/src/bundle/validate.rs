@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
-use super::files::{HashedFile, resolve};
+use super::files::{ListedFile, resolve};
 use super::manifest::{AxisRange, DecoderSpec, PipelineKind, RawGraph, RawManifest, Statistics, VisionSpec};
 use super::{BundleError, GraphFile, Manifest};
 
@@ -28,7 +28,7 @@ fn graph_names(pipeline: PipelineKind) -> &'static [&'static str] {
 }
 
 /// Validates a manifest against the directory it stands in (canonical); also returns what is to be hashed.
-pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<HashedFile>), BundleError> {
+pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<ListedFile>), BundleError> {
     let name_ok =
         !raw.model.is_empty() && raw.model.chars().all(|c| c.is_alphanumeric() || "-_.:/".contains(c));
     check("model", "letters, digits and any of `-_.:/`", name_ok, &raw.model)?;
@@ -44,7 +44,7 @@ pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<Ha
         let field = format!("files.{}", name.escape_debug());
         check_sha256(&field, &sha256)?;
         let path = resolve(dir, &field, &name)?;
-        hashed.push(HashedFile { name: name.clone(), path: path.clone(), sha256 });
+        hashed.push(ListedFile { name: name.clone(), path: path.clone(), sha256 });
         files.insert(name, path);
     }
     let manifest = Manifest {
@@ -65,7 +65,7 @@ pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<Ha
 fn check_graphs(
     raw: &RawManifest,
     dir: &Path,
-    hashed: &mut Vec<HashedFile>,
+    hashed: &mut Vec<ListedFile>,
 ) -> Result<BTreeMap<String, GraphFile>, BundleError> {
     let names = graph_names(raw.pipeline);
     for name in names {
@@ -83,8 +83,9 @@ fn check_graphs(
         check_axes(&field, graph)?;
         let path = resolve(dir, &format!("{field}.file"), &graph.file)?;
         let (file, sha256) = (graph.file.clone(), graph.sha256.clone());
-        hashed.push(HashedFile { name: file, path: path.clone(), sha256: sha256.clone() });
-        graphs.insert(name.clone(), GraphFile { path, sha256, opset: graph.opset, axes: graph.axes.clone() });
+        hashed.push(ListedFile { name: file, path: path.clone(), sha256: sha256.clone() });
+        let (opset, axes, external) = (graph.opset, graph.axes.clone(), BTreeMap::new());
+        graphs.insert(name.clone(), GraphFile { path, sha256, opset, axes, external });
     }
     Ok(graphs)
 }

@@ -21,6 +21,7 @@ mod assignment;
 mod gpu_libraries;
 mod graph;
 mod kept;
+mod linked;
 mod locate;
 #[cfg(target_arch = "x86_64")]
 mod operators;
@@ -85,17 +86,26 @@ impl OrtRuntime {
         Self { profile, ..self }
     }
 
-    /// Makes a session of a graph on the CPU or with CUDA.
+    /// Makes a session of a graph on the CPU or with CUDA. `bundled` is the graph, where it is one of a bundle's.
     fn load_graph(
         &self,
         name: &str,
         model: &Path,
-        dequantizes_blocks: bool,
+        bundled: Option<&BundledGraph<'_>>,
     ) -> Result<Box<dyn Graph>, EngineError> {
         let error = |reason: String| EngineError::Load { graph: name.to_owned(), reason };
         let on_gpu = matches!(self.provider, Provider::Cuda(_));
+        let mut mapped = linked::Mapped::default();
         let session = self
-            .session(dequantizes_blocks)
+            .session(bundled.is_some_and(|graph| graph.dequantizes_blocks))
+            .and_then(|builder| match bundled {
+                Some(graph) => {
+                    let (builder, files) = linked::hand_over(builder, graph.file)?;
+                    mapped = files;
+                    Ok(builder)
+                }
+                None => Ok(builder),
+            })
             .and_then(|builder| self.provider.register(builder, &[]))
             .and_then(|builder| {
                 Ok(builder.with_config_entry(assignment::RECORD, if on_gpu { "1" } else { "0" })?)
@@ -118,7 +128,8 @@ impl OrtRuntime {
             let nodes = assignment::of(&session).map_err(|reason| error(reason.to_string()))?;
             assignment::check(&nodes).map_err(error)?;
         }
-        Ok(Box::new(OrtGraph::new(name, session, tensorrt::Ranges::new(), &self.provider)?))
+        mapped.forget_pages();
+        Ok(Box::new(OrtGraph::new(name, session, mapped, tensorrt::Ranges::new(), &self.provider)?))
     }
 
     /// The version of ONNX Runtime.
@@ -203,16 +214,17 @@ impl Runtime for OrtRuntime {
                 what: "graphs outside a bundle: its manifest says which lengths an engine takes",
             });
         }
-        self.load_graph(name, model, false)
+        self.load_graph(name, model, None)
     }
 
     fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
         let (Provider::TensorRt(options), Some(machine)) = (&self.provider, &self.machine) else {
-            return self.load_graph(graph.name, &graph.file.path, graph.dequantizes_blocks);
+            return self.load_graph(graph.name, &graph.file.path, Some(graph));
         };
         let ranges = tensorrt::ranges(&graph.file.axes, options.workload);
         let place = tensorrt::Place::of(graph, &ranges, options, &machine.slug());
         let session = tensorrt::load(self, graph, &place, options)?;
-        Ok(Box::new(OrtGraph::new(graph.name, session, ranges, &self.provider)?))
+        let none = linked::Mapped::default();
+        Ok(Box::new(OrtGraph::new(graph.name, session, none, ranges, &self.provider)?))
     }
 }

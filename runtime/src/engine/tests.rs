@@ -1,5 +1,5 @@
 //! Both libraries on the same tiny graphs (`tests/fixtures/make_onnx.py`).
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::PathBuf;
 

@@ -14,7 +14,7 @@ use tract_onnx::tract_hir::internal::DimLike as _;
 use tract_onnx::tract_hir::internal::bail;
 
 use super::port::{Axis, Offer, Port, check};
-use super::{EngineError, Graph, InPlace};
+use super::{BundledGraph, EngineError, Graph, InPlace};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
 const NAME: &str = "tract";
@@ -32,10 +32,48 @@ impl super::Runtime for TractRuntime {
     }
 
     fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError> {
-        let graph = TractGraph::load(name, model);
-        let graph = graph
-            .map_err(|reason| EngineError::Load { graph: name.to_owned(), reason: format!("{reason:#}") })?;
-        Ok(Box::new(graph))
+        loaded(name, onnx().model_for_path(model))
+    }
+
+    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
+        loaded(graph.name, read_bundled(graph))
+    }
+}
+
+/// Declared shapes of inner values name symbols, which would contradict a specialised input.
+fn onnx() -> tract_onnx::Onnx {
+    tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true)
+}
+
+fn loaded(name: &str, model: TractResult<InferenceModel>) -> Result<Box<dyn Graph>, EngineError> {
+    match model.and_then(|model| TractGraph::new(name, model)) {
+        Ok(graph) => Ok(Box::new(graph)),
+        Err(reason) => Err(EngineError::Load { graph: name.to_owned(), reason: format!("{reason:#}") }),
+    }
+}
+
+/// Reads a graph of a bundle. Its weights may lie behind links that lead out of the bundle, where tract does not follow: it is told where
+/// they are, from the root of the file system.
+fn read_bundled(graph: &BundledGraph<'_>) -> TractResult<InferenceModel> {
+    const ROOT: &str = "/";
+    let onnx = onnx();
+    let mut model = onnx.proto_model_for_path(&graph.file.path)?;
+    let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+    for entry in tensors.flat_map(|tensor| &mut tensor.external_data).filter(|entry| entry.key == "location")
+    {
+        let Some(path) = graph.file.external.get(&entry.value) else {
+            bail!("`{}` is no file of the bundle", entry.value)
+        };
+        let path = path.canonicalize()?;
+        let Some(path) = path.strip_prefix(ROOT)?.to_str() else {
+            bail!("`{}`: expected a path in UTF-8", path.display())
+        };
+        entry.value = path.to_owned();
+    }
+    let parsed = onnx.parse(&model, Some(ROOT))?;
+    match parsed.unresolved_inputs.as_slice() {
+        [] => Ok(parsed.model),
+        inputs => bail!("inputs that nothing makes: {inputs:?}"),
     }
 }
 
@@ -75,10 +113,7 @@ enum Plans {
 }
 
 impl TractGraph {
-    fn load(name: &str, path: &Path) -> TractResult<Self> {
-        // Declared shapes of inner values name symbols, which would contradict a specialised input.
-        let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-        let mut model = onnx.model_for_path(path)?;
+    fn new(name: &str, mut model: InferenceModel) -> TractResult<Self> {
         let inputs = (0..model.inputs.len()).map(|at| port(&model, at)).collect::<TractResult<Vec<_>>>()?;
         let label = |outlet: &OutletId| {
             let label = model.outlet_label(*outlet);

@@ -1,16 +1,15 @@
 //! Loading a bundle: the inference library, the graphs, a first run, the threads.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::admission::Admission;
 use super::{DEFAULT_CONTEXT_LENGTH, Footprint, Model, ModelInfo, Options};
-use crate::bundle::Bundle;
 use crate::bundle::manifest::{DecoderSpec, Statistics, Target};
+use crate::bundle::{Bundle, Manifest};
 use crate::decoder::{self, Decoder, Embedder};
 use crate::engine::{EngineError, Runtime, RuntimeKind};
 use crate::error::LoadError;
@@ -24,6 +23,9 @@ use crate::vision::{Vision, VisionOptions};
 
 /// Threads that decode and preprocess image files: enough to keep the encoder busy, few enough to leave it the cores.
 const IMAGE_THREADS: usize = 2;
+
+/// How often the files of a loaded bundle are looked at.
+const WATCH: Duration = Duration::from_secs(2);
 
 /// Everything that the worker threads work with.
 struct Loaded {
@@ -44,6 +46,7 @@ pub(super) fn load(
     let mut loaded = load_graphs(bundle, runtime.as_ref(), options, &sizes, gate.clone())?;
     let lengths = Lengths::of(options, &sizes, &loaded.vision);
     warm_up(&mut loaded, &lengths)?;
+    bundle.check_unchanged()?;
     gate.open.store(true, Ordering::SeqCst);
 
     let info = info(bundle, runtime.as_ref(), options, &sizes, &loaded.vision)?;
@@ -62,6 +65,7 @@ pub(super) fn load(
         shared: Arc::new(Shared::new(options.queue_limit, options.slots)),
         images: Some(images),
         ready: Some(ready),
+        watched: None,
         threads: Vec::new(),
     };
     let spec = &bundle.manifest().decoder;
@@ -73,6 +77,7 @@ pub(super) fn load(
         image_token_id: spec.image_token_id,
     };
     start_threads(&mut model, loaded, settings, gate, jobs, inbox)?;
+    watch(&mut model, bundle)?;
     Ok(model)
 }
 
@@ -138,6 +143,24 @@ fn start_threads(
         };
         model.threads.push(spawn("arrcoc-images", move || preparer.run())?);
     }
+    Ok(())
+}
+
+/// Looks at the bundle's files for as long as the model lives. What was loaded may be mapped from them: where they have changed, its answers have too.
+fn watch(model: &mut Model, bundle: &Bundle) -> Result<(), LoadError> {
+    let (files, shared) = (bundle.hashed_files(), Arc::clone(&model.shared));
+    let (watched, end) = channel::<()>();
+    model.watched = Some(watched);
+    let watch = move || {
+        while end.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {
+            if let Err(error) = files.check_contents() {
+                let reason = format!("a file of the loaded bundle has changed: {error}");
+                tracing::error!("{reason}; no request is answered any more: restart the server");
+                return shared.fail(reason);
+            }
+        }
+    };
+    model.threads.push(spawn("arrcoc-files", watch)?);
     Ok(())
 }
 
@@ -222,7 +245,7 @@ fn info(
     vision: &Vision,
 ) -> Result<ModelInfo, LoadError> {
     let manifest = bundle.manifest();
-    let footprint = Footprint::of(bundle.dir(), manifest, options)?;
+    let footprint = Footprint::of(manifest, options)?;
     Ok(ModelInfo {
         name: manifest.model.clone(),
         precision: manifest.precision,
@@ -238,16 +261,12 @@ fn info(
     })
 }
 
-/// Size of everything but text in a bundle.
-pub(super) fn weight_bytes(dir: &Path) -> std::io::Result<u64> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|extension| extension == "onnx" || extension == "data") {
-            bytes += entry.metadata()?.len();
-        }
-    }
-    Ok(bytes)
+/// Size of the graphs and their weights in a bundle.
+pub(super) fn weight_bytes(manifest: &Manifest) -> std::io::Result<u64> {
+    let weights =
+        manifest.files.values().filter(|path| path.extension().is_some_and(|extension| extension == "data"));
+    let files = manifest.graphs.values().map(|graph| &graph.path).chain(weights);
+    files.map(|path| Ok(path.metadata()?.len())).sum()
 }
 
 /// Keys and values of every layer.

@@ -99,6 +99,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         shared,
         images: Some(images),
         ready: Some(ready),
+        watched: None,
         threads: vec![thread],
     };
     (model, jobs)

@@ -133,7 +133,7 @@ impl OfflineModel {
         let (spec, decoder_spec) = (&bundle.manifest().vision, &bundle.manifest().decoder);
         let size = vision::image_size(spec, options.image_size)?;
         let embedding = bundle.load_graph(runtime, "embedding")?;
-        Ok(Self {
+        let model = Self {
             info: OfflineInfo {
                 runtime: runtime.describe(),
                 image_size: size,
@@ -149,7 +149,9 @@ impl OfflineModel {
             prefill_chunk: sizes.prefill_chunk,
             limits: options.limits,
             vision: VisionRunner::load(bundle, runtime, size, options.feature_cache_bytes)?,
-        })
+        };
+        bundle.check_unchanged()?;
+        Ok(model)
     }
 
     /// Gives the grid's arm a trained neck in place of the mean of four.

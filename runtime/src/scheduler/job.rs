@@ -63,7 +63,8 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn fail(&self, reason: String) {
+    /// From now on no request is served, and those that run fail.
+    pub(crate) fn fail(&self, reason: String) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
     }
 
@@ -206,6 +207,8 @@ impl Job {
     pub(super) fn goes_on(&mut self) -> bool {
         if self.reply.events.is_closed() {
             self.reply.ended = true;
+        } else if let Some(reason) = self.reply.shared.failure() {
+            self.fail(GenerateError::Engine(reason));
         } else if self.submitted.elapsed() >= self.timeout {
             self.fail(GenerateError::Timeout(self.timeout));
         }

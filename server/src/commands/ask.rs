@@ -1,6 +1,5 @@
 //! `arrcoc-serve ask`: one question, one answer, and an account of where time and tokens went.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use arrcoc_server::metrics::stage_name;
 use arrcoc_server::openai::explanation;
 use serde_json::{Value, json};
 
-use super::{Failure, load, picture};
+use super::{Failure, load, picture, print};
 use crate::cli::Ask;
 
 /// Longest answer unless `--max-tokens` says otherwise.
@@ -47,8 +46,7 @@ pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
     }
     let text =
         if ask.json { format!("{:#}\n", to_json(&answer, &times)) } else { to_text(ask, &answer, &times) };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    Ok(print(&text)?)
 }
 
 fn read_image(path: &Path) -> anyhow::Result<Arc<[u8]>> {

@@ -1,15 +1,12 @@
 //! `arrcoc-serve completions SHELL`.
 
-use std::io::Write;
-
 use clap::CommandFactory;
 
-use super::Failure;
+use super::{Failure, print};
 use crate::cli::Cli;
 
 pub(crate) fn run(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "arrcoc-serve", &mut script);
-    std::io::stdout().write_all(&script)?;
-    Ok(())
+    Ok(print(&String::from_utf8_lossy(&script))?)
 }

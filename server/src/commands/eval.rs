@@ -1,12 +1,11 @@
 //! `arrcoc-serve eval`: what choosing visual tokens is worth on a data set.
 
-use std::io::Write;
-
+use arrcoc_runtime::console;
 use arrcoc_server::config::Config;
 use arrcoc_server::eval::{self, options::EvalOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failure, load};
+use super::{Failure, load, print};
 use crate::cli::Eval;
 
 pub(crate) fn run(args: &Eval, mut config: Config) -> Result<(), Failure> {
@@ -44,7 +43,6 @@ pub(crate) fn run(args: &Eval, mut config: Config) -> Result<(), Failure> {
         true => format!("{}\n", serde_json::to_string_pretty(&finished.summary)?),
         false => finished.page,
     };
-    std::io::stdout().write_all(text.as_bytes())?;
-    eprintln!("written to {}", args.output.display());
-    Ok(())
+    console::note(&format!("written to {}", args.output.display()));
+    Ok(print(&text)?)
 }

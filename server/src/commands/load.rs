@@ -1,9 +1,11 @@
 //! Bundles and logs, for all commands.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use anyhow::Context;
 use arrcoc_runtime::bundle::Bundle;
+use arrcoc_runtime::console;
 use arrcoc_runtime::generate::NoObserver;
 use arrcoc_runtime::model::Model;
 use arrcoc_server::config::{Config, ConfigError, LOG_FILTER, LogFormat};
@@ -16,14 +18,27 @@ pub(crate) fn start_quiet_logging(config: &Config) {
     start_logging(config, if quiet { "warn" } else { &config.log.filter });
 }
 
-/// Logs go to standard error: standard output is for answers.
+/// Logs go to standard error: standard output is for answers. They pass through [`console::Log`], which waits for nobody, and whatever goes wrong
+/// with a line stays with that line. Panics are logged like everything else.
 pub(crate) fn start_logging(config: &Config, filter: &str) {
-    let builder =
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(EnvFilter::new(filter));
+    let builder = tracing_subscriber::fmt()
+        .with_writer(|| console::Log)
+        .with_ansi(colours())
+        .log_internal_errors(false)
+        .with_env_filter(EnvFilter::new(filter));
     match config.log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
     }
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        tracing::error!(thread = thread.name(), "{panic}");
+    }));
+}
+
+/// Whether log lines may hold escape sequences: on terminals whose user has not set `NO_COLOR`.
+fn colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Where the configuration has its engines.

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
+use arrcoc_runtime::console;
 use arrcoc_server::config::{Config, ConfigError};
 
 use crate::cli::{Command, ConfigCommand, Configured};
@@ -42,6 +44,11 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Config(ConfigCommand::Check { file, overrides }) => config_check::run(&file, &overrides),
         Command::Completions { shell } => completions::run(shell),
     }
+}
+
+/// Writes a command's result to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    console::print(text).context("cannot write to standard output")
 }
 
 fn configure(configured: &Configured) -> Result<Config, ConfigError> {

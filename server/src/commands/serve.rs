@@ -1,12 +1,12 @@
 //! `arrcoc-serve serve`: listens at once, loads in the background, drains on a signal.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use arrcoc_runtime::console;
 use arrcoc_runtime::generate::Observer;
 use arrcoc_server::config::Config;
 use arrcoc_server::engines::{Bundles, Source, first, memory};
@@ -40,9 +40,9 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     warn_if_open(config, address);
     // Before the address is out: whoever reads it may send a signal at once.
     let stop = shutdown_signal()?;
-    announce(config, address)?;
+    announce(config, address);
     if let Some(admin) = &admin {
-        writeln!(std::io::stdout(), "admin on http://{}", admin.local_addr()?)?;
+        console::offer(&format!("admin on http://{}\n", admin.local_addr()?));
     }
 
     let source = Arc::new(load::source(config)?);
@@ -136,12 +136,15 @@ fn admin_apart(config: &Config) -> bool {
     !config.auth.admin_keys.is_empty() && (admin != main || admin.port() == 0)
 }
 
-fn announce(config: &Config, address: SocketAddr) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "listening on http://{address}")?;
-    if let Some(path) = &config.port_file {
-        write_port(path, address.port()).with_context(|| format!("cannot write {}", path.display()))?;
+/// Says where the server is. It serves all the same where nobody hears of it.
+fn announce(config: &Config, address: SocketAddr) {
+    tracing::info!(%address, "listening");
+    console::offer(&format!("listening on http://{address}\n"));
+    if let Some(path) = &config.port_file
+        && let Err(error) = write_port(path, address.port())
+    {
+        tracing::error!(%error, port = address.port(), "cannot write the port to {}", path.display());
     }
-    Ok(())
 }
 
 /// Written beside and renamed, so that a reader never sees half a number.
@@ -172,6 +175,7 @@ fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
                 _ = interrupt.recv() => {}
             }
             tracing::warn!("second signal: ending at once");
+            console::flush();
             // 128 + SIGINT, as shells report it.
             std::process::exit(130);
         });

@@ -1,12 +1,11 @@
 //! `arrcoc-serve swap`: asks a running server to swap.
 
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::Failure;
+use super::{Failure, print};
 use crate::cli::Swap;
 
 /// Large engines load slowly; beyond this something else is wrong.
@@ -18,8 +17,7 @@ pub(crate) fn run(args: &Swap) -> Result<(), Failure> {
         true => serde_json::to_string_pretty(&answer)?,
         false => sentence(&answer),
     };
-    writeln!(std::io::stdout(), "{text}")?;
-    Ok(())
+    Ok(print(&format!("{text}\n"))?)
 }
 
 fn order(args: &Swap) -> anyhow::Result<Value> {

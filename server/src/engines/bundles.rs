@@ -27,8 +27,7 @@ impl Bundles {
     fn describe(&self, dir: &Path) -> Result<Available, LoadFailure> {
         let manifest = Bundle::describe(dir)?;
         self.options.check_target(manifest.target)?;
-        let Footprint { weight_bytes, kv_bytes, context_length } =
-            Footprint::of(dir, &manifest, &self.options)?;
+        let Footprint { weight_bytes, kv_bytes, context_length } = Footprint::of(&manifest, &self.options)?;
         Ok(Available {
             dir: dir.to_owned(),
             model: manifest.model,

@@ -135,7 +135,8 @@ async fn attempt(app: &App, wanted: Wanted, started: Instant) -> Result<Swapped,
     let model = wanted.model.unwrap_or_else(|| current.engine.info().name.clone());
     let available = find(Arc::clone(&source), model, wanted.precision).await?;
     same_model(&current, &available)?;
-    if available.is(current.engine.info()) {
+    // One that is broken, since its files have changed for example, is loaded anew.
+    if available.is(current.engine.info()) && current.engine.healthy() {
         return Ok(Swapped { serving: current, changed: false, took: started.elapsed() });
     }
     let next = match app.take_loaded(&available) {

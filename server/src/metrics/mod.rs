@@ -11,6 +11,7 @@ use arrcoc_runtime::model::{Load, ModelInfo};
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 mod arrcoc;
+mod log;
 mod vllm;
 
 pub use arrcoc::stage_name;
@@ -49,6 +50,7 @@ impl Metrics {
         let swap_failures =
             Opts::new("arrcoc_swap_failures_total", "Swaps that changed nothing, by precision.");
         let swap_failures = register(&registry, IntCounterVec::new(swap_failures, &["precision"]));
+        register_collector(&registry, log::LogDropped::new());
         Self { registry, http_requests, swap_seconds, swap_failures, engine: ArcSwapOption::empty() }
     }
 
@@ -165,6 +167,16 @@ fn register<M: prometheus::core::Collector + Clone + 'static>(
     metric: prometheus::Result<M>,
 ) -> M {
     let metric = metric.expect("a metric's name, labels or buckets are illegal");
-    registry.register(Box::new(metric.clone())).expect("a metric is registered twice");
+    register_collector(registry, Ok(metric.clone()));
     metric
+}
+
+/// The same for a metric that nobody else holds.
+#[allow(clippy::expect_used, reason = "as for `register`")]
+fn register_collector(
+    registry: &Registry,
+    metric: prometheus::Result<impl prometheus::core::Collector + 'static>,
+) {
+    let metric = metric.expect("a metric's name, labels or buckets are illegal");
+    registry.register(Box::new(metric)).expect("a metric is registered twice");
 }

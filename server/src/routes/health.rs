@@ -26,9 +26,9 @@ pub(super) fn endpoint() -> Endpoint {
 
 async fn handle(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     match app.slot() {
-        Slot::Ready(serving) if !serving.engine.healthy() => {
-            Err(ApiError::internal("the engine's worker threads have died; restart the server"))
-        }
+        Slot::Ready(serving) if !serving.engine.healthy() => Err(ApiError::internal(
+            "the engine cannot answer any more, for a reason that was logged; restart the server",
+        )),
         _ => Ok(Json(json!({"status": "ok"}))),
     }
 }

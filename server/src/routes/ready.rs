@@ -27,6 +27,8 @@ async fn handle(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     if app.serving()?.engine.healthy() {
         Ok(Json(json!({"status": "ready"})))
     } else {
-        Err(ApiError::internal("the engine's worker threads have died; restart the server"))
+        Err(ApiError::internal(
+            "the engine cannot answer any more, for a reason that was logged; restart the server",
+        ))
     }
 }

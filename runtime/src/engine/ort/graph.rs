@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use ::ort::memory::MemoryInfo;
 use ::ort::session::{Session, SessionInputValue};
 
+use super::linked::Mapped;
 use super::values::{adopt, bind_inputs, port, view, view_of};
 use super::{Provider, kept, tensorrt};
 use crate::engine::port::{Offer, Port, check, check_ranges};
@@ -15,6 +16,8 @@ use crate::tensor::Tensor;
 pub(super) struct OrtGraph {
     name: String,
     session: Session,
+    /// Weights that the session reads: behind it, so that they are dropped after it.
+    _weights: Mapped,
     inputs: Vec<Port>,
     outputs: Vec<String>,
     /// Lengths that the engine was built for; empty where any will do.
@@ -27,6 +30,7 @@ impl OrtGraph {
     pub(super) fn new(
         name: &str,
         session: Session,
+        weights: Mapped,
         ranges: tensorrt::Ranges,
         provider: &Provider,
     ) -> Result<Self, EngineError> {
@@ -34,7 +38,7 @@ impl OrtGraph {
         let memory = provider.memory().map_err(|reason| error(reason.to_string()))?;
         let inputs = session.inputs().iter().map(port).collect::<Result<_, _>>().map_err(error)?;
         let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
-        Ok(Self { name: name.to_owned(), session, inputs, outputs, ranges, memory })
+        Ok(Self { name: name.to_owned(), session, _weights: weights, inputs, outputs, ranges, memory })
     }
 }
 

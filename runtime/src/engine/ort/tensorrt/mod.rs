@@ -13,9 +13,10 @@
 use std::path::{Path, PathBuf};
 
 use ::ort::session::Session;
-use ::ort::session::builder::GraphOptimizationLevel;
+use ::ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use sha2::{Digest as _, Sha256};
 
+use super::linked::{self, Mapped};
 use super::{OrtRuntime, Provider, ProviderOption};
 use crate::bundle::hex;
 use crate::engine::{BundledGraph, EngineError, TensorRtOptions};
@@ -127,36 +128,23 @@ pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
     options
 }
 
-/// Builds an engine, which takes minutes. It appears at its place when it is complete.
+/// Builds an engine into an existing directory, which takes minutes. Whoever calls it moves that to the engine's place when it is complete.
 ///
 /// # Errors
 /// [`EngineError::Load`] with TensorRT's reason, a node that it does not take among them.
-pub fn build(runtime: &OrtRuntime, job: &Job<'_>) -> Result<(), EngineError> {
+pub fn build(runtime: &OrtRuntime, job: &Job<'_>, dir: &Path) -> Result<(), EngineError> {
     let failed = |reason: String| EngineError::Load { graph: job.graph.name.to_owned(), reason };
-    let io = |error: std::io::Error| failed(format!("cannot write `{}`: {error}", job.place.dir.display()));
-    let partial = job.place.dir.with_extension(format!("partial-{}", std::process::id()));
-    std::fs::create_dir_all(&job.place.timing).map_err(io)?;
-    std::fs::create_dir_all(&partial).map_err(io)?;
-    let (level, options) = (GraphOptimizationLevel::Level1, build_options(job, &partial));
-    let built = session(runtime, &job.graph.file.path, level, &options);
-    let complete = built.map_err(|error| failed(error.to_string())).and_then(|session| {
-        drop(session);
-        let context = partial.join(format!("{}.onnx", job.graph.name));
-        if context.is_file() {
-            return Ok(());
-        }
-        let expected = context.display();
-        Err(failed(format!("expected ONNX Runtime to write `{expected}`, found nothing there")))
-    });
-    if let Err(error) = complete {
-        // What is left is of no use, and the reason for the failure matters more than that it stays.
-        let _ = std::fs::remove_dir_all(&partial);
-        return Err(error);
+    let timing = &job.place.timing;
+    std::fs::create_dir_all(timing)
+        .map_err(|error| failed(format!("cannot write `{}`: {error}", timing.display())))?;
+    let (level, options) = (GraphOptimizationLevel::Level1, build_options(job, dir));
+    drop(linked_session(runtime, job, level, &options).map_err(|error| failed(error.to_string()))?);
+    let context = dir.join(format!("{}.onnx", job.graph.name));
+    if context.is_file() {
+        return Ok(());
     }
-    if job.place.dir.exists() {
-        std::fs::remove_dir_all(&job.place.dir).map_err(io)?;
-    }
-    std::fs::rename(&partial, &job.place.dir).map_err(io)
+    let expected = context.display();
+    Err(failed(format!("expected ONNX Runtime to write `{expected}`, found nothing there")))
 }
 
 /// Loads an engine that was built.
@@ -193,6 +181,17 @@ fn command(bundle: &Path, options: &TensorRtOptions) -> String {
     )
 }
 
+/// A session of a bundle's own graph, whose weights may lie behind links.
+fn linked_session(
+    runtime: &OrtRuntime,
+    job: &Job<'_>,
+    level: GraphOptimizationLevel,
+    options: &[ProviderOption],
+) -> Result<(Session, Mapped), ::ort::Error> {
+    let (builder, weights) = linked::hand_over(runtime.session(true)?, job.graph.file)?;
+    Ok((commit(runtime, builder, &job.graph.file.path, level, options)?, weights))
+}
+
 /// A session of TensorRT alone: a node that it does not take is an error, for there is no other provider to take it.
 fn session(
     runtime: &OrtRuntime,
@@ -201,7 +200,16 @@ fn session(
     options: &[ProviderOption],
 ) -> Result<Session, ::ort::Error> {
     // TensorRT is to see the weights in their 8 or 4 bits: whatever the blocks, nothing is unpacked before.
-    let builder = runtime.session(true)?;
+    commit(runtime, runtime.session(true)?, model, level, options)
+}
+
+fn commit(
+    runtime: &OrtRuntime,
+    builder: SessionBuilder,
+    model: &Path,
+    level: GraphOptimizationLevel,
+    options: &[ProviderOption],
+) -> Result<Session, ::ort::Error> {
     let builder = builder.with_optimization_level(level)?.with_disable_cpu_fallback()?;
     let provider: &Provider = &runtime.provider;
     provider.register(builder, options)?.commit_from_file(model)
@@ -224,6 +232,7 @@ mod tests {
             sha256: sha256.into(),
             opset: 18,
             axes: BTreeMap::from([("tokens".into(), tokens)]),
+            external: BTreeMap::new(),
         }
     }
 
