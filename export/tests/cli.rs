@@ -113,10 +113,37 @@ fn inspect_describes_checkpoints_and_bundles() {
     assert_eq!(bundle["graphs"].as_object().unwrap().len(), 7);
     assert_eq!(bundle["graphs"]["vision_encoder"]["opset"], 18);
     assert_eq!(bundle["graphs"]["vision_encoder"]["inputs"][0][1], "float32 [batch, 3, height, width]");
+}
 
-    workshop.edit_json("config.json", |config| config["model_type"] = "llama".into());
-    let problem = inspect("tiny")["problem"].as_str().unwrap().to_owned();
-    assert!(problem.contains("llama"), "{problem}");
+#[test]
+fn inspect_fails_on_what_cannot_be_built() {
+    let workshop = Workshop::new();
+    let inspect =
+        |json: bool| run(program().arg("inspect").arg(workshop.checkpoint()).args(json.then_some("--json")));
+    workshop.edit_json("config.json", |config| config["model_type"] = "qwen3_vl".into());
+    let (status, stdout, stderr) = inspect(true);
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(status, 1);
+    assert!(report["problem"].as_str().unwrap().contains("qwen3_vl"), "{report}");
+    assert!(stderr.contains("cannot be built") && stderr.contains("qwen3_vl"), "{stderr}");
+    let (status, stdout, stderr) = inspect(false);
+    assert_eq!(status, 1);
+    assert!(stdout.contains("cannot be built") && stdout.contains("parameters"), "{stdout}");
+    assert!(stderr.contains("arr_coc_ovis"), "the families that are taken are not named: {stderr}");
+}
+
+#[test]
+fn a_gguf_file_is_called_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("model.Q4_K_M.gguf");
+    fs::write(&file, "GGUF").unwrap();
+    for path in [dir.path(), &file] {
+        for command in ["inspect", "plan"] {
+            let (status, _, stderr) = run(program().arg(command).arg(path));
+            assert_eq!(status, 1, "{stderr}");
+            assert!(stderr.contains("GGUF") && stderr.contains("safetensors"), "{command}: {stderr}");
+        }
+    }
 }
 
 #[test]

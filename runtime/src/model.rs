@@ -189,7 +189,8 @@ pub struct Load {
     pub running: usize,
     /// Requests submitted and not yet running (their images may be in work).
     pub waiting: usize,
-    /// Share of KV slots in use, 0..=1. A slot is reserved whole, so this is 1 exactly when the next request must wait.
+    /// Share of the KV cache that holds tokens, 0..=1. Slots are reserved whole, so requests may wait long before this is 1:
+    /// `waiting` says whether they do.
     pub kv_usage: f64,
 }
 

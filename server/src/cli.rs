@@ -1,9 +1,10 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use arrcoc_runtime::bundle::manifest::Precision;
-use arrcoc_server::config::Overrides;
+use arrcoc_server::config::{Overrides, Setting};
 use arrcoc_server::eval::options::{Arms, Budgets, PositionKinds};
 use clap::{Args, Parser, Subcommand};
 
@@ -13,8 +14,8 @@ the file of --config (limits: {body: 8MiB}). A flag outranks the environment, wh
 the default.
 
 Examples:
-  arrcoc-serve serve --bundle engines/base/fp32-cpu
-  arrcoc-serve serve --engines engines/base --auth-admin-keys KEY
+  arrcoc-serve serve engines/base/fp32-cpu
+  arrcoc-serve serve engines/base --port 9000 --auth-admin-keys KEY
   arrcoc-serve swap int4
   arrcoc-serve ask --bundle engines/base/fp32-cpu --image cat.jpg \"What is on the table?\"
   arrcoc-serve eval --bundle engines/base/fp32-cpu --data questions.json
@@ -26,8 +27,13 @@ const SWAP_HELP: &str = "\
 The server loads the engine beside the running one, warms it up, sends new requests to it and unloads the one before
 when its last request has ended. Whatever fails leaves the running one as it was.
 
+/admin has an address of its own, `admin_listen`, which the server prints when it starts (\"admin on ...\"). Without --url
+it is taken from ARRCOC_ADMIN_LISTEN or from the server's --config file, and is 127.0.0.1:8081 where neither says otherwise.
+
 Examples:
-  ARRCOC_ADMIN_KEY=... arrcoc-serve swap int4";
+  ARRCOC_ADMIN_KEY=... arrcoc-serve swap int4
+  ARRCOC_ADMIN_KEY=... arrcoc-serve swap int4 --config serve.yaml
+  ARRCOC_ADMIN_KEY=... arrcoc-serve swap int4 --url http://127.0.0.1:9001";
 
 /// Run ARR-COC engines: query-aware vision-language models behind an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -39,9 +45,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve a bundle over HTTP.
+    /// Serve a bundle, or a directory of them, over HTTP.
     #[command(after_help = AFTER_HELP)]
-    Serve(Configured),
+    Serve(Serve),
     /// Answer one question without a server, and say where the time went.
     #[command(after_help = AFTER_HELP)]
     Ask(Box<Ask>),
@@ -68,6 +74,24 @@ pub(crate) struct Configured {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) overrides: Overrides,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Bundle, or directory of bundles of one model: short for --bundle or --engines, whichever it is.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The same as DIR, for fingers that know other servers.
+    #[arg(long, value_name = "DIR", conflicts_with = "dir")]
+    pub(crate) model: Option<PathBuf>,
+    /// Address to listen on, at the port of --listen: 0.0.0.0 for all of this machine's.
+    #[arg(long, value_name = "ADDR", value_parser = host)]
+    pub(crate) host: Option<IpAddr>,
+    /// Port to listen on, at the address of --listen.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) configured: Configured,
 }
 
 #[derive(Debug, Args)]
@@ -147,9 +171,15 @@ pub(crate) struct Swap {
     /// Model, as its bundle names it; the one in service unless given.
     #[arg(long, value_name = "NAME")]
     pub(crate) model: Option<String>,
-    /// Where the server's /admin listens.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081")]
-    pub(crate) url: String,
+    /// Where the server's /admin listens; where its configuration says, unless given.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// The server's configuration file, for its admin_listen.
+    #[arg(long, short, env = "ARRCOC_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The server's admin_listen.
+    #[arg(long, env = "ARRCOC_ADMIN_LISTEN", value_name = "ADDR")]
+    pub(crate) admin_listen: Option<String>,
     /// One of the server's auth.admin_keys.
     #[arg(long, env = "ARRCOC_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
     pub(crate) key: String,
@@ -184,6 +214,10 @@ fn budget(text: &str) -> Result<arrcoc_runtime::generate::Budget, String> {
             .map(Budget::Tokens)
             .map_err(|_| "expected auto, full or a number of tokens".into()),
     }
+}
+
+fn host(text: &str) -> Result<IpAddr, String> {
+    IpAddr::read(text).ok_or_else(|| format!("expected {}", IpAddr::expected()))
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -34,7 +34,8 @@ fn config_check_prints_the_effective_configuration() {
     let path =
         file(dir.path(), "limits: {images: 2, body: 1MiB, queue: 5}\nauth: {api_keys: [secret-key-1]}\n");
     let environment = [("ARRCOC_LIMITS_IMAGES", "3"), ("ARRCOC_LIMITS_QUEUE", "6")];
-    let output = run(&["config", "check", &path, "--limits-queue", "7"], &environment);
+    let flags = ["--limits-queue", "7", "--served-model-name", "as-elsewhere"];
+    let output = run(&[&["config", "check", &path][..], &flags].concat(), &environment);
     assert!(output.status.success(), "{}", stderr(&output));
     let text = stdout(&output);
     let effective: serde_yaml::Value = serde_yaml::from_str(&text).unwrap();
@@ -42,6 +43,7 @@ fn config_check_prints_the_effective_configuration() {
     assert_eq!(effective["limits"]["body"], "1MiB");
     assert_eq!(effective["limits"]["images"], 3);
     assert_eq!(effective["limits"]["queue"], 7);
+    assert_eq!(effective["model_name"], "as-elsewhere");
     assert_eq!(effective["timeouts"]["request"], "300s");
     assert!(!text.contains("secret"), "{text}");
 }
@@ -92,6 +94,74 @@ fn a_bundle_that_does_not_load_ends_the_server_with_1() {
     }
 }
 
+/// A directory that passes for a bundle until it is loaded.
+fn bundle(dir: &Path) -> String {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join("manifest.yaml"), "format: none\n").unwrap();
+    dir.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn serve_takes_a_directory_a_host_and_a_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, all) = (bundle(&dir.path().join("fp32-cpu")), dir.path().to_str().unwrap());
+    for place in [one.as_str(), all] {
+        for words in [vec!["--port", "0"], vec!["--host", "localhost", "--port", "0"], vec!["--listen", "0"]]
+        {
+            // What the environment says of another place does not count.
+            let output = run(&[vec!["serve", place], words].concat(), &[("ARRCOC_BUNDLE", "/nonexistent")]);
+            assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+            assert!(stderr(&output).contains(&one), "{}", stderr(&output));
+            assert!(stdout(&output).starts_with("listening on http://127.0.0.1:"), "{}", stdout(&output));
+        }
+    }
+    let output = run(&["serve", "--model", &one, "--host", "0.0.0.0", "--port", "0"], &[]);
+    let text = stdout(&output);
+    assert!(text.starts_with("listening on http://0.0.0.0:"), "{text}");
+    // No browser finds 0.0.0.0 on every system.
+    assert!(text.contains("\nopen http://127.0.0.1:"), "{text}");
+    for words in [
+        ["serve", &one, "--bundle", &one],
+        ["serve", &one, "--engines", all],
+        ["serve", &one, "--model", &one],
+        ["serve", &one, "--host", "example.org"],
+        ["serve", &one, "--port", "65536"],
+        ["serve", "/nonexistent", "--port", "0"],
+    ] {
+        assert_eq!(run(&words, &[]).status.code(), Some(2), "{words:?}");
+    }
+}
+
+#[test]
+fn a_directory_in_the_wrong_place_is_told_the_right_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, all) = (bundle(&dir.path().join("fp32-cpu")), dir.path().to_str().unwrap());
+    for (flag, place, hint) in [("--bundle", all, "--engines"), ("--engines", one.as_str(), "--bundle")] {
+        let output = run(&["serve", flag, place], &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(hint), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn swap_looks_where_the_configuration_says_and_says_where_it_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    // The server's own bundle may be anywhere: only the address counts.
+    let path = file(dir.path(), "bundle: /nonexistent\nadmin_listen: 0.0.0.0:1\n");
+    let url = "http://127.0.0.1:1/admin/engines/swap";
+    for words in [["--url", "http://127.0.0.1:1/"], ["--admin-listen", "127.0.0.1:1"], ["--config", &path]] {
+        let output = run(&[vec!["swap", "int4", "--key", "some-key-1"], words.to_vec()].concat(), &[]);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        let text = stderr(&output);
+        assert!(
+            text.contains(url) && text.contains("admin on") && text.contains("--url"),
+            "{words:?}: {text}"
+        );
+    }
+    let output = run(&["swap", "int4", "--key", "some-key-1"], &[("ARRCOC_ADMIN_LISTEN", "here")]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
 #[test]
 fn ask_checks_its_arguments() {
     for arguments in [
@@ -118,6 +188,7 @@ fn help_names_every_setting_and_hides_secrets() {
     }
     let words: Vec<&str> = text.split_whitespace().collect();
     assert!(words.join(" ").contains("A flag outranks the environment") && !text.contains("secret-key"));
+    assert_eq!(words.join(" ").matches("8 visible ASCII characters").count(), 2, "both kinds of keys");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
 import threading
+import time
 
 import openai
 import pytest
@@ -96,6 +98,40 @@ def test_metrics_count_what_happened(start):
     # The tiny preset's adapter is normalised to these, as every adapter is.
     assert server.metric("arrcoc_adapter_output_mean_target") == 0
     assert server.metric("arrcoc_adapter_output_std_target") == pytest.approx(0.02)
+
+
+def test_busy_slots_are_not_a_full_cache(start):
+    server = start(engine_slots=1).wait_ready()
+    with server.client() as client:
+        stream = client.chat.completions.create(**VERY_LONG, stream=True)
+        next(iter(stream))
+        assert server.metric("vllm:num_requests_running") == 1
+        # One answer of a few tokens holds the only slot, and eight of 3000 in a context of 4096 never fill it.
+        assert 0 < server.metric("vllm:kv_cache_usage_perc") < 1
+        stream.close()
+        server.eventually(lambda: server.metric("vllm:kv_cache_usage_perc") == 0, "nothing is held")
+
+
+def test_an_image_that_a_cache_has_is_a_hit(start):
+    server = start().wait_ready()
+    questions = ["What is it?", "Where is it?", "What is it?", "What is it?"]
+    with server.client() as client:
+        for question in questions:
+            client.chat.completions.create(
+                model=MODEL, messages=messages(question, image_part("rocket.jpg")), max_tokens=1, temperature=0
+            )
+    assert server.metric("vllm:mm_cache_queries_total") == len(questions)
+    assert server.metric("vllm:mm_cache_hits_total") == len(questions) - 1
+
+
+def test_the_process_is_measured(start):
+    server = start().wait_ready()
+    resident = server.metric("process_resident_memory_bytes")
+    pages = int(pathlib.Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
+    assert resident == pytest.approx(pages * os.sysconf("SC_PAGE_SIZE"), rel=0.2)
+    assert server.metric("process_open_fds") <= server.metric("process_max_fds")
+    assert abs(server.metric("process_start_time_seconds") - time.time()) < 600
+    assert server.metric("process_cpu_seconds_total") >= 0
 
 
 def test_promtool_finds_nothing_wrong_with_the_metrics(server, ask):

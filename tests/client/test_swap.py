@@ -172,7 +172,8 @@ def test_swapping_from_the_shell(swapping):
     server = swapping(engine_loaded=2)
 
     def shell(*words: str):
-        command = [SERVE, "swap", *words, "--url", server.admin_url]
+        where = [] if "--url" in words else ["--url", server.admin_url]
+        command = [SERVE, "swap", *words, *where]
         return subprocess.run(command, capture_output=True, text=True, env={"ARRCOC_ADMIN_KEY": "admin-key"})
 
     done = shell("int4")
@@ -183,7 +184,15 @@ def test_swapping_from_the_shell(swapping):
     assert refused.returncode == 1 and "the key is not one" in refused.stderr
     assert shell("int5").returncode == 2
     nowhere = subprocess.run([SERVE, "swap", "int8", "--key", "k", "--url", "http://127.0.0.1:9"], capture_output=True, text=True)
-    assert nowhere.returncode == 1 and "no server answers" in nowhere.stderr
+    assert nowhere.returncode == 1 and "no server answers" in nowhere.stderr and "admin on" in nowhere.stderr
+    # What there is, with targets; where /admin is not; and the address as the server was given it.
+    unknown = shell("fp16")
+    assert unknown.returncode == 1 and "int4-cpu" in unknown.stderr and "fp32-cpu" in unknown.stderr
+    elsewhere = shell("int8", "--url", server.url)
+    assert elsewhere.returncode == 1 and "admin_listen" in elsewhere.stderr and "admin on" in elsewhere.stderr
+    environment = {"ARRCOC_ADMIN_KEY": "admin-key", "ARRCOC_ADMIN_LISTEN": server.admin_url.removeprefix("http://")}
+    followed = subprocess.run([SERVE, "swap", "int4"], capture_output=True, text=True, env=environment)
+    assert followed.returncode == 0 and "already" in followed.stdout, followed
 
 
 def test_the_best_engine_comes_first(start, engines):

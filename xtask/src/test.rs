@@ -85,7 +85,8 @@ fn client(programs: &Programs, bundle: &Path, library: &Path, more: &[String]) -
     let tests = shell::root().join("tests/client");
     let environment = Environment::ready("venv-client", &tests.join("requirements.lock"))?;
     let mut pytest = with_library(environment.command(), library);
-    pytest.args(["-m", "pytest"]).arg(&tests).args(more);
+    // `-rs` says why tests were skipped.
+    pytest.args(["-m", "pytest", "-rs"]).arg(&tests).args(more);
     pytest.env("ARRCOC_TEST_SERVE", programs.serve().get_program()).env("ARRCOC_TEST_BUNDLE", bundle);
     if let Some(promtool) = promtool::find() {
         pytest.env("ARRCOC_TEST_PROMTOOL", promtool);

@@ -17,6 +17,15 @@ pub enum CheckpointError {
         /// The path.
         path: PathBuf,
     },
+    /// The weights are in llama.cpp's format.
+    #[error(
+        "{} is a GGUF file, llama.cpp's format, which is not read here; expected a Hugging Face checkpoint directory with \
+         config.json and safetensors files", file.display()
+    )]
+    Gguf {
+        /// The file.
+        file: PathBuf,
+    },
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Io {

@@ -77,6 +77,9 @@ impl Checkpoint {
     /// [`CheckpointError`], naming the file and what is wrong with it. Whether the tensors are the ones that a
     /// network wants is [`Checkpoint::expect`]'s question.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        if let Some(file) = gguf(dir).filter(|_| !dir.join(CONFIG).is_file()) {
+            return Err(CheckpointError::Gguf { file });
+        }
         if !dir.is_dir() {
             return Err(CheckpointError::NotADirectory { path: dir.to_owned() });
         }
@@ -230,6 +233,14 @@ fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>, CheckpointE
             _ => Err(malformed(format!("tensor `{tensor}`: expected a plain file name, found {shard}"))),
         })
         .collect()
+}
+
+/// A file of llama.cpp's format: the path itself, or the first one in the directory.
+fn gguf(path: &Path) -> Option<PathBuf> {
+    let is_gguf =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    below.chain([path.to_owned()]).filter(is_gguf).min()
 }
 
 /// The error for a directory without safetensors files.

@@ -10,8 +10,8 @@ Examples:
   arrcoc-export inspect ./my-checkpoint --tensors
   arrcoc-export inspect engines/my-model/fp32-cpu --json
 
-For a checkpoint it says whether `build` would take it; for a bundle it checks every file's hash
-first.";
+For a checkpoint it says whether `build` would take it, and the exit status is 1 where it would not;
+for a bundle it checks every file's hash first.";
 
 /// Show what is in a checkpoint or a bundle
 #[derive(Debug, clap::Args)]
@@ -31,6 +31,12 @@ impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let report = inspect::inspect(&self.path, self.tensors)?;
         let text = if self.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
-        super::print(&text)
+        super::print(&text)?;
+        match report {
+            inspect::Report::Checkpoint(inspect::CheckpointReport { problem: Some(problem), .. }) => {
+                anyhow::bail!("the checkpoint cannot be built: {problem}")
+            }
+            _ => Ok(()),
+        }
     }
 }

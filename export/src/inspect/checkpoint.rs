@@ -137,7 +137,8 @@ impl fmt::Display for CheckpointReport {
             write!(f, "\n{table}")?;
         }
         match &self.problem {
-            Some(problem) => writeln!(f, "\ncannot be built: {problem}"),
+            // The command ends with the reason.
+            Some(_) => writeln!(f, "\ncannot be built"),
             None => {
                 writeln!(f, "\ncan be built: every tensor is there, in the shape that config.json implies")
             }

@@ -106,6 +106,12 @@ impl Slots {
         self.marks.iter().flatten().count()
     }
 
+    /// Share of all positions that hold keys and values, 0..=1.
+    pub fn usage(&self) -> f64 {
+        let held: usize = self.marks.iter().flatten().map(|mark| mark.length).sum();
+        held as f64 / (self.total() * self.capacity).max(1) as f64
+    }
+
     /// Checks that a slot can take `adding` more positions. One position per slot stays spare: a batched step may
     /// write a dummy there (see [`fused`]), and the last token of an answer is never fed back, so an answer can still
     /// fill the context.

@@ -42,6 +42,22 @@ fn slots_are_taken_lowest_first() {
 }
 
 #[test]
+fn usage_counts_tokens_and_not_slots() {
+    for mut decoder in decoders(2) {
+        assert_eq!(decoder.slots().usage(), 0.0);
+        let slot = decoder.slots_mut().allocate().unwrap();
+        let other = decoder.slots_mut().allocate().unwrap();
+        assert_eq!((decoder.slots().used(), decoder.slots().usage()), (2, 0.0));
+        decoder.prefill(slot, &embed(&[1; 12])).unwrap();
+        decoder.prefill(other, &embed(&[1; 11])).unwrap();
+        decoder.step(&[other], &embed(&[1])).unwrap();
+        assert_eq!(decoder.slots().usage(), 24.0 / (2 * CAPACITY) as f64);
+        decoder.free(slot);
+        assert_eq!(decoder.slots().usage(), 12.0 / (2 * CAPACITY) as f64);
+    }
+}
+
+#[test]
 fn a_full_slot_is_an_error_and_one_position_stays_spare() {
     for mut decoder in decoders(1) {
         let slot = decoder.slots_mut().allocate().unwrap();

@@ -33,6 +33,14 @@ pub use provider::{Provider, ProviderOption, cuda_options};
 
 const NAME: &str = "ONNX Runtime";
 
+/// The release that all of this was tried with, and the one to install. [`oldest`] is what else is taken.
+pub const RELEASE: &str = "1.31";
+
+/// The oldest release that is taken: the one whose functions are called.
+fn oldest() -> String {
+    format!("1.{}", ::ort::MINOR_VERSION)
+}
+
 /// ONNX Runtime on one provider.
 pub struct OrtRuntime {
     shared: Shared,
@@ -178,16 +186,17 @@ fn first_alone<T>(make: impl FnOnce() -> Result<T, ::ort::Error>) -> Result<T, :
 fn load_library() -> Result<Shared, EngineError> {
     let unavailable = |reason| EngineError::Unavailable { runtime: NAME, reason };
     let advice = format!(
-        "run `cargo xtask onnxruntime`, or set {} to the library of onnxruntime 1.{} or newer",
+        "run `cargo xtask onnxruntime`, or set {} to the library (libonnxruntime.so.{RELEASE}.x) in the Python package \
+         onnxruntime {RELEASE}; {} is the oldest that is taken",
         locate::VARIABLE,
-        ::ort::MINOR_VERSION
+        oldest()
     );
     let path = locate::find().map_err(|reason| unavailable(format!("{reason}; {advice}")))?;
     let builder = ::ort::init_from(&path).map_err(|error| {
         let reason = match error {
             LoadDynamicError::BadVersion { version_str, path } => {
                 let path = path.display();
-                format!("expected 1.{} or newer, found {version_str} at `{path}`", ::ort::MINOR_VERSION)
+                format!("expected {RELEASE}, or {} at the least, found {version_str} at `{path}`", oldest())
             }
             other => other.to_string(),
         };

@@ -16,7 +16,8 @@ pub(crate) struct Shared {
     slots: usize,
     waiting: AtomicUsize,
     running: AtomicUsize,
-    slots_used: AtomicUsize,
+    /// Share of the KV cache that holds tokens: the bits of an `f64`.
+    kv_usage: AtomicU64,
     draining: AtomicBool,
     /// Moving average of how long a request takes, microseconds.
     mean_micros: AtomicU64,
@@ -31,7 +32,7 @@ impl Shared {
             slots,
             waiting: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
-            slots_used: AtomicUsize::new(0),
+            kv_usage: AtomicU64::new(0.0_f64.to_bits()),
             draining: AtomicBool::new(false),
             mean_micros: AtomicU64::new(0),
             failure: Mutex::new(None),
@@ -47,11 +48,11 @@ impl Shared {
     }
 
     pub(crate) fn kv_usage(&self) -> f64 {
-        self.slots_used.load(Ordering::SeqCst) as f64 / self.slots as f64
+        f64::from_bits(self.kv_usage.load(Ordering::SeqCst))
     }
 
-    pub(super) fn set_slots_used(&self, used: usize) {
-        self.slots_used.store(used, Ordering::SeqCst);
+    pub(super) fn set_kv_usage(&self, usage: f64) {
+        self.kv_usage.store(usage.to_bits(), Ordering::SeqCst);
     }
 
     pub(crate) fn drain(&self) {

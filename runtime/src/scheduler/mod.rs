@@ -121,7 +121,7 @@ impl Scheduler {
             }
             goes_on
         });
-        self.shared.set_slots_used(self.decoder.slots().used());
+        self.shared.set_kv_usage(self.decoder.slots().usage());
     }
 
     /// Gives free slots to those who wait, first come, first served.

@@ -1,12 +1,13 @@
 //! One file per command.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use arrcoc_runtime::console;
 use arrcoc_server::config::{Config, ConfigError};
 
-use crate::cli::{Command, ConfigCommand, Configured};
+use crate::cli::{Command, ConfigCommand, Configured, Serve};
 
 mod ask;
 mod completions;
@@ -37,7 +38,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve(configured) => serve::run(&configure(&configured)?),
+        Command::Serve(args) => serve::run(&configure_server(args)?),
         Command::Ask(ask) => ask::run(&ask, &configure(&ask.configured)?),
         Command::Eval(eval) => eval::run(&eval, configure(&eval.configured)?),
         Command::Swap(args) => swap::run(&args),
@@ -53,4 +54,33 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn configure(configured: &Configured) -> Result<Config, ConfigError> {
     Config::load(configured.config.as_deref(), &configured.overrides)
+}
+
+/// The server's configuration: what `serve` takes beside the settings is short for some of them.
+fn configure_server(args: Serve) -> Result<Config, Failure> {
+    let Serve { dir, model, host, port, mut configured } = args;
+    if let Some(dir) = dir.or(model)
+        && let Err(flag) = configured.overrides.serve_from(&dir)
+    {
+        let message = format!("expected one place to serve from, found `{}` beside {flag}", dir.display());
+        clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message + "\n").exit();
+    }
+    let mut config = configure(&configured)?;
+    if let Some(host) = host {
+        config.listen.set_ip(host);
+    }
+    if let Some(port) = port {
+        config.listen.set_port(port);
+    }
+    Ok(config)
+}
+
+/// Where this machine finds a listener: one on all addresses is on its own, too.
+fn reachable(mut listener: SocketAddr) -> SocketAddr {
+    match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listener.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listener.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listener
 }

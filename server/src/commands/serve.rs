@@ -15,7 +15,7 @@ use arrcoc_server::{listen, state::App};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, load};
+use super::{Failure, load, reachable};
 
 /// Blocking threads still at work when the server ends (a fetch, an image) are not waited for longer than this.
 const THREAD_TIME: Duration = Duration::from_secs(2);
@@ -44,6 +44,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     if let Some(admin) = &admin {
         console::offer(&format!("admin on http://{}\n", admin.local_addr()?));
     }
+    console::offer(&format!("open http://{}/ in a browser to ask about a picture\n", reachable(address)));
 
     let source = Arc::new(load::source(config)?);
     // One bundle is nothing to swap between.

@@ -3,13 +3,18 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use arrcoc_server::config::{Config, Overrides};
 use serde_json::{Value, json};
 
-use super::{Failure, print};
+use super::{Failure, print, reachable};
 use crate::cli::Swap;
 
 /// Large engines load slowly; beyond this something else is wrong.
 const TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Where to look for the right address.
+const WHERE: &str = "the server prints it as \"admin on ...\" when it starts with --auth-admin-keys; give it as --url, or give \
+                     --config or --admin-listen as the server has them";
 
 pub(crate) fn run(args: &Swap) -> Result<(), Failure> {
     let answer = order(args)?;
@@ -21,7 +26,8 @@ pub(crate) fn run(args: &Swap) -> Result<(), Failure> {
 }
 
 fn order(args: &Swap) -> anyhow::Result<Value> {
-    let url = format!("{}/admin/engines/swap", args.url.trim_end_matches('/'));
+    let admin = admin(args)?;
+    let url = format!("{}/admin/engines/swap", admin.trim_end_matches('/'));
     let agent =
         ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
     let request = ureq::Agent::from(agent)
@@ -29,16 +35,36 @@ fn order(args: &Swap) -> anyhow::Result<Value> {
         .header("Authorization", format!("Bearer {}", args.key))
         .header("Content-Type", "application/json");
     let body = json!({"model": args.model, "precision": args.precision});
-    let mut response =
-        request.send(body.to_string()).with_context(|| format!("no server answers at {url}"))?;
+    let mut response = request
+        .send(body.to_string())
+        .with_context(|| format!("no server answers at {url}; expected its admin listener there: {WHERE}"))?;
     let text = response.body_mut().read_to_string().context("the server's answer broke off")?;
     let answer: Value = serde_json::from_str(&text).with_context(|| {
         format!("expected JSON from {url}, found {:?}", text.chars().take(80).collect::<String>())
     })?;
     if !response.status().is_success() {
-        bail!("{}", answer["error"]["message"].as_str().unwrap_or("the server gave no reason"));
+        let reason = answer["error"]["message"].as_str().unwrap_or("the server gave no reason");
+        match answer["error"]["code"].as_str() {
+            Some("unknown_route") => bail!("{url} is not an admin listener: {reason}. {WHERE}"),
+            _ => bail!("{reason}"),
+        }
     }
     Ok(answer)
+}
+
+/// Where the server's `/admin` listens.
+fn admin(args: &Swap) -> anyhow::Result<String> {
+    if let Some(url) = &args.url {
+        return Ok(url.clone());
+    }
+    // Which engines the server has is none of this command's business.
+    let mut settings = vec![("bundle", ""), ("engines", "")];
+    settings.extend(args.admin_listen.as_deref().map(|address| ("admin_listen", address)));
+    let config = Config::load(args.config.as_deref(), &Overrides::from_pairs(&settings))?;
+    if config.admin_listen.port() == 0 {
+        bail!("admin_listen has port 0, another one each time: give --url with what the server printed");
+    }
+    Ok(format!("http://{}", reachable(config.admin_listen)))
 }
 
 fn sentence(answer: &Value) -> String {

@@ -41,7 +41,7 @@ pub const KEYS: &[Key] = &[
     key("engines", "DIR", "", "Directory of bundles of one model to swap between, as `arrcoc-export build --out` makes it; instead of `bundle`"),
     key("precision", "NAME", "", "Which of `engines` to begin with: fp32, int8, int4, or fp16 and fp8 for GPUs; the best for this CPU unless set"),
     key("model_name", "NAME", "", "Name of the model in the API; the bundle's own name unless set"),
-    key("listen", "ADDR", "127.0.0.1:8080", "Address and port to listen on; port 0 picks a free one"),
+    key("listen", "ADDR", "127.0.0.1:8080", "Address and port to listen on, or a port alone; port 0 picks a free one"),
     key("admin_listen", "ADDR", "127.0.0.1:8081", "Address and port of /admin, open only with auth.admin_keys; the same as `listen` puts both on one"),
     key("port_file", "FILE", "", "File to write the port to once the server listens"),
 
@@ -79,10 +79,11 @@ pub const KEYS: &[Key] = &[
     key("timeouts.drain", "TIME", "45s", "Longest wait for running answers after SIGTERM or SIGINT"),
     key("timeouts.keep_alive", "TIME", "15s", "Longest silence in a stream before a comment is sent to keep it open"),
 
-    key("auth.api_keys", "KEYS", "", "Keys that /v1 accepts as `Authorization: Bearer KEY`; open to everyone unless set"),
-    key("auth.admin_keys", "KEYS", "", "Keys that /admin accepts; closed to everyone unless set"),
+    key("auth.api_keys", "KEYS", "", "Keys that /v1 accepts as `Authorization: Bearer KEY`, of 8 visible ASCII characters or more each; open to everyone unless set"),
+    key("auth.admin_keys", "KEYS", "", "Keys that /admin accepts, of 8 visible ASCII characters or more each; closed to everyone unless set"),
 
     key("images.allow_hosts", "HOSTS", "", "Hosts from which image URLs are fetched (`*.example.org` matches below it, `example.org:8443` allows a port other than the usual one); none unless set"),
+    key("images.allow_private_hosts", "HOSTS", "", "The same for hosts inside your network: these may have private addresses (10.x, 172.16.x to 172.31.x, 192.168.x, 100.64.x, fc00::/7), and loopback or link-local ones where the entry is that very address or `localhost`"),
     key("images.allow_http", "BOOL", "false", "Fetch images over plain http too"),
     key("images.timeout", "TIME", "10s", "Longest time to fetch one image, redirects included"),
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::keys::KEYS;
 use super::raw::{self, Text};
 use super::units::Setting;
-use super::{Auth, Config, Cors, EngineConfig, Limits, Log, Overrides, RemoteImages, Timeouts};
+use super::{Auth, Config, Cors, EngineConfig, Limits, Log, Overrides, RemoteImages, Timeouts, places};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +31,8 @@ pub enum ConfigError {
     },
     /// A command needs a bundle and was given none.
     #[error(
-        "no bundle to run: give --bundle DIR or --engines DIR (or ARRCOC_BUNDLE, ARRCOC_ENGINES, or `bundle` or `engines` in \
-         the file); `arrcoc-export build` makes one"
+        "no bundle to run: give --bundle DIR or --engines DIR, or `serve DIR` (or ARRCOC_BUNDLE, ARRCOC_ENGINES, or `bundle` or \
+         `engines` in the file); `arrcoc-export build` makes one"
     )]
     NoBundle,
     /// Values are wrong: all of them are listed.
@@ -111,18 +111,15 @@ impl Checker {
     fn check(mut self) -> Result<Config, ConfigError> {
         let config = self.sections();
         if let Some(Config { bundle: Some(bundle), .. }) = &config
-            && !bundle.join("manifest.yaml").is_file()
+            && let Some(expected) = places::not_a_bundle(bundle)
         {
-            self.problem(
-                "bundle",
-                "a directory with a manifest.yaml, as `arrcoc-export build` writes it".into(),
-            );
+            self.problem("bundle", expected);
         }
         if let Some(Config { engines: Some(engines), bundle, .. }) = &config {
-            match bundle {
-                Some(_) => self.problem("engines", "either `engines` or `bundle`, not both".into()),
-                None if engines.is_dir() => {}
-                None => self.problem("engines", "a directory of bundles".into()),
+            if bundle.is_some() {
+                self.problem("engines", "either `engines` or `bundle`, not both".into());
+            } else if let Some(expected) = places::not_engines(engines) {
+                self.problem("engines", expected);
             }
         }
         if let Some(Config { cors, .. }) = &config
@@ -240,9 +237,15 @@ impl Checker {
     }
 
     fn images(&mut self) -> Option<RemoteImages> {
-        let (allow_hosts, allow_http) = (self.get("images.allow_hosts"), self.get("images.allow_http"));
-        let timeout = self.get("images.timeout");
-        Some(RemoteImages { allow_hosts: allow_hosts?, allow_http: allow_http?, timeout: timeout? })
+        let allow_hosts = self.get("images.allow_hosts");
+        let allow_private_hosts = self.get("images.allow_private_hosts");
+        let (allow_http, timeout) = (self.get("images.allow_http"), self.get("images.timeout"));
+        Some(RemoteImages {
+            allow_hosts: allow_hosts?,
+            allow_private_hosts: allow_private_hosts?,
+            allow_http: allow_http?,
+            timeout: timeout?,
+        })
     }
 
     fn get<T: Setting>(&mut self, path: &'static str) -> Option<T> {
@@ -323,6 +326,7 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("auth.api_keys", auth.api_keys),
         ("auth.admin_keys", auth.admin_keys),
         ("images.allow_hosts", images.allow_hosts),
+        ("images.allow_private_hosts", images.allow_private_hosts),
         ("images.allow_http", images.allow_http),
         ("images.timeout", images.timeout),
         ("cors.origins", file.cors.unwrap_or_default().origins),

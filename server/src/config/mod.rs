@@ -14,6 +14,7 @@ use serde::Serialize;
 mod keys;
 mod load;
 mod overrides;
+mod places;
 mod raw;
 mod units;
 
@@ -146,6 +147,8 @@ pub struct Auth {
 pub struct RemoteImages {
     /// Hosts to fetch from.
     pub allow_hosts: Vec<String>,
+    /// Hosts to fetch from whose addresses may be private.
+    pub allow_private_hosts: Vec<String>,
     /// Plain http too.
     pub allow_http: bool,
     /// Per image.

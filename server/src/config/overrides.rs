@@ -1,9 +1,12 @@
 //! Flags and environment variables, made from [`KEYS`].
 
+use std::path::Path;
+
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 use super::keys::KEYS;
+use super::places;
 
 /// What the command line and the environment say. `clap::Args` by hand, since the flags come from a table.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +33,29 @@ impl Overrides {
     }
 }
 
+impl Overrides {
+    /// Takes a bundle, or a directory of bundles, from the command line: it outranks what environment and file say of either.
+    ///
+    /// # Errors
+    /// The flag that names one already.
+    pub fn serve_from(&mut self, dir: &Path) -> Result<(), String> {
+        let flags = ["bundle", "engines"].map(|key| format!("--{key}"));
+        if let Some(given) = self.0.iter().find(|given| flags.contains(&given.source)) {
+            return Err(given.source.clone());
+        }
+        let (key, other) = if places::is_bundle(dir) { ("bundle", "engines") } else { ("engines", "bundle") };
+        for (path, value) in [(key, dir.display().to_string()), (other, String::new())] {
+            self.0.push(Override { path, value, source: "the command line".into() });
+        }
+        Ok(())
+    }
+}
+
+/// What other servers call a setting.
+fn alias(path: &str) -> Option<&'static str> {
+    (path == "model_name").then_some("served-model-name")
+}
+
 impl clap::Args for Overrides {
     fn augment_args(command: Command) -> Command {
         KEYS.iter().fold(command, |command, key| {
@@ -39,6 +65,7 @@ impl clap::Args for Overrides {
             command.arg(
                 Arg::new(key.path)
                     .long(key.flag())
+                    .aliases(alias(key.path))
                     .env(key.variable())
                     // Keys may be in the environment; help output gets pasted into bug reports.
                     .hide_env_values(true)

@@ -112,6 +112,6 @@ section!(TimeoutsSection {
     keep_alive: Text
 });
 section!(AuthSection { api_keys: Text, admin_keys: Text });
-section!(ImagesSection { allow_hosts: Text, allow_http: Text, timeout: Text });
+section!(ImagesSection { allow_hosts: Text, allow_private_hosts: Text, allow_http: Text, timeout: Text });
 section!(CorsSection { origins: Text });
 section!(LogSection { filter: Text, format: Text });

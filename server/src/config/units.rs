@@ -1,7 +1,7 @@
 //! Values of settings: every one is read from text, whether it came from a flag, the environment or the file.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -315,11 +315,34 @@ impl Setting for PathBuf {
 
 impl Setting for SocketAddr {
     fn expected() -> String {
-        "an IP address and a port such as 127.0.0.1:8080 or [::]:8080 (port 0 picks a free one)".into()
+        "an IP address and a port such as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080, or a port alone, which is this machine's \
+         own (port 0 picks a free one)"
+            .into()
     }
 
     fn read(text: &str) -> Option<Self> {
-        text.parse().ok()
+        if let Ok(address) = text.parse() {
+            return Some(address);
+        }
+        // A port alone is no invitation to the whole network.
+        let (host, port) = text.rsplit_once(':').unwrap_or(("localhost", text));
+        if !host.eq_ignore_ascii_case("localhost") || !port.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        Some(Self::new(Ipv4Addr::LOCALHOST.into(), port.parse().ok()?))
+    }
+}
+
+impl Setting for IpAddr {
+    fn expected() -> String {
+        "an IP address such as 0.0.0.0, 127.0.0.1 or ::, or localhost".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            name if name.eq_ignore_ascii_case("localhost") => Some(Ipv4Addr::LOCALHOST.into()),
+            address => address.trim_start_matches('[').trim_end_matches(']').parse().ok(),
+        }
     }
 }
 
@@ -376,6 +399,30 @@ mod tests {
         for text in ["", "0", "-3s", "NaN", "inf", "1e300", "2h"] {
             assert_eq!(Span::read(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn addresses_are_read_as_people_write_them() {
+        for (text, address) in [
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("[::1]:8080", "[::1]:8080"),
+            ("18080", "127.0.0.1:18080"),
+            ("0", "127.0.0.1:0"),
+            ("localhost:8080", "127.0.0.1:8080"),
+            ("LocalHost:1", "127.0.0.1:1"),
+        ] {
+            assert_eq!(SocketAddr::read(text), Some(address.parse().unwrap()), "{text}");
+        }
+        for text in ["", "here", ":8080", "example.org:80", "65536", "localhost:", "localhost:+8", "1.2.3.4"]
+        {
+            assert_eq!(SocketAddr::read(text), None, "{text}");
+        }
+        for (text, address) in
+            [("localhost", "127.0.0.1"), ("0.0.0.0", "0.0.0.0"), ("[::]", "::"), ("::1", "::1")]
+        {
+            assert_eq!(IpAddr::read(text), Some(address.parse().unwrap()), "{text}");
+        }
+        assert_eq!(IpAddr::read("example.org"), None);
     }
 
     #[test]

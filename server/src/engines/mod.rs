@@ -64,7 +64,7 @@ pub fn first(source: &dyn Source, precision: Option<Precision>) -> Result<Availa
         return Err(FirstError::SeveralModels { models: models.join(", ") });
     }
     let wanted = usable.iter().find(|engine| precision.is_none_or(|precision| engine.precision == precision));
-    let others = usable.iter().map(|engine| format!("one in {}", engine.precision));
+    let others = usable.iter().map(|engine| format!("one in {}", engine.variant()));
     wanted.cloned().ok_or_else(|| FirstError::None { precision, found: others.chain(reasons).collect() })
 }
 
@@ -138,6 +138,15 @@ pub(crate) fn takes(weight_bytes: u64, kv_bytes: u64) -> u64 {
 }
 
 impl Available {
+    /// Precision and target, as bundles are named after them: `fp32-cpu`.
+    pub fn variant(&self) -> String {
+        let target = match self.target {
+            Target::Cpu => "cpu",
+            Target::Portable => "portable",
+        };
+        format!("{}-{target}", self.precision)
+    }
+
     /// Memory that it will take where it computes, bytes.
     pub fn memory(&self) -> u64 {
         takes(self.weight_bytes, self.kv_bytes)

@@ -154,8 +154,8 @@ async fn find(source: Arc<dyn Source>, model: String, precision: Precision) -> R
     let found = blocking(move || source.list()).await?;
     let mut usable: Vec<Available> = found.into_iter().filter_map(|found| found.engine.ok()).collect();
     usable.sort_by_key(Available::rank);
-    let names =
-        || usable.iter().map(|engine| format!("`{}` in {}", engine.model, engine.precision)).collect();
+    let name = |engine: &Available| format!("`{}` in {}", engine.model, engine.variant());
+    let names = || usable.iter().map(name).collect();
     let unknown = || SwapError::Unknown { model: model.clone(), precision, found: names() };
     let fits = |engine: &&Available| engine.model == model && engine.precision == precision;
     usable.iter().find(fits).cloned().ok_or_else(unknown)

@@ -54,6 +54,29 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
     }
 }
 
+/// Whether an address is one of an organisation's own network: private, carrier-grade NAT or unique local. Loopback and
+/// link-local addresses are not, and neither are those where clouds have their metadata.
+pub fn is_internal(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_internal_v4(v4),
+        IpAddr::V6(v6) => match v6.segments() {
+            [0, 0, 0, 0, 0, 0xffff, a, b] => is_internal_v4(embedded(a, b)),
+            // The metadata service of AWS, over IPv6.
+            [0xfd00, 0xec2, ..] => false,
+            [first, ..] => first & 0xfe00 == 0xfc00,
+        },
+    }
+}
+
+fn is_internal_v4(address: Ipv4Addr) -> bool {
+    match address.octets() {
+        // The metadata service of Alibaba Cloud.
+        [100, 100, 100, 200] => false,
+        [10, ..] | [100, 64..=127, ..] | [172, 16..=31, ..] | [192, 168, ..] => true,
+        _ => false,
+    }
+}
+
 fn embedded(high: u16, low: u16) -> Ipv4Addr {
     Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
 }
@@ -178,6 +201,38 @@ mod tests {
             ],
             false,
         );
+    }
+
+    #[test]
+    fn an_inside_is_private_and_neither_this_machine_nor_metadata() {
+        for address in [
+            "10.0.0.0",
+            "10.255.255.255",
+            "100.64.0.0",
+            "172.31.255.255",
+            "192.168.0.1",
+            "fc00::1",
+            "fdff::1",
+        ] {
+            assert!(is_internal(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "8.8.8.8",
+            "9.255.255.255",
+            "100.100.100.200",
+            "100.128.0.0",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.32.0.0",
+            "0.0.0.0",
+            "::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::10.0.0.1",
+        ] {
+            assert!(!is_internal(address.parse().unwrap()), "{address}");
+        }
     }
 
     #[test]

@@ -1,17 +1,18 @@
-//! Remote images: off unless `images.allow_hosts` names hosts.
+//! Remote images: off unless `images.allow_hosts` or `images.allow_private_hosts` names hosts.
 //!
-//! Checking a host's address and then connecting by name leaves a gap in which the name can change its address. Here the
+//! Which addresses a host may have is in [`super::address`]. Checking a host's address and then connecting by name leaves a gap in which the name can change its address. Here the
 //! check *is* the resolver: the connection goes to the very addresses that passed. Redirects are followed by hand, each
 //! one through every check again.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::http::{StatusCode, Uri, header};
 use ureq::Agent;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::address::is_global;
+use super::address::{is_global, is_internal};
 use crate::config::RemoteImages;
 
 const MAX_REDIRECTS: usize = 3;
@@ -25,6 +26,9 @@ pub enum FetchError {
     /// http, ftp, file ...
     #[error("expected an https URL, found `{0}:`")]
     Scheme(String),
+    /// `https://host:65616/`: such a port is none, and no other one is meant.
+    #[error("expected a port from 1 to 65535, found `{0}`")]
+    Port(String),
     /// `https://user:password@host/`.
     #[error("URLs with a user name or password are not fetched")]
     UserInfo,
@@ -32,7 +36,10 @@ pub enum FetchError {
     #[error("images are not fetched from the host `{0}` (images.allow_hosts)")]
     Host(String),
     /// A private or otherwise special address.
-    #[error("the host `{0}` has no public address")]
+    #[error(
+        "the host `{0}` has no public address; an operator who wants images from inside the network names it in \
+         images.allow_private_hosts"
+    )]
     Address(String),
     /// A chain, or a ring.
     #[error("more than {MAX_REDIRECTS} redirects")]
@@ -64,16 +71,20 @@ pub enum FetchError {
 pub struct Fetcher {
     agent: Agent,
     settings: RemoteImages,
+    /// Both lists of hosts.
+    allowed: Vec<Entry>,
     limit: usize,
 }
 
 impl Fetcher {
     /// `None` when no host is allowed.
     pub fn new(settings: &RemoteImages, limit: usize) -> Option<Self> {
-        (!settings.allow_hosts.is_empty()).then(|| Self::with_guard(settings, limit, is_global))
+        let none = settings.allow_hosts.is_empty() && settings.allow_private_hosts.is_empty();
+        (!none).then(|| Self::with_guard(settings, limit, is_global))
     }
 
-    fn with_guard(settings: &RemoteImages, limit: usize, allowed: fn(IpAddr) -> bool) -> Self {
+    /// With another idea of what is public.
+    fn with_guard(settings: &RemoteImages, limit: usize, public: fn(IpAddr) -> bool) -> Self {
         let config = Agent::config_builder()
             .https_only(!settings.allow_http)
             .http_status_as_error(false)
@@ -85,9 +96,13 @@ impl Fetcher {
             .user_agent(concat!("arrcoc-serve/", env!("CARGO_PKG_VERSION")))
             .accept("image/*")
             .build();
-        let resolver = Guard { inner: DefaultResolver::default(), allowed };
+        let private: Arc<[Entry]> =
+            settings.allow_private_hosts.iter().map(|text| Entry::read(text)).collect();
+        let allowed = settings.allow_hosts.iter().map(|text| Entry::read(text));
+        let allowed = allowed.chain(private.iter().cloned()).collect();
+        let resolver = Guard { inner: DefaultResolver::default(), public, private };
         let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
-        Self { agent, settings: settings.clone(), limit }
+        Self { agent, settings: settings.clone(), allowed, limit }
     }
 
     /// Gets the bytes behind a URL.
@@ -131,21 +146,9 @@ impl Fetcher {
         if authority.as_str().contains('@') {
             return Err(FetchError::UserInfo);
         }
-        let host = authority.host().to_ascii_lowercase();
-        let usual = if scheme == "https" { 443 } else { 80 };
-        let port = uri.port_u16().unwrap_or(usual);
-        let matches = |entry: &String| {
-            let (pattern, expected) = split_port(entry).unwrap_or((entry, usual));
-            let same = match pattern.strip_prefix("*.") {
-                Some(domain) => {
-                    host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-                }
-                None => pattern.eq_ignore_ascii_case(&host),
-            };
-            same && port == expected
-        };
-        if self.settings.allow_hosts.iter().any(matches) {
-            Ok(host)
+        let place = place(uri)?;
+        if self.allowed.iter().any(|entry| entry.matches(&place)) {
+            Ok(place.host)
         } else {
             Err(FetchError::Host(authority.as_str().to_ascii_lowercase()))
         }
@@ -162,10 +165,68 @@ impl Fetcher {
     }
 }
 
-/// `host:port` of an entry that names a port; not `[::1]`.
-fn split_port(entry: &str) -> Option<(&str, u16)> {
-    let (host, port) = entry.rsplit_once(':')?;
-    Some((host, port.parse().ok()?))
+/// Who is connected to.
+struct Place {
+    /// In small letters.
+    host: String,
+    port: u16,
+    /// The scheme's own port.
+    usual: u16,
+}
+
+/// Host and port of a URL.
+fn place(uri: &Uri) -> Result<Place, FetchError> {
+    let authority = uri.authority().ok_or(FetchError::Url)?;
+    let usual = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+    // What is no port to `Uri` is none at all to it, and would then be the usual one.
+    let port = match authority.as_str().get(authority.host().len()..).unwrap_or_default() {
+        "" => usual,
+        text => {
+            let digits =
+                text.strip_prefix(':').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+            let port = digits.and_then(|digits| digits.parse().ok()).filter(|&port| port > 0);
+            port.ok_or_else(|| FetchError::Port(text.trim_start_matches(':').into()))?
+        }
+    };
+    Ok(Place { host: authority.host().to_ascii_lowercase(), port, usual })
+}
+
+/// A host that the operator allows: `example.org`, `*.example.org`, `example.org:8443`, `10.0.0.7`, `[fd00::7]:9000`.
+#[derive(Debug, Clone)]
+struct Entry {
+    /// In small letters.
+    host: String,
+    /// The scheme's own unless set.
+    port: Option<u16>,
+}
+
+impl Entry {
+    fn read(text: &str) -> Self {
+        let text = text.to_ascii_lowercase();
+        // The last part of `[::1]` is no port.
+        let port = text.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+        match port {
+            Some((host, port)) => Self { host, port: Some(port) },
+            None => Self { host: text, port: None },
+        }
+    }
+
+    fn matches(&self, place: &Place) -> bool {
+        let same = match self.host.strip_prefix("*.") {
+            Some(domain) => {
+                place.host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
+            None => self.host == place.host,
+        };
+        same && place.port == self.port.unwrap_or(place.usual)
+    }
+
+    /// Whether a host of this entry may have this address. Addresses of this machine and its link (among them the clouds'
+    /// metadata services) have to be meant: a name could come to point there.
+    fn may_have(&self, address: IpAddr) -> bool {
+        let literal = self.host.trim_start_matches('[').trim_end_matches(']').parse();
+        is_internal(address) || literal == Ok(address) || self.host == "localhost" && address.is_loopback()
+    }
 }
 
 /// The target of a redirect, as RFC 3986 (5.2) has it; `None` where that is the page itself or no URL.
@@ -210,7 +271,10 @@ fn without_dots(path: &str) -> String {
 #[derive(Debug)]
 struct Guard {
     inner: DefaultResolver,
-    allowed: fn(IpAddr) -> bool,
+    /// Which addresses every allowed host may have.
+    public: fn(IpAddr) -> bool,
+    /// Hosts that may have others.
+    private: Arc<[Entry]>,
 }
 
 impl Resolver for Guard {
@@ -221,8 +285,11 @@ impl Resolver for Guard {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let found = self.inner.resolve(uri, config, timeout)?;
+        let place = place(uri).map_err(|_| ureq::Error::HostNotFound)?;
+        let entries: Vec<_> = self.private.iter().filter(|entry| entry.matches(&place)).collect();
+        let allowed = |ip| (self.public)(ip) || entries.iter().any(|entry| entry.may_have(ip));
         let mut kept = self.empty();
-        for address in found.iter().filter(|address| (self.allowed)(address.ip())) {
+        for address in found.iter().filter(|address| allowed(address.ip())) {
             kept.push(*address);
         }
         if kept.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(kept) }
@@ -231,169 +298,4 @@ impl Resolver for Guard {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::{Ipv4Addr, TcpListener};
-    use std::time::Duration;
-
-    use super::*;
-    use crate::config::Span;
-
-    fn settings(hosts: &[&str], allow_http: bool) -> RemoteImages {
-        let allow_hosts = hosts.iter().map(|&host| host.into()).collect();
-        RemoteImages { allow_hosts, allow_http, timeout: Span(Duration::from_secs(5)) }
-    }
-
-    /// Answers one connection per given response, in order; returns the port.
-    fn serve(responses: Vec<String>) -> u16 {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        std::thread::spawn(move || {
-            for response in responses {
-                let (mut stream, _) = listener.accept().unwrap();
-                let _ = stream.read(&mut [0; 4096]);
-                let _ = stream.write_all(response.replace("PORT", &port.to_string()).as_bytes());
-            }
-        });
-        port
-    }
-
-    fn ok(body: &str) -> String {
-        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
-    }
-
-    fn redirect(location: &str) -> String {
-        format!(
-            "HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-        )
-    }
-
-    #[test]
-    fn is_off_without_hosts() {
-        assert!(Fetcher::new(&settings(&[], true), 10).is_none());
-    }
-
-    #[test]
-    fn refuses_before_connecting() {
-        let fetcher = Fetcher::new(&settings(&["a.example", "*.b.example"], false), 10).unwrap();
-        let refused = |url: &str| fetcher.check(&url.parse().unwrap()).unwrap_err().to_string();
-        assert!(refused("http://a.example/").contains("https"));
-        assert!(refused("ftp://a.example/").contains("https"));
-        assert!(refused("/etc/passwd").contains("absolute"));
-        assert!(refused("https://me:pw@a.example/").contains("password"));
-        for host in ["https://b.example/", "https://xb.example/", "https://a.example.evil/", "https://[::1]/"]
-        {
-            assert!(refused(host).contains("allow_hosts"), "{host}");
-        }
-        assert_eq!(fetcher.check(&"https://x.B.example/".parse().unwrap()).unwrap(), "x.b.example");
-    }
-
-    #[test]
-    fn other_ports_have_to_be_allowed_by_number() {
-        let hosts = ["a.example", "*.b.example:8443", "[::1]", "[::2]:81"];
-        let fetcher = Fetcher::new(&settings(&hosts, true), 10).unwrap();
-        let check = |url: &str| fetcher.check(&url.parse().unwrap());
-        for url in [
-            "https://a.example/",
-            "https://a.example:443/",
-            "http://a.example/",
-            "http://a.example:80/",
-            "https://x.b.example:8443/",
-            "https://[::1]/",
-            "http://[::2]:81/",
-        ] {
-            assert!(check(url).is_ok(), "{url}");
-        }
-        for url in [
-            "https://a.example:80/",
-            "http://a.example:443/",
-            "https://a.example:22/",
-            "https://x.b.example/",
-            "https://[::1]:81/",
-            "http://[::2]/",
-        ] {
-            assert!(matches!(check(url), Err(FetchError::Host(_))), "{url}");
-        }
-        assert_eq!(
-            check("https://a.example:22/").unwrap_err().to_string(),
-            "images are not fetched from the host `a.example:22` (images.allow_hosts)"
-        );
-    }
-
-    #[test]
-    fn private_addresses_are_refused_by_whatever_name() {
-        let port = serve(vec![ok("secret")]);
-        for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
-            let fetcher = Fetcher::new(&settings(&[&format!("{host}:{port}")], true), 10).unwrap();
-            let error = fetcher.fetch(&format!("http://{host}:{port}/x")).unwrap_err();
-            // Not `Transport`: that would mean that it tried.
-            assert!(matches!(error, FetchError::Address(_)), "{host}: {error}");
-        }
-    }
-
-    #[test]
-    fn follows_redirects_through_every_check() {
-        let fetch = |port: u16| {
-            let allowed = format!("127.0.0.1:{port}");
-            let fetcher = Fetcher::with_guard(&settings(&[&allowed], true), 10, |_| true);
-            fetcher.fetch(&format!("http://{allowed}/a"))
-        };
-        let port = serve(vec![redirect("/b"), redirect("http://127.0.0.1:PORT/c"), ok("picture")]);
-        assert_eq!(fetch(port).unwrap(), b"picture");
-
-        let port = serve(vec![redirect("http://localhost:PORT/x")]);
-        let error = fetch(port).unwrap_err();
-        assert!(matches!(error, FetchError::Host(host) if host == format!("localhost:{port}")));
-
-        let port = serve(vec![redirect("http://127.0.0.1:22/x")]);
-        let error = fetch(port).unwrap_err();
-        assert!(matches!(error, FetchError::Host(host) if host == "127.0.0.1:22"));
-
-        // The name is allowed, its address is not: the first hop resolves to a public one, the second does not.
-        let port = serve(vec![redirect("http://127.0.0.2:PORT/x")]);
-        let hosts = [format!("127.0.0.1:{port}"), format!("127.0.0.2:{port}")];
-        let allowed = settings(&[&hosts[0], &hosts[1]], true);
-        let guarded = Fetcher::with_guard(&allowed, 10, |ip| ip != Ipv4Addr::new(127, 0, 0, 2));
-        let error = guarded.fetch(&format!("http://127.0.0.1:{port}/a")).unwrap_err();
-        assert!(matches!(error, FetchError::Address(host) if host == "127.0.0.2"));
-
-        let error = fetch(serve(vec![redirect("/a"); 4])).unwrap_err();
-        assert!(matches!(error, FetchError::Redirects), "{error}");
-    }
-
-    #[test]
-    fn bounds_size_and_reports_status() {
-        let missing = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into();
-        let allowed = format!("127.0.0.1:{}", serve(vec![ok("12345"), ok("1234"), missing]));
-        let fetcher = Fetcher::with_guard(&settings(&[&allowed], true), 4, |_| true);
-        let url = format!("http://{allowed}/a");
-        assert!(matches!(fetcher.fetch(&url).unwrap_err(), FetchError::TooLarge(4)));
-        assert_eq!(fetcher.fetch(&url).unwrap(), b"1234");
-        let error = fetcher.fetch(&url).unwrap_err();
-        assert!(matches!(error, FetchError::Status { status: 404, .. }), "{error}");
-    }
-
-    #[test]
-    fn joins_relative_locations() {
-        let base: Uri = "https://a.example/x/y?z".parse().unwrap();
-        for (location, expected) in [
-            ("w", "https://a.example/x/w"),
-            ("w?u=https://c.example/", "https://a.example/x/w?u=https://c.example/"),
-            ("/w?u=https://c.example/../", "https://a.example/w?u=https://c.example/../"),
-            ("?q", "https://a.example/x/y?q"),
-            ("?u=a:b#f", "https://a.example/x/y?u=a:b"),
-            ("./w:1#f", "https://a.example/x/w:1"),
-            ("../v/./w", "https://a.example/v/w"),
-            ("/../../w/..", "https://a.example/"),
-            ("HTTP://c.example?q", "http://c.example/?q"),
-            ("/w", "https://a.example/w"),
-            ("//b.example/w", "https://b.example/w"),
-            ("https://c.example/w", "https://c.example/w"),
-        ] {
-            assert_eq!(join(&base, location).unwrap().to_string(), expected);
-        }
-        for location in ["", "#f", "a b", "https://"] {
-            assert!(join(&base, location).is_none(), "{location}");
-        }
-    }
-}
+mod tests;

@@ -8,9 +8,10 @@ use arc_swap::ArcSwapOption;
 use arrcoc_runtime::bundle::manifest::{Precision, Statistics};
 use arrcoc_runtime::generate::{Cache, Observer, Stage};
 use arrcoc_runtime::model::{Load, ModelInfo};
-use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 mod arrcoc;
+mod exposition;
 mod log;
 mod vllm;
 
@@ -34,6 +35,7 @@ impl Metrics {
     #[allow(clippy::new_without_default, reason = "one instance, made by the state")]
     pub fn new() -> Self {
         let registry = Registry::new();
+        observe_process(&registry);
         let http_requests = register(
             &registry,
             IntCounterVec::new(
@@ -88,9 +90,7 @@ impl Metrics {
         if let Some(engine) = self.engine() {
             families.extend(engine.registry.gather());
         }
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&families, &mut text)?;
-        Ok(text)
+        exposition::encode(&families)
     }
 }
 
@@ -144,8 +144,9 @@ impl Observer for EngineMetrics {
 
     fn cache(&self, cache: Cache, hit: bool) {
         self.arrcoc.cache(cache, hit);
-        // vLLM's multi-modal cache spares an image its processing: our cache of image features does that.
-        if cache == Cache::ImageFeatures {
+        // vLLM's multi-modal cache spares an image its processing, and each of ours does. An image is looked up among the
+        // visual tokens first, and among the image features only where it was not found: one query, whichever answers.
+        if hit || cache == Cache::ImageFeatures {
             self.vllm.mm_cache(hit);
         }
     }
@@ -158,6 +159,18 @@ impl Observer for EngineMetrics {
         self.vllm.iteration(tokens);
     }
 }
+
+/// What operating systems know of every process, by the names that all of Prometheus' clients give it: `process_*`.
+#[cfg(target_os = "linux")]
+#[allow(clippy::expect_used, reason = "a registry is empty when it is made")]
+fn observe_process(registry: &Registry) {
+    let collector = prometheus::process_collector::ProcessCollector::for_self();
+    registry.register(Box::new(collector)).expect("the process is registered twice");
+}
+
+/// There is a collector for Linux alone.
+#[cfg(not(target_os = "linux"))]
+fn observe_process(_: &Registry) {}
 
 /// Registers a metric. Names, labels and buckets are constants of this module (the model's name is a label *value*, and
 /// any text is a legal one), so a failure is a defect that the first test to build the registry shows.

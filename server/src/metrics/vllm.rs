@@ -2,7 +2,7 @@
 //!
 //! Source: vLLM's `vllm/v1/metrics/loggers.py` and `docs/design/metrics.md`. Python's client appends `_total` to counters,
 //! so the names here carry it. `vllm:gpu_cache_usage_perc` is the older name of `vllm:kv_cache_usage_perc`, which
-//! production-stack's router still reads. Gateways read only the first series of a gauge: each has exactly one.
+//! production-stack's router still reads. Gateways read only the first series of a gauge: each that they read has exactly one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub struct Vllm {
     inference: Histogram,
     kv_usage: [Gauge; 2],
     running: Gauge,
-    waiting: Gauge,
+    waiting: [Gauge; 2],
     prompt_tokens: IntCounter,
     generation_tokens: IntCounter,
     request_prompt_tokens: Histogram,
@@ -105,6 +105,18 @@ impl Vllm {
             "vllm:num_preemptions_total",
             "Preempted requests (slots are reserved whole: always 0).",
         );
+        // Engines are loaded or they are not: none of ours sleeps.
+        let sleep =
+            make.gauges("vllm:engine_sleep_state", "Engine sleep state (always awake).", "sleep_state");
+        for (state, value) in [("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)] {
+            sleep.with_label_values(&[state]).set(value);
+        }
+        let waiting = make.gauges(
+            "vllm:num_requests_waiting_by_reason",
+            "Requests that wait, by reason (always for capacity: none is deferred).",
+            "reason",
+        );
+        waiting.with_label_values(&["deferred"]);
         let success = register(
             registry,
             IntCounterVec::new(
@@ -153,11 +165,14 @@ impl Vllm {
                 REQUEST,
             ),
             kv_usage: [
-                make.gauge("vllm:kv_cache_usage_perc", "Share of KV cache in use, 0 to 1."),
+                make.gauge("vllm:kv_cache_usage_perc", "Share of the KV cache that holds tokens, 0 to 1."),
                 make.gauge("vllm:gpu_cache_usage_perc", "Older name of vllm:kv_cache_usage_perc."),
             ],
             running: make.gauge("vllm:num_requests_running", "Requests that hold a KV slot."),
-            waiting: make.gauge("vllm:num_requests_waiting", "Requests that wait for a KV slot."),
+            waiting: [
+                make.gauge("vllm:num_requests_waiting", "Requests that wait for a KV slot."),
+                waiting.with_label_values(&["capacity"]),
+            ],
             prompt_tokens: make
                 .counter("vllm:prompt_tokens_total", "Prompt tokens processed, visual ones included."),
             generation_tokens: make.counter("vllm:generation_tokens_total", "Tokens generated."),
@@ -182,9 +197,11 @@ impl Vllm {
                 ITERATION,
             ),
             success,
-            mm_queries: make
-                .counter("vllm:mm_cache_queries_total", "Images looked up in the image feature cache."),
-            mm_hits: make.counter("vllm:mm_cache_hits_total", "Images found in the image feature cache."),
+            mm_queries: make.counter("vllm:mm_cache_queries_total", "Images looked up in the caches."),
+            mm_hits: make.counter(
+                "vllm:mm_cache_hits_total",
+                "Images found in the cache of visual tokens or in that of image features.",
+            ),
             cache_config: register(
                 registry,
                 GaugeVec::new(
@@ -207,7 +224,9 @@ impl Vllm {
 
     pub(super) fn set_load(&self, load: Load) {
         self.running.set(load.running as f64);
-        self.waiting.set(load.waiting as f64);
+        for gauge in &self.waiting {
+            gauge.set(load.waiting as f64);
+        }
         for gauge in &self.kv_usage {
             gauge.set(load.kv_usage);
         }
@@ -291,6 +310,10 @@ impl Maker<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> Gauge {
         register(self.registry, Gauge::with_opts(self.opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, label: &str) -> GaugeVec {
+        register(self.registry, GaugeVec::new(self.opts(name, help), &[label]))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {

@@ -3,7 +3,7 @@
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::routing::MethodRouter;
+use axum::routing::{MethodRouter, any};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -19,6 +19,9 @@ mod metrics;
 mod models;
 mod openapi;
 mod ready;
+
+/// What the paths of the administrative interface begin with.
+const ADMIN: &str = "/admin";
 
 /// One path.
 pub struct Endpoint {
@@ -54,15 +57,27 @@ pub fn public_endpoints() -> Vec<Endpoint> {
 
 /// A router of these endpoints, without middleware.
 pub fn router(endpoints: Vec<Endpoint>) -> Router<App> {
+    let administers = endpoints.iter().any(|endpoint| endpoint.path.starts_with(ADMIN));
+    let router = match administers {
+        true => Router::new(),
+        false => Router::new().route("/admin/{*path}", any(admin_elsewhere)),
+    };
     endpoints
         .into_iter()
-        .fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.handler))
+        .fold(router, |router, endpoint| router.route(endpoint.path, endpoint.handler))
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
 }
 
 async fn unknown_route(State(_): State<App>, request: Request) -> ApiError {
     ApiError::unknown_route(request.uri().path())
+}
+
+/// Says that there is another address, and not which: whoever runs the server has read it at the start.
+async fn admin_elsewhere(request: Request) -> ApiError {
+    let mut error = ApiError::unknown_route(request.uri().path());
+    error.message = "there is no /admin at this address: it has a listener of its own (admin_listen, with auth.admin_keys)".into();
+    error
 }
 
 async fn method_not_allowed(request: Request) -> ApiError {

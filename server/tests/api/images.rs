@@ -1,5 +1,7 @@
 //! Images in requests.
 
+use std::io::{Read, Write};
+
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, hello, service};
@@ -61,4 +63,24 @@ async fn allowed_hosts_are_still_refused_when_their_address_is_private() {
     let reply = service.chat(ask(&["http://example.org/cat.png"])).await;
     reply.error(400);
     assert!(reply.text.contains("allow_hosts"), "{}", reply.text);
+    let reply = service.chat(ask(&["http://localhost:65537/cat.png"])).await;
+    reply.error(400);
+    assert!(reply.text.contains("port") && reply.text.contains("65537"), "{}", reply.text);
+}
+
+#[tokio::test]
+async fn an_image_of_a_private_host_is_fetched_where_the_operator_named_it() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\ncat");
+    });
+    let settings = [("images.allow_private_hosts", place.as_str()), ("images.allow_http", "true")];
+    let service = service(Fake::new(hello), &settings);
+    let reply = service.chat(ask(&[&format!("http://{place}/cat.png")])).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let images = format!("{:?}", service.engine.last_request());
+    assert!(images.contains(&format!("{:?}", b"cat")), "{images}");
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use arrcoc_runtime::bundle::manifest::Statistics;
+use arrcoc_runtime::bundle::manifest::{Precision, Statistics};
 use arrcoc_runtime::generate::{Cache, Event, GenerateError, Observer, Stage};
 use serde_json::json;
 
-use crate::fake::{Fake, Step, hello, service, started};
+use crate::fake::{Fake, Step, hello, loading, service, started};
 
 /// A parsed exposition: type and samples (series without value, value) of each family.
 struct Exposition {
@@ -91,6 +91,8 @@ const VLLM: &[(&str, &str)] = &[
     ("vllm:iteration_tokens_total", "histogram"),
     ("vllm:num_requests_running", "gauge"),
     ("vllm:num_requests_waiting", "gauge"),
+    ("vllm:num_requests_waiting_by_reason", "gauge"),
+    ("vllm:engine_sleep_state", "gauge"),
     ("vllm:request_success_total", "counter"),
     ("vllm:num_preemptions_total", "counter"),
     ("vllm:prefix_cache_queries_total", "counter"),
@@ -129,6 +131,79 @@ async fn the_names_types_labels_and_buckets_are_vllms() {
     );
     let labels = ["model=\"tiny\"", "precision=\"fp32\"", "target=\"cpu\"", "runtime=\"fake 1.0\""];
     assert_eq!(metrics.value("arrcoc_engine_info", &labels), 1.0);
+}
+
+/// Bounds are labels: vLLM's, and so the dashboards', are as Python writes them.
+#[tokio::test]
+async fn bucket_bounds_are_spelt_as_python_spells_them() {
+    let service = service(Fake::new(hello), &[]);
+    let engine = service.app.metrics.engine().unwrap();
+    engine.stage(Stage::Prefill, Duration::from_millis(2));
+    service.app.metrics.swapped(Precision::Int8, Duration::from_millis(2));
+    let metrics = parse(&service.get("/metrics").await.text);
+    for (name, bound) in [
+        ("vllm:time_to_first_token_seconds_bucket", "1.0"),
+        ("vllm:e2e_request_latency_seconds_bucket", "5.0"),
+        ("vllm:inter_token_latency_seconds_bucket", "10.0"),
+        ("vllm:inter_token_latency_seconds_bucket", "0.025"),
+        ("vllm:iteration_tokens_total_bucket", "16384.0"),
+        ("vllm:iteration_tokens_total_bucket", "+Inf"),
+        ("arrcoc_stage_seconds_bucket", "160.0"),
+        ("arrcoc_swap_seconds_bucket", "60.0"),
+    ] {
+        metrics.value(name, &[&format!("le=\"{bound}\"")]);
+    }
+    for series in metrics.samples.keys().filter(|series| series.contains("_bucket{")) {
+        let bound = series.split("le=\"").nth(1).unwrap().split('"').next().unwrap();
+        assert!(bound == "+Inf" || bound.contains('.'), "{series}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_loaded_counts_as_up() {
+    let service = service(Fake::new(hello), &[]);
+    service.engine.waiting.store(3, std::sync::atomic::Ordering::SeqCst);
+    let metrics = parse(&service.get("/metrics").await.text);
+    for (state, value) in [("awake", 1.0), ("weights_offloaded", 0.0), ("discard_all", 0.0)] {
+        let label = format!("sleep_state=\"{state}\"");
+        assert_eq!(metrics.value("vllm:engine_sleep_state", &[&label]), value, "{state}");
+    }
+    assert_eq!(metrics.value("vllm:num_requests_waiting", &[]), 3.0);
+    assert_eq!(metrics.value("vllm:num_requests_waiting_by_reason", &["reason=\"capacity\""]), 3.0);
+    assert_eq!(metrics.value("vllm:num_requests_waiting_by_reason", &["reason=\"deferred\""]), 0.0);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_process_is_measured_before_there_is_an_engine() {
+    let service = loading(Fake::new(hello), &[]);
+    let metrics = parse(&service.get("/metrics").await.text);
+    assert_eq!(metrics.types["process_cpu_seconds_total"], "counter");
+    assert!(metrics.value("process_cpu_seconds_total", &[]) >= 0.0);
+    // A test program with a few threads: between a megabyte and a terabyte, and since the year 2020.
+    assert!((1e6..1e12).contains(&metrics.value("process_resident_memory_bytes", &[])));
+    let memory = metrics.value("process_virtual_memory_bytes", &[]);
+    assert!(memory >= metrics.value("process_resident_memory_bytes", &[]));
+    assert!(metrics.value("process_start_time_seconds", &[]) > 1.6e9);
+    let open = metrics.value("process_open_fds", &[]);
+    assert!(open >= 3.0 && open <= metrics.value("process_max_fds", &[]));
+    assert!(metrics.value("process_threads", &[]) >= 1.0);
+}
+
+/// An image is looked up among the visual tokens, and among the image features where those did not have it.
+#[tokio::test]
+async fn an_image_that_any_cache_has_is_a_hit() {
+    let service = service(Fake::new(hello), &[]);
+    let engine = service.app.metrics.engine().unwrap();
+    let seen = |lookups: &[(Cache, bool)]| lookups.iter().for_each(|&(cache, hit)| engine.cache(cache, hit));
+    // New; known, with another question; known, with the same question, twice.
+    seen(&[(Cache::VisualTokens, false), (Cache::ImageFeatures, false)]);
+    seen(&[(Cache::VisualTokens, false), (Cache::ImageFeatures, true)]);
+    seen(&[(Cache::VisualTokens, true)]);
+    seen(&[(Cache::VisualTokens, true)]);
+    let metrics = parse(&service.get("/metrics").await.text);
+    assert_eq!(metrics.value("vllm:mm_cache_queries_total", &[]), 4.0);
+    assert_eq!(metrics.value("vllm:mm_cache_hits_total", &[]), 3.0);
 }
 
 #[tokio::test]

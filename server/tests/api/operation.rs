@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::Method;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use crate::fake::{Fake, Reply, Service, hello, loading, request, service};
 
@@ -115,6 +116,38 @@ async fn the_page_loads_nothing_from_elsewhere() {
     assert!(
         !reply.text.contains("http://") && !reply.text.contains("https://") && !reply.text.contains("src=")
     );
+}
+
+/// Budgets are chosen before a key is typed.
+#[tokio::test]
+async fn the_page_knows_the_model_without_a_key() {
+    let said = |reply: &Reply| {
+        let text = reply.text.split("type=\"application/json\">").nth(1).unwrap().split('<').next().unwrap();
+        serde_json::from_str::<Value>(text).unwrap()
+    };
+    let service = loading(Fake::new(hello), &[("auth.api_keys", "user-key-1")]);
+    assert_eq!(said(&service.get("/").await), json!({"key": true}));
+    service.install();
+    let known = said(&service.get("/").await);
+    assert_eq!(
+        (&known["key"], &known["model"], &known["precision"]),
+        (&json!(true), &json!("tiny"), &json!("fp32"))
+    );
+    assert_eq!(known["token_budgets"], json!([64, 100, 160, 256, 400]));
+    assert_eq!(said(&loading(Fake::new(hello), &[]).get("/").await), json!({"key": false}));
+}
+
+#[tokio::test]
+async fn the_public_address_says_that_admin_has_another() {
+    let service = service(Fake::new(hello), &[("auth.admin_keys", "admin-key-1")]);
+    let public = arrcoc_server::public_app(service.app.clone());
+    for (method, path) in [(Method::POST, "/admin/engines/swap"), (Method::GET, "/admin/engines")] {
+        let request = request(method, path).body(Body::empty()).unwrap();
+        let response = public.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 404);
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        assert!(String::from_utf8_lossy(&body).contains("admin_listen"), "{path}");
+    }
 }
 
 #[tokio::test]

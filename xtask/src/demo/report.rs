@@ -69,7 +69,7 @@ pub(super) fn how_to_go_on(subject: &Subject, bundle: &Path, url: &str, keep: bo
     let (model, bundle, picture) = (&subject.model, shown(bundle), shown(&subject.picture));
     let question = subject.questions.first().map_or("What is this?", |question| &question.text);
     if keep {
-        println!("\nThe server goes on at {url} until Ctrl-C. Ask it:");
+        println!("\nThe server goes on at {url} until Ctrl-C. Open it in a browser, or ask it:");
     } else {
         println!(
             "\nHow to go on: `cargo xtask demo --keep` leaves the server running. Or start it yourself:\n"

@@ -1,7 +1,7 @@
 //! Finding ONNX Runtime's dynamic library.
 //!
 //! It is looked for where `ORT_DYLIB_PATH` says (and then nowhere else), in `target/onnxruntime/`, where `cargo xtask`
-//! puts it, and beside the executable.
+//! puts it, and beside the executable, in `onnxruntime/` or loose.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -19,16 +19,15 @@ pub(super) fn find() -> Result<PathBuf, String> {
             Err(format!("{VARIABLE} names `{}`, which is not a file", path.display()))
         };
     }
-    let places = places();
+    let places = places(&std::env::current_exe().unwrap_or_default());
     places.iter().find_map(|place| library_in(place)).ok_or_else(|| {
         let places: Vec<_> = places.iter().map(|place| format!("`{}`", place.display())).collect();
         format!("expected its library in {}, found none", places.join(" or "))
     })
 }
 
-/// Directories that may hold the library, best first.
-fn places() -> Vec<PathBuf> {
-    let executable = std::env::current_exe().unwrap_or_default();
+/// Directories that may hold the library for this executable, best first.
+fn places(executable: &Path) -> Vec<PathBuf> {
     // Binaries and tests that Cargo built lie below `target`.
     let target = executable.ancestors().find(|path| path.file_name() == Some(OsStr::new("target")));
     let mut places: Vec<_> = target.map(|target| target.join("onnxruntime")).into_iter().collect();
@@ -38,7 +37,9 @@ fn places() -> Vec<PathBuf> {
     {
         places.push(working);
     }
-    places.extend(executable.parent().map(Path::to_path_buf));
+    if let Some(beside) = executable.parent() {
+        places.extend([beside.join("onnxruntime"), beside.to_path_buf()]);
+    }
     places
 }
 
@@ -97,6 +98,14 @@ mod tests {
 
     #[test]
     fn cargo_builds_look_in_their_target_directory() {
-        assert!(places()[0].ends_with("target/onnxruntime"));
+        let places = places(Path::new("/x/target/debug/arrcoc-serve"));
+        assert_eq!(places[0], Path::new("/x/target/onnxruntime"));
+    }
+
+    #[test]
+    fn installed_programs_look_beside_themselves() {
+        let places = places(Path::new("/opt/arrcoc/arrcoc-serve"));
+        let beside = [Path::new("/opt/arrcoc/onnxruntime"), Path::new("/opt/arrcoc")];
+        assert_eq!(places[places.len() - 2..], beside);
     }
 }

@@ -10,13 +10,17 @@ use ::ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ::ort::session::builder::SessionBuilder;
 
 use super::locate::VARIABLE;
-use super::{Shared, gpu_libraries};
+use super::{RELEASE, Shared, gpu_libraries};
 #[cfg(target_arch = "x86_64")]
 use crate::engine::Kernels;
 use crate::engine::{ArenaGrowth, CpuOptions, CudaOptions, EngineError, TensorRtOptions};
 
-/// What fits this version of ONNX Runtime, as its release on PyPI links it.
-const VERSIONS: &str = "ONNX Runtime 1.31 goes with CUDA 13, cuDNN 9, TensorRT 10 (10.13 or newer, not 11) and a driver of 580 or newer";
+/// What fits this release of ONNX Runtime, as its release on PyPI links it.
+fn versions() -> String {
+    format!(
+        "ONNX Runtime {RELEASE} goes with CUDA 13, cuDNN 9, TensorRT 10 (10.13 or newer, not 11) and a driver of 580 or newer"
+    )
+}
 
 /// An option of a provider: its documented key, and the value as text.
 pub type ProviderOption = (&'static str, String);
@@ -130,9 +134,9 @@ pub fn cuda_options(options: &CudaOptions) -> Vec<ProviderOption> {
 fn not_built_in(provider: &str, library: &Path, version: &str) -> String {
     format!(
         "expected an ONNX Runtime with the {provider} provider, found {version} at `{}`, which was built without it, as the \
-         package `onnxruntime` is; install `onnxruntime-gpu` 1.{} and set {VARIABLE} to its libonnxruntime.so. {VERSIONS}",
+         package `onnxruntime` is; install `onnxruntime-gpu` {RELEASE} and set {VARIABLE} to its libonnxruntime.so. {}",
         library.display(),
-        ::ort::MINOR_VERSION
+        versions()
     )
 }
 
@@ -142,7 +146,7 @@ fn explain(reason: &str, missing: &[String]) -> String {
         [] => "every library that it names is there, so compare versions".to_owned(),
         missing => format!("the system does not find {}", missing.join(", ")),
     };
-    format!("{reason}; {missing}. {VERSIONS}; libraries of pip packages must be on LD_LIBRARY_PATH")
+    format!("{reason}; {missing}. {}; libraries of pip packages must be on LD_LIBRARY_PATH", versions())
 }
 
 #[cfg(test)]
@@ -160,6 +164,20 @@ mod tests {
         let limited: Vec<_> = found(options).collect();
         for option in ["device_id=1", "arena_extend_strategy=kNextPowerOfTwo", "gpu_mem_limit=1073741824"] {
             assert!(limited.iter().any(|found| found == option), "{option}: {limited:?}");
+        }
+    }
+
+    /// The guide, the program that fetches the library and every message name one release.
+    #[test]
+    fn one_release_is_named_everywhere() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
+        let message = not_built_in("CUDA", Path::new("x"), "1.31.1");
+        assert!(message.contains(&format!("`onnxruntime-gpu` {RELEASE}")), "{message}");
+        assert!(read("xtask/src/onnxruntime.rs").contains(&format!("VERSION: &str = \"{RELEASE}.")));
+        let guide = read("docs/user-guide.md");
+        for part in [format!("onnxruntime-gpu=={RELEASE}."), format!("onnxruntime=={RELEASE}.")] {
+            assert!(guide.contains(&part), "the guide does not say {part}");
         }
     }
 
