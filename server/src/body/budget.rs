@@ -211,7 +211,7 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn bodies_share_the_budget_and_wait_for_each_other() {
         let budget = Budget::new(8 * MIB);
         let mut first = budget.hold();
