@@ -258,6 +258,11 @@ impl Model {
         }
     }
 
+    /// When those who wait now will have been answered, as far as the last answers tell; from 1 to 120 s.
+    pub fn retry_after(&self) -> Duration {
+        self.shared.retry_after()
+    }
+
     /// Takes no new requests from now on; those that run or wait are finished.
     pub fn drain(&self) {
         self.shared.drain();

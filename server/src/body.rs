@@ -1,14 +1,19 @@
-//! Request bodies: bounded in size and time, JSON, with errors that name the field.
+//! Request bodies: bounded in size, time and common memory, JSON, with errors that name the field.
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 
+use self::budget::Held;
+use self::coding::{Coding, Decoder, Step};
 use crate::error::ApiError;
 use crate::state::App;
+
+pub(crate) mod budget;
+mod coding;
 
 /// A request body of type `T`.
 pub struct JsonBody<T>(pub T);
@@ -16,23 +21,35 @@ pub struct JsonBody<T>(pub T);
 /// Bodies above this are parsed on a blocking thread: a megabyte of JSON takes about as long as a decode step.
 pub(crate) const OFFLOAD_BYTES: usize = 64 << 10;
 
-/// How much of an oversized body is read and thrown away before the 413 goes out, as a multiple of the limit. Closing
-/// while the client still sends makes many clients report a broken connection instead of the error.
-const DISCARD_FACTOR: usize = 8;
+/// A body's buffer grows by so much at a time: from this size on it is a mapping of its own, which grows without being copied.
+const GROWTH: usize = 1 << 20;
 
 impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        check_content_type(request.headers())?;
-        let limit = app.config.limits.body.0;
-        let timeout = app.config.timeouts.body.0;
         let (parts, body) = request.into_parts();
-        let bytes = tokio::time::timeout(timeout, read(&parts.headers, body, limit))
-            .await
-            .map_err(|_| ApiError::slow_body(timeout))??;
-        let value = offload(bytes.len(), move || parse(&bytes)).await??;
-        Ok(Self(value))
+        let limit = app.config.limits.body.0;
+        check_content_type(&parts.headers)?;
+        let coding = Coding::of(&parts.headers)?;
+        let announced = announced(&parts.headers);
+        if announced.is_some_and(|length| length > limit as u64) {
+            // Before the body is asked for: who expects `100 Continue` gets this instead.
+            return Err(ApiError::body_too_large(limit));
+        }
+        let timeout = app.config.timeouts.body.0;
+        let mut reader = Reader { decoder: Decoder::new(coding), limit, held: app.bodies.hold() };
+        let read = reader.read(body, announced.filter(|_| coding == Coding::Identity));
+        tokio::time::timeout(timeout, read).await.map_err(|_| ApiError::slow_body(timeout))??;
+        let Reader { mut decoder, held, .. } = reader;
+        let bytes = std::mem::take(&mut decoder.room().bytes);
+        let value = offload(bytes.len(), move || {
+            let value = parse(&bytes);
+            drop(bytes);
+            drop(held);
+            value
+        });
+        Ok(Self(value.await??))
     }
 }
 
@@ -60,28 +77,90 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
-    let announced = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse::<usize>().ok());
-    let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(OFFLOAD_BYTES));
-    let mut total = 0_usize;
-    let mut stream = body.into_data_stream();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|error| {
-            ApiError::malformed("body_unreadable", format!("the body broke off: {error}"))
-        })?;
-        total += chunk.len();
-        if total <= limit && announced.is_none_or(|length| length <= limit) {
-            bytes.extend_from_slice(&chunk);
-        } else if total > limit.saturating_mul(DISCARD_FACTOR) {
-            break;
-        } else {
-            bytes = Vec::new();
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads one body.
+struct Reader {
+    decoder: Decoder,
+    limit: usize,
+    held: Held,
+}
+
+impl Reader {
+    async fn read(&mut self, body: Body, announced: Option<u64>) -> Result<(), ApiError> {
+        let mut stream = body.into_data_stream();
+        let first = announced.map_or(0, |length| length as usize).min(OFFLOAD_BYTES).min(self.limit);
+        self.grow_to(first).await?;
+        let shed = self.held.shed();
+        tokio::pin!(shed);
+        loop {
+            let chunk = tokio::select! {
+                chunk = stream.next() => chunk,
+                () = &mut shed => return Err(ApiError::stalled_body()),
+            };
+            match chunk {
+                None => break,
+                Some(Ok(chunk)) => self.take(&chunk, announced).await?,
+                Some(Err(error)) => {
+                    return Err(ApiError::malformed(
+                        "body_unreadable",
+                        format!("the body broke off: {error}"),
+                    ));
+                }
+            }
         }
+        loop {
+            match self.decoder.finish() {
+                Step::Taken(_) => break,
+                Step::Full => self.grow(None).await?,
+                Step::Broken => return Err(broken()),
+            }
+        }
+        self.held.complete();
+        Ok(())
     }
-    if total > limit { Err(ApiError::body_too_large(limit)) } else { Ok(bytes) }
+
+    async fn take(&mut self, chunk: &Bytes, announced: Option<u64>) -> Result<(), ApiError> {
+        self.held.arrived(chunk.len());
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            match self.decoder.step(rest) {
+                Step::Taken(taken) => rest = rest.get(taken..).unwrap_or_default(),
+                Step::Full => self.grow(announced).await?,
+                Step::Broken => return Err(broken()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for more: for the rest of what was announced, at most [`GROWTH`] at a time.
+    async fn grow(&mut self, announced: Option<u64>) -> Result<(), ApiError> {
+        let has = self.decoder.room().most;
+        if has >= self.limit {
+            return Err(ApiError::body_too_large(self.limit));
+        }
+        // Small bodies need not be counted; twice as much each time keeps the copies few.
+        let next = has + has.clamp(1 << 12, GROWTH);
+        let most = announced.map_or(self.limit, |length| (length as usize).clamp(has + 1, self.limit));
+        self.grow_to(next.min(most)).await?;
+        // Decoding is work: others get their turn in between.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    async fn grow_to(&mut self, bytes: usize) -> Result<(), ApiError> {
+        self.held.grow(bytes).await.map_err(|exhausted| ApiError::no_body_memory(exhausted.retry_after))?;
+        let room = self.decoder.room();
+        room.bytes.reserve_exact(bytes.saturating_sub(room.bytes.len()));
+        room.most = bytes;
+        Ok(())
+    }
+}
+
+fn broken() -> ApiError {
+    ApiError::malformed("body_undecodable", "the body is not coded as its header `Content-Encoding` says")
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {

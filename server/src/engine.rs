@@ -1,5 +1,7 @@
 //! What the server needs of a model. [`Model`] is one; tests script another.
 
+use std::time::Duration;
+
 use arrcoc_runtime::generate::{GenerateError, Request};
 use arrcoc_runtime::model::{Generation, Load, Model, ModelInfo};
 
@@ -25,6 +27,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Whether it can still answer.
     fn healthy(&self) -> bool;
+
+    /// When a request that finds the queue full is likely to find room. An engine that measures nothing says a second.
+    fn retry_after(&self) -> Duration {
+        Duration::from_secs(1)
+    }
 }
 
 impl Engine for Model {
@@ -50,5 +57,9 @@ impl Engine for Model {
 
     fn healthy(&self) -> bool {
         Model::healthy(self)
+    }
+
+    fn retry_after(&self) -> Duration {
+        Model::retry_after(self)
     }
 }

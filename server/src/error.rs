@@ -26,12 +26,19 @@ pub struct ApiError {
     pub message: String,
     /// When it makes sense to try again.
     pub retry_after: Option<Duration>,
+    /// The connection ends with the answer: the rest of the request is not read.
+    pub close: bool,
 }
 
-/// Waiting this long lets a short answer finish or a model load a little further.
-const RETRY_SOON: Duration = Duration::from_secs(2);
+/// In a request's extensions: it is refused with this before anything else is looked at.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused(pub(crate) ApiError);
+
 /// A draining server goes away; its successor needs a moment.
-const RETRY_LATER: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_LATER: Duration = Duration::from_secs(5);
+
+/// The code of [`ApiError::content_coding`].
+const CONTENT_CODING: &str = "unsupported_content_encoding";
 
 impl ApiError {
     pub(crate) fn new(
@@ -40,11 +47,17 @@ impl ApiError {
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        Self { status, kind, code, param: None, message: message.into(), retry_after: None }
+        Self { status, kind, code, param: None, message: message.into(), retry_after: None, close: false }
     }
 
     fn retry(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
+        self
+    }
+
+    /// The same error, after which the connection is closed.
+    pub(crate) fn closing(mut self) -> Self {
+        self.close = true;
         self
     }
 
@@ -108,13 +121,19 @@ impl ApiError {
     /// 408: the body did not arrive in time.
     pub fn slow_body(limit: Duration) -> Self {
         let message = format!("the request body did not arrive within {limit:?}");
-        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "body_timeout", message)
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "body_timeout", message).closing()
+    }
+
+    /// 408: the body stands still and others wait for its memory.
+    pub fn stalled_body() -> Self {
+        let message = "the request body stopped arriving while others waited for the memory that it held";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "body_timeout", message).closing()
     }
 
     /// 413.
     pub fn body_too_large(limit: usize) -> Self {
         let message = format!("the request body is larger than the {limit} bytes allowed (limits.body)");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message)
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message).closing()
     }
 
     /// 415.
@@ -127,6 +146,42 @@ impl ApiError {
             "unsupported_media_type",
             message,
         )
+    }
+
+    /// 415: a body coded in a way that is not decoded here.
+    pub fn content_coding(found: &str) -> Self {
+        let message = format!(
+            "expected the header `Content-Encoding` to be gzip, deflate or identity, or none, found {found}"
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", CONTENT_CODING, message)
+            .closing()
+    }
+
+    /// 421: a name under which this server does not answer.
+    pub fn misdirected(host: &str) -> Self {
+        let host: String = host.chars().take(100).collect();
+        let message = format!(
+            "this server does not answer under the name `{host}`; call it as localhost, or add the name to server.hosts"
+        );
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "permission_error", "unknown_host", message)
+    }
+
+    /// 503: every connection that the server may have is at work.
+    pub fn too_many_connections(retry_after: Duration) -> Self {
+        let message =
+            "all connections that this server may have (limits.connections) have requests in progress";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "too_many_connections", message)
+            .retry(retry_after)
+            .closing()
+    }
+
+    /// 503: other requests' bodies take all memory that bodies may take.
+    pub fn no_body_memory(retry_after: Duration) -> Self {
+        let message =
+            "the bodies of other requests take all memory that bodies may take (limits.body_memory)";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_body_memory", message)
+            .retry(retry_after)
+            .closing()
     }
 
     /// 503: no model yet.
@@ -179,8 +234,8 @@ impl From<GenerateError> for ApiError {
 }
 
 /// The refusal that [`crate::state::Serving::admit`] gives before anything is decoded.
-pub(crate) fn queue_full(waiting: usize) -> ApiError {
-    GenerateError::QueueFull { waiting, retry_after: RETRY_SOON }.into()
+pub(crate) fn queue_full(waiting: usize, retry_after: Duration) -> ApiError {
+    GenerateError::QueueFull { waiting, retry_after }.into()
 }
 
 impl IntoResponse for ApiError {
@@ -188,7 +243,14 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, axum::Json(self.body())).into_response();
         let headers = response.headers_mut();
         if let Some(after) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil() as u64));
+            headers
+                .insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil().max(1.0) as u64));
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.code == CONTENT_CODING {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -18,6 +18,7 @@ pub mod metrics;
 mod middleware;
 pub mod openai;
 pub mod openapi;
+mod pace;
 pub mod routes;
 pub mod sse;
 pub mod state;
@@ -25,10 +26,22 @@ mod write_timeout;
 
 /// The HTTP service: routes and middleware over the shared state.
 pub fn app(state: state::App) -> axum::Router {
-    middleware::wrap(routes::router(routes::endpoints()), &state).with_state(state)
+    let router = middleware::cors(routes::public_router(), &state).merge(routes::admin_router());
+    middleware::wrap(router, &state).with_state(state)
 }
 
 /// The same without the administrative interface, for listeners that strangers reach.
 pub fn public_app(state: state::App) -> axum::Router {
-    middleware::wrap(routes::router(routes::public_endpoints()), &state).with_state(state)
+    let router = middleware::cors(routes::public_router(), &state).merge(routes::admin_elsewhere_router());
+    middleware::wrap(router, &state).with_state(state)
+}
+
+/// The same with the administrative interface, for its own listener, which no web page has business with.
+pub fn admin_app(state: state::App) -> axum::Router {
+    middleware::wrap(routes::public_router().merge(routes::admin_router()), &state).with_state(state)
+}
+
+/// Probes and metrics alone.
+pub fn probe_app(state: state::App) -> axum::Router {
+    middleware::wrap(routes::probe_router(), &state).with_state(state)
 }

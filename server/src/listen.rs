@@ -13,47 +13,67 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
-use crate::config::Timeouts;
+use self::activity::Activity;
+use self::connections::{Connections, Place};
+use self::hosts::Hosts;
+use self::service::Requests;
+use self::socket::Socket;
 use crate::state::App;
-use crate::write_timeout::WriteTimeout;
 
-/// Open connections of the administrative listener: a few people and scripts.
-const ADMIN_CONNECTIONS: usize = 32;
+mod activity;
+mod connections;
+mod framing;
+mod hosts;
+mod service;
+mod socket;
+
+/// Open connections of the listeners for administration and for probes: a few people, scripts and scrapers.
+const FEW_CONNECTIONS: usize = 32;
 
 /// After the last answer, connections get this long to end; idle ones end at once.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
+/// Longest head of a request, and what is read ahead of a body.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// A silent connection is asked so often, on TCP's level, whether the other machine still knows it.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Where the server listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For everyone: the API, the page and the probes.
+    pub main: TcpListener,
+    /// For `/admin`, which the main one does not know then.
+    pub admin: Option<TcpListener>,
+    /// For probes and metrics alone.
+    pub probes: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(main: TcpListener) -> Self {
+        Self { main, admin: None, probes: None }
+    }
+}
+
 /// Serves until `stop` completes. Then readiness ends and new requests get 503 while running ones finish, for at most
 /// `timeouts.drain`; probes and metrics go on until the last one has. Returns how many requests had to be cut off.
 ///
-/// With a listener of its own for `/admin`, the main one does not know those paths.
-///
 /// # Errors
 /// None once listening: a connection that fails does not stop the others.
-pub async fn serve(
-    listener: TcpListener,
-    admin: Option<TcpListener>,
-    app: App,
-    stop: impl Future<Output = ()>,
-) -> usize {
+pub async fn serve(listeners: impl Into<Listeners>, app: App, stop: impl Future<Output = ()>) -> usize {
+    let Listeners { main, admin, probes } = listeners.into();
     let graceful = GracefulShutdown::new();
-    let main = match admin {
+    let router = match admin {
         Some(_) => crate::public_app(app.clone()),
         None => crate::app(app.clone()),
     };
-    let most = app.config.limits.connections.0;
-    let serving = accept(&listener, main, most, &app, &graceful);
-    let administering = async {
-        match &admin {
-            Some(listener) => {
-                accept(listener, crate::app(app.clone()), ADMIN_CONNECTIONS, &app, &graceful).await
-            }
-            None => std::future::pending().await,
-        }
-    };
+    let serving = accept(Some(main), router, app.config.limits.connections.0, &app, &graceful);
+    let administering = accept(admin, crate::admin_app(app.clone()), FEW_CONNECTIONS, &app, &graceful);
+    let probing = accept(probes, crate::probe_app(app.clone()), FEW_CONNECTIONS, &app, &graceful);
     let drained = async {
         stop.await;
         tracing::info!(in_flight = app.in_flight(), "draining");
@@ -65,67 +85,93 @@ pub async fn serve(
         cut_off = drained => cut_off,
         never = serving => match never {},
         never = administering => match never {},
+        never = probing => match never {},
     };
-    drop((listener, admin));
     let _ = tokio::time::timeout(CLOSE_TIME, graceful.shutdown()).await;
     cut_off
 }
 
-/// Accepts connections for ever, `most` at a time.
+/// Accepts connections for ever, `most` at a time; none where there is no listener.
 async fn accept(
-    listener: &TcpListener,
+    listener: Option<TcpListener>,
     router: Router,
     most: usize,
     app: &App,
     graceful: &GracefulShutdown,
 ) -> Infallible {
-    let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+    let Some((listener, address)) =
+        listener.and_then(|listener| listener.local_addr().ok().map(|address| (listener, address)))
+    else {
+        return std::future::pending().await;
+    };
+    let connections = Connections::new(most);
+    let hosts = Arc::new(Hosts::new(&app.config.server.hosts, address));
     loop {
-        // Never closed, so there is always a permit in the end.
-        let permit = Arc::clone(&permits).acquire_owned().await.ok();
         match listener.accept().await {
             Ok((stream, _)) => {
-                let connection = connection_of(stream, &router, &app.config.timeouts, graceful);
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+                let activity = Activity::new();
+                let place = Arc::new(connections.enter(&activity).await);
+                let requests = Requests {
+                    app: app.clone(),
+                    router: router.clone(),
+                    hosts: Arc::clone(&hosts),
+                    activity,
+                    place,
+                };
+                tokio::spawn(connection_of(stream, requests, app, graceful));
             }
-            Err(error) => refused(&error).await,
+            Err(error) => refused(&error, &connections).await,
         }
     }
 }
 
 fn connection_of(
     stream: TcpStream,
-    router: &Router,
-    timeouts: &Timeouts,
+    requests: Requests,
+    app: &App,
     graceful: &GracefulShutdown,
 ) -> impl Future<Output = ()> + use<> {
+    let timeouts = &app.config.timeouts;
     // Tokens are small and each should leave at once.
     let _ = stream.set_nodelay(true);
+    // A machine that has lost its power or its network sends no end.
+    let keep_alive =
+        TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE).with_retries(4);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
     // HTTP/1 only: what OpenAI's clients and the gateways speak, and the header timeout holds from the first byte on.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(timeouts.headers.0);
-    let service = TowerToHyperService::new(router.clone());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeouts.headers.0)
+        .max_buf_size(BUFFER_BYTES);
+    let (activity, place): (Arc<Activity>, Arc<Place>) =
+        (Arc::clone(&requests.activity), Arc::clone(&requests.place));
+    let socket = TokioIo::new(Socket::new(stream, timeouts.write.0, Arc::clone(&activity)));
     let watcher = graceful.watcher();
-    let stream = TokioIo::new(WriteTimeout::new(stream, timeouts.write.0));
     async move {
-        let connection = builder.serve_connection(stream, service);
-        if let Err(error) = watcher.watch(connection.into_owned()).await {
-            tracing::debug!(%error, "connection ended");
+        let connection = builder.serve_connection(socket, TowerToHyperService::new(requests));
+        tokio::select! {
+            ended = watcher.watch(connection.into_owned()) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection ended");
+                }
+            }
+            () = activity.closed() => {}
+            () = place.expired() => {}
         }
     }
 }
 
-/// Errors of `accept` are either this connection's, and over, or the process' (no file descriptors left), and then
+/// Errors of `accept` are either this connection's, and over, or the process' (no file descriptors left): then an idle connection is closed, and
 /// accepting again at once would only spin.
-async fn refused(error: &io::Error) {
+async fn refused(error: &io::Error, connections: &Connections) {
     tracing::warn!(%error, "a connection was not accepted");
     if !matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     ) {
+        connections.close_one();
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -2,7 +2,7 @@
 //! connection should a handler panic.
 
 use std::any::Any;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -10,22 +10,20 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, AllowPrivateNetwork, CorsLayer};
 use tracing::Instrument;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Refused};
 use crate::state::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// How long browsers may remember the answer to a preflight.
+const PREFLIGHT_TIME: Duration = Duration::from_secs(600);
+
 /// Wraps the routes. The last layer added is the outermost.
 pub(crate) fn wrap(router: Router<App>, app: &App) -> Router<App> {
-    let router = router.layer(CatchPanicLayer::custom(panicked));
-    let router = match cors(&app.config.cors.origins) {
-        Some(layer) => router.layer(layer),
-        None => router,
-    };
-    router.layer(from_fn_with_state(app.clone(), observe))
+    router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn_with_state(app.clone(), observe))
 }
 
 fn panicked(cause: Box<dyn Any + Send>) -> Response {
@@ -34,24 +32,32 @@ fn panicked(cause: Box<dyn Any + Send>) -> Response {
     ApiError::internal(format!("a handler panicked: {text}")).into_response()
 }
 
-fn cors(origins: &[String]) -> Option<CorsLayer> {
+/// Opens these routes to pages of the configured origins. Without any, a browser's question (OPTIONS) is answered 405 like every other
+/// method that a route does not take.
+pub(crate) fn cors(router: Router<App>, app: &App) -> Router<App> {
+    let origins = &app.config.cors.origins;
     if origins.is_empty() {
-        return None;
+        return router;
     }
-    let allowed = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
+    let (allowed, private) = if origins.iter().any(|origin| origin == "*") {
+        (AllowOrigin::any(), AllowPrivateNetwork::default())
     } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+        let listed = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+        (AllowOrigin::list(listed), AllowPrivateNetwork::yes())
     };
     let layer = CorsLayer::new()
         .allow_origin(allowed)
+        // A page on the Internet may ask for a server in a private network, if that names the page's origin.
+        .allow_private_network(private)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
-        .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
-    Some(layer)
+        // OpenAI's client for browsers sends a dozen of its own (x-stainless-*), more with every version. None of them does anything here.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([REQUEST_ID, header::RETRY_AFTER])
+        .max_age(PREFLIGHT_TIME);
+    router.layer(layer)
 }
 
-async fn observe(State(app): State<App>, request: Request, next: Next) -> Response {
+async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = uuid::Uuid::new_v4().simple().to_string();
     // Labels and fields come from fixed sets: what a client can choose freely must not become a time series.
@@ -62,7 +68,10 @@ async fn observe(State(app): State<App>, request: Request, next: Next) -> Respon
         _ => "OTHER".to_owned(),
     };
     let span = tracing::info_span!("request", id, method, route);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = match request.extensions_mut().remove() {
+        Some(Refused(error)) => error.into_response(),
+        None => next.run(request).instrument(span.clone()).await,
+    };
     let status = response.status().as_u16();
     app.metrics.http(&route, &method, status);
     // For a stream this is the time to its first chunk.

@@ -3,16 +3,17 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use arrcoc_runtime::model::Load;
 use tokio::sync::watch;
 
+use crate::body::budget::Budget;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engines::{self, Available, Source};
-use crate::error::{ApiError, queue_full};
+use crate::error::{ApiError, RETRY_LATER, queue_full};
 use crate::media::remote::Fetcher;
 use crate::metrics::{EngineMetrics, Metrics};
 
@@ -37,6 +38,8 @@ pub struct Shared {
     others: Mutex<Others>,
     draining: AtomicBool,
     in_flight: watch::Sender<usize>,
+    /// The memory that requests' bodies share.
+    pub(crate) bodies: Arc<Budget>,
 }
 
 /// Engines in memory besides the one in service.
@@ -105,6 +108,7 @@ impl App {
     /// The same, with engines to swap between.
     pub fn with_source(config: Config, source: Option<Arc<dyn Source>>) -> Self {
         let fetcher = Fetcher::new(&config.images, config.limits.image_bytes.0);
+        let bodies = Budget::new(config.limits.body_memory());
         Self(Arc::new(Shared {
             config,
             metrics: Metrics::new(),
@@ -115,6 +119,7 @@ impl App {
             others: Mutex::default(),
             draining: AtomicBool::new(false),
             in_flight: watch::Sender::new(0),
+            bodies,
         }))
     }
 
@@ -232,6 +237,14 @@ impl App {
         }
     }
 
+    /// When a request that is refused for want of room is likely to find some.
+    pub(crate) fn retry_after(&self) -> Duration {
+        match self.slot() {
+            Slot::Ready(serving) => serving.engine.retry_after(),
+            Slot::Loading(_) => RETRY_LATER,
+        }
+    }
+
     /// From now on, new requests are refused and running ones are finished.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
@@ -280,7 +293,10 @@ impl Serving {
     /// 429.
     pub fn admit(&self) -> Result<(), ApiError> {
         let Load { waiting, .. } = self.engine.load_now();
-        if waiting >= self.queue_limit { Err(queue_full(waiting)) } else { Ok(()) }
+        if waiting >= self.queue_limit {
+            return Err(queue_full(waiting, self.engine.retry_after()));
+        }
+        Ok(())
     }
 
     /// Checks the `model` of a request. A request that names none means the only one there is.

@@ -199,6 +199,22 @@ fn completions_for_every_shell() {
     }
 }
 
+#[test]
+fn names_and_budgets_that_cannot_work_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let wrong =
+        file(dir.path(), "server: {hosts: ['https://a.example']}\nlimits: {body: 8MiB, body_memory: 9MiB}\n");
+    let output = run(&["config", "check", &wrong], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert!(text.contains("server.hosts") && text.contains("limits.body_memory"), "{text}");
+    let right = "server: {hosts: [a.example, '*.b.example', 10.0.0.1, '[::1]']}\nlimits: {body: 8MiB, body_memory: 16MiB}\n";
+    let output =
+        run(&["config", "check", &file(dir.path(), right)], &[("ARRCOC_PROBE_LISTEN", "0.0.0.0:8082")]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("0.0.0.0:8082"));
+}
+
 /// `configs/serve.yaml`, as the table of settings makes it. After a change there, `ARRCOC_BLESS=1` writes it again.
 #[test]
 fn the_committed_configuration_shows_every_setting_with_its_default() {

@@ -32,7 +32,7 @@ class Server:
 
     def __init__(self, log: pathlib.Path, stderr: int | None = None, **flags: object) -> None:
         engines = {} if "engines" in flags else {"bundle": BUNDLE}
-        flags = engines | {"listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0"} | flags
+        flags = engines | {name: "127.0.0.1:0" for name in ("listen", "admin_listen", "probe_listen")} | flags
         words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
         self.log = log
         # Before the server: a client takes its time to start, and some tests want to see how the server does.
@@ -54,6 +54,7 @@ class Server:
             self.admin_url = self.process.stdout.readline().removeprefix("admin on ").strip()
             headers = {"authorization": f"Bearer {flags['auth_admin_keys']}"}
             self.admin = httpx2.Client(timeout=120, base_url=self.admin_url, headers=headers)
+        self.probe_url = self.process.stdout.readline().removeprefix("probes on ").strip()
 
     def wait_ready(self) -> "Server":
         deadline = time.monotonic() + LOAD_SECONDS

@@ -1,6 +1,7 @@
 """Input that means harm, or comes from a broken client: each a clear error, and a server that goes on."""
 
 import base64
+import gzip
 import socket
 
 import openai
@@ -157,6 +158,25 @@ def test_a_body_that_never_comes(start):
             b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
         )
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_announced_too_large_is_refused_before_it_comes(server):
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Expect: 100-continue\r\nContent-Length: 100000000000\r\n\r\n"
+        )
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_compressed_bodies_are_bounded_by_what_they_become(server):
+    bomb = gzip.compress(b'{"messages": "' + bytes(64 * MEGABYTE) + b'"}')
+    before = resident_bytes(server)
+    answer = post(server, bomb, **{"content-encoding": "gzip"})
+    assert answer.status_code == 413 and answer.json()["error"]["code"] == "body_too_large"
+    assert resident_bytes(server) - before < 100 * MEGABYTE
+    assert post(server, bomb, **{"content-encoding": "br"}).status_code == 415
 
 
 def test_headers_that_never_end(start):

@@ -1,14 +1,17 @@
 """What operators rely on: probes, metrics, clients that hang up, and an orderly end."""
 
 import hashlib
+import json
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
 
+import httpx2
 import openai
 import pytest
 from conftest import BUNDLE, MODEL, SERVE, image_part, messages
@@ -74,6 +77,56 @@ def test_a_client_that_hangs_up_before_a_whole_answer_frees_its_slot_too(start):
         client.chat.completions.create(**VERY_LONG)
     server.eventually(lambda: server.metric("vllm:num_requests_running") == 0, "the slot is free", seconds=5)
     server.eventually(lambda: server.metric("vllm:num_requests_waiting") == 0, "nothing waits", seconds=5)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_only_ends_its_side_gets_the_whole_answer(start, stream):
+    server = start().wait_ready()
+    body = json.dumps(LONG | {"max_tokens": 200, "stream": stream}).encode()
+    head = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n").encode()
+    with connect(server.url) as connection:
+        connection.sendall(head + body)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert (b"data: [DONE]" if stream else b'"finish_reason":"length"') in answer
+
+
+def connect(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+STUCK = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", STUCK],
+                         ids=["silent", "half a head", "kept alive", "half a body"])
+def test_256_connections_that_do_nothing_keep_no_probe_out(start, sent):
+    # Their own time-outs are far away: what frees their places is the next one who comes.
+    server = start(timeouts_headers="5m", timeouts_body="5m").wait_ready()
+    idle = [connect(server.url) for _ in range(256)]
+    for connection in idle:
+        connection.sendall(sent)
+    for path in ("/health", "/ready", "/metrics"):
+        with httpx2.Client(timeout=10) as new:
+            assert new.get(server.url + path).status_code == 200
+            assert new.get(server.probe_url + path).status_code == 200
+    if sent != STUCK:
+        with server.client(max_retries=3) as client:
+            assert client.chat.completions.create(**LONG | {"max_tokens": 2}).choices
+    for connection in idle:
+        connection.close()
+
+
+def test_a_second_server_finds_another_port_for_its_probes(start):
+    first, second = start(probe_listen=""), start(probe_listen="")
+    assert first.probe_url != second.probe_url
+    for server in (first, second):
+        with httpx2.Client(timeout=10) as probe:
+            assert probe.get(server.probe_url + "/health").json() == {"status": "ok"}
+            assert probe.get(server.probe_url + "/v1/models").status_code == 404
 
 
 def test_metrics_count_what_happened(start):

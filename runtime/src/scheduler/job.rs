@@ -1,13 +1,18 @@
 //! What travels through the threads: a request with its way back to the caller, and the counters that all threads share.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::generate::{Event, GenerateError, Request, Stage};
 use crate::prompt::Layout;
+
+/// Bounds of what a refused request is told to wait.
+const SHORTEST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(120);
 
 /// Counters and flags of one loaded model.
 #[derive(Debug)]
@@ -19,8 +24,9 @@ pub(crate) struct Shared {
     /// Share of the KV cache that holds tokens: the bits of an `f64`.
     kv_usage: AtomicU64,
     draining: AtomicBool,
-    /// Moving average of how long a request takes, microseconds.
+    /// Moving average of how long an answer takes from the moment that its request leaves the queue, microseconds.
     mean_micros: AtomicU64,
+    ends: Mutex<Ends>,
     /// Why no further request can be served.
     failure: Mutex<Option<String>>,
 }
@@ -35,6 +41,7 @@ impl Shared {
             kv_usage: AtomicU64::new(0.0_f64.to_bits()),
             draining: AtomicBool::new(false),
             mean_micros: AtomicU64::new(0),
+            ends: Mutex::default(),
             failure: Mutex::new(None),
         }
     }
@@ -69,16 +76,58 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
     }
 
-    /// When a place in the queue is likely: slots free up one after the other.
-    fn retry_after(&self) -> Duration {
-        let mean = Duration::from_micros(self.mean_micros.load(Ordering::Relaxed));
-        (mean / self.slots.max(1) as u32).clamp(Duration::from_secs(1), Duration::from_secs(120))
+    /// When those who wait now will have been answered, as far as the last answers tell: by how far they ended apart while others waited, whatever
+    /// held them up, and before there are enough of them by the mean time of an answer and the slots.
+    pub(crate) fn retry_after(&self) -> Duration {
+        let waiting = self.waiting() as f64 + 1.0;
+        let apart = self.ends().apart().unwrap_or_else(|| {
+            let mean = Duration::from_micros(self.mean_micros.load(Ordering::Relaxed));
+            mean.as_secs_f64() / self.slots.max(1) as f64
+        });
+        Duration::try_from_secs_f64(apart * waiting)
+            .unwrap_or(LONGEST_RETRY)
+            .clamp(SHORTEST_RETRY, LONGEST_RETRY)
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A quarter of the newest and three quarters of the older ones; a lost update does no harm.
     fn record_duration(&self, took: Duration) {
+        self.ends().record(Instant::now(), self.waiting() > 0);
         let (took, old) = (took.as_micros() as u64, self.mean_micros.load(Ordering::Relaxed));
         self.mean_micros.store(if old == 0 { took } else { (old * 3 + took) / 4 }, Ordering::Relaxed);
+    }
+}
+
+/// When the last answers ended while others waited.
+#[derive(Debug, Default)]
+struct Ends(VecDeque<Instant>);
+
+/// Answers that are looked back on, and how many it takes to say something.
+const MOST_ENDS: usize = 16;
+const LEAST_ENDS: usize = 5;
+
+impl Ends {
+    fn record(&mut self, now: Instant, others_wait: bool) {
+        if !others_wait {
+            // How far they end apart now says when questions came, not how long answers take.
+            self.0.clear();
+            return;
+        }
+        if self.0.len() == MOST_ENDS {
+            self.0.pop_front();
+        }
+        self.0.push_back(now);
+    }
+
+    /// Mean time from one to the next, seconds.
+    fn apart(&self) -> Option<f64> {
+        let (first, last) = (self.0.front()?, self.0.back()?);
+        let count = self.0.len();
+        (count >= LEAST_ENDS)
+            .then(|| last.saturating_duration_since(*first).as_secs_f64() / (count - 1) as f64)
     }
 }
 
@@ -184,6 +233,7 @@ pub(crate) struct Job {
     /// Seed of the request, drawn where the caller gave none.
     pub(crate) seed: u64,
     pub(super) submitted: Instant,
+    started: Option<Instant>,
     /// Stages that ran for this request, in order.
     pub(super) stages: Vec<(Stage, Duration)>,
     timeout: Duration,
@@ -201,7 +251,17 @@ impl Job {
     ) -> Self {
         let seed = request.sampling.seed.unwrap_or_else(rand::random);
         let reply = Reply { events, shared: Arc::clone(&ticket.shared), ended: false };
-        Self { request, layout, seed, submitted: Instant::now(), stages: Vec::new(), timeout, reply, ticket }
+        Self {
+            request,
+            layout,
+            seed,
+            submitted: Instant::now(),
+            started: None,
+            stages: Vec::new(),
+            timeout,
+            reply,
+            ticket,
+        }
     }
 
     /// Whether work on this request still makes sense; tells the caller when its time is up.
@@ -223,6 +283,7 @@ impl Job {
 
     pub(super) fn start(&mut self) {
         self.ticket.start();
+        self.started = Some(Instant::now());
     }
 
     pub(super) fn send(&self, event: Event) {
@@ -234,7 +295,59 @@ impl Job {
     }
 
     pub(super) fn finish(&mut self, done: Event) {
-        self.reply.shared.record_duration(self.submitted.elapsed());
+        if let Some(started) = self.started {
+            self.reply.shared.record_duration(started.elapsed());
+        }
         self.reply.end(done);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// 64 requests wait for 4 slots.
+    fn full() -> (Arc<Shared>, Vec<Ticket>) {
+        let shared = Arc::new(Shared::new(64, 4));
+        let tickets = (0..64).map(|_| Ticket::enter(&shared).unwrap()).collect();
+        (shared, tickets)
+    }
+
+    fn told(shared: &Arc<Shared>) -> Duration {
+        match Ticket::enter(shared) {
+            Err(GenerateError::QueueFull { retry_after, .. }) => retry_after,
+            other => panic!("expected a full queue, found {other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_is_refused_is_told_when_the_queue_will_have_been_answered() {
+        let (shared, _tickets) = full();
+        assert_eq!(told(&shared), SHORTEST_RETRY, "nothing was measured yet");
+        shared.record_duration(Duration::from_secs(2));
+        // 65 requests, 4 at a time, 2 s each.
+        assert_eq!(told(&shared), Duration::from_secs_f64(32.5));
+
+        let start = Instant::now();
+        for second in 0..20 {
+            shared.ends().record(start + Duration::from_secs(second) / 2, true);
+        }
+        assert_eq!(told(&shared), Duration::from_secs_f64(32.5), "one ends every half a second");
+        for second in 0..20 {
+            shared.ends().record(start + Duration::from_secs(second * 60), true);
+        }
+        assert_eq!(told(&shared), LONGEST_RETRY);
+    }
+
+    #[test]
+    fn pauses_between_questions_are_no_measure_of_answers() {
+        let (shared, _tickets) = full();
+        let start = Instant::now();
+        for minute in 0..8 {
+            shared.ends().record(start + Duration::from_secs(minute * 60), true);
+        }
+        shared.ends().record(start, false);
+        assert_eq!(told(&shared), SHORTEST_RETRY);
     }
 }

@@ -1,6 +1,6 @@
 //! `arrcoc-serve serve`: listens at once, loads in the background, drains on a signal.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,12 +37,16 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         true => Some(bind(config.admin_listen, "admin_listen").await?),
         false => None,
     };
+    let probes = probe_listener(config).await?;
     warn_if_open(config, address);
     // Before the address is out: whoever reads it may send a signal at once.
     let stop = shutdown_signal()?;
     announce(config, address);
     if let Some(admin) = &admin {
         console::offer(&format!("admin on http://{}\n", admin.local_addr()?));
+    }
+    if let Some(probes) = &probes {
+        console::offer(&format!("probes on http://{}\n", probes.local_addr()?));
     }
     console::offer(&format!("open http://{}/ in a browser to ask about a picture\n", reachable(address)));
 
@@ -54,7 +58,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         let app = app.clone();
         move || load_into(&app, source.as_ref())
     });
-    let serving = tokio::spawn(listen::serve(listener, admin, app.clone(), stop));
+    let listeners = listen::Listeners { main: listener, admin, probes };
+    let serving = tokio::spawn(listen::serve(listeners, app.clone(), stop));
     let (ended, result) = wait(serving, loading).await;
     match ended {
         Some(cut_off) if cut_off > 0 => tracing::warn!(cut_off, "stopped; unfinished requests were cut off"),
@@ -135,6 +140,26 @@ fn admin_apart(config: &Config) -> bool {
     let (admin, main) = (config.admin_listen, config.listen);
     // Port 0 is another free port each time.
     !config.auth.admin_keys.is_empty() && (admin != main || admin.port() == 0)
+}
+
+/// Where probes listen unless `probe_listen` says.
+const PROBE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8082);
+
+/// The listener for probes alone; `None` where the main one is all there is to be. A second server on the machine finds the default port
+/// taken, which is no reason not to start.
+async fn probe_listener(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    match config.probe_listen {
+        Some(probes) if probes == config.listen && probes.port() != 0 => Ok(None),
+        Some(probes) => bind(probes, "probe_listen").await.map(Some),
+        None => {
+            if let Ok(listener) = TcpListener::bind(PROBE_LISTEN).await {
+                return Ok(Some(listener));
+            }
+            let free = SocketAddr::new(PROBE_LISTEN.ip(), 0);
+            tracing::info!("{PROBE_LISTEN} is taken: probes get a free port; `probe_listen` sets one");
+            bind(free, "probe_listen").await.map(Some)
+        }
+    }
 }
 
 /// Says where the server is. It serves all the same where nobody hears of it.

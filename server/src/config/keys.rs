@@ -43,7 +43,10 @@ pub const KEYS: &[Key] = &[
     key("model_name", "NAME", "", "Name of the model in the API; the bundle's own name unless set"),
     key("listen", "ADDR", "127.0.0.1:8080", "Address and port to listen on, or a port alone; port 0 picks a free one"),
     key("admin_listen", "ADDR", "127.0.0.1:8081", "Address and port of /admin, open only with auth.admin_keys; the same as `listen` puts both on one"),
+    key("probe_listen", "ADDR", "", "Address and port of /health, /ready and /metrics alone, where they answer whatever the other listeners do; unless set, 127.0.0.1:8082, or a free port where that is taken; the same as `listen` puts all on one"),
     key("port_file", "FILE", "", "File to write the port to once the server listens"),
+
+    key("server.hosts", "HOSTS", "", "Names under which the server answers (`*.example.org` matches below it, * is all), against web pages that have a name of theirs lead here; unless set, localhost, loopback addresses and names without a dot where `listen` is a loopback address, else all"),
 
     key("engine.runtime", "NAME", "auto", "Inference library: auto, ort (ONNX Runtime on the CPU), and for portable bundles tract, cuda or tensorrt (ONNX Runtime on a GPU)"),
     key("engine.threads", "N", "0", "Threads of the inference library; 0 takes one per processor"),
@@ -63,8 +66,9 @@ pub const KEYS: &[Key] = &[
     key("engine.memory", "SIZE", "", "Memory that engines may take together, on a GPU the GPU's; what there is unless set"),
 
     key("limits.queue", "N", "64", "Requests that may wait; more are answered 429"),
-    key("limits.connections", "N", "256", "Open connections; more wait to be accepted"),
+    key("limits.connections", "N", "256", "Open connections; at the limit the longest idle one is closed for a new one, and probes still get in"),
     key("limits.body", "SIZE", "32MiB", "Largest request body; larger ones are answered 413"),
+    key("limits.body_memory", "SIZE", "", "Memory of all request bodies while they are read and parsed, two bytes counted for each; who would wait long for some is answered 503; eight times `limits.body` unless set"),
     key("limits.text", "SIZE", "1MiB", "Largest text of a prompt"),
     key("limits.images", "N", "8", "Images per request"),
     key("limits.image_bytes", "SIZE", "20MiB", "Largest image file"),

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use super::keys::KEYS;
 use super::raw::{self, Text};
 use super::units::Setting;
-use super::{Auth, Config, Cors, EngineConfig, Limits, Log, Overrides, RemoteImages, Timeouts, places};
+use super::{
+    Auth, Config, Cors, EngineConfig, LEAST_BODIES, Limits, Log, Overrides, RemoteImages, Server, Timeouts,
+    places,
+};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +133,19 @@ impl Checker {
                 "origins such as https://app.example.org, without a path, or *".into(),
             );
         }
+        if let Some(Config { server, .. }) = &config
+            && server.hosts.iter().any(|host| !is_host(host))
+        {
+            self.problem(
+                "server.hosts",
+                "names or addresses without scheme, port or path, such as api.example.org, *.example.org or *".into(),
+            );
+        }
+        if let Some(Config { limits, .. }) = &config
+            && limits.body_memory() / LEAST_BODIES < limits.body.0
+        {
+            self.problem("limits.body_memory", "at least twice limits.body".into());
+        }
         if let Some(Config { log, .. }) = &config
             && log.filter.parse::<tracing_subscriber::EnvFilter>().is_err()
         {
@@ -149,7 +165,8 @@ impl Checker {
         let (bundle, model_name) = (self.get("bundle"), self.get("model_name"));
         let (engines, precision) = (self.get("engines"), self.get("precision"));
         let (listen, port_file) = (self.get("listen"), self.get("port_file"));
-        let admin_listen = self.get("admin_listen");
+        let (admin_listen, probe_listen) = (self.get("admin_listen"), self.get("probe_listen"));
+        let hosts = self.get("server.hosts");
         let (engine, limits, timeouts) = (self.engine(), self.limits(), self.timeouts());
         let (api_keys, admin_keys) = (self.get("auth.api_keys"), self.get("auth.admin_keys"));
         let images = self.images();
@@ -162,7 +179,9 @@ impl Checker {
             model_name: model_name?,
             listen: listen?,
             admin_listen: admin_listen?,
+            probe_listen: probe_listen?,
             port_file: port_file?,
+            server: Server { hosts: hosts? },
             engine: engine?,
             limits: limits?,
             timeouts: timeouts?,
@@ -207,12 +226,14 @@ impl Checker {
         let (queue, connections) = (self.get("limits.queue"), self.get("limits.connections"));
         let (body, text, images) =
             (self.get("limits.body"), self.get("limits.text"), self.get("limits.images"));
+        let body_memory = self.get("limits.body_memory");
         let (image_bytes, image_pixels) = (self.get("limits.image_bytes"), self.get("limits.image_pixels"));
         let (choices, max_tokens) = (self.get("limits.choices"), self.get("limits.max_tokens"));
         Some(Limits {
             queue: queue?,
             connections: connections?,
             body: body?,
+            body_memory: body_memory?,
             text: text?,
             images: images?,
             image_bytes: image_bytes?,
@@ -276,6 +297,16 @@ fn is_origin(text: &str) -> bool {
     })
 }
 
+fn is_host(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    text == "*"
+        || (!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)))
+        || text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
 /// The file's values by dotted key.
 fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
     let engine = file.engine.unwrap_or_default();
@@ -291,7 +322,9 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("model_name", file.model_name),
         ("listen", file.listen),
         ("admin_listen", file.admin_listen),
+        ("probe_listen", file.probe_listen),
         ("port_file", file.port_file),
+        ("server.hosts", file.server.unwrap_or_default().hosts),
         ("engine.runtime", engine.runtime),
         ("engine.threads", engine.threads),
         ("engine.kernels", engine.kernels),
@@ -311,6 +344,7 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("limits.queue", limits.queue),
         ("limits.connections", limits.connections),
         ("limits.body", limits.body),
+        ("limits.body_memory", limits.body_memory),
         ("limits.text", limits.text),
         ("limits.images", limits.images),
         ("limits.image_bytes", limits.image_bytes),

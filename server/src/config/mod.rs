@@ -38,8 +38,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where `/admin` listens.
     pub admin_listen: SocketAddr,
+    /// Where probes and metrics listen.
+    pub probe_listen: Option<SocketAddr>,
     /// Where to write the port.
     pub port_file: Option<PathBuf>,
+    /// How the server is called.
+    pub server: Server,
     /// The runtime.
     pub engine: EngineConfig,
     /// What a request may cost.
@@ -54,6 +58,13 @@ pub struct Config {
     pub cors: Cors,
     /// Logs.
     pub log: Log,
+}
+
+/// Section `server`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Server {
+    /// Names under which it answers.
+    pub hosts: Vec<String>,
 }
 
 /// Section `engine`.
@@ -102,6 +113,8 @@ pub struct Limits {
     pub connections: Count,
     /// Request body.
     pub body: Size,
+    /// Memory of all request bodies.
+    pub body_memory: Option<Size>,
     /// Text of a prompt.
     pub text: Size,
     /// Images per request.
@@ -169,6 +182,19 @@ pub struct Log {
     pub filter: String,
     /// Form of a line.
     pub format: LogFormat,
+}
+
+/// Bodies of the largest size that `limits.body_memory` has room for unless it is set.
+const BODIES: usize = 8;
+
+/// What is counted for a byte of a body is twice that: a budget has room for one body at least.
+pub(crate) const LEAST_BODIES: usize = 2;
+
+impl Limits {
+    /// Memory of all request bodies while they are read and parsed, bytes.
+    pub fn body_memory(&self) -> usize {
+        self.body_memory.map_or(self.body.0.saturating_mul(BODIES), |size| size.0)
+    }
 }
 
 impl Config {

@@ -64,7 +64,9 @@ section!(
         model_name: Text,
         listen: Text,
         admin_listen: Text,
+        probe_listen: Text,
         port_file: Text,
+        server: ServerSection,
         engine: EngineSection,
         limits: LimitsSection,
         timeouts: TimeoutsSection,
@@ -74,6 +76,7 @@ section!(
         log: LogSection,
     }
 );
+section!(ServerSection { hosts: Text });
 section!(EngineSection {
     runtime: Text,
     threads: Text,
@@ -96,6 +99,7 @@ section!(LimitsSection {
     queue: Text,
     connections: Text,
     body: Text,
+    body_memory: Text,
     text: Text,
     images: Text,
     image_bytes: Text,

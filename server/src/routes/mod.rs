@@ -36,37 +36,66 @@ pub struct Endpoint {
 /// All of them.
 pub fn endpoints() -> Vec<Endpoint> {
     let mut all = public_endpoints();
-    all.extend([admin_engines::endpoint(), admin_swap::endpoint()]);
+    all.extend(admin_endpoints());
     all
 }
 
 /// Those for everyone who may use the server.
 pub fn public_endpoints() -> Vec<Endpoint> {
-    vec![
+    let mut all = vec![
         chat_completions::endpoint(),
         completions::endpoint(),
         models::list(),
         models::one(),
-        health::endpoint(),
-        ready::endpoint(),
-        metrics::endpoint(),
         openapi::endpoint(),
         landing::endpoint(),
-    ]
+    ];
+    all.extend(probe_endpoints());
+    all
 }
 
-/// A router of these endpoints, without middleware.
-pub fn router(endpoints: Vec<Endpoint>) -> Router<App> {
-    let administers = endpoints.iter().any(|endpoint| endpoint.path.starts_with(ADMIN));
-    let router = match administers {
-        true => Router::new(),
-        false => Router::new().route("/admin/{*path}", any(admin_elsewhere)),
-    };
+fn admin_endpoints() -> Vec<Endpoint> {
+    vec![admin_engines::endpoint(), admin_swap::endpoint()]
+}
+
+/// Those that tell how the server is.
+fn probe_endpoints() -> Vec<Endpoint> {
+    vec![health::endpoint(), ready::endpoint(), metrics::endpoint()]
+}
+
+/// Whether a path is one of the probes'.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/health" | "/ready" | "/metrics")
+}
+
+/// A router of what everyone may use, without middleware.
+pub fn public_router() -> Router<App> {
+    with_fallbacks(router(public_endpoints()))
+}
+
+/// A router of the probes, without middleware.
+pub fn probe_router() -> Router<App> {
+    with_fallbacks(router(probe_endpoints()))
+}
+
+/// Tells those who look for /admin on a listener without it that there is another, to be merged with another router.
+pub fn admin_elsewhere_router() -> Router<App> {
+    Router::new().route("/admin/{*path}", any(admin_elsewhere))
+}
+
+/// A router of the administrative interface, to be merged with another one.
+pub fn admin_router() -> Router<App> {
+    router(admin_endpoints()).method_not_allowed_fallback(method_not_allowed)
+}
+
+fn router(endpoints: Vec<Endpoint>) -> Router<App> {
     endpoints
         .into_iter()
-        .fold(router, |router, endpoint| router.route(endpoint.path, endpoint.handler))
-        .fallback(unknown_route)
-        .method_not_allowed_fallback(method_not_allowed)
+        .fold(Router::new(), |router, endpoint| router.route(endpoint.path, endpoint.handler))
+}
+
+fn with_fallbacks(router: Router<App>) -> Router<App> {
+    router.fallback(unknown_route).method_not_allowed_fallback(method_not_allowed)
 }
 
 async fn unknown_route(State(_): State<App>, request: Request) -> ApiError {

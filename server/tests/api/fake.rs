@@ -38,6 +38,7 @@ pub struct Fake {
     pub refuse: Mutex<Option<GenerateError>>,
     pub requests: Mutex<Vec<Request>>,
     pub waiting: AtomicUsize,
+    pub retry_after: Mutex<Duration>,
     pub draining: AtomicBool,
     pub sick: AtomicBool,
     pub cancelled: Arc<AtomicBool>,
@@ -70,6 +71,7 @@ impl Fake {
             refuse: Mutex::new(None),
             requests: Mutex::new(Vec::new()),
             waiting: AtomicUsize::new(0),
+            retry_after: Mutex::new(Duration::from_secs(1)),
             draining: AtomicBool::new(false),
             sick: AtomicBool::new(false),
             cancelled: Arc::new(AtomicBool::new(false)),
@@ -128,6 +130,10 @@ impl Engine for Fake {
 
     fn healthy(&self) -> bool {
         !self.sick.load(Ordering::SeqCst)
+    }
+
+    fn retry_after(&self) -> Duration {
+        *self.retry_after.lock().unwrap()
     }
 }
 

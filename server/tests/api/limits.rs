@@ -5,6 +5,7 @@ use axum::body::{Body, Bytes};
 use axum::http::Method;
 use futures::stream;
 use serde_json::{Value, json};
+use std::io::Write;
 use std::time::Duration;
 
 use crate::fake::{Fake, hello, request, service};
@@ -155,6 +156,69 @@ async fn large_bodies_are_413_whether_announced_or_not() {
         "body_too_large"
     );
     assert_eq!(service.post_text(CHAT, vec![b' '; 1024]).await.error(400).1, "empty_body");
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_decoded_within_the_limit() {
+    let service = service(Fake::new(hello), &[("limits.body", "1MiB")]);
+    let body = crate::fake::chat_body(json!({}));
+    let padded = format!("{}{body}", " ".repeat(700_000));
+    let zlib = {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(padded.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let whole = gzip(padded.as_bytes());
+    let two = [gzip(&padded.as_bytes()[..1000]), gzip(&padded.as_bytes()[1000..])].concat();
+    let cut = whole[..whole.len() - 5].to_vec();
+    let bomb = gzip(&vec![b' '; 64 << 20]);
+    assert!(bomb.len() < 1 << 20);
+    let cases = [
+        ("gzip", whole.clone(), 200, None),
+        ("X-GZIP", two, 200, None),
+        ("deflate", zlib, 200, None),
+        ("identity", padded.clone().into_bytes(), 200, None),
+        ("gzip", bomb, 413, Some("body_too_large")),
+        ("gzip", cut, 400, Some("body_undecodable")),
+        ("gzip", padded.clone().into_bytes(), 400, Some("body_undecodable")),
+        ("br", whole.clone(), 415, Some("unsupported_content_encoding")),
+        ("gzip, gzip", whole, 415, Some("unsupported_content_encoding")),
+    ];
+    for (coding, body, status, code) in cases {
+        for piece in [body.len().max(1), 1000] {
+            let pieces: Vec<_> = body
+                .chunks(piece)
+                .map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)))
+                .collect();
+            let request = request(Method::POST, CHAT).header("content-type", "application/json");
+            let request = request.header("content-encoding", coding);
+            let reply = service.send(request.body(Body::from_stream(stream::iter(pieces))).unwrap()).await;
+            assert_eq!(reply.status, status, "{coding}: {}", reply.text);
+            if let Some(code) = code {
+                assert_eq!(reply.error(status).1, code);
+            }
+            if status == 415 {
+                assert!(reply.text.contains("Content-Encoding"), "{}", reply.text);
+                assert_eq!(reply.headers["accept-encoding"], "gzip, deflate");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_says_what_the_engine_measured() {
+    let service = service(Fake::new(hello), &[("limits.queue", "4")]);
+    service.engine.waiting.store(4, std::sync::atomic::Ordering::SeqCst);
+    *service.engine.retry_after.lock().unwrap() = Duration::from_millis(23_400);
+    let reply = service.chat(json!({})).await;
+    assert_eq!(reply.error(429).1, "queue_full");
+    assert_eq!(reply.headers["retry-after"], "24");
 }
 
 #[tokio::test]

@@ -4,7 +4,10 @@
 
 mod chat;
 mod completions;
+mod connections;
+mod ends;
 mod fake;
+mod hosts;
 mod images;
 mod limits;
 mod metrics;

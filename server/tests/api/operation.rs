@@ -169,7 +169,41 @@ async fn cors_only_for_configured_origins() {
     let reply = open.send(preflight()).await;
     assert_eq!(reply.headers["access-control-allow-origin"], "https://app.example.org");
     let closed = service(Fake::new(hello), &[]);
-    assert!(!closed.send(preflight()).await.headers.contains_key("access-control-allow-origin"));
+    let reply = closed.send(preflight()).await;
+    assert_eq!(reply.error(405).1, "method_not_allowed");
+    assert!(!reply.headers.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test]
+async fn the_headers_of_openais_client_for_browsers_pass() {
+    let asked = "authorization,content-type,x-stainless-os,x-stainless-retry-count,x-of-tomorrow";
+    let preflight = |path: &str| {
+        request(Method::OPTIONS, path)
+            .header("origin", "https://app.example.org")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", asked)
+            .header("access-control-request-private-network", "true")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let settings = [("cors.origins", "https://app.example.org"), ("auth.admin_keys", "admin-key-1")];
+    let open = service(Fake::new(hello), &settings);
+    let reply = open.send(preflight("/v1/chat/completions")).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.headers["access-control-allow-headers"], asked);
+    assert_eq!(reply.headers["access-control-allow-private-network"], "true");
+    let call = request(Method::GET, "/v1/models").header("origin", "https://app.example.org");
+    let reply = open.send(call.body(Body::empty()).unwrap()).await;
+    let exposed = reply.headers["access-control-expose-headers"].to_str().unwrap().to_owned();
+    assert!(exposed.contains("x-request-id") && exposed.contains("retry-after"), "{exposed}");
+    // Swapping engines is no business of a web page.
+    let reply = open.send(preflight("/admin/engines/swap")).await;
+    assert_eq!(reply.error(405).1, "method_not_allowed");
+    assert!(!reply.headers.contains_key("access-control-allow-origin"));
+    let everyone = service(Fake::new(hello), &[("cors.origins", "*")]);
+    let reply = everyone.send(preflight("/v1/chat/completions")).await;
+    assert_eq!(reply.headers["access-control-allow-origin"], "*");
+    assert!(!reply.headers.contains_key("access-control-allow-private-network"));
 }
 
 /// What the document says against what the router does, and every reference resolved.

@@ -1,0 +1,250 @@
+//! The memory that all bodies take together while they are read and parsed. A hundred clients may send the largest body that is allowed at the
+//! same time; they get what there is, one after the other, and who would have to wait long is told to come again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::engines::memory;
+use crate::pace::Pace;
+
+/// Bodies up to this size are not counted: `limits.connections` bounds them well enough, and small questions go on while large ones wait.
+pub(crate) const FREE_BYTES: usize = 64 << 10;
+
+/// What is counted for each byte of a body: the byte, and what becomes of it when it is parsed.
+const FACTOR: usize = 2;
+
+/// The unit of counting, so that large budgets are not beyond a semaphore's numbers.
+const UNIT: usize = 1 << 10;
+
+/// Longest wait for memory.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Retry-After is at most this.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// After a large body, freed memory is given back to the system, at most this often.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(5);
+
+/// The shared budget.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    units: Arc<Semaphore>,
+    readers: Mutex<Readers>,
+    /// Moving average of how long a counted body holds its memory, milliseconds.
+    mean_millis: AtomicU64,
+    giving_back: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Readers {
+    next: u64,
+    /// Bodies that are counted and still arrive.
+    counted: HashMap<u64, Reader>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    pace: Pace,
+    shed: Arc<Notify>,
+}
+
+/// There is no memory for this body for now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exhausted {
+    pub(crate) retry_after: Duration,
+}
+
+impl Budget {
+    pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            units: Arc::new(Semaphore::new((bytes / UNIT).min(Semaphore::MAX_PERMITS))),
+            readers: Mutex::default(),
+            mean_millis: AtomicU64::new(0),
+            giving_back: AtomicBool::new(false),
+        })
+    }
+
+    /// Begins to count a body.
+    pub(crate) fn hold(self: &Arc<Self>) -> Held {
+        Held {
+            budget: Arc::clone(self),
+            bytes: 0,
+            permit: None,
+            number: None,
+            shed: Arc::default(),
+            since: Instant::now(),
+        }
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Readers> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the bodies that stand still give up what they hold.
+    fn shed(&self) {
+        let now = Instant::now();
+        let readers = self.readers();
+        let stalled = readers.counted.values().filter(|reader| reader.pace.slow_since(now).is_some());
+        stalled.for_each(|reader| reader.shed.notify_one());
+    }
+
+    fn retry_after(&self) -> Duration {
+        let mean = Duration::from_millis(self.mean_millis.load(Ordering::Relaxed));
+        mean.clamp(Duration::from_secs(1), LONGEST_RETRY)
+    }
+
+    /// A quarter of the newest and three quarters of the older ones; a lost update does no harm.
+    fn record(&self, held: Duration) {
+        let (held, old) = (held.as_millis() as u64, self.mean_millis.load(Ordering::Relaxed));
+        self.mean_millis.store(if old == 0 { held } else { (old * 3 + held) / 4 }, Ordering::Relaxed);
+    }
+
+    /// Gives freed memory back to the system, once for all large bodies of the next seconds.
+    fn give_back_soon(self: &Arc<Self>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.giving_back.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let budget = Arc::clone(self);
+        runtime.spawn(async move {
+            tokio::time::sleep(GIVE_BACK_AFTER).await;
+            budget.giving_back.store(false, Ordering::SeqCst);
+            let _ = tokio::task::spawn_blocking(memory::give_back).await;
+        });
+    }
+}
+
+/// What one body holds of the budget, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    budget: Arc<Budget>,
+    bytes: usize,
+    permit: Option<OwnedSemaphorePermit>,
+    /// Its number among the readers, while it is one.
+    number: Option<u64>,
+    shed: Arc<Notify>,
+    since: Instant,
+}
+
+impl Held {
+    /// Counts this body as `bytes` long, and waits a moment for them where there are too few.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub(crate) async fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        if bytes <= FREE_BYTES.max(self.bytes) {
+            return Ok(());
+        }
+        let units = ((bytes - self.bytes) * FACTOR).div_ceil(UNIT) as u32;
+        let all = Arc::clone(&self.budget.units);
+        let permit = match Arc::clone(&all).try_acquire_many_owned(units) {
+            Ok(permit) => permit,
+            Err(_) => {
+                // Waiting for memory, it does not stand still.
+                self.leave();
+                self.budget.shed();
+                match tokio::time::timeout(PATIENCE, all.acquire_many_owned(units)).await {
+                    Ok(Ok(permit)) => permit,
+                    _ => return Err(Exhausted { retry_after: self.budget.retry_after() }),
+                }
+            }
+        };
+        match &mut self.permit {
+            Some(held) => held.merge(permit),
+            None => self.permit = Some(permit),
+        }
+        self.bytes = bytes;
+        if self.number.is_none() {
+            let readers = &mut *self.budget.readers();
+            readers.next += 1;
+            self.number = Some(readers.next);
+            let reader = Reader { pace: Pace::new(Instant::now()), shed: Arc::clone(&self.shed) };
+            readers.counted.insert(readers.next, reader);
+        }
+        Ok(())
+    }
+
+    /// Notes bytes that arrived.
+    pub(crate) fn arrived(&self, bytes: usize) {
+        let Some(number) = self.number else { return };
+        if let Some(reader) = self.budget.readers().counted.get_mut(&number) {
+            reader.pace.note(bytes, Instant::now());
+        }
+    }
+
+    /// Waits until others need the memory more than a body that stands still.
+    pub(crate) fn shed(&self) -> impl Future<Output = ()> + use<> {
+        let shed = Arc::clone(&self.shed);
+        async move { shed.notified().await }
+    }
+
+    /// The whole body has arrived: from here on it does not depend on its client.
+    pub(crate) fn complete(&mut self) {
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if let Some(number) = self.number.take() {
+            self.budget.readers().counted.remove(&number);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.leave();
+        if self.bytes > 0 {
+            self.budget.record(self.since.elapsed());
+            self.budget.give_back_soon();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[tokio::test]
+    async fn bodies_share_the_budget_and_wait_for_each_other() {
+        let budget = Budget::new(8 * MIB);
+        let mut first = budget.hold();
+        first.grow(3 * MIB).await.unwrap();
+        let mut second = budget.hold();
+        // What is small is not counted.
+        second.grow(FREE_BYTES).await.unwrap();
+        assert_eq!(second.bytes, 0);
+        let refused = second.grow(2 * MIB).await.unwrap_err();
+        assert!(refused.retry_after >= Duration::from_secs(1));
+        second.grow(MIB).await.unwrap();
+        let (grown, ()) = tokio::join!(second.grow(2 * MIB), async { drop(first) });
+        grown.unwrap();
+        drop(second);
+        assert_eq!(budget.units.available_permits(), 8 * MIB / UNIT);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_stands_still_gives_way() {
+        let budget = Budget::new(8 * MIB);
+        let mut stalled = budget.hold();
+        stalled.grow(3 * MIB).await.unwrap();
+        let mut fair = budget.hold();
+        fair.grow(MIB).await.unwrap();
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        budget.readers().counted.get_mut(&stalled.number.unwrap()).unwrap().pace = Pace::new(long_ago);
+        let gives_way = async {
+            stalled.shed().await;
+            drop(stalled);
+        };
+        let mut next = budget.hold();
+        let (grown, ()) = tokio::join!(next.grow(2 * MIB), gives_way);
+        grown.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(1), fair.shed()).await.is_err());
+    }
+}
