@@ -1,13 +1,13 @@
-//! Request bodies: bounded in size and time, JSON, with errors that name the field.
+//! Request bodies: bounded in size and time. What they say is read in [`crate::json`].
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use futures::StreamExt;
-use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
+use crate::json::{self, Body as JsonRequest};
 use crate::state::App;
 
 /// A request body of type `T`.
@@ -20,7 +20,7 @@ pub(crate) const OFFLOAD_BYTES: usize = 64 << 10;
 /// while the client still sends makes many clients report a broken connection instead of the error.
 const DISCARD_FACTOR: usize = 8;
 
-impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for JsonBody<T> {
+impl<T: JsonRequest> FromRequest<App> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
@@ -31,7 +31,8 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for JsonBody<T> {
         let bytes = tokio::time::timeout(timeout, read(&parts.headers, body, limit))
             .await
             .map_err(|_| ApiError::slow_body(timeout))??;
-        let value = offload(bytes.len(), move || parse(&bytes)).await??;
+        let app = app.clone();
+        let value = offload(bytes.len(), move || json::parse(&bytes, &app.config.limits)).await??;
         Ok(Self(value))
     }
 }
@@ -82,28 +83,4 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, 
         }
     }
     if total > limit { Err(ApiError::body_too_large(limit)) } else { Ok(bytes) }
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        None => return Err(ApiError::malformed("empty_body", "the body is empty; expected a JSON object")),
-        Some(b'{') => {}
-        // serde would also take a list, field by field.
-        Some(_) => return Err(ApiError::malformed("invalid_json", "expected the body to be a JSON object")),
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let inner = error.into_inner();
-        match inner.classify() {
-            serde_json::error::Category::Data if path != "." => {
-                ApiError::invalid(path.clone(), format!("`{path}`: {inner}"))
-            }
-            _ => ApiError::malformed("invalid_json", format!("the body is not the JSON expected: {inner}")),
-        }
-    })?;
-    deserializer.end().map_err(|error| {
-        ApiError::malformed("invalid_json", format!("the body goes on after its JSON value: {error}"))
-    })?;
-    Ok(value)
 }

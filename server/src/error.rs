@@ -10,6 +10,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::quote::{excerpt, one_line, quote};
+
 /// A failed request, in OpenAI's terms.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -30,6 +32,8 @@ pub struct ApiError {
 
 /// Waiting this long lets a short answer finish or a model load a little further.
 const RETRY_SOON: Duration = Duration::from_secs(2);
+/// Most bytes of a message: causes that come from elsewhere can be of any length.
+const LONGEST_MESSAGE: usize = 2000;
 /// A draining server goes away; its successor needs a moment.
 const RETRY_LATER: Duration = Duration::from_secs(5);
 
@@ -40,7 +44,8 @@ impl ApiError {
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        Self { status, kind, code, param: None, message: message.into(), retry_after: None }
+        let message = one_line(&message.into(), LONGEST_MESSAGE);
+        Self { status, kind, code, param: None, message, retry_after: None }
     }
 
     fn retry(mut self, after: Duration) -> Self {
@@ -86,7 +91,8 @@ impl ApiError {
 
     /// 404: no such model.
     pub fn unknown_model(asked: &str, served: &str) -> Self {
-        let message = format!("the model `{asked}` does not exist; this server has `{served}`");
+        let asked = quote(asked);
+        let message = format!("the model {asked} does not exist; this server has `{served}`");
         Self {
             param: Some("model".into()),
             ..Self::new(StatusCode::NOT_FOUND, "not_found_error", "model_not_found", message)
@@ -95,13 +101,14 @@ impl ApiError {
 
     /// 404: no such route.
     pub fn unknown_route(path: &str) -> Self {
-        let message = format!("there is nothing at `{path}`; see /openapi.json for what there is");
+        let message = format!("there is nothing at {}; see /openapi.json for what there is", quote(path));
         Self::new(StatusCode::NOT_FOUND, "not_found_error", "unknown_route", message)
     }
 
     /// 405.
     pub fn method_not_allowed(method: &str, path: &str) -> Self {
-        let message = format!("`{path}` does not take {method}; the Allow header says what it takes");
+        let (path, method) = (quote(path), excerpt(method));
+        let message = format!("{path} does not take {method}; the Allow header says what it takes");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
     }
 
@@ -117,9 +124,17 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message)
     }
 
+    /// 413: too much JSON besides texts and images.
+    pub fn json_too_large(limit: usize, found: usize) -> Self {
+        let message = format!(
+            "expected at most {limit} bytes of JSON besides texts and images, found {found} (limits.json)"
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "json_too_large", message)
+    }
+
     /// 415.
     pub fn media_type(found: Option<&str>) -> Self {
-        let found = found.unwrap_or("none");
+        let found = excerpt(found.unwrap_or("none"));
         let message = format!("expected the header `Content-Type: application/json`, found {found}");
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -186,6 +201,8 @@ pub(crate) fn queue_full(waiting: usize) -> ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.body())).into_response();
+        // For the log line about the request, which is written further out.
+        response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         if let Some(after) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs_f64().ceil() as u64));

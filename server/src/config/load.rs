@@ -210,13 +210,18 @@ impl Checker {
         let (queue, connections) = (self.get("limits.queue"), self.get("limits.connections"));
         let (body, text, images) =
             (self.get("limits.body"), self.get("limits.text"), self.get("limits.images"));
+        let json = self.get("limits.json");
+        let (messages, parts) = (self.get("limits.messages"), self.get("limits.parts"));
         let (image_bytes, image_pixels) = (self.get("limits.image_bytes"), self.get("limits.image_pixels"));
         let (choices, max_tokens) = (self.get("limits.choices"), self.get("limits.max_tokens"));
         Some(Limits {
             queue: queue?,
             connections: connections?,
             body: body?,
+            json: json?,
             text: text?,
+            messages: messages?,
+            parts: parts?,
             images: images?,
             image_bytes: image_bytes?,
             image_pixels: image_pixels?,
@@ -308,7 +313,10 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("limits.queue", limits.queue),
         ("limits.connections", limits.connections),
         ("limits.body", limits.body),
+        ("limits.json", limits.json),
         ("limits.text", limits.text),
+        ("limits.messages", limits.messages),
+        ("limits.parts", limits.parts),
         ("limits.images", limits.images),
         ("limits.image_bytes", limits.image_bytes),
         ("limits.image_pixels", limits.image_pixels),

@@ -1,8 +1,10 @@
 //! Flags and environment variables, made from [`KEYS`].
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
+use super::environment;
 use super::keys::KEYS;
 
 /// What the command line and the environment say. `clap::Args` by hand, since the flags come from a table.
@@ -57,6 +59,7 @@ impl clap::Args for Overrides {
 
 impl clap::FromArgMatches for Overrides {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        environment::check().map_err(|message| clap::Error::raw(ErrorKind::UnknownArgument, message))?;
         let given = KEYS.iter().filter_map(|key| {
             let value = matches.get_one::<String>(key.path)?.clone();
             let source = match matches.value_source(key.path) {

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod bodies;
 mod chat;
 mod completions;
+mod defaults;
 mod fake;
+mod fields;
 mod images;
 mod limits;
 mod metrics;
