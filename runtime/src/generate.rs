@@ -102,6 +102,8 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keep only this many of the likeliest tokens; 0 keeps all.
     pub top_k: usize,
+    /// Keep only tokens at least this share of the likeliest one's probability, 0..=1; 0 keeps all.
+    pub min_p: f32,
     /// Divides (multiplies, when negative) the logit of every token seen so far; 1 does nothing.
     pub repetition_penalty: f32,
     /// Subtracted once from the logit of every token generated so far.
@@ -110,6 +112,12 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Same seed, same request, same answer. `None` draws one.
     pub seed: Option<u64>,
+    /// No token that ends an answer is picked before so many others were.
+    pub min_tokens: usize,
+    /// Go on past the model's own end tokens.
+    pub ignore_eos: bool,
+    /// Ids that end an answer besides the model's own, and are not part of its text.
+    pub stop_token_ids: Vec<u32>,
 }
 
 impl Default for Sampling {
@@ -118,10 +126,14 @@ impl Default for Sampling {
             temperature: 1.0,
             top_p: 1.0,
             top_k: 0,
+            min_p: 0.0,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             seed: None,
+            min_tokens: 0,
+            ignore_eos: false,
+            stop_token_ids: Vec::new(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::bundle::manifest::{Precision, Target};
+use crate::bundle::manifest::{GenerationSpec, Precision, Target};
 use crate::bundle::{Bundle, Manifest};
 use crate::engine::{CpuOptions, CudaOptions, RuntimeKind, RuntimeOptions, TensorRtOptions, Workload};
 use crate::generate::{Event, GenerateError, Observer, Request};
@@ -148,6 +148,10 @@ pub struct ModelInfo {
     pub token_budgets: Vec<usize>,
     /// Images that a request may carry.
     pub max_images: usize,
+    /// Whether images go before the text of their message: the model was trained so.
+    pub images_first: bool,
+    /// How tokens are picked where a request does not say.
+    pub generation: GenerationSpec,
     /// Answers that decode at the same time.
     pub kv_slots: usize,
     /// Size of the weight files, bytes.

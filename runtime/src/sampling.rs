@@ -5,11 +5,13 @@
 //! 1. repetition penalty over prompt and answer: a positive logit is divided by it, a negative one multiplied
 //!    (transformers' `RepetitionPenaltyLogitsProcessor`);
 //! 2. frequency and presence penalty over the answer: `logit -= count * frequency + (count > 0) * presence` (OpenAI);
-//! 3. temperature 0: the largest logit wins, the lowest id among equals, and the rest is skipped;
-//! 4. temperature: logits are divided by it;
-//! 5. `top_k`: only that many of the largest stay;
-//! 6. `top_p`: only the smallest set of likeliest tokens whose probability, among what stayed, reaches it;
-//! 7. one draw from what is left.
+//! 3. `min_tokens`: until so many tokens were picked, those that end an answer cannot be (vLLM);
+//! 4. temperature 0: the largest logit wins, the lowest id among equals, and the rest is skipped;
+//! 5. temperature: logits are divided by it;
+//! 6. `min_p`: only tokens at least this share of the likeliest one's probability stay (vLLM);
+//! 7. `top_k`: only that many of the largest stay;
+//! 8. `top_p`: only the smallest set of likeliest tokens whose probability, among what stayed, reaches it;
+//! 9. one draw from what is left.
 //!
 //! Probabilities are summed in `f64`. Reported log-probabilities come from the raw logits, before all of this.
 
@@ -46,6 +48,10 @@ pub struct Sampler {
     prompt: HashSet<u32>,
     /// How often each id was generated.
     generated: HashMap<u32, u32>,
+    /// Tokens picked so far.
+    picked: usize,
+    /// Ids that end an answer; kept only where `min_tokens` holds them back.
+    ends: Vec<u32>,
     rng: ChaCha12Rng,
     scratch: Vec<f32>,
 }
@@ -53,12 +59,16 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler for one choice. The same `sampling`, `seed` and `choice` over the same logits pick the same tokens;
     /// choices draw from different streams of one seed, so the first of several equals a lonely one.
-    pub fn new(sampling: &Sampling, prompt: &[u32], seed: u64, choice: usize) -> Self {
+    /// `eos_token_ids` are the model's own end tokens.
+    pub fn new(sampling: &Sampling, eos_token_ids: &[u32], prompt: &[u32], seed: u64, choice: usize) -> Self {
         let mut rng = ChaCha12Rng::seed_from_u64(seed);
         rng.set_stream(choice as u64);
         let penalised = sampling.repetition_penalty != 1.0;
+        let ends = eos_token_ids.iter().chain(&sampling.stop_token_ids).copied();
         Self {
             sampling: sampling.clone(),
+            picked: 0,
+            ends: if sampling.min_tokens > 0 { ends.collect() } else { Vec::new() },
             prompt: if penalised { prompt.iter().copied().collect() } else { HashSet::new() },
             generated: HashMap::new(),
             rng,
@@ -79,17 +89,39 @@ impl Sampler {
             scratch.clear();
             scratch.extend_from_slice(logits);
             self.penalise(&mut scratch);
+            self.hold_back_ends(&mut scratch);
             self.pick(&scratch)
         };
         self.scratch = scratch;
+        self.picked += 1;
         *self.generated.entry(id).or_default() += 1;
         Ok(id)
     }
 
-    /// Whether no penalty would change any logit.
+    /// Whether nothing would change any logit.
     fn untouched(&self) -> bool {
         let s = &self.sampling;
-        s.repetition_penalty == 1.0 && s.frequency_penalty == 0.0 && s.presence_penalty == 0.0
+        s.repetition_penalty == 1.0
+            && s.frequency_penalty == 0.0
+            && s.presence_penalty == 0.0
+            && self.picked >= s.min_tokens
+    }
+
+    /// Makes the end of the answer impossible while it is shorter than `min_tokens`, unless nothing else is possible.
+    fn hold_back_ends(&self, logits: &mut [f32]) {
+        if self.picked >= self.sampling.min_tokens {
+            return;
+        }
+        let others =
+            |(id, logit): (usize, &f32)| *logit > f32::NEG_INFINITY && !self.ends.contains(&(id as u32));
+        if !logits.iter().enumerate().any(others) {
+            return;
+        }
+        for &id in &self.ends {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 
     fn penalise(&self, logits: &mut [f32]) {
@@ -152,7 +184,7 @@ fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
 }
 
-/// Temperature, `top_k` and `top_p`; at least one candidate is left.
+/// Temperature, `min_p`, `top_k` and `top_p`; at least one candidate is left.
 fn candidates(logits: &[f32], sampling: &Sampling) -> Vec<Candidate> {
     let max = f64::from(logits[argmax(logits) as usize]);
     let temperature = f64::from(sampling.temperature);
@@ -164,6 +196,11 @@ fn candidates(logits: &[f32], sampling: &Sampling) -> Vec<Candidate> {
             weight: ((f64::from(logit) - max) / temperature).exp(),
         })
         .collect();
+    if sampling.min_p > 0.0 {
+        // The likeliest token weighs 1, so that a weight is a share of its probability.
+        let least = f64::from(sampling.min_p);
+        all.retain(|candidate| candidate.weight >= least);
+    }
     if sampling.top_k > 0 && sampling.top_k < all.len() {
         all.select_nth_unstable_by(sampling.top_k - 1, likelier);
         all.truncate(sampling.top_k);
@@ -265,7 +302,7 @@ mod tests {
     use super::*;
 
     fn sampler(sampling: Sampling, seed: u64) -> Sampler {
-        Sampler::new(&sampling, &[], seed, 0)
+        Sampler::new(&sampling, &[], &[], seed, 0)
     }
 
     fn greedy() -> Sampling {
@@ -291,7 +328,7 @@ mod tests {
     #[test]
     fn repetition_penalty_covers_prompt_and_answer() {
         let sampling = Sampling { repetition_penalty: 2.0, ..greedy() };
-        let mut sampler = Sampler::new(&sampling, &[0, 0, 3], 0, 0);
+        let mut sampler = Sampler::new(&sampling, &[], &[0, 0, 3], 0, 0);
         // 0 is in the prompt: 3 / 2 < 2, so 1 wins; then 1 is in the answer too: 2 / 2 < 1.5. The negative logit of 3
         // is doubled.
         let logits = [3.0, 2.0, -0.3, -0.2];
@@ -305,7 +342,7 @@ mod tests {
     #[test]
     fn presence_and_frequency_penalties_cover_the_answer_only() {
         let sampling = Sampling { presence_penalty: 0.5, frequency_penalty: 0.25, ..greedy() };
-        let mut sampler = Sampler::new(&sampling, &[1], 0, 0);
+        let mut sampler = Sampler::new(&sampling, &[], &[1], 0, 0);
         let logits = [2.0, 1.0];
         assert_eq!(sampler.sample(&logits), Ok(0));
         let mut scratch = logits.to_vec();
@@ -318,6 +355,33 @@ mod tests {
             "at 2 counts: 2 - 0.5 - 0.5 = 1, equal to id 1, and lower"
         );
         assert_eq!(sampler.sample(&logits), Ok(1));
+    }
+
+    #[test]
+    fn min_p_keeps_what_is_likely_enough_beside_the_likeliest() {
+        // Shares of the likeliest: 1, 0.5, 0.2 at temperature 1; their square roots at temperature 2.
+        let logits = [0.0, 0.5f32.ln(), 0.2f32.ln()];
+        let kept = |min_p, temperature| {
+            let sampling = Sampling { min_p, temperature, ..Sampling::default() };
+            candidates(&logits, &sampling).iter().map(|candidate| candidate.id).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(0.0, 1.0), [0, 1, 2]);
+        assert_eq!(kept(0.3, 1.0), [0, 1]);
+        assert_eq!(kept(0.6, 1.0), [0]);
+        assert_eq!(kept(0.6, 2.0), [0, 1]);
+        assert_eq!(kept(1.0, 1.0), [0]);
+    }
+
+    #[test]
+    fn ends_are_held_back_until_min_tokens() {
+        let sampling = Sampling { min_tokens: 2, stop_token_ids: vec![1], ..greedy() };
+        let mut sampler = Sampler::new(&sampling, &[0], &[], 0, 0);
+        let logits = [9.0, 8.0, 1.0];
+        let picked: Vec<_> = (0..3).map(|_| sampler.sample(&logits)).collect();
+        assert_eq!(picked, [Ok(2), Ok(2), Ok(0)]);
+        // Where nothing but an end is possible, it is picked: no answer can go on from nothing.
+        let mut sampler = Sampler::new(&sampling, &[0], &[], 0, 0);
+        assert_eq!(sampler.sample(&[0.0, 1.0, f32::NEG_INFINITY]), Ok(1));
     }
 
     #[test]

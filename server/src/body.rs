@@ -1,15 +1,15 @@
-//! Request bodies: bounded in size, time and common memory, JSON, with errors that name the field.
+//! Request bodies: bounded in size, time and common memory. What they say is read in [`crate::json`].
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use futures::StreamExt;
-use serde::de::DeserializeOwned;
 
 use self::budget::Held;
 use self::coding::{Coding, Decoder, Step};
 use crate::error::ApiError;
+use crate::json::{self, Body as JsonRequest};
 use crate::state::App;
 
 pub(crate) mod budget;
@@ -24,7 +24,7 @@ pub(crate) const OFFLOAD_BYTES: usize = 64 << 10;
 /// A body's buffer grows by so much at a time: from this size on it is a mapping of its own, which grows without being copied.
 const GROWTH: usize = 1 << 20;
 
-impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for JsonBody<T> {
+impl<T: JsonRequest> FromRequest<App> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
@@ -43,8 +43,9 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<App> for JsonBody<T> {
         tokio::time::timeout(timeout, read).await.map_err(|_| ApiError::slow_body(timeout))??;
         let Reader { mut decoder, held, .. } = reader;
         let bytes = std::mem::take(&mut decoder.room().bytes);
+        let app = app.clone();
         let value = offload(bytes.len(), move || {
-            let value = parse(&bytes);
+            let value = json::parse(&bytes, &app.config.limits);
             drop(bytes);
             drop(held);
             value
@@ -161,28 +162,4 @@ impl Reader {
 
 fn broken() -> ApiError {
     ApiError::malformed("body_undecodable", "the body is not coded as its header `Content-Encoding` says")
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        None => return Err(ApiError::malformed("empty_body", "the body is empty; expected a JSON object")),
-        Some(b'{') => {}
-        // serde would also take a list, field by field.
-        Some(_) => return Err(ApiError::malformed("invalid_json", "expected the body to be a JSON object")),
-    }
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let path = error.path().to_string();
-        let inner = error.into_inner();
-        match inner.classify() {
-            serde_json::error::Category::Data if path != "." => {
-                ApiError::invalid(path.clone(), format!("`{path}`: {inner}"))
-            }
-            _ => ApiError::malformed("invalid_json", format!("the body is not the JSON expected: {inner}")),
-        }
-    })?;
-    deserializer.end().map_err(|error| {
-        ApiError::malformed("invalid_json", format!("the body goes on after its JSON value: {error}"))
-    })?;
-    Ok(value)
 }

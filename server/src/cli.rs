@@ -107,9 +107,9 @@ pub(crate) struct Ask {
     /// Most tokens of the answer; 256, or what the context has left where that is less, unless given.
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub(crate) max_tokens: Option<usize>,
-    /// Randomness of the answer; 0 always picks the likeliest token.
-    #[arg(long, default_value_t = 0.0, value_name = "NUMBER", value_parser = temperature)]
-    pub(crate) temperature: f32,
+    /// Randomness of the answer; 0 always picks the likeliest token. As the checkpoint's generation_config.json says, unless given.
+    #[arg(long, value_name = "NUMBER", value_parser = temperature)]
+    pub(crate) temperature: Option<f32>,
     /// Seed, for answers that repeat.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

@@ -10,6 +10,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::quote::{excerpt, one_line, quote};
+
 /// A failed request, in OpenAI's terms.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
@@ -34,6 +36,8 @@ pub struct ApiError {
 #[derive(Debug, Clone)]
 pub(crate) struct Refused(pub(crate) ApiError);
 
+/// Most bytes of a message: causes that come from elsewhere can be of any length.
+const LONGEST_MESSAGE: usize = 2000;
 /// A draining server goes away; its successor needs a moment.
 pub(crate) const RETRY_LATER: Duration = Duration::from_secs(5);
 
@@ -47,7 +51,8 @@ impl ApiError {
         code: &'static str,
         message: impl Into<String>,
     ) -> Self {
-        Self { status, kind, code, param: None, message: message.into(), retry_after: None, close: false }
+        let message = one_line(&message.into(), LONGEST_MESSAGE);
+        Self { status, kind, code, param: None, message, retry_after: None, close: false }
     }
 
     fn retry(mut self, after: Duration) -> Self {
@@ -99,7 +104,8 @@ impl ApiError {
 
     /// 404: no such model.
     pub fn unknown_model(asked: &str, served: &str) -> Self {
-        let message = format!("the model `{asked}` does not exist; this server has `{served}`");
+        let asked = quote(asked);
+        let message = format!("the model {asked} does not exist; this server has `{served}`");
         Self {
             param: Some("model".into()),
             ..Self::new(StatusCode::NOT_FOUND, "not_found_error", "model_not_found", message)
@@ -108,13 +114,14 @@ impl ApiError {
 
     /// 404: no such route.
     pub fn unknown_route(path: &str) -> Self {
-        let message = format!("there is nothing at `{path}`; see /openapi.json for what there is");
+        let message = format!("there is nothing at {}; see /openapi.json for what there is", quote(path));
         Self::new(StatusCode::NOT_FOUND, "not_found_error", "unknown_route", message)
     }
 
     /// 405.
     pub fn method_not_allowed(method: &str, path: &str) -> Self {
-        let message = format!("`{path}` does not take {method}; the Allow header says what it takes");
+        let (path, method) = (quote(path), excerpt(method));
+        let message = format!("{path} does not take {method}; the Allow header says what it takes");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
     }
 
@@ -136,9 +143,17 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "body_too_large", message).closing()
     }
 
+    /// 413: too much JSON besides texts and images.
+    pub fn json_too_large(limit: usize, found: usize) -> Self {
+        let message = format!(
+            "expected at most {limit} bytes of JSON besides texts and images, found {found} (limits.json)"
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "json_too_large", message)
+    }
+
     /// 415.
     pub fn media_type(found: Option<&str>) -> Self {
-        let found = found.unwrap_or("none");
+        let found = excerpt(found.unwrap_or("none"));
         let message = format!("expected the header `Content-Type: application/json`, found {found}");
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -241,6 +256,8 @@ pub(crate) fn queue_full(waiting: usize, retry_after: Duration) -> ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, axum::Json(self.body())).into_response();
+        // For the log line about the request, which is written further out.
+        response.extensions_mut().insert(self.clone());
         let headers = response.headers_mut();
         if let Some(after) = self.retry_after {
             headers

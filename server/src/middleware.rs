@@ -79,7 +79,13 @@ async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Re
     span.in_scope(|| match route.as_str() {
         // Probes and scrapes come every few seconds and say nothing new.
         "/health" | "/ready" | "/metrics" => tracing::debug!(status, seconds, "answered"),
-        _ => tracing::info!(status, seconds, "answered"),
+        _ => match response.extensions().get::<ApiError>() {
+            // A message is one line whatever the request held.
+            Some(ApiError { code, param, message, .. }) => {
+                tracing::info!(status, seconds, code, param, reason = message, "refused");
+            }
+            None => tracing::info!(status, seconds, "answered"),
+        },
     });
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

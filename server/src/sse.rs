@@ -55,6 +55,7 @@ impl<W: Writer> State<W> {
         match event {
             Event::Failed(error) => {
                 let error = ApiError::from(error);
+                tracing::info!(code = error.code, reason = error.message, "stream broke off");
                 self.ready.push_back(sse::Event::default().event("error").data(error.body().to_string()));
                 self.running = None;
             }

@@ -30,7 +30,48 @@ def test_an_answer_has_openais_form(ask):
     usage = answer.usage
     assert usage.completion_tokens == 8 and usage.prompt_tokens > 0
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-    assert usage.prompt_tokens_details.visual_tokens == 0
+    assert usage.prompt_tokens_details.visual_tokens == usage.prompt_tokens_details.image_tokens == 0
+
+
+def test_a_stream_has_a_chunk_for_each_token(ask):
+    # The random model says bytes that are half a character, too: a token without text is a token.
+    for options in ({}, {"stop": "x" * 50}, {"temperature": 1, "seed": 3}):
+        chunks = list(ask(stream=True, max_tokens=20, extra_body={"ignore_eos": True}, **options))
+        tokens = [chunk for chunk in chunks if chunk.choices[0].delta.content is not None][1:]
+        assert len(tokens) >= 20
+
+
+def test_an_answer_is_as_long_as_it_is_asked_to_be(ask):
+    for options in ({"ignore_eos": True}, {"min_tokens": 40}):
+        for seed in range(3):
+            answer = ask(temperature=2, seed=seed, max_tokens=40, extra_body=options)
+            assert answer.usage.completion_tokens == 40 and answer.choices[0].finish_reason == "length"
+
+
+def test_min_p_of_one_is_greedy(ask):
+    greedy = ask().choices[0].message.content
+    assert ask(temperature=2, seed=1, extra_body={"min_p": 1}).choices[0].message.content == greedy
+
+
+def test_what_is_greedy_by_its_checkpoint_is_greedy_unasked(client):
+    """The checkpoint's generation_config.json says `do_sample: false`."""
+    def answer(**options: object) -> str:
+        options = {"model": MODEL, "messages": messages("What is in the sky?"), "max_tokens": 16} | options
+        return client.chat.completions.create(**options).choices[0].message.content
+
+    assert {answer() for _ in range(3)} == {answer(temperature=0)}
+    assert len({answer(temperature=1.5, seed=seed) for seed in range(3)}) > 1
+    defaults = client.models.retrieve(MODEL).arrcoc["defaults"]
+    assert defaults["temperature"] == 0 and defaults["top_p"] == 1
+
+
+def test_an_assistant_that_said_nothing_is_replayed(client):
+    def tokens(content: str | None) -> int:
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": content},
+                 {"role": "user", "content": "b"}]
+        return client.chat.completions.create(model=MODEL, messages=turns, max_tokens=1).usage.prompt_tokens
+
+    assert tokens(None) == tokens("")
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1, "seed": 2}, {"max_tokens": 1}])

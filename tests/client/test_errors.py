@@ -1,10 +1,12 @@
 """Wrong requests, through the exception classes that OpenAI's client makes of them."""
 
+import os
+import subprocess
 import threading
 
 import openai
 import pytest
-from conftest import MODEL, image_part, messages
+from conftest import MODEL, SERVE, image_part, messages
 
 
 def refused(kind: type[openai.APIStatusError], call, **options) -> openai.APIStatusError:
@@ -24,6 +26,13 @@ def refused(kind: type[openai.APIStatusError], call, **options) -> openai.APISta
     ({"temperature": 2.1}, "temperature"),
     ({"top_p": 0}, "top_p"),
     ({"top_p": 1.5}, "top_p"),
+    ({"extra_body": {"min_p": 7}}, "min_p"),
+    ({"extra_body": {"min_tokens": 10**9}}, "min_tokens"),
+    ({"extra_body": {"stop_token_ids": ["x"]}}, "stop_token_ids[0]"),
+    ({"extra_body": {"guided_choice": ["yes", "no"]}}, "guided_choice"),
+    ({"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}, "chat_template_kwargs"),
+    ({"extra_body": {"temprature": 0}}, "temperature"),
+    ({"extra_body": {"arrcoc": {"bugdet": 64}}}, "arrcoc"),
     ({"n": 0}, "n"),
     ({"n": 1000}, "n"),
     ({"presence_penalty": 3}, "presence_penalty"),
@@ -42,6 +51,23 @@ def refused(kind: type[openai.APIStatusError], call, **options) -> openai.APISta
 def test_a_wrong_parameter_is_named(ask, options, param):
     error = refused(openai.BadRequestError, ask, text="Hello", **options)
     assert error.status_code == 400 and error.param == param and error.type == "invalid_request_error"
+
+
+def test_a_refusal_is_logged_once_on_one_line(start):
+    server = start().wait_ready()
+    answer = server.http.post("/v1/chat/completions", json={"messages": [], "temperature": "x\n\x1b[31m\u2028forged"})
+    assert answer.status_code == 400
+    server.eventually(lambda: "invalid_value" in server.log.read_text(), "the refusal is in the log")
+    lines = [line for line in server.log.read_text().split("\n") if "invalid_value" in line]
+    (line,) = lines
+    assert "temperature" in line and "forged" in line and "refused" in line
+    assert "x\\n" in line and "\u2028" not in line
+
+
+def test_a_misspelt_variable_of_the_environment_ends_the_start(tmp_path):
+    environment = os.environ | {"ARRCOC_BUNDEL": "engines"}
+    ended = subprocess.run([SERVE, "serve"], env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert ended.returncode == 2 and "ARRCOC_BUNDLE" in ended.stderr
 
 
 def test_a_budget_is_checked_against_the_tiers_even_with_an_image(client):

@@ -7,10 +7,11 @@ use arrcoc_models::graph::{Graph, Parameter};
 use arrcoc_runtime::bundle::manifest::{
     AxisRange, CacheElement, DecoderSpec, PipelineKind, Statistics, Target, VisionSpec,
 };
+use serde_json::Value;
 
-use super::error::BuildError;
+use super::error::{BuildError, TextError};
 use super::text::{Expected, Text};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{CONFIG, Checkpoint};
 
 /// Rows that run together: what a profile for TensorRT would be built for.
 const MAX_BATCH: u64 = 64;
@@ -77,6 +78,7 @@ fn arr_coc_ovis(
             std: config.adapter.target_std,
             sparsity: config.adapter.target_sparsity,
         },
+        images_first: images_first(checkpoint)?,
     };
     let decoder = DecoderSpec {
         layers: config.decoder.layers,
@@ -85,11 +87,27 @@ fn arr_coc_ovis(
         hidden_size: config.decoder.hidden_size,
         vocab_size: config.decoder.vocab_size,
         context_length,
-        eos_token_ids: text.eos_token_ids.clone(),
+        eos_token_ids: text.generation.eos_token_ids.clone(),
         image_token_id: config.image_token_id,
         cache_element: CacheElement::Fp32,
     };
     Ok(Described { pipeline: PipelineKind::ArrCocOvis, vision, decoder, text })
+}
+
+/// `images_first` of `config.json`: whether the model was trained on messages whose images stand before their text.
+/// The family's own prompts have that order, so it is the default.
+fn images_first(checkpoint: &Checkpoint) -> Result<bool, BuildError> {
+    match &checkpoint.config()["images_first"] {
+        Value::Null => Ok(true),
+        Value::Bool(first) => Ok(*first),
+        other => Err(TextError::Key {
+            path: checkpoint.dir().join(CONFIG),
+            key: "images_first".to_owned(),
+            expected: "true or false".to_owned(),
+            found: other.to_string().chars().take(200).collect(),
+        }
+        .into()),
+    }
 }
 
 impl Described {

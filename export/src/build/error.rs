@@ -112,4 +112,16 @@ pub enum TextError {
         /// What is there.
         found: String,
     },
+    /// A key cannot be followed.
+    #[error("{}, `{key}`: expected {expected}, found {found}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
 }

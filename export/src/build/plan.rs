@@ -79,6 +79,7 @@ impl Plan {
             files: hashes.chain(unknown).collect(),
             vision,
             decoder: DecoderSpec { cache_element, ..decoder },
+            generation: Some(text.generation.defaults.clone()),
         };
         let Text { files: mut small, .. } = text;
         small.extend(models);

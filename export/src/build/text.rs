@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use super::error::TextError;
+use super::generation_config::Generation;
 use super::{generation_config, preprocessor};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -19,8 +20,8 @@ const CHAT_TEMPLATE: &str = "chat_template.jinja";
 pub(super) struct Text {
     /// Files that the bundle carries, by name.
     pub(super) files: BTreeMap<String, Vec<u8>>,
-    /// Ids that end a generation.
-    pub(super) eos_token_ids: Vec<u32>,
+    /// Ids that end an answer, and how tokens are picked.
+    pub(super) generation: Generation,
     /// Per-channel mean of pixels in 0..1.
     pub(super) image_mean: [f32; 3],
     /// Per-channel standard deviation of pixels in 0..1.
@@ -52,9 +53,9 @@ impl Text {
         let template = chat_template(dir, tokenizer_config.as_deref())?;
         files.insert(CHAT_TEMPLATE.to_owned(), template);
         files.extend(tokenizer_config.map(|bytes| (TOKENIZER_CONFIG.to_owned(), bytes)));
-        let eos_token_ids = generation_config::eos_token_ids(dir, config, expected.vocab_size)?;
+        let generation = generation_config::generation(dir, config, expected.vocab_size)?;
         let (image_mean, image_std) = preprocessor::read(dir, expected.native_size)?;
-        Ok(Self { files, eos_token_ids, image_mean, image_std })
+        Ok(Self { files, generation, image_mean, image_std })
     }
 }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::generation::GenerationSpec;
 pub use super::statistics::{Drift, Statistics};
 pub use super::weight_rule::{WeightForm, WeightRule};
 use crate::tensor::ElementType;
@@ -48,6 +49,9 @@ pub struct RawManifest {
     pub vision: VisionSpec,
     /// What the decoder needs to know.
     pub decoder: DecoderSpec,
+    /// How the checkpoint's author would have tokens picked; absent in bundles of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationSpec>,
 }
 
 /// An operator that stays in 32 bits, because something that it reads or makes is too large for 16.
@@ -185,6 +189,14 @@ pub struct VisionSpec {
     pub gist_grid: usize,
     /// Statistics that the adapter's output is normalised to.
     pub adapter_target: Statistics,
+    /// Whether the model was trained on messages whose images stand before their text, and so gets them in that order.
+    #[serde(default = "images_first")]
+    pub images_first: bool,
+}
+
+/// Bundles of earlier versions do not say it: all of them are of a family that was trained image first.
+fn images_first() -> bool {
+    true
 }
 
 /// The decoder, as far as the KV cache and the token loop go.

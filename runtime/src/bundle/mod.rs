@@ -15,9 +15,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::engine::{BundledGraph, Graph, Runtime};
 use crate::error::LoadError;
-use manifest::{AxisRange, DecoderSpec, PipelineKind, Precision, RawManifest, Target, VisionSpec};
+use manifest::{
+    AxisRange, DecoderSpec, GenerationSpec, PipelineKind, Precision, RawManifest, Target, VisionSpec,
+};
 
 pub(crate) mod files;
+mod generation;
 pub mod manifest;
 mod onnx;
 mod statistics;
@@ -67,6 +70,8 @@ pub struct Manifest {
     pub vision: VisionSpec,
     /// The decoder.
     pub decoder: DecoderSpec,
+    /// How tokens are picked where a request does not say.
+    pub generation: GenerationSpec,
 }
 
 /// One graph of a checked manifest.

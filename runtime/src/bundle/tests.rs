@@ -66,6 +66,7 @@ fn valid() -> (TempDir, RawManifest) {
             token_budgets: vec![8, 12, 16, 24, 32],
             gist_grid: 2,
             adapter_target: Statistics { mean: 0.0, std: 0.02, sparsity: 0.0 },
+            images_first: true,
         },
         decoder: DecoderSpec {
             layers: 2,
@@ -78,6 +79,7 @@ fn valid() -> (TempDir, RawManifest) {
             image_token_id: 3,
             cache_element: CacheElement::Fp32,
         },
+        generation: None,
     };
     (dir, raw)
 }
@@ -122,6 +124,27 @@ fn a_valid_bundle_opens() {
     assert!(matches!(bundle.file_path("chat_template.jinja"), Err(BundleError::NoFile { .. })));
     assert_eq!(bundle.manifest().vision, raw.vision);
     assert_eq!(files::hex(&bundle.digest()), digest(&fs::read(dir.path().join(MANIFEST)).unwrap()));
+}
+
+#[test]
+fn bundles_of_before_the_defaults_open_with_openais() {
+    let (dir, raw) = valid();
+    let yaml = serde_yaml::to_string(&raw).unwrap().replace("  images_first: true\n", "");
+    assert!(!yaml.contains("generation") && !yaml.contains("images_first"), "{yaml}");
+    fs::write(dir.path().join(MANIFEST), yaml).unwrap();
+    let bundle = Bundle::open(dir.path()).unwrap();
+    assert_eq!(bundle.manifest().generation.sampling(), crate::generate::Sampling::default());
+    assert!(bundle.manifest().vision.images_first);
+}
+
+#[test]
+fn a_greedy_checkpoint_is_greedy_whatever_its_temperature() {
+    let (dir, mut raw) = valid();
+    let greedy =
+        GenerationSpec { do_sample: false, temperature: 0.7, top_p: 0.8, ..GenerationSpec::default() };
+    raw.generation = Some(greedy);
+    let sampling = open(&dir, &raw).unwrap().manifest().generation.sampling();
+    assert_eq!((sampling.temperature, sampling.top_p), (0.0, 0.8));
 }
 
 #[test]
@@ -204,7 +227,7 @@ fn paths_cannot_leave_the_bundle() {
 #[test]
 fn numbers_that_make_no_sense_are_refused_by_field() {
     type Change = fn(&mut RawManifest);
-    let cases: [(&str, Change); 20] = [
+    let cases: [(&str, Change); 24] = [
         ("model", |m| m.model = "a\nb".to_owned()),
         ("checkpoint_sha256", |m| m.checkpoint_sha256 = "12".to_owned()),
         ("graphs", |m| drop(m.graphs.insert("extra".to_owned(), m.graphs["refiner"].clone()))),
@@ -231,6 +254,18 @@ fn numbers_that_make_no_sense_are_refused_by_field() {
         ("vision.adapter_target", |m| m.vision.adapter_target.mean = f32::NAN),
         ("decoder.layers", |m| m.decoder.layers = usize::MAX),
         ("decoder.image_token_id", |m| m.decoder.image_token_id = 100),
+        ("generation.temperature", |m| {
+            m.generation = Some(GenerationSpec { temperature: f32::NAN, ..GenerationSpec::default() });
+        }),
+        ("generation.top_p", |m| {
+            m.generation = Some(GenerationSpec { top_p: 0.0, ..GenerationSpec::default() });
+        }),
+        ("generation.min_p", |m| {
+            m.generation = Some(GenerationSpec { min_p: 1.5, ..GenerationSpec::default() });
+        }),
+        ("generation.max_new_tokens", |m| {
+            m.generation = Some(GenerationSpec { max_new_tokens: Some(0), ..GenerationSpec::default() });
+        }),
     ];
     for (field, change) in cases {
         let text = error_after(|_, raw| change(raw));

@@ -28,7 +28,7 @@ fn graph_names(pipeline: PipelineKind) -> &'static [&'static str] {
 }
 
 /// Validates a manifest against the directory it stands in (canonical); also returns what is to be hashed.
-pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<ListedFile>), BundleError> {
+pub(super) fn validate(mut raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<ListedFile>), BundleError> {
     let name_ok =
         !raw.model.is_empty() && raw.model.chars().all(|c| c.is_alphanumeric() || "-_.:/".contains(c));
     check("model", "letters, digits and any of `-_.:/`", name_ok, &raw.model)?;
@@ -36,6 +36,10 @@ pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<Li
     raw.calibration_sha256.iter().try_for_each(|digest| check_sha256("calibration_sha256", digest))?;
     check_vision(&raw.vision)?;
     check_decoder(&raw.decoder)?;
+    let generation = raw.generation.take().unwrap_or_default();
+    if let Some((field, expected, found)) = generation.problem() {
+        check(&format!("generation.{field}"), expected, false, found)?;
+    }
 
     let mut hashed = Vec::new();
     let graphs = check_graphs(&raw, dir, &mut hashed)?;
@@ -58,6 +62,7 @@ pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<Li
         files,
         vision: raw.vision,
         decoder: raw.decoder,
+        generation,
     };
     Ok((manifest, hashed))
 }

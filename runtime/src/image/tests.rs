@@ -185,6 +185,7 @@ fn spec() -> VisionSpec {
         token_budgets: vec![4],
         gist_grid: 1,
         adapter_target: Statistics { mean: 0.0, std: 1.0, sparsity: 0.0 },
+        images_first: true,
     }
 }
 

@@ -31,6 +31,11 @@ impl Admission {
         if request.max_tokens.within(1) == 0 {
             return Err(invalid("max_tokens", "expected at least 1, found 0".into()));
         }
+        let (least, most) = (request.sampling.min_tokens, request.max_tokens.within(self.context_length));
+        if least > most {
+            let message = format!("expected at most {most}, the most tokens of an answer, found {least}");
+            return Err(invalid("min_tokens", message));
+        }
         if request.stop.iter().any(String::is_empty) {
             return Err(invalid(
                 "stop",
@@ -116,9 +121,10 @@ impl Admission {
 }
 
 fn check_sampling(sampling: &Sampling) -> Result<(), GenerateError> {
-    let ranges: [(&'static str, f32, bool, &str); 5] = [
+    let ranges: [(&'static str, f32, bool, &str); 6] = [
         ("temperature", sampling.temperature, sampling.temperature >= 0.0, "0 or more"),
         ("top_p", sampling.top_p, (0.0..=1.0).contains(&sampling.top_p), "0 to 1"),
+        ("min_p", sampling.min_p, (0.0..=1.0).contains(&sampling.min_p), "0 to 1"),
         ("repetition_penalty", sampling.repetition_penalty, sampling.repetition_penalty > 0.0, "more than 0"),
         ("presence_penalty", sampling.presence_penalty, true, "a finite number"),
         ("frequency_penalty", sampling.frequency_penalty, true, "a finite number"),

@@ -255,6 +255,8 @@ fn info(
         context_length: sizes.context_length,
         token_budgets: vision.budgets(),
         max_images: options.limits.max_images,
+        images_first: manifest.vision.images_first,
+        generation: manifest.generation.clone(),
         kv_slots: options.slots,
         weight_bytes: footprint.weight_bytes,
         kv_bytes: footprint.kv_bytes,

@@ -16,6 +16,8 @@ use crate::scheduler::{Parts, Scheduler, Settings};
 use crate::toy;
 use crate::vision::VisualEmbeds;
 
+mod ends;
+
 #[derive(Clone)]
 struct Setup {
     target: Target,
@@ -81,6 +83,8 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         context_length: setup.context_length,
         token_budgets: vec![4, 8],
         max_images: 2,
+        images_first: true,
+        generation: GenerationSpec::default(),
         kv_slots: setup.slots,
         weight_bytes: 0,
         kv_bytes: 0,

@@ -163,7 +163,7 @@ impl Running {
         let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
         Self {
             slot,
-            sampler: Sampler::new(&greedy, &[], 0, 0),
+            sampler: Sampler::new(&greedy, &[], &[], 0, 0),
             text: TextStream::new(&[]),
             last: 0,
             done: false,

@@ -149,7 +149,13 @@ impl Task {
             let mut answer = Answer {
                 choice,
                 slot,
-                sampler: Sampler::new(&self.job.request.sampling, &self.prompt_ids, self.job.seed, choice),
+                sampler: Sampler::new(
+                    &self.job.request.sampling,
+                    &context.settings.eos_token_ids,
+                    &self.prompt_ids,
+                    self.job.seed,
+                    choice,
+                ),
                 text: TextStream::new(&self.job.request.stop),
                 generated: 0,
                 last: 0,
@@ -255,7 +261,9 @@ impl Answer {
     ) -> Result<bool, SamplingError> {
         let id = self.sampler.sample(logits.values())?;
         self.generated += 1;
-        if context.settings.eos_token_ids.contains(&id) {
+        let sampling = &job.request.sampling;
+        let own_end = !sampling.ignore_eos && context.settings.eos_token_ids.contains(&id);
+        if own_end || sampling.stop_token_ids.contains(&id) {
             self.finish(job, FinishReason::Stop);
             return Ok(false);
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use arrcoc_runtime::bundle::manifest::GenerationSpec;
 use arrcoc_runtime::generate::{
     Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request, Role, Sampling, Timings, Usage,
 };
@@ -34,7 +35,7 @@ pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
     let model = load::model(config, load::open(config)?)?;
     let mut answers = Vec::new();
     for _ in 0..ask.repeat.get() {
-        let mut generation = model.submit(request(ask, &images))?;
+        let mut generation = model.submit(request(ask, &model.info().generation, &images))?;
         answers.push(collect(&mut generation.events)?);
     }
     let times = median_times(&answers);
@@ -54,16 +55,21 @@ fn read_image(path: &Path) -> anyhow::Result<Arc<[u8]>> {
     Ok(bytes.into())
 }
 
-fn request(ask: &Ask, images: &[Arc<[u8]>]) -> Request {
+fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Arc<[u8]>]) -> Request {
+    let sampling = defaults.sampling();
     let images = images.iter().map(|image| Part::Image(Arc::clone(image)));
     let content = images.chain([Part::Text(ask.question.clone())]).collect();
     Request {
         prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
         budget: ask.budget,
         explain: true,
-        sampling: Sampling { temperature: ask.temperature, seed: ask.seed, ..Sampling::default() },
+        sampling: Sampling {
+            temperature: ask.temperature.unwrap_or(sampling.temperature),
+            seed: ask.seed,
+            ..sampling
+        },
         choices: 1,
-        max_tokens: ask.max_tokens.map_or(MaxTokens::AtMost(MAX_TOKENS), MaxTokens::Exactly),
+        max_tokens: defaults.limit(ask.max_tokens.map_or(MaxTokens::AtMost(MAX_TOKENS), MaxTokens::Exactly)),
         stop: Vec::new(),
         top_logprobs: None,
     }

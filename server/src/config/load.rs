@@ -227,6 +227,8 @@ impl Checker {
         let (body, text, images) =
             (self.get("limits.body"), self.get("limits.text"), self.get("limits.images"));
         let body_memory = self.get("limits.body_memory");
+        let json = self.get("limits.json");
+        let (messages, parts) = (self.get("limits.messages"), self.get("limits.parts"));
         let (image_bytes, image_pixels) = (self.get("limits.image_bytes"), self.get("limits.image_pixels"));
         let (choices, max_tokens) = (self.get("limits.choices"), self.get("limits.max_tokens"));
         Some(Limits {
@@ -234,7 +236,10 @@ impl Checker {
             connections: connections?,
             body: body?,
             body_memory: body_memory?,
+            json: json?,
             text: text?,
+            messages: messages?,
+            parts: parts?,
             images: images?,
             image_bytes: image_bytes?,
             image_pixels: image_pixels?,
@@ -345,7 +350,10 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("limits.connections", limits.connections),
         ("limits.body", limits.body),
         ("limits.body_memory", limits.body_memory),
+        ("limits.json", limits.json),
         ("limits.text", limits.text),
+        ("limits.messages", limits.messages),
+        ("limits.parts", limits.parts),
         ("limits.images", limits.images),
         ("limits.image_bytes", limits.image_bytes),
         ("limits.image_pixels", limits.image_pixels),

@@ -11,6 +11,7 @@ use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::model::Options;
 use serde::Serialize;
 
+mod environment;
 mod keys;
 mod load;
 mod overrides;
@@ -115,8 +116,14 @@ pub struct Limits {
     pub body: Size,
     /// Memory of all request bodies.
     pub body_memory: Option<Size>,
+    /// JSON of a body besides long strings.
+    pub json: Size,
     /// Text of a prompt.
     pub text: Size,
+    /// Messages of a chat.
+    pub messages: Count,
+    /// Parts of all its messages.
+    pub parts: Count,
     /// Images per request.
     pub images: usize,
     /// Image file.

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
+use super::environment;
 use super::keys::KEYS;
 use super::places;
 
@@ -84,6 +86,7 @@ impl clap::Args for Overrides {
 
 impl clap::FromArgMatches for Overrides {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        environment::check().map_err(|message| clap::Error::raw(ErrorKind::UnknownArgument, message))?;
         let given = KEYS.iter().filter_map(|key| {
             let value = matches.get_one::<String>(key.path)?.clone();
             let source = match matches.value_source(key.path) {

@@ -3,6 +3,8 @@
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};
 
+use crate::quote::excerpt;
+
 /// A data URI that is not an image's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataUriError {
@@ -71,11 +73,6 @@ pub fn decode(uri: &str, limit: usize) -> Result<Vec<u8>, DataUriError> {
         DecodeError::InvalidByte(offset, byte) => DataUriError::InvalidByte { offset, byte },
         other => DataUriError::Padding(other.to_string()),
     })
-}
-
-/// Enough of a wrong value to recognise it: a megabyte of it helps nobody.
-fn excerpt(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 #[cfg(test)]

@@ -1,48 +1,27 @@
-//! Text completions, OpenAI's older form: the request as written, its checked form, and the answer's objects.
+//! Text completions, OpenAI's older form: the request in its checked form, and the answer's objects.
 
-use arrcoc_runtime::generate::{FinishReason, MaxTokens, Sampling, TokenLogprob, Usage};
-use serde::Deserialize;
+use arrcoc_runtime::generate::{FinishReason, MaxTokens, TokenLogprob, Usage};
 use serde_json::{Map, Value, json};
 
-use super::chat::check_text;
-use super::field::{TextOr, unsupported, whole};
-use super::sampling::{RawSampling, StreamOptions, choices, include_usage, max_tokens, stops};
-use super::{Head, finish_reason, finite, token_text};
+use super::chat::MAX_TOP_LOGPROBS;
+use super::names::{self, REFUSED, REFUSED_IN_TEXTS};
+use super::sampling::{self, SHARED, SamplingFields, choices, count, max_tokens, stops};
+use super::{Head, finish_reason, finite, text_too_long, token_text};
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::json::{Body, Field, Object};
 
 /// Most tokens per answer where a request sets no limit: OpenAI's default. Chat has none.
 pub const DEFAULT_MAX_TOKENS: usize = 16;
 
-/// The body of `POST /v1/completions`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct CompletionRequest {
-    /// Name of the model.
-    pub model: Option<String>,
-    prompt: TextOr<Value>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    max_tokens: Option<i64>,
-    n: Option<i64>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    top_k: Option<i64>,
-    repetition_penalty: Option<f64>,
-    presence_penalty: Option<f64>,
-    frequency_penalty: Option<f64>,
-    seed: Option<i64>,
-    stop: Option<TextOr<String>>,
-    logprobs: Option<i64>,
-    // Fields of OpenAI's API that would change the answer and are refused.
-    echo: Option<Value>,
-    suffix: Option<Value>,
-    best_of: Option<i64>,
-    logit_bias: Option<Value>,
-}
+/// Fields that only texts have.
+const OWN: [&str; 2] = ["prompt", "best_of"];
 
-/// A completion request whose form is right.
+/// The body of `POST /v1/completions`, its form checked.
 #[derive(Debug, Clone)]
 pub struct Completion {
+    /// Name of the model.
+    pub model: Option<String>,
     /// The text to go on from.
     pub prompt: String,
     /// Answer in pieces.
@@ -54,74 +33,63 @@ pub struct Completion {
     /// Answers.
     pub choices: usize,
     /// How to pick tokens.
-    pub sampling: Sampling,
+    pub sampling: SamplingFields,
     /// Strings that end an answer.
     pub stop: Vec<String>,
     /// Alternatives per token, when log-probabilities are asked for.
     pub top_logprobs: Option<usize>,
 }
 
-impl CompletionRequest {
-    /// Checks the form of every field.
-    ///
-    /// # Errors
-    /// 400 that names the field.
-    pub fn check(self, limits: &Limits) -> Result<Completion, ApiError> {
-        unsupported("echo", self.echo.as_ref(), &[], "prepend the prompt yourself")?;
-        unsupported(
-            "suffix",
-            self.suffix.as_ref(),
-            &[json!("")],
-            "the model only goes on from the prompt's end",
-        )?;
-        unsupported("logit_bias", self.logit_bias.as_ref(), &[], "leave it out")?;
-        let choices = choices(self.n, limits)?;
-        if self.best_of.is_some_and(|best_of| best_of != choices as i64) {
+impl Body for Completion {
+    fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
+        let taken: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
+        names::check(body, &taken, &[REFUSED, REFUSED_IN_TEXTS])?;
+        let choices = choices(body, limits)?;
+        let best_of = body.field("best_of");
+        if best_of.any_whole()?.is_some_and(|best_of| best_of != choices as i64) {
             return Err(ApiError::unsupported("best_of", "ask for `n` answers and choose among them"));
         }
-        let stream = self.stream.unwrap_or(false);
-        let sampling = RawSampling {
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            repetition_penalty: self.repetition_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            seed: self.seed,
-        };
-        let prompt = prompt(self.prompt)?;
-        check_text("prompt", prompt.len(), limits)?;
-        Ok(Completion {
-            prompt,
+        let (stream, include_usage) = sampling::stream(body)?;
+        Ok(Self {
+            model: sampling::model(body)?,
             stream,
-            include_usage: include_usage(stream, self.stream_options)?,
-            max_tokens: max_tokens("max_tokens", self.max_tokens, DEFAULT_MAX_TOKENS, limits)?,
+            include_usage,
+            max_tokens: max_tokens(&body.field("max_tokens"), DEFAULT_MAX_TOKENS, limits)?,
             choices,
-            sampling: sampling.check()?,
-            stop: stops(self.stop)?,
-            top_logprobs: self
-                .logprobs
-                .map(|top| whole("logprobs", top, 0, super::chat::MAX_TOP_LOGPROBS))
-                .transpose()?,
+            sampling: SamplingFields::read(body, limits.max_tokens.0)?,
+            stop: stops(body)?,
+            top_logprobs: count(&body.field("logprobs"), 0, MAX_TOP_LOGPROBS)?,
+            prompt: prompt(&body.field("prompt"), limits.text.0)?,
         })
     }
 }
 
-fn prompt(prompt: TextOr<Value>) -> Result<String, ApiError> {
-    let text = match prompt {
-        TextOr::Text(text) => text,
-        TextOr::List(mut list) => match (list.len(), list.pop()) {
-            (1, Some(Value::String(text))) => text,
-            (_, Some(Value::String(_))) => {
-                return Err(ApiError::unsupported("prompt", "send one prompt per request"));
-            }
-            _ => return Err(ApiError::unsupported("prompt", "send text; lists of token ids are not read")),
-        },
-    };
+fn prompt(field: &Field<'_>, limit: usize) -> Result<String, ApiError> {
+    let expected = "text";
+    field.required(expected)?;
+    let only = if field.is_text() { field.clone() } else { only_text(field)? };
+    let text = only.text()?.unwrap_or_default();
     if text.is_empty() {
         return Err(ApiError::invalid("prompt", "`prompt`: expected text, found none"));
     }
-    Ok(text)
+    if text.len() > limit {
+        return Err(text_too_long("prompt", limit, text.len()));
+    }
+    Ok(text.into_owned())
+}
+
+/// The one text of a list.
+fn only_text<'a>(field: &Field<'a>) -> Result<Field<'a>, ApiError> {
+    if !field.is_list() {
+        return Err(field.wrong("text"));
+    }
+    let one_only = || ApiError::unsupported("prompt", "send one prompt per request");
+    let mut items = field.list("text", 1, "").map_err(|_| one_only())?.unwrap_or_default();
+    match items.pop() {
+        None => Err(field.wrong("text")),
+        Some(item) if item.is_text() => Ok(item),
+        Some(_) => Err(ApiError::unsupported("prompt", "send text; lists of token ids are not read")),
+    }
 }
 
 /// Log-probabilities in the older form: parallel lists, and a dictionary of alternatives per token.

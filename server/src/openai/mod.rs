@@ -6,9 +6,12 @@ use arrcoc_runtime::generate::{FinishReason, Logprob, Place, Receipt, Usage};
 use arrcoc_runtime::model::ModelInfo;
 use serde_json::{Value, json};
 
+use crate::error::ApiError;
+
 pub mod chat;
 pub mod completion;
-mod field;
+mod extension;
+pub(crate) mod names;
 pub mod sampling;
 
 /// Seconds since 1970.
@@ -53,6 +56,13 @@ impl Head {
     }
 }
 
+/// 400: a prompt with more text than the server takes.
+fn text_too_long(param: &str, limit: usize, at_least: usize) -> ApiError {
+    let message =
+        format!("`{param}`: expected at most {limit} bytes of text, found {at_least} or more (limits.text)");
+    ApiError::invalid(param, message)
+}
+
 /// Precision and target as the manifest spells them.
 pub(crate) fn engine_labels(info: &ModelInfo) -> (String, String) {
     let text = |value: Result<Value, serde_json::Error>| match value {
@@ -75,7 +85,12 @@ pub fn usage(usage: Usage) -> Value {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0, "visual_tokens": usage.visual_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": 0,
+            // Other servers' name for the same tokens.
+            "image_tokens": usage.visual_tokens,
+            "visual_tokens": usage.visual_tokens,
+        },
     })
 }
 

@@ -1,138 +1,162 @@
 //! The fields that chat and text completions share, and their limits.
 
-use arrcoc_runtime::generate::{Budget, MaxTokens, Sampling};
-use serde::Deserialize;
-use serde_json::Value;
+use arrcoc_runtime::generate::{MaxTokens, Sampling};
 
-use super::field::{TextOr, number, whole};
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::json::{Field, Object};
 
 /// Most stop strings.
 const MAX_STOPS: usize = 16;
 /// Longest stop string, bytes: text that might become one is held back from a stream.
 const MAX_STOP_BYTES: usize = 1024;
+/// Most ids of `stop_token_ids`.
+const MAX_STOP_IDS: usize = 128;
 
-/// The sampling fields of a request, as written.
-#[derive(Debug, Clone, Default)]
-pub(super) struct RawSampling {
-    pub(super) temperature: Option<f64>,
-    pub(super) top_p: Option<f64>,
-    pub(super) top_k: Option<i64>,
-    pub(super) repetition_penalty: Option<f64>,
-    pub(super) presence_penalty: Option<f64>,
-    pub(super) frequency_penalty: Option<f64>,
-    pub(super) seed: Option<i64>,
+/// Names of the fields that both kinds of completion take.
+pub(super) const SHARED: [&str; 18] = [
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "n",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "min_tokens",
+    "ignore_eos",
+    "logprobs",
+];
+
+/// What a request says about sampling; what it leaves out is the model's to say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SamplingFields {
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<usize>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    seed: Option<u64>,
+    min_tokens: usize,
+    ignore_eos: bool,
+    stop_token_ids: Vec<u32>,
 }
 
-impl RawSampling {
-    pub(super) fn check(&self) -> Result<Sampling, ApiError> {
-        let default = Sampling::default();
-        let top_k = match self.top_k {
-            // vLLM's way to say "all".
-            None | Some(-1) => 0,
-            Some(k) => whole("top_k", k, 0, i64::from(u32::MAX))?,
-        };
-        let top_p = number("top_p", self.top_p, 0.0, 1.0, default.top_p.into())?;
-        if top_p == 0.0 {
-            return Err(ApiError::invalid("top_p", "`top_p`: expected a number above 0, at most 1, found 0"));
+impl SamplingFields {
+    pub(super) fn read(body: &Object<'_>, most_tokens: usize) -> Result<Self, ApiError> {
+        let top_p = body.field("top_p");
+        if top_p.number(0.0, 1.0)? == Some(0.0) {
+            return Err(top_p.wrong("a number above 0, at most 1"));
         }
-        Ok(Sampling {
-            temperature: number("temperature", self.temperature, 0.0, 2.0, default.temperature.into())?,
-            top_p,
-            top_k,
-            repetition_penalty: number("repetition_penalty", self.repetition_penalty, 0.01, 10.0, 1.0)?,
-            presence_penalty: number("presence_penalty", self.presence_penalty, -2.0, 2.0, 0.0)?,
-            frequency_penalty: number("frequency_penalty", self.frequency_penalty, -2.0, 2.0, 0.0)?,
+        // -1 is vLLM's way to say "all".
+        let top_k = body.field("top_k").whole(-1, i64::from(u32::MAX))?;
+        let min_tokens = body.field("min_tokens").whole(0, most_tokens as i64)?.unwrap_or(0);
+        Ok(Self {
+            temperature: body.field("temperature").number(0.0, 2.0)?,
+            top_p: top_p.number(0.0, 1.0)?,
+            top_k: top_k.map(|k| usize::try_from(k).unwrap_or(0)),
+            min_p: body.field("min_p").number(0.0, 1.0)?,
+            repetition_penalty: body.field("repetition_penalty").number(0.01, 10.0)?,
+            presence_penalty: body.field("presence_penalty").number(-2.0, 2.0)?,
+            frequency_penalty: body.field("frequency_penalty").number(-2.0, 2.0)?,
             // A negative seed is as good as any other.
-            seed: self.seed.map(i64::cast_unsigned),
+            seed: body.field("seed").any_whole()?.map(i64::cast_unsigned),
+            min_tokens: usize::try_from(min_tokens).unwrap_or(0),
+            ignore_eos: body.field("ignore_eos").flag()?.unwrap_or(false),
+            stop_token_ids: stop_token_ids(&body.field("stop_token_ids"))?,
         })
     }
+
+    /// What the request says, and the model's defaults where it says nothing.
+    pub fn over(&self, defaults: &Sampling) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(defaults.temperature),
+            top_p: self.top_p.unwrap_or(defaults.top_p),
+            top_k: self.top_k.unwrap_or(defaults.top_k),
+            min_p: self.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+            seed: self.seed,
+            min_tokens: self.min_tokens,
+            ignore_eos: self.ignore_eos,
+            stop_token_ids: self.stop_token_ids.clone(),
+        }
+    }
+}
+
+fn stop_token_ids(field: &Field<'_>) -> Result<Vec<u32>, ApiError> {
+    let ids = field.list("a list of token ids", MAX_STOP_IDS, "")?.unwrap_or_default();
+    let id = |field: &Field<'_>| {
+        let id = field.whole(0, i64::from(u32::MAX))?.and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| field.wrong("a token id"))
+    };
+    ids.iter().map(id).collect()
 }
 
 /// `stop`: nothing, a string or a list.
-pub(super) fn stops(stop: Option<TextOr<String>>) -> Result<Vec<String>, ApiError> {
-    let stops = match stop {
-        None => Vec::new(),
-        Some(TextOr::Text(text)) => vec![text],
-        Some(TextOr::List(list)) => list,
+pub(super) fn stops(body: &Object<'_>) -> Result<Vec<String>, ApiError> {
+    let field = body.field("stop");
+    let stops = match field.is_text() {
+        true => vec![field.clone()],
+        false => field.list("a string or a list of strings", MAX_STOPS, "")?.unwrap_or_default(),
     };
-    if stops.len() > MAX_STOPS {
-        let message = format!("`stop`: expected at most {MAX_STOPS} strings, found {}", stops.len());
-        return Err(ApiError::invalid("stop", message));
-    }
-    if stops.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOP_BYTES) {
-        let message = format!("`stop`: expected strings of 1 to {MAX_STOP_BYTES} bytes");
-        return Err(ApiError::invalid("stop", message));
-    }
-    Ok(stops)
+    stops.iter().map(stop).collect()
+}
+
+fn stop(field: &Field<'_>) -> Result<String, ApiError> {
+    let stop = field.text()?.filter(|stop| (1..=MAX_STOP_BYTES).contains(&stop.len()));
+    let stop = stop.ok_or_else(|| field.wrong(format_args!("a string of 1 to {MAX_STOP_BYTES} bytes")))?;
+    Ok(stop.into_owned())
+}
+
+/// `model`: any name; which one there is, is known later.
+pub(super) fn model(body: &Object<'_>) -> Result<Option<String>, ApiError> {
+    Ok(body.field("model").text()?.map(String::from))
 }
 
 /// `n`.
-pub(super) fn choices(n: Option<i64>, limits: &Limits) -> Result<usize, ApiError> {
-    whole("n", n.unwrap_or(1), 1, limits.choices.0 as i64)
+pub(super) fn choices(body: &Object<'_>, limits: &Limits) -> Result<usize, ApiError> {
+    count(&body.field("n"), 1, limits.choices.0).map(|n| n.unwrap_or(1))
 }
 
 /// `max_tokens` under either of its names; `default` where it is not set and the server allows as many.
-pub(super) fn max_tokens(
-    name: &str,
-    value: Option<i64>,
-    default: usize,
-    limits: &Limits,
-) -> Result<MaxTokens, ApiError> {
+pub(super) fn max_tokens(field: &Field<'_>, default: usize, limits: &Limits) -> Result<MaxTokens, ApiError> {
     let most = limits.max_tokens.0;
-    match value {
-        Some(value) => whole(name, value, 1, most as i64).map(MaxTokens::Exactly),
-        None => Ok(MaxTokens::AtMost(default.min(most))),
-    }
+    Ok(count(field, 1, most)?.map_or(MaxTokens::AtMost(default.min(most)), MaxTokens::Exactly))
 }
 
-/// OpenAI's `stream_options`.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-pub struct StreamOptions {
-    /// Send usage in a last chunk.
-    pub include_usage: Option<bool>,
+/// A number of things.
+pub(super) fn count(field: &Field<'_>, low: usize, high: usize) -> Result<Option<usize>, ApiError> {
+    let (low, high) = (low as i64, i64::try_from(high).unwrap_or(i64::MAX));
+    Ok(field.whole(low, high)?.and_then(|count| usize::try_from(count).ok()))
 }
 
-/// Whether a stream ends with a usage chunk.
+/// `stream`, and whether a stream ends with a usage chunk.
 ///
 /// # Errors
 /// 400 when `stream_options` come without `stream`, as with OpenAI.
-pub(super) fn include_usage(stream: bool, options: Option<StreamOptions>) -> Result<bool, ApiError> {
-    match options {
-        Some(_) if !stream => Err(ApiError::invalid(
-            "stream_options",
-            "`stream_options` is only allowed together with `stream: true`",
-        )),
-        Some(options) => Ok(options.include_usage.unwrap_or(false)),
-        None => Ok(false),
+pub(super) fn stream(body: &Object<'_>) -> Result<(bool, bool), ApiError> {
+    let stream = body.field("stream").flag()?.unwrap_or(false);
+    let field = body.field("stream_options");
+    let Some(options) = field.object("an object with `include_usage`")? else { return Ok((stream, false)) };
+    if !stream {
+        let message = "`stream_options` is only allowed together with `stream: true`";
+        return Err(ApiError::invalid("stream_options", message));
     }
-}
-
-/// Our extension.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub(super) struct Extension {
-    budget: Option<Value>,
-    explain: Option<bool>,
-}
-
-impl Extension {
-    /// Budget and `explain`. Whether the model has that budget is the runtime's to say.
-    pub(super) fn check(&self) -> Result<(Budget, bool), ApiError> {
-        let budget = match &self.budget {
-            None | Some(Value::Null) => Budget::Auto,
-            Some(Value::String(text)) if text == "auto" => Budget::Auto,
-            Some(Value::String(text)) if text == "full" => Budget::Full,
-            Some(Value::Number(number)) if number.as_u64().is_some_and(|n| (1..=1 << 20).contains(&n)) => {
-                Budget::Tokens(number.as_u64().unwrap_or_default() as usize)
-            }
-            Some(other) => {
-                let message = format!(
-                    "`arrcoc.budget`: expected \"auto\", \"full\" or a number of tokens, found {other}"
-                );
-                return Err(ApiError::invalid("arrcoc.budget", message));
-            }
-        };
-        Ok((budget, self.explain.unwrap_or(false)))
+    super::names::check_nested(&options, "stream_options", &["include_usage"])?;
+    let every_chunk = options.field("continuous_usage_stats");
+    if every_chunk.flag()? == Some(true) {
+        return Err(ApiError::unsupported(every_chunk.path(), "the last chunk has the counts"));
     }
+    Ok((stream, options.field("include_usage").flag()?.unwrap_or(false)))
 }

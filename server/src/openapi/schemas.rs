@@ -63,13 +63,37 @@ fn sampling() -> Value {
         "stream_options": schema("StreamOptions"),
         "max_tokens": {"type": "integer", "minimum": 1},
         "n": {"type": "integer", "minimum": 1, "default": 1},
-        "temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1, "description": "0 is greedy"},
-        "top_p": {"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 1},
-        "top_k": {"type": "integer", "minimum": -1, "default": 0, "description": "0 and -1 keep all tokens"},
-        "repetition_penalty": {"type": "number", "minimum": 0.01, "maximum": 10, "default": 1},
+        "temperature": {
+            "type": ["number", "null"],
+            "minimum": 0,
+            "maximum": 2,
+            "description": "0 is greedy; /v1/models lists the model's defaults of this and the next four",
+        },
+        "top_p": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},
+        "top_k": {"type": ["integer", "null"], "minimum": -1, "description": "0 and -1 keep all tokens"},
+        "min_p": {
+            "type": ["number", "null"],
+            "minimum": 0,
+            "maximum": 1,
+            "description": "Keep tokens of at least this share of the likeliest one's probability",
+        },
+        "repetition_penalty": {"type": ["number", "null"], "minimum": 0.01, "maximum": 10},
         "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
         "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2, "default": 0},
         "seed": {"type": "integer"},
+        "min_tokens": {
+            "type": "integer",
+            "minimum": 0,
+            "default": 0,
+            "description": "No end token and none of stop_token_ids before so many tokens",
+        },
+        "ignore_eos": {"type": "boolean", "default": false, "description": "Go on past the model's own end tokens"},
+        "stop_token_ids": {
+            "type": "array",
+            "maxItems": 128,
+            "items": {"type": "integer", "minimum": 0},
+            "description": "Ids that end an answer and are not part of its text",
+        },
         "stop": {
             "oneOf": [{"type": "string"}, {"type": "array", "maxItems": 16, "items": {"type": "string"}}],
         },
@@ -118,14 +142,31 @@ fn message() -> Value {
         &["type", "image_url"],
         json!({
             "type": {"const": "image_url"},
-            "image_url": object(&["url"], json!({"url": {"type": "string", "description": url}})),
+            "image_url": {"oneOf": [
+                {"type": "string", "description": url},
+                object(&["url"], json!({
+                    "url": {"type": "string", "description": url},
+                    "detail": {
+                        "enum": ["low", "high", "auto", null],
+                        "description": "`low` on every image is the smallest budget, unless arrcoc.budget is set",
+                    },
+                })),
+            ]},
         }),
     );
     object(
-        &["role", "content"],
+        &["role"],
         json!({
             "role": {"enum": ["system", "developer", "user", "assistant"]},
-            "content": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"oneOf": [text, image]}}]},
+            "content": {
+                "oneOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"oneOf": [text, image]}},
+                    {"type": "null"},
+                ],
+                "description": "Null or absent only for the assistant, and then empty. Where the model was trained image \
+                    first (`images_first` of /v1/models), images go before the text of their message, in their order",
+            },
         }),
     )
 }
@@ -237,23 +278,30 @@ fn usage() -> Value {
             "prompt_tokens_details": object(&[], json!({
                 "cached_tokens": count,
                 "visual_tokens": {"type": "integer", "description": "Tokens that images got"},
+                "image_tokens": {"type": "integer", "description": "The same, under other servers' name"},
             })),
         }),
     )
 }
 
 fn extension() -> Value {
-    object(
+    let mut extension = object(
         &[],
         json!({
             "budget": {
-                "description": "Visual tokens per image: `auto` lets the question decide, `full` turns allocation off",
+                "description": "Visual tokens per image: `auto` lets the question decide, numbers are those of /v1/models",
                 "default": "auto",
-                "oneOf": [{"enum": ["auto", "full"]}, {"type": "integer", "minimum": 1}],
+                "oneOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}, {"type": "null"}],
             },
-            "explain": {"type": "boolean", "default": false, "description": "Return where the tokens went"},
+            "explain": {
+                "type": ["boolean", "null"],
+                "default": false,
+                "description": "Return where the tokens went",
+            },
         }),
-    )
+    );
+    extension["additionalProperties"] = false.into();
+    extension
 }
 
 fn explanation() -> Value {
@@ -300,6 +348,18 @@ fn model() -> Value {
                 "target": {"type": "string"},
                 "token_budgets": {"type": "array", "items": {"type": "integer"}},
                 "max_images": {"type": "integer"},
+                "images_first": {
+                    "type": "boolean",
+                    "description": "Whether images go before the text of their message",
+                },
+                "defaults": object(&[], json!({
+                    "temperature": {"type": "number"},
+                    "top_p": {"type": "number"},
+                    "top_k": {"type": "integer"},
+                    "min_p": {"type": "number"},
+                    "repetition_penalty": {"type": "number"},
+                    "max_tokens": {"type": ["integer", "null"]},
+                })),
             })),
         }),
     )

@@ -5,24 +5,46 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Endpoint;
 use super::admin_engines::describe;
 use crate::auth::AdminKey;
 use crate::body::JsonBody;
+use crate::config::Limits;
 use crate::engines::swap::{SwapError, Swapped, Wanted, swap};
 use crate::error::ApiError;
+use crate::json::{Body, Object};
+use crate::openai::names::check_own;
 use crate::openapi::{body, errors, json_response};
 use crate::state::{App, Role};
 
+/// Longest name of a model, bytes.
+const LONGEST_NAME: usize = 200;
+
 /// What to swap to.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 struct SwapRequest {
     model: Option<String>,
     precision: Precision,
+}
+
+impl Body for SwapRequest {
+    fn read(body: &Object<'_>, _: &Limits) -> Result<Self, ApiError> {
+        check_own(body, "", &["model", "precision"])?;
+        let field = body.field("precision");
+        let precision = field.text()?.and_then(|name| name.parse().ok());
+        let all = Precision::ALL.map(Precision::name).join(", ");
+        let precision = precision.ok_or_else(|| field.wrong(format_args!("one of {all}")))?;
+        let field = body.field("model");
+        let model = field.text()?.map(String::from);
+        // It goes into messages and the log: what no bundle can be called is refused here.
+        if model.as_ref().is_some_and(|model| model.len() > LONGEST_NAME || model.contains(char::is_control))
+        {
+            return Err(field.wrong(format_args!("a name of at most {LONGEST_NAME} bytes")));
+        }
+        Ok(Self { model, precision })
+    }
 }
 
 pub(super) fn endpoint() -> Endpoint {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use arrcoc_runtime::generate::{self, Event, Part, Prompt, Receipt, Request};
+use arrcoc_runtime::model::ModelInfo;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -14,7 +15,7 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::openai::Head;
-use crate::openai::chat::{self, Chat, ChatRequest, Choice, Chunks, Message, Piece};
+use crate::openai::chat::{self, Chat, Choice, Chunks, Message, Piece};
 use crate::openapi::{body, errors, json_or_stream};
 use crate::state::App;
 use crate::{media, sse};
@@ -40,12 +41,11 @@ pub(super) fn endpoint() -> Endpoint {
 async fn handle(
     _key: ApiKey,
     State(app): State<App>,
-    JsonBody(raw): JsonBody<ChatRequest>,
+    JsonBody(chat): JsonBody<Chat>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let serving = app.serving()?;
-    serving.check_model(raw.model.as_deref())?;
-    let chat = raw.check(&app.config.limits)?;
+    serving.check_model(chat.model.as_deref())?;
     // Before a single image is decoded or fetched.
     serving.admit()?;
     let head = Head::new("chatcmpl", &serving.name, serving.engine.info());
@@ -53,13 +53,13 @@ async fn handle(
         (chat.stream, chat.include_usage, chat.choices, chat.explain);
     let with_logprobs = chat.top_logprobs.is_some();
     let length_field = chat.length_field;
-    let request = request(&app, chat).await?;
+    let request = request(&app, serving.engine.info(), chat).await?;
     let (running, started) = Running::start(&app, serving, arrived, request)
         .await
         .map_err(|error| error.renamed("max_tokens", length_field))?;
     let receipts = explain.then_some(started.receipts);
     if stream {
-        let writer = Writer { chunks: Chunks { head, include_usage }, choices, receipts, with_logprobs };
+        let writer = Writer { chunks: Chunks { head, include_usage }, choices, receipts };
         return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
     }
     let answer = collect(running, choices, with_logprobs).await?;
@@ -68,25 +68,30 @@ async fn handle(
 }
 
 /// Loads the images and builds the runtime's request.
-async fn request(app: &App, chat: Chat) -> Result<Request, ApiError> {
+async fn request(app: &App, info: &ModelInfo, chat: Chat) -> Result<Request, ApiError> {
+    let budget = chat.budget(&info.token_budgets);
     let mut messages = Vec::with_capacity(chat.messages.len());
     for Message { role, content } in chat.messages {
         let mut parts = Vec::with_capacity(content.len());
         for piece in content {
             parts.push(match piece {
                 Piece::Text(text) => Part::Text(text),
-                Piece::Image { url, param } => Part::Image(media::load(app, url, &param).await?),
+                Piece::Image { url, param, .. } => Part::Image(media::load(app, url, &param).await?),
             });
+        }
+        if info.images_first {
+            // Stable: images keep their order, and so do texts.
+            parts.sort_by_key(|part| matches!(part, Part::Text(_)));
         }
         messages.push(generate::Message { role, content: parts });
     }
     Ok(Request {
         prompt: Prompt::Chat(messages),
-        budget: chat.budget,
+        budget,
         explain: chat.explain,
-        sampling: chat.sampling,
+        sampling: chat.sampling.over(&info.generation.sampling()),
         choices: chat.choices,
-        max_tokens: chat.max_tokens,
+        max_tokens: info.generation.limit(chat.max_tokens),
         stop: chat.stop,
         top_logprobs: chat.top_logprobs,
     })
@@ -129,7 +134,6 @@ struct Writer {
     chunks: Chunks,
     choices: usize,
     receipts: Option<Vec<Receipt>>,
-    with_logprobs: bool,
 }
 
 impl sse::Writer for Writer {
@@ -140,8 +144,7 @@ impl sse::Writer for Writer {
 
     fn write(&mut self, event: Event) -> Vec<Value> {
         match event {
-            // Text that may become a stop string is held back: such a token shows only in the log-probabilities.
-            Event::Token { text, .. } if text.is_empty() && !self.with_logprobs => vec![],
+            // One for each token, though its text may be held back, or it may have none: clients count and time them.
             Event::Token { choice, text, logprob, .. } => {
                 vec![self.chunks.content(choice, &text, logprob.as_ref())]
             }

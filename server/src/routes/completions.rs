@@ -14,7 +14,7 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::openai::Head;
-use crate::openai::completion::{self, CompletionRequest, LegacyLogprobs};
+use crate::openai::completion::{self, Completion, LegacyLogprobs};
 use crate::openapi::{body, errors, json_or_stream};
 use crate::sse;
 use crate::state::App;
@@ -40,29 +40,29 @@ pub(super) fn endpoint() -> Endpoint {
 async fn handle(
     _key: ApiKey,
     State(app): State<App>,
-    JsonBody(raw): JsonBody<CompletionRequest>,
+    JsonBody(checked): JsonBody<Completion>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let serving = app.serving()?;
-    serving.check_model(raw.model.as_deref())?;
-    let checked = raw.check(&app.config.limits)?;
+    serving.check_model(checked.model.as_deref())?;
     serving.admit()?;
     let head = Head::new("cmpl", &serving.name, serving.engine.info());
     let (stream, include_usage, choices) = (checked.stream, checked.include_usage, checked.choices);
     let with_logprobs = checked.top_logprobs.is_some();
+    let defaults = &serving.engine.info().generation;
     let request = Request {
         prompt: Prompt::Text(checked.prompt),
         budget: Budget::Auto,
         explain: false,
-        sampling: checked.sampling,
+        sampling: checked.sampling.over(&defaults.sampling()),
         choices,
-        max_tokens: checked.max_tokens,
+        max_tokens: defaults.limit(checked.max_tokens),
         stop: checked.stop,
         top_logprobs: checked.top_logprobs,
     };
     let (running, _) = Running::start(&app, serving, arrived, request).await?;
     if stream {
-        let writer = Writer { head, include_usage, with_logprobs, offsets: vec![0; choices] };
+        let writer = Writer { head, include_usage, offsets: vec![0; choices] };
         return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
     }
     collect(running, &head, choices, with_logprobs).await
@@ -118,7 +118,6 @@ async fn collect(
 struct Writer {
     head: Head,
     include_usage: bool,
-    with_logprobs: bool,
     /// Characters so far, per choice.
     offsets: Vec<usize>,
 }
@@ -148,7 +147,7 @@ impl sse::Writer for Writer {
 
     fn write(&mut self, event: Event) -> Vec<Value> {
         match event {
-            Event::Token { text, .. } if text.is_empty() && !self.with_logprobs => vec![],
+            // One for each token, though it may have no text: clients count and time them.
             Event::Token { choice, text, logprob, .. } => {
                 let logprobs = self.logprobs(choice, logprob);
                 vec![self.chunk(choice, &text, logprobs, None)]

@@ -20,9 +20,6 @@ mod models;
 mod openapi;
 mod ready;
 
-/// What the paths of the administrative interface begin with.
-const ADMIN: &str = "/admin";
-
 /// One path.
 pub struct Endpoint {
     /// In axum's syntax.

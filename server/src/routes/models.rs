@@ -63,6 +63,7 @@ async fn handle_one(
 fn model(serving: &Serving) -> Value {
     let info = serving.engine.info();
     let (precision, target) = engine_labels(info);
+    let sampling = info.generation.sampling();
     json!({
         "id": serving.name,
         "object": "model",
@@ -74,6 +75,16 @@ fn model(serving: &Serving) -> Value {
             "target": target,
             "token_budgets": info.token_budgets,
             "max_images": info.max_images,
+            "images_first": info.images_first,
+            // What a request gets that does not say.
+            "defaults": {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "min_p": sampling.min_p,
+                "repetition_penalty": sampling.repetition_penalty,
+                "max_tokens": info.generation.max_new_tokens,
+            },
         },
     })
 }

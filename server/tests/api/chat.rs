@@ -35,7 +35,7 @@ async fn answers_in_openais_shape() {
             "prompt_tokens": 110,
             "completion_tokens": 2,
             "total_tokens": 112,
-            "prompt_tokens_details": {"cached_tokens": 0, "visual_tokens": 100},
+            "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 100, "visual_tokens": 100},
         })
     );
     assert_eq!(answer.get("arrcoc"), None);
@@ -49,7 +49,7 @@ async fn every_field_reaches_the_engine() {
         .chat(json!({
             "temperature": 0.5, "top_p": 0.75, "top_k": 40, "seed": -1, "stop": ["a", "b"],
             "max_tokens": 5, "max_completion_tokens": 7, "n": 2, "logprobs": true, "top_logprobs": 3,
-            "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.25,
+            "min_p": 0.25, "min_tokens": 3, "ignore_eos": true, "stop_token_ids": [7, 8], "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.25,
             "arrcoc": {"budget": 256, "explain": true}, "user": "someone", "tools": [], "tool_choice": "auto",
             "response_format": {"type": "text"}, "logit_bias": {}, "store": false, "something_new": [1],
         }))
@@ -62,10 +62,14 @@ async fn every_field_reaches_the_engine() {
             temperature: 0.5,
             top_p: 0.75,
             top_k: 40,
+            min_p: 0.25,
             repetition_penalty: 1.25,
             presence_penalty: 1.0,
             frequency_penalty: -1.0,
             seed: Some(u64::MAX),
+            min_tokens: 3,
+            ignore_eos: true,
+            stop_token_ids: vec![7, 8],
         }
     );
     assert_eq!(
@@ -228,15 +232,22 @@ async fn a_stream_says_what_the_whole_says() {
 }
 
 #[tokio::test]
-async fn held_back_text_makes_no_empty_chunks() {
+async fn a_token_without_text_is_a_chunk_too() {
     let service = service(
         Fake::new(|_| {
             let silent = Step::Emit(Event::Token { choice: 0, text: String::new(), logprob: None, id: 1 });
-            vec![started(), silent, finished(0, "", FinishReason::Length), done(1)]
+            vec![started(), silent.clone(), silent, finished(0, "", FinishReason::Length), done(1)]
         }),
         &[],
     );
-    assert_eq!(service.chat(json!({"stream": true})).await.chunks().len(), 2);
+    let chunks = service.chat(json!({"stream": true})).await.chunks();
+    let deltas: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    let empty = json!({"content": ""});
+    assert_eq!(deltas, [&json!({"role": "assistant", "content": ""}), &empty, &empty, &json!({})]);
+    let body = json!({"prompt": "Once", "stream": true});
+    let chunks = service.post("/v1/completions", &body).await.chunks();
+    let texts: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["text"]).collect();
+    assert_eq!(texts, [&json!(""), &json!(""), &json!("")]);
 }
 
 #[tokio::test]

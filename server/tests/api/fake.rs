@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
+use arrcoc_runtime::bundle::manifest::{GenerationSpec, Precision, Statistics, Target};
 use arrcoc_runtime::generate::{
     Event, FinishReason, GenerateError, Logprob, MaxTokens, Place, Receipt, Request, Timings, TokenLogprob,
     Usage,
@@ -53,16 +53,26 @@ impl Fake {
         precision: Precision,
         script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Self::with(|info| info.precision = precision, script)
+    }
+
+    /// A model that differs from the usual one.
+    pub fn with(
+        change: impl FnOnce(&mut ModelInfo),
+        script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let mut fake = Self {
             info: ModelInfo {
                 name: "tiny".into(),
-                precision,
+                precision: Precision::Fp32,
                 target: Target::Cpu,
                 runtime: "fake 1.0".into(),
                 checkpoint_sha256: "0123456789abcdef".into(),
                 context_length: 2048,
                 token_budgets: vec![64, 100, 160, 256, 400],
                 max_images: 8,
+                images_first: false,
+                generation: GenerationSpec::default(),
                 kv_slots: 4,
                 weight_bytes: 1000,
                 kv_bytes: 2000,
@@ -75,7 +85,9 @@ impl Fake {
             draining: AtomicBool::new(false),
             sick: AtomicBool::new(false),
             cancelled: Arc::new(AtomicBool::new(false)),
-        })
+        };
+        change(&mut fake.info);
+        Arc::new(fake)
     }
 
     pub fn last_request(&self) -> Request {

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod bodies;
 mod chat;
 mod completions;
 mod connections;
+mod defaults;
 mod ends;
 mod fake;
+mod fields;
 mod hosts;
 mod images;
 mod limits;

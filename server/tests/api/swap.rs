@@ -211,8 +211,9 @@ async fn whatever_fails_leaves_everything_as_it_was() {
         (json!({"precision": "int8", "model": "nothing"}), 404, "engine_not_found"),
         (json!({"precision": "int4", "model": "other"}), 404, "engine_not_found"),
         (json!({"precision": "int8", "model": "other"}), 400, "cannot_swap"),
-        (json!({"precision": "int5"}), 400, "invalid_type"),
+        (json!({"precision": "int5"}), 400, "invalid_value"),
         (json!({"precision": "int8", "modell": "tiny"}), 400, "unknown_parameter"),
+        (json!({"precision": "int8", "model": "ti\n\u{1b}ny"}), 400, "invalid_value"),
     ] {
         let reply = swap(&service, order.clone()).await;
         assert_eq!(reply.status.as_u16(), status, "{order}: {}", reply.text);

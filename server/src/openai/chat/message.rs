@@ -1,0 +1,189 @@
+//! The messages of a chat: roles, texts, and images that are not loaded yet.
+
+use arrcoc_runtime::generate::Role;
+
+use crate::config::Limits;
+use crate::error::ApiError;
+use crate::json::{Field, Object};
+use crate::openai::names::check_nested;
+use crate::openai::text_too_long;
+
+/// Bytes of JSON that a byte of text takes at most: `\u0041`.
+const ESCAPED: usize = 6;
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who speaks.
+    pub role: Role,
+    /// What, in order.
+    pub content: Vec<Piece>,
+}
+
+/// A piece of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Text.
+    Text(String),
+    /// An image, not loaded yet.
+    Image {
+        /// Its URL.
+        url: String,
+        /// Where in the request the URL stood.
+        param: String,
+        /// Whether the request asks for a coarse look (`detail: low`).
+        coarse: bool,
+    },
+}
+
+/// Reads messages, and counts what they hold: whatever is too much is refused before it is copied.
+pub(super) struct Reader<'l> {
+    limits: &'l Limits,
+    parts: usize,
+    images: usize,
+    text: usize,
+}
+
+impl<'l> Reader<'l> {
+    pub(super) fn new(limits: &'l Limits) -> Self {
+        Self { limits, parts: 0, images: 0, text: 0 }
+    }
+
+    /// `messages`.
+    pub(super) fn messages(mut self, field: &Field<'_>) -> Result<Vec<Message>, ApiError> {
+        field.required("a list of messages")?;
+        let list = field.list("a list of messages", self.limits.messages.0, " (limits.messages)")?;
+        let list = list.unwrap_or_default();
+        if list.is_empty() {
+            return Err(field.wrong("at least one message"));
+        }
+        list.iter().map(|message| self.message(message)).collect()
+    }
+
+    fn message(&mut self, field: &Field<'_>) -> Result<Message, ApiError> {
+        let expected = "an object with `role` and `content`";
+        let message = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
+        check_nested(&message, field.path(), &["role", "content", "tool_calls", "function_call", "images"])?;
+        let role = role(&message.field("role"))?;
+        for name in ["tool_calls", "function_call"] {
+            refuse(&message.field(name), "tools are not supported")?;
+        }
+        // Ollama's place for pictures: an answer without them would be another.
+        refuse(&message.field("images"), "send images as parts of `content`, of type image_url")?;
+        let content = self.content(&message.field("content"), role)?;
+        Ok(Message { role, content })
+    }
+
+    fn content(&mut self, field: &Field<'_>, role: Role) -> Result<Vec<Piece>, ApiError> {
+        if !field.is_set() && role == Role::Assistant {
+            // Clients replay turns in which the model said nothing, or only called tools.
+            return Ok(vec![Piece::Text(String::new())]);
+        }
+        if field.is_text() {
+            return Ok(vec![Piece::Text(self.text(field)?)]);
+        }
+        let expected = "a string or a list of parts";
+        field.required(expected)?;
+        let parts = field.list(expected, self.limits.parts.0, " (limits.parts)")?.unwrap_or_default();
+        self.parts += parts.len();
+        if self.parts > self.limits.parts.0 {
+            let most = self.limits.parts.0;
+            let message =
+                format!("`messages`: expected at most {most} parts of content, found more (limits.parts)");
+            return Err(ApiError::invalid("messages", message));
+        }
+        let pieces = parts.iter().map(|part| self.piece(part)).collect::<Result<Vec<_>, _>>()?;
+        if role != Role::User && pieces.iter().any(|piece| matches!(piece, Piece::Image { .. })) {
+            let place = field.path();
+            let message = format!("`{place}`: only messages of the role `user` may hold images");
+            return Err(ApiError::invalid(place, message));
+        }
+        Ok(pieces)
+    }
+
+    fn piece(&mut self, field: &Field<'_>) -> Result<Piece, ApiError> {
+        let expected = "an object with `type`, and `text` or `image_url`";
+        let part = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
+        check_nested(&part, field.path(), &["type", "text", "image_url"])?;
+        let kind = part.field("type");
+        let kinds = "text or image_url";
+        match kind.text()?.as_deref() {
+            Some("text") => {
+                let text = part.field("text");
+                text.required("a string, in a part of type `text`")?;
+                self.text(&text).map(Piece::Text)
+            }
+            Some("image_url") => self.image(&part),
+            Some(
+                "input_audio" | "audio_url" | "video_url" | "video" | "file" | "input_file" | "input_text"
+                | "input_image" | "image" | "refusal" | "document" | "tool_use" | "tool_result",
+            ) => Err(ApiError::unsupported(field.path(), "only parts of type text and image_url are")),
+            _ => Err(kind.wrong(kinds)),
+        }
+    }
+
+    fn image(&mut self, part: &Object<'_>) -> Result<Piece, ApiError> {
+        self.images += 1;
+        if self.images > self.limits.images {
+            let most = self.limits.images;
+            let message = format!("`messages`: expected at most {most} images, found more (limits.images)");
+            return Err(ApiError::invalid("messages", message));
+        }
+        let field = part.field("image_url");
+        let expected = "an object with `url`, or the URL itself";
+        field.required(expected)?;
+        let (url, coarse) = if field.is_text() {
+            (field, false)
+        } else {
+            let object = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
+            check_nested(&object, field.path(), &["url", "detail"])?;
+            (object.field("url"), coarse(&object.field("detail"))?)
+        };
+        url.required("the image's URL")?;
+        let param = url.path().to_owned();
+        let url = url.text()?.unwrap_or_default().into_owned();
+        Ok(Piece::Image { url, param, coarse })
+    }
+
+    fn text(&mut self, field: &Field<'_>) -> Result<String, ApiError> {
+        let limit = self.limits.text.0;
+        let at_least = self.text + field.json_length() / ESCAPED;
+        if at_least > limit {
+            return Err(text_too_long("messages", limit, at_least));
+        }
+        let text = field.text()?.unwrap_or_default();
+        self.text += text.len();
+        if self.text > limit {
+            return Err(text_too_long("messages", limit, self.text));
+        }
+        Ok(text.into_owned())
+    }
+}
+
+fn role(field: &Field<'_>) -> Result<Role, ApiError> {
+    match field.text()?.as_deref() {
+        // `developer` is OpenAI's newer word for the same thing.
+        Some("system" | "developer") => Ok(Role::System),
+        Some("user") => Ok(Role::User),
+        Some("assistant") => Ok(Role::Assistant),
+        Some("tool" | "function") => Err(ApiError::unsupported(field.path(), "tools are not supported")),
+        _ => Err(field.wrong("system, developer, user or assistant")),
+    }
+}
+
+/// OpenAI's `detail`.
+fn coarse(field: &Field<'_>) -> Result<bool, ApiError> {
+    match field.text()?.as_deref() {
+        None | Some("auto" | "high") => Ok(false),
+        Some("low") => Ok(true),
+        Some(_) => Err(field.wrong("low, high or auto")),
+    }
+}
+
+/// Refuses a field that asks for something.
+fn refuse(field: &Field<'_>, instead: &str) -> Result<(), ApiError> {
+    if !field.is_set() || field.is_one_of(&["[]", "{}", "false"]) {
+        return Ok(());
+    }
+    Err(ApiError::unsupported(field.path(), instead))
+}

@@ -1,0 +1,231 @@
+//! The names of a request's fields: those that are read are listed by whoever reads them; here are those that are
+//! refused, those that are let through, and what is done about all others.
+//!
+//! A field that would change the answer is never dropped in silence. Fields of other servers that ask for nothing
+//! (null, false, empty, or the value that we have anyway) pass, since clients send them as defaults.
+
+use crate::error::ApiError;
+use crate::json::Object;
+use crate::quote::quote;
+
+/// A field that would change the answer, and is not implemented.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused {
+    name: &'static str,
+    /// Values that ask for what is done anyway, as JSON. `false` is one of them unless `true` is.
+    neutral: &'static [&'static str],
+    /// What to do instead.
+    instead: &'static str,
+}
+
+const fn refused(name: &'static str, neutral: &'static [&'static str], instead: &'static str) -> Refused {
+    Refused { name, neutral, instead }
+}
+
+const NO_TOOLS: &str = "describe the tools in the prompt and read the answer's text";
+const NO_GRAMMAR: &str =
+    "answers are not constrained to a form; ask for the form in the prompt and check the answer";
+const NO_IMAGES: &str =
+    "send images as parts of a message: {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:...\"}}";
+const NO_TEMPLATE: &str = "the prompt is written by the model's own template; leave it out";
+const NO_SAMPLER: &str = "leave it out; temperature, top_p, top_k, min_p and the penalties are there";
+const NO_OTHER_NAME: &str = "this is not its name here";
+
+/// Of both kinds of completion.
+#[rustfmt::skip]
+pub(super) const REFUSED: &[Refused] = &[
+    refused("logit_bias", &[], "leave it out"),
+    refused("tools", &[], NO_TOOLS),
+    refused("tool_choice", &["\"none\"", "\"auto\""], NO_TOOLS),
+    refused("functions", &[], NO_TOOLS),
+    refused("function_call", &["\"none\"", "\"auto\""], NO_TOOLS),
+    refused("response_format", &["{\"type\":\"text\"}"], "only {\"type\": \"text\"} is"),
+    refused("guided_json", &[], NO_GRAMMAR),
+    refused("guided_regex", &[], NO_GRAMMAR),
+    refused("guided_choice", &[], NO_GRAMMAR),
+    refused("guided_grammar", &[], NO_GRAMMAR),
+    refused("structured_outputs", &[], NO_GRAMMAR),
+    refused("grammar", &[], NO_GRAMMAR),
+    refused("json_schema", &[], NO_GRAMMAR),
+    refused("format", &[], NO_GRAMMAR),
+    refused("bad_words", &[], NO_SAMPLER),
+    refused("allowed_token_ids", &[], NO_SAMPLER),
+    refused("logits_processors", &[], NO_SAMPLER),
+    refused("use_beam_search", &[], NO_SAMPLER),
+    refused("length_penalty", &["1", "1.0"], NO_SAMPLER),
+    refused("typical_p", &["1", "1.0"], NO_SAMPLER),
+    refused("mirostat", &["0"], NO_SAMPLER),
+    refused("xtc_probability", &["0", "0.0"], NO_SAMPLER),
+    refused("dry_multiplier", &["0", "0.0"], NO_SAMPLER),
+    refused("repeat_penalty", &["1", "1.0"], "it is `repetition_penalty` here"),
+    refused("n_predict", &[], "it is `max_tokens` here"),
+    refused("num_predict", &[], "it is `max_tokens` here"),
+    refused("options", &[], "send what it holds as fields of the request, under their OpenAI names"),
+    refused("extra_body", &[], "send what it holds as fields of the request"),
+    refused("images", &[], NO_IMAGES),
+    refused("mm_processor_kwargs", &[], "images are prepared as the model was trained; `arrcoc.budget` sets their tokens"),
+    refused("prompt_logprobs", &[], "`logprobs` gives those of the answer"),
+    refused("truncate_prompt_tokens", &[], "shorten the prompt yourself"),
+    refused("include_stop_str_in_output", &[], "append the stop string yourself"),
+    refused("skip_special_tokens", &["true"], "control tokens are no text here"),
+    refused("return_token_ids", &[], "`logprobs` names the tokens"),
+    refused("return_tokens_as_token_ids", &[], "`logprobs` names the tokens"),
+    refused("best_of", &["1"], "ask for `n` answers and choose among them"),
+    refused("echo", &[], "prepend the prompt yourself"),
+    refused("suffix", &["\"\""], "the model only goes on from the prompt's end"),
+];
+
+/// Of chats alone.
+#[rustfmt::skip]
+pub(super) const REFUSED_IN_CHATS: &[Refused] = &[
+    refused("modalities", &["[\"text\"]"], "only [\"text\"] is"),
+    refused("audio", &[], "answers are text"),
+    refused("web_search_options", &[], "leave it out"),
+    refused("continue_final_message", &[], NO_TEMPLATE),
+    refused("add_generation_prompt", &["true"], NO_TEMPLATE),
+    refused("chat_template", &[], NO_TEMPLATE),
+    refused("chat_template_kwargs", &[], NO_TEMPLATE),
+    refused("documents", &[], "write the documents into a message"),
+    refused("add_special_tokens", &[], NO_TEMPLATE),
+    refused("prompt", &[], "chats have `messages`; /v1/completions takes a prompt"),
+    refused("input", &[], "chats have `messages`"),
+    refused("system", &[], "send a message of the role system"),
+    refused("think", &[], NO_TEMPLATE),
+];
+
+/// Of text completions alone.
+pub(super) const REFUSED_IN_TEXTS: &[Refused] = &[
+    refused("messages", &[], "/v1/chat/completions takes messages"),
+    refused("add_special_tokens", &["true"], "control tokens in the prompt count; leave it out"),
+    refused("max_completion_tokens", &[], NO_OTHER_NAME),
+    refused("arrcoc", &[], "a text has no images"),
+];
+
+/// Fields that are taken and change no answer.
+#[rustfmt::skip]
+const WITHOUT_EFFECT: &[&str] = &[
+    // Who asks, for the provider's own books.
+    "user", "metadata", "store", "safety_identifier", "request_id", "safe_prompt",
+    // How soon and where it is computed.
+    "service_tier", "priority", "cache_salt", "cache_prompt", "prompt_cache_key", "prompt_cache_retention", "keep_alive",
+    "prediction", "kv_transfer_params", "timings_per_token",
+    // For models that call tools or think first, which ours do not.
+    "parallel_tool_calls", "reasoning_effort", "reasoning", "thinking", "verbosity", "include_reasoning",
+    // For constraints that are refused.
+    "guided_decoding_backend", "guided_whitespace_pattern", "spaces_between_special_tokens",
+];
+
+/// Checks the names of a request that has fields `taken`.
+///
+/// # Errors
+/// 400 for the first that is refused, or that is a slip of one that is known.
+pub(super) fn check(
+    body: &Object<'_>,
+    taken: &[&'static str],
+    tables: &[&[Refused]],
+) -> Result<(), ApiError> {
+    let refused = || tables.iter().copied().flatten();
+    for name in body.names().filter(|name| !taken.contains(name)) {
+        if let Some(refused) = refused().find(|refused| refused.name == name) {
+            refused.check(body)?;
+        } else if !WITHOUT_EFFECT.contains(&name) {
+            let known = taken.iter().copied().chain(refused().map(|refused| refused.name));
+            no_slip(name, known)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the names of an object inside of a request, of which others may be there too.
+pub(super) fn check_nested(object: &Object<'_>, place: &str, taken: &[&'static str]) -> Result<(), ApiError> {
+    let unknown = object.names().filter(|name| !taken.contains(name));
+    unknown.into_iter().try_for_each(|name| {
+        no_slip(name, taken.iter().copied())
+            .map_err(|error| ApiError { param: Some(place.to_owned()), ..error })
+    })
+}
+
+/// Checks the names of an object that is ours, where nothing else may be; `place` is empty for a whole body.
+pub(crate) fn check_own(object: &Object<'_>, place: &str, taken: &[&'static str]) -> Result<(), ApiError> {
+    let Some(name) = object.names().find(|name| !taken.contains(name)) else { return Ok(()) };
+    let nearest = nearest(name, taken.iter().copied());
+    let hint = nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
+    let known = taken.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let message = format!("expected only {known}, found {}{hint}", quote(name));
+    Err(match place {
+        "" => ApiError::malformed("unknown_parameter", message),
+        _ => ApiError::invalid(place, format!("`{place}`: {message}")),
+    })
+}
+
+impl Refused {
+    /// Refuses a value that asks for something.
+    pub(super) fn check(&self, body: &Object<'_>) -> Result<(), ApiError> {
+        let field = body.field(self.name);
+        let off: &[&str] = if self.neutral.contains(&"true") { &[] } else { &["false"] };
+        let nothing = !field.is_set()
+            || field.is_one_of(&["[]", "{}", "\"\""])
+            || field.is_one_of(off)
+            || field.is_one_of(self.neutral);
+        if nothing { Ok(()) } else { Err(ApiError::unsupported(field.path(), self.instead)) }
+    }
+}
+
+/// Refuses a name that is nearly a known one: what it was meant to do would not be done.
+fn no_slip(name: &str, known: impl Iterator<Item = &'static str>) -> Result<(), ApiError> {
+    let Some(nearest) = nearest(name, known) else { return Ok(()) };
+    let message = format!("there is no field {}; did you mean `{nearest}`?", quote(name));
+    Err(ApiError { param: Some(nearest.into()), ..ApiError::malformed("unknown_parameter", message) })
+}
+
+/// The known name that another is a slip of: the same letters written otherwise, or a quarter of them wrong at most.
+pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // No name of ours is longer, and distances take the product of both lengths.
+    if name.len() > 64 {
+        return None;
+    }
+    let letters = |name: &str| name.replace(['_', '-', '.'], "").to_lowercase();
+    let most = (name.chars().count() / 4).max(1);
+    let distance = |known: &str| match letters(known) == letters(name) {
+        true => 0,
+        false => strsim::osa_distance(known, name),
+    };
+    let nearest = known.map(|known| (distance(known), known)).min()?;
+    (nearest.0 <= most).then_some(nearest.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_told_from_other_words() {
+        let known = ["temperature", "top_p", "max_tokens", "stop", "budget", "explain", "seed"];
+        let of = |name| nearest(name, known.into_iter());
+        for (slip, meant) in [
+            ("temprature", "temperature"),
+            ("Temperature", "temperature"),
+            ("topP", "top_p"),
+            ("maxTokens", "max_tokens"),
+            ("max_token", "max_tokens"),
+            ("bugdet", "budget"),
+            ("stops", "stop"),
+        ] {
+            assert_eq!(of(slip), Some(meant), "{slip}");
+        }
+        for other in ["something_new", "x", "store", "provider", "", &"temperature".repeat(10)] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_name_is_in_two_lists() {
+        let mut names: Vec<&str> =
+            REFUSED.iter().chain(REFUSED_IN_CHATS).map(|refused| refused.name).collect();
+        names.extend(WITHOUT_EFFECT);
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

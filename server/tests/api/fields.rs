@@ -1,0 +1,268 @@
+//! Fields of requests: those that are honoured or refused by name, those that are let through, and contents as clients
+//! send them.
+
+use arrcoc_runtime::generate::{Budget, Part, Prompt};
+use serde_json::{Value, json};
+
+use crate::fake::{Fake, Service, hello, service};
+
+const IMAGE: &str = "data:image/png;base64,AAEC";
+
+fn user(content: Value) -> Value {
+    json!({"messages": [{"role": "user", "content": content}]})
+}
+
+/// What the engine was asked, part by part: texts as they are, images as the bytes of their files.
+fn parts(service: &Service) -> Vec<Vec<String>> {
+    let Prompt::Chat(messages) = service.engine.last_request().prompt else { panic!("not a chat") };
+    let text = |part: &Part| match part {
+        Part::Text(text) => text.clone(),
+        Part::Image(bytes) => format!("{bytes:?}"),
+    };
+    messages.iter().map(|message| message.content.iter().map(text).collect()).collect()
+}
+
+#[tokio::test]
+async fn what_would_change_the_answer_is_refused_by_name() {
+    let service = service(Fake::new(hello), &[]);
+    for (name, value) in [
+        ("guided_json", json!({"type": "object"})),
+        ("guided_regex", json!("[0-9]+")),
+        ("guided_choice", json!(["yes", "no"])),
+        ("guided_grammar", json!("root ::= x")),
+        ("structured_outputs", json!({"json": {}})),
+        ("grammar", json!("root ::= x")),
+        ("bad_words", json!(["no"])),
+        ("continue_final_message", json!(true)),
+        ("add_generation_prompt", json!(false)),
+        ("prompt_logprobs", json!(1)),
+        ("prompt_logprobs", json!(0)),
+        ("images", json!(["aGk="])),
+        ("mm_processor_kwargs", json!({"max_pixels": 1})),
+        ("chat_template_kwargs", json!({"enable_thinking": false})),
+        ("chat_template", json!("{{ x }}")),
+        ("best_of", json!(2)),
+        ("echo", json!(true)),
+        ("suffix", json!("z")),
+        ("use_beam_search", json!(true)),
+        ("skip_special_tokens", json!(false)),
+        ("options", json!({"temperature": 0})),
+        ("format", json!("json")),
+        ("extra_body", json!({"min_p": 0.5})),
+    ] {
+        let (param, code) = service.chat(json!({name: value})).await.error(400);
+        assert_eq!((param.as_deref(), code.as_str()), (Some(name), "unsupported_parameter"));
+    }
+    for (name, value) in [
+        ("min_p", json!(7)),
+        ("min_tokens", json!(-1)),
+        ("ignore_eos", json!("yes")),
+        ("stop_token_ids", json!([-1])),
+        ("stop_token_ids", json!(5)),
+    ] {
+        let (param, code) = service.chat(json!({name: value})).await.error(400);
+        assert!(param.is_some_and(|param| param.starts_with(name)), "{name}");
+        assert_eq!(code, "invalid_value");
+    }
+    assert!(service.engine.requests.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_asks_for_nothing_passes() {
+    let service = service(Fake::new(hello), &[]);
+    let nothing = json!({
+        "guided_json": null, "guided_choice": [], "structured_outputs": {}, "bad_words": [], "grammar": "",
+        "continue_final_message": false, "add_generation_prompt": true, "prompt_logprobs": null, "images": [],
+        "mm_processor_kwargs": {}, "chat_template_kwargs": {}, "best_of": 1, "echo": false, "suffix": "",
+        "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"],
+        "skip_special_tokens": true,
+    });
+    let without_effect = json!({
+        "user": "u", "metadata": {"a": "b"}, "store": false, "service_tier": "auto", "parallel_tool_calls": true,
+        "reasoning_effort": "low", "provider": {"order": []},
+    });
+    let mut nulls = json!({});
+    for name in [
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "n",
+        "seed",
+        "stop",
+        "stop_token_ids",
+        "min_tokens",
+        "ignore_eos",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "logprobs",
+        "top_logprobs",
+        "arrcoc",
+        "model",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "tools",
+        "echo",
+        "response_format",
+    ] {
+        nulls[name] = Value::Null;
+    }
+    for fields in [nothing, without_effect, nulls] {
+        let reply = service.chat(fields).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn slips_are_refused_with_the_name_that_was_meant() {
+    let service = service(Fake::new(hello), &[]);
+    for (slip, meant) in [
+        ("temprature", "temperature"),
+        ("maxTokens", "max_tokens"),
+        ("max_completions_tokens", "max_completion_tokens"),
+        ("stop_sequences_ids", ""),
+        ("tool_choices", "tool_choice"),
+        ("mesages", "messages"),
+        ("arcoc", "arrcoc"),
+    ] {
+        let reply = service.chat(json!({slip: 1})).await;
+        if meant.is_empty() {
+            assert_eq!(reply.status, 200, "{slip}: {}", reply.text);
+            continue;
+        }
+        assert_eq!(reply.error(400), (Some(meant.to_owned()), "unknown_parameter".to_owned()), "{slip}");
+        assert!(reply.text.contains(slip) && reply.text.contains("did you mean"), "{}", reply.text);
+    }
+    let ours = service.chat(json!({"arrcoc": {"bugdet": 64}})).await;
+    assert_eq!(ours.error(400).0.as_deref(), Some("arrcoc"));
+    assert!(ours.text.contains("did you mean `budget`"), "{}", ours.text);
+    let ours = service.chat(json!({"arrcoc": {"colour": "blue"}})).await;
+    assert!(
+        ours.error(400).0.as_deref() == Some("arrcoc") && ours.text.contains("`explain`"),
+        "{}",
+        ours.text
+    );
+    // What the model refuses is not offered.
+    let budget = service.chat(json!({"arrcoc": {"budget": "64"}})).await;
+    assert!(budget.error(400).0.as_deref() == Some("arrcoc.budget") && !budget.text.contains("full"));
+    let text = service.post("/v1/completions", &json!({"prompt": "a", "temprature": 0})).await;
+    assert_eq!(text.error(400).0.as_deref(), Some("temperature"));
+    for (content, param) in [
+        (json!([{"type": "text", "txet": "a", "text": "b"}]), "messages[0].content[0]"),
+        (
+            json!([{"type": "image_url", "image_url": {"url": IMAGE, "detial": "low"}}]),
+            "messages[0].content[0].image_url",
+        ),
+    ] {
+        assert_eq!(service.chat(user(content)).await.error(400).0.as_deref(), Some(param));
+    }
+}
+
+#[tokio::test]
+async fn null_and_empty_contents_are_what_clients_replay() {
+    let service = service(Fake::new(hello), &[]);
+    let turns = |assistant: Value| {
+        let user = |text: &str| json!({"role": "user", "content": text});
+        json!({"messages": [user("a"), assistant, user("b")]})
+    };
+    for assistant in [
+        json!({"role": "assistant", "content": null}),
+        json!({"role": "assistant"}),
+        json!({"role": "assistant", "content": ""}),
+        json!({"role": "assistant", "content": null, "tool_calls": null, "function_call": null}),
+        json!({"role": "assistant", "content": null, "tool_calls": [], "refusal": null, "audio": null,
+               "annotations": [], "name": "n", "reasoning_content": null, "reasoning": null}),
+    ] {
+        let reply = service.chat(turns(assistant.clone())).await;
+        assert_eq!(reply.status, 200, "{assistant} {}", reply.text);
+        assert_eq!(parts(&service), [vec!["a"], vec![""], vec!["b"]], "{assistant}");
+    }
+    let reply = service.chat(turns(json!({"role": "assistant", "content": []}))).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    assert_eq!(service.chat(user(json!([]))).await.status, 200);
+    let part =
+        json!([{"type": "text", "text": "", "image_url": null, "cache_control": {"type": "ephemeral"}}]);
+    assert_eq!(service.chat(user(part)).await.status, 200);
+    for (messages, param) in [
+        (json!([{"role": "user", "content": null}]), "messages[0].content"),
+        (
+            json!([{"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}]),
+            "messages[0].tool_calls",
+        ),
+        (json!([{"role": "user", "content": "a", "images": ["aGk="]}]), "messages[0].images"),
+        (json!([null]), "messages[0]"),
+    ] {
+        let reply = service.chat(json!({"messages": messages})).await;
+        assert_eq!(reply.error(400).0.as_deref(), Some(param), "{}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn an_image_url_may_be_a_string() {
+    let service = service(Fake::new(hello), &[]);
+    let part = |url: Value| user(json!([{"type": "image_url", "image_url": url}]));
+    assert_eq!(service.chat(part(json!(IMAGE))).await.status, 200);
+    assert_eq!(parts(&service), [["[0, 1, 2]"]]);
+    let reply = service.chat(part(json!("nonsense"))).await;
+    assert_eq!(reply.error(400).0.as_deref(), Some("messages[0].content[0].image_url"));
+    for wrong in [json!(5), json!(["x"]), json!({"uri": "x"})] {
+        let reply = service.chat(part(wrong)).await;
+        assert!(
+            reply.error(400).0.is_some_and(|param| param.starts_with("messages[0].content[0].image_url"))
+        );
+        assert!(reply.text.contains("url"), "{}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn detail_is_the_smallest_budget_or_the_default() {
+    let service = service(Fake::new(hello), &[]);
+    let image = |detail: Value| json!({"type": "image_url", "image_url": {"url": IMAGE, "detail": detail}});
+    let text = json!({"type": "text", "text": "a"});
+    for (details, budget, expected) in [
+        (vec![json!("low")], json!(null), Budget::Tokens(64)),
+        (vec![json!("low"), json!("low")], json!(null), Budget::Tokens(64)),
+        (vec![json!("low"), json!("high")], json!(null), Budget::Auto),
+        (vec![json!("auto")], json!(null), Budget::Auto),
+        (vec![json!("high")], json!(null), Budget::Auto),
+        (vec![json!(null)], json!(null), Budget::Auto),
+        (vec![], json!(null), Budget::Auto),
+        (vec![json!("low")], json!(256), Budget::Tokens(256)),
+        (vec![json!("low")], json!("auto"), Budget::Auto),
+    ] {
+        let content: Vec<Value> = details.iter().cloned().map(image).chain([text.clone()]).collect();
+        let mut fields = user(json!(content));
+        fields["arrcoc"] = json!({"budget": budget});
+        let reply = service.chat(fields).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        assert_eq!(service.engine.last_request().budget, expected, "{details:?} {budget}");
+    }
+    let reply = service.chat(user(json!([image(json!("bogus"))]))).await;
+    assert_eq!(reply.error(400).0.as_deref(), Some("messages[0].content[0].image_url.detail"));
+}
+
+#[tokio::test]
+async fn images_go_first_where_the_model_was_trained_so() {
+    let other = "data:image/png;base64,AQID";
+    let image = |url: &str| json!({"type": "image_url", "image_url": {"url": url}});
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let orders = [
+        [image(IMAGE), image(other), text("A"), text("B")],
+        [text("A"), image(IMAGE), text("B"), image(other)],
+        [text("A"), text("B"), image(IMAGE), image(other)],
+    ];
+    let trained_so = service(Fake::with(|info| info.images_first = true, hello), &[]);
+    for order in &orders {
+        assert_eq!(trained_so.chat(user(json!(order))).await.status, 200);
+        assert_eq!(parts(&trained_so), [["[0, 1, 2]", "[1, 2, 3]", "A", "B"]]);
+    }
+    let otherwise = service(Fake::with(|info| info.images_first = false, hello), &[]);
+    assert_eq!(otherwise.chat(user(json!(orders[1]))).await.status, 200);
+    assert_eq!(parts(&otherwise), [["A", "[0, 1, 2]", "B", "[1, 2, 3]"]]);
+    // An error names the place where the client wrote it.
+    let reply = trained_so.chat(user(json!([text("A"), image("nonsense")]))).await;
+    assert_eq!(reply.error(400).0.as_deref(), Some("messages[0].content[1].image_url.url"));
+}
