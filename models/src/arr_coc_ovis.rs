@@ -35,6 +35,8 @@ pub struct Config {
 
 #[derive(Deserialize)]
 struct RawConfig {
+    #[serde(rename = "model_type")]
+    _model_type: String,
     #[serde(default)]
     vision_config: serde_json::Value,
     #[serde(default)]

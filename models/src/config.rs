@@ -1,12 +1,14 @@
 //! `config.json` in two stages: raw structures mirror the file, validated ones are what the networks take.
 //!
-//! The raw structures stay inside the modules that read them. Unknown keys are ignored, as Hugging Face configs carry
-//! many that do not concern inference.
+//! The raw structures stay inside the modules that read them. Keys that nothing reads are refused unless they are known to
+//! change nothing ([`neutral`]): Hugging Face configs carry many of those.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::arr_coc_ovis;
+
+mod neutral;
 
 /// Supported values of `model_type`.
 pub const MODEL_TYPES: &[&str] = &[arr_coc_ovis::MODEL_TYPE];
@@ -35,6 +37,17 @@ pub enum ConfigError {
         /// What serde says.
         reason: String,
     },
+    /// A key that nothing reads, and that is not known to change nothing.
+    #[error(
+        "config.json, {section}.{key}: arrcoc does not follow this key, and it may change what the model answers; remove it \
+         if it does not"
+    )]
+    Unknown {
+        /// Section of the file.
+        section: &'static str,
+        /// Path in the section.
+        key: String,
+    },
     /// A value is impossible or unsupported.
     #[error("config.json, {section}.{key}: expected {expected}, found {found}")]
     Value {
@@ -59,7 +72,8 @@ impl ModelConfig {
         struct Raw {
             model_type: String,
         }
-        let raw: Raw = section(json, "top level")?;
+        let raw = Raw::deserialize(json)
+            .map_err(|error| ConfigError::Parse { section: "top level", reason: error.to_string() })?;
         match raw.model_type.as_str() {
             arr_coc_ovis::MODEL_TYPE => Ok(Self::ArrCocOvis(arr_coc_ovis::Config::from_json(json)?)),
             _ => Err(ConfigError::ModelType { found: raw.model_type }),
@@ -67,12 +81,29 @@ impl ModelConfig {
     }
 }
 
-/// Parses one section of the file.
+/// Parses one section of the file; of what its structure does not read, only neutral keys may be there.
 pub(crate) fn section<T: DeserializeOwned>(
     json: &serde_json::Value,
     name: &'static str,
 ) -> Result<T, ConfigError> {
-    T::deserialize(json).map_err(|error| ConfigError::Parse { section: name, reason: error.to_string() })
+    let mut unread = Vec::new();
+    let parsed = serde_ignored::deserialize(json, |path| unread.push(path.to_string()));
+    let parsed = parsed.map_err(|error| ConfigError::Parse { section: name, reason: error.to_string() })?;
+    match unread.into_iter().find(|key| !neutral::is_neutral(name, key, &json[key.as_str()])) {
+        // The path spells an optional object as `?`.
+        Some(key) => Err(ConfigError::Unknown { section: name, key: key.replace("?.", "") }),
+        None => Ok(parsed),
+    }
+}
+
+/// Checks that a section that names a network of transformers names the one that it is read as.
+pub(crate) fn check_model_type(
+    name: &'static str,
+    found: Option<&str>,
+    expected: &[&str],
+) -> Result<(), ConfigError> {
+    let known = found.is_none_or(|found| expected.contains(&found));
+    Check(name).that(known, "model_type", expected.join(" or "), found.unwrap_or_default())
 }
 
 /// Checks of one section.

@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import json
 import socket
 
 import openai
@@ -36,6 +37,11 @@ def truncated_jpeg() -> bytes:
     return data[: len(data) // 2]
 
 
+def from_table(name: str) -> bytes:
+    rows = json.loads((IMAGES / "pil" / "lengths.json").read_text())
+    return next(base64.b64decode(row["file"]) for row in rows if row.get("name") == name)
+
+
 def test_a_picture_of_60000_by_60000_pixels_in_a_few_bytes(ask, server):
     assert (IMAGES / "huge.png").stat().st_size < 10_000
     before = resident_bytes(server)
@@ -57,6 +63,9 @@ def resident_bytes(server) -> int:
     ("a text called .png", b"This is not a picture.\n" * 40),
     ("a PNG's first bytes", b"\x89PNG\r\n\x1a\n"),
     ("a PNG cut off", (IMAGES / "rgb.png").read_bytes()[:-200]),
+    ("a JPEG that promises 7000 x 7000 pixels", from_table("jpeg-7000-few-bytes")),
+    ("a BMP without its runs", from_table("rle8-no-pixels")),
+    ("a strip of 300 x 1 pixels", (IMAGES / "line.png").read_bytes()),
     ("zeros", bytes(5000)),
     ("a vector graphic", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
 ], ids=lambda value: value if isinstance(value, str) else "")

@@ -100,6 +100,19 @@ pub enum TextError {
         /// Its reason.
         reason: String,
     },
+    /// A key that nothing reads, and that is not known to change nothing.
+    #[error(
+        "{}, {key}: arrcoc does not follow this key (found {value}), and it may change what the model sees; remove it if it \
+         does not", path.display()
+    )]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The beginning of its value.
+        value: String,
+    },
     /// A value does not fit.
     #[error("{}, {key}: expected {expected}, found {found}", path.display())]
     Value {

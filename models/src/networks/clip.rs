@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::Target;
 use crate::bricks::{self, interpolate};
-use crate::config::{Check, ConfigError, section};
+use crate::config::{Check, ConfigError, check_model_type, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
 
@@ -47,10 +47,12 @@ pub enum Activation {
 #[derive(Deserialize)]
 #[serde(default)]
 struct RawConfig {
+    model_type: Option<String>,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
+    num_channels: usize,
     image_size: usize,
     patch_size: usize,
     hidden_act: Activation,
@@ -61,10 +63,12 @@ struct RawConfig {
 impl Default for RawConfig {
     fn default() -> Self {
         Self {
+            model_type: None,
             hidden_size: 768,
             intermediate_size: 3072,
             num_hidden_layers: 12,
             num_attention_heads: 12,
+            num_channels: 3,
             image_size: 224,
             patch_size: 32,
             hidden_act: Activation::QuickGelu,
@@ -76,6 +80,7 @@ impl Default for RawConfig {
 impl Config {
     pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
         let raw: RawConfig = section(json, "clip_config")?;
+        check_model_type("clip_config", raw.model_type.as_deref(), &["clip_vision_model", "clip"])?;
         let check = Check("clip_config");
         check.sizes(&[
             ("hidden_size", raw.hidden_size),
@@ -86,6 +91,7 @@ impl Config {
             ("patch_size", raw.patch_size),
         ])?;
         check.divides("hidden_size", raw.hidden_size, raw.num_attention_heads, "num_attention_heads")?;
+        check.that(raw.num_channels == 3, "num_channels", "3", raw.num_channels)?;
         check.that(raw.image_size >= raw.patch_size, "image_size", "at least patch_size", raw.image_size)?;
         Ok(Self {
             hidden_size: raw.hidden_size,

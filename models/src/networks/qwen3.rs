@@ -5,11 +5,13 @@
 //! same out in standard operators with past and present tensors. Embedding is a graph of its own, since visual tokens enter as
 //! embeddings; tied weights are stored once for both.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::Target;
 use crate::bricks::{self, rotary};
-use crate::config::{Check, ConfigError, section};
+use crate::config::{Check, ConfigError, check_model_type, section};
 use crate::dims;
 use crate::graph::ops::cached_attention::CachedAttention;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
@@ -47,6 +49,7 @@ pub struct Config {
 
 #[derive(Deserialize)]
 struct RawConfig {
+    model_type: Option<String>,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -59,8 +62,10 @@ struct RawConfig {
     rope_theta: Option<f64>,
     /// transformers 5.
     rope_parameters: Option<RawRope>,
-    /// Released checkpoints.
+    /// Released checkpoints; wins over `rope_parameters`, unless it is empty.
     rope_scaling: Option<RawRope>,
+    /// Counts where the rope's own object has none.
+    partial_rotary_factor: Option<f64>,
     #[serde(default = "default_epsilon")]
     rms_norm_eps: f32,
     #[serde(default)]
@@ -75,11 +80,25 @@ struct RawConfig {
     eos_token_id: Option<OneOrMany>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct RawRope {
     rope_theta: Option<f64>,
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older spelling, which counts where the newer one is missing.
+    #[serde(rename = "type")]
+    legacy_type: Option<String>,
+    partial_rotary_factor: Option<f64>,
+    /// What other types of rope need, so that the error names the type.
+    #[serde(flatten)]
+    others: BTreeMap<String, serde_json::Value>,
+}
+
+impl RawRope {
+    fn is_empty(&self) -> bool {
+        let Self { rope_theta, rope_type, legacy_type, partial_rotary_factor, others } = self;
+        let named = rope_type.is_some() || legacy_type.is_some();
+        !named && rope_theta.is_none() && partial_rotary_factor.is_none() && others.is_empty()
+    }
 }
 
 #[derive(Deserialize)]
@@ -104,6 +123,7 @@ fn default_activation() -> String {
 impl Config {
     pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
         let raw: RawConfig = section(json, "text_config")?;
+        check_model_type("text_config", raw.model_type.as_deref(), &["qwen3"])?;
         let check = Check("text_config");
         let head_dim = raw.head_dim.unwrap_or(raw.hidden_size / raw.num_attention_heads.max(1));
         check.sizes(&[
@@ -125,16 +145,10 @@ impl Config {
         check.divides("head_dim", head_dim, 2, "two")?;
         check.that(raw.hidden_act == "silu", "hidden_act", "silu", &raw.hidden_act)?;
         check.that(!raw.use_sliding_window, "use_sliding_window", "false", raw.use_sliding_window)?;
-        let types = raw.layer_types.unwrap_or_default();
+        let types = raw.layer_types.as_deref().unwrap_or_default();
         let full = types.iter().all(|kind| kind == "full_attention");
-        check.that(full, "layer_types", "full_attention in every layer", &types)?;
-        let ropes = [raw.rope_parameters, raw.rope_scaling];
-        let rope_type = ropes.iter().flatten().find_map(|rope| rope.rope_type.clone());
-        let plain = rope_type.as_deref().is_none_or(|kind| kind == "default");
-        check.that(plain, "rope_parameters", "rope_type default", &rope_type)?;
-        let stated = ropes.iter().flatten().find_map(|rope| rope.rope_theta).or(raw.rope_theta);
-        let rope_theta = stated.unwrap_or(10_000.0);
-        check.that(rope_theta.is_finite() && rope_theta > 1.0, "rope_theta", "above 1", rope_theta)?;
+        check.that(full, "layer_types", "full_attention in every layer", types)?;
+        let rope_theta = rope_theta(&check, &raw)?;
         Ok(Self {
             hidden_size: raw.hidden_size,
             intermediate_size: raw.intermediate_size,
@@ -159,6 +173,28 @@ impl Config {
     fn embedding_shape(&self) -> [usize; 2] {
         [self.vocab_size, self.hidden_size]
     }
+}
+
+/// Base of the rotary frequencies, from where transformers takes it: the object that wins, then the key beside it, then the
+/// default.
+fn rope_theta(check: &Check, raw: &RawConfig) -> Result<f64, ConfigError> {
+    let scaling = raw.rope_scaling.as_ref().filter(|rope| !rope.is_empty());
+    let none = RawRope::default();
+    let (key, rope) = match (scaling, &raw.rope_parameters) {
+        (Some(rope), _) => ("rope_scaling", rope),
+        (None, Some(rope)) => ("rope_parameters", rope),
+        (None, None) => ("rope_parameters", &none),
+    };
+    let kind = rope.rope_type.as_deref().or(rope.legacy_type.as_deref()).unwrap_or("default");
+    check.that(kind == "default", key, "rope_type default", kind)?;
+    let partial = rope.partial_rotary_factor.or(raw.partial_rotary_factor).unwrap_or(1.0);
+    check.that(partial == 1.0, "partial_rotary_factor", "1, or none", partial)?;
+    if let Some(other) = rope.others.keys().next() {
+        return Err(ConfigError::Unknown { section: check.0, key: format!("{key}.{other}") });
+    }
+    let theta = rope.rope_theta.or(raw.rope_theta).unwrap_or(10_000.0);
+    check.that(theta.is_finite() && theta > 1.0, "rope_theta", "above 1", theta)?;
+    Ok(theta)
 }
 
 /// Distribution of random embeddings.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::Target;
 use crate::bricks::{self, interpolate};
-use crate::config::{Check, ConfigError, section};
+use crate::config::{Check, ConfigError, check_model_type, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Function, Graph, Init, Value};
 
@@ -47,6 +47,7 @@ pub struct Config {
 #[derive(Deserialize)]
 #[serde(default)]
 struct RawConfig {
+    model_type: Option<String>,
     hidden_size: usize,
     output_channels: usize,
     num_hidden_layers: usize,
@@ -69,6 +70,7 @@ struct RawConfig {
 impl Default for RawConfig {
     fn default() -> Self {
         Self {
+            model_type: None,
             hidden_size: 768,
             output_channels: 256,
             num_hidden_layers: 12,
@@ -92,6 +94,7 @@ impl Default for RawConfig {
 impl Config {
     pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
         let raw: RawConfig = section(json, "vision_config")?;
+        check_model_type("vision_config", raw.model_type.as_deref(), &["sam_vision_model", "sam"])?;
         let check = Check("vision_config");
         check.sizes(&[
             ("hidden_size", raw.hidden_size),

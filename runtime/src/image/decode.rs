@@ -1,5 +1,6 @@
 //! Image files to upright 8-bit RGB.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use ::image::error::LimitErrorKind;
 use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use sha2::{Digest as _, Sha256};
 
-use super::{DecodedImage, ImageError, ImageLimits, sniff};
+use super::orientation::Metadata;
+use super::{DecodedImage, ImageError, ImageLimits, bmp, gif, jpeg, png, sniff, webp};
 
 /// Decodes an image file: PNG, JPEG, WebP, GIF or BMP, whatever its name says; of an animation the first frame.
 ///
@@ -18,24 +20,54 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DecodedImage, ImageE
         return Err(ImageError::Bytes { found: bytes.len(), limit: limits.max_bytes });
     }
     let (format, name) = sniff::format(bytes).map_err(|found| ImageError::Format { found })?;
-    sniff::check_length(format, bytes).map_err(|reason| ImageError::Truncated { format: name, reason })?;
-    let mut decoder = open(bytes, format, limits).map_err(|error| explain(error, name))?;
+    let (picture, metadata) =
+        split(format, bytes).map_err(|reason| ImageError::Truncated { format: name, reason })?;
+    let decoder = open(&picture, format, limits).map_err(|error| explain(error, name))?;
     let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels > limits.max_pixels {
-        return Err(ImageError::Pixels { format: name, width, height, limit: limits.max_pixels });
-    }
-    if pixels == 0 {
-        let reason = format!("expected at least one pixel, found {width} x {height}");
-        return Err(ImageError::Decode { format: name, reason });
-    }
-    // Damaged EXIF data is no reason to refuse a picture.
-    let orientation = decoder.orientation().unwrap_or(::image::metadata::Orientation::NoTransforms);
+    check_size(name, (width, height), limits)?;
     let image = DynamicImage::from_decoder(decoder).map_err(|error| explain(error, name))?;
     let mut upright = DynamicImage::ImageRgb8(to_rgb8(image));
-    upright.apply_orientation(orientation);
+    upright.apply_orientation(metadata.orientation());
     let pixels = upright.into_rgb8();
     Ok(DecodedImage { sha256: digest(&pixels), pixels: Arc::new(pixels) })
+}
+
+/// The file as the decoder gets it, and what may hold its orientation. Colour profiles, texts and other metadata, which
+/// nobody uses, stay behind.
+fn split(format: ImageFormat, bytes: &[u8]) -> Result<(Cow<'_, [u8]>, Metadata<'_>), String> {
+    let owned = |(picture, metadata)| (Cow::Owned(picture), metadata);
+    match format {
+        ImageFormat::Png => png::split(bytes).map(owned),
+        ImageFormat::Jpeg => jpeg::split(bytes).map(owned),
+        ImageFormat::WebP => webp::split(bytes).map(owned),
+        ImageFormat::Bmp => bmp::split(bytes).map(|picture| (picture, Metadata::default())),
+        ImageFormat::Gif => gif::check(bytes).map(|()| (Cow::Borrowed(bytes), Metadata::default())),
+        _ => Ok((Cow::Borrowed(bytes), Metadata::default())),
+    }
+}
+
+/// Judges the size that the header promises.
+fn check_size(
+    format: &'static str,
+    (width, height): (u32, u32),
+    limits: &ImageLimits,
+) -> Result<(), ImageError> {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 {
+        let reason = format!("expected at least one pixel, found {width} x {height}");
+        return Err(ImageError::Decode { format, reason });
+    }
+    if pixels > limits.max_pixels {
+        return Err(ImageError::Pixels { format, width, height, limit: limits.max_pixels });
+    }
+    let (longer, shorter) = (width.max(height), width.min(height));
+    if longer > limits.max_side {
+        return Err(ImageError::Side { format, width, height, limit: limits.max_side });
+    }
+    if u64::from(longer) > u64::from(shorter) * u64::from(limits.max_aspect) {
+        return Err(ImageError::Aspect { format, width, height, limit: limits.max_aspect });
+    }
+    Ok(())
 }
 
 /// Reads the header; what decoding may allocate is bounded by the pixels allowed.
@@ -44,12 +76,12 @@ fn open<'a>(
     format: ImageFormat,
     limits: &ImageLimits,
 ) -> Result<impl ImageDecoder + 'a, ::image::ImageError> {
-    // Four channels of 16 bits, and a frame beside the canvas for animations; what the metadata may take on top.
+    // Four channels of 16 bits, and a frame beside the canvas for animations; what tables may take on top.
     const BYTES_PER_PIXEL: u64 = 16;
-    const METADATA: u64 = 16 << 20;
+    const TABLES: u64 = 16 << 20;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut bound = Limits::no_limits();
-    bound.max_alloc = Some(limits.max_pixels.saturating_mul(BYTES_PER_PIXEL).saturating_add(METADATA));
+    bound.max_alloc = Some(limits.max_pixels.saturating_mul(BYTES_PER_PIXEL).saturating_add(TABLES));
     reader.limits(bound);
     reader.into_decoder()
 }

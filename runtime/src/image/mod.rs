@@ -3,7 +3,11 @@
 //!
 //! The yardstick is what the reference does, PIL's `exif_transpose` and `convert("RGB")`: an alpha channel is dropped,
 //! not composited; colour profiles are not applied; of 16 bits the high byte counts. (One exception: PIL clips 16-bit
-//! *grey* to white, which nobody wants; here it is treated like 16-bit colour.)
+//! *grey* to white, which nobody wants; here it is treated like 16-bit colour.) A file that PIL refuses as truncated is
+//! refused, and so is one that has too little data for its pixels, which PIL fills with grey or black.
+//!
+//! Each format's module takes the file apart before it is decoded: what makes the picture goes to the decoder, what may
+//! hold an orientation to [`orientation`], and nothing else is read.
 
 use std::sync::Arc;
 
@@ -11,18 +15,31 @@ use ::image::RgbImage;
 
 use crate::tensor::Tensor;
 
+mod bmp;
 pub mod decode;
+mod gif;
+mod jpeg;
+mod orientation;
+#[cfg(test)]
+mod pil_tests;
+mod png;
 pub mod preprocess;
 pub(crate) mod resample;
 mod sniff;
 #[cfg(test)]
 mod tests;
+mod webp;
 
 /// What an image may cost, checked before anything is allocated for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageLimits {
     /// Most pixels (width times height) of one image.
     pub max_pixels: u64,
+    /// Longest side of one image, pixels.
+    pub max_side: u32,
+    /// Most times that an image may be longer than it is wide, or wider than long: what is left of the shorter side of a
+    /// longer one when it is scaled to the encoder's input is no picture.
+    pub max_aspect: u32,
     /// Most bytes of one encoded file.
     pub max_bytes: usize,
     /// Most images in one request (the caller's to check).
@@ -30,9 +47,9 @@ pub struct ImageLimits {
 }
 
 impl Default for ImageLimits {
-    /// 50 megapixels, 20 MiB, 8 images.
+    /// 50 megapixels, sides of 32,768 pixels, 200 to 1, 20 MiB, 8 images.
     fn default() -> Self {
-        Self { max_pixels: 50_000_000, max_bytes: 20 << 20, max_images: 8 }
+        Self { max_pixels: 50_000_000, max_side: 32_768, max_aspect: 200, max_bytes: 20 << 20, max_images: 8 }
     }
 }
 
@@ -66,6 +83,34 @@ pub enum ImageError {
         height: u32,
         /// [`ImageLimits::max_pixels`].
         limit: u64,
+    },
+    /// The header promises a side that is too long.
+    #[error(
+        "the {format} image has {width} x {height} pixels, a side longer than the {limit} allowed; scale it down"
+    )]
+    Side {
+        /// The file's format.
+        format: &'static str,
+        /// Width in its header.
+        width: u32,
+        /// Height in its header.
+        height: u32,
+        /// [`ImageLimits::max_side`].
+        limit: u32,
+    },
+    /// The header promises a strip.
+    #[error(
+        "the {format} image has {width} x {height} pixels, one side more than {limit} times the other; crop it"
+    )]
+    Aspect {
+        /// The file's format.
+        format: &'static str,
+        /// Width in its header.
+        width: u32,
+        /// Height in its header.
+        height: u32,
+        /// [`ImageLimits::max_aspect`].
+        limit: u32,
     },
     /// The file ends too early.
     #[error("the {format} image is truncated: {reason}; send the whole file")]

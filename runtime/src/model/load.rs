@@ -16,7 +16,7 @@ use crate::error::LoadError;
 use crate::generate::{Budget, Cache, Observer, Stage};
 use crate::image::DecodedImage;
 use crate::prompt::{FALLBACK_QUESTION, Prompter};
-use crate::scheduler::encode::{Encoder, Preparer};
+use crate::scheduler::encode::{Encoder, Preparer, image_queue};
 use crate::scheduler::job::{Job, Shared};
 use crate::scheduler::{Parts, Ready, Scheduler, Settings};
 use crate::vision::{Vision, VisionOptions};
@@ -117,7 +117,7 @@ fn start_threads(
     let Loaded { prompter, embedder, decoder, vision } = loaded;
     let shared = Arc::clone(&model.shared);
     let preprocessor = vision.preprocessor();
-    let (to_encoder, encode_jobs) = sync_channel(1);
+    let (to_encoder, prepared) = sync_channel(1);
 
     let parts = Parts {
         decoder,
@@ -130,13 +130,13 @@ fn start_threads(
     };
     model.threads.push(spawn("arrcoc-decoder", move || Scheduler::new(parts).run())?);
     if let Some(ready) = model.ready.clone() {
-        let encoder = Encoder { jobs: encode_jobs, vision, embedder, ready, shared: Arc::clone(&shared) };
+        let encoder = Encoder { images: prepared, vision, embedder, ready, shared: Arc::clone(&shared) };
         model.threads.push(spawn("arrcoc-vision", move || encoder.run())?);
     }
-    let jobs = Arc::new(Mutex::new(jobs));
+    let queue = image_queue(jobs);
     for _ in 0..IMAGE_THREADS {
         let preparer = Preparer {
-            jobs: Arc::clone(&jobs),
+            queue: Arc::clone(&queue),
             preprocessor: Arc::clone(&preprocessor),
             encoder: to_encoder.clone(),
             shared: Arc::clone(&shared),

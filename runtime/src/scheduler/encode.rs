@@ -1,67 +1,119 @@
 //! Images to visual tokens, beside the decoder: workers decode and preprocess image files, one thread runs the vision
-//! graphs. Channels in between are short, so that few preprocessed images are in memory however long the queue is.
+//! graphs. Requests take turns, image by image, so that a request with many images does not hold up the others. The
+//! channel in between is short, so that few preprocessed images are in memory however long the queue is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::Ready;
 use super::job::{Job, PanicGuard, Shared};
+use super::turns::Turns;
 use crate::decoder::Embedder;
 use crate::generate::{GenerateError, Message, Part, Prompt, Stage};
 use crate::image::PixelValues;
+use crate::tensor::Tensor;
 use crate::vision::{Preprocessor, Vision, VisionError, VisualEmbeds};
 
-/// An image as the vision thread gets it.
-type Prepared = Result<PreparedImage, GenerateError>;
-
-pub(crate) struct PreparedImage {
+/// An image as the vision graphs take it.
+struct PreparedImage {
     pixels: PixelValues,
     stages: [(Stage, Duration); 2],
 }
 
-/// A request whose images arrive one by one, while they are being prepared.
-pub(crate) struct EncodeJob {
-    job: Job,
-    images: Receiver<Prepared>,
+/// A request whose images are in work.
+struct Images {
+    /// The image files, in order.
+    files: Vec<Arc<[u8]>>,
+    progress: Mutex<Progress>,
+}
+
+struct Progress {
+    /// `None` when the request has gone on to the scheduler, or is over.
+    job: Option<Job>,
+    /// The embedded question, once there is an image for it.
+    question: Option<Tensor>,
+    /// What the images have become so far, in order.
+    visuals: Vec<VisualEmbeds>,
+}
+
+impl Images {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another image is worth preparing; tells the caller when the request's time is up.
+    fn go_on(&self) -> bool {
+        match self.progress.try_lock() {
+            Ok(mut progress) => progress.job.as_mut().is_some_and(Job::goes_on),
+            // In the hands of the vision thread.
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Poisoned(_)) => false,
+        }
+    }
+}
+
+/// A request's place among those whose images are prepared: the image that comes next.
+pub(crate) struct Turn {
+    images: Arc<Images>,
+    next: usize,
+}
+
+impl From<Job> for Turn {
+    fn from(job: Job) -> Self {
+        let files = images(&job.request.prompt);
+        let progress = Progress { job: Some(job), question: None, visuals: Vec::new() };
+        Self { images: Arc::new(Images { files, progress: Mutex::new(progress) }), next: 0 }
+    }
+}
+
+/// One image of a request, on its way to the vision thread.
+pub(crate) struct Prepared {
+    images: Arc<Images>,
+    image: Result<PreparedImage, GenerateError>,
+}
+
+/// Requests with images, as the preparing workers share them.
+pub(crate) type ImageQueue = Turns<Job, Turn>;
+
+/// The queue that jobs enter through `jobs`.
+pub(crate) fn image_queue(jobs: Receiver<Job>) -> Arc<ImageQueue> {
+    Arc::new(Turns::new(jobs))
 }
 
 /// What a preparing worker needs.
 pub(crate) struct Preparer {
-    pub(crate) jobs: Arc<Mutex<Receiver<Job>>>,
+    pub(crate) queue: Arc<ImageQueue>,
     pub(crate) preprocessor: Arc<Preprocessor>,
-    pub(crate) encoder: SyncSender<EncodeJob>,
+    pub(crate) encoder: SyncSender<Prepared>,
     pub(crate) shared: Arc<Shared>,
 }
 
 impl Preparer {
-    /// Prepares the images of one request after the other until the model is dropped.
+    /// Prepares one image after the other, of the waiting requests in turn, until the model is dropped.
     pub(crate) fn run(self) {
         let _guard = PanicGuard::new(&self.shared, "image");
-        loop {
-            let next = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(mut job) = next else { return };
-            if !job.goes_on() {
+        let mut back = None;
+        while let Some(Turn { images, next }) = self.queue.next(back.take()) {
+            if !images.go_on() {
                 continue;
             }
-            let files = images(&job.request.prompt);
-            let (sender, images) = sync_channel(1);
-            if self.encoder.send(EncodeJob { job, images }).is_err() {
+            let image = match images.files.get(next) {
+                Some(file) => self.prepare(next, file),
+                None => Err(GenerateError::Engine("an image got lost on its way".into())),
+            };
+            let failed = image.is_err();
+            if self.encoder.send(Prepared { images: Arc::clone(&images), image }).is_err() {
                 return;
             }
-            for (index, file) in files.iter().enumerate() {
-                let prepared = self.prepare(index, file);
-                let failed = prepared.is_err();
-                // A closed channel: the request is over already.
-                if sender.send(prepared).is_err() || failed {
-                    break;
-                }
+            if !failed && next + 1 < images.files.len() {
+                back = Some(Turn { images, next: next + 1 });
             }
         }
     }
 
-    fn prepare(&self, index: usize, file: &[u8]) -> Prepared {
+    fn prepare(&self, index: usize, file: &[u8]) -> Result<PreparedImage, GenerateError> {
         let number = index + 1;
         // Image decoders are the widest door for hostile input. They share no state, so a panic in one is the end of
         // this request only.
@@ -103,7 +155,7 @@ fn images(prompt: &Prompt) -> Vec<Arc<[u8]>> {
 
 /// The thread that runs the vision graphs.
 pub(crate) struct Encoder {
-    pub(crate) jobs: Receiver<EncodeJob>,
+    pub(crate) images: Receiver<Prepared>,
     pub(crate) vision: Vision,
     pub(crate) embedder: Arc<Embedder>,
     pub(crate) ready: Sender<Ready>,
@@ -111,53 +163,57 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    /// Encodes the images of one request after the other until the workers are gone.
+    /// Encodes one image after the other, as they come, until the workers are gone.
     pub(crate) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        while let Ok(EncodeJob { mut job, images }) = self.jobs.recv() {
+        while let Ok(Prepared { images, image }) = self.images.recv() {
+            let mut progress = images.progress();
+            let Some(mut job) = progress.job.take().filter(|job| !job.ended()) else { continue };
             // Declared after the job, hence dropped before it.
             let _guard = PanicGuard::new(&shared, "vision");
-            match self.encode(&mut job, &images) {
-                Ok(Some(visuals)) => {
+            match self.encode(&mut job, &mut progress, image) {
+                Ok(()) if !job.goes_on() => {}
+                Ok(()) if progress.visuals.len() < job.layout.images() => progress.job = Some(job),
+                Ok(()) => {
+                    let visuals = std::mem::take(&mut progress.visuals);
                     // A closed channel: the scheduler is gone, and the job tells its caller when it is dropped.
                     let _ = self.ready.send(Ready { job, visuals });
                 }
-                Ok(None) => {}
                 Err(error) => job.fail(error),
             }
         }
     }
 
-    /// The visual tokens of every image; `None` when the request ended in between.
+    /// Adds the visual tokens of the next image.
     fn encode(
         &mut self,
         job: &mut Job,
-        images: &Receiver<Prepared>,
-    ) -> Result<Option<Vec<VisualEmbeds>>, GenerateError> {
-        let question = self.embedder.embed(&job.layout.question);
-        let question = question.map_err(|error| GenerateError::Engine(error.to_string()))?;
-        let mut visuals = Vec::new();
-        for _ in 0..job.layout.images() {
-            let Ok(prepared) = images.recv() else {
-                return Err(GenerateError::Engine("an image got lost on its way".into()));
-            };
-            let prepared = prepared?;
-            if !job.goes_on() {
-                return Ok(None);
-            }
-            let (budget, explain) = (job.request.budget, job.request.explain);
-            let embeds =
-                self.vision.embed(&prepared.pixels, &question, &job.layout.question, budget, explain);
-            let embeds = embeds.map_err(|error| match error {
-                VisionError::Budget { .. } => {
-                    GenerateError::Invalid { field: "arrcoc.budget", message: error.to_string() }
-                }
-                other => GenerateError::Engine(other.to_string()),
-            })?;
-            job.stages.extend(prepared.stages);
-            job.stages.extend(embeds.stages.iter().copied());
-            visuals.push(embeds);
+        progress: &mut Progress,
+        image: Result<PreparedImage, GenerateError>,
+    ) -> Result<(), GenerateError> {
+        let image = image?;
+        if !job.goes_on() {
+            return Ok(());
         }
-        Ok(job.goes_on().then_some(visuals))
+        let question = match progress.question.take() {
+            Some(question) => question,
+            None => {
+                let question = self.embedder.embed(&job.layout.question);
+                question.map_err(|error| GenerateError::Engine(error.to_string()))?
+            }
+        };
+        let (budget, explain) = (job.request.budget, job.request.explain);
+        let embeds = self.vision.embed(&image.pixels, &question, &job.layout.question, budget, explain);
+        let embeds = embeds.map_err(|error| match error {
+            VisionError::Budget { .. } => {
+                GenerateError::Invalid { field: "arrcoc.budget", message: error.to_string() }
+            }
+            other => GenerateError::Engine(other.to_string()),
+        })?;
+        job.stages.extend(image.stages);
+        job.stages.extend(embeds.stages.iter().copied());
+        progress.question = Some(question);
+        progress.visuals.push(embeds);
+        Ok(())
     }
 }

@@ -23,6 +23,7 @@ pub(crate) mod embeds;
 pub(crate) mod encode;
 pub(crate) mod job;
 mod task;
+pub(crate) mod turns;
 
 use job::{Job, PanicGuard, Shared};
 use task::{Task, engine};

@@ -76,6 +76,8 @@ pub const KEYS: &[Key] = &[
     key("limits.images", "N", "8", "Images per request"),
     key("limits.image_bytes", "SIZE", "20MiB", "Largest image file"),
     key("limits.image_pixels", "N", "50000000", "Largest image, width times height"),
+    key("limits.image_side", "PIXELS", "32768", "Longest side of an image"),
+    key("limits.image_aspect", "N", "200", "Most times that one side of an image may be as long as the other"),
     key("limits.choices", "N", "8", "Largest `n`: answers per request"),
     key("limits.max_tokens", "TOKENS", "4096", "Largest `max_tokens`, and the limit where a chat request sets none"),
 

@@ -230,6 +230,7 @@ impl Checker {
         let json = self.get("limits.json");
         let (messages, parts) = (self.get("limits.messages"), self.get("limits.parts"));
         let (image_bytes, image_pixels) = (self.get("limits.image_bytes"), self.get("limits.image_pixels"));
+        let (image_side, image_aspect) = (self.get("limits.image_side"), self.get("limits.image_aspect"));
         let (choices, max_tokens) = (self.get("limits.choices"), self.get("limits.max_tokens"));
         Some(Limits {
             queue: queue?,
@@ -243,6 +244,8 @@ impl Checker {
             images: images?,
             image_bytes: image_bytes?,
             image_pixels: image_pixels?,
+            image_side: image_side?,
+            image_aspect: image_aspect?,
             choices: choices?,
             max_tokens: max_tokens?,
         })
@@ -357,6 +360,8 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("limits.images", limits.images),
         ("limits.image_bytes", limits.image_bytes),
         ("limits.image_pixels", limits.image_pixels),
+        ("limits.image_side", limits.image_side),
+        ("limits.image_aspect", limits.image_aspect),
         ("limits.choices", limits.choices),
         ("limits.max_tokens", limits.max_tokens),
         ("timeouts.request", timeouts.request),

@@ -130,6 +130,10 @@ pub struct Limits {
     pub image_bytes: Size,
     /// Width times height.
     pub image_pixels: Count,
+    /// Longest side of an image, pixels.
+    pub image_side: Count,
+    /// One side over the other.
+    pub image_aspect: Count,
     /// `n`.
     pub choices: Count,
     /// `max_tokens`.
@@ -236,6 +240,8 @@ impl Config {
             image_size: engine.image_size.map(|n| n.0),
             limits: ImageLimits {
                 max_pixels: limits.image_pixels.0 as u64,
+                max_side: u32::try_from(limits.image_side.0).unwrap_or(u32::MAX),
+                max_aspect: u32::try_from(limits.image_aspect.0).unwrap_or(u32::MAX),
                 max_bytes: limits.image_bytes.0,
                 max_images: limits.images,
             },

@@ -107,6 +107,8 @@ section!(LimitsSection {
     images: Text,
     image_bytes: Text,
     image_pixels: Text,
+    image_side: Text,
+    image_aspect: Text,
     choices: Text,
     max_tokens: Text,
 });
