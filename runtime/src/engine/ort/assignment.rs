@@ -125,7 +125,7 @@ unsafe fn text(get: impl FnOnce(*mut *const c_char) -> OrtStatusPtr) -> Result<S
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::print_stderr)]
 mod tests {
     use std::path::Path;
 
