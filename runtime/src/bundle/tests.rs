@@ -17,7 +17,7 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// A bundle whose files hold their own names.
-fn valid() -> (TempDir, RawManifest) {
+pub(super) fn valid() -> (TempDir, RawManifest) {
     let dir = tempfile::tempdir().unwrap();
     let graphs = GRAPHS.iter().map(|name| {
         let file = format!("{name}.onnx");
@@ -148,8 +148,8 @@ fn another_format_is_named_before_its_fields_are_judged() {
 #[test]
 fn an_endless_manifest_is_not_read() {
     let (dir, _) = valid();
-    fs::write(dir.path().join(MANIFEST), vec![b' '; MANIFEST_LIMIT as usize + 1]).unwrap();
-    assert!(matches!(Bundle::open(dir.path()), Err(BundleError::TooLong { .. })));
+    fs::write(dir.path().join(MANIFEST), vec![b' '; crate::yaml::MOST_BYTES + 1]).unwrap();
+    assert_mentions(&Bundle::open(dir.path()).unwrap_err().to_string(), &["at most 1048576 bytes"]);
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn symbolic_links_are_judged_by_where_they_end() {
 #[test]
 fn numbers_that_make_no_sense_are_refused_by_field() {
     type Change = fn(&mut RawManifest);
-    let cases: [(&str, Change); 20] = [
+    let cases: [(&str, Change); 33] = [
         ("model", |m| m.model = "a\nb".to_owned()),
         ("checkpoint_sha256", |m| m.checkpoint_sha256 = "12".to_owned()),
         ("graphs", |m| drop(m.graphs.insert("extra".to_owned(), m.graphs["refiner"].clone()))),
@@ -231,6 +231,24 @@ fn numbers_that_make_no_sense_are_refused_by_field() {
         ("vision.adapter_target", |m| m.vision.adapter_target.mean = f32::NAN),
         ("decoder.layers", |m| m.decoder.layers = usize::MAX),
         ("decoder.image_token_id", |m| m.decoder.image_token_id = 100),
+        ("decoder.image_token_id", |m| m.decoder.image_token_id = u32::MAX),
+        ("decoder.eos_token_ids", |m| m.decoder.eos_token_ids = vec![1, u32::MAX]),
+        ("decoder.eos_token_ids", |m| m.decoder.eos_token_ids = vec![1; 10_000]),
+        ("decoder.vocab_size", |m| m.decoder.vocab_size = 1 << 32),
+        ("decoder.context_length", |m| m.decoder.context_length = 1 << 31),
+        ("decoder.head_dim", |m| m.decoder.head_dim = 1 << 31),
+        ("decoder.kv_heads", |m| m.decoder.kv_heads = 1 << 31),
+        ("decoder.hidden_size", |m| m.decoder.hidden_size = 1 << 31),
+        ("vision.feature_size", |m| m.vision.feature_size = 1 << 40),
+        ("vision.image_sizes", |m| {
+            (m.vision.patch_size, m.vision.image_sizes, m.vision.native_size) = (1, vec![16384], 16384);
+        }),
+        ("vision.token_budgets", |m| m.vision.token_budgets = (8..100_000).collect()),
+        ("model", |m| m.model = "m".repeat(100_000)),
+        ("graphs.refiner.axes.batch", |m| {
+            let range = AxisRange { min: 1, opt: 1, max: u64::MAX };
+            m.graphs.get_mut("refiner").unwrap().axes.insert("batch".to_owned(), range);
+        }),
     ];
     for (field, change) in cases {
         let text = error_after(|_, raw| change(raw));

@@ -105,6 +105,7 @@ section!(LimitsSection {
 });
 section!(TimeoutsSection {
     request: Text,
+    load: Text,
     headers: Text,
     body: Text,
     write: Text,
