@@ -33,6 +33,18 @@ pub enum LoadError {
     /// The first run failed, so no later one would succeed.
     #[error("the warm-up run failed: {0}")]
     WarmUp(String),
+    /// What the model needs is not known.
+    #[error(transparent)]
+    Memory(#[from] crate::model::MemoryError),
+    /// The KV cache could not be allocated.
+    #[error(
+        "the KV cache of {} was refused by the system; lower engine.slots or engine.context_length",
+        crate::model::Mib(*bytes)
+    )]
+    KvCache {
+        /// Its size, bytes.
+        bytes: u64,
+    },
     /// The system gave no thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] std::io::Error),

@@ -17,6 +17,7 @@ mod scheduler;
 pub mod tensor;
 pub mod text;
 pub mod vision;
+pub mod yaml;
 
 #[cfg(test)]
 mod toy;

@@ -16,11 +16,14 @@ use crate::scheduler::Ready;
 use crate::scheduler::job::{Job, Shared, Ticket};
 use admission::Admission;
 
+mod activations;
 mod admission;
 pub(crate) mod load;
+mod memory;
 
 pub use crate::error::LoadError;
 pub use crate::image::ImageLimits;
+pub use memory::{MemoryError, MemoryNeed, Mib};
 
 /// How to load and run a model.
 #[derive(Debug, Clone)]
@@ -58,6 +61,18 @@ pub struct Options {
     pub limits: ImageLimits,
     /// Longest time from submission to the last token.
     pub timeout: Duration,
+    /// How far the first run goes.
+    pub warm_up: WarmUp,
+}
+
+/// How far the run goes that proves a model before it serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WarmUp {
+    /// One image and one token on the CPU; the shortest and the longest of everything on a GPU, which makes itself ready for lengths.
+    #[default]
+    Short,
+    /// The shortest and the longest of everything: to see what a model takes.
+    Longest,
 }
 
 /// [`Options::context_length`] where neither the user nor a smaller model says otherwise, tokens.
@@ -81,6 +96,7 @@ impl Default for Options {
             image_size: None,
             limits: ImageLimits::default(),
             timeout: Duration::from_secs(600),
+            warm_up: WarmUp::Short,
         }
     }
 }
@@ -158,9 +174,11 @@ pub struct ModelInfo {
     pub weight_bytes: u64,
     /// Size of the KV cache when every slot is full, bytes.
     pub kv_bytes: u64,
+    /// What a worst request takes besides, and the caches, bytes.
+    pub working_bytes: u64,
 }
 
-/// What a model takes once it is loaded.
+/// What a model holds once it is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
     /// Size of the weight files, bytes.
@@ -175,11 +193,11 @@ impl Footprint {
     /// What a bundle would take with these options; nothing is loaded.
     ///
     /// # Errors
-    /// A file is not there.
-    pub fn of(manifest: &Manifest, options: &Options) -> std::io::Result<Self> {
+    /// A file of the bundle cannot be read.
+    pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
         let context_length = load::context_length(manifest.decoder.context_length, options);
         Ok(Self {
-            weight_bytes: load::weight_bytes(manifest)?,
+            weight_bytes: memory::weight_bytes(manifest)?,
             kv_bytes: load::kv_bytes(&manifest.decoder, options.slots, context_length),
             context_length,
         })

@@ -114,6 +114,12 @@ pub enum TensorError {
         /// What the element type needs.
         expected: usize,
     },
+    /// The system has not so much memory.
+    #[error("{bytes} bytes of memory were refused by the system")]
+    Memory {
+        /// What was asked for.
+        bytes: usize,
+    },
     /// The element type differs.
     #[error("expected elements of type {expected:?}, found {found:?}")]
     Type {
@@ -122,6 +128,29 @@ pub enum TensorError {
         /// The tensor's type.
         found: ElementType,
     },
+}
+
+/// A vector of zeros, or an error where there is no memory for it: for what grows with slots, contexts and pictures. Its pages are the system's
+/// zero page until they are written to.
+///
+/// # Errors
+/// [`TensorError::Memory`].
+pub fn try_zeroed<T: Element + bytemuck::Zeroable>(length: usize) -> Result<Vec<T>, TensorError> {
+    bytemuck::allocation::try_zeroed_vec(length).map_err(|()| no_memory::<T>(length))
+}
+
+/// An empty vector with room for `length` elements, or an error where there is no memory for it.
+///
+/// # Errors
+/// [`TensorError::Memory`].
+pub fn try_with_capacity<T: Element>(length: usize) -> Result<Vec<T>, TensorError> {
+    let mut elements = Vec::new();
+    elements.try_reserve_exact(length).map_err(|_| no_memory::<T>(length))?;
+    Ok(elements)
+}
+
+fn no_memory<T>(length: usize) -> TensorError {
+    TensorError::Memory { bytes: length.saturating_mul(size_of::<T>()) }
 }
 
 impl Tensor {

@@ -24,8 +24,9 @@ Examples:
 Exit codes: 0 success, 1 failure, 2 wrong command line or configuration.";
 
 const SWAP_HELP: &str = "\
-The server loads the engine beside the running one, warms it up, sends new requests to it and unloads the one before
-when its last request has ended. Whatever fails leaves the running one as it was.
+The server loads the engine in a process of its own first, to see whether it can; then beside the running one, warms it
+up, sends new requests to it and unloads the one before when its last request has ended. Whatever fails leaves the
+running one as it was.
 
 /admin has an address of its own, `admin_listen`, which the server prints when it starts (\"admin on ...\"). Without --url
 it is taken from ARRCOC_ADMIN_LISTEN or from the server's --config file, and is 127.0.0.1:8081 where neither says otherwise.
@@ -57,6 +58,13 @@ pub(crate) enum Command {
     /// Have a running server swap to an engine of another precision, without losing a request.
     #[command(after_help = SWAP_HELP)]
     Swap(Swap),
+    /// Load a bundle for the server that started this process, and say how that went.
+    #[command(name = arrcoc_server::engines::trial::COMMAND, hide = true)]
+    TryEngine {
+        /// Most data that it may allocate, bytes.
+        #[arg(long)]
+        memory: Option<u64>,
+    },
     /// Work with configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),

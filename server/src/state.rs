@@ -87,8 +87,7 @@ pub struct Serving {
 impl Serving {
     /// Memory that it takes, bytes.
     fn memory(&self) -> u64 {
-        let info = self.engine.info();
-        engines::takes(info.weight_bytes, info.kv_bytes)
+        engines::takes(self.engine.info())
     }
 }
 
@@ -196,12 +195,12 @@ impl App {
 
     /// What every engine in memory takes.
     pub(crate) fn loaded_bytes(&self) -> u64 {
-        self.loaded().iter().map(|(_, serving)| serving.memory()).sum()
+        self.loaded().iter().fold(0, |sum, (_, serving)| sum.saturating_add(serving.memory()))
     }
 
     /// What those take that are kept for later.
     pub(crate) fn kept_bytes(&self) -> u64 {
-        self.others().kept.iter().map(|serving| serving.memory()).sum()
+        self.others().kept.iter().fold(0, |sum, serving| sum.saturating_add(serving.memory()))
     }
 
     /// How busy all engines are together: those that end count until they have.

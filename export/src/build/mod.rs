@@ -18,6 +18,7 @@ use std::time::Instant;
 use arrcoc_models::graph::{DataFile, Element, Graph, Piece, Source};
 use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target, WeightRule};
+use arrcoc_runtime::yaml;
 use serde::Serialize;
 
 pub(crate) use describe::parameters;
@@ -239,7 +240,7 @@ fn unwrap_sink(error: CheckpointError, path: &Path) -> BuildError {
 
 /// The manifest of a bundle that may not be there, or not be one.
 fn read_manifest(bundle: &Path) -> Option<RawManifest> {
-    serde_yaml::from_str(&std::fs::read_to_string(bundle.join(MANIFEST)).ok()?).ok()
+    yaml::parse(&yaml::read(&bundle.join(MANIFEST)).ok()?).ok()
 }
 
 fn summary(bundle: &Path, manifest: &RawManifest, up_to_date: bool, started: Instant) -> Summary {

@@ -7,6 +7,7 @@ use arrcoc_export::build::{self, Options, Summary};
 use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::{Progress, human_bytes};
 use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightRule};
+use arrcoc_runtime::yaml;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
@@ -106,9 +107,9 @@ fn range_method(name: &str) -> Result<RangeMethod, String> {
 }
 
 fn read_rules(path: &Path) -> anyhow::Result<Vec<WeightRule>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = yaml::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let expected = "expected a list of rules with `form` and any of `graph`, `tensor` and `operator`";
-    serde_yaml::from_str(&text).with_context(|| format!("{}: {expected}", path.display()))
+    yaml::parse(&text).with_context(|| format!("{}: {expected}", path.display()))
 }
 
 impl Args {

@@ -15,11 +15,15 @@ use sha2::{Digest as _, Sha256};
 
 use crate::engine::{BundledGraph, Graph, Runtime};
 use crate::error::LoadError;
+use crate::yaml::{self, YamlError};
 use manifest::{
     AxisRange, DecoderSpec, GenerationSpec, PipelineKind, Precision, RawManifest, Target, VisionSpec,
 };
 
 pub(crate) mod files;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod fuzz;
 mod generation;
 pub mod manifest;
 mod onnx;
@@ -34,9 +38,6 @@ pub use files::hex;
 
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.yaml";
-
-/// Longest manifest that is read, bytes: real ones have a few kilobytes.
-const MANIFEST_LIMIT: u64 = 1 << 20;
 
 /// A bundle whose manifest was validated and whose files match their hashes.
 #[derive(Debug, Clone)]
@@ -103,21 +104,13 @@ pub enum BundleError {
         /// Why it was not.
         source: std::io::Error,
     },
-    /// The manifest is longer than any real one.
-    #[error("`{}` has {found} bytes, expected at most {MANIFEST_LIMIT}", path.display())]
-    TooLong {
-        /// The manifest.
-        path: PathBuf,
-        /// Its size.
-        found: u64,
-    },
     /// The manifest does not parse.
     #[error("`{}` does not parse: {source}; export the checkpoint again", path.display())]
     Yaml {
         /// The manifest.
         path: PathBuf,
         /// Where and why.
-        source: serde_yaml::Error,
+        source: YamlError,
     },
     /// The manifest has another format version.
     #[error(
@@ -250,6 +243,16 @@ impl Bundle {
         Ok(validate::validate(raw, &dir)?.0)
     }
 
+    /// What [`Bundle::digest`] will be of the bundle at `dir`; nothing else of it is read.
+    ///
+    /// # Errors
+    /// The manifest cannot be read.
+    pub fn digest_at(dir: &Path) -> Result<[u8; 32], BundleError> {
+        let path = dir.join(MANIFEST);
+        let text = yaml::read(&path).map_err(|source| BundleError::Open { path, source })?;
+        Ok(Sha256::digest(&text).into())
+    }
+
     /// The bundle's directory, canonical.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -338,18 +341,14 @@ fn external_files(
 fn read_manifest(dir: &Path) -> Result<(RawManifest, [u8; 32]), BundleError> {
     let path = dir.join(MANIFEST);
     let open = |source| BundleError::Open { path: path.clone(), source };
-    let found = std::fs::metadata(&path).map_err(open)?.len();
-    if found > MANIFEST_LIMIT {
-        return Err(BundleError::TooLong { path, found });
-    }
-    let text = std::fs::read(&path).map_err(open)?;
+    let text = yaml::read(&path).map_err(open)?;
     // The version goes first: an older or newer manifest differs in fields too, and those errors would mislead.
-    let yaml = |source| BundleError::Yaml { path: path.clone(), source };
-    let FormatOnly { format } = serde_yaml::from_slice(&text).map_err(yaml)?;
+    let unreadable = |source| BundleError::Yaml { path: path.clone(), source };
+    let FormatOnly { format } = yaml::parse(&text).map_err(unreadable)?;
     if format != manifest::FORMAT {
         return Err(BundleError::Format { found: format });
     }
-    let raw = serde_yaml::from_slice(&text).map_err(yaml)?;
+    let raw = yaml::parse(&text).map_err(unreadable)?;
     Ok((raw, Sha256::digest(&text).into()))
 }
 

@@ -31,7 +31,7 @@ fn model_with_data(location: &str) -> Vec<u8> {
 }
 
 /// A bundle whose graphs are empty.
-fn valid() -> (TempDir, RawManifest) {
+pub(super) fn valid() -> (TempDir, RawManifest) {
     let dir = tempfile::tempdir().unwrap();
     let graphs = GRAPHS.iter().map(|name| {
         let file = format!("{name}.onnx");
@@ -185,8 +185,8 @@ fn another_format_is_named_before_its_fields_are_judged() {
 #[test]
 fn an_endless_manifest_is_not_read() {
     let (dir, _) = valid();
-    fs::write(dir.path().join(MANIFEST), vec![b' '; MANIFEST_LIMIT as usize + 1]).unwrap();
-    assert!(matches!(Bundle::open(dir.path()), Err(BundleError::TooLong { .. })));
+    fs::write(dir.path().join(MANIFEST), vec![b' '; crate::yaml::MOST_BYTES + 1]).unwrap();
+    assert_mentions(&Bundle::open(dir.path()).unwrap_err().to_string(), &["at most 1048576 bytes"]);
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn paths_cannot_leave_the_bundle() {
 #[test]
 fn numbers_that_make_no_sense_are_refused_by_field() {
     type Change = fn(&mut RawManifest);
-    let cases: [(&str, Change); 24] = [
+    let cases: [(&str, Change); 37] = [
         ("model", |m| m.model = "a\nb".to_owned()),
         ("checkpoint_sha256", |m| m.checkpoint_sha256 = "12".to_owned()),
         ("graphs", |m| drop(m.graphs.insert("extra".to_owned(), m.graphs["refiner"].clone()))),
@@ -265,6 +265,24 @@ fn numbers_that_make_no_sense_are_refused_by_field() {
         }),
         ("generation.max_new_tokens", |m| {
             m.generation = Some(GenerationSpec { max_new_tokens: Some(0), ..GenerationSpec::default() });
+        }),
+        ("decoder.image_token_id", |m| m.decoder.image_token_id = u32::MAX),
+        ("decoder.eos_token_ids", |m| m.decoder.eos_token_ids = vec![1, u32::MAX]),
+        ("decoder.eos_token_ids", |m| m.decoder.eos_token_ids = vec![1; 10_000]),
+        ("decoder.vocab_size", |m| m.decoder.vocab_size = 1 << 32),
+        ("decoder.context_length", |m| m.decoder.context_length = 1 << 31),
+        ("decoder.head_dim", |m| m.decoder.head_dim = 1 << 31),
+        ("decoder.kv_heads", |m| m.decoder.kv_heads = 1 << 31),
+        ("decoder.hidden_size", |m| m.decoder.hidden_size = 1 << 31),
+        ("vision.feature_size", |m| m.vision.feature_size = 1 << 40),
+        ("vision.image_sizes", |m| {
+            (m.vision.patch_size, m.vision.image_sizes, m.vision.native_size) = (1, vec![16384], 16384);
+        }),
+        ("vision.token_budgets", |m| m.vision.token_budgets = (8..100_000).collect()),
+        ("model", |m| m.model = "m".repeat(100_000)),
+        ("graphs.refiner.axes.batch", |m| {
+            let range = AxisRange { min: 1, opt: 1, max: u64::MAX };
+            m.graphs.get_mut("refiner").unwrap().axes.insert("batch".to_owned(), range);
         }),
     ];
     for (field, change) in cases {

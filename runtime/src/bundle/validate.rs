@@ -12,6 +12,17 @@ use super::{BundleError, GraphFile, Manifest};
 pub(super) const AXES: [&str; 9] =
     ["batch", "patches", "tokens", "query_len", "seq", "past", "total", "height", "width"];
 
+/// Longest name of a model, bytes: it stands in every answer and in every series of the metrics.
+const MOST_NAME: usize = 200;
+/// Longest axis.
+const MOST_AXIS: u64 = 1 << 31;
+/// Most sizes, tiers and end tokens: each tier has metrics of its own.
+const MOST_ENTRIES: usize = 64;
+/// Largest side of the encoder's input, pixels.
+const MOST_SIDE: usize = 1 << 14;
+/// Most patches a side. Receipts, layouts and caches take memory for every patch; SAM has 64 a side.
+const MOST_PATCHES: usize = 256;
+
 /// Graphs that a pipeline is made of.
 fn graph_names(pipeline: PipelineKind) -> &'static [&'static str] {
     match pipeline {
@@ -29,9 +40,9 @@ fn graph_names(pipeline: PipelineKind) -> &'static [&'static str] {
 
 /// Validates a manifest against the directory it stands in (canonical); also returns what is to be hashed.
 pub(super) fn validate(mut raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<ListedFile>), BundleError> {
-    let name_ok =
-        !raw.model.is_empty() && raw.model.chars().all(|c| c.is_alphanumeric() || "-_.:/".contains(c));
-    check("model", "letters, digits and any of `-_.:/`", name_ok, &raw.model)?;
+    let length_ok = (1..=MOST_NAME).contains(&raw.model.len());
+    let name_ok = length_ok && raw.model.chars().all(|c| c.is_alphanumeric() || "-_.:/".contains(c));
+    check("model", "up to 200 letters, digits and any of `-_.:/`", name_ok, &raw.model)?;
     check_sha256("checkpoint_sha256", &raw.checkpoint_sha256)?;
     raw.calibration_sha256.iter().try_for_each(|digest| check_sha256("calibration_sha256", digest))?;
     check_vision(&raw.vision)?;
@@ -100,7 +111,8 @@ fn check_axes(field: &str, graph: &RawGraph) -> Result<(), BundleError> {
         check(&format!("{field}.axes"), &AXES.join(", "), AXES.contains(&axis.as_str()), axis)?;
         let AxisRange { min, opt, max } = *range;
         let found = format!("{min}, {opt}, {max}");
-        check(&format!("{field}.axes.{axis}"), "min <= opt <= max", min <= opt && opt <= max, found)?;
+        let ordered = min <= opt && opt <= max && max <= MOST_AXIS;
+        check(&format!("{field}.axes.{axis}"), "min <= opt <= max <= 2^31", ordered, found)?;
     }
     Ok(())
 }
@@ -108,11 +120,14 @@ fn check_axes(field: &str, graph: &RawGraph) -> Result<(), BundleError> {
 fn check_vision(vision: &VisionSpec) -> Result<(), BundleError> {
     let VisionSpec { patch_size, feature_size, image_sizes, native_size, .. } = vision;
     check("vision.patch_size", "1 to 256", (1..=256).contains(patch_size), patch_size)?;
-    check("vision.feature_size", "a positive number", *feature_size > 0, feature_size)?;
+    check("vision.feature_size", "1 to 65536", (1..=1 << 16).contains(feature_size), feature_size)?;
     let found = format!("{image_sizes:?}");
-    check("vision.image_sizes", "ascending sizes", ascending(image_sizes), &found)?;
-    let multiples = image_sizes.iter().all(|&size| size % patch_size == 0 && size <= 1 << 14);
-    check("vision.image_sizes", &format!("multiples of {patch_size} up to 16384"), multiples, &found)?;
+    let few = ascending(image_sizes) && image_sizes.len() <= MOST_ENTRIES;
+    check("vision.image_sizes", "up to 64 ascending sizes", few, &found)?;
+    let multiples = image_sizes.iter().all(|&size| size % patch_size == 0 && size <= MOST_SIDE);
+    check("vision.image_sizes", &format!("multiples of {patch_size} up to {MOST_SIDE}"), multiples, &found)?;
+    let patches = image_sizes.iter().all(|&size| size / patch_size <= MOST_PATCHES);
+    check("vision.image_sizes", &format!("at most {MOST_PATCHES} patches a side"), patches, &found)?;
     check("vision.native_size", &format!("one of {found}"), image_sizes.contains(native_size), native_size)?;
     let finite = vision.image_mean.iter().all(|mean| mean.is_finite());
     check("vision.image_mean", "finite numbers", finite, format!("{:?}", vision.image_mean))?;
@@ -128,7 +143,8 @@ fn check_vision(vision: &VisionSpec) -> Result<(), BundleError> {
 fn check_tiers(vision: &VisionSpec) -> Result<(), BundleError> {
     let VisionSpec { token_budgets: budgets, gist_grid, patch_size, native_size, .. } = vision;
     let found = format!("{budgets:?}");
-    check("vision.token_budgets", "one ascending budget per tier", ascending(budgets), &found)?;
+    let few = ascending(budgets) && budgets.len() <= MOST_ENTRIES;
+    check("vision.token_budgets", "one ascending budget for each of up to 64 tiers", few, &found)?;
     let side = native_size / patch_size;
     check("vision.gist_grid", &format!("1 to {side}"), (1..=side).contains(gist_grid), gist_grid)?;
     let gist = gist_grid * gist_grid;
@@ -137,22 +153,23 @@ fn check_tiers(vision: &VisionSpec) -> Result<(), BundleError> {
 }
 
 fn check_decoder(decoder: &DecoderSpec) -> Result<(), BundleError> {
+    // Several times what the largest models have.
     let sizes = [
-        ("layers", decoder.layers),
-        ("kv_heads", decoder.kv_heads),
-        ("head_dim", decoder.head_dim),
-        ("hidden_size", decoder.hidden_size),
-        ("vocab_size", decoder.vocab_size),
-        ("context_length", decoder.context_length),
+        ("layers", decoder.layers, 1 << 12),
+        ("kv_heads", decoder.kv_heads, 1 << 12),
+        ("head_dim", decoder.head_dim, 1 << 14),
+        ("hidden_size", decoder.hidden_size, 1 << 18),
+        ("vocab_size", decoder.vocab_size, 1 << 24),
+        ("context_length", decoder.context_length, 1 << 28),
     ];
-    for (field, size) in sizes {
-        let sane = (1..=1 << 31).contains(&size);
-        check(&format!("decoder.{field}"), "a number from 1 to 2^31", sane, size)?;
+    for (field, size, most) in sizes {
+        let sane = (1..=most).contains(&size);
+        check(&format!("decoder.{field}"), &format!("a number from 1 to {most}"), sane, size)?;
     }
     let ids = &decoder.eos_token_ids;
     let known = |id: u32| (id as usize) < decoder.vocab_size;
-    let eos = !ids.is_empty() && ids.iter().copied().all(known);
-    check("decoder.eos_token_ids", "at least one id of the vocabulary", eos, format!("{ids:?}"))?;
+    let eos = !ids.is_empty() && ids.len() <= MOST_ENTRIES && ids.iter().copied().all(known);
+    check("decoder.eos_token_ids", "one to 64 ids of the vocabulary", eos, format!("{ids:?}"))?;
     let id = decoder.image_token_id;
     check("decoder.image_token_id", "an id of the vocabulary", known(id), id)
 }

@@ -8,7 +8,7 @@
 
 use crate::bundle::manifest::DecoderSpec;
 use crate::engine::{Graph, InPlace};
-use crate::tensor::{ElementType, Tensor};
+use crate::tensor::{ElementType, Tensor, TensorError, try_zeroed};
 
 use super::{Decoder, DecoderError, Logits, Mark, Slots, output, sequence_length};
 
@@ -29,13 +29,13 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// `vec!` of zeros comes from zeroed pages: memory is used as positions are, not before.
-    fn new(layer: usize, part: &str, elements: usize) -> Self {
-        Self {
+    /// Zeros come as zeroed pages: memory is used as positions are, not before.
+    fn new(layer: usize, part: &str, elements: usize) -> Result<Self, TensorError> {
+        Ok(Self {
             input: format!("past_key_values.{layer}.{part}"),
             output: format!("present.{layer}.{part}"),
-            elements: vec![0.0; elements],
-        }
+            elements: try_zeroed(elements)?,
+        })
     }
 }
 
@@ -51,12 +51,21 @@ struct Feed {
 
 impl Fused {
     /// Wraps a loaded `decoder` graph; allocates the cache.
-    pub fn new(graph: Box<dyn Graph>, spec: &DecoderSpec, slots: usize, capacity: usize) -> Self {
-        let elements = slots * spec.kv_heads * capacity * spec.head_dim;
+    ///
+    /// # Errors
+    /// [`TensorError::Memory`] where the system has not so much.
+    pub fn new(
+        graph: Box<dyn Graph>,
+        spec: &DecoderSpec,
+        slots: usize,
+        capacity: usize,
+    ) -> Result<Self, TensorError> {
+        let factors = [slots, spec.kv_heads, capacity, spec.head_dim];
+        let elements = factors.into_iter().fold(1_usize, usize::saturating_mul);
         let buffers = (0..spec.layers)
             .flat_map(|layer| ["key", "value"].map(|part| Buffer::new(layer, part, elements)))
-            .collect();
-        Self { graph, spec: spec.clone(), slots: Slots::new(slots, capacity), capacity, buffers }
+            .collect::<Result<_, _>>()?;
+        Ok(Self { graph, spec: spec.clone(), slots: Slots::new(slots, capacity), capacity, buffers })
     }
 
     /// Elements of one slot in one buffer.
@@ -76,7 +85,7 @@ impl Fused {
                 output: &buffer.output,
                 shape: &shape,
                 element: ElementType::F32,
-                bytes: bytes_mut(&mut buffer.elements[first * block..][..batch * block]),
+                bytes: bytemuck::cast_slice_mut(&mut buffer.elements[first * block..][..batch * block]),
             })
             .collect();
         let outputs = self.graph.run_in_place(&feed.inputs()?, &mut in_place)?;
@@ -89,7 +98,7 @@ impl Fused {
         if slots.iter().copied().eq(0..batch) {
             return Ok(embeds.reshaped(&[batch, 1, width])?);
         }
-        let mut rows = vec![0f32; batch * width];
+        let mut rows = try_zeroed::<f32>(batch * width)?;
         for (slot, row) in slots.iter().zip(embeds.as_slice::<f32>()?.chunks_exact(width)) {
             rows[slot * width..][..width].copy_from_slice(row);
         }
@@ -169,11 +178,4 @@ impl Decoder for Fused {
     fn free(&mut self, slot: usize) {
         self.slots.free(slot);
     }
-}
-
-fn bytes_mut(elements: &mut [f32]) -> &mut [u8] {
-    let length = size_of_val(elements);
-    // SAFETY: every bit pattern is a valid f32 and a valid u8, u8 has the weaker alignment, and the slice covers exactly
-    // the same initialised memory for the same lifetime.
-    unsafe { std::slice::from_raw_parts_mut(elements.as_mut_ptr().cast(), length) }
 }

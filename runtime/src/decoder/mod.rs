@@ -216,7 +216,11 @@ pub fn load(
     let graph = bundle.load_graph(runtime, "decoder")?;
     let spec = &bundle.manifest().decoder;
     Ok(match bundle.manifest().target {
-        Target::Cpu => Box::new(fused::Fused::new(graph, spec, slots, capacity)),
+        Target::Cpu => {
+            let bytes = crate::model::load::kv_bytes(spec, slots, capacity);
+            let fused = fused::Fused::new(graph, spec, slots, capacity);
+            Box::new(fused.map_err(|_| LoadError::KvCache { bytes })?)
+        }
         Target::Portable => Box::new(portable::Portable::new(graph, spec, slots, capacity)),
     })
 }

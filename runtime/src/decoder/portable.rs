@@ -5,7 +5,7 @@ use half::f16;
 
 use crate::bundle::manifest::{CacheElement, DecoderSpec};
 use crate::engine::{Graph, Kept, RunOutputs};
-use crate::tensor::{Element, ElementType, Tensor};
+use crate::tensor::{Element, ElementType, Tensor, try_with_capacity};
 
 use super::{Decoder, DecoderError, Logits, Mark, Slots, sequence_length};
 
@@ -176,5 +176,7 @@ fn heads_of<T: Element>(
     width: usize,
 ) -> Result<Vec<T>, DecoderError> {
     let heads = tensor.as_slice::<T>()?.chunks_exact(total * width);
-    Ok(heads.flat_map(|head| &head[..length * width]).copied().collect())
+    let mut first = try_with_capacity(heads.len() * length * width)?;
+    heads.for_each(|head| first.extend_from_slice(&head[..length * width]));
+    Ok(first)
 }

@@ -12,7 +12,7 @@ const CAPACITY: usize = 48;
 fn decoders(slots: usize) -> [Box<dyn Decoder>; 2] {
     let graph = || Box::new(toy::Decoder::default());
     [
-        Box::new(Fused::new(graph(), &toy::spec(), slots, CAPACITY)),
+        Box::new(Fused::new(graph(), &toy::spec(), slots, CAPACITY).unwrap()),
         Box::new(Portable::new(graph(), &toy::spec(), slots, CAPACITY)),
     ]
 }
@@ -163,5 +163,15 @@ proptest! {
                 prop_assert_eq!(found.values(), expected.as_slice());
             }
         }
+    }
+}
+
+/// A cache that no machine has is refused; it ends nothing.
+#[test]
+fn a_cache_beyond_all_memory_is_an_error() {
+    for slots in [1 << 44, usize::MAX] {
+        let refused =
+            Fused::new(Box::new(toy::Decoder::default()), &toy::spec(), slots, CAPACITY).err().unwrap();
+        assert!(matches!(refused, crate::tensor::TensorError::Memory { .. }), "{refused}");
     }
 }

@@ -7,7 +7,8 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::admission::Admission;
-use super::{DEFAULT_CONTEXT_LENGTH, Footprint, Model, ModelInfo, Options};
+use super::memory::{MemoryNeed, on_gpu};
+use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options, WarmUp};
 use crate::bundle::manifest::{DecoderSpec, Statistics, Target};
 use crate::bundle::{Bundle, Manifest};
 use crate::decoder::{self, Decoder, Embedder};
@@ -22,7 +23,7 @@ use crate::scheduler::{Parts, Ready, Scheduler, Settings};
 use crate::vision::{Vision, VisionOptions};
 
 /// Threads that decode and preprocess image files: enough to keep the encoder busy, few enough to leave it the cores.
-const IMAGE_THREADS: usize = 2;
+pub(super) const IMAGE_THREADS: usize = 2;
 
 /// How often the files of a loaded bundle are looked at.
 const WATCH: Duration = Duration::from_secs(2);
@@ -176,9 +177,14 @@ pub(crate) struct Sizes {
     pub(crate) solo_chunk: usize,
 }
 
+/// Most KV slots: each has an entry in tables whatever the context is.
+const MOST_SLOTS: usize = 1 << 16;
+/// Most threads of the inference library; every graph starts as many.
+const MOST_THREADS: usize = 1 << 10;
+
 /// While nobody waits for a step, so many chunks of a prompt go through the decoder at once: every run reads all weights. More would only
 /// make those wait longer who come meanwhile.
-const SOLO_CHUNKS: usize = 2;
+pub(super) const SOLO_CHUNKS: usize = 2;
 
 pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
     let at_least_1 = [
@@ -189,6 +195,17 @@ pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadErr
     for (what, value) in at_least_1 {
         if value == 0 {
             return Err(LoadError::Options { what, expected: "at least 1".into(), found: "0".into() });
+        }
+    }
+    for (what, value, most) in
+        [("slots", options.slots, MOST_SLOTS), ("threads", options.threads, MOST_THREADS)]
+    {
+        if value > most {
+            return Err(LoadError::Options {
+                what,
+                expected: format!("at most {most}"),
+                found: value.to_string(),
+            });
         }
     }
     let most = |axis| bundle.axis("decoder", axis).map_or(usize::MAX, |range| range.max as usize);
@@ -245,7 +262,7 @@ fn info(
     vision: &Vision,
 ) -> Result<ModelInfo, LoadError> {
     let manifest = bundle.manifest();
-    let footprint = Footprint::of(manifest, options)?;
+    let need = MemoryNeed::of(manifest, options)?;
     Ok(ModelInfo {
         name: manifest.model.clone(),
         precision: manifest.precision,
@@ -258,24 +275,18 @@ fn info(
         images_first: manifest.vision.images_first,
         generation: manifest.generation.clone(),
         kv_slots: options.slots,
-        weight_bytes: footprint.weight_bytes,
-        kv_bytes: footprint.kv_bytes,
+        weight_bytes: need.weights,
+        kv_bytes: need.kv_cache,
+        // On a GPU pictures and caches lie elsewhere.
+        working_bytes: if on_gpu(options) { need.activations } else { need.working() },
     })
 }
 
-/// Size of the graphs and their weights in a bundle.
-pub(super) fn weight_bytes(manifest: &Manifest) -> std::io::Result<u64> {
-    let weights =
-        manifest.files.values().filter(|path| path.extension().is_some_and(|extension| extension == "data"));
-    let files = manifest.graphs.values().map(|graph| &graph.path).chain(weights);
-    files.map(|path| Ok(path.metadata()?.len())).sum()
-}
-
-/// Keys and values of every layer.
+/// Keys and values of every layer. A manifest and a configuration may ask for more than numbers hold.
 pub(crate) fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
-    let per_position =
-        2 * spec.layers * spec.kv_heads * spec.head_dim * spec.cache_element.element_type().size();
-    per_position as u64 * slots as u64 * capacity as u64
+    let element = spec.cache_element.element_type().size();
+    let factors = [spec.layers, spec.kv_heads, spec.head_dim, element, slots, capacity];
+    factors.into_iter().fold(2, |bytes: u64, factor| bytes.saturating_mul(factor as u64))
 }
 
 /// How far a warm-up goes.
@@ -290,7 +301,7 @@ impl Lengths {
     /// One length of everything on the CPU. A GPU allocates and picks kernels at the first run of a shape, so there it is the
     /// smallest and the largest: what fails for want of memory fails now, and no request waits for it.
     fn of(options: &Options, sizes: &Sizes, vision: &Vision) -> Self {
-        if !options.runtime.is_some_and(RuntimeKind::is_gpu) {
+        if !on_gpu(options) && options.warm_up == WarmUp::Short {
             // One token only: the shortest context that the options allow has room for no more.
             return Self { budgets: vec![Budget::Auto], prompt: 1 };
         }
@@ -298,7 +309,8 @@ impl Lengths {
         let ends = budgets.first().into_iter().chain(budgets.last()).map(|&tokens| Budget::Tokens(tokens));
         Self {
             budgets: [Budget::Auto].into_iter().chain(ends).collect(),
-            prompt: sizes.prefill_chunk.min(sizes.context_length - 1),
+            // The solo chunk is the longest, and no longer than the other on a GPU.
+            prompt: sizes.solo_chunk.min(sizes.context_length - 1),
         }
     }
 }

@@ -50,7 +50,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
     let spec = toy::spec();
     let graph = Box::new(toy::Decoder { panic_at: setup.panic_at, nan_from: setup.nan_from });
     let decoder: Box<dyn Decoder> = match setup.target {
-        Target::Cpu => Box::new(Fused::new(graph, &spec, setup.slots, setup.context_length)),
+        Target::Cpu => Box::new(Fused::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
         Target::Portable => Box::new(Portable::new(graph, &spec, setup.slots, setup.context_length)),
     };
     let prompter =
@@ -88,6 +88,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         kv_slots: setup.slots,
         weight_bytes: 0,
         kv_bytes: 0,
+        working_bytes: 0,
     };
     let admission = Admission {
         prompter,

@@ -17,6 +17,7 @@ mod load;
 mod picture;
 mod serve;
 mod swap;
+mod try_engine;
 
 /// Why a command failed.
 pub(crate) struct Failure {
@@ -42,6 +43,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Ask(ask) => ask::run(&ask, &configure(&ask.configured)?),
         Command::Eval(eval) => eval::run(&eval, configure(&eval.configured)?),
         Command::Swap(args) => swap::run(&args),
+        Command::TryEngine { memory } => try_engine::run(memory),
         Command::Config(ConfigCommand::Check { file, overrides }) => config_check::run(&file, &overrides),
         Command::Completions { shell } => completions::run(shell),
     }

@@ -9,7 +9,8 @@ use anyhow::Context;
 use arrcoc_runtime::console;
 use arrcoc_runtime::generate::Observer;
 use arrcoc_server::config::Config;
-use arrcoc_server::engines::{Bundles, Source, first, memory};
+use arrcoc_server::engines::trial::Trial;
+use arrcoc_server::engines::{Available, Bundles, Source, first, memory};
 use arrcoc_server::metrics::EngineMetrics;
 use arrcoc_server::{listen, state::App};
 use tokio::net::TcpListener;
@@ -50,7 +51,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     }
     console::offer(&format!("open http://{}/ in a browser to ask about a picture\n", reachable(address)));
 
-    let source = Arc::new(load::source(config)?);
+    let source = Arc::new(load::source(config)?.tried_by(Trial::new(config)));
     // One bundle is nothing to swap between.
     let others = config.engines.is_some().then(|| Arc::clone(&source) as Arc<dyn Source>);
     let app = App::with_source(config.clone(), others);
@@ -60,7 +61,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     });
     let listeners = listen::Listeners { main: listener, admin, probes };
     let serving = tokio::spawn(listen::serve(listeners, app.clone(), stop));
-    let (ended, result) = wait(serving, loading).await;
+    let (ended, result) = wait(serving, in_time(loading, config.timeouts.load.0)).await;
     match ended {
         Some(cut_off) if cut_off > 0 => tracing::warn!(cut_off, "stopped; unfinished requests were cut off"),
         Some(_) => tracing::info!("stopped; every request was finished"),
@@ -69,15 +70,27 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     result
 }
 
+/// The result of loading, unless that takes too long. Its thread cannot be ended, so the process has to be.
+async fn in_time(
+    loading: tokio::task::JoinHandle<anyhow::Result<()>>,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    match tokio::time::timeout(limit, loading).await {
+        Ok(loaded) => loaded.context("loading ended abnormally")?,
+        Err(_) => anyhow::bail!(
+            "the engine did not load within {limit:?} (timeouts.load): a graph that never ends, or a slow disk"
+        ),
+    }
+}
+
 /// Serves until the end, or until loading fails: a server that will never be ready had better say so by ending.
 async fn wait(
     mut serving: tokio::task::JoinHandle<usize>,
-    loading: tokio::task::JoinHandle<anyhow::Result<()>>,
+    loading: impl Future<Output = anyhow::Result<()>>,
 ) -> (Option<usize>, anyhow::Result<()>) {
     tokio::select! {
         cut_off = &mut serving => return finish(cut_off),
         loaded = loading => {
-            let loaded = loaded.context("loading ended abnormally").and_then(std::convert::identity);
             if loaded.is_err() {
                 serving.abort();
                 return (None, loaded);
@@ -108,6 +121,7 @@ fn load_into(app: &App, source: &Bundles) -> anyhow::Result<()> {
     let metrics = Arc::new(metrics);
     // Dashboards and gateways find every series from here on, at zero.
     app.metrics.set_engine(Arc::clone(&metrics));
+    check_memory(config, source, &available)?;
     let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
     let engine = source
         .load(&available, observer)
@@ -127,6 +141,24 @@ fn load_into(app: &App, source: &Bundles) -> anyhow::Result<()> {
         "ready"
     );
     app.install(engine, metrics);
+    Ok(())
+}
+
+/// Refuses an engine whose worst request would not fit, before anything of it runs.
+fn check_memory(config: &Config, source: &Bundles, engine: &Available) -> anyhow::Result<()> {
+    let need = source.need(engine).map_err(anyhow::Error::from_boxed)?;
+    let gpu = source.free_gpu_memory().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the GPU's free memory is not known: whether the engine fits will be seen when it is loaded");
+        Some(u64::MAX)
+    });
+    let allowances = memory::allowances();
+    memory::check(&need, gpu, 0, &allowances)
+        .with_context(|| format!("{} does not fit", engine.dir.display()))?;
+    let limit = config.engine.memory.map_or(u64::MAX, |limit| limit.0 as u64);
+    if need.total() > limit {
+        tracing::warn!(need = %need, "the first engine alone takes more than engine.memory: no swap will find room");
+    }
+    tracing::info!(bytes = need.total(), parts = %need, "memory at the worst request");
     Ok(())
 }
 

@@ -82,6 +82,7 @@ pub const KEYS: &[Key] = &[
     key("limits.max_tokens", "TOKENS", "4096", "Largest `max_tokens`, and the limit where a chat request sets none"),
 
     key("timeouts.request", "TIME", "5m", "Longest time from a request's arrival to the end of its answer"),
+    key("timeouts.load", "TIME", "5m", "Longest time to load an engine and warm it up, at start and in a swap, there for its trial and again for itself"),
     key("timeouts.headers", "TIME", "30s", "Longest time a client may take to send a request's headers"),
     key("timeouts.body", "TIME", "60s", "Longest time a client may take to send a request's body"),
     key("timeouts.write", "TIME", "60s", "Longest time a client may leave an answer unread before its connection is cut off"),

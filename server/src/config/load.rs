@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use arrcoc_runtime::yaml;
+
 use super::keys::KEYS;
 use super::raw::{self, Text};
 use super::units::Setting;
@@ -68,6 +70,15 @@ fn list(problems: &[Problem]) -> String {
 }
 
 impl Config {
+    /// The configuration that a text is, as `arrcoc-serve config check` prints one.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn from_yaml(text: &[u8]) -> Result<Self, ConfigError> {
+        let origin = "the configuration";
+        Checker::new(parse(text, Path::new(origin))?, origin.into(), &Overrides::default()).check()
+    }
+
     /// Reads `file` (when given), lays `overrides` over it and checks the result.
     ///
     /// # Errors
@@ -83,10 +94,14 @@ impl Config {
 }
 
 fn read(path: &Path) -> Result<raw::File, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = yaml::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(&text, path)
+}
+
+/// `path` is for messages.
+fn parse(text: &[u8], path: &Path) -> Result<raw::File, ConfigError> {
     // An empty document, or one of comments only, is `null` to YAML and all defaults to us.
-    serde_yaml::from_str::<Option<raw::File>>(&text)
+    yaml::parse::<Option<raw::File>>(text)
         .map(Option::unwrap_or_default)
         .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
 }
@@ -253,10 +268,12 @@ impl Checker {
 
     fn timeouts(&mut self) -> Option<Timeouts> {
         let (request, headers) = (self.get("timeouts.request"), self.get("timeouts.headers"));
+        let load = self.get("timeouts.load");
         let (body, write) = (self.get("timeouts.body"), self.get("timeouts.write"));
         let (drain, keep_alive) = (self.get("timeouts.drain"), self.get("timeouts.keep_alive"));
         Some(Timeouts {
             request: request?,
+            load: load?,
             headers: headers?,
             body: body?,
             write: write?,
@@ -365,6 +382,7 @@ fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
         ("limits.choices", limits.choices),
         ("limits.max_tokens", limits.max_tokens),
         ("timeouts.request", timeouts.request),
+        ("timeouts.load", timeouts.load),
         ("timeouts.headers", timeouts.headers),
         ("timeouts.body", timeouts.body),
         ("timeouts.write", timeouts.write),

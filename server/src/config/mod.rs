@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use arrcoc_runtime::bundle::manifest::Precision;
 use arrcoc_runtime::engine::{ArenaGrowth, CpuOptions, CudaOptions, Kernels};
 use arrcoc_runtime::image::ImageLimits;
-use arrcoc_runtime::model::Options;
+use arrcoc_runtime::model::{Options, WarmUp};
 use serde::Serialize;
 
 mod environment;
@@ -145,6 +145,8 @@ pub struct Limits {
 pub struct Timeouts {
     /// Arrival to end of answer.
     pub request: Span,
+    /// Loading an engine.
+    pub load: Span,
     /// Reading headers.
     pub headers: Span,
     /// Reading the body.
@@ -217,6 +219,12 @@ impl Config {
         self.bundle.as_deref().or(self.engines.as_deref()).ok_or(ConfigError::NoBundle)
     }
 
+    /// What a process needs that only tries an engine out: all that concerns engines, and no secret.
+    pub fn for_trial(&self) -> Self {
+        let auth = Auth { api_keys: Keys::default(), admin_keys: Keys::default() };
+        Self { auth, engines: None, precision: None, port_file: None, ..self.clone() }
+    }
+
     /// What the runtime needs to know of it.
     pub fn options(&self) -> Options {
         let (engine, limits) = (&self.engine, &self.limits);
@@ -246,6 +254,7 @@ impl Config {
                 max_images: limits.images,
             },
             timeout: self.timeouts.request.0,
+            warm_up: WarmUp::Short,
         }
     }
 }

@@ -114,6 +114,7 @@ section!(LimitsSection {
 });
 section!(TimeoutsSection {
     request: Text,
+    load: Text,
     headers: Text,
     body: Text,
     write: Text,

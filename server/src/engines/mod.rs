@@ -11,13 +11,14 @@ use std::sync::Arc;
 use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
 use arrcoc_runtime::engine::has_int8_products;
 use arrcoc_runtime::generate::Observer;
-use arrcoc_runtime::model::ModelInfo;
+use arrcoc_runtime::model::{MemoryNeed, ModelInfo};
 
 use crate::engine::Engine;
 
 mod bundles;
 pub mod memory;
 pub mod swap;
+pub mod trial;
 
 pub use bundles::Bundles;
 
@@ -28,6 +29,19 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// The directory cannot be read.
     fn list(&self) -> Result<Vec<Found>, LoadFailure>;
+
+    /// What one needs at the worst request; nothing of it is loaded.
+    ///
+    /// # Errors
+    /// A file of the bundle cannot be read.
+    fn need(&self, engine: &Available) -> Result<MemoryNeed, LoadFailure>;
+
+    /// Loads one where it can do no harm, before it is loaded here: `need` is what is expected of it, and what is returned was measured. Engines that
+    /// were loaded or tried before are believed.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the bundle or happened to it.
+    fn try_out(&self, engine: &Available, need: &MemoryNeed) -> Result<MemoryNeed, LoadFailure>;
 
     /// Loads one and warms it up.
     ///
@@ -132,9 +146,10 @@ pub struct Available {
     pub adapter_target: Statistics,
 }
 
-/// Memory of an engine, bytes: weights, a quarter as much again for activations and repacked matrices, and the KV cache.
-pub(crate) fn takes(weight_bytes: u64, kv_bytes: u64) -> u64 {
-    weight_bytes + weight_bytes / 4 + kv_bytes
+/// Memory of a loaded engine, bytes: weights, a quarter as much again for repacked matrices, the KV cache, and what a worst request needs.
+pub(crate) fn takes(info: &ModelInfo) -> u64 {
+    let parts = [info.weight_bytes, info.weight_bytes / 4, info.kv_bytes, info.working_bytes];
+    parts.into_iter().fold(0, u64::saturating_add)
 }
 
 impl Available {
@@ -145,11 +160,6 @@ impl Available {
             Target::Portable => "portable",
         };
         format!("{}-{target}", self.precision)
-    }
-
-    /// Memory that it will take where it computes, bytes.
-    pub fn memory(&self) -> u64 {
-        takes(self.weight_bytes, self.kv_bytes)
     }
 
     /// Whether a loaded engine is this one.

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use arrcoc_runtime::bundle::manifest::Precision;
 use arrcoc_runtime::generate::Observer;
+use arrcoc_runtime::model::{MemoryNeed, Mib};
 
-use super::{Available, LoadFailure, Source, memory};
+use super::memory::{self, Shortage};
+use super::{Available, LoadFailure, Source};
 use crate::metrics::EngineMetrics;
 use crate::state::{App, Serving, Slot};
 
@@ -71,27 +73,14 @@ pub enum SwapError {
         differs: &'static str,
     },
     /// It does not fit beside the running one.
-    #[error(
-        "the engine needs {} bytes of {} beside the running one, and {} are free; lower engine.slots or \
-         engine.context_length, or raise engine.memory where that is the limit", .0.needed, .0.place, .0.free
-    )]
+    #[error("there is no room beside the running engine: {0}")]
     Memory(Shortage),
     /// It cannot be loaded, or its first run failed.
     #[error("the engine did not load: {}", chain(.0.as_ref()))]
     Load(LoadFailure),
-}
-
-/// Memory that is not there, bytes.
-#[derive(Debug)]
-pub struct Shortage {
-    /// Whose.
-    pub place: &'static str,
-    /// Weights, their copies and the KV cache.
-    pub needed: u64,
-    /// What there is.
-    pub free: u64,
-    /// What engines that are kept for later hold there.
-    pub kept: u64,
+    /// It was still loading when its time was over.
+    #[error("the engine did not load within {0:?} (timeouts.load)")]
+    Slow(Duration),
 }
 
 fn list(found: &[String]) -> String {
@@ -181,9 +170,24 @@ async fn load(
     available: Available,
     metrics: Arc<EngineMetrics>,
 ) -> Result<Arc<Serving>, SwapError> {
-    make_room(app, &source, &available).await?;
+    let available = Arc::new(available);
+    let need = {
+        let (source, available) = (Arc::clone(&source), Arc::clone(&available));
+        blocking(move || source.need(&available)).await?
+    };
+    make_room(app, &source, &need).await?;
+    let measured = {
+        let (source, available) = (Arc::clone(&source), Arc::clone(&available));
+        blocking(move || source.try_out(&available, &need)).await?
+    };
+    if measured != need {
+        make_room(app, &source, &measured).await?;
+    }
     let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
-    let engine = blocking(move || source.load(&available, observer)).await?;
+    let limit = app.config.timeouts.load.0;
+    let loading = blocking(move || source.load(&available, observer));
+    // A thread cannot be ended from outside: one that never returns is left to itself, and the server goes on.
+    let engine = tokio::time::timeout(limit, loading).await.map_err(|_| SwapError::Slow(limit))??;
     Ok(app.serving_of(engine, metrics))
 }
 
@@ -197,10 +201,10 @@ async fn blocking<T: Send + 'static>(
 
 /// Unloads engines that are kept for later, the least recently used one first, until there is room for another; none of them where all together would
 /// not make enough.
-async fn make_room(app: &App, source: &Arc<dyn Source>, next: &Available) -> Result<(), SwapError> {
+async fn make_room(app: &App, source: &Arc<dyn Source>, need: &MemoryNeed) -> Result<(), SwapError> {
     loop {
-        let device = device(source).await;
-        let Some(shortage) = shortage(app, next, device) else { return Ok(()) };
+        let gpu = gpu_memory(source).await;
+        let Some(shortage) = shortage(app, need, gpu) else { return Ok(()) };
         if shortage.needed > shortage.free.saturating_add(shortage.kept) {
             return Err(SwapError::Memory(shortage));
         }
@@ -209,41 +213,33 @@ async fn make_room(app: &App, source: &Arc<dyn Source>, next: &Available) -> Res
     }
 }
 
-/// What engines run on, and what is free there.
-async fn device(source: &Arc<dyn Source>) -> Device {
+/// What is free on the GPU that engines run on; `None` where they run on the CPU.
+async fn gpu_memory(source: &Arc<dyn Source>) -> Option<u64> {
     let source = Arc::clone(source);
-    match blocking(move || source.free_gpu_memory()).await {
-        Ok(None) => Device::Cpu,
-        Ok(Some(free)) => Device::Gpu { free },
-        Err(error) => {
-            tracing::warn!(%error, "the GPU's free memory is not known: whether the next engine fits will be seen when it is loaded");
-            Device::Gpu { free: u64::MAX }
-        }
-    }
+    blocking(move || source.free_gpu_memory()).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the GPU's free memory is not known: whether the next engine fits will be seen when it is loaded");
+        Some(u64::MAX)
+    })
 }
 
-/// Where engines compute.
-enum Device {
-    Cpu,
-    Gpu {
-        /// Bytes.
-        free: u64,
-    },
-}
-
-/// What is missing for an engine. On their way to a GPU weights pass through the system's memory. `engine.memory` bounds all engines together.
-fn shortage(app: &App, next: &Available, device: Device) -> Option<Shortage> {
-    let limit = app.config.engine.memory.map_or(u64::MAX, |limit| limit.0 as u64);
-    let (left, kept) = (limit.saturating_sub(app.loaded_bytes()), app.kept_bytes());
-    let needed = next.memory();
-    let needs = match device {
-        Device::Cpu => vec![Shortage { place: "memory", needed, free: memory::free().min(left), kept }],
-        Device::Gpu { free } => vec![
-            Shortage { place: "memory", needed: next.weight_bytes, free: memory::free(), kept: 0 },
-            Shortage { place: "the GPU's memory", needed, free: free.min(left), kept },
-        ],
-    };
-    needs.into_iter().find(|Shortage { needed, free, .. }| needed > free)
+/// What is missing for an engine. `engine.memory` bounds all engines together.
+fn shortage(app: &App, need: &MemoryNeed, gpu: Option<u64>) -> Option<Shortage> {
+    let (loaded, kept) = (app.loaded_bytes(), app.kept_bytes());
+    let promised = if gpu.is_some() { 0 } else { loaded.saturating_sub(memory::resident()) };
+    let check = memory::check(need, gpu, promised, &memory::allowances());
+    // Unloading engines makes room where they compute.
+    let system = |shortage: &Shortage| gpu.is_some() && shortage.place != memory::GPU;
+    let short = check.err().map(|shortage| match system(&shortage) {
+        true => shortage,
+        false => Shortage { kept, ..shortage },
+    });
+    short.or_else(|| {
+        let limit = app.config.engine.memory?.0 as u64;
+        let needed = if gpu.is_some() { need.engine() } else { need.total() };
+        let free = limit.saturating_sub(loaded);
+        let place = format!("engine.memory ({})", Mib(limit));
+        (needed > free).then_some(Shortage { place, need: *need, needed, free, kept })
+    })
 }
 
 /// Unloads an engine that nothing new is sent to; until it has ended it is listed and counted.

@@ -59,7 +59,7 @@ pub(super) fn endpoint() -> Endpoint {
             "requestBody": body("SwapRequest"),
             "responses": errors(
                 json_response("The engine in service", "Swap"),
-                &[400, 401, 403, 404, 408, 409, 413, 415, 500, 503, 507],
+                &[400, 401, 403, 404, 408, 409, 413, 415, 500, 503, 504, 507],
             ),
         }}),
     }
@@ -94,6 +94,7 @@ impl From<SwapError> for ApiError {
             SwapError::Busy => (StatusCode::CONFLICT, "conflict_error", "swap_under_way"),
             SwapError::NotServing => (StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_serving"),
             SwapError::Memory(_) => (StatusCode::INSUFFICIENT_STORAGE, "server_error", "no_memory"),
+            SwapError::Slow(_) => (StatusCode::GATEWAY_TIMEOUT, "server_error", "engine_load_timeout"),
             SwapError::Load(_) => (StatusCode::INTERNAL_SERVER_ERROR, "server_error", "engine_not_loaded"),
         };
         Self::new(status, kind, code, message)

@@ -76,6 +76,7 @@ impl Fake {
                 kv_slots: 4,
                 weight_bytes: 1000,
                 kv_bytes: 2000,
+                working_bytes: 0,
             },
             script: Box::new(script),
             refuse: Mutex::new(None),

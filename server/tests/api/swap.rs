@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
 use arrcoc_runtime::generate::{FinishReason, Observer, Request};
+use arrcoc_runtime::model::MemoryNeed;
 use arrcoc_server::engine::Engine;
 use arrcoc_server::engines::{Available, Found, LoadFailure, Source};
 use axum::body::Body;
@@ -20,10 +21,16 @@ const KEY: &str = "admin-key-1";
 /// What loading does.
 type Load = fn(&Available) -> Result<Arc<Fake>, LoadFailure>;
 
+/// What a trial does.
+type Trial = fn(&MemoryNeed) -> Result<MemoryNeed, LoadFailure>;
+
 /// Engines in three precisions and a bundle that is none.
 struct Shelf {
     load: Mutex<Load>,
     loads: AtomicUsize,
+    /// What a trial finds.
+    trial: Mutex<Trial>,
+    trials: AtomicUsize,
     /// `None`: the engines run on the CPU.
     free_gpu_memory: Mutex<Option<u64>>,
 }
@@ -33,6 +40,8 @@ impl Shelf {
         Arc::new(Self {
             load: Mutex::new(load),
             loads: AtomicUsize::new(0),
+            trial: Mutex::new(|need| Ok(*need)),
+            trials: AtomicUsize::new(0),
             free_gpu_memory: Mutex::new(None),
         })
     }
@@ -61,6 +70,17 @@ impl Source for Shelf {
         found
             .push(Found { dir: "/engines/broken".into(), engine: Err("the manifest does not parse".into()) });
         Ok(found)
+    }
+
+    fn need(&self, engine: &Available) -> Result<MemoryNeed, LoadFailure> {
+        let weights = engine.weight_bytes;
+        Ok(MemoryNeed { weights, copies: weights / 4, kv_cache: engine.kv_bytes, ..MemoryNeed::default() })
+    }
+
+    fn try_out(&self, _: &Available, need: &MemoryNeed) -> Result<MemoryNeed, LoadFailure> {
+        self.trials.fetch_add(1, Ordering::SeqCst);
+        let trial = *self.trial.lock().unwrap();
+        trial(need)
     }
 
     fn load(&self, engine: &Available, _: Arc<dyn Observer>) -> Result<Arc<dyn Engine>, LoadFailure> {
@@ -232,7 +252,15 @@ async fn an_engine_that_does_not_fit_is_refused_before_it_is_loaded() {
     let tight = service(&shelf, &[("engine.memory", "6000")]);
     let reply = swap(&tight, json!({"precision": "int8"})).await;
     assert_eq!(reply.error(507).1, "no_memory");
-    assert!(reply.text.contains("3250") && reply.text.contains("2750 are free"), "{}", reply.text);
+    for part in [
+        "needs 3250 bytes of engine.memory (6000 bytes)",
+        "weights 1000 bytes, copies of weights 250 bytes, KV cache 2000 bytes",
+        "2750 bytes are free",
+        "lower engine.slots or engine.context_length",
+    ] {
+        assert!(reply.text.contains(part), "{part} is missing in {}", reply.text);
+    }
+    assert_eq!(shelf.trials.load(Ordering::SeqCst), 0);
     assert_eq!(shelf.loads.load(Ordering::SeqCst), 0);
     let wide = service(&shelf, &[("engine.memory", "7000")]);
     assert_eq!(swap(&wide, json!({"precision": "int8"})).await.json()["changed"], true);
@@ -245,7 +273,9 @@ async fn on_a_gpu_it_is_the_gpus_memory_that_must_be_free() {
     *shelf.free_gpu_memory.lock().unwrap() = Some(3249);
     let reply = swap(&service, json!({"precision": "int8"})).await;
     assert_eq!(reply.error(507).1, "no_memory");
-    assert!(reply.text.contains("3250 bytes of the GPU's memory") && reply.text.contains("3249 are free"));
+    assert!(
+        reply.text.contains("3250 bytes of the GPU's memory") && reply.text.contains("3249 bytes are free")
+    );
     assert_eq!((shelf.loads.load(Ordering::SeqCst), answer(&service).await.as_str()), (0, "fp32"));
     *shelf.free_gpu_memory.lock().unwrap() = Some(3250);
     assert_eq!(swap(&service, json!({"precision": "int8"})).await.json()["changed"], true);
@@ -288,4 +318,52 @@ async fn one_bundle_is_nothing_to_swap_between_and_a_loading_server_waits() {
     let source = Shelf::new(loads) as Arc<dyn Source>;
     let early = loading_from(named(Precision::Fp32), Some(source), &settings);
     assert_eq!(swap(&early, json!({"precision": "int8"})).await.error(503).1, "not_serving");
+}
+
+/// What happens to an engine in its trial is told, and nothing of it is loaded here.
+#[tokio::test]
+async fn an_engine_that_fails_its_trial_is_not_loaded() {
+    let shelf = Shelf::new(loads);
+    let service = service(&shelf, &[]);
+    let before = states(&service).await;
+    *shelf.trial.lock().unwrap() = |_| Err("the process was ended by SIGSEGV".into());
+    let reply = swap(&service, json!({"precision": "int8"})).await;
+    assert_eq!(reply.error(500).1, "engine_not_loaded");
+    assert!(reply.text.contains("SIGSEGV"), "{}", reply.text);
+    assert_eq!((states(&service).await, answer(&service).await.as_str()), (before, "fp32"));
+    // Nothing is in the way of the next one.
+    *shelf.trial.lock().unwrap() = |need| Ok(*need);
+    assert_eq!(swap(&service, json!({"precision": "int8"})).await.json()["changed"], true);
+    let counts = (shelf.trials.load(Ordering::SeqCst), shelf.loads.load(Ordering::SeqCst));
+    assert_eq!(counts, (2, 1));
+}
+
+/// An estimate that was too low is corrected by what the trial took.
+#[tokio::test]
+async fn what_a_trial_measures_counts() {
+    let shelf = Shelf::new(loads);
+    let service = service(&shelf, &[("engine.memory", "7000")]);
+    *shelf.trial.lock().unwrap() = |need| Ok(need.measured(3000));
+    let reply = swap(&service, json!({"precision": "int8"})).await;
+    assert_eq!(reply.error(507).1, "no_memory");
+    assert!(reply.text.contains("activations 1750 bytes"), "{}", reply.text);
+    assert_eq!(shelf.loads.load(Ordering::SeqCst), 0);
+}
+
+/// A load that never returns is given up, and later swaps find nothing in their way.
+#[tokio::test]
+async fn a_load_that_takes_too_long_is_given_up() {
+    let shelf = Shelf::new(|engine| {
+        if engine.precision == Precision::Int8 {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        loads(engine)
+    });
+    let service = service(&shelf, &[("timeouts.load", "200ms")]);
+    let reply = swap(&service, json!({"precision": "int8"})).await;
+    assert_eq!(reply.error(504).1, "engine_load_timeout");
+    assert!(reply.text.contains("timeouts.load"), "{}", reply.text);
+    assert_eq!(answer(&service).await, "fp32");
+    assert_eq!(swap(&service, json!({"precision": "int4"})).await.json()["changed"], true);
+    assert_eq!(answer(&service).await, "int4");
 }

@@ -1,0 +1,192 @@
+//! What a model takes of a machine's memory, before anything of it is loaded.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::activations::Shapes;
+use super::{Options, load};
+use crate::bundle::Manifest;
+use crate::bundle::manifest::Target;
+use crate::engine::RuntimeKind;
+
+/// Bytes of a decoded pixel while a picture is prepared: four channels at the worst.
+const PIXEL_BYTES: u64 = 4;
+
+/// What a thread of the inference library takes of the address space: its stack, and an arena of the C library.
+const THREAD_SPACE: u64 = (8 << 20) + (64 << 20);
+
+/// Bytes by purpose, at the worst request that the options allow. What is promised counts as if it were touched: a KV cache takes memory only
+/// as its positions are used, and then it has to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryNeed {
+    /// Weights, as they lie in the bundle.
+    pub weights: u64,
+    /// What the library makes of them: matrices in the order in which kernels read them.
+    pub copies: u64,
+    /// Keys and values of every slot.
+    pub kv_cache: u64,
+    /// Intermediate tensors of all graphs together: each keeps its arena between runs, and images are encoded while answers are decoded.
+    pub activations: u64,
+    /// The caches of image features and visual tokens.
+    pub caches: u64,
+    /// Pictures between file and encoder, on the threads that prepare them.
+    pub pictures: u64,
+    /// Threads that the library starts.
+    pub threads: u64,
+}
+
+impl MemoryNeed {
+    /// What a bundle needs with these options. Nothing of it is loaded; its graphs are read for their shapes.
+    ///
+    /// # Errors
+    /// A file of the bundle that cannot be read, by name.
+    pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
+        let weights = weight_bytes(manifest)?;
+        let context = load::context_length(manifest.decoder.context_length, options);
+        let pixels = options.limits.max_pixels.saturating_mul(PIXEL_BYTES);
+        let threads = (options.runtime_options().threads as u64).saturating_mul(manifest.graphs.len() as u64);
+        Ok(Self {
+            weights,
+            copies: weights / 4,
+            kv_cache: load::kv_bytes(&manifest.decoder, options.slots, context),
+            activations: activations(manifest, options, context)?,
+            caches: (options.feature_cache_bytes as u64).saturating_add(options.token_cache_bytes as u64),
+            pictures: pixels.saturating_mul(load::IMAGE_THREADS as u64),
+            threads,
+        })
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        [self.engine(), self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// What lies where the graphs run: on a GPU, where they run on one.
+    pub fn engine(&self) -> u64 {
+        [self.weights, self.copies, self.kv_cache, self.activations].into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// What a model on a GPU takes of the system's memory: weights on their way, caches and pictures.
+    pub fn beside_gpu(&self) -> u64 {
+        [self.weights, self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// Address space: memory, the weights' files once more as they are mapped, and the threads' stacks and arenas.
+    pub fn address_space(&self) -> u64 {
+        self.total().saturating_add(self.weights).saturating_add(self.threads.saturating_mul(THREAD_SPACE))
+    }
+
+    /// The same after a run at the longest lengths held `peak` bytes at most: what it took beyond the estimate is activations.
+    #[must_use]
+    pub fn measured(&self, peak: u64) -> Self {
+        let expected = self.weights.saturating_add(self.copies);
+        Self { activations: self.activations.max(peak.saturating_sub(expected)), ..*self }
+    }
+
+    /// What is needed besides weights, their copies and the KV cache.
+    pub fn working(&self) -> u64 {
+        [self.activations, self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes as people read them: in MiB from one on.
+#[derive(Debug, Clone, Copy)]
+pub struct Mib(pub u64);
+
+impl fmt::Display for Mib {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 >> 20 {
+            0 => write!(f, "{} bytes", self.0),
+            _ => write!(f, "{} MiB", self.0.div_ceil(1 << 20)),
+        }
+    }
+}
+
+impl fmt::Display for MemoryNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { weights, copies, kv_cache, activations, caches, pictures, threads: _ } = *self;
+        let parts = [
+            ("weights", weights),
+            ("copies of weights", copies),
+            ("KV cache", kv_cache),
+            ("activations", activations),
+            ("caches", caches),
+            ("pictures", pictures),
+        ];
+        let parts = parts.iter().filter(|(_, bytes)| *bytes > 0);
+        let parts: Vec<String> = parts.map(|(name, bytes)| format!("{name} {}", Mib(*bytes))).collect();
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// What a bundle needs is not known.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` of the bundle cannot be read: {reason}; copy the whole directory or export again", file.display())]
+pub struct MemoryError {
+    /// The file.
+    pub file: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// Size of everything that the manifest lists; what is listed twice, or linked to one file, lies in memory once.
+pub(super) fn weight_bytes(manifest: &Manifest) -> Result<u64, MemoryError> {
+    let graphs = manifest.graphs.values().map(|graph| &graph.path);
+    let files: BTreeSet<&PathBuf> = graphs.chain(manifest.files.values()).collect();
+    let mut bytes = 0_u64;
+    for file in files {
+        let found = std::fs::metadata(file).map_err(|error| unreadable(file, error.to_string()))?;
+        bytes = bytes.saturating_add(found.len());
+    }
+    Ok(bytes)
+}
+
+fn unreadable(file: &Path, reason: String) -> MemoryError {
+    MemoryError { file: file.to_owned(), reason }
+}
+
+/// Peaks of all graphs: one image at a time, and the decoder at the worse of a chunk at the end of a full context and a step of all slots.
+fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result<u64, MemoryError> {
+    let vision = &manifest.vision;
+    let image_size = options.image_size.unwrap_or(vision.native_size) as u64;
+    let side = image_size / (vision.patch_size as u64).max(1);
+    let patches = side.saturating_mul(side);
+    let most = vision.token_budgets.last().copied().unwrap_or_default() as u64;
+    let tokens = most.min(patches.saturating_add((vision.gist_grid as u64).saturating_pow(2)));
+    let context = context as u64;
+    let query = manifest.graphs.get("allocator").and_then(|graph| graph.axes.get("query_len"));
+    let query = query.map_or(context, |range| range.max).min(context);
+    let chunk = options.prefill_chunk as u64;
+    let chunk =
+        if manifest.target == Target::Cpu { chunk.saturating_mul(load::SOLO_CHUNKS as u64) } else { chunk };
+    // The portable decoder steps its slots one after the other.
+    let rows = if manifest.target == Target::Cpu { options.slots as u64 } else { 1 };
+    let axes = |batch: u64, seq: u64| {
+        [
+            ("batch", batch),
+            ("height", image_size),
+            ("width", image_size),
+            ("patches", patches),
+            ("tokens", tokens),
+            ("query_len", query),
+            ("seq", seq),
+            ("past", context.saturating_sub(seq)),
+            ("total", context),
+        ]
+    };
+    let (prefill, step) = (axes(1, chunk.min(context)), axes(rows, 1));
+    let mut sum = 0_u64;
+    for (name, graph) in &manifest.graphs {
+        let shapes = Shapes::read(&graph.path).map_err(|reason| unreadable(&graph.path, reason))?;
+        let first = shapes.peak(&prefill);
+        let peak = if name == "decoder" { first.max(shapes.peak(&step)) } else { first };
+        sum = sum.saturating_add(peak);
+    }
+    Ok(sum)
+}
+
+/// Whether the options have graphs run on a GPU.
+pub(super) fn on_gpu(options: &Options) -> bool {
+    options.runtime.is_some_and(RuntimeKind::is_gpu)
+}
