@@ -20,7 +20,7 @@ use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target, WeightRule};
 use serde::Serialize;
 
-pub(crate) use describe::parameters;
+pub(crate) use describe::{check_text, parameters};
 pub use error::{BuildError, TextError};
 
 use crate::calibrate::{Calibration, RangeMethod};
