@@ -23,7 +23,7 @@ pub enum LoadError {
         found: String,
     },
     /// A tokenizer or template file does not parse.
-    #[error("`{file}` in the bundle cannot be used: {reason}; export the checkpoint again")]
+    #[error("`{file}` cannot be used: {reason}; mend it in the checkpoint and build the bundle again")]
     Text {
         /// The file's path in the bundle.
         file: &'static str,

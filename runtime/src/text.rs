@@ -4,85 +4,9 @@
 //! tokens later. [`TextStream`] therefore gives out only what is certain: whole UTF-8 characters that cannot become part
 //! of a stop string any more. What it gives out in pieces is, byte for byte, what decoding all tokens at once gives.
 
-use tokenizers::{DecoderWrapper, Tokenizer};
+mod vocabulary;
 
-/// The bytes that every token stands for.
-#[derive(Debug)]
-pub struct Vocabulary {
-    tokens: Vec<Entry>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Entry {
-    bytes: Box<[u8]>,
-    /// A control token, which is no part of the text.
-    special: bool,
-}
-
-/// A tokenizer that does not work on bytes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected a tokenizer whose decoder is `ByteLevel` (GPT-2, Qwen, Llama 3), found {found}")]
-pub struct NotByteLevel {
-    /// The decoder that was found.
-    pub found: String,
-}
-
-impl Vocabulary {
-    /// Reads the vocabulary and the added tokens of a byte-level tokenizer.
-    ///
-    /// # Errors
-    /// [`NotByteLevel`] for tokenizers of another kind.
-    pub fn new(tokenizer: &Tokenizer) -> Result<Self, NotByteLevel> {
-        match tokenizer.get_decoder() {
-            Some(DecoderWrapper::ByteLevel(_)) => {}
-            other => return Err(NotByteLevel { found: format!("{other:?}") }),
-        }
-        let vocabulary = tokenizer.get_vocab(true);
-        let length = vocabulary.values().max().map_or(0, |id| *id as usize + 1);
-        let mut tokens = vec![Entry::default(); length];
-        for (token, id) in &vocabulary {
-            tokens[*id as usize].bytes = token_bytes(token);
-        }
-        for (id, token) in tokenizer.get_added_tokens_decoder() {
-            tokens[id as usize].special = token.special;
-        }
-        Ok(Self { tokens })
-    }
-
-    /// The bytes of a token, control tokens included; empty for an id that stands for nothing (models pad their
-    /// vocabulary to a round number).
-    pub fn bytes(&self, id: u32) -> &[u8] {
-        self.tokens.get(id as usize).map_or(&[], |entry| &entry.bytes)
-    }
-
-    /// What a token adds to the text: its bytes, or nothing for a control token.
-    fn text_bytes(&self, id: u32) -> &[u8] {
-        self.tokens.get(id as usize).filter(|entry| !entry.special).map_or(&[], |entry| &entry.bytes)
-    }
-
-    /// Length of the longest token, bytes.
-    pub fn longest(&self) -> usize {
-        self.tokens.iter().map(|entry| entry.bytes.len()).max().unwrap_or(0)
-    }
-}
-
-/// A token's bytes. Byte-level vocabularies write each byte as one printable character; a token with any other
-/// character in it (an added token with a space, say) stands for its own UTF-8 bytes. Same rule as tokenizers' decoder.
-fn token_bytes(token: &str) -> Box<[u8]> {
-    let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
-    bytes.unwrap_or_else(|| token.as_bytes().to_vec()).into_boxed_slice()
-}
-
-/// Inverse of GPT-2's `bytes_to_unicode`: printable Latin-1 characters stand for themselves, and the other 68 bytes, in
-/// ascending order, for the characters from U+0100 on.
-fn byte_of(c: char) -> Option<u8> {
-    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    match u32::from(c) {
-        code @ 0..=0xFF => Some(code as u8).filter(|b| printable(*b)),
-        code @ 0x100..=0x143 => (0..=u8::MAX).filter(|b| !printable(*b)).nth(code as usize - 0x100),
-        _ => None,
-    }
-}
+pub use vocabulary::{Vocabulary, VocabularyError};
 
 /// Turns bytes that arrive in pieces into whole characters. Bytes that are no UTF-8 become U+FFFD exactly as
 /// [`String::from_utf8_lossy`] has it for all of them together.
@@ -164,6 +88,8 @@ impl StopFilter {
 /// The text of one answer, token by token.
 #[derive(Debug, Clone)]
 pub struct TextStream {
+    /// A token of the text has come.
+    begun: bool,
     utf8: Utf8Stream,
     stop: StopFilter,
 }
@@ -181,12 +107,13 @@ impl TextStream {
     /// A stream that ends at any of `stops`; empty ones are ignored.
     pub fn new(stops: &[String]) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
-        Self { utf8: Utf8Stream::default(), stop: StopFilter { stops, held: String::new() } }
+        Self { begun: false, utf8: Utf8Stream::default(), stop: StopFilter { stops, held: String::new() } }
     }
 
     /// Adds a token.
     pub fn push(&mut self, vocabulary: &Vocabulary, id: u32) -> Piece {
-        let text = self.utf8.push(vocabulary.text_bytes(id));
+        let text = self.utf8.push(vocabulary.text_bytes(id, !self.begun));
+        self.begun |= vocabulary.is_text(id);
         let (text, stopped) = self.stop.push(&text);
         Piece { text, stopped }
     }
@@ -225,20 +152,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_map_back() {
-        assert_eq!(token_bytes("Ġhi"), b" hi".as_slice().into());
-        assert_eq!(token_bytes("Ċ"), b"\n".as_slice().into());
-        assert_eq!(token_bytes("Ã©"), "é".as_bytes().into());
-        assert_eq!(token_bytes("a b"), b"a b".as_slice().into(), "an added token with a plain space");
-        let all: std::collections::BTreeSet<u8> =
-            (0..0x200).filter_map(|c| byte_of(char::from_u32(c)?)).collect();
-        assert_eq!(all.len(), 256);
-    }
-
-    #[test]
     fn other_tokenizers_are_refused() {
         let mut tokenizer = toy::tokenizer();
-        tokenizer.with_decoder(None::<DecoderWrapper>);
+        tokenizer.with_decoder(None::<tokenizers::DecoderWrapper>);
         assert!(Vocabulary::new(&tokenizer).is_err());
     }
 

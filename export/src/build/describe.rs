@@ -35,6 +35,11 @@ pub(crate) fn parameters(config: &ModelConfig) -> Vec<Parameter> {
     }
 }
 
+/// Whether the text files of a checkpoint can be used.
+pub(crate) fn check_text(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<(), BuildError> {
+    describe(config, checkpoint, None).map(|_| ())
+}
+
 /// Reads the text files and collects what the manifest says.
 pub(super) fn describe(
     config: &ModelConfig,

@@ -92,8 +92,8 @@ pub enum TextError {
         /// Where and why.
         source: serde_json::Error,
     },
-    /// The tokenizers library refuses the file.
-    #[error("{} is not a tokenizer: {reason}", path.display())]
+    /// The tokenizers library refuses the file, or the runtime cannot use it.
+    #[error("{} is no tokenizer that can be used: {reason}", path.display())]
     Tokenizer {
         /// The file.
         path: PathBuf,
@@ -112,6 +112,17 @@ pub enum TextError {
         key: String,
         /// The beginning of its value.
         value: String,
+    },
+    /// The chat template cannot be used.
+    #[error(
+        "the chat template in {} cannot be used: {reason}; mend it, or take the one that the model was trained with",
+        path.display()
+    )]
+    Template {
+        /// The file that it stands in.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A value does not fit.
     #[error("{}, {key}: expected {expected}, found {found}", path.display())]

@@ -21,7 +21,7 @@ use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target, WeightRul
 use arrcoc_runtime::yaml;
 use serde::Serialize;
 
-pub(crate) use describe::parameters;
+pub(crate) use describe::{check_text, parameters};
 pub use error::{BuildError, TextError};
 
 use crate::calibrate::{Calibration, RangeMethod};

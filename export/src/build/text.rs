@@ -1,9 +1,12 @@
 //! What a bundle takes from a checkpoint besides its weights: tokenizer and chat template, and what
-//! [`generation_config`] and [`preprocessor`] find.
+//! [`generation_config`] and [`preprocessor`] find. Template and tokens lie in several places in checkpoints; a bundle has
+//! one for each, found as transformers finds them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use arrcoc_runtime::error::LoadError;
+use arrcoc_runtime::prompt::Prompter;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -14,6 +17,13 @@ use super::{generation_config, preprocessor};
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
+/// Where processors had their template before it got a file of its own.
+const PROCESSOR_CONFIG: &str = "processor_config.json";
+const LEGACY_CHAT_TEMPLATE: &str = "chat_template.json";
+/// The directory of named templates.
+const DEFAULT_TEMPLATE: &str = "chat_templates/default.jinja";
+/// Tokens that older tokenizer configs do not name themselves.
+const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 
 /// The checked contents of the text files.
 #[derive(Debug)]
@@ -48,10 +58,11 @@ impl Text {
             hint: "save the tokenizer in its fast form: `tokenizer.save_pretrained(DIR)` of transformers writes it",
         })?;
         check_tokenizer(&dir.join(TOKENIZER), &tokenizer, expected)?;
+        let tokenizer_config = tokenizer_config(dir)?;
+        let (origin, template) = chat_template(dir, tokenizer_config.as_deref())?;
+        check_prompts(dir, origin, &tokenizer, tokenizer_config.as_deref(), &template, expected)?;
         files.insert(TOKENIZER.to_owned(), tokenizer);
-        let tokenizer_config = read(dir, TOKENIZER_CONFIG)?;
-        let template = chat_template(dir, tokenizer_config.as_deref())?;
-        files.insert(CHAT_TEMPLATE.to_owned(), template);
+        files.insert(CHAT_TEMPLATE.to_owned(), template.into_bytes());
         files.extend(tokenizer_config.map(|bytes| (TOKENIZER_CONFIG.to_owned(), bytes)));
         let generation = generation_config::generation(dir, config, expected.vocab_size)?;
         let (image_mean, image_std) = preprocessor::read(dir, expected.native_size)?;
@@ -94,24 +105,90 @@ fn check_tokenizer(path: &Path, bytes: &[u8], expected: Expected) -> Result<(), 
     Ok(())
 }
 
-/// The template's own file, or the older place inside `tokenizer_config.json`.
-fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<Vec<u8>, TextError> {
-    if let Some(template) = read(dir, CHAT_TEMPLATE)? {
-        return Ok(template);
+/// The tokenizer's configuration, with the tokens of `special_tokens_map.json` where transformers still reads that: beside
+/// a configuration that does not list the added tokens itself.
+fn tokenizer_config(dir: &Path) -> Result<Option<Vec<u8>>, TextError> {
+    let own = read(dir, TOKENIZER_CONFIG)?;
+    let Some(map) = read(dir, SPECIAL_TOKENS_MAP)? else { return Ok(own) };
+    let mut config = match &own {
+        Some(bytes) => parse(dir, TOKENIZER_CONFIG, bytes)?,
+        None => Value::Object(Default::default()),
+    };
+    let (Value::Object(entries), Value::Object(map)) = (&mut config, parse(dir, SPECIAL_TOKENS_MAP, &map)?)
+    else {
+        return Err(TextError::Value {
+            path: dir.join(SPECIAL_TOKENS_MAP),
+            key: "the whole file",
+            expected: "a JSON object, beside a tokenizer_config.json that is one".to_owned(),
+            found: "something else".to_owned(),
+        });
+    };
+    if entries.contains_key("added_tokens_decoder") {
+        return Ok(own);
     }
-    if let Some(bytes) = tokenizer_config {
-        let config = parse(dir, TOKENIZER_CONFIG, bytes)?;
-        let template = match &config["chat_template"] {
-            Value::Array(named) => {
-                named.iter().find(|entry| entry["name"] == "default").map(|entry| &entry["template"])
-            }
-            template => Some(template),
-        };
-        if let Some(template) = template.and_then(Value::as_str) {
-            return Ok(template.as_bytes().to_vec());
+    entries.extend(map);
+    Ok(Some(config.to_string().into_bytes()))
+}
+
+/// The model's template and the file that it stands in, in the order in which transformers' processors look.
+fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<(&'static str, String), TextError> {
+    for name in [PROCESSOR_CONFIG, LEGACY_CHAT_TEMPLATE] {
+        if let Some(bytes) = read(dir, name)?
+            && let Some(template) = default_template(&parse(dir, name, &bytes)?["chat_template"])
+        {
+            return Ok((name, template));
         }
     }
-    let hint =
-        "the runtime needs the model's dialogue format, there or as `chat_template` in tokenizer_config.json";
+    for name in [CHAT_TEMPLATE, DEFAULT_TEMPLATE] {
+        if let Some(bytes) = read(dir, name)? {
+            let template = String::from_utf8(bytes).map_err(|error| TextError::Template {
+                path: dir.join(name),
+                reason: format!("expected text in UTF-8, found {error}"),
+            })?;
+            return Ok((name, template));
+        }
+    }
+    if let Some(bytes) = tokenizer_config
+        && let Some(template) = default_template(&parse(dir, TOKENIZER_CONFIG, bytes)?["chat_template"])
+    {
+        return Ok((TOKENIZER_CONFIG, template));
+    }
+    let hint = "the runtime needs the model's dialogue format: this file, chat_templates/default.jinja, or \
+                `chat_template` in processor_config.json, chat_template.json or tokenizer_config.json";
     Err(TextError::Missing { path: dir.join(CHAT_TEMPLATE), hint })
+}
+
+/// A template, or the one named `default` of several: a list of names and templates, or a dictionary.
+fn default_template(value: &Value) -> Option<String> {
+    let template = match value {
+        Value::Array(named) => &named.iter().find(|entry| entry["name"] == "default")?["template"],
+        Value::Object(named) => named.get("default")?,
+        template => template,
+    };
+    template.as_str().map(str::to_owned)
+}
+
+/// Loads tokenizer and template as the runtime does, which puts a few conversations to them.
+fn check_prompts(
+    dir: &Path,
+    origin: &str,
+    tokenizer: &[u8],
+    tokenizer_config: Option<&[u8]>,
+    template: &str,
+    expected: Expected,
+) -> Result<(), TextError> {
+    let tokenizer = String::from_utf8_lossy(tokenizer);
+    let config = tokenizer_config.map_or("{}".into(), String::from_utf8_lossy);
+    match Prompter::new(&tokenizer, &config, Some(template.to_owned()), expected.image_token_id) {
+        Ok(_) => Ok(()),
+        Err(LoadError::Text { file: CHAT_TEMPLATE, reason }) => {
+            Err(TextError::Template { path: dir.join(origin), reason })
+        }
+        Err(LoadError::Text { file: TOKENIZER, reason }) => {
+            Err(TextError::Tokenizer { path: dir.join(TOKENIZER), reason })
+        }
+        Err(error) => {
+            Err(TextError::Template { path: dir.join(TOKENIZER_CONFIG), reason: error.to_string() })
+        }
+    }
 }

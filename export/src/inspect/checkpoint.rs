@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use arrcoc_models::config::ModelConfig;
 use serde::Serialize;
 
-use crate::build::parameters;
+use crate::build::{check_text, parameters};
 use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
 use crate::progress::human_bytes;
 use crate::table::{Table, grouped};
@@ -103,13 +103,22 @@ fn components(tensors: &BTreeMap<String, Tensor>) -> Vec<Component> {
     groups.into_iter().map(component).collect()
 }
 
-/// What `build` would say of configuration and tensors.
+/// What `build` would say of configuration, tensors, tokenizer and chat template.
 fn problem(checkpoint: &Checkpoint) -> Option<String> {
     let error: Box<dyn Error> = match ModelConfig::from_json(checkpoint.config()) {
         Err(error) => error.into(),
-        Ok(config) => checkpoint.expect(&parameters(&config)).err()?.into(),
+        Ok(config) => match checkpoint.expect(&parameters(&config)) {
+            Err(error) => error.into(),
+            Ok(()) => check_text(&config, checkpoint).err()?.into(),
+        },
     };
-    Some(error.to_string())
+    let mut problem = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        problem = format!("{problem}: {cause}");
+        source = cause.source();
+    }
+    Some(problem)
 }
 
 impl fmt::Display for CheckpointReport {
@@ -140,7 +149,11 @@ impl fmt::Display for CheckpointReport {
             // The command ends with the reason.
             Some(_) => writeln!(f, "\ncannot be built"),
             None => {
-                writeln!(f, "\ncan be built: every tensor is there, in the shape that config.json implies")
+                writeln!(
+                    f,
+                    "\ncan be built: every tensor is there, in the shape that config.json implies, and tokenizer and \
+                     chat template put every question"
+                )
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The proof of a bundle: `arrcoc-export verify`.
 //!
-//! Weights must be finite numbers. Then every stage runs on ONNX Runtime and, from the portable bundle of the same
+//! Tokenizer and chat template must put the conversations that the server puts to them when it loads. Weights must be
+//! finite numbers. Then every stage runs on ONNX Runtime and, from the portable bundle of the same
 //! checkpoint, on tract: two inference libraries that share no code, and for `cpu` bundles two sets of operators.
 
 pub mod compare;
@@ -17,6 +18,7 @@ use arrcoc_runtime::decoder::DecoderError;
 use arrcoc_runtime::engine::{EngineError, RuntimeKind, RuntimeOptions};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::image::ImageError;
+use arrcoc_runtime::prompt::Prompter;
 use arrcoc_runtime::tensor::TensorError;
 use serde::Serialize;
 
@@ -173,7 +175,7 @@ pub enum VerifyError {
         /// Why.
         source: std::io::Error,
     },
-    /// A graph does not load.
+    /// A graph, the tokenizer or the chat template does not load.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// A graph does not run, or a library is not to be had.
@@ -206,6 +208,8 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
         let found = Checkpoint::open(dir)?.digest(build::cores())?;
         same_checkpoint(dir, digest, &found)?;
     }
+    // What cannot put a question cannot serve, whatever its stages compute.
+    Prompter::load(&subject)?;
     let weights = weights::scan(&subject, progress)?;
     let reference_path = reference_path(&subject, options);
     let mut report = Report {

@@ -9,6 +9,8 @@ use crate::error::LoadError;
 use crate::generate::{GenerateError, Message, Part, Prompt, Role};
 use crate::text::Vocabulary;
 
+mod jinja;
+mod probe;
 mod template;
 mod tokenize;
 
@@ -87,10 +89,18 @@ impl Prompter {
             Ok(path) => Some(read_path(path, "chat_template.jinja")?),
             Err(_) => None,
         };
-        Self::new(&tokenizer, &config, template, bundle.manifest().decoder.image_token_id)
+        let decoder = &bundle.manifest().decoder;
+        let prompter = Self::new(&tokenizer, &config, template, decoder.image_token_id)?;
+        let (ids, rows) = (prompter.vocabulary.ids(), decoder.vocab_size);
+        if ids > rows {
+            let reason = format!("expected token ids below the model's {rows}, found {}", ids - 1);
+            return Err(LoadError::Text { file: "tokenizer.json", reason });
+        }
+        Ok(prompter)
     }
 
-    /// As [`Prompter::load`], from the files' text. Without `template`, the one in `config` is taken.
+    /// As [`Prompter::load`], from the files' text. Without `template`, the one in `config` is taken. A few conversations
+    /// are put to template and tokenizer, so that what cannot serve is refused here.
     ///
     /// # Errors
     /// As [`Prompter::load`].
@@ -103,9 +113,12 @@ impl Prompter {
         let in_tokenizer = |reason: String| LoadError::Text { file: "tokenizer.json", reason };
         let tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|error| in_tokenizer(error.to_string()))?;
         let vocabulary = Vocabulary::new(&tokenizer).map_err(|error| in_tokenizer(error.to_string()))?;
-        let template = ChatTemplate::new(config, template)?;
+        let image_token = tokenizer.id_to_token(image_token_id).unwrap_or_default();
+        let template = ChatTemplate::new(config, template, &image_token)?;
         let tokenizer = PromptTokenizer::new(&tokenizer, image_token_id).map_err(in_tokenizer)?;
-        Ok(Self { tokenizer, template, vocabulary, image_token_id })
+        let mut prompter = Self { tokenizer, template, vocabulary, image_token_id };
+        prompter.probe()?;
+        Ok(prompter)
     }
 
     /// The bytes of every token.
@@ -128,13 +141,13 @@ impl Prompter {
     /// template, so control tokens in it count.
     ///
     /// # Errors
-    /// [`GenerateError::Invalid`] when the template refuses the messages or they cannot fit;
-    /// [`GenerateError::Engine`] when the template itself is broken.
+    /// [`GenerateError::Invalid`] when the template refuses the messages or cannot put them, or they cannot fit;
+    /// [`GenerateError::Engine`] when the tokenizer fails.
     pub fn layout(&self, prompt: &Prompt, context_length: usize) -> Result<Layout, GenerateError> {
         self.check_size(prompt, context_length)?;
         match prompt {
             Prompt::Text(text) => {
-                let ids = self.tokenizer.encode_with_control_tokens(text, None)?;
+                let ids = self.tokenizer.encode_raw(text)?;
                 if ids.is_empty() {
                     return Err(invalid(
                         "prompt",
@@ -143,28 +156,33 @@ impl Prompter {
                 }
                 Ok(Layout { segments: vec![Segment::Tokens(ids)], question: Vec::new() })
             }
-            Prompt::Chat(messages) => self.chat_layout(messages),
+            Prompt::Chat(messages) => self.chat_layout(messages, context_length),
         }
     }
 
-    fn chat_layout(&self, messages: &[Message]) -> Result<Layout, GenerateError> {
+    fn chat_layout(&self, messages: &[Message], context_length: usize) -> Result<Layout, GenerateError> {
         if messages.is_empty() {
             return Err(invalid("messages", "expected at least one message, found none".into()));
         }
-        let mask = self.tokenizer.mask_for(messages.iter().flat_map(texts))?;
-        let rendered = self.template.render(messages, |text| self.tokenizer.mask(text, mask))?;
-        let ids = self.tokenizer.encode_with_control_tokens(&rendered, Some(mask))?;
+        let rendered = self.template.render(messages)?;
+        self.check_length("messages", rendered.as_str().len(), context_length)?;
+        // As transformers' processors do: the tokenizer adds its own tokens, unless the template has begun with them.
+        let begun = self.template.token("bos_token").is_some_and(|bos| rendered.as_str().starts_with(bos));
+        let ids = self.tokenizer.encode_rendered(rendered.as_str(), rendered.ranges(), !begun)?;
         let segments = split_images(&ids, self.image_token_id);
 
         let images = messages.iter().flat_map(|m| &m.content).filter(|p| matches!(p, Part::Image(_))).count();
         let question = if images > 0 { self.tokenize(&question(messages))? } else { Vec::new() };
         let layout = Layout { segments, question };
         if layout.images() != images {
-            return Err(GenerateError::Engine(format!(
-                "the chat template wrote {} image places for {images} images; it must write exactly one \
-                 image token per image",
-                layout.images()
-            )));
+            let found = layout.images();
+            return Err(invalid(
+                "messages",
+                format!(
+                    "the model's chat template writes {found} image places for {images} images; expected exactly one \
+                     image token for each"
+                ),
+            ));
         }
         Ok(layout)
     }
@@ -175,7 +193,16 @@ impl Prompter {
             Prompt::Text(text) => ("prompt", text.len()),
             Prompt::Chat(messages) => ("messages", messages.iter().flat_map(texts).map(str::len).sum()),
         };
-        let most = context_length * self.vocabulary.longest() * NORMALISER_FACTOR;
+        self.check_length(field, bytes, context_length)
+    }
+
+    fn check_length(
+        &self,
+        field: &'static str,
+        bytes: usize,
+        context_length: usize,
+    ) -> Result<(), GenerateError> {
+        let most = context_length.saturating_mul(self.vocabulary.longest()).saturating_mul(NORMALISER_FACTOR);
         if bytes > most {
             return Err(invalid(
                 field,
@@ -230,5 +257,8 @@ fn read_path(path: &Path, file: &'static str) -> Result<String, LoadError> {
     std::fs::read_to_string(path).map_err(|error| LoadError::Text { file, reason: error.to_string() })
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod table;
 #[cfg(test)]
 mod tests;

@@ -1,78 +1,130 @@
-//! Chat templates in Hugging Face's dialect of Jinja.
-//!
-//! As in transformers: blocks are trimmed, `messages`, `add_generation_prompt`, `bos_token` and `eos_token` are given,
-//! `raise_exception` refuses a conversation, `tojson` writes JSON as Python does (no HTML escapes), loops may `break`
-//! and `continue`, and the Python methods that templates call on strings and dictionaries exist.
+//! The chat template of a model: what it is given, as transformers' `apply_chat_template` has it, and in which form it
+//! reads what messages say.
 
-use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, context};
-use serde::Serialize;
-
+use super::jinja::{Failure, Limits, Moment, RenderError, Template, Text, Value};
 use crate::error::LoadError;
 use crate::generate::{GenerateError, Message, Part, Role};
 
 const NAME: &str = "chat_template.jinja";
+const CONFIG: &str = "tokenizer_config.json";
 
-/// A compiled chat template and the tokens that it may name.
-#[derive(Debug)]
-pub(super) struct ChatTemplate {
-    environment: Environment<'static>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+/// The tokens that every tokenizer of transformers names.
+const NAMED_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// In which form a template reads the contents of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reads {
+    /// A string.
+    pub(super) strings: bool,
+    /// A list of parts.
+    pub(super) lists: bool,
 }
 
-/// What `raise_exception` was called with.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Raised(String);
+/// A chat template and the tokens that it may name.
+#[derive(Debug)]
+pub(super) struct ChatTemplate {
+    template: Template,
+    tokens: Vec<(String, String)>,
+    /// What stands for an image where a template reads strings only.
+    image_token: String,
+    pub(super) reads: Reads,
+    now: fn() -> Moment,
+}
 
 impl ChatTemplate {
     /// Compiles `template`, or the `chat_template` of `config` (the text of `tokenizer_config.json`).
-    pub(super) fn new(config: &str, template: Option<String>) -> Result<Self, LoadError> {
+    pub(super) fn new(config: &str, template: Option<String>, image_token: &str) -> Result<Self, LoadError> {
         let config: serde_json::Value = serde_json::from_str(config)
-            .map_err(|error| LoadError::Text { file: "tokenizer_config.json", reason: error.to_string() })?;
-        let template = template.or_else(|| default_template(&config)).ok_or_else(|| LoadError::Text {
+            .map_err(|error| LoadError::Text { file: CONFIG, reason: error.to_string() })?;
+        let source = template.or_else(|| default_template(&config)).ok_or_else(|| LoadError::Text {
             file: NAME,
             reason: "expected this file or a `chat_template` in tokenizer_config.json, found neither".into(),
         })?;
-        let mut environment = environment();
-        environment
-            .add_template_owned(NAME, template)
-            .map_err(|error| LoadError::Text { file: NAME, reason: format!("{error:#}") })?;
-        let token = |name| token_text(&config, name);
-        Ok(Self { environment, bos_token: token("bos_token"), eos_token: token("eos_token") })
+        let template = Template::parse(&source)
+            .map_err(|error| LoadError::Text { file: NAME, reason: error.to_string() })?;
+        let reads = Reads { strings: true, lists: true };
+        let image_token = image_token.to_owned();
+        Ok(Self { template, tokens: special_tokens(&config), image_token, reads, now: Moment::now })
     }
 
-    /// Renders a conversation up to where the assistant begins to speak. `quote` is applied to every text of every
-    /// message.
-    pub(super) fn render(
-        &self,
-        messages: &[Message],
-        quote: impl Fn(&str) -> String,
-    ) -> Result<String, GenerateError> {
-        let messages: Vec<Value> = messages.iter().map(|message| message_value(message, &quote)).collect();
-        let template = self.environment.get_template(NAME).map_err(|error| broken(&error))?;
-        let values = context! {
-            messages,
-            add_generation_prompt => true,
-            bos_token => self.bos_token,
-            eos_token => self.eos_token,
-        };
-        template.render(values).map_err(|error| {
-            let raised = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Raised>());
-            match raised {
-                Some(Raised(message)) => GenerateError::Invalid {
-                    field: "messages",
-                    message: format!("the model's chat template refuses the conversation: {message}"),
-                },
-                None => broken(&error),
-            }
+    /// The text of a token that the configuration names.
+    pub(super) fn token(&self, name: &str) -> Option<&str> {
+        self.tokens.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
+    }
+
+    /// The clock that templates read.
+    #[cfg(test)]
+    pub(super) fn set_clock(&mut self, now: fn() -> Moment) {
+        self.now = now;
+    }
+
+    /// Renders a conversation up to where the assistant begins to speak.
+    pub(super) fn render(&self, messages: &[Message]) -> Result<Text, GenerateError> {
+        self.try_render(messages, self.reads).map_err(|error| {
+            let message = match &error.failure {
+                Failure::Raised(message) => {
+                    format!("the model's chat template refuses the conversation: {message:.500}")
+                }
+                _ => format!("the model's chat template cannot put the conversation: {error:.500}"),
+            };
+            GenerateError::Invalid { field: "messages", message }
         })
+    }
+
+    /// The same, with contents in the form that `reads` asks for.
+    pub(super) fn try_render(&self, messages: &[Message], reads: Reads) -> Result<Text, RenderError> {
+        let bytes = messages.iter().flat_map(|message| &message.content).map(|part| match part {
+            Part::Text(text) => text.len(),
+            Part::Image(_) => 0,
+        });
+        let limits = Limits::for_input(bytes.sum());
+        let messages = messages.iter().map(|message| self.message(message, reads)).collect();
+        self.render_values(messages, limits)
+    }
+
+    /// The same, with messages as they are.
+    pub(super) fn render_values(&self, messages: Vec<Value>, limits: Limits) -> Result<Text, RenderError> {
+        let mut variables: Vec<(&str, Value)> =
+            self.tokens.iter().map(|(name, text)| (name.as_str(), Value::string(text))).collect();
+        variables.extend([
+            ("messages", Value::sequence(messages)),
+            ("tools", Value::None),
+            ("documents", Value::None),
+            ("add_generation_prompt", Value::Bool(true)),
+        ]);
+        self.template.render(variables, limits, (self.now)())
+    }
+
+    /// `{role, content}`. One lone text is a string, where the template reads those, and everything else a list of parts.
+    /// A template that reads strings only gets parts as lines, images as image tokens.
+    fn message(&self, message: &Message, reads: Reads) -> Value {
+        let role = match message.role {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        };
+        let content = match message.content.as_slice() {
+            [] if reads.strings => Value::string(""),
+            [Part::Text(text)] if reads.strings => Value::said(text),
+            parts if reads.lists => Value::sequence(parts.iter().map(part).collect()),
+            parts => {
+                let lines = parts.iter().map(|part| match part {
+                    Part::Text(text) => Text::said(text),
+                    Part::Image(_) => Text::own(&self.image_token),
+                });
+                Value::Str(Text::lines(lines))
+            }
+        };
+        Value::object(vec![("role", Value::string(role)), ("content", content)])
     }
 }
 
-fn broken(error: &Error) -> GenerateError {
-    GenerateError::Engine(format!("the model's chat template failed: {error:#}"))
+fn part(part: &Part) -> Value {
+    Value::object(match part {
+        Part::Text(text) => vec![("type", Value::string("text")), ("text", Value::said(text))],
+        Part::Image(_) => vec![("type", Value::string("image"))],
+    })
 }
 
 /// `chat_template` of a tokenizer config: a string, or a list of named ones of which `default` counts.
@@ -85,138 +137,20 @@ fn default_template(config: &serde_json::Value) -> Option<String> {
     template.as_str().map(str::to_owned).or_else(|| template.as_array().and_then(named))
 }
 
-/// A token of a tokenizer config: a string, or an object with `content`.
-fn token_text(config: &serde_json::Value, name: &str) -> Option<String> {
-    let token = config.get(name)?;
-    token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
-}
-
-/// `{role, content}`, where one lone text is a string and everything else a list of parts.
-fn message_value(message: &Message, quote: &impl Fn(&str) -> String) -> Value {
-    let role = match message.role {
-        Role::System => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-    };
-    let content = match message.content.as_slice() {
-        [] => Value::from(""),
-        [Part::Text(text)] => Value::from(quote(text)),
-        parts => Value::from_iter(parts.iter().map(|part| match part {
-            Part::Text(text) => context! { type => "text", text => quote(text) },
-            Part::Image(_) => context! { type => "image" },
-        })),
-    };
-    context! { role, content }
-}
-
-fn environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(python_method);
-    environment.add_filter("tojson", python_json);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
-    });
-    environment
-}
-
-/// `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn python_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = kwargs.get("indent")?;
-    kwargs.assert_all_used()?;
-    let failed = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let mut bytes = Vec::new();
-    match indent {
-        Some(width) => {
-            let indent = " ".repeat(width.min(16));
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-            value.serialize(&mut serializer).map_err(failed)?;
-        }
-        None => {
-            let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, PythonSeparators);
-            value.serialize(&mut serializer).map_err(failed)?;
-        }
+/// The tokens that transformers gives to a template by name: the usual ones, other keys that end in `_token`, and those
+/// of `extra_special_tokens`, where that has names. What is absent or null is no variable at all.
+fn special_tokens(config: &serde_json::Value) -> Vec<(String, String)> {
+    let text =
+        |token: &serde_json::Value| token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned);
+    let Some(keys) = config.as_object() else { return Vec::new() };
+    let own = keys.iter().filter(|(key, _)| NAMED_TOKENS.contains(&key.as_str()) || key.ends_with("_token"));
+    let extra = ["extra_special_tokens", "model_specific_special_tokens"];
+    let extra = extra.iter().filter_map(|key| config[key].as_object()).flatten();
+    let named = own.chain(extra).filter_map(|(name, token)| Some((name.clone(), text(token)?)));
+    let mut tokens: Vec<(String, String)> = Vec::new();
+    for (name, token) in named {
+        tokens.retain(|(known, _)| *known != name);
+        tokens.push((name, token));
     }
-    Ok(Value::from_safe_string(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// Python's `", "` and `": "`.
-struct PythonSeparators;
-
-impl serde_json::ser::Formatter for PythonSeparators {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
-    }
-}
-
-/// The methods of Python's `str` and `dict` that chat templates call.
-fn python_method(_: &State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    if let Some(text) = value.as_str() {
-        return string_method(text, method, args);
-    }
-    if value.kind() == ValueKind::Map {
-        return map_method(value, method, args);
-    }
-    Err(Error::from(ErrorKind::UnknownMethod))
-}
-
-fn string_method(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
-    let arg = |index: usize| args.get(index).and_then(Value::as_str);
-    let required = |index: usize| {
-        let missing = || Error::new(ErrorKind::MissingArgument, format!("`{method}` takes a string"));
-        arg(index).ok_or_else(missing)
-    };
-    let stripped = |c: char| arg(0).map_or(c.is_whitespace(), |set| set.contains(c));
-    Ok(match method {
-        "strip" => Value::from(text.trim_matches(stripped)),
-        "lstrip" => Value::from(text.trim_start_matches(stripped)),
-        "rstrip" => Value::from(text.trim_end_matches(stripped)),
-        "upper" => Value::from(text.to_uppercase()),
-        "lower" => Value::from(text.to_lowercase()),
-        "startswith" => Value::from(text.starts_with(required(0)?)),
-        "endswith" => Value::from(text.ends_with(required(0)?)),
-        "replace" => Value::from(text.replace(required(0)?, required(1)?)),
-        "split" if arg(0).is_none() => Value::from_iter(text.split_whitespace()),
-        "split" => Value::from_iter(text.split(required(0)?)),
-        "splitlines" => Value::from_iter(text.lines()),
-        _ => return Err(Error::from(ErrorKind::UnknownMethod)),
-    })
-}
-
-fn map_method(map: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    let keys = || map.try_iter();
-    Ok(match method {
-        "keys" => Value::from_iter(keys()?),
-        "values" => Value::from_iter(keys()?.map(|key| map.get_item(&key)).collect::<Result<Vec<_>, _>>()?),
-        "items" => {
-            let pair = |key: Value| Ok(Value::from(vec![key.clone(), map.get_item(&key)?]));
-            Value::from_iter(keys()?.map(pair).collect::<Result<Vec<_>, Error>>()?)
-        }
-        "get" => {
-            let key = args.first().ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
-            let found = map.get_item(key)?;
-            let default = || args.get(1).cloned().unwrap_or_else(|| Value::from(()));
-            if found.is_undefined() { default() } else { found }
-        }
-        _ => return Err(Error::from(ErrorKind::UnknownMethod)),
-    })
+    tokens
 }

@@ -32,6 +32,16 @@ fn layout(prompter: &Prompter, messages: Vec<Message>) -> Result<Layout, Generat
     prompter.layout(&Prompt::Chat(messages), 4096)
 }
 
+/// What is wrong with a template.
+fn refusal(template: &str) -> String {
+    let refused = Prompter::new(&toy::tokenizer_json(), "{}", Some(template.into()), toy::IMAGE_PAD);
+    match refused {
+        Err(LoadError::Text { file: "chat_template.jinja", reason }) => reason,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("{template} was taken"),
+    }
+}
+
 /// What transformers would do with text that holds no control token of the user's.
 fn reference(rendered: &str) -> Vec<u32> {
     toy::tokenizer().encode(rendered, false).unwrap().get_ids().to_vec()
@@ -119,59 +129,133 @@ fn text_that_cannot_fit_is_refused_before_it_is_tokenised() {
 }
 
 #[test]
-fn templates_can_refuse_and_can_be_broken() {
-    let refusing = prompter_with("{{ raise_exception('roles must alternate') }}");
-    let error = layout(&refusing, vec![user(vec![text("x")])]).unwrap_err();
-    assert!(
-        matches!(&error, GenerateError::Invalid { field: "messages", message } if message.contains("alternate"))
+fn templates_can_refuse() {
+    let refusing = toy::TEMPLATE.replace(
+        "{%- if part.type == 'image' %}",
+        "{%- if part.text == 'no' %}{{ raise_exception('not that') }}{%- elif part.type == 'image' %}",
     );
-    let broken = prompter_with("{{ messages[0].content.nonsense() }}");
-    assert!(matches!(layout(&broken, vec![user(vec![text("x")])]), Err(GenerateError::Engine(_))));
-    let forgetful = prompter_with("{{ messages[0].role }}");
-    assert!(matches!(layout(&forgetful, vec![user(vec![image()])]), Err(GenerateError::Engine(_))));
-    assert!(matches!(layout(&refusing, vec![]), Err(GenerateError::Invalid { field: "messages", .. })));
-    let unparsable = Prompter::new(&toy::tokenizer_json(), "{}", Some("{% if %}".into()), toy::IMAGE_PAD);
-    assert!(matches!(unparsable, Err(LoadError::Text { file: "chat_template.jinja", .. })));
-    assert!(Prompter::new(&toy::tokenizer_json(), "{}", None, toy::IMAGE_PAD).is_err());
-    assert!(Prompter::new("{}", "{}", Some(String::new()), toy::IMAGE_PAD).is_err());
+    let refusing = prompter_with(&refusing);
+    let error = layout(&refusing, vec![user(vec![image(), text("no")])]).unwrap_err();
     assert!(
-        Prompter::new(&toy::tokenizer_json(), "{}", Some(String::new()), 5).is_err(),
-        "no such image token"
+        matches!(&error, GenerateError::Invalid { field: "messages", message } if message.contains("not that"))
+    );
+    assert!(matches!(layout(&refusing, vec![]), Err(GenerateError::Invalid { field: "messages", .. })));
+}
+
+#[test]
+fn what_cannot_serve_is_refused_when_it_is_loaded() {
+    for (template, reason) in [
+        ("{% if %}", "line 1: expected an expression"),
+        ("", "not in the prompt"),
+        ("{{ messages[0].role }}", "not in the prompt"),
+        ("{{ messages[0].content.nonsense() }}", "cannot put a question"),
+        ("{{ messages[0].content.casefold() }}", "`casefold` of Python is not supported"),
+        ("{{ messages[0].content|wordwrap }}", "filter `wordwrap` is not supported"),
+        ("{% if false %}{{ 1 is prime }}{% endif %}", "test `prime` is not supported"),
+        ("{{ raise_exception('never') }}", "cannot put a question"),
+        ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "it takes more"),
+        (&toy::TEMPLATE.replace("<|image_pad|>", "<image>"), "0 image places for 1 images"),
+        (
+            &toy::TEMPLATE.replace("<|image_pad|>", "<|image_pad|><|image_pad|>"),
+            "2 image places for 1 images",
+        ),
+        (&toy::TEMPLATE.replace("part.type", "part.kind"), "0 image places"),
+    ] {
+        let found = refusal(template);
+        assert!(found.contains(reason), "{template}: {found}");
+    }
+    assert!(Prompter::new(&toy::tokenizer_json(), "{}", None, toy::IMAGE_PAD).is_err());
+    assert!(Prompter::new("{}", "{}", Some(toy::TEMPLATE.into()), toy::IMAGE_PAD).is_err());
+    let wrong_image = Prompter::new(&toy::tokenizer_json(), "{}", Some(toy::TEMPLATE.into()), 5);
+    assert!(wrong_image.is_err(), "no such image token");
+}
+
+/// Each of these would take the process, or its memory, along.
+#[test]
+fn hostile_templates_end() {
+    let user = "{{ messages[0].content }}";
+    let loops = |body: &str| {
+        format!(
+            "{{% set n = namespace(x='xxxxxxxxxxxxxxxx') %}}{{% for i in range(90000) %}}{body}{{% endfor %}}{user}"
+        )
+    };
+    for template in [
+        format!("{{{{ messages[0].content{} }}}}", "|trim".repeat(50_000)),
+        format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000)),
+        format!("{{{{ {}true }}}}", "not ".repeat(50_000)),
+        format!("{{{{ {}1 }}}}", "-".repeat(50_000)),
+        format!("{{{{ 1{} }}}}", "+1".repeat(50_000)),
+        format!("{}{}", "{% if true %}".repeat(5_000), "{% endif %}".repeat(5_000)),
+        "{% set x = 'a' * 10 ** 15 %}".into(),
+        "{% set x = [1] * 10 ** 15 %}".into(),
+        "{{ '%4000000000d' % 1 }}".into(),
+        "{{ '{:>4000000000}'.format(1) }}".into(),
+        "{{ 'x'.center(4000000000) }}".into(),
+        "{{ 'x'|indent(4000000000) }}".into(),
+        loops("{% set n.x = n.x ~ n.x %}"),
+        loops("{% set n.x = n.x + n.x %}"),
+        loops("{% set n.x = n.x.replace('x', 'xx') %}"),
+        loops("{% set n.x = '%s%s' % (n.x, n.x) %}"),
+        loops("{% set n.x = '{0}{0}'.format(n.x) %}"),
+        loops("{% set n.x = n.x.join([n.x, n.x]) %}"),
+        loops("{% set n.x = [n.x, n.x] %}"),
+        loops("{% set n.x = [n.x] %}"),
+        loops("{% set n.x = n %}"),
+        loops("{% set n.x = n.x|list + n.x|list %}"),
+        loops("{% set n.x = {'a': n.x} %}"),
+        loops("{% set n.x = (n.x|tojson) %}"),
+        "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}".into(),
+        "{% macro m(x) %}{{ x }}{{ caller() }}{% endmacro %}{% macro r() %}{% call m(1) %}{{ r() }}{% endcall %}{% endmacro %}{{ r() }}".into(),
+        "x".repeat(1 << 20),
+    ] {
+        refusal(&template);
+    }
+}
+
+#[test]
+fn text_is_given_as_the_template_reads_it() {
+    let lists = toy::TEMPLATE.replace("message.content is string", "false");
+    let strings = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}";
+    for (template, expected) in [
+        (lists.as_str(), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
+        (strings, "<|im_start|>hi<|im_end|>"),
+    ] {
+        let layout = layout(&prompter_with(template), vec![user(vec![text("hi")])]).unwrap();
+        assert_eq!(layout.segments, [Segment::Tokens(reference(expected))]);
+    }
+    // A template for text only gets images where the client put them.
+    let layout = layout(&prompter_with(strings), vec![user(vec![image(), text("hi")])]).unwrap();
+    let after = reference("\nhi<|im_end|>");
+    assert_eq!(
+        layout.segments,
+        [Segment::Tokens(vec![toy::IM_START]), Segment::Image(0), Segment::Tokens(after)]
     );
 }
 
 #[test]
-fn python_in_templates_works() {
-    let cases = [
-        ("{{ bos_token }}{{ eos_token }}", "<s><|im_end|>"),
-        ("{{ messages|tojson }}", r#"[{"role": "user", "content": "a <b> 'c' é"}]"#),
-        ("{{ {'a': [1]}|tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}"),
-        ("{{ '</think>x\n'.split('</think>')[-1].rstrip('\n') }}", "x"),
-        ("{{ ' x '.strip() }}{{ 'xxa'.lstrip('x') }}{{ 'A'.lower() }}{{ 'a'.upper() }}", "xaaA"),
-        ("{{ 'ab'.startswith('a') and 'ab'.endswith('b') and not 'ab'.startswith('b') }}", "True"),
-        ("{{ 'a-b'.replace('-', '+') }}{{ 'a b'.split()|length }}", "a+b2"),
-        ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "a1"),
-        ("{{ {'a': 1}.get('b', 'none') }}{{ {'a': 1}.get('a') }}", "none1"),
-        ("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "1"),
-        (
-            "{% set ns = namespace(n=0) %}{% for m in messages[::-1] %}{% set ns.n = 5 %}{% endfor %}{{ ns.n }}",
-            "5",
-        ),
-        ("{{ '<b>' }}", "<b>"),
-        ("a\n  {% if true %}\nb\n  {% endif %}\n", "a\nb\n"),
-    ];
-    let messages = [user(vec![text("a <b> 'c' é")])];
-    for (template, expected) in cases {
-        let template = ChatTemplate::new(
-            r#"{"bos_token": {"content": "<s>"}, "eos_token": "<|im_end|>"}"#,
-            Some(template.to_owned()),
-        )
-        .unwrap();
-        assert_eq!(template.render(&messages, str::to_owned).unwrap(), expected);
-    }
-    let named =
-        r#"{"chat_template": [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]}"#;
-    assert_eq!(ChatTemplate::new(named, None).unwrap().render(&messages, str::to_owned).unwrap(), "d");
+fn the_post_processor_has_its_say() {
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&toy::tokenizer_json()).unwrap();
+    let bos = serde_json::json!({"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}});
+    let a = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+    let b = serde_json::json!({"Sequence": {"id": "B", "type_id": 1}});
+    tokenizer["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing", "single": [bos, a], "pair": [bos, a, b],
+        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [toy::ENDOFTEXT], "tokens": ["<|endoftext|>"]}},
+    });
+    let load = |config: &str, template: &str| {
+        Prompter::new(&tokenizer.to_string(), config, Some(template.into()), toy::IMAGE_PAD).unwrap()
+    };
+    let begun = |prompter: &Prompter, prompt: Prompt| {
+        let ids = prompter.layout(&prompt, 4096).unwrap().ids(toy::IMAGE_PAD);
+        ids.iter().take_while(|id| **id == toy::ENDOFTEXT).count()
+    };
+    let chat = || Prompt::Chat(vec![user(vec![text("hi")])]);
+    let silent = load("{}", toy::TEMPLATE);
+    assert_eq!(begun(&silent, Prompt::Text("hi".into())), 1);
+    assert_eq!(begun(&silent, Prompt::Text("<|endoftext|>hi".into())), 1);
+    assert_eq!(begun(&silent, chat()), 1, "a template that leaves it to the tokenizer");
+    let own = load(r#"{"bos_token": "<|endoftext|>"}"#, &format!("{{{{ bos_token }}}}{}", toy::TEMPLATE));
+    assert_eq!(begun(&own, chat()), 1, "a template that writes it itself");
 }
 
 proptest! {

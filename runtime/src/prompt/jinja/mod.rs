@@ -1,0 +1,149 @@
+//! Jinja2 as transformers runs it, with a bound on everything.
+//!
+//! Chat templates are written for Python: for jinja2's sandbox with `trim_blocks` and `lstrip_blocks`, for the methods
+//! of `str` and `dict`, and for what Python prints. A template comes with a checkpoint from anywhere, so what it costs is
+//! bounded too: work, memory, time and depth ([`Limits`]). What is not implemented is an error when the template is
+//! loaded or rendered, never another text.
+
+mod ast;
+mod clock;
+mod eval;
+mod expression;
+mod filters;
+mod format;
+mod given;
+mod json;
+mod lexer;
+mod meter;
+mod methods;
+mod ops;
+mod parser;
+mod repr;
+mod said;
+mod strings;
+mod tests;
+mod value;
+
+use std::sync::Arc;
+
+pub(crate) use clock::Moment;
+use eval::{Evaluator, Scope};
+pub(crate) use meter::Limits;
+use meter::Meter;
+use said::Builder;
+pub(crate) use said::Text;
+pub(crate) use value::Value;
+use value::{Dict, Seq};
+
+/// Longest template, bytes. The longest in use have 30,000.
+const LONGEST: usize = 256 << 10;
+
+/// A template that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub(crate) struct SyntaxError {
+    pub(crate) line: u32,
+    pub(crate) message: String,
+}
+
+/// Why a rendering ended early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The template refuses the conversation, with this message.
+    Raised(String),
+    /// Something that Python does not do either, or that is not supported.
+    Failed(String),
+    /// A limit was reached.
+    Exhausted(&'static str),
+}
+
+impl Failure {
+    fn new(message: impl Into<String>) -> Self {
+        Self::Failed(message.into())
+    }
+
+    fn exhausted(what: &'static str) -> Self {
+        Self::Exhausted(what)
+    }
+}
+
+/// A rendering that failed, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RenderError {
+    pub(crate) line: u32,
+    pub(crate) failure: Failure,
+}
+
+impl std::fmt::Display for RenderError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let line = self.line;
+        match &self.failure {
+            Failure::Raised(message) => write!(f, "line {line}: it raised {message:?}"),
+            Failure::Failed(message) => write!(f, "line {line}: {message}"),
+            Failure::Exhausted(what) => {
+                write!(f, "line {line}: it takes more {what} than any conversation needs")
+            }
+        }
+    }
+}
+
+/// A template that parses.
+#[derive(Debug)]
+pub(crate) struct Template {
+    body: ast::Body,
+}
+
+impl Template {
+    /// Parses a template.
+    pub(crate) fn parse(source: &str) -> Result<Self, SyntaxError> {
+        if source.len() > LONGEST {
+            let message = format!("expected at most {LONGEST} bytes, found {}", source.len());
+            return Err(SyntaxError { line: 1, message });
+        }
+        let tokens = lexer::tokens(&lexer::normalise(source))?;
+        Ok(Self { body: parser::Parser::new(tokens).template()? })
+    }
+
+    /// Renders the template with these variables.
+    pub(crate) fn render(
+        &self,
+        variables: Vec<(&str, Value)>,
+        limits: Limits,
+        now: Moment,
+    ) -> Result<Text, RenderError> {
+        let meter = Meter::new(limits);
+        let evaluator = Evaluator::new(&meter, now);
+        let globals = Scope::new(None);
+        for (name, value) in variables {
+            globals.set(&Arc::from(name), value);
+        }
+        let mut out = Builder::default();
+        match evaluator.body(&self.body, &Scope::new(Some(globals)), &mut out) {
+            Ok(_) => Ok(out.finish()),
+            Err(failure) => Err(RenderError { line: evaluator.line.get(), failure }),
+        }
+    }
+}
+
+impl Value {
+    /// A string of ours.
+    pub(crate) fn string(text: &str) -> Self {
+        Self::own(text)
+    }
+
+    /// A string that a message says.
+    pub(crate) fn said(text: &str) -> Self {
+        Self::Str(Text::said(text))
+    }
+
+    /// A list; too deep a one is refused as an empty one.
+    pub(crate) fn sequence(items: Vec<Self>) -> Self {
+        Self::List(Seq::new(items).unwrap_or_default())
+    }
+
+    /// A dictionary with names as keys; too deep a one is refused as an empty one.
+    pub(crate) fn object(entries: Vec<(&str, Self)>) -> Self {
+        let entries = entries.into_iter().map(|(key, value)| (Self::own(key), value)).collect();
+        Self::Dict(Dict::new(entries).unwrap_or_default())
+    }
+}

@@ -1,0 +1,143 @@
+//! Prompts held against transformers: many templates times many conversations (`models/reference/prompts/make_table.py`).
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
+
+use super::jinja::Moment;
+use super::template::Reads;
+use super::*;
+
+/// The reference's clock; the test checks that it is the table's.
+const NOW: i64 = 1_770_091_506;
+
+fn part(part: &Json) -> Part {
+    match part["text"].as_str() {
+        Some(text) => Part::Text(text.into()),
+        None => Part::Image(Arc::from([])),
+    }
+}
+
+fn message(message: &Json) -> Message {
+    let role = match message["role"].as_str() {
+        Some("system") => Role::System,
+        Some("assistant") => Role::Assistant,
+        _ => Role::User,
+    };
+    let content = match &message["content"] {
+        Json::String(text) => vec![Part::Text(text.clone())],
+        parts => parts.as_array().unwrap().iter().map(part).collect(),
+    };
+    Message { role, content }
+}
+
+fn digest(ids: &[u32]) -> String {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    crate::bundle::hex(&Sha256::digest(bytes))[..12].to_owned()
+}
+
+/// What one cell of the table is here.
+#[derive(Default)]
+struct Counts {
+    equal: usize,
+    errors_in_both: usize,
+    ids_equal: usize,
+    differing: Vec<String>,
+}
+
+fn check(counts: &mut Counts, prompters: &[Prompter], messages: &[Message], cell: &Json, place: &str) {
+    let rendered = prompters[0].template.render(messages);
+    let (rendered, expected) = match (rendered, cell["prompt"].as_str()) {
+        (Ok(rendered), Some(expected)) => (rendered, expected),
+        (Err(_), None) => return counts.errors_in_both += 1,
+        (Err(error), Some(expected)) => {
+            return counts.differing.push(format!("{place}: {error}; transformers writes {expected:?}"));
+        }
+        (Ok(rendered), None) => {
+            let error = &cell["error"];
+            return counts
+                .differing
+                .push(format!("{place}: {:?}; transformers has {error}", rendered.as_str()));
+        }
+    };
+    if rendered.as_str() != expected {
+        return counts.differing.push(format!("{place}:\n  {:?}\n  {expected:?}", rendered.as_str()));
+    }
+    counts.equal += 1;
+    for (prompter, (backend, expected)) in
+        prompters.iter().zip(cell["ids"].as_array().unwrap().iter().enumerate())
+    {
+        let begun =
+            prompter.template.token("bos_token").is_some_and(|bos| rendered.as_str().starts_with(bos));
+        let ids = prompter.tokenizer.encode_rendered(rendered.as_str(), rendered.ranges(), !begun).unwrap();
+        if digest(&ids) == expected.as_str().unwrap() {
+            counts.ids_equal += 1;
+        } else {
+            counts
+                .differing
+                .push(format!("{place}, tokenizer {backend}: {ids:?} for {:?}", rendered.as_str()));
+        }
+    }
+}
+
+#[test]
+fn prompts_equal_transformers() {
+    let table: Json = serde_json::from_str(include_str!("table.json")).unwrap();
+    assert_eq!(table["now"].as_i64().unwrap(), NOW);
+    let conversations: Vec<(&str, Vec<Message>)> = table["conversations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|conversation| {
+            let messages = conversation["messages"].as_array().unwrap().iter().map(message).collect();
+            (conversation["title"].as_str().unwrap(), messages)
+        })
+        .collect();
+    let backends: Vec<String> = table["backends"].as_array().unwrap().iter().map(Json::to_string).collect();
+    let (mut counts, mut refused, mut templates) = (Counts::default(), Vec::new(), 0);
+    for row in table["templates"].as_array().unwrap() {
+        let name = row["name"].as_str().unwrap();
+        let load = |backend: &String| {
+            let image_token = row["image"].as_str().unwrap();
+            let image = Tokenizer::from_bytes(backend).unwrap().token_to_id(image_token).unwrap();
+            let template = row["template"].as_str().unwrap().to_owned();
+            let mut prompter = Prompter::new(backend, &row["config"].to_string(), Some(template), image)?;
+            prompter.template.set_clock(|| Moment(NOW));
+            Ok::<_, LoadError>(prompter)
+        };
+        let prompters = match backends.iter().map(load).collect::<Result<Vec<_>, _>>() {
+            Ok(prompters) => prompters,
+            Err(error) => {
+                refused.push(format!("{name}: {error}"));
+                continue;
+            }
+        };
+        templates += 1;
+        let reads = match row["reads"].as_str() {
+            Some("strings") => Reads { strings: true, lists: false },
+            Some("lists") => Reads { strings: false, lists: true },
+            _ => Reads { strings: true, lists: true },
+        };
+        if prompters[0].template.reads != reads {
+            counts.differing.push(format!("{name}: {:?}, expected {reads:?}", prompters[0].template.reads));
+        }
+        for ((title, messages), cell) in conversations.iter().zip(row["cells"].as_array().unwrap()) {
+            check(&mut counts, &prompters, messages, cell, &format!("{name}, {title}"));
+        }
+    }
+    let Counts { equal, errors_in_both, ids_equal, differing } = &counts;
+    println!("transformers {}, jinja2 {}", table["transformers"], table["jinja2"]);
+    println!(
+        "| templates | prompts equal | refused by both | token ids equal | differ | refused when loaded |"
+    );
+    println!("|---|---|---|---|---|---|");
+    println!(
+        "| {templates} | {equal} | {errors_in_both} | {ids_equal} | {} | {} |",
+        differing.len(),
+        refused.len()
+    );
+    println!("{}", refused.join("\n"));
+    assert!(differing.is_empty(), "{} differ:\n{}", differing.len(), differing.join("\n"));
+    assert!(refused.is_empty(), "{refused:?}");
+}
