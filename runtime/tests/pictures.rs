@@ -264,8 +264,8 @@ fn fuzz(seed: u64, magic: &[u8], fixtures: &[&str]) {
             mend_checksums(&mut file);
         }
         let (found, peak) = peak(|| decode(&file, &limits));
-        // What the tables of a decoder take, beside the pixels and the file.
-        assert!(peak < 20 * MIB + 4 * file.len(), "case {case}: {peak} bytes");
+        // What a decoder may take for its tables, twice (a GIF holds a frame beside its picture), and the file.
+        assert!(peak < 36 * MIB + 4 * file.len(), "case {case}: {peak} bytes");
         if let Ok(image) = found {
             let (width, height) = image.pixels.dimensions();
             assert!(
