@@ -121,8 +121,18 @@ impl Prompter {
 
     /// A question about images, which must have their places. A template may refuse several in its own words.
     fn probe_images(&self, images: usize) -> Result<(), LoadError> {
-        let mut content: Vec<Part> = (0..images).map(|_| image()).collect();
-        content.push(text(WORDS[0]));
+        let places = || (0..images).map(|_| image());
+        let first = places().chain([text(WORDS[0])]).collect();
+        let outcome = self.probe_image_message(first, images);
+        if outcome.is_ok() || self.template.reads.lists {
+            return outcome;
+        }
+        // In a string an image's place is cut off with the text around it; it need not be, behind what is kept.
+        let last = [text(WORDS[1])].into_iter().chain(places()).collect();
+        self.probe_image_message(last, images).or(outcome)
+    }
+
+    fn probe_image_message(&self, content: Vec<Part>, images: usize) -> Result<(), LoadError> {
         let conversation = vec![says(Role::User, content)];
         match self.template.try_render(&conversation, self.template.reads) {
             Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
