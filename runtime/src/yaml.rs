@@ -135,10 +135,11 @@ mod tests {
         let indented: String = (0..1400).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
         let brackets = "[".repeat(MOST_BRACKETS);
         let lines = format!("{}\n", "- ".repeat(MOST_ENTRIES)).repeat(20_000);
-        for text in [indented, brackets, lines] {
+        for text in [indented, brackets] {
             assert!(text.len() <= MOST_BYTES);
             assert!(matches!(parse::<serde_yaml::Value>(text.as_bytes()), Err(YamlError::Parse(_))));
         }
+        assert_eq!(parse::<Vec<serde_yaml::Value>>(lines.as_bytes()).unwrap().len(), 20_000);
         assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
         let rules: Vec<u8> = b"- {graph: decoder, form: w8a8}\n".repeat(MOST_BRACKETS);
         assert_eq!(parse::<Vec<serde_yaml::Value>>(&rules).unwrap().len(), MOST_BRACKETS);

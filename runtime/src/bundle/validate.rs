@@ -56,7 +56,7 @@ pub(super) fn validate(mut raw: RawManifest, dir: &Path) -> Result<(Manifest, Ve
     let graphs = check_graphs(&raw, dir, &mut hashed)?;
     let mut files = BTreeMap::new();
     for (name, sha256) in raw.files {
-        let field = format!("files.{}", name.escape_debug());
+        let field = format!("files.{}", name.escape_debug().take(MOST_NAME).collect::<String>());
         check_sha256(&field, &sha256)?;
         let path = resolve(dir, &field, &name)?;
         hashed.push(ListedFile { name: name.clone(), path: path.clone(), sha256 });
