@@ -1,11 +1,13 @@
-//! What the whole-system tests share: goldens, engines, and the one way to compare.
+//! What tests of several crates share: goldens, engines, the one way to compare, and mutated input.
 //!
 //! Beside this crate lie its materials: `goldens/` (tensors from PyTorch, made by `cargo xtask goldens`), `fixtures/`
 //! (images and small graphs, each with the script that made it) and `client/` (the tests of a real server with real
 //! clients, in Python).
 
+pub mod allocated;
 pub mod compare;
 pub mod engines;
+pub mod fuzz;
 pub mod goldens;
 
 use std::path::PathBuf;
