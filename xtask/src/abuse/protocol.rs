@@ -54,6 +54,9 @@ pub(super) fn protocol(ring: &Ring<'_>) -> Result<Vec<Row>> {
 
 fn framing(address: SocketAddr) -> Vec<Exchange> {
     let json = "Content-Type: application/json\r\n";
+    // A sound request: what refuses it is the framing.
+    let body = "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":1}";
+    let chunk = format!("{:x}\r\n{body}", body.len());
     let text = |what, text: String, right| Exchange { what, bytes: text.into_bytes(), right };
     vec![
         text(
@@ -76,14 +79,14 @@ fn framing(address: SocketAddr) -> Vec<Exchange> {
         text(
             "gzip, chunked",
             format!(
-                "POST {CHAT} HTTP/1.1\r\nHost: {address}\r\n{json}Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
+                "POST {CHAT} HTTP/1.1\r\nHost: {address}\r\n{json}Transfer-Encoding: gzip, chunked\r\n\r\n{chunk}\r\n0\r\n\r\n"
             ),
             &[400, 501],
         ),
         text(
             "chunked twice",
             format!(
-                "POST {CHAT} HTTP/1.1\r\nHost: {address}\r\n{json}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
+                "POST {CHAT} HTTP/1.1\r\nHost: {address}\r\n{json}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}\r\n0\r\n\r\n"
             ),
             &[400, 501],
         ),
