@@ -14,6 +14,9 @@ use super::server::Process;
 /// A probe that takes longer has failed, as an orchestrator sees it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Between two probes.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Times of many exchanges.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Latencies {
@@ -73,7 +76,7 @@ pub(crate) type Probe = (f64, bool);
 
 /// Asks `/health` on a new connection, as orchestrators do.
 pub(crate) fn probes(address: SocketAddr) -> Watch<Probe> {
-    Watch::every(Duration::from_millis(10), move || {
+    Watch::every(PAUSE, move || {
         let start = Instant::now();
         let request = http::head("GET", "/health", address, &[("Connection", "close")]);
         let answered = http::connect(address, PATIENCE).and_then(|mut stream| {
@@ -86,10 +89,15 @@ pub(crate) fn probes(address: SocketAddr) -> Watch<Probe> {
     })
 }
 
-/// What probes found.
+/// What probes found. While one waits, those that would have been sent meanwhile are not: they count as if they had been, each with the
+/// rest of the wait. Otherwise a single probe of three seconds would be lost among a hundred quick ones.
 pub(crate) fn latencies(probes: Vec<Probe>) -> Latencies {
     let failed = probes.iter().filter(|(_, fine)| !fine).count();
-    Latencies { milliseconds: probes.into_iter().map(|(milliseconds, _)| milliseconds).collect(), failed }
+    let rests = |(wait, _): (f64, bool)| {
+        let rest = move |index: u32| wait - f64::from(index) * PAUSE.as_secs_f64() * 1e3;
+        std::iter::once(wait).chain((1..).map(rest).take_while(|rest| *rest > 0.0))
+    };
+    Latencies { milliseconds: probes.into_iter().flat_map(rests).collect(), failed }
 }
 
 /// Resident memory over time: seconds since the start, bytes.
@@ -109,5 +117,13 @@ mod tests {
         let latencies = Latencies { milliseconds: (1..=100).rev().map(f64::from).collect(), failed: 0 };
         assert_eq!([50.0, 99.0, 100.0].map(|p| latencies.percentile(p)), [50.0, 99.0, 100.0]);
         assert_eq!(Latencies::default().percentile(99.0), 0.0);
+    }
+
+    #[test]
+    fn a_long_wait_counts_as_the_probes_that_it_kept_back() {
+        let quick = vec![(1.0, true); 100];
+        let waited = latencies([&quick[..], &[(3000.0, true)]].concat());
+        assert_eq!(waited.milliseconds.len(), 100 + 300);
+        assert!(waited.percentile(99.0) > 2900.0);
     }
 }
