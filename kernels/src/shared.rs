@@ -29,3 +29,38 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Threads;
+    use crate::testing::Three;
+
+    #[test]
+    fn parts_of_many_tasks_make_the_whole() {
+        let mut numbers = vec![0; 100];
+        let shared = Shared::new(&mut numbers);
+        Three.run(15, &|task| {
+            let (start, end) = (task * 7, 100.min((task + 1) * 7));
+            // SAFETY: every task has a part of its own.
+            let part = unsafe { shared.part(start, end - start) };
+            part.iter_mut().zip(start..).for_each(|(number, place)| *number = place);
+        });
+        assert!(numbers.into_iter().eq(0..100));
+    }
+
+    #[test]
+    fn no_part_lies_beyond_the_end() {
+        let mut numbers = [0; 5];
+        let shared = Shared::new(&mut numbers);
+        for (start, len) in [(0, 6), (5, 1), (6, 0), (usize::MAX, 2), (2, usize::MAX)] {
+            let part = std::panic::AssertUnwindSafe(|| {
+                // SAFETY: nobody else has a part.
+                unsafe { shared.part(start, len) }.len()
+            });
+            assert!(std::panic::catch_unwind(part).is_err(), "{len} from {start}");
+        }
+        // SAFETY: nobody else has a part.
+        assert_eq!(unsafe { shared.part(5, 0) }.len(), 0);
+    }
+}

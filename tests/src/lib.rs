@@ -1,4 +1,4 @@
-//! What the whole-system tests share: goldens, engines, and the one way to compare.
+//! What tests of several crates share: goldens, engines, the one way to compare, and mutated input.
 //!
 //! Beside this crate lie its materials: `goldens/` (tensors from PyTorch, made by `cargo xtask goldens`), `fixtures/`
 //! (images and small graphs, each with the script that made it) and `client/` (the tests of a real server with real
@@ -6,8 +6,10 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests speak to whoever runs them")]
 
+pub mod allocated;
 pub mod compare;
 pub mod engines;
+pub mod fuzz;
 pub mod goldens;
 
 use std::path::PathBuf;

@@ -76,6 +76,11 @@ impl Programs {
         Ok(Self { dir: shell::target(if release { "release" } else { "debug" }) })
     }
 
+    /// Those that lie in a directory already.
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
     }

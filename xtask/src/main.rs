@@ -2,18 +2,23 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the people who work on this")]
 
+mod abuse;
 mod bench;
 mod bundles;
 mod demo;
+mod fuzz;
 mod goldens;
 mod gpu_check;
 mod onnxruntime;
 mod promtool;
 mod python;
 mod reference;
+mod sanitize;
 mod shell;
+mod soak;
 mod test;
 mod tidy;
+mod traffic;
 mod train;
 
 use std::process::ExitCode;
@@ -48,6 +53,14 @@ enum Command {
     Bench(bench::Command),
     /// Everything that only an NVIDIA GPU can show: every precision on CUDA and TensorRT, beside PyTorch
     GpuCheck(gpu_check::Args),
+    /// Tens of thousands of requests, a quarter of them abusive: nothing may be lost or mixed, and memory stays flat
+    Soak(soak::Args),
+    /// Known attacks on a server and its exporter, each with what it costs: a table
+    Abuse(abuse::Args),
+    /// Every parser against mutated input, in a release build
+    Fuzz(fuzz::Args),
+    /// The kernels under AddressSanitizer and Miri, which need a nightly toolchain
+    Sanitize,
     /// Check the rules of the code that no compiler checks
     Tidy,
     /// Fetch ONNX Runtime into target/onnxruntime and print where it is
@@ -63,6 +76,10 @@ fn main() -> ExitCode {
         Command::Train(args) => train::run(&args),
         Command::Bench(command) => bench::run(&command),
         Command::GpuCheck(args) => gpu_check::run(&args),
+        Command::Soak(args) => soak::run(&args),
+        Command::Abuse(args) => abuse::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Sanitize => sanitize::run(),
         Command::Tidy => tidy::run(),
         Command::Onnxruntime => onnxruntime::run(),
     };

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::bundles::{Build, Programs};
 use crate::python::Environment;
 use crate::shell::{self, section};
-use crate::{goldens, onnxruntime, promtool, tidy};
+use crate::{goldens, onnxruntime, promtool, soak, tidy};
 
 /// The preset that the client tests run on.
 const PRESET: &str = "arr-coc-ovis-tiny";
@@ -38,6 +38,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let more = args.client.as_deref().unwrap_or_default();
     section("client tests", || client(&programs, &bundle, &library, more))?;
+    if args.client.is_none() {
+        let ledger = shell::target("test-bundles").join("arr-coc-ledger").join("fp32-cpu");
+        section("soak, short", || soak::short(&programs, &ledger, &library))?;
+    }
     println!("\nall of it passed in {}", shell::duration(start));
     Ok(())
 }

@@ -188,12 +188,14 @@ pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Whether ONNX Runtime can be had; named and absent is a failure, not a reason to skip.
+/// Whether ONNX Runtime can be had; named (by its path, or as `ort` in `ARRCOC_REQUIRE`) and absent is a failure, not a reason to skip.
 pub fn has_onnx_runtime() -> bool {
     match RuntimeKind::Ort.open(2) {
         Ok(_) => true,
         Err(error) => {
-            let named = std::env::var_os("ORT_DYLIB_PATH").is_some();
+            let required = std::env::var("ARRCOC_REQUIRE").unwrap_or_default();
+            let named =
+                std::env::var_os("ORT_DYLIB_PATH").is_some() || required.split(',').any(|name| name == "ort");
             assert!(!named && matches!(error, EngineError::Unavailable { .. }), "{error}");
             eprintln!("skipped: {error}");
             false

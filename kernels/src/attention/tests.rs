@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Support;
-use crate::testing::{Three, numbers};
+use crate::testing::{Three, can_run, numbers, shapes};
 
 fn expected(grid: Grid, qkv: &[f32], tables: Tables<'_>) -> Vec<f64> {
     let (positions, width) = (grid.positions(), grid.head_width);
@@ -41,7 +41,7 @@ fn expected(grid: Grid, qkv: &[f32], tables: Tables<'_>) -> Vec<f64> {
 const TOLERANCE: f64 = 0.006;
 
 fn check(grid: Grid, size: f32) {
-    if !Support::detect().attention {
+    if !can_run("avx512bf16", Support::detect().attention) {
         return;
     }
     let (row, width) = (grid.row_width(), grid.head_width);
@@ -83,8 +83,48 @@ fn every_shape_follows_the_formula() {
 }
 
 #[test]
+fn odd_shapes_follow_the_formula() {
+    for [batch, height, width, heads, head_width] in shapes(60, [(1, 2), (1, 18), (1, 18), (1, 3), (1, 70)]) {
+        check(Grid { batch, height, width, heads, head_width }, 1.0);
+    }
+}
+
+#[test]
+fn nothing_to_compute_is_computed() {
+    if !can_run("avx512bf16", Support::detect().attention) {
+        return;
+    }
+    for (batch, height, width, heads) in [(0, 3, 3, 2), (2, 0, 3, 1), (2, 3, 0, 1), (1, 2, 2, 0)] {
+        let grid = Grid { batch, height, width, heads, head_width: 8 };
+        let table = |side: usize| vec![0.0; (2 * side).saturating_sub(1) * 8];
+        let (rows, columns) = (table(height), table(width));
+        let tables = Tables { rows: &rows, columns: &columns };
+        grid_attention(grid, &[], tables, &mut [], &mut Vec::new(), &Three);
+        attention(grid, [&[]; 3], &mut [], &mut Vec::new(), &Three);
+    }
+}
+
+#[test]
+fn slices_that_do_not_fit_are_refused() {
+    if !can_run("avx512bf16", Support::detect().attention) {
+        return;
+    }
+    let grid = Grid { batch: 1, height: 2, width: 3, heads: 2, head_width: 8 };
+    let (qkv, rows, columns) = (vec![0.0; 288], vec![0.0; 24], vec![0.0; 40]);
+    let refused = |qkv: &[f32], rows: &[f32], columns: &[f32], out: usize| {
+        let tables = Tables { rows, columns };
+        let call = || grid_attention(grid, qkv, tables, &mut vec![0.0; out], &mut Vec::new(), &Three);
+        assert!(std::panic::catch_unwind(call).is_err());
+    };
+    refused(&qkv[1..], &rows, &columns, 96);
+    refused(&qkv, &rows[1..], &columns, 96);
+    refused(&qkv, &rows, &columns[1..], 96);
+    refused(&qkv, &rows, &columns, 95);
+}
+
+#[test]
 fn without_positions() {
-    if !Support::detect().attention {
+    if !can_run("avx512bf16", Support::detect().attention) {
         return;
     }
     let grid = Grid { batch: 2, height: 1, width: 300, heads: 3, head_width: 40 };

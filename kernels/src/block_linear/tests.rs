@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Support;
-use crate::testing::{Three, numbers};
+use crate::testing::{Three, can_run, numbers, shapes};
 
 struct Case {
     inputs: usize,
@@ -64,7 +64,7 @@ impl Case {
 
 #[test]
 fn every_shape_gives_the_sums_of_plain_loops() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     for (blocks, outputs) in [(1, 16), (1, 32), (2, 48), (3, 64), (5, 112), (7, 144), (24, 96)] {
@@ -77,8 +77,48 @@ fn every_shape_gives_the_sums_of_plain_loops() {
 }
 
 #[test]
+fn odd_shapes_give_the_sums_of_plain_loops() {
+    if !can_run("avx512vnni", Support::detect().linear) {
+        return;
+    }
+    for [rows, blocks, tiles] in shapes(200, [(1, 20), (1, 9), (1, 13)]) {
+        let case = Case::new(rows, blocks * BLOCK, tiles * TILE);
+        assert_eq!(case.run(rows), case.expected(rows), "{rows} rows, {blocks} blocks, {tiles} tiles");
+    }
+}
+
+#[test]
+fn nothing_to_compute_is_computed() {
+    if !can_run("avx512vnni", Support::detect().linear) {
+        return;
+    }
+    for (rows, outputs) in [(0, 32), (3, 0)] {
+        let case = Case::new(rows, 64, outputs);
+        block_linear(&case.x, case.weight(), &mut [], &mut Vec::new(), &Three);
+    }
+}
+
+#[test]
+fn slices_that_do_not_fit_are_refused() {
+    if !can_run("avx512vnni", Support::detect().linear) {
+        return;
+    }
+    let case = Case::new(5, 64, 32);
+    let refused = |x: &[f32], weight: BlockedWeight<'_>, outputs: usize| {
+        let call = || block_linear(x, weight, &mut vec![0.0; outputs], &mut Vec::new(), &Three);
+        assert!(std::panic::catch_unwind(call).is_err());
+    };
+    refused(&case.x[1..], case.weight(), 160);
+    refused(&case.x, case.weight(), 159);
+    refused(&case.x, BlockedWeight { values: &case.values[1..], ..case.weight() }, 160);
+    refused(&case.x, BlockedWeight { scales: &case.scales[1..], ..case.weight() }, 160);
+    refused(&case.x, BlockedWeight { inputs: 63, ..case.weight() }, 160);
+    refused(&case.x, BlockedWeight { inputs: 0, ..case.weight() }, 160);
+}
+
+#[test]
 fn more_rows_than_one_task_takes() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     let case = Case::new(800, 64, 112);
@@ -87,7 +127,7 @@ fn more_rows_than_one_task_takes() {
 
 #[test]
 fn the_largest_weights_and_activations_do_not_overflow() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     for (byte, value) in [(0x00, -8.0), (0xff, 7.0)] {
@@ -104,7 +144,7 @@ fn the_largest_weights_and_activations_do_not_overflow() {
 
 #[test]
 fn what_is_no_number_stays_none_in_its_row_alone() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     for wild in [f32::NAN, f32::INFINITY] {

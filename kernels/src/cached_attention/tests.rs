@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Support;
-use crate::testing::{Three, numbers};
+use crate::testing::{Three, can_run, numbers, shapes};
 
 /// Rows of the rotary tables.
 const POSITIONS: usize = 700;
@@ -156,7 +156,7 @@ const TOLERANCE: f64 = 3e-6;
 
 #[test]
 fn every_shape_follows_the_formula() {
-    if !Support::detect().cached_attention {
+    if !can_run("avx512f", Support::detect().cached_attention) {
         return;
     }
     for (length, heads, kv_heads, width) in [
@@ -170,17 +170,70 @@ fn every_shape_follows_the_formula() {
         (20, 100, 1, 6),
         (600, 2, 1, 32),
     ] {
-        let sequence = Sequence::new(length, heads, kv_heads, width, 1);
-        let (found, expected) = (sequence.whole(), sequence.expected());
-        let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let error = found.iter().zip(&expected).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum::<f64>().sqrt();
-        assert!(error / norm < TOLERANCE, "{:?}: relative error {}", sequence.heads, error / norm);
+        check(&Sequence::new(length, heads, kv_heads, width, 1));
+    }
+}
+
+fn check(sequence: &Sequence) {
+    let (found, expected) = (sequence.whole(), sequence.expected());
+    let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let error = found.iter().zip(&expected).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum::<f64>().sqrt();
+    assert!(error / norm < TOLERANCE, "{:?}: relative error {}", sequence.heads, error / norm);
+}
+
+#[test]
+fn odd_shapes_follow_the_formula() {
+    if !can_run("avx512f", Support::detect().cached_attention) {
+        return;
+    }
+    for [length, kv_heads, group, half] in shapes(80, [(1, 70), (1, 3), (1, 9), (1, 40)]) {
+        check(&Sequence::new(length, kv_heads * group, kv_heads, 2 * half, 11));
     }
 }
 
 #[test]
+fn nothing_to_compute_leaves_the_cache_alone() {
+    if !can_run("avx512f", Support::detect().cached_attention) {
+        return;
+    }
+    let sequence = Sequence::new(3, 4, 2, 6, 1);
+    let mut kept = sequence.cache(5);
+    sequence.run(&[3], &mut kept);
+    let before = bits(&kept.keys);
+    let heads = Heads { tokens: 0, ..sequence.heads };
+    let none = Tokens { query: &[], key: &[], value: &[] };
+    assert!(step(heads, none, &mut kept).is_empty());
+    assert_eq!(bits(&kept.keys), before);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    if !can_run("avx512f", Support::detect().cached_attention) {
+        return;
+    }
+    let sequence = Sequence::new(3, 4, 2, 6, 1);
+    let tokens = sequence.part(0, 3);
+    let refused = |heads: Heads, tokens: Tokens<'_>, capacity: usize, held: usize| {
+        let mut kept = sequence.cache(capacity);
+        kept.held = vec![held];
+        let call = std::panic::AssertUnwindSafe(|| step(heads, tokens, &mut kept));
+        assert!(std::panic::catch_unwind(call).is_err(), "{heads:?}, {held} of {capacity}");
+    };
+    refused(sequence.heads, tokens, 2, 0);
+    refused(sequence.heads, tokens, 5, 3);
+    refused(sequence.heads, tokens, 900, 699);
+    refused(Heads { width: 5, ..sequence.heads }, tokens, 5, 0);
+    refused(Heads { kv_heads: 3, ..sequence.heads }, tokens, 5, 0);
+    refused(Heads { kv_heads: 0, ..sequence.heads }, tokens, 5, 0);
+    refused(Heads { batch: 2, ..sequence.heads }, tokens, 5, 0);
+    refused(sequence.heads, Tokens { query: &tokens.query[1..], ..tokens }, 5, 0);
+    refused(sequence.heads, Tokens { key: &tokens.key[1..], ..tokens }, 5, 0);
+    refused(sequence.heads, Tokens { value: &tokens.value[1..], ..tokens }, 5, 0);
+}
+
+#[test]
 fn chunks_equal_the_whole() {
-    if !Support::detect().cached_attention {
+    if !can_run("avx512f", Support::detect().cached_attention) {
         return;
     }
     for (heads, kv_heads, width) in [(4, 2, 128), (3, 1, 24), (2, 2, 64)] {
@@ -196,7 +249,7 @@ fn chunks_equal_the_whole() {
 
 #[test]
 fn batches_equal_the_single() {
-    if !Support::detect().cached_attention {
+    if !can_run("avx512f", Support::detect().cached_attention) {
         return;
     }
     // Five tokens behind histories of different lengths.
@@ -228,7 +281,7 @@ fn batches_equal_the_single() {
 
 #[test]
 fn a_cache_elsewhere_is_copied() {
-    if !Support::detect().cached_attention {
+    if !can_run("avx512f", Support::detect().cached_attention) {
         return;
     }
     let sequence = Sequence::new(60, 4, 2, 32, 3);
@@ -259,7 +312,7 @@ fn a_cache_elsewhere_is_copied() {
 
 #[test]
 fn what_is_no_number_stays_with_those_who_see_it() {
-    if !Support::detect().cached_attention {
+    if !can_run("avx512f", Support::detect().cached_attention) {
         return;
     }
     let sequence = Sequence::new(300, 4, 2, 128, 9);

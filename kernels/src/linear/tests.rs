@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::Support;
-use crate::testing::{Three, numbers};
+use crate::testing::{Three, can_run, numbers, shapes};
 
 struct Case {
     x: Vec<f32>,
@@ -52,7 +52,7 @@ impl Case {
 
 #[test]
 fn every_shape_gives_the_sums_of_plain_loops() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     for (inputs, outputs) in
@@ -70,8 +70,47 @@ fn every_shape_gives_the_sums_of_plain_loops() {
 }
 
 #[test]
+fn odd_shapes_give_the_sums_of_plain_loops() {
+    if !can_run("avx512vnni", Support::detect().linear) {
+        return;
+    }
+    for [rows, inputs, outputs] in shapes(300, [(1, 30), (1, 300), (1, 200)]) {
+        let case = Case::new(rows, inputs, outputs);
+        assert_eq!(case.run(rows), case.expected(rows), "{rows} rows, {inputs} inputs, {outputs} outputs");
+    }
+}
+
+#[test]
+fn nothing_to_compute_is_computed() {
+    if !can_run("avx512vnni", Support::detect().linear) {
+        return;
+    }
+    for (rows, inputs, outputs) in [(0, 70, 9), (3, 70, 0), (0, 0, 0)] {
+        let case = Case::new(rows, inputs, outputs);
+        linear(&case.x, case.weight(), &mut [], &mut Vec::new(), &Three);
+    }
+}
+
+#[test]
+fn slices_that_do_not_fit_are_refused() {
+    if !can_run("avx512vnni", Support::detect().linear) {
+        return;
+    }
+    let case = Case::new(5, 70, 9);
+    let refused = |x: &[f32], weight: Weight<'_>, outputs: usize| {
+        let call = || linear(x, weight, &mut vec![0.0; outputs], &mut Vec::new(), &Three);
+        assert!(std::panic::catch_unwind(call).is_err());
+    };
+    refused(&case.x[1..], case.weight(), 45);
+    refused(&case.x, case.weight(), 44);
+    refused(&case.x, Weight { values: &case.values[1..], ..case.weight() }, 45);
+    refused(&case.x, Weight { scales: &case.scales[1..], ..case.weight() }, 45);
+    refused(&case.x, Weight { bias: &case.bias[1..], ..case.weight() }, 45);
+}
+
+#[test]
 fn more_rows_than_one_task_takes() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     let case = Case::new(2100, 36, 300);
@@ -80,7 +119,7 @@ fn more_rows_than_one_task_takes() {
 
 #[test]
 fn the_largest_weights_and_activations_do_not_overflow() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     for (inputs, x, weight) in [(8192, -3.0, -127), (MOST_INPUTS, 3.0, 127), (MOST_INPUTS, -3.0, 127)] {
@@ -95,7 +134,7 @@ fn the_largest_weights_and_activations_do_not_overflow() {
 
 #[test]
 fn a_row_of_zeros_gives_the_bias() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     let mut case = Case::new(1, 70, 9);
@@ -105,7 +144,7 @@ fn a_row_of_zeros_gives_the_bias() {
 
 #[test]
 fn what_is_no_number_stays_none_in_its_row_alone() {
-    if !Support::detect().linear {
+    if !can_run("avx512vnni", Support::detect().linear) {
         return;
     }
     for (wild, inputs) in [(f32::NAN, 70), (f32::INFINITY, 70), (f32::NEG_INFINITY, 70)] {

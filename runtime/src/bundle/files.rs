@@ -22,32 +22,22 @@ pub(super) struct ListedFile {
     pub(super) sha256: String,
 }
 
-<<<<<<< ours
-/// Finds the file of a manifest path; `field` names it in errors, `dir` is canonical.
-=======
 /// Longest path in a bundle, bytes: it stands in messages.
 const MOST_PATH: usize = 1000;
 
-/// Resolves a manifest path; `field` names it in errors, `dir` is canonical.
->>>>>>> theirs
+/// Finds the file of a manifest path; `field` names it in errors, `dir` is canonical.
 ///
 /// The path itself stays inside the bundle. What lies there may be a symbolic link to anywhere, as in Hugging Face's cache: the file's hash says
 /// whether it is the right one.
 pub(super) fn resolve(dir: &Path, field: &str, name: &str) -> Result<PathBuf, BundleError> {
     let refuse =
         |reason| BundleError::Path { field: field.to_owned(), path: name.escape_debug().to_string(), reason };
-<<<<<<< ours
-    if !is_inside(name) {
-        return Err(refuse("empty, absolute, or with `.`, `..`, a backslash or NUL in it"));
-=======
     if name.len() > MOST_PATH {
         let path = format!("{}...", name.escape_debug().take(50).collect::<String>());
         return Err(BundleError::Path { field: field.to_owned(), path, reason: "longer than 1000 bytes" });
     }
-    let relative = Path::new(name);
-    if name.is_empty() || name.contains(['\\', '\0']) {
-        return Err(refuse("empty, or with a backslash or NUL in it"));
->>>>>>> theirs
+    if !is_inside(name) {
+        return Err(refuse("empty, absolute, or with `.`, `..`, a backslash or NUL in it"));
     }
     let path = dir.join(name);
     let metadata = path.metadata().map_err(|source| BundleError::Read { file: name.to_owned(), source })?;

@@ -18,7 +18,9 @@ fn runtimes() -> Vec<Box<dyn Runtime>> {
 fn ort() -> Option<Box<dyn Runtime>> {
     let runtime = RuntimeKind::Ort.open(2);
     if let Err(error) = &runtime {
-        let named = std::env::var_os("ORT_DYLIB_PATH").is_some();
+        let required = std::env::var("ARRCOC_REQUIRE").unwrap_or_default();
+        let named =
+            std::env::var_os("ORT_DYLIB_PATH").is_some() || required.split(',').any(|name| name == "ort");
         assert!(!named && matches!(error, EngineError::Unavailable { .. }), "{error}");
         eprintln!("skipped: {error}");
     }
