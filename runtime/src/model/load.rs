@@ -1,16 +1,16 @@
 //! Loading a bundle: the inference library, the graphs, a first run, the threads.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
-use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::admission::Admission;
 use super::memory::{MemoryNeed, on_gpu};
 use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options, WarmUp};
-use crate::bundle::manifest::{DecoderSpec, Statistics, Target};
 use crate::bundle::Bundle;
+use crate::bundle::manifest::{DecoderSpec, Statistics, Target};
 use crate::decoder::{self, Decoder, Embedder};
 use crate::engine::{EngineError, Runtime, RuntimeKind};
 use crate::error::LoadError;
