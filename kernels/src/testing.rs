@@ -1,5 +1,7 @@
 //! What the tests of all kernels need.
 
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
 use crate::Threads;
 
 /// Numbers from -1 to 1 that look random.

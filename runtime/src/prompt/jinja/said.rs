@@ -22,7 +22,8 @@ impl Text {
 
     /// What a message says.
     pub(crate) fn said(text: &str) -> Self {
-        let said = (!text.is_empty()).then(|| Rc::from(vec![0..text.len()]));
+        let whole = 0..text.len();
+        let said = (!text.is_empty()).then(|| Rc::from([whole]));
         Self { text: text.into(), said }
     }
 

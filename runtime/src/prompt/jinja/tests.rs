@@ -111,12 +111,8 @@ pub(super) fn ask(name: &str, value: &Value, given: Given, meter: &Meter) -> Res
         "lower" | "upper" => {
             let text = value.text()?;
             let text = text.as_str();
-            let (wrong, right): (fn(char) -> bool, fn(char) -> bool) = if name == "lower" {
-                (char::is_uppercase, char::is_lowercase)
-            } else {
-                (char::is_lowercase, char::is_uppercase)
-            };
-            !text.chars().any(wrong) && text.chars().any(right)
+            let (lower, upper) = (text.chars().any(char::is_lowercase), text.chars().any(char::is_uppercase));
+            if name == "lower" { lower && !upper } else { upper && !lower }
         }
         "odd" | "even" => {
             let number = value.as_int();
