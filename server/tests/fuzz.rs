@@ -101,19 +101,19 @@ fn bodies(path: &str, sound: &[Value]) {
 }
 
 #[test]
-#[ignore = "fails: errors repeat all of a wrong value"]
+
 fn chat_bodies() {
     bodies("/v1/chat/completions", &chats());
 }
 
 #[test]
-#[ignore = "fails: errors repeat all of a wrong value"]
+
 fn completion_bodies() {
     bodies("/v1/completions", &completions());
 }
 
 #[test]
-#[ignore = "fails: errors repeat all of a wrong value"]
+
 fn data_uris() {
     const LIMIT: usize = 64;
     let sound =
