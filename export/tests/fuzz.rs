@@ -48,7 +48,6 @@ fn damaged(mutator: &mut Mutator, sound: &Value) -> Vec<u8> {
 }
 
 #[test]
-
 fn safetensors_headers() {
     let sound = header();
     let mut accepted = 0;
@@ -104,7 +103,6 @@ fn calibration() -> Value {
 }
 
 #[test]
-
 fn calibration_files() {
     let (sound, dir) = (calibration(), tempfile::tempdir().unwrap());
     let path = dir.path().join("calibration.json");

@@ -12,6 +12,7 @@ pub mod image;
 pub mod model;
 pub mod offline;
 pub mod prompt;
+pub mod quote;
 pub mod sampling;
 mod scheduler;
 pub mod tensor;

@@ -137,7 +137,6 @@ const WORDS: &[&str] = &[
 ];
 
 #[test]
-
 fn chat_templates() {
     let Checkpoint { tokenizer, config, template, image_token } = checkpoint();
     let prompts = conversations();
@@ -153,7 +152,6 @@ fn chat_templates() {
 }
 
 #[test]
-
 fn tokenizer_files() {
     let Checkpoint { tokenizer, config, template, image_token } = checkpoint();
     let prompts = conversations();

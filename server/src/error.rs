@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::quote::{excerpt, one_line, quote};
+use arrcoc_runtime::quote::{excerpt, one_line, quote};
 
 /// A failed request, in OpenAI's terms.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -20,7 +20,6 @@ mod middleware;
 pub mod openai;
 pub mod openapi;
 mod pace;
-mod quote;
 pub mod routes;
 pub mod sse;
 pub mod state;

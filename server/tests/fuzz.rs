@@ -101,19 +101,16 @@ fn bodies(path: &str, sound: &[Value]) {
 }
 
 #[test]
-
 fn chat_bodies() {
     bodies("/v1/chat/completions", &chats());
 }
 
 #[test]
-
 fn completion_bodies() {
     bodies("/v1/completions", &completions());
 }
 
 #[test]
-
 fn data_uris() {
     const LIMIT: usize = 64;
     let sound =

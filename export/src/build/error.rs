@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use arrcoc_models::config::ConfigError;
+use arrcoc_runtime::quote::Brief;
 
 use crate::checkpoint::CheckpointError;
 use crate::passes::PassError;
@@ -90,7 +91,7 @@ pub enum TextError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: serde_json::Error,
+        source: Brief<serde_json::Error>,
     },
     /// The tokenizers library refuses the file, or the runtime cannot use it.
     #[error("{} is no tokenizer that can be used: {reason}", path.display())]

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrcoc_runtime::error::LoadError;
-use arrcoc_runtime::prompt::Prompter;
+use arrcoc_runtime::prompt::{Prompter, read_tokenizer};
+use arrcoc_runtime::quote::Brief;
 use serde_json::Value;
-use tokenizers::Tokenizer;
 
 use super::error::TextError;
 use super::generation_config::Generation;
@@ -81,12 +81,13 @@ pub(super) fn read(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, TextError>
 }
 
 pub(super) fn parse(dir: &Path, name: &str, bytes: &[u8]) -> Result<Value, TextError> {
-    serde_json::from_slice(bytes).map_err(|source| TextError::Json { path: dir.join(name), source })
+    serde_json::from_slice(bytes)
+        .map_err(|source| TextError::Json { path: dir.join(name), source: Brief(source) })
 }
 
 fn check_tokenizer(path: &Path, bytes: &[u8], expected: Expected) -> Result<(), TextError> {
-    let tokenizer = Tokenizer::from_bytes(bytes)
-        .map_err(|error| TextError::Tokenizer { path: path.to_owned(), reason: error.to_string() })?;
+    let tokenizer =
+        read_tokenizer(bytes).map_err(|reason| TextError::Tokenizer { path: path.to_owned(), reason })?;
     let value = |key, expected: String, found: String| TextError::Value {
         path: path.to_owned(),
         key,

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use arrcoc_runtime::bundle::manifest::Statistics;
+use arrcoc_runtime::quote::Brief;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -113,7 +114,7 @@ pub enum CalibrationFileError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: serde_json::Error,
+        source: Brief<serde_json::Error>,
     },
     /// A field holds what it cannot.
     #[error(
@@ -171,7 +172,7 @@ impl Calibration {
         let bytes = std::fs::read(path)
             .map_err(|source| CalibrationFileError::Io { path: path.to_owned(), source })?;
         let raw: RawCalibration = serde_json::from_slice(&bytes)
-            .map_err(|source| CalibrationFileError::Form { path: path.to_owned(), source })?;
+            .map_err(|source| CalibrationFileError::Form { path: path.to_owned(), source: Brief(source) })?;
         let checked = check(raw, hex(&Sha256::digest(&bytes)));
         checked.map_err(|Wrong { field, expected, found }| CalibrationFileError::Field {
             path: path.to_owned(),

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use arrcoc_runtime::quote::Brief;
+
 use super::expect::Mismatch;
 use super::header::{Dtype, HeaderError, MAX_HEADER_BYTES};
 use super::{INDEX, WEIGHTS};
@@ -48,7 +50,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: serde_json::Error,
+        source: Brief<serde_json::Error>,
     },
     /// No weights.
     #[error("{} has no weights: expected {WEIGHTS}, or shards with {INDEX}", dir.display())]

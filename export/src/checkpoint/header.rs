@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
+use arrcoc_runtime::quote::Brief;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
@@ -124,7 +125,7 @@ pub enum HeaderError {
     },
     /// Not the JSON that the format asks for.
     #[error("its header is not the JSON of a safetensors file")]
-    Json(#[source] serde_json::Error),
+    Json(#[source] Brief<serde_json::Error>),
     /// A name appears twice.
     #[error("tensor `{tensor}` appears twice in the header")]
     Duplicate {
@@ -210,7 +211,7 @@ pub fn read_header(source: &mut impl Read, file_bytes: u64) -> Result<Vec<Tensor
     }
     let mut json = Vec::new();
     source.take(header).read_to_end(&mut json)?;
-    let RawHeader(raw) = serde_json::from_slice(&json).map_err(HeaderError::Json)?;
+    let RawHeader(raw) = serde_json::from_slice(&json).map_err(|error| HeaderError::Json(Brief(error)))?;
     drop(json);
     let mut tensors = raw
         .into_iter()

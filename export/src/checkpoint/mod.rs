@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use arrcoc_runtime::quote::Brief;
 use serde_json::Value;
 
 pub(crate) use digest::hex;
@@ -213,7 +214,7 @@ fn read_json(path: &Path) -> Result<(Vec<u8>, Value), CheckpointError> {
     }
     let bytes = fs::read(path).map_err(io)?;
     let value = serde_json::from_slice(&bytes)
-        .map_err(|source| CheckpointError::Json { path: path.to_owned(), source })?;
+        .map_err(|source| CheckpointError::Json { path: path.to_owned(), source: Brief(source) })?;
     Ok((bytes, value))
 }
 

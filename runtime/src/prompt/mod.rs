@@ -7,6 +7,7 @@ use tokenizers::Tokenizer;
 use crate::bundle::Bundle;
 use crate::error::LoadError;
 use crate::generate::{GenerateError, Message, Part, Prompt, Role};
+use crate::quote::Brief;
 use crate::text::Vocabulary;
 
 mod jinja;
@@ -66,6 +67,16 @@ impl Layout {
     }
 }
 
+/// Reads a `tokenizer.json`.
+///
+/// # Errors
+/// What is wrong with it. The library panics over some damaged files; that is an error here like any other.
+pub fn read_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
+    let read = std::panic::catch_unwind(|| Tokenizer::from_bytes(json));
+    let read = read.map_err(|_| "the tokenizers library cannot make sense of it".to_owned())?;
+    read.map_err(|error| Brief(error).to_string())
+}
+
 /// Writes prompts for one model.
 pub struct Prompter {
     tokenizer: PromptTokenizer,
@@ -111,7 +122,7 @@ impl Prompter {
         image_token_id: u32,
     ) -> Result<Self, LoadError> {
         let in_tokenizer = |reason: String| LoadError::Text { file: "tokenizer.json", reason };
-        let tokenizer = Tokenizer::from_bytes(tokenizer).map_err(|error| in_tokenizer(error.to_string()))?;
+        let tokenizer = read_tokenizer(tokenizer.as_bytes()).map_err(in_tokenizer)?;
         let vocabulary = Vocabulary::new(&tokenizer).map_err(|error| in_tokenizer(error.to_string()))?;
         let image_token = tokenizer.id_to_token(image_token_id).unwrap_or_default();
         let template = ChatTemplate::new(config, template, &image_token)?;

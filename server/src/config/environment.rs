@@ -2,7 +2,7 @@
 
 use super::keys::KEYS;
 use crate::openai::names::nearest;
-use crate::quote::quote;
+use arrcoc_runtime::quote::quote;
 
 /// What all of ours begin with.
 const PREFIX: &str = "ARRCOC_";

@@ -3,7 +3,7 @@
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};
 
-use crate::quote::excerpt;
+use arrcoc_runtime::quote::excerpt;
 
 /// A data URI that is not an image's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

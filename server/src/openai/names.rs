@@ -6,7 +6,7 @@
 
 use crate::error::ApiError;
 use crate::json::Object;
-use crate::quote::quote;
+use arrcoc_runtime::quote::quote;
 
 /// A field that would change the answer, and is not implemented.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! What a request gets that says nothing about sampling; and what the log says of refusals.
 
+use std::cell::RefCell;
 use std::io::Write;
-use std::sync::{Arc, Mutex};
 
 use arrcoc_runtime::bundle::manifest::GenerationSpec;
 use arrcoc_runtime::generate::{MaxTokens, Sampling};
@@ -64,12 +64,16 @@ async fn a_greedy_checkpoint_is_greedy_until_a_request_names_a_temperature() {
     assert_eq!(models["data"][0]["arrcoc"]["defaults"]["temperature"], 0.0);
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What this thread's requests have logged. A test has a thread of its own, and its service runs there.
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Log;
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
         Ok(bytes.len())
     }
     fn flush(&mut self) -> std::io::Result<()> {
@@ -79,13 +83,11 @@ impl Write for Log {
 
 #[tokio::test]
 async fn a_refusal_is_one_line_of_the_log_whatever_the_request_held() {
-    let log = Log::default();
-    let writer = {
-        let log = log.clone();
-        move || log.clone()
-    };
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // For the whole process: a subscriber of one thread may be missed by lines that other threads reach first.
+    tracing::subscriber::set_global_default(
+        tracing_subscriber::fmt().with_ansi(false).with_writer(|| Log).finish(),
+    )
+    .unwrap();
     let service = service(Fake::new(hello), &[]);
     let hostile = "a\n2026-01-01 ERROR forged\r\u{1b}[31m\u{9b}31m\u{2028}\u{85}\u{202e}";
     let refusals = [
@@ -95,7 +97,7 @@ async fn a_refusal_is_one_line_of_the_log_whatever_the_request_held() {
         (service.chat(json!({"tools": [hostile]})).await, "tools", "unsupported_parameter"),
         (service.chat(json!({"messages": [{"role": hostile}]})).await, "messages[0].role", "invalid_value"),
     ];
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = String::from_utf8(LOGGED.take()).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), refusals.len(), "{text}");
     for ((reply, param, code), line) in refusals.iter().zip(lines) {

@@ -139,7 +139,7 @@ impl Parser {
                     return if ends.is_empty() {
                         Ok(body)
                     } else {
-                        self.unexpected(&format!("`{}`", ends[0]))
+                        self.unexpected(&format!("one of the tags `{}`", ends.join("`, `")))
                     };
                 }
                 Some(Token::Data(text)) => {
@@ -314,9 +314,10 @@ impl Parser {
         end: &str,
     ) -> Result<Arc<Macro>, SyntaxError> {
         let (outer, loops) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.loops));
-        let body = self.body_until(end)?;
+        let body = self.body_until(end);
         let [varargs, kwargs] = std::mem::replace(&mut self.reads, outer);
         self.loops = loops;
+        let body = body?;
         Ok(Arc::new(Macro { name, parameters, varargs, kwargs, body }))
     }
 

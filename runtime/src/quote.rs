@@ -1,21 +1,23 @@
 //! What others wrote, fit to be repeated: short, and on one line. Error messages and log lines take it from here alone.
 
+use std::fmt;
+
 /// Most bytes of somebody else's text that a message repeats.
-pub(crate) const EXCERPT: usize = 160;
+pub const EXCERPT: usize = 160;
 
 /// The beginning of `text`, in backticks.
-pub(crate) fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     format!("`{}`", excerpt(text))
 }
 
 /// The beginning of `text`, with an ellipsis where it goes on, and nothing in it that a terminal or a reader of lines
 /// would act upon.
-pub(crate) fn excerpt(text: &str) -> String {
+pub fn excerpt(text: &str) -> String {
     one_line(text, EXCERPT)
 }
 
 /// At most `most` bytes of `text`, as [`excerpt`] has them.
-pub(crate) fn one_line(text: &str, most: usize) -> String {
+pub fn one_line(text: &str, most: usize) -> String {
     let end = text.floor_char_boundary(most);
     let mut line = String::with_capacity(end + 3);
     for char in text[..end].chars() {
@@ -26,6 +28,21 @@ pub(crate) fn one_line(text: &str, most: usize) -> String {
     }
     line
 }
+
+/// An error from elsewhere, a parser's say, whose text repeats what it found at any length: shown as [`one_line`] has it.
+#[derive(Debug)]
+pub struct Brief<E>(pub E);
+
+/// Most bytes of such a text.
+const BRIEF: usize = 500;
+
+impl<E: fmt::Display> fmt::Display for Brief<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(&self.0.to_string(), BRIEF))
+    }
+}
+
+impl<E: std::error::Error> std::error::Error for Brief<E> {}
 
 /// Control characters of both sets, line and paragraph separators, and what turns the direction of writing.
 fn acts(char: char) -> bool {
