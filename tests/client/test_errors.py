@@ -61,7 +61,7 @@ def test_a_refusal_is_logged_once_on_one_line(start):
     lines = [line for line in server.log.read_text().split("\n") if "invalid_value" in line]
     (line,) = lines
     assert "temperature" in line and "forged" in line and "refused" in line
-    assert "x\\n" in line and "\u2028" not in line
+    assert "x\\\\n" in line and "\u2028" not in line
 
 
 def test_a_misspelt_variable_of_the_environment_ends_the_start(tmp_path):

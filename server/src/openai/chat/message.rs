@@ -36,6 +36,23 @@ pub enum Piece {
     },
 }
 
+/// Fields of a message that clients send. The last ones say nothing that the prompt has a place for: they come with turns that are
+/// replayed, and with results of tools, which their role refuses.
+const MESSAGE: [&str; 12] = [
+    "role",
+    "content",
+    "tool_calls",
+    "function_call",
+    "images",
+    "name",
+    "refusal",
+    "audio",
+    "annotations",
+    "reasoning",
+    "reasoning_content",
+    "tool_call_id",
+];
+
 /// Reads messages, and counts what they hold: whatever is too much is refused before it is copied.
 pub(super) struct Reader<'l> {
     limits: &'l Limits,
@@ -63,7 +80,7 @@ impl<'l> Reader<'l> {
     fn message(&mut self, field: &Field<'_>) -> Result<Message, ApiError> {
         let expected = "an object with `role` and `content`";
         let message = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
-        check_nested(&message, field.path(), &["role", "content", "tool_calls", "function_call", "images"])?;
+        check_nested(&message, field.path(), &MESSAGE)?;
         let role = role(&message.field("role"))?;
         for name in ["tool_calls", "function_call"] {
             refuse(&message.field(name), "tools are not supported")?;
