@@ -4,6 +4,8 @@ import hashlib
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import openai
 import pytest
@@ -116,16 +118,19 @@ def test_files_beside_a_bundles_own_are_left_alone(start, expected, tmp_path):
     assert answer(start(bundle=bundle).wait_ready()) == expected
 
 
-def test_a_bundle_that_is_overwritten_while_it_serves_is_noticed(start, expected, tmp_path):
+@pytest.mark.parametrize("order", ["r+b", "wb"])
+def test_a_bundle_that_is_overwritten_while_it_serves_is_noticed(start, expected, tmp_path, order):
     bundle = tmp_path / "bundle"
     shutil.copytree(BUNDLE, bundle)
     server = start(bundle=bundle).wait_ready()
     assert answer(server) == expected
-    with (bundle / "decoder.onnx.data").open("r+b") as weights:
-        weights.write(b"other weights")
+    # The writer waits for its lease until the server has ended.
+    command = f"open({str(bundle / 'decoder.onnx.data')!r}, {order!r}).write(b'other weights')"
+    writer = subprocess.Popen([sys.executable, "-c", command])
     server.eventually(lambda: server.http.get("/ready").status_code == 500, "the change is noticed", seconds=60)
     with pytest.raises(openai.InternalServerError):
         answer(server)
     assert server.http.get("/health").status_code == 500
     assert server.end() == 0
-    assert "`decoder.onnx.data` was changed after the export" in server.log.read_text()
+    assert "`decoder.onnx.data`" in server.log.read_text()
+    assert writer.wait(timeout=60) == 0

@@ -4,12 +4,13 @@ use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::BundleError;
+use super::{BundleError, lease};
 
 /// A file of the bundle and the digest that it must have.
 #[derive(Debug)]
@@ -65,6 +66,8 @@ struct HashedFile {
     file: File,
     /// Its state when it was last known to match its hash.
     seen: Mutex<State>,
+    /// Whoever wants to write to it waits.
+    leased: AtomicBool,
 }
 
 /// What changes of a file when its content does.
@@ -97,6 +100,13 @@ impl HashedFiles {
         results.into_iter().collect::<Result<_, _>>().map(Self)
     }
 
+    /// Has writers held off where the system can do that, until these files are closed; [`Self::check_contents`] then tells of the first one that waits.
+    pub(crate) fn hold_off_writers(&self) {
+        for file in &self.0 {
+            file.leased.store(lease::take(&file.file), Ordering::Relaxed);
+        }
+    }
+
     /// Checks that no file's content has changed since it was hashed, and that every path still leads to that file: for right after a library opened
     /// them by their paths.
     ///
@@ -122,7 +132,7 @@ impl HashedFile {
         let file = File::open(&listed.path).map_err(unreadable)?;
         // Before the hash: what is written during it is noticed afterwards.
         let state = State::of(&file.metadata().map_err(unreadable)?);
-        let hashed = Self { listed, file, seen: Mutex::new(state) };
+        let hashed = Self { listed, file, seen: Mutex::new(state), leased: AtomicBool::new(false) };
         hashed.hash()?;
         Ok(hashed)
     }
@@ -138,7 +148,11 @@ impl HashedFile {
 
     /// Looks at the file's times and length, and hashes it again where they have changed: links, owners and names may come and go.
     fn check_content(&self) -> Result<(), BundleError> {
-        let unreadable = |source| BundleError::Read { file: self.listed.name.clone(), source };
+        let name = || self.listed.name.clone();
+        if self.leased.load(Ordering::Relaxed) && lease::is_wanted(&self.file) {
+            return Err(BundleError::Written { file: name() });
+        }
+        let unreadable = |source| BundleError::Read { file: name(), source };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = State::of(&self.file.metadata().map_err(unreadable)?);
         if now != *seen {

@@ -25,6 +25,7 @@ pub(crate) mod files;
 #[allow(clippy::unwrap_used)]
 mod fuzz;
 mod generation;
+mod lease;
 pub mod manifest;
 mod onnx;
 mod statistics;
@@ -187,6 +188,15 @@ pub enum BundleError {
         expected: String,
         /// The file's digest, hex.
         found: String,
+    },
+    /// Somebody is about to write to a file that is in use.
+    #[error(
+        "`{file}` is about to be written to: the writer is held off until the model has stopped; replace bundles as a whole, as \
+         `arrcoc-export build` and `mv` do"
+    )]
+    Written {
+        /// Path in the bundle.
+        file: String,
     },
     /// The manifest names no such graph.
     #[error("the bundle has no graph `{name}`; export the checkpoint again")]

@@ -152,12 +152,19 @@ fn watch(model: &mut Model, bundle: &Bundle) -> Result<(), LoadError> {
     let (files, shared) = (bundle.hashed_files(), Arc::clone(&model.shared));
     let (watched, end) = channel::<()>();
     model.watched = Some(watched);
+    files.hold_off_writers();
     let watch = move || {
-        while end.recv_timeout(WATCH) == Err(RecvTimeoutError::Timeout) {
+        loop {
             if let Err(error) = files.check_contents() {
                 let reason = format!("a file of the loaded bundle has changed: {error}");
                 tracing::error!("{reason}; no request is answered any more: restart the server");
-                return shared.fail(reason);
+                shared.fail(reason);
+                // A writer is held off for as long as the files are open, and what runs still reads them.
+                let _ = end.recv();
+                return;
+            }
+            if end.recv_timeout(WATCH) != Err(RecvTimeoutError::Timeout) {
+                return;
             }
         }
     };

@@ -27,6 +27,7 @@ pub(crate) fn run(args: &Swap) -> Result<(), Failure> {
 
 fn order(args: &Swap) -> anyhow::Result<Value> {
     let admin = admin(args)?;
+    let admin = if admin.contains("://") { admin } else { format!("http://{admin}") };
     let url = format!("{}/admin/engines/swap", admin.trim_end_matches('/'));
     let agent =
         ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();

@@ -67,7 +67,7 @@ fn engines(
     let hostile = engines.join("arr-coc-ledger/int8-cpu");
     copy(donor, &hostile)?;
     change(&hostile)?;
-    Ok(engines)
+    Ok(engines.join("arr-coc-ledger"))
 }
 
 fn launch<'a>(ring: &'a Ring<'_>, name: &str, engines: &Path) -> Launch<'a> {
