@@ -78,7 +78,8 @@ impl File {
         if ok {
             return Ok(());
         }
-        let found = self.config.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        let found =
+            self.config.get(key).map_or_else(|| "nothing".to_owned(), |value| excerpt(&value.to_string()));
         Err(TextError::Value { path: self.path.clone(), key, expected: expected.into(), found })
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use arrcoc_runtime::bundle::MANIFEST;
+use arrcoc_runtime::quote::quote;
 use arrcoc_runtime::yaml;
 
 use super::StagingError;
@@ -79,7 +80,7 @@ impl Owned {
         match ours {
             None => Err(foreign("a directory of something else")),
             Some(ours) => match files.difference(&ours).next() {
-                Some(other) => Err(foreign(&format!("`{other}` in it"))),
+                Some(other) => Err(foreign(&format!("{} in it", quote(other)))),
                 None => Ok(()),
             },
         }
