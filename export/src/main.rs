@@ -12,7 +12,10 @@ fn main() -> ExitCode {
     console::note_panics();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
-        Err(usage) => return explain(&usage),
+        Err(usage) => {
+            let text = usage.render();
+            return console::usage(&text, &text.ansi(), usage.exit_code());
+        }
     };
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -23,17 +26,5 @@ fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
-    }
-}
-
-/// What clap says: help and version are results, everything else is about a wrong command line.
-fn explain(usage: &clap::Error) -> ExitCode {
-    let printed = console::finished(usage.print());
-    match printed {
-        Err(error) if !usage.use_stderr() => {
-            console::note(&format!("error: cannot write to standard output: {error}"));
-            ExitCode::FAILURE
-        }
-        _ => ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2)),
     }
 }

@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::progress::human_bytes;
+
 mod owned;
 
-pub use owned::Owned;
+pub use owned::{INIT_MARK, Owned};
 
 /// A directory cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +48,7 @@ pub enum StagingError {
         path: PathBuf,
     },
     /// The file system has not enough room.
-    #[error("not enough space for {}: {needed} bytes are needed, {available} are free", path.display())]
+    #[error("not enough space for {}: {} are needed, {} are free", path.display(), human_bytes(*needed), human_bytes(*available))]
     NoSpace {
         /// The destination.
         path: PathBuf,
@@ -108,6 +110,7 @@ impl Staging {
         let staging =
             Self { temporary: temporary.clone(), destination, owned, made, committed: false, _lock: lock };
         empty(&temporary).map_err(io)?;
+        finish_exchange(&temporary, &staging.destination, owned)?;
         Ok(staging)
     }
 
@@ -115,16 +118,17 @@ impl Staging {
     ///
     /// # Errors
     /// [`StagingError::Io`] or [`StagingError::Foreign`].
-    pub fn sweep(destination: &Path) -> Result<(), StagingError> {
+    pub fn sweep(destination: &Path, owned: Owned) -> Result<(), StagingError> {
         let (_, temporary) = places(destination)?;
         if temporary.symlink_metadata().is_err() {
-            return Ok(());
+            return finish_exchange(&temporary, destination, owned);
         }
         let lock = open_directory(&temporary)?;
-        if lock.try_lock().is_ok() {
-            fs::remove_dir_all(&temporary).map_err(|source| StagingError::Io { path: temporary, source })?;
+        if lock.try_lock().is_err() {
+            return Ok(());
         }
-        Ok(())
+        finish_exchange(&temporary, destination, owned)?;
+        fs::remove_dir_all(&temporary).map_err(|source| StagingError::Io { path: temporary, source })
     }
 
     /// The directory to write into.
@@ -217,22 +221,48 @@ fn remove_empty(directories: &[PathBuf]) {
     let _ = directories.iter().try_for_each(fs::remove_dir);
 }
 
+/// Where [`exchange_in_steps`] keeps what stood at the destination.
+fn aside(temporary: &Path) -> PathBuf {
+    temporary.with_extension("old")
+}
+
+/// Ends what a killed [`exchange_in_steps`] began: what stood at the destination goes back there, or away where its successor has arrived.
+/// What has the same name but is not ours stays.
+fn finish_exchange(temporary: &Path, destination: &Path, owned: Owned) -> Result<(), StagingError> {
+    let aside = aside(temporary);
+    if aside.symlink_metadata().is_err() || owned.check(&aside).is_err() {
+        return Ok(());
+    }
+    if destination.symlink_metadata().is_ok() {
+        // Only room is lost where that fails.
+        let _ = fs::remove_dir_all(&aside);
+        return Ok(());
+    }
+    fs::rename(&aside, destination)
+        .map_err(|source| StagingError::Io { path: destination.to_owned(), source })
+}
+
 /// Swaps two directories in one step, or in three where the file system knows no such step.
 fn exchange(temporary: &Path, destination: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, temporary, CWD, destination, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(()),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            let aside = temporary.with_extension("old");
-            let _ = fs::remove_dir_all(&aside);
-            fs::rename(destination, &aside)?;
-            if let Err(error) = fs::rename(temporary, destination) {
-                fs::rename(&aside, destination)?;
-                return Err(error);
-            }
-            fs::remove_dir_all(&aside)
-        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => exchange_in_steps(temporary, destination),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Puts `temporary` in the place of `destination`. Killed between the steps, [`finish_exchange`] has the rest to do.
+fn exchange_in_steps(temporary: &Path, destination: &Path) -> io::Result<()> {
+    let aside = aside(temporary);
+    // Fails where something lies there: what was ours is gone since the beginning.
+    fs::rename(destination, &aside)?;
+    if let Err(error) = fs::rename(temporary, destination) {
+        fs::rename(&aside, destination)?;
+        return Err(error);
+    }
+    // Done. What cannot be removed now, the next writer removes.
+    let _ = fs::remove_dir_all(&aside);
+    Ok(())
 }
 
 fn empty(dir: &Path) -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use arrcoc_runtime::bundle::manifest::Target;
+use arrcoc_tests::repository;
 use common::{Workshop, program, run};
 
 fn build(workshop: &Workshop, more: &[&str]) -> (i32, String) {
@@ -95,6 +96,18 @@ fn init_replaces_checkpoints_only_and_only_when_told() {
         assert!(status == 1 && stderr.contains("is not replaced"), "{stderr}");
         assert_eq!(fs::read_to_string(&file).unwrap(), "{}");
     }
+    // Trained weights have the same file names, and exist only once.
+    let trained = workshop.path("trained");
+    fs::create_dir(&trained).unwrap();
+    for entry in fs::read_dir(repository("models/checkpoints/arr-coc-ledger")).unwrap() {
+        let file = entry.unwrap();
+        fs::copy(file.path(), trained.join(file.file_name())).unwrap();
+    }
+    let weights = || fs::read(trained.join("model.safetensors")).unwrap();
+    let before = weights();
+    let (status, _, stderr) = run(&mut init(&trained, &["--force"]));
+    assert!(status == 1 && stderr.contains("is not replaced"), "{stderr}");
+    assert!(weights() == before);
     // A link that leads nowhere is something, too.
     symlink("nowhere", workshop.path("link")).unwrap();
     for more in [&[][..], &["--force"]] {

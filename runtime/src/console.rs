@@ -4,7 +4,9 @@
 //! progress only accompany the work. They go through a bounded queue to a thread of their own: when the reader stalls, the
 //! disk is full or the pipe is closed, they are dropped and counted, and nobody waits for them.
 
-use std::io::{self, ErrorKind, Write};
+use std::fmt;
+use std::io::{self, ErrorKind, IsTerminal as _, Write};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -22,6 +24,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long a result or a progress bar waits for the notes before it, so that both are read in order.
 const IN_ORDER: Duration = Duration::from_millis(250);
+
+/// How long a result waits for a non-blocking standard output that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A writer that cannot take more now is asked again after this time.
 const RETRY: Duration = Duration::from_millis(10);
@@ -91,9 +96,44 @@ pub fn offer(text: &str) {
 }
 
 fn write_standard_output(bytes: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes)?;
-    stdout.flush()
+    write_patiently(&mut io::stdout().lock(), bytes, PATIENCE)
+}
+
+/// Writes all of it, also where somebody else has made the descriptor non-blocking: it is asked again until it took nothing for
+/// `patience`.
+fn write_patiently(writer: &mut impl Write, bytes: &[u8], patience: Duration) -> io::Result<()> {
+    let (mut left, mut stalled) = (bytes, None);
+    loop {
+        let step = if left.is_empty() { writer.flush().map(|()| None) } else { writer.write(left).map(Some) };
+        match step {
+            Ok(None) => return Ok(()),
+            Ok(Some(0)) => return Err(ErrorKind::WriteZero.into()),
+            Ok(Some(more)) => (left, stalled) = (&left[more..], None),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if stalled.get_or_insert_with(Instant::now).elapsed() >= patience {
+                    return Err(error);
+                }
+                std::thread::sleep(RETRY);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Says what a parser of command lines has to say: help and the version (`code` 0) are results, everything else is about a wrong
+/// command line. `coloured` is for terminals.
+pub fn usage(plain: &impl fmt::Display, coloured: &impl fmt::Display, code: i32) -> ExitCode {
+    let terminal = if code == 0 { io::stdout().is_terminal() } else { io::stderr().is_terminal() };
+    let with_colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let text = if with_colours { coloured.to_string() } else { plain.to_string() };
+    if code != 0 {
+        note(text.trim_end_matches('\n'));
+    } else if let Err(error) = print(&text) {
+        note(&format!("error: cannot write to standard output: {error}"));
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(u8::try_from(code).unwrap_or(2))
 }
 
 /// Waits, for a second at most, until everything that was said is written. For the end of a program.
@@ -305,6 +345,41 @@ mod tests {
         drop(go_on);
         assert!(queue.flush(SOON));
         assert_eq!(queue.counts.dropped.load(Ordering::Relaxed), dropped + 1);
+    }
+
+    /// Takes a byte each second time that it is asked, and has nothing to say to a flush at first.
+    #[derive(Default)]
+    struct NonBlocking {
+        took: Vec<u8>,
+        asked: usize,
+    }
+
+    impl NonBlocking {
+        fn ready(&mut self) -> io::Result<()> {
+            self.asked += 1;
+            if self.asked.is_multiple_of(2) { Ok(()) } else { Err(ErrorKind::WouldBlock.into()) }
+        }
+    }
+
+    impl Write for NonBlocking {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.ready()?;
+            self.took.push(bytes[0]);
+            Ok(1)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.ready()
+        }
+    }
+
+    #[test]
+    fn a_result_survives_a_non_blocking_descriptor_but_does_not_wait_forever() {
+        let mut writer = NonBlocking::default();
+        write_patiently(&mut writer, b"result\n", SOON).unwrap();
+        assert_eq!((writer.took.as_slice(), writer.asked), (b"result\n".as_slice(), 16));
+        let error = write_patiently(&mut NonBlocking::default(), b"x", Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
 
     #[test]

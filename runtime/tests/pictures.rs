@@ -1,65 +1,23 @@
 //! Hostile pictures: what a file may cost, whatever it holds. Allocations of the decoding thread are counted.
-//!
-//! `ARRCOC_FUZZ_CASES` sets the number of mutated files per format; 20,000 unless set.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use arrcoc_runtime::image::decode::decode;
 use arrcoc_runtime::image::{ImageError, ImageLimits};
+use arrcoc_tests::allocated::{Counting, most_of};
+use arrcoc_tests::fuzz::{Mutator, assert_presentable, cases};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-
-/// The system's allocator, and what the current thread holds and has held at most.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    let held = HELD.get() + bytes;
-    HELD.set(held);
-    PEAK.set(PEAK.get().max(held));
-}
-
-// SAFETY: Every call goes to the system's allocator unchanged; counting touches thread-local numbers only, which need no
-// allocation and no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: The caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: The caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// Most bytes that `work` holds at a time, beyond what was held before.
-fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.get();
-    PEAK.set(before);
-    let result = work();
-    (result, usize::try_from(PEAK.get() - before).unwrap_or(0))
-}
 
 const MIB: usize = 1 << 20;
 
@@ -121,7 +79,7 @@ fn metadata_that_nobody_uses_costs_nothing() {
     let exif = [&[0xFF, 0xE1, 0xFF, 0xFF][..], b"Exif\0\0", &[7; 65_533 - 6]].concat();
     files.push(("EXIF", [&jpeg[..2], &exif.repeat(200), &jpeg[2..]].concat()));
     for (name, file) in files {
-        let (image, peak) = peak(|| decode(&file, &limits));
+        let (image, peak) = most_of(|| decode(&file, &limits));
         assert!(image.is_ok(), "{name}: {image:?}");
         // A JPEG is copied without its metadata, and read into the decoder; a text of a key that is read may take 1 MiB.
         assert!(peak < file.len() + 8 * MIB, "{name}: {peak} bytes for a file of {}", file.len());
@@ -145,7 +103,7 @@ fn sides_and_strips_are_refused_by_their_header() {
     ];
     for (width, height, expected) in cases {
         let file = png(width, height);
-        let (found, peak) = peak(|| decode(&file, &limits));
+        let (found, peak) = most_of(|| decode(&file, &limits));
         let error = found.unwrap_err().to_string();
         assert!(error.contains(expected) && error.contains(&format!("{width} x {height}")), "{error}");
         assert!(peak < 4 * MIB, "{width} x {height}: {peak} bytes");
@@ -168,10 +126,24 @@ fn a_header_without_data_costs_nothing() {
     bmp.resize(1078, 0);
     bmp.extend_from_slice(&[0, 1]);
     for file in [jpeg, bmp] {
-        let (found, peak) = peak(|| decode(&file, &ImageLimits::default()));
+        let (found, peak) = most_of(|| decode(&file, &ImageLimits::default()));
         assert!(matches!(found, Err(ImageError::Truncated { .. })), "{found:?}");
         assert!(peak < MIB, "{peak} bytes");
     }
+}
+
+/// A GIF shows a part of its frame, but the frame is decoded whole.
+#[test]
+fn a_frame_larger_than_its_picture_is_within_the_limits_too() {
+    let mut gif = fixture("animated.gif");
+    // The first frame lies at (0, 0) and is as large as the picture.
+    let descriptor = [b",\0\0\0\0", &gif[6..10]].concat();
+    let frame = gif.windows(9).position(|bytes| bytes == descriptor).unwrap();
+    gif[frame + 5..frame + 9].copy_from_slice(&[0xFF; 4]);
+    let (found, peak) = most_of(|| decode(&gif, &ImageLimits::default()));
+    let error = found.unwrap_err().to_string();
+    assert!(error.contains("65535 x 65535") && error.contains("50000000"), "{error}");
+    assert!(peak < MIB, "{peak} bytes");
 }
 
 /// Files of one format to begin from: small fixtures, and those that were made for PIL's tables.
@@ -189,21 +161,21 @@ fn seeds(magic: &[u8], fixtures: &[&str]) -> Vec<Vec<u8>> {
 const EDGES: [u32; 10] = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF];
 
 /// One to six changes of a seed.
-fn mutate(random: &mut ChaCha8Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
-    let mut file = seeds[random.random_range(0..seeds.len())].clone();
-    for _ in 0..random.random_range(1..=6) {
+fn mutate(mutator: &mut Mutator, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = mutator.pick(seeds).clone();
+    for _ in 0..1 + mutator.below(6) {
         if file.is_empty() {
             break;
         }
-        let at = random.random_range(0..file.len());
-        let end = (at + random.random_range(1..64)).min(file.len());
-        match random.random_range(0..8) {
-            0 => file[at] ^= 1 << random.random_range(0..8),
-            1 => file[at] = random.random(),
+        let at = mutator.below(file.len());
+        let end = (at + 1 + mutator.below(63)).min(file.len());
+        match mutator.below(8) {
+            0 => file[at] ^= 1 << mutator.below(8),
+            1 => file[at] = mutator.below(256) as u8,
             2 | 3 => {
-                let edge = EDGES[random.random_range(0..EDGES.len())];
-                let width = [1, 2, 4][random.random_range(0..3)];
-                let bytes = if random.random() {
+                let edge = *mutator.pick(&EDGES);
+                let width = *mutator.pick(&[1, 2, 4]);
+                let bytes = if mutator.once_in(2) {
                     edge.to_le_bytes()
                 } else {
                     edge.rotate_right(8 * width as u32).to_be_bytes()
@@ -217,8 +189,8 @@ fn mutate(random: &mut ChaCha8Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
                 drop(file.splice(at..at, copy));
             }
             6 => {
-                let other = &seeds[random.random_range(0..seeds.len())];
-                let from = random.random_range(0..other.len());
+                let other = mutator.pick(seeds);
+                let from = mutator.below(other.len());
                 let until = (from + 200).min(other.len());
                 drop(file.splice(at..end, other[from..until].iter().copied()));
             }
@@ -252,59 +224,59 @@ fn computed() -> std::time::Duration {
     std::time::Duration::from_nanos(nanoseconds)
 }
 
-fn fuzz(seed: u64, magic: &[u8], fixtures: &[&str]) {
-    let cases: u64 = std::env::var("ARRCOC_FUZZ_CASES").ok().map_or(20_000, |cases| cases.parse().unwrap());
+fn fuzz(name: &str, magic: &[u8], fixtures: &[&str]) {
     let limits = ImageLimits { max_pixels: 4096, ..ImageLimits::default() };
     let seeds = seeds(magic, fixtures);
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let (mut taken, mut begun) = (0_u64, computed());
-    for case in 0..cases {
-        let mut file = mutate(&mut random, &seeds);
-        if magic == b"\x89PNG" && random.random() {
+    let (mut taken, mut tried, mut begun) = (0_u64, 0_u64, computed());
+    cases(name, |mutator| {
+        let mut file = mutate(mutator, &seeds);
+        if magic == b"\x89PNG" && mutator.once_in(2) {
             mend_checksums(&mut file);
         }
-        let (found, peak) = peak(|| decode(&file, &limits));
-        // What a decoder may take for its tables, twice (a GIF holds a frame beside its picture), and the file.
-        assert!(peak < 36 * MIB + 4 * file.len(), "case {case}: {peak} bytes");
-        if let Ok(image) = found {
-            let (width, height) = image.pixels.dimensions();
-            assert!(
-                (1..=4096).contains(&(u64::from(width) * u64::from(height))),
-                "case {case}: {width} x {height}"
-            );
-            taken += 1;
+        let (found, peak) = most_of(|| decode(&file, &limits));
+        // What a decoder may take for its tables, and the file.
+        assert!(peak < 20 * MIB + 4 * file.len(), "{peak} bytes");
+        match found {
+            Ok(image) => {
+                let (width, height) = image.pixels.dimensions();
+                let pixels = u64::from(width) * u64::from(height);
+                assert!((1..=4096).contains(&pixels), "{width} x {height}");
+                taken += 1;
+            }
+            Err(error) => assert_presentable(&error.to_string()),
         }
-        if case % 100 == 99 {
+        tried += 1;
+        if tried.is_multiple_of(100) {
             let now = computed();
-            assert!((now - begun).as_secs() < 30, "cases up to {case} took {:?}", now - begun);
+            assert!((now - begun).as_secs() < 30, "a hundred cases took {:?}", now - begun);
             begun = now;
         }
-    }
+    });
     // A fuzzer whose files are all refused at once finds nothing.
-    assert!(taken > cases / 50, "{taken} of {cases} are pictures");
+    assert!(taken > tried / 50 || tried == 1, "{taken} of {tried} are pictures");
 }
 
 #[test]
 fn mutated_png_files_are_bounded() {
-    fuzz(1, b"\x89PNG", &["grey16.png", "line.png", "grey_alpha16.png", "tall.png"]);
+    fuzz("PNG files", b"\x89PNG", &["grey16.png", "line.png", "grey_alpha16.png", "tall.png"]);
 }
 
 #[test]
 fn mutated_jpeg_files_are_bounded() {
-    fuzz(2, b"\xff\xd8", &["grey.jpg", "orientation_6.jpg"]);
+    fuzz("JPEG files", b"\xff\xd8", &["grey.jpg", "orientation_6.jpg"]);
 }
 
 #[test]
 fn mutated_webp_files_are_bounded() {
-    fuzz(3, b"RIFF", &["lossy.webp", "lossless.webp"]);
+    fuzz("WebP files", b"RIFF", &["lossy.webp", "lossless.webp"]);
 }
 
 #[test]
 fn mutated_gif_files_are_bounded() {
-    fuzz(4, b"GIF8", &["animated.gif"]);
+    fuzz("GIF files", b"GIF8", &["animated.gif"]);
 }
 
 #[test]
 fn mutated_bmp_files_are_bounded() {
-    fuzz(5, b"BM", &["rgb.bmp"]);
+    fuzz("BMP files", b"BM", &["rgb.bmp"]);
 }

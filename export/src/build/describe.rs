@@ -7,6 +7,7 @@ use arrcoc_models::graph::{Graph, Parameter};
 use arrcoc_runtime::bundle::manifest::{
     AxisRange, CacheElement, DecoderSpec, PipelineKind, Statistics, Target, VisionSpec,
 };
+use arrcoc_runtime::quote::excerpt;
 use serde_json::Value;
 
 use super::error::{BuildError, TextError};
@@ -109,7 +110,7 @@ fn images_first(checkpoint: &Checkpoint) -> Result<bool, BuildError> {
             path: checkpoint.dir().join(CONFIG),
             key: "images_first".to_owned(),
             expected: "true or false".to_owned(),
-            found: other.to_string().chars().take(200).collect(),
+            found: excerpt(&other.to_string()),
         }
         .into()),
     }

@@ -22,7 +22,7 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: ConfigError,
+        source: Brief<ConfigError>,
     },
     /// A text file is at fault.
     #[error(transparent)]

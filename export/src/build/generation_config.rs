@@ -5,13 +5,15 @@
 //! answers differ from those that the checkpoint's author sees. Absent keys are off, as vLLM has it; transformers' own
 //! `top_k` of 50 for files that name none is not taken.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrcoc_runtime::bundle::manifest::GenerationSpec;
+use arrcoc_runtime::quote::excerpt;
 use serde_json::{Map, Value};
 
 use super::error::TextError;
 use super::text::{parse, read};
+use crate::checkpoint::CONFIG;
 
 const GENERATION_CONFIG: &str = "generation_config.json";
 
@@ -75,14 +77,43 @@ const OFF: [(&str, f64); 13] = [
     ("min_new_tokens", 0.0),
 ];
 
-/// Reads the file of a checkpoint; where it is absent, end tokens are those of `config.json` and the rest is
-/// transformers' default: the likeliest token each time.
-pub(super) fn generation(dir: &Path, config: &Value, vocab_size: usize) -> Result<Generation, TextError> {
-    let file = match read(dir, GENERATION_CONFIG)? {
-        Some(bytes) => parse(dir, GENERATION_CONFIG, &bytes)?,
-        None => Value::Object(Map::new()),
+/// Keys that `config.json` may hold too, from before the file existed, and the values that transformers takes for "not set".
+/// What `config.json` may not hold is refused with it.
+#[rustfmt::skip]
+const ALSO_IN_CONFIG: [(&str, Option<f64>); 23] = [
+    ("eos_token_id", None), ("do_sample", None), ("early_stopping", None), ("bad_words_ids", None),
+    ("suppress_tokens", None), ("begin_suppress_tokens", None), ("forced_bos_token_id", None),
+    ("forced_eos_token_id", None), ("exponential_decay_length_penalty", None), ("remove_invalid_values", None),
+    ("temperature", Some(1.0)), ("top_p", Some(1.0)), ("top_k", Some(50.0)), ("typical_p", Some(1.0)),
+    ("repetition_penalty", Some(1.0)), ("length_penalty", Some(1.0)), ("num_beams", Some(1.0)),
+    ("num_beam_groups", Some(1.0)), ("diversity_penalty", Some(0.0)), ("no_repeat_ngram_size", Some(0.0)),
+    ("encoder_no_repeat_ngram_size", Some(0.0)), ("min_length", Some(0.0)), ("num_return_sequences", Some(1.0)),
+];
+
+/// What transformers makes of a checkpoint without the file (`GenerationConfig.from_model_config`): the keys at the top of
+/// `config.json`, and those of `text_config` where the top sets none or says what is the default.
+fn of_model_config(config: &Value) -> Value {
+    let unset = |value: &Value, default: Option<f64>| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => default.is_some() && number.as_f64() == default,
+        _ => false,
     };
-    let keys = Keys { dir, file: &file };
+    let keys = ALSO_IN_CONFIG.iter().filter_map(|&(key, default)| {
+        let places = [&config[key], &config["text_config"][key]];
+        let set = places.into_iter().find(|value| !unset(value, default));
+        set.or_else(|| places.into_iter().find(|value| !value.is_null()))
+            .map(|value| (key.to_owned(), value.clone()))
+    });
+    Value::Object(keys.collect::<Map<_, _>>())
+}
+
+/// Reads the file of a checkpoint; where it is absent, `config.json` is asked for the same keys.
+pub(super) fn generation(dir: &Path, config: &Value, vocab_size: usize) -> Result<Generation, TextError> {
+    let (name, file) = match read(dir, GENERATION_CONFIG)? {
+        Some(bytes) => (GENERATION_CONFIG, parse(dir, GENERATION_CONFIG, &bytes)?),
+        None => (CONFIG, of_model_config(config)),
+    };
+    let keys = Keys { path: dir.join(name), file: &file };
     keys.refuse_unsupported()?;
     Ok(Generation {
         eos_token_ids: keys.eos_token_ids(config, vocab_size)?,
@@ -91,14 +122,14 @@ pub(super) fn generation(dir: &Path, config: &Value, vocab_size: usize) -> Resul
 }
 
 struct Keys<'a> {
-    dir: &'a Path,
+    path: PathBuf,
     file: &'a Value,
 }
 
 impl Keys<'_> {
     fn wrong(&self, key: &str, expected: impl Into<String>, found: &Value) -> TextError {
-        let found: String = found.to_string().chars().take(200).collect();
-        let (path, key) = (self.dir.join(GENERATION_CONFIG), key.to_owned());
+        let found = excerpt(&found.to_string());
+        let (path, key) = (self.path.clone(), excerpt(key));
         TextError::Key { path, key, expected: expected.into(), found }
     }
 
@@ -264,6 +295,41 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let absent = generation(empty.path(), &json!({"text_config": {"eos_token_id": 3}}), 100).unwrap();
         assert_eq!(absent, of(&json!({})).unwrap());
+    }
+
+    #[test]
+    fn without_the_file_config_json_is_asked() {
+        let empty = tempfile::tempdir().unwrap();
+        let of = |config: Value| generation(empty.path(), &config, 100);
+        let found = of(json!({
+            "do_sample": true, "temperature": 1.0, "top_p": 0.8, "eos_token_id": 5,
+            "text_config": {"eos_token_id": 3, "temperature": 0.7, "top_p": 0.1, "top_k": 20, "repetition_penalty": 1.05},
+        }));
+        let Generation { eos_token_ids, defaults } = found.unwrap();
+        let expected = GenerationSpec {
+            do_sample: true,
+            temperature: 0.7,
+            top_p: 0.8,
+            top_k: 20,
+            repetition_penalty: 1.05,
+            ..GenerationSpec::default()
+        };
+        assert_eq!((eos_token_ids, defaults), (vec![5], expected));
+        for (key, value) in
+            [("num_beams", json!(4)), ("suppress_tokens", json!([1])), ("forced_eos_token_id", json!(2))]
+        {
+            for config in [
+                json!({key: value, "text_config": {"eos_token_id": 3}}),
+                json!({"text_config": {"eos_token_id": 3, key: value}}),
+            ] {
+                let error = of(config).unwrap_err().to_string();
+                assert!(error.contains("/config.json") && error.contains(key), "{error}");
+            }
+        }
+        // The file, where there is one, is all that counts.
+        std::fs::write(empty.path().join(GENERATION_CONFIG), "{}").unwrap();
+        let with_file = of(json!({"do_sample": true, "num_beams": 4, "text_config": {"eos_token_id": 3}}));
+        assert!(!with_file.unwrap().defaults.do_sample);
     }
 
     #[test]

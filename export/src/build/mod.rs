@@ -103,7 +103,7 @@ pub fn build(checkpoint: &Path, options: &Options, progress: Progress) -> Result
         progress.note(&format!("{} exists; checking whether it is up to date", plan.destination.display()));
         let found = checkpoint.digest(cores())?;
         if found == existing.checkpoint_sha256 && Bundle::open(&plan.destination).is_ok() {
-            Staging::sweep(&plan.destination)?;
+            Staging::sweep(&plan.destination, Owned::Bundle)?;
             return Ok(summary(&plan.destination, &existing, true, started));
         }
         digest = Some(found);

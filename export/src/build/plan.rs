@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use arrcoc_models::config::ModelConfig;
 use arrcoc_models::graph::{DataFile, Graph, Layout};
 use arrcoc_runtime::bundle::manifest::{self, DecoderSpec, RawGraph, RawManifest};
+use arrcoc_runtime::quote::Brief;
 use sha2::{Digest, Sha256};
 
 use super::Options;
@@ -36,8 +37,10 @@ impl Plan {
         options: &Options,
         prepare: impl FnMut(Graph) -> Graph,
     ) -> Result<Self, BuildError> {
-        let config = ModelConfig::from_json(checkpoint.config())
-            .map_err(|source| BuildError::Config { path: checkpoint.dir().join(CONFIG), source })?;
+        let config = ModelConfig::from_json(checkpoint.config()).map_err(|source| BuildError::Config {
+            path: checkpoint.dir().join(CONFIG),
+            source: Brief(source),
+        })?;
         checkpoint.expect(&describe::parameters(&config))?;
         let model = model_name(checkpoint, options)?;
         let described = describe::describe(&config, checkpoint, options.max_context)?;

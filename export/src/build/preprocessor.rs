@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use arrcoc_runtime::quote::excerpt;
 use serde_json::Value;
 
 use super::error::TextError;
@@ -77,7 +78,8 @@ impl File {
         if ok {
             return Ok(());
         }
-        let found = self.config.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        let found =
+            self.config.get(key).map_or_else(|| "nothing".to_owned(), |value| excerpt(&value.to_string()));
         Err(TextError::Value { path: self.path.clone(), key, expected: expected.into(), found })
     }
 
@@ -95,8 +97,8 @@ impl File {
         let keys = self.config.as_object().into_iter().flatten();
         for (key, value) in keys.filter(|(key, value)| !READ.contains(&key.as_str()) && !value.is_null()) {
             if !NEUTRAL.contains(&key.as_str()) {
-                let (path, key) = (self.path.clone(), key.clone());
-                let value = value.to_string().chars().take(100).collect();
+                let (path, key) = (self.path.clone(), excerpt(key));
+                let value = excerpt(&value.to_string());
                 return Err(TextError::UnknownKey { path, key, value });
             }
         }

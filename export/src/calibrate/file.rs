@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use arrcoc_runtime::bundle::manifest::Statistics;
-use arrcoc_runtime::quote::Brief;
+use arrcoc_runtime::quote::{Brief, excerpt, one_line};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -15,6 +15,9 @@ use crate::checkpoint::hex;
 
 /// The file's format version; a reader refuses any other.
 const FORMAT: u32 = 1;
+
+/// Most bytes of a field's path in a message: names of tensors are in it.
+const MOST_FIELD: usize = 500;
 
 /// What a run over a user's images and questions said about a checkpoint's graphs in 32-bit floats.
 #[derive(Debug, Clone, PartialEq)]
@@ -176,9 +179,9 @@ impl Calibration {
         let checked = check(raw, hex(&Sha256::digest(&bytes)));
         checked.map_err(|Wrong { field, expected, found }| CalibrationFileError::Field {
             path: path.to_owned(),
-            field,
+            field: one_line(&field, MOST_FIELD),
             expected,
-            found,
+            found: excerpt(&found),
         })
     }
 

@@ -7,12 +7,15 @@ use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
-use arrcoc_runtime::quote::Brief;
+use arrcoc_runtime::quote::{Brief, excerpt, one_line};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 /// The longest header that is read, bytes: the limit of the reference implementation.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Longest name of a tensor, bytes: it stands in messages. PyTorch's are seldom longer than 100.
+const MOST_NAME: usize = 500;
 
 /// Element types of the safetensors format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,6 +135,15 @@ pub enum HeaderError {
         /// The name.
         tensor: String,
     },
+    /// A name that no message could repeat.
+    #[error(
+        "a tensor's name begins with `{found}`; expected at most {MOST_NAME} bytes, and no control characters: the file is \
+         damaged or hostile"
+    )]
+    Name {
+        /// The beginning of the name.
+        found: String,
+    },
     /// A dtype that this reader does not know.
     #[error(
         "tensor `{tensor}` has dtype `{dtype}`; known are BOOL, U8 to U64, I8 to I64, F8_E4M3, F8_E5M2, F16, BF16, F32, F64"
@@ -139,20 +151,18 @@ pub enum HeaderError {
     UnknownDtype {
         /// The tensor.
         tensor: String,
-        /// Its dtype.
+        /// The beginning of its dtype.
         dtype: String,
     },
     /// Shape and byte range contradict each other.
-    #[error(
-        "tensor `{tensor}`: {dtype} {shape:?} needs {expected}, but its data_offsets are [{begin}, {end}]"
-    )]
+    #[error("tensor `{tensor}`: {dtype} {shape} needs {expected}, but its data_offsets are [{begin}, {end}]")]
     Size {
         /// The tensor.
         tensor: String,
         /// Its dtype.
         dtype: Dtype,
-        /// Its shape.
-        shape: Vec<u64>,
+        /// The beginning of its shape.
+        shape: String,
         /// What the shape needs, in words: a number of bytes, or that there is no such number.
         expected: String,
         /// Start of its range.
@@ -226,15 +236,19 @@ pub fn read_header(source: &mut impl Read, file_bytes: u64) -> Result<Vec<Tensor
 
 /// Checks one tensor by itself; its range stays relative to the data.
 fn check_tensor(name: String, raw: RawTensor, available: u64) -> Result<TensorEntry, HeaderError> {
+    if one_line(&name, MOST_NAME) != name {
+        return Err(HeaderError::Name { found: excerpt(&name) });
+    }
     let Some(dtype) = Dtype::parse(&raw.dtype) else {
-        return Err(HeaderError::UnknownDtype { tensor: name, dtype: raw.dtype });
+        return Err(HeaderError::UnknownDtype { tensor: name, dtype: excerpt(&raw.dtype) });
     };
     let [begin, end] = raw.data_offsets;
+    let shown = || excerpt(&format!("{:?}", raw.shape));
     let bytes = raw.shape.iter().try_fold(dtype.size() as u64, |bytes, &n| bytes.checked_mul(n));
     if bytes.is_none() || end.checked_sub(begin) != bytes {
         let expected =
             bytes.map_or("more bytes than there are numbers for".to_owned(), |n| format!("{n} bytes"));
-        return Err(HeaderError::Size { tensor: name, dtype, shape: raw.shape, expected, begin, end });
+        return Err(HeaderError::Size { tensor: name, dtype, shape: shown(), expected, begin, end });
     }
     if end > available {
         return Err(HeaderError::Truncated { tensor: name, end, available });
@@ -243,7 +257,7 @@ fn check_tensor(name: String, raw: RawTensor, available: u64) -> Result<TensorEn
     let shape = raw.shape.iter().map(|&n| usize::try_from(n)).collect::<Result<Vec<_>, _>>();
     let Ok(shape) = shape else {
         let expected = "an axis longer than this machine can address".to_owned();
-        return Err(HeaderError::Size { tensor: name, dtype, shape: raw.shape, expected, begin, end });
+        return Err(HeaderError::Size { tensor: name, dtype, shape: shown(), expected, begin, end });
     };
     Ok(TensorEntry { name, dtype, shape, bytes: begin..end })
 }

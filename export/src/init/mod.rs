@@ -16,7 +16,7 @@ pub use presets::Preset;
 
 use crate::checkpoint::{CONFIG, Dtype, INDEX};
 use crate::progress::Progress;
-use crate::staging::{Owned, Staging, StagingError};
+use crate::staging::{INIT_MARK, Owned, Staging, StagingError};
 use shards::Shard;
 
 /// Largest weight file unless another limit is asked for, bytes; transformers' own.
@@ -97,6 +97,10 @@ pub enum InitError {
     Staging(#[from] StagingError),
 }
 
+/// Says why [`INIT_MARK`] is there.
+const MARK: &str = "Written by `arrcoc-export init`, which may replace this directory while nothing in it has changed.\n\
+    Remove this file to keep the directory.\n";
+
 /// Writes the checkpoint; nothing appears at `options.out` before all of it is there.
 ///
 /// # Errors
@@ -130,6 +134,8 @@ pub fn init(options: &Options, progress: Progress) -> Result<Summary, InitError>
         write_shard(shard, options, &path, &mut step)?;
     }
     step.finish();
+    // The last file: what is newer than it was changed by somebody else.
+    staging.write(INIT_MARK, MARK.as_bytes())?;
     staging.commit()?;
     let parameters = parameters.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
     Ok(Summary { parameters, bytes, shards: shards.len() })

@@ -106,7 +106,7 @@ fn components(tensors: &BTreeMap<String, Tensor>) -> Vec<Component> {
 /// What `build` would say of configuration, tensors, tokenizer and chat template.
 fn problem(checkpoint: &Checkpoint) -> Option<String> {
     let error: Box<dyn Error> = match ModelConfig::from_json(checkpoint.config()) {
-        Err(error) => error.into(),
+        Err(error) => arrcoc_runtime::quote::Brief(error).into(),
         Ok(config) => match checkpoint.expect(&parameters(&config)) {
             Err(error) => error.into(),
             Ok(()) => check_text(&config, checkpoint).err()?.into(),

@@ -78,7 +78,7 @@ pub enum PlanError {
         /// The file, or the preset's name.
         origin: String,
         /// What is wrong with it.
-        source: ConfigError,
+        source: arrcoc_runtime::quote::Brief<ConfigError>,
     },
     /// No image of this size is ever encoded.
     #[error("image size: expected one of {expected:?} (the model's image_sizes), found {found}")]
@@ -159,6 +159,7 @@ fn load(source: &ModelSource) -> Result<Loaded, PlanError> {
     let config = ModelConfig::from_json(&json).map_err(|source| {
         let origin =
             checkpoint.as_ref().map(|checkpoint| checkpoint.dir().join(CONFIG).display().to_string());
+        let source = arrcoc_runtime::quote::Brief(source);
         PlanError::Config { origin: origin.unwrap_or_else(|| name.clone()), source }
     })?;
     let parameters = parameters(&config);

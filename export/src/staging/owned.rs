@@ -6,9 +6,13 @@ use std::io;
 use std::path::Path;
 
 use arrcoc_runtime::bundle::MANIFEST;
-use serde_json::Value;
+use arrcoc_runtime::quote::quote;
+use arrcoc_runtime::yaml;
 
 use super::StagingError;
+
+/// A file of every checkpoint that `init` writes, the last of them.
+pub const INIT_MARK: &str = ".arrcoc-init";
 
 /// Longest manifest or configuration that is looked into, bytes.
 const MARK_LIMIT: u64 = 1 << 20;
@@ -21,7 +25,7 @@ const DEPTH: usize = 4;
 pub enum Owned {
     /// A directory with a manifest of ours, and no file besides those that it lists.
     Bundle,
-    /// A directory with a `config.json` of a family that we know, and no other files than `init` writes.
+    /// A directory with the mark of `init`, no other files than `init` writes, and none of them changed since.
     Checkpoint,
     /// A directory with nothing but ONNX models and TensorRT's engines.
     Engine,
@@ -33,7 +37,9 @@ impl Owned {
     fn expected(self) -> &'static str {
         match self {
             Self::Bundle => "a bundle that `arrcoc-export build` wrote, and no other files in it",
-            Self::Checkpoint => "a checkpoint as `arrcoc-export init` writes it, and no other files in it",
+            Self::Checkpoint => {
+                "a checkpoint as `arrcoc-export init` wrote it, unchanged, and no other files in it"
+            }
             Self::Engine => "an engine that `arrcoc-export engines` built, and no other files with it",
             Self::Scratch => "nothing",
         }
@@ -74,7 +80,7 @@ impl Owned {
         match ours {
             None => Err(foreign("a directory of something else")),
             Some(ours) => match files.difference(&ours).next() {
-                Some(other) => Err(foreign(&format!("`{other}` in it"))),
+                Some(other) => Err(foreign(&format!("{} in it", quote(other)))),
                 None => Ok(()),
             },
         }
@@ -102,7 +108,7 @@ fn list(dir: &Path, inside: &Path, depth: usize, files: &mut BTreeSet<String>) -
 
 /// The manifest and what it lists, of any version of the format.
 fn bundle_files(dir: &Path) -> Option<BTreeSet<String>> {
-    let manifest: serde_yaml::Value = serde_yaml::from_str(&read(&dir.join(MANIFEST))?).ok()?;
+    let manifest: serde_yaml::Value = yaml::parse(read(&dir.join(MANIFEST))?.as_bytes()).ok()?;
     manifest.get("tool")?.as_str().filter(|tool| tool.starts_with("arrcoc-export"))?;
     let graphs = manifest.get("graphs")?.as_mapping()?.values().filter_map(|graph| graph.get("file"));
     let files = manifest.get("files").and_then(|files| files.as_mapping()).into_iter().flatten();
@@ -110,11 +116,14 @@ fn bundle_files(dir: &Path) -> Option<BTreeSet<String>> {
     Some(names.chain([MANIFEST.to_owned()]).collect())
 }
 
-/// Those of the files that belong to a checkpoint.
+/// Those of the files that belong to a checkpoint and are as `init` left them.
 fn checkpoint_files(dir: &Path, found: &BTreeSet<String>) -> Option<BTreeSet<String>> {
-    let config: Value = serde_json::from_str(&read(&dir.join(crate::checkpoint::CONFIG))?).ok()?;
-    arrcoc_models::config::ModelConfig::from_json(&config).ok()?;
+    let written = |name: &str| dir.join(name).symlink_metadata().ok()?.modified().ok();
+    // Weights that were trained in the same place are not those of `init`, and exist only once.
+    let mark = written(INIT_MARK)?;
+    let untouched = |name: &str| written(name).is_some_and(|time| time <= mark);
     let texts = [
+        INIT_MARK,
         crate::checkpoint::CONFIG,
         crate::checkpoint::INDEX,
         "generation_config.json",
@@ -125,6 +134,7 @@ fn checkpoint_files(dir: &Path, found: &BTreeSet<String>) -> Option<BTreeSet<Str
     ];
     let is_weights = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
     let ours = found.iter().filter(|name| texts.contains(&name.as_str()) || is_weights(name));
+    let ours = ours.filter(|name| untouched(name));
     Some(ours.cloned().collect())
 }
 

@@ -41,7 +41,7 @@ fn second_writer_is_refused_and_abandoned_work_vanishes() {
     let destination = root.path().join("new/parents/bundle");
     let first = Staging::begin(&destination, 1, Owned::Bundle).unwrap();
     assert!(matches!(Staging::begin(&destination, 1, Owned::Bundle), Err(StagingError::Busy { .. })));
-    Staging::sweep(&destination).unwrap();
+    Staging::sweep(&destination, Owned::Bundle).unwrap();
     assert!(first.path().is_dir(), "a living writer's directory was swept away");
     drop(first);
     assert_eq!(count(root.path()), 0);
@@ -53,6 +53,43 @@ fn second_writer_is_refused_and_abandoned_work_vanishes() {
     fs::write(root.path().join("new/notes.txt"), "a user's").unwrap();
     drop(first);
     assert!(root.path().join("new/notes.txt").is_file() && !root.path().join("new/parents").exists());
+}
+
+/// File systems without an exchange in one step.
+#[test]
+fn an_exchange_in_steps_loses_nothing_wherever_it_is_killed() {
+    let root = tempfile::tempdir().unwrap();
+    let (destination, old) = (root.path().join("bundle"), root.path().join(".bundle.old"));
+    let generation = || fs::read_to_string(destination.join("decoder.onnx")).unwrap();
+    // Killed after the first step: the destination is gone, and the only copy is aside.
+    publish(&destination, "one").unwrap();
+    for begin in [true, false] {
+        fs::rename(&destination, &old).unwrap();
+        match begin {
+            true => drop(Staging::begin(&destination, 1, Owned::Bundle).unwrap()),
+            false => Staging::sweep(&destination, Owned::Bundle).unwrap(),
+        }
+        assert_eq!((generation(), old.exists(), count(root.path())), ("one".to_owned(), false, 1));
+    }
+    // Killed after the second: the predecessor is still aside.
+    publish(&old, "zero").unwrap();
+    publish(&destination, "two").unwrap();
+    assert_eq!((generation(), count(root.path())), ("two".to_owned(), 1));
+    // All steps.
+    let staging = Staging::begin(&destination, 1, Owned::Bundle).unwrap();
+    staging.write("decoder.onnx", b"three").unwrap();
+    exchange_in_steps(staging.path(), &destination).unwrap();
+    drop(staging);
+    assert_eq!((generation(), count(root.path())), ("three".to_owned(), 1));
+    // Something of that name that is not ours is neither moved nor removed.
+    fs::create_dir(&old).unwrap();
+    fs::write(old.join("notes.txt"), "a user's").unwrap();
+    fs::remove_dir_all(&destination).unwrap();
+    publish(&destination, "four").unwrap();
+    Staging::sweep(&destination, Owned::Bundle).unwrap();
+    assert!(exchange_in_steps(&root.path().join(".bundle.partial"), &destination).is_err());
+    assert_eq!(generation(), "four");
+    assert!(old.join("notes.txt").is_file());
 }
 
 #[test]
@@ -87,7 +124,7 @@ fn links_are_not_followed() {
     fs::write(place("elsewhere/notes.txt"), "a user's").unwrap();
     symlink(place("elsewhere"), place(".bundle.partial")).unwrap();
     assert!(matches!(publish(&place("bundle"), "new"), Err(StagingError::Foreign { .. })));
-    assert!(matches!(Staging::sweep(&place("bundle")), Err(StagingError::Foreign { .. })));
+    assert!(matches!(Staging::sweep(&place("bundle"), Owned::Bundle), Err(StagingError::Foreign { .. })));
     assert!(place("elsewhere/notes.txt").is_file() && !place("bundle").exists());
 }
 
@@ -112,10 +149,21 @@ fn checkpoints_and_engines_are_known_by_their_files() {
     let config = crate::init::Preset::ArrCocOvisTiny.config("float32");
     fs::write(checkpoint.join("config.json"), config.to_string()).unwrap();
     fs::write(checkpoint.join("model.safetensors"), "").unwrap();
+    // Trained, or from elsewhere: `init` has not written it.
+    let refused = Owned::Checkpoint.check(&checkpoint).unwrap_err().to_string();
+    assert!(refused.contains("is not replaced"), "{refused}");
+    fs::write(checkpoint.join(INIT_MARK), "").unwrap();
     fs::write(engine.join("decoder.onnx"), "").unwrap();
     fs::write(engine.join("decoder_1.engine"), "").unwrap();
     Owned::Checkpoint.check(&checkpoint).unwrap();
     Owned::Engine.check(&engine).unwrap();
+    // Trained in the same place.
+    let weights = File::options().write(true).open(checkpoint.join("model.safetensors")).unwrap();
+    let (now, later) = (std::time::SystemTime::now(), std::time::Duration::from_secs(60));
+    weights.set_modified(now + later).unwrap();
+    let refused = Owned::Checkpoint.check(&checkpoint).unwrap_err().to_string();
+    assert!(refused.contains("`model.safetensors` in it"), "{refused}");
+    weights.set_modified(now - later).unwrap();
     for (dir, owned) in [(&checkpoint, Owned::Checkpoint), (&engine, Owned::Engine)] {
         assert!(matches!(Owned::Bundle.check(dir), Err(StagingError::Foreign { .. })));
         fs::write(dir.join("thesis.tex"), "a user's").unwrap();

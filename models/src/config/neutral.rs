@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 /// Keys that transformers writes into every section: of training, of bookkeeping, and of generation, which has a file of
-/// its own.
+/// its own, and without that file is read from here by whoever exports.
 const EVERYWHERE: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",

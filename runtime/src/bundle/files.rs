@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
 use super::{BundleError, lease};
+use crate::quote::{excerpt, one_line};
 
 /// A file of the bundle and the digest that it must have.
 #[derive(Debug)]
@@ -31,11 +32,12 @@ const MOST_PATH: usize = 1000;
 /// The path itself stays inside the bundle. What lies there may be a symbolic link to anywhere, as in Hugging Face's cache: the file's hash says
 /// whether it is the right one.
 pub(super) fn resolve(dir: &Path, field: &str, name: &str) -> Result<PathBuf, BundleError> {
-    let refuse =
-        |reason| BundleError::Path { field: field.to_owned(), path: name.escape_debug().to_string(), reason };
+    let refuse = |reason| BundleError::Path { field: field.to_owned(), path: excerpt(name), reason };
     if name.len() > MOST_PATH {
-        let path = format!("{}...", name.escape_debug().take(50).collect::<String>());
-        return Err(BundleError::Path { field: field.to_owned(), path, reason: "longer than 1000 bytes" });
+        return Err(refuse("longer than 1000 bytes"));
+    }
+    if one_line(name, MOST_PATH) != name {
+        return Err(refuse("with control characters"));
     }
     if !is_inside(name) {
         return Err(refuse("empty, absolute, or with `.`, `..`, a backslash or NUL in it"));

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::engine::{BundledGraph, Graph, Runtime};
 use crate::error::LoadError;
+use crate::quote::excerpt;
 use crate::yaml::{self, YamlError};
 use manifest::{
     AxisRange, DecoderSpec, GenerationSpec, PipelineKind, Precision, RawManifest, Target, VisionSpec,
@@ -153,7 +154,7 @@ pub enum BundleError {
     /// A graph reads a file that the manifest does not list, so that nobody has checked it.
     #[error(
         "graph `{graph}` reads `{}`, expected only files that the manifest lists; export the checkpoint again",
-        file.escape_debug()
+        excerpt(file)
     )]
     Unlisted {
         /// The graph's name.

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 
 use prost::Message;
 
+use crate::quote::quote;
+
 /// The operator that has an inference library load a file of another format. `build` writes none.
 const FOREIGN_ENGINE: &str = "EPContext";
 
@@ -119,6 +121,10 @@ pub(super) fn external_files(model: &[u8]) -> Result<BTreeSet<String>, String> {
     if found.foreign_engine {
         return Err(format!("it has an operator `{FOREIGN_ENGINE}`, which reads files that nobody checks"));
     }
+    // ONNX Runtime reads from the memory at `offset` where the location is `*/_ORT_MEM_ADDR_/*`.
+    if let Some(marker) = found.files.iter().find(|file| file.contains('*')) {
+        return Err(format!("a tensor lies in {}; expected a file, without `*` in its name", quote(marker)));
+    }
     Ok(found.files)
 }
 
@@ -199,6 +205,16 @@ mod tests {
         };
         let found = external_files(&model.encode_to_vec()).unwrap();
         assert_eq!(found, ('a'..='m').map(String::from).collect());
+    }
+
+    #[test]
+    fn places_in_memory_are_refused() {
+        for location in ["*/_ORT_MEM_ADDR_/*", "./*/_ORT_MEM_ADDR_/*", "decoder*.bin"] {
+            let graph = Graph { initializers: vec![tensor(location)], ..Graph::default() };
+            let model = Model { graph: Some(graph), ..Model::default() };
+            let refused = external_files(&model.encode_to_vec()).unwrap_err();
+            assert!(refused.contains(location) && refused.contains("without `*`"), "{refused}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::files::{ListedFile, resolve};
 use super::manifest::{AxisRange, DecoderSpec, PipelineKind, RawGraph, RawManifest, Statistics, VisionSpec};
 use super::{BundleError, GraphFile, Manifest};
+use crate::quote::excerpt;
 
 /// Axis names of design section 4, and the two that only `vision_encoder` has.
 pub(super) const AXES: [&str; 9] =
@@ -56,7 +57,7 @@ pub(super) fn validate(mut raw: RawManifest, dir: &Path) -> Result<(Manifest, Ve
     let graphs = check_graphs(&raw, dir, &mut hashed)?;
     let mut files = BTreeMap::new();
     for (name, sha256) in raw.files {
-        let field = format!("files.{}", name.escape_debug().take(MOST_NAME).collect::<String>());
+        let field = format!("files.{}", excerpt(&name));
         check_sha256(&field, &sha256)?;
         let path = resolve(dir, &field, &name)?;
         hashed.push(ListedFile { name: name.clone(), path: path.clone(), sha256 });
@@ -188,6 +189,6 @@ fn check(field: &str, expected: &str, ok: bool, found: impl Display) -> Result<(
         return Ok(());
     }
     // A hostile manifest can hold megabytes or control characters: the message stays short and printable.
-    let found: String = found.to_string().chars().take(200).flat_map(char::escape_debug).collect();
+    let found = excerpt(&found.to_string());
     Err(BundleError::Field { field: field.to_owned(), expected: expected.to_owned(), found })
 }

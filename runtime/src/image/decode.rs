@@ -22,6 +22,9 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DecodedImage, ImageE
     let (format, name) = sniff::format(bytes).map_err(|found| ImageError::Format { found })?;
     let (picture, metadata) =
         split(format, bytes).map_err(|reason| ImageError::Truncated { format: name, reason })?;
+    if format == ImageFormat::Gif {
+        check_frame(name, bytes, limits)?;
+    }
     let decoder = open(&picture, format, limits).map_err(|error| explain(error, name))?;
     let (width, height) = decoder.dimensions();
     check_size(name, (width, height), limits)?;
@@ -41,7 +44,7 @@ fn split(format: ImageFormat, bytes: &[u8]) -> Result<(Cow<'_, [u8]>, Metadata<'
         ImageFormat::Jpeg => jpeg::split(bytes).map(owned),
         ImageFormat::WebP => webp::split(bytes).map(owned),
         ImageFormat::Bmp => bmp::split(bytes).map(|picture| (picture, Metadata::default())),
-        ImageFormat::Gif => gif::check(bytes).map(|()| (Cow::Borrowed(bytes), Metadata::default())),
+        ImageFormat::Gif => gif::check(bytes).map(|_| (Cow::Borrowed(bytes), Metadata::default())),
         _ => Ok((Cow::Borrowed(bytes), Metadata::default())),
     }
 }
@@ -66,6 +69,15 @@ fn check_size(
     }
     if u64::from(longer) > u64::from(shorter) * u64::from(limits.max_aspect) {
         return Err(ImageError::Aspect { format, width, height, limit: limits.max_aspect });
+    }
+    Ok(())
+}
+
+/// Judges the first frame of a GIF, which is decoded whole, also where the picture shows only a part of it.
+fn check_frame(format: &'static str, bytes: &[u8], limits: &ImageLimits) -> Result<(), ImageError> {
+    let (width, height) = gif::check(bytes).map_err(|reason| ImageError::Truncated { format, reason })?;
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return Err(ImageError::Pixels { format, width, height, limit: limits.max_pixels });
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
-//! Whether a GIF holds the whole of its first frame. The decoder takes a frame whose end is missing; PIL refuses it.
+//! Whether a GIF holds the whole of its first frame, and how large that is. The decoder takes a frame whose end is missing; PIL
+//! refuses it.
 
-/// Walks from block to block up to the end of the first frame's data.
+/// Walks from block to block up to the end of the first frame's data; returns width and height of the frame, which may differ from
+/// the picture's.
 ///
 /// # Errors
 /// What is missing.
-pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+pub(super) fn check(bytes: &[u8]) -> Result<(u32, u32), String> {
     const TRAILER: u8 = b';';
     let ends = || format!("it ends after {} bytes, inside or before its first frame", bytes.len());
     let table = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
@@ -17,8 +19,11 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
             b',' => {
                 // Place, size, flags of the colour table, length of the first codes.
                 let data = at + 11 + table(byte(at + 9)?);
+                let side = |low: u8, high: u8| u32::from(low) | u32::from(high) << 8;
+                let width = side(byte(at + 5)?, byte(at + 6)?);
+                let height = side(byte(at + 7)?, byte(at + 8)?);
                 // The block that ends the data may be missing, but not a part of the last block before it.
-                return blocks_end(bytes, data).map(drop).ok_or_else(ends);
+                return blocks_end(bytes, data).map(|_| (width, height)).ok_or_else(ends);
             }
             TRAILER => return Err("it holds no frame".to_owned()),
             _ => at += 1,

@@ -2,6 +2,8 @@
 
 use ::image::ImageFormat;
 
+use crate::quote::excerpt;
+
 /// The formats that we read, by content; otherwise a description of what the bytes look like.
 pub(super) fn format(bytes: &[u8]) -> Result<(ImageFormat, &'static str), String> {
     let found = ::image::guess_format(bytes).ok();
@@ -25,7 +27,7 @@ fn describe(bytes: &[u8]) -> String {
     } else if start.get(4..8) == Some(b"ftyp") {
         "a HEIF or video file".to_owned()
     } else if bytes.iter().take(512).all(|c| c.is_ascii_graphic() || c.is_ascii_whitespace()) {
-        format!("text that begins with `{}`", String::from_utf8_lossy(start).escape_debug())
+        format!("text that begins with `{}`", excerpt(&String::from_utf8_lossy(start)))
     } else {
         format!("a file that begins with the bytes {start:02x?}")
     }

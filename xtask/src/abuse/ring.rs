@@ -125,10 +125,7 @@ impl Row {
 pub(super) fn told(answer: &std::io::Result<Answer>) -> String {
     match answer {
         Ok(answer) => answer.status.to_string(),
-        Err(error) => match error.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => "no answer in time".to_owned(),
-            _ => "cut off".to_owned(),
-        },
+        Err(error) => crate::soak::cut(error).to_owned(),
     }
 }
 

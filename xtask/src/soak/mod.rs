@@ -291,7 +291,7 @@ fn short_text(answer: &Answer) -> String {
 }
 
 /// How a connection ended without an answer.
-fn cut(error: &io::Error) -> &'static str {
+pub(crate) fn cut(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time",
         _ => "cut off",
