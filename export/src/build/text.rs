@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use arrcoc_runtime::error::LoadError;
-use arrcoc_runtime::prompt::{Prompter, read_tokenizer};
+use arrcoc_runtime::prompt::{Prompter, default_template, read_tokenizer};
 use arrcoc_runtime::quote::Brief;
 use serde_json::Value;
 
@@ -157,16 +157,6 @@ fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<(&'stati
     let hint = "the runtime needs the model's dialogue format: this file, chat_templates/default.jinja, or \
                 `chat_template` in processor_config.json, chat_template.json or tokenizer_config.json";
     Err(TextError::Missing { path: dir.join(CHAT_TEMPLATE), hint })
-}
-
-/// A template, or the one named `default` of several: a list of names and templates, or a dictionary.
-fn default_template(value: &Value) -> Option<String> {
-    let template = match value {
-        Value::Array(named) => &named.iter().find(|entry| entry["name"] == "default")?["template"],
-        Value::Object(named) => named.get("default")?,
-        template => template,
-    };
-    template.as_str().map(str::to_owned)
 }
 
 /// Loads tokenizer and template as the runtime does, which puts a few conversations to them.

@@ -16,6 +16,7 @@ mod template;
 mod tokenize;
 
 use template::ChatTemplate;
+pub use template::default_template;
 use tokenize::PromptTokenizer;
 
 /// The allocator's question when the last user message holds no text of its own (an image alone, say).
@@ -72,6 +73,7 @@ impl Layout {
 /// # Errors
 /// What is wrong with it. The library panics over some damaged files; that is an error here like any other.
 pub fn read_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
+    tokenize::bound_searches();
     let read = std::panic::catch_unwind(|| Tokenizer::from_bytes(json));
     let read = read.map_err(|_| "the tokenizers library cannot make sense of it".to_owned())?;
     read.map_err(|error| Brief(error).to_string())

@@ -37,9 +37,12 @@ impl ChatTemplate {
     pub(super) fn new(config: &str, template: Option<String>, image_token: &str) -> Result<Self, LoadError> {
         let config: serde_json::Value = serde_json::from_str(config)
             .map_err(|error| LoadError::Text { file: CONFIG, reason: error.to_string() })?;
-        let source = template.or_else(|| default_template(&config)).ok_or_else(|| LoadError::Text {
-            file: NAME,
-            reason: "expected this file or a `chat_template` in tokenizer_config.json, found neither".into(),
+        let source = template.or_else(|| default_template(&config["chat_template"])).ok_or_else(|| {
+            LoadError::Text {
+                file: NAME,
+                reason: "expected this file or a `chat_template` in tokenizer_config.json, found neither"
+                    .into(),
+            }
         })?;
         let template = Template::parse(&source)
             .map_err(|error| LoadError::Text { file: NAME, reason: error.to_string() })?;
@@ -127,14 +130,17 @@ fn part(part: &Part) -> Value {
     })
 }
 
-/// `chat_template` of a tokenizer config: a string, or a list of named ones of which `default` counts.
-fn default_template(config: &serde_json::Value) -> Option<String> {
-    let template = config.get("chat_template")?;
-    let named = |list: &Vec<serde_json::Value>| {
-        let default = list.iter().find(|entry| entry["name"] == "default")?;
-        default["template"].as_str().map(str::to_owned)
+/// The template of a `chat_template` in a configuration: a string, or the one named `default` of several, which are a list
+/// of names and templates or a dictionary.
+pub fn default_template(template: &serde_json::Value) -> Option<String> {
+    let template = match template {
+        serde_json::Value::Array(named) => {
+            &named.iter().find(|entry| entry["name"] == "default")?["template"]
+        }
+        serde_json::Value::Object(named) => named.get("default")?,
+        template => template,
     };
-    template.as_str().map(str::to_owned).or_else(|| template.as_array().and_then(named))
+    template.as_str().map(str::to_owned)
 }
 
 /// The tokens that transformers gives to a template by name: the usual ones, other keys that end in `_token`, and those

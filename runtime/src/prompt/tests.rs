@@ -4,8 +4,16 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use arrcoc_tests::allocated::{Counting, most_of};
+
 use super::*;
 use crate::toy;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most memory that a hostile template may take.
+const MEMORY: usize = 256 << 20;
 
 fn prompter_with(template: &str) -> Prompter {
     let config = r#"{"bos_token": {"content": "<s>"}, "eos_token": "<|im_end|>"}"#;
@@ -207,9 +215,60 @@ fn hostile_templates_end() {
         "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}".into(),
         "{% macro m(x) %}{{ x }}{{ caller() }}{% endmacro %}{% macro r() %}{% call m(1) %}{{ r() }}{% endcall %}{% endmacro %}{{ r() }}".into(),
         "x".repeat(1 << 20),
+        // What these write or make is many times what they are made of.
+        "{{ ('%(a)04096d' * 2500000) % {'a': 1} }}".into(),
+        "{{ ('{:04096}' * 3000000).format(1) }}".into(),
+        "{% for c in 'x' * 30000000 %}{% endfor %}".into(),
+        "{% for c in ' x' * 15000000 if false %}{% endfor %}".into(),
+        "{{ (' ' * 15000000).split(' ')|length }}".into(),
+        "{{ ('a ' * 7500000).split()|length }}".into(),
+        "{{ ('a ' * 7500000).rsplit()|length }}".into(),
+        "{{ ('\\n' * 15000000).splitlines()|length }}".into(),
+        "{{ ('\\n' * 15000000)|indent(1024) }}".into(),
+        "{{ ('x' * 15000000)[::-1]|length }}".into(),
+        "{{ ('x' * 15000000)[1::2]|length }}".into(),
+        "{{ ('x' * 15000000)|reverse|length }}".into(),
+        "{{ ('x' * 15000000)|replace('', 'y') }}".into(),
+        "{{ ('x' * 30000000)|list|length }}".into(),
+        "{{ ('x' * 30000000)|sort|length }}".into(),
+        "{{ ('x' * 30000000)|unique|first }}".into(),
+        "{{ ('x' * 30000000)|join(',')|length }}".into(),
+        "{{ ','.join('x' * 30000000)|length }}".into(),
+        "{{ ('x' * 30000000)|map('upper')|first }}".into(),
+        "{{ ('x' * 30000000)|select|first }}".into(),
+        "{{ [1, 'x' * 30000000]|string|length }}".into(),
+        "{{ ['\\x01' * 10000000]|string|length }}".into(),
+        "{{ ('\\x01' * 10000000)|tojson|length }}".into(),
+        "{{ ([1] * 100000)|tojson(separators=['x' * 100000, ':'])|length }}".into(),
+        "{{ ([['x' * 60000] * 10] * 100)|join|length }}".into(),
+        "{{ strftime_now('%c' * 7000000)|length }}".into(),
+        "{{ ((messages[0].content[0] ~ 'x') * 2000000)|length }}".into(),
+        "{% macro m() %}{% endmacro %}{{ m(*('x' * 30000000)) }}".into(),
+        "{% filter replace('x', 'yyyyyyyyyyyyyyyy') %}{{ 'x' * 15000000 }}{% endfilter %}".into(),
+        loops("{% set n.x = [n.x] * 9 %}"),
+        loops("{% set n.x = n.x ~ messages[0].content %}"),
     ] {
-        refusal(&template);
+        let (_, memory) = most_of(|| refusal(&template));
+        assert!(memory > 0 && memory < MEMORY, "{template:.200}: {memory} bytes");
     }
+}
+
+/// A pattern that backtracks without end is an error, and neither a hang nor a panic.
+#[test]
+fn hostile_patterns_end() {
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&toy::tokenizer_json()).unwrap();
+    let split = serde_json::json!({
+        "type": "Split", "pattern": {"Regex": "(?:z|z)+y"}, "behavior": "Isolated", "invert": false,
+    });
+    let own = tokenizer["pre_tokenizer"].take();
+    tokenizer["pre_tokenizer"] = serde_json::json!({"type": "Sequence", "pretokenizers": [split, own]});
+    let prompter =
+        Prompter::new(&tokenizer.to_string(), "{}", Some(toy::TEMPLATE.into()), toy::IMAGE_PAD).unwrap();
+    let hostile = format!("{}!y", "z".repeat(60));
+    let outcome = prompter.tokenize(&hostile);
+    assert!(matches!(outcome, Err(GenerateError::Engine(_))), "{outcome:?}");
+    // What is legal and long still passes.
+    assert!(prompter.tokenize(&" ".repeat(100_000)).is_ok());
 }
 
 #[test]

@@ -7,6 +7,8 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 
 use tokenizers::normalizer::Range as Span;
 use tokenizers::{
@@ -15,6 +17,22 @@ use tokenizers::{
 };
 
 use crate::generate::GenerateError;
+
+/// How often one search for a pattern may go back and try another way. A run of so many spaces can take that many.
+const MOST_RETRIES: std::ffi::c_ulong = 1 << 22;
+
+/// Bounds what a search for a pattern of a tokenizer may take, in this process.
+pub(super) fn bound_searches() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: each sets one number in Oniguruma, which searches read when they begin. It happens once, before the
+        // first tokenizer of this process is read.
+        unsafe {
+            onig_sys::onig_set_retry_limit_in_match(MOST_RETRIES);
+            onig_sys::onig_set_retry_limit_in_search(MOST_RETRIES);
+        }
+    });
+}
 
 /// A tokenizer with its added tokens kept apart.
 pub(super) struct PromptTokenizer {
@@ -148,7 +166,18 @@ impl PromptTokenizer {
         Ok(ids)
     }
 
+    /// What bounds the time of this: the text is as long as the context allows ([`super::Prompter::layout`] refuses more),
+    /// and one search for a pattern of the tokenizer ends within [`MOST_RETRIES`], so that a pattern that backtracks
+    /// without end fails. A hostile pattern that stays below that at every character can still hold its thread for the
+    /// product of the two: a blocking thread that only this request waits for, or at load, that `timeouts.load` watches.
     fn encode(&self, text: &str, said: &Said<'_>) -> Result<Vec<u32>, GenerateError> {
+        // The library panics where a search does not end in time. Nothing is left half changed: it works on `text` alone.
+        let encoded = catch_unwind(AssertUnwindSafe(|| self.encode_unguarded(text, said)));
+        let stuck = || failed("its patterns take more work on this text than any text needs");
+        encoded.unwrap_or_else(|_| Err(stuck()))
+    }
+
+    fn encode_unguarded(&self, text: &str, said: &Said<'_>) -> Result<Vec<u32>, GenerateError> {
         let mut text = PreTokenizedString::from(text);
         text.split(|_, piece| self.verbatim.split(piece, said)).map_err(failed)?;
         if let Some(normalizer) = self.tokenizer.get_normalizer() {

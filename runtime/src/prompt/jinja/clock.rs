@@ -1,8 +1,12 @@
-//! `strftime_now`: the local date, as Python's `strftime` writes it in the C locale.
+//! `strftime_now`: the date in UTC, as Python's `strftime` writes it in the C locale.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Failure;
+use super::meter::Meter;
+
+/// More bytes than any directive writes.
+const LONGEST: usize = 32;
 
 const MONTHS: [&str; 12] = [
     "January",
@@ -20,7 +24,8 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// A moment in seconds since 1970, in the time zone of whoever reads the clock.
+/// A moment in seconds since 1970, in UTC. transformers reads the local time; a server's answers are not to depend on
+/// where it stands, and servers are set to UTC as a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(pub(crate) i64);
 
@@ -31,7 +36,9 @@ impl Moment {
         Self(since.map_or(0, |since| since.as_secs() as i64))
     }
 
-    pub(super) fn format(self, format: &str) -> Result<String, Failure> {
+    pub(super) fn format(self, format: &str, meter: &Meter) -> Result<String, Failure> {
+        let directives = format.matches('%').count();
+        meter.bytes(format.len().saturating_add(directives.saturating_mul(LONGEST)))?;
         let (days, second) = (self.0.div_euclid(86_400), self.0.rem_euclid(86_400));
         let (year, month, day) = civil(days);
         let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);

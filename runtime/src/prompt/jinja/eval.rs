@@ -10,7 +10,7 @@ use super::given::{self, Given};
 use super::meter::Meter;
 use super::said::{Builder, Text};
 use super::value::{Closure, Function, Loop, NESTING, Seq, Value};
-use super::{Failure, filters, methods, ops, tests};
+use super::{Failure, filters, methods, ops, predicates};
 
 /// Variables, and the scope around them.
 pub(crate) struct Scope {
@@ -42,6 +42,9 @@ impl Scope {
         None
     }
 }
+
+/// What a string takes besides its characters.
+const STRING: usize = 16;
 
 /// How a body ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,20 +81,23 @@ impl<'m> Evaluator<'m> {
         Ok(Scope::new(Some(Rc::clone(parent))))
     }
 
-    pub(super) fn body(&self, body: &Body, scope: &Rc<Scope>, out: &mut Builder) -> Result<Flow, Failure> {
+    pub(super) fn body(
+        &self,
+        body: &Body,
+        scope: &Rc<Scope>,
+        out: &mut Builder<'_>,
+    ) -> Result<Flow, Failure> {
         for stmt in body {
             self.meter.step(1)?;
             self.line.set(stmt.line);
             let flow = match &stmt.kind {
                 StmtKind::Data(text) => {
-                    self.meter.bytes(text.len())?;
-                    out.push_own(text);
+                    out.push_own(text)?;
                     Flow::Next
                 }
                 StmtKind::Output(value) => {
-                    let text = self.expr(value, scope)?.text()?;
-                    self.meter.bytes(text.as_str().len())?;
-                    out.push(&text);
+                    let text = self.expr(value, scope)?.text(self.meter)?;
+                    out.push(&text)?;
                     Flow::Next
                 }
                 StmtKind::Break => Flow::Break,
@@ -105,7 +111,7 @@ impl<'m> Evaluator<'m> {
         Ok(Flow::Next)
     }
 
-    fn block(&self, stmt: &Stmt, scope: &Rc<Scope>, out: &mut Builder) -> Result<Flow, Failure> {
+    fn block(&self, stmt: &Stmt, scope: &Rc<Scope>, out: &mut Builder<'_>) -> Result<Flow, Failure> {
         match &stmt.kind {
             StmtKind::If { branches, otherwise } => {
                 for (test, body) in branches {
@@ -127,7 +133,7 @@ impl<'m> Evaluator<'m> {
             }
             StmtKind::Filter { filters, body } => {
                 let text = self.captured(body, &self.scope(scope)?)?;
-                out.push(&self.filtered(Value::Str(text), filters, scope)?.text()?);
+                out.push(&self.filtered(Value::Str(text), filters, scope)?.text(self.meter)?)?;
             }
             StmtKind::With { values, body } => {
                 let inner = self.scope(scope)?;
@@ -147,7 +153,7 @@ impl<'m> Evaluator<'m> {
                 if let ExprKind::Call(callee, args) = &call.kind {
                     let callee = self.expr(callee, scope)?;
                     let given = self.given(args, scope)?;
-                    out.push(&self.call(&callee, given, Some(caller))?.text()?);
+                    out.push(&self.call(&callee, given, Some(caller))?.text(self.meter)?)?;
                 }
             }
             StmtKind::Data(_) | StmtKind::Output(_) | StmtKind::Break | StmtKind::Continue => {}
@@ -156,7 +162,7 @@ impl<'m> Evaluator<'m> {
     }
 
     fn captured(&self, body: &Body, scope: &Rc<Scope>) -> Result<Text, Failure> {
-        let mut out = Builder::default();
+        let mut out = Builder::new(self.meter);
         self.body(body, scope, &mut out)?;
         Ok(out.finish())
     }
@@ -179,10 +185,10 @@ impl<'m> Evaluator<'m> {
         Ok(Value::Macro(Rc::new(Closure { declaration: Arc::clone(declaration), scope: Rc::clone(scope) })))
     }
 
-    fn for_(&self, stmt: &For, scope: &Rc<Scope>, out: &mut Builder) -> Result<Flow, Failure> {
-        let mut items = self.expr(&stmt.iter, scope)?.iterate()?;
-        self.meter.items(items.items.len())?;
+    fn for_(&self, stmt: &For, scope: &Rc<Scope>, out: &mut Builder<'_>) -> Result<Flow, Failure> {
+        let mut items = self.expr(&stmt.iter, scope)?.iterate(self.meter)?;
         if let Some(test) = &stmt.test {
+            self.meter.items(items.items.len())?;
             let mut kept = Vec::new();
             for item in &items.items {
                 let inner = self.scope(scope)?;
@@ -225,7 +231,7 @@ impl<'m> Evaluator<'m> {
                 store(&mut entries.borrow_mut(), name, value)
             }
             Target::Tuple(targets) => {
-                let items = value.iterate()?;
+                let items = value.iterate(self.meter)?;
                 if items.items.len() != targets.len() {
                     let (expected, found) = (targets.len(), items.items.len());
                     return Err(Failure::new(format!("{expected} variables are given {found} values")));
@@ -246,7 +252,7 @@ impl<'m> Evaluator<'m> {
             ExprKind::Int(value) => Ok(Value::Int(*value)),
             ExprKind::Float(value) => Ok(Value::Float(*value)),
             ExprKind::Str(text) => {
-                self.meter.bytes(text.len())?;
+                self.meter.bytes(text.len() + STRING)?;
                 Ok(Value::own(text))
             }
             ExprKind::Name(name) => Ok(self.name(name, scope)),
@@ -299,7 +305,7 @@ impl<'m> Evaluator<'m> {
                 filters::apply(name, &value(of)?, self.given(args, scope)?, self.meter)
             }
             ExprKind::Test { value: of, name, args, negated } => {
-                let holds = tests::ask(name, &value(of)?, self.given(args, scope)?, self.meter)?;
+                let holds = predicates::ask(name, &value(of)?, self.given(args, scope)?, self.meter)?;
                 Ok(Value::Bool(holds != *negated))
             }
             _ => self.built(expr, scope),
@@ -336,7 +342,8 @@ impl<'m> Evaluator<'m> {
                 ops::slice(&of, &bounds, self.meter)
             }
             ExprKind::Concat(items) => {
-                let texts = items.iter().map(|item| value(item)?.text()).collect::<Result<Vec<_>, _>>()?;
+                let texts =
+                    items.iter().map(|item| value(item)?.text(self.meter)).collect::<Result<Vec<_>, _>>()?;
                 ops::join(&texts, self.meter).map(Value::Str)
             }
             ExprKind::Negative(of) => match value(of)? {
@@ -369,23 +376,28 @@ impl<'m> Evaluator<'m> {
 
     fn given(&self, args: &Args, scope: &Rc<Scope>) -> Result<Given, Failure> {
         let value = |expr: &Expr| self.expr(expr, scope);
+        self.meter.items(args.positional.len() + args.named.len())?;
         let mut positional = args.positional.iter().map(value).collect::<Result<Vec<_>, _>>()?;
         let mut named = Vec::new();
         for (name, expr) in &args.named {
             named.push((Arc::clone(name), value(expr)?));
         }
         if let Some(star) = &args.star {
-            positional.extend(value(star)?.iterate()?.items.iter().cloned());
+            let items = value(star)?.iterate(self.meter)?;
+            self.meter.items(items.items.len())?;
+            positional.extend(items.items.iter().cloned());
         }
         if let Some(stars) = &args.double_star {
             let Value::Dict(dict) = value(stars)? else {
                 return Err(Failure::new("`**` takes a dictionary"));
             };
             for (key, value) in &dict.entries {
-                named.push((Name::from(given::text("a call", Some(key.clone()))?.as_str()), value.clone()));
+                let name = given::text("a call", Some(key.clone()))?;
+                self.meter.part()?;
+                self.meter.bytes(name.as_str().len())?;
+                named.push((Name::from(name.as_str()), value.clone()));
             }
         }
-        self.meter.items(positional.len() + named.len())?;
         Ok(Given { positional, named })
     }
 
@@ -413,14 +425,14 @@ impl<'m> Evaluator<'m> {
             }
             Function::RaiseException => {
                 let [message] = given.bind("raise_exception", ["message"])?;
-                let message = message.map_or_else(|| Ok(Text::default()), |message| message.text())?;
+                let message =
+                    message.map_or_else(|| Ok(Text::default()), |message| message.text(self.meter))?;
                 Err(Failure::Raised(message.as_str().to_owned()))
             }
             Function::StrftimeNow => {
                 let [format] = given.bind("strftime_now", ["format"])?;
-                let text = self.now.format(given::text("strftime_now", format)?.as_str())?;
-                self.meter.bytes(text.len())?;
-                Ok(Value::own(&text))
+                let format = given::text("strftime_now", format)?;
+                self.now.format(format.as_str(), self.meter).map(|text| Value::own(&text))
             }
         }
     }
@@ -453,6 +465,10 @@ impl<'m> Evaluator<'m> {
             return Err(Failure::new(format!("`{name}` takes no argument `{unknown:.40}`")));
         }
         scope.set(&"varargs".into(), Value::tuple(rest)?);
+        for (name, _) in &named {
+            self.meter.part()?;
+            self.meter.bytes(name.len())?;
+        }
         let named = named.into_iter().map(|(name, value)| (Value::own(&name), value)).collect();
         scope.set(&"kwargs".into(), Value::dict(named)?);
         scope.set(&"caller".into(), caller.unwrap_or_else(|| Value::undefined("caller")));

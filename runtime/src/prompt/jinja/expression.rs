@@ -4,7 +4,7 @@ use super::SyntaxError;
 use super::ast::{Args, Binary, Comparison, Expr, ExprKind, Name};
 use super::lexer::Token;
 use super::parser::Parser;
-use super::{filters, methods, tests};
+use super::{filters, methods, predicates};
 
 /// Most levels of one expression, chains of filters and operators included.
 const DEPTH: usize = 200;
@@ -395,7 +395,7 @@ impl Parser {
     fn test(&mut self, value: Expr) -> Result<Expr, SyntaxError> {
         let negated = self.take_name("not");
         let name = self.name()?;
-        if !tests::NAMES.contains(&&*name) {
+        if !predicates::NAMES.contains(&&*name) {
             return self.error(format!("the test `{name:.40}` is not supported"));
         }
         let mut args = Args::default();

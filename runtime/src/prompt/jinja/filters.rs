@@ -4,10 +4,10 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::given::{self, Given};
-use super::meter::Meter;
+use super::meter::{ALLOCATION, Meter};
 use super::said::{Builder, Text};
-use super::value::{Seq, Value, order, same};
-use super::{Failure, format, json, ops, strings, tests};
+use super::value::{PAIR, Value, order, same};
+use super::{Failure, format, json, ops, predicates, strings};
 
 /// The filters that there are. A template that names another is refused when it is loaded.
 pub(super) const NAMES: [&str; 37] = [
@@ -65,13 +65,14 @@ fn apply_one(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<V
         }
         "length" | "count" => {
             given.none(name)?;
+            meter.step(value.size())?;
             Ok(Value::Int(value.length()? as i64))
         }
         "upper" | "lower" | "capitalize" | "title" | "string" | "trim" | "replace" | "indent" | "center"
-        | "format" => on_text(name, &value.text()?, given, meter).map(Value::Str),
+        | "format" => on_text(name, &value.text(meter)?, given, meter).map(Value::Str),
         "join" => join(value, given, meter),
         "tojson" => json::tojson(value, given, meter),
-        "int" | "float" | "abs" | "round" => number(name, value, given),
+        "int" | "float" | "abs" | "round" => number(name, value, given, meter),
         "first" | "last" | "list" | "reverse" | "items" => {
             given.none(name)?;
             items(name, value, meter)
@@ -93,7 +94,7 @@ fn apply_one(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<V
 
 fn on_text(name: &str, text: &Text, given: Given, meter: &Meter) -> Result<Text, Failure> {
     let plain = text.as_str();
-    meter.bytes(plain.len())?;
+    meter.bytes(text.weight() + ALLOCATION)?;
     match name {
         "trim" => {
             let [chars] = given.bind(name, ["chars"])?;
@@ -103,7 +104,7 @@ fn on_text(name: &str, text: &Text, given: Given, meter: &Meter) -> Result<Text,
         "replace" => {
             let [old, new, count] = given.bind(name, ["old", "new", "count"])?;
             let part = |part: Option<Value>| match part {
-                Some(part) => part.text(),
+                Some(part) => part.text(meter),
                 None => Err(Failure::new("`replace` takes an old and a new string")),
             };
             let (old, new) = (part(old)?, part(new)?);
@@ -127,7 +128,7 @@ fn on_text(name: &str, text: &Text, given: Given, meter: &Meter) -> Result<Text,
             let [width] = given.bind(name, ["width"])?;
             let width = Value::Int(given::integer(name, width, 80)?);
             let given = Given { positional: vec![width], named: Vec::new() };
-            strings::call(text, "center", given, meter)?.text()
+            strings::call(text, "center", given, meter)?.text(meter)
         }
         _ => {
             given.none(name)?;
@@ -171,32 +172,33 @@ fn indent(text: &Text, given: Given, meter: &Meter) -> Result<Text, Failure> {
     };
     let (first, blank) = (given::flag(first, false), given::flag(blank, false));
     let ended = ops::join(&[text.clone(), Text::own("\n")], meter)?;
-    let lines = strings::call(&ended, "splitlines", Given::default(), meter)?.iterate()?;
-    meter.bytes(lines.items.len().saturating_mul(indent.as_str().len() + 1))?;
-    let mut out = Builder::default();
+    let lines = strings::call(&ended, "splitlines", Given::default(), meter)?.iterate(meter)?;
+    let mut out = Builder::new(meter);
     for (index, line) in lines.items.iter().enumerate() {
         let Value::Str(line) = line else { continue };
         if index > 0 {
-            out.push_own("\n");
+            out.push_own("\n")?;
         }
         if if index == 0 { first } else { blank || !line.as_str().is_empty() } {
-            out.push(&indent);
+            out.push(&indent)?;
         }
-        out.push(line);
+        out.push(line)?;
     }
     Ok(out.finish())
 }
 
 fn join(value: &Value, given: Given, meter: &Meter) -> Result<Value, Failure> {
     let [separator, attribute] = given.bind("join", ["d", "attribute"])?;
-    let separator = separator.map_or_else(|| Ok(Text::default()), |separator| separator.text())?;
+    let separator = separator.map_or_else(|| Ok(Text::default()), |separator| separator.text(meter))?;
     let mut texts = Vec::new();
-    for item in &value.iterate()?.items {
+    let seq = value.iterate(meter)?;
+    meter.items(seq.items.len() * 2)?;
+    for item in &seq.items {
         meter.step(1)?;
         if !texts.is_empty() {
             texts.push(separator.clone());
         }
-        texts.push(reach(item, attribute.as_ref(), meter)?.text()?);
+        texts.push(reach(item, attribute.as_ref(), meter)?.text(meter)?);
     }
     ops::join(&texts, meter).map(Value::Str)
 }
@@ -217,13 +219,14 @@ fn reach(item: &Value, attribute: Option<&Value>, meter: &Meter) -> Result<Value
     }
 }
 
-fn number(name: &str, value: &Value, given: Given) -> Result<Value, Failure> {
+fn number(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<Value, Failure> {
     match name {
         "int" => {
             let [default, base] = given.bind(name, ["default", "base"])?;
             let base = given::integer(name, base, 10)?;
             let found = match value {
                 Value::Str(text) => {
+                    meter.bytes(text.as_str().len())?;
                     let plain = text.as_str().trim().replace('_', "");
                     let radix = u32::try_from(base).ok().filter(|base| (2..=36).contains(base));
                     let whole = radix.and_then(|radix| i64::from_str_radix(&plain, radix).ok());
@@ -278,7 +281,7 @@ fn items(name: &str, value: &Value, meter: &Meter) -> Result<Value, Failure> {
         return match value {
             Value::Undefined(_) => Value::generator(Vec::new()),
             Value::Dict(dict) => {
-                meter.items(dict.entries.len() * 2)?;
+                meter.items(dict.entries.len() * PAIR)?;
                 let pair = |(key, value): &(Value, Value)| Value::tuple(vec![key.clone(), value.clone()]);
                 Value::generator(dict.entries.iter().map(pair).collect::<Result<_, _>>()?)
             }
@@ -291,7 +294,13 @@ fn items(name: &str, value: &Value, meter: &Meter) -> Result<Value, Failure> {
     if name == "last" && matches!(value, Value::Generator(_)) {
         return Err(Failure::new("`last` does not take a generator; make it a list first"));
     }
-    let seq = value.iterate()?;
+    if let ("first" | "last", Value::Str(text)) = (name, value) {
+        let mut chars = text.as_str().char_indices();
+        let found = if name == "first" { chars.next() } else { chars.next_back() };
+        let character = |(at, c): (usize, char)| Value::Str(text.slice(at..at + c.len_utf8()));
+        return Ok(found.map_or_else(|| missing(name), character));
+    }
+    let seq = value.iterate(meter)?;
     match name {
         "first" => Ok(seq.items.first().cloned().unwrap_or_else(|| missing("first"))),
         "last" => Ok(seq.items.last().cloned().unwrap_or_else(|| missing("last"))),
@@ -312,12 +321,13 @@ fn items(name: &str, value: &Value, meter: &Meter) -> Result<Value, Failure> {
 }
 
 fn map(value: &Value, mut given: Given, meter: &Meter) -> Result<Value, Failure> {
-    let seq = value.iterate()?;
+    let seq = value.iterate(meter)?;
     meter.items(seq.items.len())?;
     if given.positional.is_empty() {
         let [attribute, default] = given.bind("map", ["attribute", "default"])?;
         let attribute = attribute.ok_or_else(|| Failure::new("`map` needs a filter or an attribute"))?;
         let one = |item: &Value| {
+            meter.bytes(ALLOCATION)?;
             let found = reach(item, Some(&attribute), meter)?;
             Ok(match (&found, &default) {
                 (Value::Undefined(_), Some(default)) => default.clone(),
@@ -328,12 +338,15 @@ fn map(value: &Value, mut given: Given, meter: &Meter) -> Result<Value, Failure>
     }
     let name = given::text("map", Some(given.positional.remove(0)))?;
     let again = || Given { positional: given.positional.clone(), named: given.named.clone() };
-    let one = |item: &Value| apply(name.as_str(), item, again(), meter);
+    let one = |item: &Value| {
+        meter.bytes(ALLOCATION)?;
+        apply(name.as_str(), item, again(), meter)
+    };
     Value::generator(seq.items.iter().map(one).collect::<Result<_, _>>()?)
 }
 
 fn choose(name: &str, value: &Value, mut given: Given, meter: &Meter) -> Result<Value, Failure> {
-    let seq: std::rc::Rc<Seq> = value.iterate()?;
+    let seq = value.iterate(meter)?;
     meter.items(seq.items.len())?;
     let attribute = if name.ends_with("attr") {
         if given.positional.is_empty() {
@@ -354,9 +367,9 @@ fn choose(name: &str, value: &Value, mut given: Given, meter: &Meter) -> Result<
         let asked = reach(item, attribute.as_ref(), meter)?;
         let holds = match &test {
             None => asked.truthy(),
-            Some(test) if tests::NAMES.contains(&test.as_str()) => {
+            Some(test) if predicates::NAMES.contains(&test.as_str()) => {
                 let again = Given { positional: given.positional.clone(), named: given.named.clone() };
-                tests::ask(test.as_str(), &asked, again, meter)?
+                predicates::ask(test.as_str(), &asked, again, meter)?
             }
             Some(test) => return Err(Failure::new(format!("there is no test `{:.40}`", test.as_str()))),
         };
@@ -368,10 +381,13 @@ fn choose(name: &str, value: &Value, mut given: Given, meter: &Meter) -> Result<
 }
 
 /// What a value is sorted by: strings without regard to case, unless asked.
-fn folded(value: Value, case_sensitive: bool) -> Value {
+fn folded(value: Value, case_sensitive: bool, meter: &Meter) -> Result<Value, Failure> {
     match value {
-        Value::Str(text) if !case_sensitive => Value::own(&text.as_str().to_lowercase()),
-        other => other,
+        Value::Str(text) if !case_sensitive => {
+            meter.bytes(text.as_str().len() + ALLOCATION)?;
+            Ok(Value::own(&text.as_str().to_lowercase()))
+        }
+        other => Ok(other),
     }
 }
 
@@ -401,17 +417,18 @@ fn ordered(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<Val
             _ => false,
         };
         let Value::Dict(dict) = value else { return Err(Failure::new("`dictsort` takes a dictionary")) };
+        meter.items(dict.entries.len() * (1 + PAIR))?;
         let mut keyed = Vec::new();
         for (key, value) in &dict.entries {
             let by = if by_value { value } else { key };
-            keyed.push((folded(by.clone(), case), Value::tuple(vec![key.clone(), value.clone()])?));
+            keyed.push((folded(by.clone(), case, meter)?, Value::tuple(vec![key.clone(), value.clone()])?));
         }
         return Value::list(sorted(keyed, given::flag(reverse, false), meter)?);
     }
     if name == "sum" {
         let [attribute, start] = given.bind(name, ["attribute", "start"])?;
         let mut total = start.unwrap_or(Value::Int(0));
-        for item in &value.iterate()?.items {
+        for item in &value.iterate(meter)?.items {
             let item = reach(item, attribute.as_ref(), meter)?;
             total = ops::binary(super::ast::Binary::Add, &total, &item, meter)?;
         }
@@ -424,11 +441,11 @@ fn ordered(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<Val
         [None, case, attribute]
     };
     let case = given::flag(case, false);
-    let seq = value.iterate()?;
-    meter.items(seq.items.len() * 2)?;
+    let seq = value.iterate(meter)?;
+    meter.items(seq.items.len() * 3)?;
     let mut keyed = Vec::new();
     for item in &seq.items {
-        keyed.push((folded(reach(item, attribute.as_ref(), meter)?, case), item.clone()));
+        keyed.push((folded(reach(item, attribute.as_ref(), meter)?, case, meter)?, item.clone()));
     }
     if name == "unique" {
         let mut kept: Vec<(Value, Value)> = Vec::new();

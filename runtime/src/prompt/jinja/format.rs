@@ -27,21 +27,22 @@ struct Spec {
 /// `pattern % values`.
 pub(super) fn percent(pattern: &Text, values: &Value, meter: &Meter) -> Result<Text, Failure> {
     let mut rest = match values {
-        Value::Tuple(seq) => seq.items.clone(),
-        other => vec![other.clone()],
-    }
-    .into_iter();
+        Value::Tuple(seq) => seq.items.iter(),
+        other => std::slice::from_ref(other).iter(),
+    };
     let plain = pattern.as_str();
-    let (mut out, mut from) = (Builder::default(), 0);
+    let (mut out, mut from) = (Builder::new(meter), 0);
     while let Some(found) = plain[from..].find('%') {
+        meter.step(1)?;
         let begin = from + found;
-        out.push(&pattern.slice(from..begin));
-        let mut chars = plain[begin + 1..].char_indices().peekable();
-        let mut key = None;
-        if chars.peek().is_some_and(|(_, c)| *c == '(') {
-            let name: String = chars.by_ref().skip(1).map(|(_, c)| c).take_while(|c| *c != ')').collect();
-            key = Some(name);
-        }
+        out.push(&pattern.slice(from..begin))?;
+        let mut at = begin + 1;
+        let key = plain[at..].strip_prefix('(').map(|inside| {
+            let key = inside.split(')').next().unwrap_or_default();
+            at = plain.len().min(at + key.len() + "()".len());
+            key
+        });
+        let mut chars = plain[at..].char_indices().peekable();
         let mut spec = Spec { align: Some('>'), ..Spec::default() };
         while let Some((_, c)) = chars.next_if(|(_, c)| "-+ 0#".contains(*c)) {
             match c {
@@ -55,29 +56,32 @@ pub(super) fn percent(pattern: &Text, values: &Value, meter: &Meter) -> Result<T
         if chars.next_if(|(_, c)| *c == '.').is_some() {
             spec.precision = Some(number(&mut chars)?.unwrap_or(0));
         }
-        let Some((at, kind)) = chars.next() else { return Err(Failure::new("a format ends in `%`")) };
-        from = begin + 1 + at + kind.len_utf8();
+        let Some((offset, kind)) = chars.next() else { return Err(Failure::new("a format ends in `%`")) };
+        from = at + offset + kind.len_utf8();
         if kind == '%' {
-            out.push_own("%");
+            out.push_own("%")?;
             continue;
         }
         let value = match key {
             Some(key) => match values {
-                Value::Dict(dict) => dict.get_str(&key).cloned(),
+                Value::Dict(dict) => {
+                    meter.step(dict.entries.len() as u64 / 8)?;
+                    dict.get_str(key).cloned()
+                }
                 _ => None,
             },
-            None => rest.next(),
+            None => rest.next().cloned(),
         };
         let value = value.ok_or_else(|| Failure::new("a format has more places than values"))?;
         let text = match kind {
-            's' => value.text()?,
-            'r' => represented(&value)?,
+            's' => value.text(meter)?,
+            'r' => repr::text(&value, meter)?,
             _ => Text::default(),
         };
         if matches!(kind, 's' | 'r') {
             spec.fill = None;
             let text = cut(&text, spec.precision);
-            pad(&text, &spec, '>', &mut out, meter)?;
+            pad(&text, &spec, '>', &mut out)?;
             continue;
         }
         spec.kind = Some(if matches!(kind, 'i' | 'u') { 'd' } else { kind });
@@ -90,9 +94,9 @@ pub(super) fn percent(pattern: &Text, values: &Value, meter: &Meter) -> Result<T
         } else {
             spec.fill = None;
         }
-        number_field(&value, &spec, &mut out, meter)?;
+        number_field(&value, &spec, &mut out)?;
     }
-    out.push(&pattern.slice(from..plain.len()));
+    out.push(&pattern.slice(from..plain.len()))?;
     if !matches!(values, Value::Dict(_)) && rest.next().is_some() {
         return Err(Failure::new("a format has fewer places than values"));
     }
@@ -100,21 +104,16 @@ pub(super) fn percent(pattern: &Text, values: &Value, meter: &Meter) -> Result<T
 }
 
 fn number(chars: &mut std::iter::Peekable<std::str::CharIndices<'_>>) -> Result<Option<usize>, Failure> {
-    let mut digits = String::new();
-    while let Some((_, c)) = chars.next_if(|(_, c)| c.is_ascii_digit()) {
-        digits.push(c);
+    let mut number = None;
+    while let Some(digit) = chars.peek().and_then(|(_, c)| c.to_digit(10)) {
+        let read = number.unwrap_or(0) * 10 + digit as usize;
+        if read > WIDEST {
+            return Err(Failure::new(format!("a field wider than {WIDEST}")));
+        }
+        number = Some(read);
+        chars.next();
     }
-    if digits.is_empty() {
-        return Ok(None);
-    }
-    let number = digits.parse().ok().filter(|number| *number <= WIDEST);
-    number.map(Some).ok_or_else(|| Failure::new(format!("a field wider than {WIDEST}")))
-}
-
-fn represented(value: &Value) -> Result<Text, Failure> {
-    let mut builder = Builder::default();
-    repr::write(value, &mut builder)?;
-    Ok(builder.finish())
+    Ok(number)
 }
 
 fn cut(text: &Text, most: Option<usize>) -> Text {
@@ -122,22 +121,21 @@ fn cut(text: &Text, most: Option<usize>) -> Text {
     end.map_or_else(|| text.clone(), |(at, _)| text.slice(0..at))
 }
 
-fn pad(text: &Text, spec: &Spec, default: char, out: &mut Builder, meter: &Meter) -> Result<(), Failure> {
+fn pad(text: &Text, spec: &Spec, default: char, out: &mut Builder<'_>) -> Result<(), Failure> {
     let missing = spec.width.saturating_sub(text.as_str().chars().count());
-    meter.bytes(text.as_str().len() + missing * 4)?;
     let left = match spec.align.unwrap_or(default) {
         '<' => 0,
         '^' => missing / 2,
         _ => missing,
     };
-    let fill = spec.fill.unwrap_or(' ').to_string();
-    out.push_own(&fill.repeat(left));
-    out.push(text);
-    out.push_own(&fill.repeat(missing - left));
-    Ok(())
+    let fill = spec.fill.unwrap_or(' ');
+    out.fill(fill, left)?;
+    out.push(text)?;
+    out.fill(fill, missing - left)
 }
 
-fn number_field(value: &Value, spec: &Spec, out: &mut Builder, meter: &Meter) -> Result<(), Failure> {
+fn number_field(value: &Value, spec: &Spec, out: &mut Builder<'_>) -> Result<(), Failure> {
+    out.meter.affords(spec.width + spec.precision.unwrap_or(0))?;
     let kind = spec.kind.unwrap_or(if matches!(value, Value::Float(_)) { 'r' } else { 'd' });
     let wrong = || Failure::new(format!("the format `{kind}` does not take a `{}`", value.kind()));
     value.require()?;
@@ -187,11 +185,11 @@ fn number_field(value: &Value, spec: &Spec, out: &mut Builder, meter: &Meter) ->
     };
     if spec.align == Some('=') {
         let missing = spec.width.saturating_sub(sign.len() + digits.len());
-        let filled = spec.fill.unwrap_or(' ').to_string().repeat(missing);
-        out.push_own(&format!("{sign}{filled}{digits}"));
-        return Ok(());
+        out.push_own(sign)?;
+        out.fill(spec.fill.unwrap_or(' '), missing)?;
+        return out.push_own(&digits);
     }
-    pad(&Text::own(&format!("{sign}{digits}")), spec, '>', out, meter)
+    pad(&Text::own(&format!("{sign}{digits}")), spec, '>', out)
 }
 
 fn grouped(digits: &str) -> String {
@@ -209,13 +207,14 @@ fn grouped(digits: &str) -> String {
 /// `pattern.format(...)`.
 pub(super) fn braces(pattern: &Text, given: Given, meter: &Meter) -> Result<Text, Failure> {
     let plain = pattern.as_str();
-    let (mut out, mut from, mut automatic) = (Builder::default(), 0, 0);
+    let (mut out, mut from, mut automatic) = (Builder::new(meter), 0, 0);
     while let Some(found) = plain[from..].find(['{', '}']) {
+        meter.step(1)?;
         let begin = from + found;
-        out.push(&pattern.slice(from..begin));
+        out.push(&pattern.slice(from..begin))?;
         let (brace, after) = (&plain[begin..=begin], &plain[begin + 1..]);
         if after.starts_with(brace) {
-            out.push_own(brace);
+            out.push_own(brace)?;
             from = begin + 2;
             continue;
         }
@@ -231,18 +230,18 @@ pub(super) fn braces(pattern: &Text, given: Given, meter: &Meter) -> Result<Text
         let value = lookup(name, &given, &mut automatic, meter)?;
         let value = match conversion {
             "" => value,
-            "s" => Value::Str(value.text()?),
-            "r" => Value::Str(represented(&value)?),
+            "s" => Value::Str(value.text(meter)?),
+            "r" => Value::Str(repr::text(&value, meter)?),
             _ => return Err(Failure::new("a `format` converts with `!s` and `!r` only")),
         };
         let spec = parse_spec(spec)?;
         match &value {
-            Value::Int(_) | Value::Float(_) => number_field(&value, &spec, &mut out, meter)?,
-            _ if spec.kind.is_some_and(|kind| kind != 's') => number_field(&value, &spec, &mut out, meter)?,
-            _ => pad(&cut(&value.text()?, spec.precision), &spec, '<', &mut out, meter)?,
+            Value::Int(_) | Value::Float(_) => number_field(&value, &spec, &mut out)?,
+            _ if spec.kind.is_some_and(|kind| kind != 's') => number_field(&value, &spec, &mut out)?,
+            _ => pad(&cut(&value.text(meter)?, spec.precision), &spec, '<', &mut out)?,
         }
     }
-    out.push(&pattern.slice(from..plain.len()));
+    out.push(&pattern.slice(from..plain.len()))?;
     Ok(out.finish())
 }
 

@@ -41,46 +41,45 @@ pub(super) fn tojson(value: &Value, given: Given, meter: &Meter) -> Result<Value
     };
     match separators {
         None | Some(Value::None) => {}
-        Some(pair) => match pair.iterate()?.items.as_slice() {
+        Some(pair) => match pair.iterate(meter)?.items.as_slice() {
             [Value::Str(item), Value::Str(key)] => {
                 (style.item, style.key) = (item.as_str().to_owned(), key.as_str().to_owned());
             }
             _ => return Err(Failure::new("`tojson` takes two strings as separators")),
         },
     }
-    let mut writer = Writer { style, out: Builder::default(), meter };
+    let mut writer = Writer { style, out: Builder::new(meter) };
     writer.value(value, 0)?;
     Ok(Value::Str(writer.out.finish()))
 }
 
 struct Writer<'m> {
     style: Style,
-    out: Builder,
-    meter: &'m Meter,
+    out: Builder<'m>,
 }
 
 impl Writer<'_> {
     fn value(&mut self, value: &Value, level: usize) -> Result<(), Failure> {
-        self.meter.bytes(16)?;
+        self.out.meter.bytes(16)?;
         match value {
-            Value::None => self.out.push_own("null"),
-            Value::Bool(value) => self.out.push_own(if *value { "true" } else { "false" }),
-            Value::Int(value) => self.out.push_own(&value.to_string()),
+            Value::None => self.out.push_own("null")?,
+            Value::Bool(value) => self.out.push_own(if *value { "true" } else { "false" })?,
+            Value::Int(value) => self.out.push_own(&value.to_string())?,
             Value::Float(value) => self.out.push_own(&match repr::float(*value).as_str() {
                 "nan" => "NaN".to_owned(),
                 "inf" => "Infinity".to_owned(),
                 "-inf" => "-Infinity".to_owned(),
                 number => number.to_owned(),
-            }),
+            })?,
             Value::Str(text) => self.string(text)?,
             Value::List(seq) | Value::Tuple(seq) => {
-                self.out.push_own("[");
+                self.out.push_own("[")?;
                 for (index, item) in seq.items.iter().enumerate() {
                     self.begin(index, level + 1)?;
                     self.value(item, level + 1)?;
                 }
                 self.end(seq.items.len(), level)?;
-                self.out.push_own("]");
+                self.out.push_own("]")?;
             }
             Value::Dict(dict) => self.dict(&dict.entries, level)?,
             other => {
@@ -107,30 +106,30 @@ impl Writer<'_> {
                 return Err(failure);
             }
         }
-        self.out.push_own("{");
+        self.out.push_own("{")?;
         for (index, (key, value)) in entries.iter().enumerate() {
             self.begin(index, level + 1)?;
             match key {
                 Value::Str(text) => self.string(text)?,
                 Value::None | Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
-                    self.out.push_own("\"");
+                    self.out.push_own("\"")?;
                     self.value(key, level)?;
-                    self.out.push_own("\"");
+                    self.out.push_own("\"")?;
                 }
                 other => return Err(Failure::new(format!("a `{}` is no key in JSON", other.kind()))),
             }
-            self.out.push_own(&self.style.key);
+            self.out.push_own(&self.style.key)?;
             self.value(value, level + 1)?;
         }
         self.end(entries.len(), level)?;
-        self.out.push_own("}");
+        self.out.push_own("}")?;
         Ok(())
     }
 
     /// What stands before an item.
     fn begin(&mut self, index: usize, level: usize) -> Result<(), Failure> {
         if index > 0 {
-            self.out.push_own(&self.style.item);
+            self.out.push_own(&self.style.item)?;
         }
         self.new_line(level)
     }
@@ -142,17 +141,17 @@ impl Writer<'_> {
 
     fn new_line(&mut self, level: usize) -> Result<(), Failure> {
         if let Some(indent) = &self.style.indent {
-            self.meter.bytes(1 + indent.len() * level)?;
-            self.out.push_own("\n");
-            self.out.push_own(&indent.repeat(level));
+            self.out.push_own("\n")?;
+            for _ in 0..level {
+                self.out.push_own(indent)?;
+            }
         }
         Ok(())
     }
 
     fn string(&mut self, text: &Text) -> Result<(), Failure> {
-        self.meter.bytes(text.as_str().len())?;
         let ascii = self.style.ascii;
-        let body = text.escaped(|c| {
+        let escape = |c: char| {
             Some(match c {
                 '"' => "\\\"".to_owned(),
                 '\\' => "\\\\".to_owned(),
@@ -166,10 +165,9 @@ impl Writer<'_> {
                 }
                 _ => return None,
             })
-        });
-        self.out.push_own("\"");
-        self.out.push(&body);
-        self.out.push_own("\"");
-        Ok(())
+        };
+        self.out.push_own("\"")?;
+        text.escaped(escape, &mut self.out)?;
+        self.out.push_own("\"")
     }
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::Failure;
+use super::value::Value;
 
 /// Most of what one rendering may take. A conversation of 100,000 words takes a few thousandths of it.
 #[derive(Debug, Clone, Copy)]
@@ -30,12 +31,21 @@ impl Limits {
 /// Levels of statements, expressions and calls inside each other while a template runs.
 const DEPTH: usize = 300;
 
+/// Bytes that are filled or looked at in one step.
+const STEP: usize = 64;
+
+/// What a piece of memory takes besides its content, about: counts of references, sizes, the allocator's own.
+pub(super) const ALLOCATION: usize = 64;
+
 /// Steps between two looks at the clock.
 const CLOCK: u64 = 1024;
 
+#[derive(Debug)]
 pub(crate) struct Meter {
     steps: Cell<u64>,
     bytes: Cell<usize>,
+    /// Bytes whose work is not paid for: fewer than a step's.
+    odd_bytes: Cell<usize>,
     depth: Cell<usize>,
     until_clock: Cell<u64>,
     deadline: Option<Instant>,
@@ -46,6 +56,7 @@ impl Meter {
         Self {
             steps: Cell::new(limits.steps),
             bytes: Cell::new(limits.bytes),
+            odd_bytes: Cell::new(0),
             depth: Cell::new(0),
             until_clock: Cell::new(CLOCK),
             deadline: Instant::now().checked_add(limits.time),
@@ -68,16 +79,28 @@ impl Meter {
         Ok(())
     }
 
-    /// Pays for memory, and for the work of filling it.
+    /// Pays for memory, and for the work of filling it. To be called before the memory is taken.
     pub(super) fn bytes(&self, bytes: usize) -> Result<(), Failure> {
         let left = self.bytes.get().checked_sub(bytes).ok_or(Failure::exhausted("text"))?;
         self.bytes.set(left);
-        self.step(bytes as u64 / 64)
+        let filled = self.odd_bytes.get() + bytes;
+        self.odd_bytes.set(filled % STEP);
+        self.step((filled / STEP) as u64)
+    }
+
+    /// Refuses what could not be paid for.
+    pub(super) fn affords(&self, bytes: usize) -> Result<(), Failure> {
+        if bytes > self.bytes.get() { Err(Failure::exhausted("text")) } else { Ok(()) }
     }
 
     /// Pays for a list.
     pub(super) fn items(&self, items: usize) -> Result<(), Failure> {
-        self.bytes(items.saturating_mul(size_of::<super::value::Value>()))
+        self.bytes(items.saturating_mul(size_of::<Value>()).saturating_add(ALLOCATION))
+    }
+
+    /// Pays for one short value that has memory of its own, and for its place in a list. A text's content is not paid for.
+    pub(super) fn part(&self) -> Result<(), Failure> {
+        self.bytes(size_of::<Value>() + ALLOCATION)
     }
 
     /// Runs `work` one level deeper.

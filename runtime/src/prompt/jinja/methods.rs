@@ -1,8 +1,8 @@
 //! The methods of Python's types.
 
 use super::given::{self, Given};
-use super::meter::Meter;
-use super::value::{Value, same};
+use super::meter::{ALLOCATION, Meter};
+use super::value::{PAIR, Value, same};
 use super::{Failure, ops, strings};
 
 /// Python's methods that are not here. A template that calls one is refused when it is loaded.
@@ -51,6 +51,7 @@ pub(super) fn call(value: &Value, name: &str, given: Given, meter: &Meter) -> Re
                 "get" => {
                     let [key, default] = given.bind("get", ["key", "default"])?;
                     let key = key.ok_or_else(|| Failure::new("`get` needs a key"))?;
+                    meter.step(key.size())?;
                     ops::hashable(&key)?;
                     dict.get(&key).cloned().or(default).unwrap_or(Value::None)
                 }
@@ -64,6 +65,7 @@ pub(super) fn call(value: &Value, name: &str, given: Given, meter: &Meter) -> Re
                 }
                 "items" => {
                     given.none(name)?;
+                    meter.items(entries.len() * PAIR)?;
                     let pair = |(key, value): &(Value, Value)| Value::tuple(vec![key.clone(), value.clone()]);
                     view("dict_items", entries.iter().map(pair).collect::<Result<_, _>>()?)?
                 }
@@ -152,7 +154,7 @@ pub(super) fn entries(function: &str, given: Given, meter: &Meter) -> Result<Vec
     let mut entries: Vec<(Value, Value)> = Vec::new();
     let put = |entries: &mut Vec<(Value, Value)>, key: Value, value: Value| {
         meter.step(1 + entries.len() as u64 / 4)?;
-        meter.items(2)?;
+        meter.bytes(2 * size_of::<Value>())?;
         ops::hashable(&key)?;
         match entries.iter_mut().find(|(found, _)| same(found, &key)) {
             Some((_, old)) => *old = value,
@@ -167,14 +169,15 @@ pub(super) fn entries(function: &str, given: Given, meter: &Meter) -> Result<Vec
             }
             continue;
         }
-        for pair in &source.iterate()?.items {
-            match pair.iterate()?.items.as_slice() {
+        for pair in &source.iterate(meter)?.items {
+            match pair.iterate(meter)?.items.as_slice() {
                 [key, value] => put(&mut entries, key.clone(), value.clone())?,
                 _ => return Err(Failure::new(format!("`{function}` takes pairs of a key and a value"))),
             }
         }
     }
     for (name, value) in named {
+        meter.bytes(name.len() + ALLOCATION)?;
         put(&mut entries, Value::own(&name), value)?;
     }
     Ok(entries)

@@ -4,6 +4,11 @@
 //! of `str` and `dict`, and for what Python prints. A template comes with a checkpoint from anywhere, so what it costs is
 //! bounded too: work, memory, time and depth ([`Limits`]). What is not implemented is an error when the template is
 //! loaded or rendered, never another text.
+//!
+//! This is for whoever serves a checkpoint that somebody else made: its prompts must be the ones that it was trained on,
+//! and its template must not take the server along. No library does both. minijinja, the kept one, bounds work and not
+//! memory; and it differs from jinja2 in operators, indexing, undefined values and printing, which the table of
+//! `prompts_equal_transformers` shows. Neither does it know which characters of a prompt a message said ([`Text`]).
 
 mod ast;
 mod clock;
@@ -18,10 +23,10 @@ mod meter;
 mod methods;
 mod ops;
 mod parser;
+mod predicates;
 mod repr;
 mod said;
 mod strings;
-mod tests;
 mod value;
 
 use std::sync::Arc;
@@ -117,7 +122,7 @@ impl Template {
         for (name, value) in variables {
             globals.set(&Arc::from(name), value);
         }
-        let mut out = Builder::default();
+        let mut out = Builder::new(&meter);
         match evaluator.body(&self.body, &Scope::new(Some(globals)), &mut out) {
             Ok(_) => Ok(out.finish()),
             Err(failure) => Err(RenderError { line: evaluator.line.get(), failure }),
@@ -147,3 +152,6 @@ impl Value {
         Self::Dict(Dict::new(entries).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,11 +103,14 @@ fn repeat(value: &Value, times: i64, meter: &Meter) -> Result<Value, Failure> {
     let times = usize::try_from(times).unwrap_or(0);
     match value {
         Value::Str(text) => {
-            meter.bytes(text.as_str().len().saturating_mul(times))?;
-            let mut builder = Builder::default();
-            // An empty text may be repeated as often as anybody likes.
-            for _ in 0..if text.as_str().is_empty() { 0 } else { times } {
-                builder.push(text);
+            meter.affords(text.weight().saturating_mul(times))?;
+            if text.ranges().is_empty() {
+                meter.bytes(text.as_str().len().saturating_mul(times))?;
+                return Ok(Value::own(&text.as_str().repeat(times)));
+            }
+            let mut builder = Builder::new(meter);
+            for _ in 0..times {
+                builder.push(text)?;
             }
             Ok(Value::Str(builder.finish()))
         }
@@ -123,9 +126,8 @@ fn repeat(value: &Value, times: i64, meter: &Meter) -> Result<Value, Failure> {
 
 /// Texts one behind the other.
 pub(super) fn join(texts: &[Text], meter: &Meter) -> Result<Text, Failure> {
-    meter.bytes(texts.iter().map(|text| text.as_str().len()).sum())?;
-    let mut builder = Builder::default();
-    texts.iter().for_each(|text| builder.push(text));
+    let mut builder = Builder::new(meter);
+    texts.iter().try_for_each(|text| builder.push(text))?;
     Ok(builder.finish())
 }
 
@@ -169,7 +171,7 @@ pub(super) fn contains(container: &Value, item: &Value, meter: &Meter) -> Result
         }
         (container, item) => {
             meter.step(container.size())?;
-            let seq = container.iterate()?;
+            let seq = container.iterate(meter)?;
             meter.step(seq.items.len() as u64)?;
             Ok(seq.items.iter().any(|found| same(found, item)))
         }
@@ -222,7 +224,7 @@ pub(super) fn item(value: &Value, index: &Value, meter: &Meter) -> Result<Value,
     meter.step(1)?;
     let found = match value {
         Value::Dict(dict) => {
-            meter.step(dict.entries.len() as u64 / 8)?;
+            meter.step(dict.entries.len() as u64 / 8 + index.size())?;
             dict.get(index).cloned()
         }
         Value::List(seq) | Value::Tuple(seq) => {
@@ -273,49 +275,67 @@ pub(super) fn slice(value: &Value, parts: &[Option<Value>; 3], meter: &Meter) ->
             }
         };
     }
+    meter.step(1)?;
     let length = match value {
         Value::Str(_) | Value::List(_) | Value::Tuple(_) => value.length()?,
         other => return Ok(Value::Undefined(format!("a `{}` has no slices", other.kind()).into())),
     };
-    let at = indices(numbers, length)?;
+    let at = Indices::new(numbers, length)?;
     match value {
-        Value::Str(text) => {
-            meter.bytes(text.as_str().len())?;
-            let starts: Vec<(usize, char)> = text.as_str().char_indices().collect();
-            let mut builder = Builder::default();
-            for index in at {
-                let (start, c) = starts[index];
-                builder.push(&text.slice(start..start + c.len_utf8()));
-            }
-            Ok(Value::Str(builder.finish()))
-        }
+        Value::Str(text) => characters(text, &at, meter).map(Value::Str),
         Value::List(seq) | Value::Tuple(seq) => {
-            meter.items(at.len())?;
-            let items = at.into_iter().map(|index| seq.items[index].clone()).collect();
+            meter.items(at.count)?;
+            let items = at.iter().map(|index| seq.items[index].clone()).collect();
             if matches!(value, Value::List(_)) { Value::list(items) } else { Value::tuple(items) }
         }
         _ => Ok(Value::None),
     }
 }
 
+/// The characters of a text at these indices.
+fn characters(text: &Text, at: &Indices, meter: &Meter) -> Result<Text, Failure> {
+    let plain = text.as_str();
+    meter.bytes(text.weight())?;
+    if at.step == 1 {
+        let place = |index: usize| plain.char_indices().nth(index).map_or(plain.len(), |(place, _)| place);
+        return Ok(text.slice(place(at.start)..place(at.start + at.count)));
+    }
+    meter.bytes(plain.len().saturating_mul(size_of::<usize>()))?;
+    let starts: Vec<usize> = plain.char_indices().map(|(start, _)| start).chain([plain.len()]).collect();
+    let mut builder = Builder::new(meter);
+    for index in at.iter() {
+        builder.push(&text.slice(starts[index]..starts[index + 1]))?;
+    }
+    Ok(builder.finish())
+}
+
 /// The indices of a slice, as Python's `slice.indices` has them.
-fn indices([start, stop, step]: [Option<i64>; 3], length: usize) -> Result<Vec<usize>, Failure> {
-    let (length, step) = (length as i64, step.unwrap_or(1));
-    if step == 0 {
-        return Err(Failure::new("a slice with a step of zero"));
+struct Indices {
+    start: usize,
+    step: i64,
+    count: usize,
+}
+
+impl Indices {
+    fn new([start, stop, step]: [Option<i64>; 3], length: usize) -> Result<Self, Failure> {
+        let (length, step) = (length as i64, step.unwrap_or(1));
+        if step == 0 {
+            return Err(Failure::new("a slice with a step of zero"));
+        }
+        let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
+        let clip = |at: i64| {
+            let at = if at < 0 { at.saturating_add(length) } else { at };
+            at.clamp(lowest, highest)
+        };
+        let start = start.map_or(if step > 0 { lowest } else { highest }, clip);
+        let stop = stop.map_or(if step > 0 { highest } else { lowest }, clip);
+        let span = if step > 0 { stop - start } else { start - stop }.max(0) as u64;
+        let count = span.div_ceil(step.unsigned_abs()) as usize;
+        Ok(Self { start: usize::try_from(start).unwrap_or(0), step, count })
     }
-    let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
-    let clip = |at: i64| {
-        let at = if at < 0 { at.saturating_add(length) } else { at };
-        at.clamp(lowest, highest)
-    };
-    let start = start.map_or(if step > 0 { lowest } else { highest }, clip);
-    let stop = stop.map_or(if step > 0 { highest } else { lowest }, clip);
-    let mut found = Vec::new();
-    let mut at = start;
-    while if step > 0 { at < stop } else { at > stop } {
-        found.push(at as usize);
-        at = at.saturating_add(step);
+
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        let (start, step) = (self.start as i64, self.step);
+        (0..self.count as i64).map(move |at| (start + at * step) as usize)
     }
-    Ok(found)
 }

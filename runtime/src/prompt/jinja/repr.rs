@@ -1,44 +1,47 @@
 //! Python's `repr`.
 
 use super::Failure;
+use super::meter::Meter;
 use super::said::{Builder, Text};
 use super::value::{Seq, Value};
 
-/// Longest text that is written.
-pub(super) const LONGEST: usize = 16 << 20;
+/// `repr(value)`.
+pub(super) fn text(value: &Value, meter: &Meter) -> Result<Text, Failure> {
+    let mut builder = Builder::new(meter);
+    write(value, &mut builder)?;
+    Ok(builder.finish())
+}
 
 /// Appends `repr(value)`.
-pub(super) fn write(value: &Value, out: &mut Builder) -> Result<(), Failure> {
-    if out.len() > LONGEST {
-        return Err(Failure::exhausted("text"));
-    }
+pub(super) fn write(value: &Value, out: &mut Builder<'_>) -> Result<(), Failure> {
+    out.meter.step(1)?;
     match value {
-        Value::Undefined(_) => out.push_own("Undefined"),
-        Value::None => out.push_own("None"),
-        Value::Bool(value) => out.push_own(if *value { "True" } else { "False" }),
-        Value::Int(value) => out.push_own(&value.to_string()),
-        Value::Float(value) => out.push_own(&float(*value)),
-        Value::Str(text) => quoted(text, out),
+        Value::Undefined(_) => out.push_own("Undefined")?,
+        Value::None => out.push_own("None")?,
+        Value::Bool(value) => out.push_own(if *value { "True" } else { "False" })?,
+        Value::Int(value) => out.push_own(&value.to_string())?,
+        Value::Float(value) => out.push_own(&float(*value))?,
+        Value::Str(text) => quoted(text, out)?,
         Value::List(seq) => sequence(seq, "[", "]", out)?,
         Value::Tuple(seq) => sequence(seq, "(", if seq.items.len() == 1 { ",)" } else { ")" }, out)?,
         Value::Dict(dict) => {
-            out.push_own("{");
+            out.push_own("{")?;
             for (index, (key, value)) in dict.entries.iter().enumerate() {
-                out.push_own(if index > 0 { ", " } else { "" });
+                out.push_own(if index > 0 { ", " } else { "" })?;
                 write(key, out)?;
-                out.push_own(": ");
+                out.push_own(": ")?;
                 write(value, out)?;
             }
-            out.push_own("}");
+            out.push_own("}")?;
         }
         Value::View(name, seq) => {
-            out.push_own(name);
+            out.push_own(name)?;
             sequence(seq, "([", "])", out)?;
         }
         Value::Range(start, length, step) => {
             let stop = start + length * step;
             let step = if *step == 1 { String::new() } else { format!(", {step}") };
-            out.push_own(&format!("range({start}, {stop}{step})"));
+            out.push_own(&format!("range({start}, {stop}{step})"))?;
         }
         Value::Generator(_)
         | Value::Namespace(_)
@@ -52,21 +55,21 @@ pub(super) fn write(value: &Value, out: &mut Builder) -> Result<(), Failure> {
     Ok(())
 }
 
-fn sequence(seq: &Seq, open: &str, close: &str, out: &mut Builder) -> Result<(), Failure> {
-    out.push_own(open);
+fn sequence(seq: &Seq, open: &str, close: &str, out: &mut Builder<'_>) -> Result<(), Failure> {
+    out.push_own(open)?;
     for (index, item) in seq.items.iter().enumerate() {
-        out.push_own(if index > 0 { ", " } else { "" });
+        out.push_own(if index > 0 { ", " } else { "" })?;
         write(item, out)?;
     }
-    out.push_own(close);
+    out.push_own(close)?;
     Ok(())
 }
 
 /// A string in quotes.
-fn quoted(text: &Text, out: &mut Builder) {
+fn quoted(text: &Text, out: &mut Builder<'_>) -> Result<(), Failure> {
     let plain = text.as_str();
     let quote = if plain.contains('\'') && !plain.contains('"') { '"' } else { '\'' };
-    let body = text.escaped(|c| {
+    let escape = |c: char| {
         let code = u32::from(c);
         Some(match c {
             '\\' => "\\\\".to_owned(),
@@ -79,11 +82,10 @@ fn quoted(text: &Text, out: &mut Builder) {
             _ if code <= 0xFFFF => format!("\\u{code:04x}"),
             _ => format!("\\U{code:08x}"),
         })
-    });
-    let quote = quote.to_string();
-    out.push_own(&quote);
-    out.push(&body);
-    out.push_own(&quote);
+    };
+    out.fill(quote, 1)?;
+    text.escaped(escape, out)?;
+    out.fill(quote, 1)
 }
 
 /// Python's `str.isprintable`. Rust's own rule for what it escapes, behind a letter so that combining characters count.

@@ -7,6 +7,9 @@ use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::Failure;
+use super::meter::Meter;
+
 /// A string, and the byte ranges of it that come from messages: sorted, disjoint, none empty.
 #[derive(Clone, Default)]
 pub(crate) struct Text {
@@ -29,12 +32,12 @@ impl Text {
 
     /// Texts with a line end between each two.
     pub(crate) fn lines(lines: impl Iterator<Item = Self>) -> Self {
-        let mut builder = Builder::default();
+        let mut pieces = Pieces::default();
         for (index, line) in lines.enumerate() {
-            builder.push_own(if index > 0 { "\n" } else { "" });
-            builder.push(&line);
+            pieces.text.push_str(if index > 0 { "\n" } else { "" });
+            pieces.push(&line);
         }
-        builder.finish()
+        pieces.finish()
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -44,6 +47,11 @@ impl Text {
     /// The byte ranges that come from messages.
     pub(crate) fn ranges(&self) -> &[Range<usize>] {
         self.said.as_deref().unwrap_or_default()
+    }
+
+    /// Bytes of memory that its content takes.
+    pub(super) fn weight(&self) -> usize {
+        self.text.len() + size_of_val(self.ranges())
     }
 
     /// The bytes of a range, which must begin and end between characters.
@@ -68,18 +76,21 @@ impl Text {
         self.slice(start..start + part.len())
     }
 
-    /// The text with some of its characters written in another way; each stays the template's or the message's.
-    pub(crate) fn escaped(&self, escape: impl Fn(char) -> Option<String>) -> Self {
-        let (mut builder, mut from) = (Builder::default(), 0);
+    /// Appends the text with some of its characters written in another way; each stays the template's or the message's.
+    pub(super) fn escaped(
+        &self,
+        escape: impl Fn(char) -> Option<String>,
+        out: &mut Builder<'_>,
+    ) -> Result<(), Failure> {
+        let mut from = 0;
         for (at, c) in self.text.char_indices() {
             let Some(written) = escape(c) else { continue };
             let end = at + c.len_utf8();
-            builder.push(&self.slice(from..at));
-            builder.push(&self.slice(at..end).derive(&written));
+            out.push(&self.slice(from..at))?;
+            out.push(&self.slice(at..end).derive(&written))?;
             from = end;
         }
-        builder.push(&self.slice(from..self.text.len()));
-        builder.finish()
+        out.push(&self.slice(from..self.text.len()))
     }
 
     /// Another text made of this one: all of it is a message's when any of this is.
@@ -100,15 +111,15 @@ impl fmt::Debug for Text {
     }
 }
 
-/// Puts a [`Text`] together.
+/// A text that is being made.
 #[derive(Debug, Default)]
-pub(crate) struct Builder {
+struct Pieces {
     text: String,
     said: Vec<Range<usize>>,
 }
 
-impl Builder {
-    pub(crate) fn push(&mut self, text: &Text) {
+impl Pieces {
+    fn push(&mut self, text: &Text) {
         let at = self.text.len();
         self.text.push_str(&text.text);
         for range in text.ranges() {
@@ -120,15 +131,42 @@ impl Builder {
         }
     }
 
-    pub(crate) fn push_own(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.text.len()
-    }
-
-    pub(crate) fn finish(self) -> Text {
+    fn finish(self) -> Text {
         Text { text: self.text.into(), said: (!self.said.is_empty()).then(|| self.said.into()) }
+    }
+}
+
+/// Puts a [`Text`] together, and pays for each piece before it is copied.
+pub(super) struct Builder<'m> {
+    pieces: Pieces,
+    pub(super) meter: &'m Meter,
+}
+
+impl<'m> Builder<'m> {
+    pub(super) fn new(meter: &'m Meter) -> Self {
+        Self { pieces: Pieces::default(), meter }
+    }
+
+    pub(super) fn push(&mut self, text: &Text) -> Result<(), Failure> {
+        self.meter.bytes(text.weight())?;
+        self.pieces.push(text);
+        Ok(())
+    }
+
+    pub(super) fn push_own(&mut self, text: &str) -> Result<(), Failure> {
+        self.meter.bytes(text.len())?;
+        self.pieces.text.push_str(text);
+        Ok(())
+    }
+
+    /// Appends a character so many times.
+    pub(super) fn fill(&mut self, c: char, times: usize) -> Result<(), Failure> {
+        self.meter.bytes(times.saturating_mul(c.len_utf8()))?;
+        self.pieces.text.extend(std::iter::repeat_n(c, times));
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Text {
+        self.pieces.finish()
     }
 }

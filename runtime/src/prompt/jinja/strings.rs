@@ -1,7 +1,7 @@
 //! The methods of Python's `str`.
 
 use super::given::{self, Given};
-use super::meter::Meter;
+use super::meter::{ALLOCATION, Meter};
 use super::said::{Builder, Text};
 use super::value::{Value, is_space};
 use super::{Failure, format, ops};
@@ -49,7 +49,7 @@ pub(super) const NAMES: [&str; 38] = [
 
 pub(super) fn call(text: &Text, name: &str, given: Given, meter: &Meter) -> Result<Value, Failure> {
     let plain = text.as_str();
-    meter.bytes(plain.len() + 16)?;
+    meter.bytes(text.weight() + ALLOCATION)?;
     Ok(match name {
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = given.bind(name, ["chars"])?;
@@ -66,7 +66,7 @@ pub(super) fn call(text: &Text, name: &str, given: Given, meter: &Meter) -> Resu
             };
             text.chars().map(swap).collect()
         })?,
-        "startswith" | "endswith" => Value::Bool(begins_or_ends(plain, name, given)?),
+        "startswith" | "endswith" => Value::Bool(begins_or_ends(plain, name, given, meter)?),
         "replace" => {
             let [old, new, count] = given.bind(name, ["old", "new", "count"])?;
             let (old, new) = (given::text(name, old)?, given::text(name, new)?);
@@ -80,14 +80,14 @@ pub(super) fn call(text: &Text, name: &str, given: Given, meter: &Meter) -> Resu
                 Some(sep) if sep.as_str().is_empty() => {
                     return Err(Failure::new("a split at an empty string"));
                 }
-                Some(sep) => split(plain, sep.as_str(), most, name == "rsplit"),
-                None => words(plain, most, name == "rsplit"),
+                Some(sep) => split(plain, sep.as_str(), most, name == "rsplit", meter)?,
+                None => words(plain, most, name == "rsplit", meter)?,
             };
             parts_of(text, &parts, meter)?
         }
         "splitlines" => {
             let [keep] = given.bind(name, ["keepends"])?;
-            parts_of(text, &lines(plain, given::flag(keep, false)), meter)?
+            parts_of(text, &lines(plain, given::flag(keep, false), meter)?, meter)?
         }
         "partition" | "rpartition" => {
             let [sep] = given.bind(name, ["sep"])?;
@@ -106,7 +106,8 @@ pub(super) fn call(text: &Text, name: &str, given: Given, meter: &Meter) -> Resu
         }
         "join" => {
             let [items] = given.bind(name, ["iterable"])?;
-            let items = items.ok_or_else(|| Failure::new("`join` needs a list"))?.iterate()?;
+            let items = items.ok_or_else(|| Failure::new("`join` needs a list"))?.iterate(meter)?;
+            meter.items(items.items.len() * 2)?;
             let mut texts = Vec::new();
             for item in &items.items {
                 if !texts.is_empty() {
@@ -140,9 +141,8 @@ fn derived(text: &Text, given: Given, name: &str, change: fn(&str) -> String) ->
     Ok(Value::Str(text.derive(&change(text.as_str()))))
 }
 
-/// A list of parts of a text.
+/// A list of parts of a text, which are paid for.
 fn parts_of(text: &Text, parts: &[&str], meter: &Meter) -> Result<Value, Failure> {
-    meter.items(parts.len())?;
     meter.step((parts.len() * text.ranges().len()) as u64 / 16)?;
     Value::list(parts.iter().map(|part| Value::Str(text.part(part))).collect())
 }
@@ -217,10 +217,14 @@ fn window(
     Ok(Some((start as usize, text.chars().skip(start as usize).take((end - start) as usize).collect())))
 }
 
-fn begins_or_ends(text: &str, name: &str, given: Given) -> Result<bool, Failure> {
+fn begins_or_ends(text: &str, name: &str, given: Given, meter: &Meter) -> Result<bool, Failure> {
     let [affix, start, end] = given.bind(name, ["prefix", "start", "end"])?;
     let affixes = match affix {
-        Some(Value::Tuple(seq)) => seq.items.clone(),
+        Some(Value::Tuple(seq)) => {
+            meter.step(Value::Tuple(seq.clone()).size())?;
+            meter.items(seq.items.len())?;
+            seq.items.clone()
+        }
         other => vec![Value::Str(given::text(name, other)?)],
     };
     let Some((_, window)) = window(text, start, end, name)? else { return Ok(false) };
@@ -266,39 +270,46 @@ pub(super) fn replace(
     meter: &Meter,
 ) -> Result<Text, Failure> {
     let (plain, most) = (text.as_str(), usize::try_from(count).unwrap_or(usize::MAX));
-    let places: Vec<usize> = if old.is_empty() {
-        plain.char_indices().map(|(at, _)| at).chain([plain.len()]).take(most).collect()
-    } else {
-        plain.match_indices(old).map(|(at, _)| at).take(most).collect()
-    };
-    meter.bytes(plain.len() + places.len().saturating_mul(new.as_str().len() + 8))?;
-    meter.step((places.len() * text.ranges().len()) as u64 / 16)?;
-    let (mut builder, mut from) = (Builder::default(), 0);
-    for at in places {
-        builder.push(&text.slice(from..at));
-        builder.push(new);
+    let (mut builder, mut from) = (Builder::new(meter), 0);
+    let mut put = |at: usize| {
+        meter.step(1 + text.ranges().len() as u64 / 16)?;
+        builder.push(&text.slice(from..at))?;
         from = at + old.len();
+        builder.push(new)
+    };
+    if old.is_empty() {
+        plain.char_indices().map(|(at, _)| at).chain([plain.len()]).take(most).try_for_each(&mut put)?;
+    } else {
+        plain.match_indices(old).map(|(at, _)| at).take(most).try_for_each(&mut put)?;
     }
-    builder.push(&text.slice(from..plain.len()));
+    builder.push(&text.slice(from..plain.len()))?;
     Ok(builder.finish())
 }
 
-fn split<'t>(text: &'t str, separator: &str, most: usize, from_right: bool) -> Vec<&'t str> {
+fn split<'t>(
+    text: &'t str,
+    separator: &str,
+    most: usize,
+    from_right: bool,
+    meter: &Meter,
+) -> Result<Vec<&'t str>, Failure> {
     let limit = most.saturating_add(1);
+    let paid = |part: &'t str| meter.part().map(|()| part);
     if !from_right {
-        return text.splitn(limit, separator).collect();
+        return text.splitn(limit, separator).map(paid).collect();
     }
-    let mut parts: Vec<_> = text.rsplitn(limit, separator).collect();
+    let mut parts: Vec<_> = text.rsplitn(limit, separator).map(paid).collect::<Result<_, _>>()?;
     parts.reverse();
-    parts
+    Ok(parts)
 }
 
 /// Words between white space.
-fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
+fn words<'t>(text: &'t str, most: usize, from_right: bool, meter: &Meter) -> Result<Vec<&'t str>, Failure> {
     let mut parts = Vec::new();
     if from_right {
         let mut rest = text.trim_end_matches(is_space);
         while !rest.is_empty() {
+            meter.part()?;
             let at = if parts.len() < most { rest.rfind(is_space) } else { None };
             match at.and_then(|at| Some((at, rest[at..].chars().next()?))) {
                 Some((at, space)) => {
@@ -312,10 +323,11 @@ fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
             }
         }
         parts.reverse();
-        return parts;
+        return Ok(parts);
     }
     let mut rest = text.trim_start_matches(is_space);
     while !rest.is_empty() {
+        meter.part()?;
         match rest.find(is_space).filter(|_| parts.len() < most) {
             Some(at) => {
                 parts.push(&rest[..at]);
@@ -327,16 +339,17 @@ fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
             }
         }
     }
-    parts
+    Ok(parts)
 }
 
 /// Lines, at every line end that Python knows.
-fn lines(text: &str, keep: bool) -> Vec<&str> {
+fn lines<'t>(text: &'t str, keep: bool, meter: &Meter) -> Result<Vec<&'t str>, Failure> {
     let is_end = |c: char| {
         matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
     };
     let (mut lines, mut rest) = (Vec::new(), text);
     while !rest.is_empty() {
+        meter.part()?;
         let Some(at) = rest.find(is_end) else {
             lines.push(rest);
             break;
@@ -349,7 +362,7 @@ fn lines(text: &str, keep: bool) -> Vec<&str> {
         lines.push(&rest[..if keep { at + length } else { at }]);
         rest = &rest[at + length..];
     }
-    lines
+    Ok(lines)
 }
 
 fn pad(text: &Text, name: &str, given: Given, meter: &Meter) -> Result<Text, Failure> {
@@ -359,22 +372,22 @@ fn pad(text: &Text, name: &str, given: Given, meter: &Meter) -> Result<Text, Fai
         Some(fill) if name == "zfill" || fill.as_str().chars().count() != 1 => {
             return Err(Failure::new(format!("`{name}` fills with one character")));
         }
-        Some(fill) => fill.as_str().to_owned(),
-        None => if name == "zfill" { "0" } else { " " }.to_owned(),
+        Some(fill) => fill.as_str().chars().next(),
+        None => Some(if name == "zfill" { '0' } else { ' ' }),
     };
+    let fill = fill.unwrap_or(' ');
     let missing = width.saturating_sub(text.as_str().chars().count());
-    meter.bytes(missing.saturating_mul(fill.len()))?;
     let left = match name {
         "ljust" => 0,
         "center" => missing / 2 + (missing & width & 1),
         _ => missing,
     };
     let sign = if name == "zfill" && text.as_str().starts_with(['+', '-']) { 1 } else { 0 };
-    let mut builder = Builder::default();
-    builder.push(&text.slice(0..sign));
-    builder.push_own(&fill.repeat(left));
-    builder.push(&text.slice(sign..text.as_str().len()));
-    builder.push_own(&fill.repeat(missing - left));
+    let mut builder = Builder::new(meter);
+    builder.push(&text.slice(0..sign))?;
+    builder.fill(fill, left)?;
+    builder.push(&text.slice(sign..text.as_str().len()))?;
+    builder.fill(fill, missing - left)?;
     Ok(builder.finish())
 }
 

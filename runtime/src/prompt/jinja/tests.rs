@@ -1,136 +1,93 @@
-//! What `is` asks.
+#![allow(clippy::unwrap_used, missing_docs)]
 
-use super::Failure;
-use super::ast::Comparison;
+use std::time::Duration;
+
 use super::given::Given;
 use super::meter::Meter;
-use super::ops;
-use super::value::Value;
+use super::*;
 
-/// The tests that there are.
-pub(super) const NAMES: [&str; 37] = [
-    "defined",
-    "undefined",
-    "none",
-    "boolean",
-    "true",
-    "false",
-    "integer",
-    "float",
-    "number",
-    "string",
-    "mapping",
-    "iterable",
-    "sequence",
-    "callable",
-    "sameas",
-    "in",
-    "lower",
-    "upper",
-    "odd",
-    "even",
-    "divisibleby",
-    "eq",
-    "equalto",
-    "==",
-    "ne",
-    "!=",
-    "lt",
-    "lessthan",
-    "<",
-    "le",
-    "<=",
-    "gt",
-    "greaterthan",
-    ">",
-    "ge",
-    ">=",
-    "escaped",
-];
+const LIMITS: Limits = Limits { steps: 1 << 20, bytes: 1 << 20, time: Duration::from_secs(60) };
 
-pub(super) fn ask(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<bool, Failure> {
-    let comparison = match name {
-        "eq" | "equalto" | "==" => Some(Comparison::Eq),
-        "ne" | "!=" => Some(Comparison::Ne),
-        "lt" | "lessthan" | "<" => Some(Comparison::Lt),
-        "le" | "<=" => Some(Comparison::Le),
-        "gt" | "greaterthan" | ">" => Some(Comparison::Gt),
-        "ge" | ">=" => Some(Comparison::Ge),
-        "in" => Some(Comparison::In),
-        _ => None,
-    };
-    if comparison.is_some() || matches!(name, "sameas" | "divisibleby") {
-        let [other] = given.bind(name, ["other"])?;
-        let other = other.ok_or_else(|| Failure::new(format!("the test `{name}` needs a value")))?;
-        if let Some(comparison) = comparison {
-            return ops::compare(comparison, value, &other, meter);
-        }
-        if name == "sameas" {
-            return Ok(same_object(value, &other));
-        }
-        let rest = ops::binary(super::ast::Binary::Mod, value, &other, meter)?;
-        return Ok(!rest.truthy());
-    }
-    given.none(name)?;
-    Ok(match name {
-        "defined" => !matches!(value, Value::Undefined(_)),
-        "undefined" => matches!(value, Value::Undefined(_)),
-        "none" => matches!(value, Value::None),
-        "boolean" => matches!(value, Value::Bool(_)),
-        "true" => matches!(value, Value::Bool(true)),
-        "false" => matches!(value, Value::Bool(false)),
-        "integer" => matches!(value, Value::Int(_)),
-        "float" => matches!(value, Value::Float(_)),
-        "number" => value.as_float().is_some(),
-        "string" => matches!(value, Value::Str(_)),
-        "mapping" => matches!(value, Value::Dict(_)),
-        "iterable" => matches!(
-            value,
-            Value::Undefined(_)
-                | Value::Str(_)
-                | Value::List(_)
-                | Value::Tuple(_)
-                | Value::Dict(_)
-                | Value::View(..)
-                | Value::Generator(_)
-                | Value::Range(..)
-                | Value::Loop(_)
-        ),
-        "sequence" => matches!(
-            value,
-            Value::Undefined(_)
-                | Value::Str(_)
-                | Value::List(_)
-                | Value::Tuple(_)
-                | Value::Dict(_)
-                | Value::Range(..)
-        ),
-        "callable" => {
-            matches!(value, Value::Macro(_) | Value::Function(_) | Value::Method(_) | Value::Undefined(_))
-        }
-        "lower" | "upper" => {
-            let text = value.text()?;
-            let text = text.as_str();
-            let (lower, upper) = (text.chars().any(char::is_lowercase), text.chars().any(char::is_uppercase));
-            if name == "lower" { lower && !upper } else { upper && !lower }
-        }
-        "odd" | "even" => {
-            let number = value.as_int();
-            let number =
-                number.ok_or_else(|| Failure::new(format!("the test `{name}` takes a whole number")))?;
-            (number % 2 != 0) == (name == "odd")
-        }
-        _ => false,
-    })
+fn rendered(source: &str) -> Result<String, RenderError> {
+    let variables = vec![("said", Value::said("x"))];
+    let text = Template::parse(source).unwrap().render(variables, LIMITS, Moment(0))?;
+    Ok(text.as_str().to_owned())
 }
 
-/// Python's `a is b`, where it does not depend on what Python keeps.
-fn same_object(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => std::rc::Rc::ptr_eq(a, b),
-        (Value::Dict(a), Value::Dict(b)) => std::rc::Rc::ptr_eq(a, b),
-        (Value::Int(_), Value::Bool(_)) | (Value::Bool(_), Value::Int(_)) | (Value::Undefined(_), _) => false,
-        (Value::Float(_), _) | (_, Value::Float(_)) => false,
-        _ => super::value::same(a, b),
+/// The parser takes the names in the lists, and a `match` does the work: none may be in the first and not in the second.
+#[test]
+fn every_name_does_something() {
+    let meter = Meter::new(LIMITS);
+    let value = Value::string("a");
+    let said = |outcome: Result<(), Failure>| match outcome {
+        Err(Failure::Failed(message)) => message,
+        _ => String::new(),
+    };
+    for name in filters::NAMES {
+        let message = said(filters::apply(name, &value, Given::default(), &meter).map(drop));
+        assert!(!message.contains("no filter"), "{message}");
+    }
+    for name in predicates::NAMES {
+        let message = said(predicates::ask(name, &value, Given::default(), &meter).map(drop));
+        assert!(!message.contains("no test"), "{message}");
+    }
+    for name in strings::NAMES {
+        let message = said(strings::call(&Text::own("a"), name, Given::default(), &meter).map(drop));
+        assert!(!message.contains("no method"), "{message}");
+    }
+    for unknown in [
+        said(filters::apply("nonsense", &value, Given::default(), &meter).map(drop)),
+        said(predicates::ask("nonsense", &value, Given::default(), &meter).map(drop)),
+        said(strings::call(&Text::own("a"), "nonsense", Given::default(), &meter).map(drop)),
+    ] {
+        assert!(unknown.contains("nonsense"), "{unknown}");
+    }
+}
+
+/// What is written in pieces is paid for by what it writes, not by what it was made of.
+#[test]
+fn what_is_written_is_paid_for() {
+    for source in [
+        "{{ ('%(a)04096d' * 1000) % {'a': 1} }}",
+        "{{ ('%4096s' * 1000) % (('a',) * 1000) }}",
+        "{{ ('{0:=04096}' * 1000).format(1) }}",
+        "{{ ('{0:>4096}' * 1000).format('a') }}",
+        "{{ ([1] * 1000)|tojson(separators=['x' * 4096, ':']) }}",
+        "{{ ([['x' * 4096] * 10] * 100)|join }}",
+        "{{ strftime_now('%c' * 200000) }}",
+        "{{ (said ~ 'x') * 100000 }}",
+        "{% filter replace('x', 'y' * 4096) %}{{ 'x' * 1000 }}{% endfilter %}",
+        "{% macro m() %}{{ varargs|length }}{% endmacro %}{{ m(*('x' * 500000)) }}",
+    ] {
+        let outcome = rendered(source);
+        let exhausted = matches!(&outcome, Err(RenderError { failure: Failure::Exhausted(_), .. }));
+        assert!(exhausted, "{source}: {:?}", outcome.map(|text| text.len()));
+    }
+}
+
+/// Slices are cut without a list of their indices; here are Python's answers.
+#[test]
+fn slices_are_pythons() {
+    for (source, expected) in [
+        ("'äbcdef'[1:4]", "bcd"),
+        ("'äbcdef'[::-1]", "fedcbä"),
+        ("'äbcdef'[::2]", "äce"),
+        ("'äbcdef'[-2:]", "ef"),
+        ("'äbcdef'[4:1:-2]", "ec"),
+        ("'äbcdef'[9:]", ""),
+        ("'äbcdef'[:-9:-1]", "fedcbä"),
+        ("'äbcdef'[3:1]", ""),
+        ("''[::-1]", ""),
+        ("[1, 2, 3, 4][::-3]", "[4, 1]"),
+        ("[1, 2, 3, 4][9223372036854775807:]", "[]"),
+        ("[1, 2, 3, 4][::9223372036854775807]", "[1]"),
+        ("'äb'|first ~ 'äb'|last", "äb"),
+        ("''|first is defined", "False"),
+        ("'%(a)5d|%(b)-4s|%%' % {'a': 7, 'b': 'x'}", "    7|x   |%"),
+        ("'a-b'.replace('', '.')", ".a.-.b."),
+        ("'aaa'.replace('a', 'b', 2)", "bba"),
+        ("'7'.zfill(3) ~ 'x'.center(4, '*')", "007*x**"),
+    ] {
+        assert_eq!(rendered(&format!("{{{{ {source} }}}}")).unwrap(), expected, "{source}");
     }
 }

@@ -7,8 +7,12 @@ use std::sync::Arc;
 
 use super::ast::{Macro, Name};
 use super::eval::Scope;
-use super::said::{Builder, Text};
+use super::meter::{ALLOCATION, Meter};
+use super::said::Text;
 use super::{Failure, repr};
+
+/// Places in a list that a pair takes, about: its own, and what it is made of.
+pub(super) const PAIR: usize = 5;
 
 /// Most levels of lists and dictionaries inside each other.
 pub(super) const NESTING: u8 = 100;
@@ -226,15 +230,11 @@ impl Value {
     }
 
     /// Python's `str(value)`.
-    pub(super) fn text(&self) -> Result<Text, Failure> {
+    pub(super) fn text(&self, meter: &Meter) -> Result<Text, Failure> {
         Ok(match self {
             Self::Str(text) => text.clone(),
             Self::Undefined(_) => Text::default(),
-            other => {
-                let mut builder = Builder::default();
-                repr::write(other, &mut builder)?;
-                builder.finish()
-            }
+            other => repr::text(other, meter)?,
         })
     }
 
@@ -266,17 +266,28 @@ impl Value {
         })
     }
 
-    /// The items that a loop over the value meets.
-    pub(super) fn iterate(&self) -> Result<Rc<Seq>, Failure> {
+    /// The items that a loop over the value meets. A list that has to be made for it is paid for.
+    pub(super) fn iterate(&self, meter: &Meter) -> Result<Rc<Seq>, Failure> {
         match self {
             Self::List(seq) | Self::Tuple(seq) | Self::View(_, seq) => Ok(Rc::clone(seq)),
             Self::Undefined(_) => Ok(Rc::default()),
             Self::Generator(seq) => Ok(seq.borrow_mut().take().unwrap_or_default()),
-            Self::Dict(dict) => Seq::new(dict.entries.iter().map(|(key, _)| key.clone()).collect()),
+            Self::Dict(dict) => {
+                meter.items(dict.entries.len())?;
+                Seq::new(dict.entries.iter().map(|(key, _)| key.clone()).collect())
+            }
             Self::Range(start, length, step) => {
+                meter.items(usize::try_from(*length).unwrap_or(0))?;
                 Seq::new((0..*length).map(|at| Self::Int(start + at * step)).collect())
             }
             Self::Str(text) => {
+                meter.step(self.size())?;
+                let length = text.as_str().chars().count();
+                if length as u64 > LARGEST {
+                    return Err(Failure::exhausted("values"));
+                }
+                meter.items(length)?;
+                meter.bytes(length * ALLOCATION)?;
                 let chars = text.as_str().char_indices();
                 Seq::new(chars.map(|(at, c)| Self::Str(text.slice(at..at + c.len_utf8()))).collect())
             }
