@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -21,7 +20,7 @@ fn text(text: &str) -> Part {
 }
 
 fn image() -> Part {
-    Part::Image(Arc::from(&b""[..]))
+    Part::Image(Bytes::new())
 }
 
 fn user(content: Vec<Part>) -> Message {
