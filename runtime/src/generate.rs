@@ -3,8 +3,9 @@
 //! A [`Request`] is submitted to [`crate::model::Model`]; its [`Event`]s arrive on a channel. Dropping the receiver
 //! cancels the request at the next iteration.
 
-use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 /// One generation request, already validated for form (the server's affair) but not against the model's limits.
 #[derive(Debug, Clone)]
@@ -61,8 +62,9 @@ pub enum Role {
 pub enum Part {
     /// Text.
     Text(String),
-    /// An encoded image file (PNG, JPEG, WebP, GIF, BMP), decoded off the async threads.
-    Image(Arc<[u8]>),
+    /// An encoded image file (PNG, JPEG, WebP, GIF, BMP), decoded off the async threads. It is dropped when it is encoded: an owner behind
+    /// the bytes ([`Bytes::from_owner`]) knows then that its memory is free.
+    Image(Bytes),
 }
 
 /// How many visual tokens an image gets.

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod error;
 pub mod generate;
 pub mod image;
+pub mod mean_time;
 pub mod model;
 pub mod offline;
 pub mod prompt;

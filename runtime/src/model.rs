@@ -23,7 +23,7 @@ mod memory;
 
 pub use crate::error::LoadError;
 pub use crate::image::ImageLimits;
-pub use memory::{MemoryError, MemoryNeed, Mib};
+pub use memory::{MemoryError, MemoryNeed, Mib, copies_of};
 
 /// How to load and run a model.
 #[derive(Debug, Clone)]

@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
-use std::sync::Arc;
 
 use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Role};
 use arrcoc_runtime::prompt::Prompter;
 use arrcoc_tests::allocated::{Counting, most_of};
 use arrcoc_tests::fuzz::{assert_presentable, cases};
 use arrcoc_tests::repository;
+use bytes::Bytes;
 use serde_json::Value;
 
 #[global_allocator]
@@ -42,7 +42,7 @@ fn checkpoint() -> Checkpoint {
 }
 
 fn conversations() -> Vec<Prompt> {
-    let (image, text) = (|| Part::Image(Arc::from(&b""[..])), |text: &str| Part::Text(text.into()));
+    let (image, text) = (|| Part::Image(Bytes::new()), |text: &str| Part::Text(text.into()));
     let says = |role, content| Message { role, content };
     vec![
         Prompt::Chat(vec![says(Role::User, vec![text("Which number belongs to DZ?")])]),

@@ -14,9 +14,22 @@ use crate::state::App;
 
 pub(crate) mod budget;
 mod coding;
+pub(crate) mod files;
 
 /// A request body of type `T`.
-pub struct JsonBody<T>(pub T);
+pub struct JsonBody<T> {
+    /// What it says.
+    pub(crate) value: T,
+    /// The memory that it is counted with.
+    pub(crate) held: Held,
+}
+
+impl<T> JsonBody<T> {
+    /// What the body says, of which nothing is large.
+    pub(crate) fn into_small(self) -> T {
+        self.value
+    }
+}
 
 /// Bodies above this are parsed on a blocking thread: a megabyte of JSON takes about as long as a decode step.
 pub(crate) const OFFLOAD_BYTES: usize = 64 << 10;
@@ -44,13 +57,14 @@ impl<T: JsonRequest> FromRequest<App> for JsonBody<T> {
         let Reader { mut decoder, held, .. } = reader;
         let bytes = std::mem::take(&mut decoder.room().bytes);
         let app = app.clone();
-        let value = offload(bytes.len(), move || {
+        // What is counted goes to the thread and back: a client that hangs up does not stop the thread.
+        let (value, held) = offload(bytes.len(), move || {
             let value = json::parse(&bytes, &app.config.limits);
             drop(bytes);
-            drop(held);
-            value
-        });
-        Ok(Self(value.await??))
+            (value, held)
+        })
+        .await?;
+        Ok(Self { value: value?, held })
     }
 }
 

@@ -174,9 +174,9 @@ impl ApiError {
 
     /// 421: a name under which this server does not answer.
     pub fn misdirected(host: &str) -> Self {
-        let host: String = host.chars().take(100).collect();
+        let host = quote(host);
         let message = format!(
-            "this server does not answer under the name `{host}`; call it as localhost, or add the name to server.hosts"
+            "this server does not answer under the name {host}; call it as localhost, or add the name to server.hosts"
         );
         Self::new(StatusCode::MISDIRECTED_REQUEST, "permission_error", "unknown_host", message)
     }

@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,9 +64,15 @@ impl From<TcpListener> for Listeners {
 /// `timeouts.drain`; probes and metrics go on until the last one has. Returns how many requests had to be cut off.
 ///
 /// # Errors
-/// None once listening: a connection that fails does not stop the others.
-pub async fn serve(listeners: impl Into<Listeners>, app: App, stop: impl Future<Output = ()>) -> usize {
+/// The system does not tell a listener's address. Once it serves there are none: a connection that fails does not stop the others.
+pub async fn serve(
+    listeners: impl Into<Listeners>,
+    app: App,
+    stop: impl Future<Output = ()>,
+) -> io::Result<usize> {
     let Listeners { main, admin, probes } = listeners.into();
+    let (main, admin, probes) =
+        (with_address(main)?, admin.map(with_address).transpose()?, probes.map(with_address).transpose()?);
     let graceful = GracefulShutdown::new();
     let router = match admin {
         Some(_) => crate::public_app(app.clone()),
@@ -88,22 +95,23 @@ pub async fn serve(listeners: impl Into<Listeners>, app: App, stop: impl Future<
         never = probing => match never {},
     };
     let _ = tokio::time::timeout(CLOSE_TIME, graceful.shutdown()).await;
-    cut_off
+    Ok(cut_off)
+}
+
+fn with_address(listener: TcpListener) -> io::Result<(TcpListener, SocketAddr)> {
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// Accepts connections for ever, `most` at a time; none where there is no listener.
 async fn accept(
-    listener: Option<TcpListener>,
+    listener: Option<(TcpListener, SocketAddr)>,
     router: Router,
     most: usize,
     app: &App,
     graceful: &GracefulShutdown,
 ) -> Infallible {
-    let Some((listener, address)) =
-        listener.and_then(|listener| listener.local_addr().ok().map(|address| (listener, address)))
-    else {
-        return std::future::pending().await;
-    };
+    let Some((listener, address)) = listener else { return std::future::pending().await };
     let connections = Connections::new(most);
     let hosts = Arc::new(Hosts::new(&app.config.server.hosts, address));
     loop {

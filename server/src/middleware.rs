@@ -14,6 +14,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, AllowPrivateNetwork, CorsLayer
 use tracing::Instrument;
 
 use crate::error::{ApiError, Refused};
+use crate::routes::is_probe;
 use crate::state::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -76,16 +77,14 @@ async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Re
     app.metrics.http(&route, &method, status);
     // For a stream this is the time to its first chunk.
     let seconds = started.elapsed().as_secs_f64();
-    span.in_scope(|| match route.as_str() {
+    span.in_scope(|| match response.extensions().get::<ApiError>() {
         // Probes and scrapes come every few seconds and say nothing new.
-        "/health" | "/ready" | "/metrics" => tracing::debug!(status, seconds, "answered"),
-        _ => match response.extensions().get::<ApiError>() {
-            // A message is one line whatever the request held.
-            Some(ApiError { code, param, message, .. }) => {
-                tracing::info!(status, seconds, code, param, reason = message, "refused");
-            }
-            None => tracing::info!(status, seconds, "answered"),
-        },
+        _ if is_probe(&route) => tracing::debug!(status, seconds, "answered"),
+        // A message is one line whatever the request held.
+        Some(ApiError { code, param, message, .. }) => {
+            tracing::info!(status, seconds, code, param, reason = message, "refused");
+        }
+        None => tracing::info!(status, seconds, "answered"),
     });
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);

@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::engines::{self, Available, Source};
 use crate::error::{ApiError, RETRY_LATER, queue_full};
 use crate::media::remote::Fetcher;
+use crate::memory;
 use crate::metrics::{EngineMetrics, Metrics};
 
 /// The server's shared state; a clone is a reference.
@@ -34,12 +35,14 @@ pub struct Shared {
     /// Where other engines come from; `None` where one bundle is all there is.
     pub(crate) source: Option<Arc<dyn Source>>,
     /// Held while one engine takes another's place.
-    pub(crate) swapping: tokio::sync::Mutex<()>,
+    pub(crate) swapping: Arc<tokio::sync::Mutex<()>>,
     others: Mutex<Others>,
     draining: AtomicBool,
     in_flight: watch::Sender<usize>,
     /// The memory that requests' bodies share.
     pub(crate) bodies: Arc<Budget>,
+    /// Memory that the process held before there was any engine, bytes.
+    pub(crate) base_memory: u64,
 }
 
 /// Engines in memory besides the one in service.
@@ -114,11 +117,12 @@ impl App {
             fetcher,
             slot: ArcSwap::from_pointee(Slot::Loading(SystemTime::now())),
             source,
-            swapping: tokio::sync::Mutex::new(()),
+            swapping: Arc::default(),
             others: Mutex::default(),
             draining: AtomicBool::new(false),
             in_flight: watch::Sender::new(0),
             bodies,
+            base_memory: memory::resident().unwrap_or(0),
         }))
     }
 

@@ -5,11 +5,26 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use ::image::error::LimitErrorKind;
-use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use ::image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use sha2::{Digest as _, Sha256};
 
 use super::orientation::Metadata;
 use super::{DecodedImage, ImageError, ImageLimits, bmp, gif, jpeg, png, sniff, webp};
+
+/// What a decoder may hold for itself, bytes per pixel: the coefficients of a progressive JPEG, or a frame beside an animation's canvas.
+const OWN_BYTES: u64 = 8;
+
+/// What it is decoded to, bytes per pixel: four channels. (16 bits make twice that, in PNGs, whose decoder needs nothing else.) Turning a picture
+/// and drawing it smaller take less, and the decoder has gone by then.
+const RESULT_BYTES: u64 = 4;
+
+/// What tables may take on top, bytes.
+const TABLES: u64 = 16 << 20;
+
+/// Most bytes that decoding and preparing one picture holds.
+pub(crate) fn most_bytes(max_pixels: u64) -> u64 {
+    max_pixels.saturating_mul(OWN_BYTES + RESULT_BYTES).saturating_add(TABLES)
+}
 
 /// Decodes an image file: PNG, JPEG, WebP, GIF or BMP, whatever its name says; of an animation the first frame.
 ///
@@ -28,8 +43,8 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DecodedImage, ImageE
     let decoder = open(&picture, format, limits).map_err(|error| explain(error, name))?;
     let (width, height) = decoder.dimensions();
     check_size(name, (width, height), limits)?;
-    let image = DynamicImage::from_decoder(decoder).map_err(|error| explain(error, name))?;
-    let mut upright = DynamicImage::ImageRgb8(to_rgb8(image));
+    let image = read(decoder).map_err(|error| explain(error, name))?;
+    let mut upright = DynamicImage::ImageRgb8(image);
     upright.apply_orientation(metadata.orientation());
     let pixels = upright.into_rgb8();
     Ok(DecodedImage { sha256: digest(&pixels), pixels: Arc::new(pixels) })
@@ -88,32 +103,45 @@ fn open<'a>(
     format: ImageFormat,
     limits: &ImageLimits,
 ) -> Result<impl ImageDecoder + 'a, ::image::ImageError> {
-    // Four channels of 16 bits, and a frame beside the canvas for animations; what tables may take on top.
-    const BYTES_PER_PIXEL: u64 = 16;
-    const TABLES: u64 = 16 << 20;
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut bound = Limits::no_limits();
-    bound.max_alloc = Some(limits.max_pixels.saturating_mul(BYTES_PER_PIXEL).saturating_add(TABLES));
+    bound.max_alloc = Some(limits.max_pixels.saturating_mul(OWN_BYTES).saturating_add(TABLES));
     reader.limits(bound);
     reader.into_decoder()
 }
 
+/// Decodes, and converts where the decoded bytes lie.
+fn read(decoder: impl ImageDecoder) -> Result<RgbImage, ::image::ImageError> {
+    let ((width, height), kind) = (decoder.dimensions(), decoder.color_type());
+    let mut bytes = vec![0; usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX)];
+    decoder.read_image(&mut bytes)?;
+    Ok(RgbImage::from_raw(width, height, to_rgb8(kind, bytes)).unwrap_or_default())
+}
+
 /// As PIL's `convert("RGB")`: drops alpha, repeats grey, takes the high byte of 16 bits.
-fn to_rgb8(image: DynamicImage) -> RgbImage {
-    let (width, height) = (image.width(), image.height());
-    let high = |value: u16| (value >> 8) as u8;
-    let pixels = match image {
-        DynamicImage::ImageRgb8(image) => return image,
-        DynamicImage::ImageLuma16(image) => image.pixels().flat_map(|p| [high(p[0]); 3]).collect(),
-        DynamicImage::ImageLumaA16(image) => image.pixels().flat_map(|p| [high(p[0]); 3]).collect(),
-        DynamicImage::ImageRgb16(image) => image.iter().map(|&value| high(value)).collect(),
-        DynamicImage::ImageRgba16(image) => {
-            image.pixels().flat_map(|p| [high(p[0]), high(p[1]), high(p[2])]).collect()
+fn to_rgb8(kind: ColorType, mut bytes: Vec<u8>) -> Vec<u8> {
+    let (pixel, channels) = (usize::from(kind.bytes_per_pixel()), usize::from(kind.channel_count()));
+    let sample = pixel / channels;
+    let high = if cfg!(target_endian = "little") { sample - 1 } else { 0 };
+    let pixels = bytes.len() / pixel;
+    match (channels, pixel) {
+        (_, 3) => bytes,
+        (1 | 2, _) => {
+            let mut grey = Vec::with_capacity(pixels * 3);
+            grey.extend(bytes.chunks_exact(pixel).flat_map(|pixel| [pixel[high]; 3]));
+            grey
         }
-        // 8-bit kinds: `image` repeats grey and drops alpha too.
-        other => return other.into_rgb8(),
-    };
-    RgbImage::from_raw(width, height, pixels).unwrap_or_default()
+        _ => {
+            for at in 0..pixels {
+                for channel in 0..3 {
+                    bytes[at * 3 + channel] = bytes[at * pixel + channel * sample + high];
+                }
+            }
+            bytes.truncate(pixels * 3);
+            bytes.shrink_to_fit();
+            bytes
+        }
+    }
 }
 
 fn digest(pixels: &RgbImage) -> [u8; 32] {

@@ -9,9 +9,13 @@ use super::{Options, load};
 use crate::bundle::Manifest;
 use crate::bundle::manifest::Target;
 use crate::engine::RuntimeKind;
+use crate::image::decode;
 
-/// Bytes of a decoded pixel while a picture is prepared: four channels at the worst.
-const PIXEL_BYTES: u64 = 4;
+/// What repacked matrices take besides the weights: the CPU libraries lay out anew what their kernels read in another order, which was never more than
+/// a quarter of a bundle's bytes.
+pub fn copies_of(weights: u64) -> u64 {
+    weights / 4
+}
 
 /// What a thread of the inference library takes of the address space: its stack, and an arena of the C library.
 const THREAD_SPACE: u64 = (8 << 20) + (64 << 20);
@@ -44,15 +48,15 @@ impl MemoryNeed {
     pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
         let weights = weight_bytes(manifest)?;
         let context = load::context_length(manifest.decoder.context_length, options);
-        let pixels = options.limits.max_pixels.saturating_mul(PIXEL_BYTES);
+        let picture = decode::most_bytes(options.limits.max_pixels);
         let threads = (options.runtime_options().threads as u64).saturating_mul(manifest.graphs.len() as u64);
         Ok(Self {
             weights,
-            copies: weights / 4,
+            copies: copies_of(weights),
             kv_cache: load::kv_bytes(&manifest.decoder, options.slots, context),
             activations: activations(manifest, options, context)?,
             caches: (options.feature_cache_bytes as u64).saturating_add(options.token_cache_bytes as u64),
-            pictures: pixels.saturating_mul(load::IMAGE_THREADS as u64),
+            pictures: picture.saturating_mul(load::IMAGE_THREADS as u64),
             threads,
         })
     }
@@ -68,8 +72,9 @@ impl MemoryNeed {
     }
 
     /// What a model on a GPU takes of the system's memory: weights on their way, caches and pictures.
-    pub fn beside_gpu(&self) -> u64 {
-        [self.weights, self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
+    #[must_use]
+    pub fn beside_gpu(&self) -> Self {
+        Self { copies: 0, kv_cache: 0, activations: 0, ..*self }
     }
 
     /// Address space: memory, the weights' files once more as they are mapped, and the threads' stacks and arenas.
@@ -77,7 +82,7 @@ impl MemoryNeed {
         self.total().saturating_add(self.weights).saturating_add(self.threads.saturating_mul(THREAD_SPACE))
     }
 
-    /// The same after a run at the longest lengths held `peak` bytes at most: what it took beyond the estimate is activations.
+    /// The same, corrected by a measurement: a run at the longest lengths held at most `peak` bytes; what exceeds weights and copies is activations.
     #[must_use]
     pub fn measured(&self, peak: u64) -> Self {
         let expected = self.weights.saturating_add(self.copies);

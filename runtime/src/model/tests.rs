@@ -5,6 +5,8 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::decoder::{Decoder, Embedder, fused::Fused, portable::Portable};
 use crate::generate::{
@@ -128,7 +130,7 @@ fn ask(text: &str) -> Request {
 }
 
 fn with_image(file: &[u8]) -> Request {
-    let content = vec![Part::Image(Arc::from(file)), Part::Text("what?".into())];
+    let content = vec![Part::Image(Bytes::copy_from_slice(file)), Part::Text("what?".into())];
     request(Prompt::Chat(vec![Message { role: Role::User, content }]))
 }
 
@@ -344,7 +346,7 @@ fn what_does_not_fit_is_refused_with_its_field() {
     for (field, request) in cases {
         assert_eq!(invalid_field(&model, request), field);
     }
-    let many = vec![Part::Image(Arc::from(&b""[..])); 3];
+    let many = vec![Part::Image(Bytes::new()); 3];
     let many = request(Prompt::Chat(vec![Message { role: Role::User, content: many }]));
     assert_eq!(invalid_field(&model, many), "messages");
     assert!(model.idle(), "a refused request holds no place");

@@ -10,6 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::arms::grid::Neck;
 use crate::bundle::Bundle;
 use crate::bundle::manifest::{DecoderSpec, VisionSpec};
@@ -191,7 +193,7 @@ impl OfflineModel {
     /// # Errors
     /// [`OfflineError::Prompt`] when the template or the tokenizer refuses it.
     pub fn question(&self, text: &str) -> Result<Question, OfflineError> {
-        let content = vec![Part::Image(Arc::new([])), Part::Text(text.to_owned())];
+        let content = vec![Part::Image(Bytes::new()), Part::Text(text.to_owned())];
         let prompt = Prompt::Chat(vec![Message { role: Role::User, content }]);
         Ok(Question { layout: self.prompter.layout(&prompt, self.info.context_length)? })
     }

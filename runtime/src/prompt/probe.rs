@@ -3,7 +3,7 @@
 //! Templates differ in what they read: strings, lists of parts, or both. One that reads the other form drops the text
 //! without a word, so the form is found out here, once, and a template that loses what a user says is refused.
 
-use std::sync::Arc;
+use bytes::Bytes;
 
 use super::Prompter;
 use super::jinja::Failure;
@@ -29,7 +29,7 @@ fn text(text: &str) -> Part {
 }
 
 fn image() -> Part {
-    Part::Image(Arc::from([]))
+    Part::Image(Bytes::new())
 }
 
 fn says(role: Role, content: Vec<Part>) -> Message {

@@ -1,7 +1,6 @@
 //! Prompts held against transformers: many templates times many conversations (`models/reference/prompts/make_table.py`).
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
@@ -15,7 +14,7 @@ const NOW: i64 = 1_770_091_506;
 fn part(part: &Json) -> Part {
     match part["text"].as_str() {
         Some(text) => Part::Text(text.into()),
-        None => Part::Image(Arc::from([])),
+        None => Part::Image(Bytes::new()),
     }
 }
 

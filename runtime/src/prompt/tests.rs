@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::sync::Arc;
-
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use arrcoc_tests::allocated::{Counting, most_of};
@@ -29,7 +28,7 @@ fn text(text: &str) -> Part {
 }
 
 fn image() -> Part {
-    Part::Image(Arc::from(&b""[..]))
+    Part::Image(Bytes::new())
 }
 
 fn user(content: Vec<Part>) -> Message {

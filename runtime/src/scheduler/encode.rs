@@ -7,11 +7,13 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::Ready;
 use super::job::{Job, PanicGuard, Shared};
 use super::turns::Turns;
 use crate::decoder::Embedder;
-use crate::generate::{GenerateError, Message, Part, Prompt, Stage};
+use crate::generate::{GenerateError, Part, Prompt, Stage};
 use crate::image::PixelValues;
 use crate::tensor::Tensor;
 use crate::vision::{Preprocessor, Vision, VisionError, VisualEmbeds};
@@ -25,7 +27,7 @@ struct PreparedImage {
 /// A request whose images are in work.
 struct Images {
     /// The image files, in order.
-    files: Vec<Arc<[u8]>>,
+    files: Vec<Bytes>,
     progress: Mutex<Progress>,
 }
 
@@ -61,8 +63,8 @@ pub(crate) struct Turn {
 }
 
 impl From<Job> for Turn {
-    fn from(job: Job) -> Self {
-        let files = images(&job.request.prompt);
+    fn from(mut job: Job) -> Self {
+        let files = take_images(&mut job.request.prompt);
         let progress = Progress { job: Some(job), question: None, visuals: Vec::new() };
         Self { images: Arc::new(Images { files, progress: Mutex::new(progress) }), next: 0 }
     }
@@ -137,20 +139,15 @@ fn invalid_image(number: usize, error: &crate::image::ImageError) -> GenerateErr
     GenerateError::Invalid { field: "messages", message: format!("image {number}: {error}") }
 }
 
-/// The image files of a prompt, in order.
-fn images(prompt: &Prompt) -> Vec<Arc<[u8]>> {
+/// Takes the image files out of a prompt, in order: the answer needs them no longer, and it may take a while.
+fn take_images(prompt: &mut Prompt) -> Vec<Bytes> {
     let Prompt::Chat(messages) = prompt else { return Vec::new() };
-    let files = |message: &Message| {
-        message
-            .content
-            .iter()
-            .filter_map(|part| match part {
-                Part::Image(file) => Some(Arc::clone(file)),
-                Part::Text(_) => None,
-            })
-            .collect::<Vec<_>>()
-    };
-    messages.iter().flat_map(files).collect()
+    let parts = messages.iter_mut().flat_map(|message| &mut message.content);
+    let files = parts.filter_map(|part| match part {
+        Part::Image(file) => Some(std::mem::take(file)),
+        Part::Text(_) => None,
+    });
+    files.collect()
 }
 
 /// The thread that runs the vision graphs.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::generate::{Event, GenerateError, Request, Stage};
+use crate::mean_time::MeanTime;
 use crate::prompt::Layout;
 
 /// Bounds of what a refused request is told to wait.
@@ -24,8 +25,8 @@ pub(crate) struct Shared {
     /// Share of the KV cache that holds tokens: the bits of an `f64`.
     kv_usage: AtomicU64,
     draining: AtomicBool,
-    /// Moving average of how long an answer takes from the moment that its request leaves the queue, microseconds.
-    mean_micros: AtomicU64,
+    /// How long an answer takes from the moment that its request leaves the queue.
+    mean: MeanTime,
     ends: Mutex<Ends>,
     /// Why no further request can be served.
     failure: Mutex<Option<String>>,
@@ -40,7 +41,7 @@ impl Shared {
             running: AtomicUsize::new(0),
             kv_usage: AtomicU64::new(0.0_f64.to_bits()),
             draining: AtomicBool::new(false),
-            mean_micros: AtomicU64::new(0),
+            mean: MeanTime::default(),
             ends: Mutex::default(),
             failure: Mutex::new(None),
         }
@@ -80,10 +81,8 @@ impl Shared {
     /// held them up, and before there are enough of them by the mean time of an answer and the slots.
     pub(crate) fn retry_after(&self) -> Duration {
         let waiting = self.waiting() as f64 + 1.0;
-        let apart = self.ends().apart().unwrap_or_else(|| {
-            let mean = Duration::from_micros(self.mean_micros.load(Ordering::Relaxed));
-            mean.as_secs_f64() / self.slots.max(1) as f64
-        });
+        let apart = self.ends().apart();
+        let apart = apart.unwrap_or_else(|| self.mean.get().as_secs_f64() / self.slots.max(1) as f64);
         Duration::try_from_secs_f64(apart * waiting)
             .unwrap_or(LONGEST_RETRY)
             .clamp(SHORTEST_RETRY, LONGEST_RETRY)
@@ -93,11 +92,9 @@ impl Shared {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A quarter of the newest and three quarters of the older ones; a lost update does no harm.
     fn record_duration(&self, took: Duration) {
         self.ends().record(Instant::now(), self.waiting() > 0);
-        let (took, old) = (took.as_micros() as u64, self.mean_micros.load(Ordering::Relaxed));
-        self.mean_micros.store(if old == 0 { took } else { (old * 3 + took) / 4 }, Ordering::Relaxed);
+        self.mean.record(took);
     }
 }
 

@@ -11,6 +11,7 @@ use arrcoc_runtime::generate::{
     Role, Sampling, Timings, TokenLogprob, Usage,
 };
 use arrcoc_runtime::model::{Generation, Model, Options};
+use bytes::Bytes;
 
 /// A bundle of the tiny preset by its name, such as `fp32-cpu`: what `ARRCOC_TEST_BUNDLE` names when it is called so, else the one
 /// that `cargo xtask test` has made.
@@ -44,7 +45,7 @@ pub fn options() -> Options {
 }
 
 /// A picture with a gradient and one bright square, so that patches differ; `seed` moves the square.
-pub fn picture(width: u32, height: u32, seed: u32) -> Arc<[u8]> {
+pub fn picture(width: u32, height: u32, seed: u32) -> Bytes {
     let image = image::RgbImage::from_fn(width, height, |x, y| {
         let square = x.abs_diff(seed * 37 % width) < width / 8 && y.abs_diff(seed * 53 % height) < height / 8;
         if square {
@@ -75,8 +76,8 @@ pub fn ask(text: &str) -> Request {
     request(vec![Part::Text(text.into())])
 }
 
-pub fn ask_about(file: &Arc<[u8]>, text: &str) -> Request {
-    request(vec![Part::Image(Arc::clone(file)), Part::Text(text.into())])
+pub fn ask_about(file: &Bytes, text: &str) -> Request {
+    request(vec![Part::Image(file.clone()), Part::Text(text.into())])
 }
 
 /// Everything that came out of a request, per choice where there are several.

@@ -1,14 +1,16 @@
-//! The memory that all bodies take together while they are read and parsed. A hundred clients may send the largest body that is allowed at the
-//! same time; they get what there is, one after the other, and who would have to wait long is told to come again.
+//! The memory that all bodies take together while they are read and parsed, and their image files until they are encoded. A hundred clients may
+//! send the largest body that is allowed at the same time; they get what there is, one after the other, and who would have to wait long is told
+//! to come again.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arrcoc_runtime::mean_time::MeanTime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::engines::memory;
+use crate::memory;
 use crate::pace::Pace;
 
 /// Bodies up to this size are not counted: `limits.connections` bounds them well enough, and small questions go on while large ones wait.
@@ -33,9 +35,11 @@ const GIVE_BACK_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Budget {
     units: Arc<Semaphore>,
+    /// How many there are.
+    all: usize,
     readers: Mutex<Readers>,
-    /// Moving average of how long a counted body holds its memory, milliseconds.
-    mean_millis: AtomicU64,
+    /// How long a counted body holds its memory.
+    mean: MeanTime,
     giving_back: AtomicBool,
 }
 
@@ -60,10 +64,12 @@ pub(crate) struct Exhausted {
 
 impl Budget {
     pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        let all = (bytes / UNIT).min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         Arc::new(Self {
-            units: Arc::new(Semaphore::new((bytes / UNIT).min(Semaphore::MAX_PERMITS))),
+            units: Arc::new(Semaphore::new(all)),
+            all,
             readers: Mutex::default(),
-            mean_millis: AtomicU64::new(0),
+            mean: MeanTime::default(),
             giving_back: AtomicBool::new(false),
         })
     }
@@ -72,12 +78,22 @@ impl Budget {
     pub(crate) fn hold(self: &Arc<Self>) -> Held {
         Held {
             budget: Arc::clone(self),
-            bytes: 0,
+            large: false,
             permit: None,
             number: None,
             shed: Arc::default(),
             since: Instant::now(),
         }
+    }
+
+    /// What is counted now, bytes.
+    pub(crate) fn held(&self) -> u64 {
+        (self.all.saturating_sub(self.units.available_permits()) * UNIT) as u64
+    }
+
+    /// What may still be counted, bytes.
+    pub(crate) fn left(&self) -> u64 {
+        (self.units.available_permits() * UNIT) as u64
     }
 
     fn readers(&self) -> MutexGuard<'_, Readers> {
@@ -93,14 +109,7 @@ impl Budget {
     }
 
     fn retry_after(&self) -> Duration {
-        let mean = Duration::from_millis(self.mean_millis.load(Ordering::Relaxed));
-        mean.clamp(Duration::from_secs(1), LONGEST_RETRY)
-    }
-
-    /// A quarter of the newest and three quarters of the older ones; a lost update does no harm.
-    fn record(&self, held: Duration) {
-        let (held, old) = (held.as_millis() as u64, self.mean_millis.load(Ordering::Relaxed));
-        self.mean_millis.store(if old == 0 { held } else { (old * 3 + held) / 4 }, Ordering::Relaxed);
+        self.mean.get().clamp(Duration::from_secs(1), LONGEST_RETRY)
     }
 
     /// Gives freed memory back to the system, once for all large bodies of the next seconds.
@@ -122,7 +131,8 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct Held {
     budget: Arc<Budget>,
-    bytes: usize,
+    /// Something was counted at some time.
+    large: bool,
     permit: Option<OwnedSemaphorePermit>,
     /// Its number among the readers, while it is one.
     number: Option<u64>,
@@ -136,15 +146,44 @@ impl Held {
     /// # Errors
     /// [`Exhausted`].
     pub(crate) async fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
-        if bytes <= FREE_BYTES.max(self.bytes) {
+        if bytes <= FREE_BYTES {
             return Ok(());
         }
-        let units = ((bytes - self.bytes) * FACTOR).div_ceil(UNIT) as u32;
+        self.count(bytes.saturating_mul(FACTOR)).await?;
+        if self.number.is_none() {
+            let readers = &mut *self.budget.readers();
+            readers.next += 1;
+            self.number = Some(readers.next);
+            let reader = Reader { pace: Pace::new(Instant::now()), shed: Arc::clone(&self.shed) };
+            readers.counted.insert(readers.next, reader);
+        }
+        Ok(())
+    }
+
+    /// What is counted, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.units() * UNIT
+    }
+
+    fn units(&self) -> usize {
+        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Counts `bytes` in all, and waits a moment for them where there are too few. Whoever needs more than there is gets everything.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub(crate) async fn count(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        let wanted = bytes.div_ceil(UNIT).min(self.budget.all);
+        let units = wanted.saturating_sub(self.units()) as u32;
+        if units == 0 {
+            return Ok(());
+        }
         let all = Arc::clone(&self.budget.units);
         let permit = match Arc::clone(&all).try_acquire_many_owned(units) {
             Ok(permit) => permit,
             Err(_) => {
-                // Waiting for memory, it does not stand still.
+                // While it waits for memory it must not count as stalled.
                 self.leave();
                 self.budget.shed();
                 match tokio::time::timeout(PATIENCE, all.acquire_many_owned(units)).await {
@@ -157,15 +196,16 @@ impl Held {
             Some(held) => held.merge(permit),
             None => self.permit = Some(permit),
         }
-        self.bytes = bytes;
-        if self.number.is_none() {
-            let readers = &mut *self.budget.readers();
-            readers.next += 1;
-            self.number = Some(readers.next);
-            let reader = Reader { pace: Pace::new(Instant::now()), shed: Arc::clone(&self.shed) };
-            readers.counted.insert(readers.next, reader);
-        }
+        self.large = true;
         Ok(())
+    }
+
+    /// Counts no more than `bytes` from here on.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let surplus = self.units().saturating_sub(bytes.div_ceil(UNIT));
+        if let Some(permit) = &mut self.permit {
+            drop(permit.split(surplus));
+        }
     }
 
     /// Notes bytes that arrived.
@@ -197,8 +237,8 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.leave();
-        if self.bytes > 0 {
-            self.budget.record(self.since.elapsed());
+        if self.large {
+            self.budget.mean.record(self.since.elapsed());
             self.budget.give_back_soon();
         }
     }
@@ -219,7 +259,7 @@ mod tests {
         let mut second = budget.hold();
         // What is small is not counted.
         second.grow(FREE_BYTES).await.unwrap();
-        assert_eq!(second.bytes, 0);
+        assert_eq!(second.bytes(), 0);
         let refused = second.grow(2 * MIB).await.unwrap_err();
         assert!(refused.retry_after >= Duration::from_secs(1));
         second.grow(MIB).await.unwrap();

@@ -6,6 +6,8 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_ENCODING;
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
+use arrcoc_runtime::quote::quote;
+
 use crate::error::ApiError;
 
 /// How a body is coded.
@@ -31,7 +33,7 @@ impl Coding {
                     "identity" | "" => continue,
                     "gzip" | "x-gzip" => Self::Gzip,
                     "deflate" => Self::Deflate,
-                    _ => return Err(ApiError::content_coding(&name.chars().take(50).collect::<String>())),
+                    _ => return Err(ApiError::content_coding(&quote(name))),
                 };
                 if coding != Self::Identity {
                     return Err(ApiError::content_coding("several"));

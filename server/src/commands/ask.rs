@@ -1,7 +1,6 @@
 //! `arrcoc-serve ask`: one question, one answer, and an account of where time and tokens went.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use arrcoc_runtime::bundle::manifest::GenerationSpec;
@@ -11,6 +10,7 @@ use arrcoc_runtime::generate::{
 use arrcoc_server::config::Config;
 use arrcoc_server::metrics::stage_name;
 use arrcoc_server::openai::explanation;
+use axum::body::Bytes;
 use serde_json::{Value, json};
 
 use super::{Failure, load, picture, print};
@@ -50,14 +50,14 @@ pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
     Ok(print(&text)?)
 }
 
-fn read_image(path: &Path) -> anyhow::Result<Arc<[u8]>> {
+fn read_image(path: &Path) -> anyhow::Result<Bytes> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read the image {}", path.display()))?;
     Ok(bytes.into())
 }
 
-fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Arc<[u8]>]) -> Request {
+fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Bytes]) -> Request {
     let sampling = defaults.sampling();
-    let images = images.iter().map(|image| Part::Image(Arc::clone(image)));
+    let images = images.iter().map(|image| Part::Image(image.clone()));
     let content = images.chain([Part::Text(ask.question.clone())]).collect();
     Request {
         prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),

@@ -10,9 +10,9 @@ use arrcoc_runtime::console;
 use arrcoc_runtime::generate::Observer;
 use arrcoc_server::config::Config;
 use arrcoc_server::engines::trial::Trial;
-use arrcoc_server::engines::{Available, Bundles, Source, first, memory};
+use arrcoc_server::engines::{Available, Bundles, Source, first};
 use arrcoc_server::metrics::EngineMetrics;
-use arrcoc_server::{listen, state::App};
+use arrcoc_server::{listen, memory, state::App};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -85,7 +85,7 @@ async fn in_time(
 
 /// Serves until the end, or until loading fails: a server that will never be ready had better say so by ending.
 async fn wait(
-    mut serving: tokio::task::JoinHandle<usize>,
+    mut serving: tokio::task::JoinHandle<std::io::Result<usize>>,
     loading: impl Future<Output = anyhow::Result<()>>,
 ) -> (Option<usize>, anyhow::Result<()>) {
     tokio::select! {
@@ -100,9 +100,12 @@ async fn wait(
     finish(serving.await)
 }
 
-fn finish(cut_off: Result<usize, tokio::task::JoinError>) -> (Option<usize>, anyhow::Result<()>) {
+fn finish(
+    cut_off: Result<std::io::Result<usize>, tokio::task::JoinError>,
+) -> (Option<usize>, anyhow::Result<()>) {
     match cut_off {
-        Ok(cut_off) => (Some(cut_off), Ok(())),
+        Ok(Ok(cut_off)) => (Some(cut_off), Ok(())),
+        Ok(Err(error)) => (None, Err(error).context("the server cannot listen")),
         Err(error) => (None, Err(error).context("the server ended abnormally")),
     }
 }
@@ -152,13 +155,14 @@ fn check_memory(config: &Config, source: &Bundles, engine: &Available) -> anyhow
         Some(u64::MAX)
     });
     let allowances = memory::allowances();
-    memory::check(&need, gpu, 0, &allowances)
+    let bodies = config.limits.body_memory() as u64;
+    memory::check(&need, gpu, bodies, &allowances)
         .with_context(|| format!("{} does not fit", engine.dir.display()))?;
     let limit = config.engine.memory.map_or(u64::MAX, |limit| limit.0 as u64);
     if need.total() > limit {
         tracing::warn!(need = %need, "the first engine alone takes more than engine.memory: no swap will find room");
     }
-    tracing::info!(bytes = need.total(), parts = %need, "memory at the worst request");
+    tracing::info!(bytes = need.total(), parts = %need, bodies, "memory at the worst request");
     Ok(())
 }
 

@@ -1,14 +1,15 @@
 //! `arrcoc-serve try-engine`: loads a bundle for the server that started this process, and says on one line how that went. Not for users.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::Arc;
 
 use arrcoc_runtime::bundle::Bundle;
+use arrcoc_runtime::console;
 use arrcoc_runtime::generate::NoObserver;
 use arrcoc_runtime::model::{Model, Options, WarmUp};
 use arrcoc_server::config::Config;
-use arrcoc_server::engines::memory;
 use arrcoc_server::engines::trial::Answer;
+use arrcoc_server::memory;
 
 use super::{Failure, load};
 
@@ -25,7 +26,7 @@ pub(crate) fn run(limit: Option<u64>) -> Result<(), Failure> {
         Ok(_model) => Answer::Ready { peak_bytes: memory::peak() },
         Err(error) => Answer::Refused(format!("{error:#}")),
     };
-    writeln!(std::io::stdout(), "{}", serde_json::to_string(&answer)?)?;
+    console::print(&format!("{}\n", serde_json::to_string(&answer)?))?;
     Ok(())
 }
 

@@ -1,17 +1,18 @@
 //! Environment variables that look like ours and are none: a misspelt one would be a setting that is not set.
 
-use super::keys::KEYS;
-use crate::openai::names::nearest;
 use arrcoc_runtime::quote::quote;
+
+use super::keys::KEYS;
+use crate::names::nearest;
 
 /// What all of ours begin with.
 const PREFIX: &str = "ARRCOC_";
 
-/// Those that are no settings of the configuration: the file of it, the key of `swap`, and what tests and builds read.
-const OTHERS: [&str; 4] = ["ARRCOC_CONFIG", "ARRCOC_ADMIN_KEY", "ARRCOC_BLESS", "ARRCOC_TORCH_PYTHON"];
+/// Those that are no settings of the configuration: the file of it, the key of `swap`, and what tests read.
+const OTHERS: [&str; 3] = ["ARRCOC_CONFIG", "ARRCOC_ADMIN_KEY", "ARRCOC_TORCH_PYTHON"];
 
 /// Beginnings of what tests read.
-const FOR_TESTS: [&str; 2] = ["ARRCOC_TEST_", "ARRCOC_REQUIRE"];
+const FOR_TESTS: [&str; 4] = ["ARRCOC_TEST_", "ARRCOC_REQUIRE", "ARRCOC_FUZZ_", "ARRCOC_BLESS"];
 
 /// Refuses the first variable of the environment that looks like a setting and is none.
 pub(super) fn check() -> Result<(), String> {
@@ -73,8 +74,10 @@ mod tests {
         let mut known: Vec<String> = KEYS.iter().map(crate::config::Key::variable).collect();
         known.extend(OTHERS.map(str::to_owned));
         known.extend(
-            ["ARRCOC_TEST_SERVE", "ARRCOC_REQUIRE_GPU", "ORT_DYLIB_PATH", "arrcoc_x"].map(str::to_owned),
+            ["ARRCOC_TEST_SERVE", "ARRCOC_REQUIRE_GPU", "ARRCOC_FUZZ_CASES", "ARRCOC_BLESS"]
+                .map(str::to_owned),
         );
+        known.extend(["ORT_DYLIB_PATH", "arrcoc_x"].map(str::to_owned));
         for name in known {
             assert_eq!(check_one(&name, "x"), Ok(()), "{name}");
         }

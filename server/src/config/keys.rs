@@ -68,7 +68,7 @@ pub const KEYS: &[Key] = &[
     key("limits.queue", "N", "64", "Requests that may wait; more are answered 429"),
     key("limits.connections", "N", "256", "Open connections; at the limit the longest idle one is closed for a new one, and probes still get in"),
     key("limits.body", "SIZE", "32MiB", "Largest request body; larger ones are answered 413"),
-    key("limits.body_memory", "SIZE", "", "Memory of all request bodies while they are read and parsed, two bytes counted for each; who would wait long for some is answered 503; eight times `limits.body` unless set"),
+    key("limits.body_memory", "SIZE", "", "Memory for all request bodies being read and parsed, where each byte counts twice, and for their image files until they are encoded. Requests that would wait longer than 2 s get 503. Default: 8 x limits.body"),
     key("limits.json", "SIZE", "4MiB", "Largest JSON of a body, not counting strings of 1 KiB and more, such as images; larger ones are answered 413"),
     key("limits.text", "SIZE", "1MiB", "Largest text of a prompt"),
     key("limits.messages", "N", "1024", "Messages per chat"),

@@ -13,6 +13,7 @@ use super::{
     Auth, Config, Cors, EngineConfig, LEAST_BODIES, Limits, Log, Overrides, RemoteImages, Server, Timeouts,
     places,
 };
+use crate::host::{is_pattern, is_pattern_with_port};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -149,12 +150,23 @@ impl Checker {
             );
         }
         if let Some(Config { server, .. }) = &config
-            && server.hosts.iter().any(|host| !is_host(host))
+            && server.hosts.iter().any(|host| host != "*" && !is_pattern(host))
         {
             self.problem(
                 "server.hosts",
                 "names or addresses without scheme, port or path, such as api.example.org, *.example.org or *".into(),
             );
+        }
+        if let Some(Config { images, .. }) = &config {
+            let lists = [
+                ("images.allow_hosts", &images.allow_hosts),
+                ("images.allow_private_hosts", &images.allow_private_hosts),
+            ];
+            for (key, _) in
+                lists.into_iter().filter(|(_, hosts)| !hosts.iter().all(|host| is_pattern_with_port(host)))
+            {
+                self.problem(key, "names or addresses without scheme or path, with a port where it is not the usual one, such as images.example.org, *.example.org, 10.0.0.7:8000 or [fd00::7]".into());
+            }
         }
         if let Some(Config { limits, .. }) = &config
             && limits.body_memory() / LEAST_BODIES < limits.body.0
@@ -322,16 +334,6 @@ fn is_origin(text: &str) -> bool {
     })
 }
 
-fn is_host(text: &str) -> bool {
-    let name = text.strip_prefix("*.").unwrap_or(text);
-    text == "*"
-        || (!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)))
-        || text
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-            .is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
-}
-
 /// The file's values by dotted key.
 fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
     let engine = file.engine.unwrap_or_default();
@@ -467,6 +469,22 @@ mod tests {
         let text = load("limits:\n  bodyy: 1\n", &[]).unwrap_err().to_string();
         assert!(text.contains("bodyy") && text.contains("`body`") && text.contains("line 2"), "{text}");
         assert!(matches!(load("limits: 3\n", &[]), Err(ConfigError::Parse { .. })));
+    }
+
+    /// What matches no host would be a setting without effect.
+    #[test]
+    fn hosts_of_images_are_hosts() {
+        for good in
+            ["a.example", "*.b.example:8443", "10.0.0.7", "[fd00::7]", "[fd00::7]:9000", "localhost:1"]
+        {
+            load("", &[("images.allow_hosts", good), ("images.allow_private_hosts", good)]).unwrap();
+        }
+        for bad in ["https://x", "x/y", "fd00::7", "x:", "x:0", "x:70000", "*", "a b", "user@x", "[x]"] {
+            for key in ["images.allow_hosts", "images.allow_private_hosts"] {
+                let text = load("", &[(key, bad)]).unwrap_err().to_string();
+                assert!(text.contains(key) && text.contains(bad), "{bad}: {text}");
+            }
+        }
     }
 
     #[test]

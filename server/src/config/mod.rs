@@ -219,10 +219,24 @@ impl Config {
         self.bundle.as_deref().or(self.engines.as_deref()).ok_or(ConfigError::NoBundle)
     }
 
-    /// What a process needs that only tries an engine out: all that concerns engines, and no secret.
-    pub fn for_trial(&self) -> Self {
-        let auth = Auth { api_keys: Keys::default(), admin_keys: Keys::default() };
-        Self { auth, engines: None, precision: None, port_file: None, ..self.clone() }
+    /// What a process needs that only tries out the engine of the bundle at `bundle`. Sections are named one by one, so that none with a secret
+    /// is ever among them by accident; the others have their defaults there.
+    pub fn for_trial<'a>(&'a self, bundle: &'a Path) -> impl Serialize + 'a {
+        #[derive(Serialize)]
+        struct ForTrial<'a> {
+            bundle: &'a Path,
+            engine: &'a EngineConfig,
+            limits: &'a Limits,
+            timeouts: &'a Timeouts,
+            log: &'a Log,
+        }
+        ForTrial {
+            bundle,
+            engine: &self.engine,
+            limits: &self.limits,
+            timeouts: &self.timeouts,
+            log: &self.log,
+        }
     }
 
     /// What the runtime needs to know of it.

@@ -11,8 +11,9 @@ use arrcoc_runtime::generate::Observer;
 use arrcoc_runtime::model::{Footprint, MemoryNeed, Model, Options};
 
 use super::trial::Trial;
-use super::{Available, Found, LoadFailure, Source, memory};
+use super::{Available, Found, LoadFailure, Source};
 use crate::engine::Engine;
+use crate::memory;
 
 /// Bundles of one directory, or a single one.
 #[derive(Debug)]

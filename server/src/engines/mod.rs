@@ -11,12 +11,11 @@ use std::sync::Arc;
 use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
 use arrcoc_runtime::engine::has_int8_products;
 use arrcoc_runtime::generate::Observer;
-use arrcoc_runtime::model::{MemoryNeed, ModelInfo};
+use arrcoc_runtime::model::{MemoryNeed, ModelInfo, copies_of};
 
 use crate::engine::Engine;
 
 mod bundles;
-pub mod memory;
 pub mod swap;
 pub mod trial;
 
@@ -146,9 +145,9 @@ pub struct Available {
     pub adapter_target: Statistics,
 }
 
-/// Memory of a loaded engine, bytes: weights, a quarter as much again for repacked matrices, the KV cache, and what a worst request needs.
+/// Memory of a loaded engine, bytes: weights, what the library makes of them, the KV cache, and what a worst request needs.
 pub(crate) fn takes(info: &ModelInfo) -> u64 {
-    let parts = [info.weight_bytes, info.weight_bytes / 4, info.kv_bytes, info.working_bytes];
+    let parts = [info.weight_bytes, copies_of(info.weight_bytes), info.kv_bytes, info.working_bytes];
     parts.into_iter().fold(0, u64::saturating_add)
 }
 

@@ -10,10 +10,13 @@ use arrcoc_runtime::bundle::manifest::Precision;
 use arrcoc_runtime::generate::Observer;
 use arrcoc_runtime::model::{MemoryNeed, Mib};
 
-use super::memory::{self, Shortage};
 use super::{Available, LoadFailure, Source};
+use crate::memory::{self, Shortage};
 use crate::metrics::EngineMetrics;
 use crate::state::{App, Serving, Slot};
+
+/// The right to swap.
+type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 /// How often an engine is asked whether its last request has ended.
 const UNLOAD_POLL: Duration = Duration::from_millis(50);
@@ -47,7 +50,7 @@ pub enum SwapError {
     /// The first engine is still on its way, or the server is going down.
     #[error("the server is loading its first engine or shutting down; engines are swapped while it serves")]
     NotServing,
-    /// One at a time.
+    /// One at a time: another one is under way, or its engine is still loading though its time was over.
     #[error("another swap is under way; ask again when it is done")]
     Busy,
     /// There is no such engine.
@@ -79,7 +82,9 @@ pub enum SwapError {
     #[error("the engine did not load: {}", chain(.0.as_ref()))]
     Load(LoadFailure),
     /// It was still loading when its time was over.
-    #[error("the engine did not load within {0:?} (timeouts.load)")]
+    #[error(
+        "the engine did not load within {0:?} (timeouts.load); it is dropped when it has, and until then no other swap begins"
+    )]
     Slow(Duration),
 }
 
@@ -97,10 +102,10 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 /// # Errors
 /// [`SwapError`]; then the engine that served still does.
 pub async fn swap(app: &App, wanted: Wanted) -> Result<Swapped, SwapError> {
-    let Ok(_turn) = app.swapping.try_lock() else { return Err(SwapError::Busy) };
+    let Ok(turn) = Arc::clone(&app.swapping).try_lock_owned() else { return Err(SwapError::Busy) };
     let started = Instant::now();
     let precision = wanted.precision;
-    let result = attempt(app, wanted, started).await;
+    let result = attempt(app, wanted, started, turn).await;
     match &result {
         Ok(swapped) if swapped.changed => {
             tracing::info!(%precision, seconds = swapped.took.as_secs_f64(), "swapped");
@@ -115,7 +120,8 @@ pub async fn swap(app: &App, wanted: Wanted) -> Result<Swapped, SwapError> {
     result
 }
 
-async fn attempt(app: &App, wanted: Wanted, started: Instant) -> Result<Swapped, SwapError> {
+/// `turn` is held until nothing of this swap goes on, be it on a thread that nobody waits for any more.
+async fn attempt(app: &App, wanted: Wanted, started: Instant, turn: Turn) -> Result<Swapped, SwapError> {
     let Some(source) = app.source.clone() else { return Err(SwapError::NoEngines) };
     let Slot::Ready(current) = app.slot() else { return Err(SwapError::NotServing) };
     if app.draining() {
@@ -128,9 +134,9 @@ async fn attempt(app: &App, wanted: Wanted, started: Instant) -> Result<Swapped,
     if available.is(current.engine.info()) && current.engine.healthy() {
         return Ok(Swapped { serving: current, changed: false, took: started.elapsed() });
     }
-    let next = match app.take_loaded(&available) {
-        Some(loaded) => loaded,
-        None => load(app, source, available, Arc::clone(&current.metrics)).await?,
+    let (next, _turn) = match app.take_loaded(&available) {
+        Some(loaded) => (loaded, turn),
+        None => load(app, source, available, Arc::clone(&current.metrics), turn).await?,
     };
     let previous = app.switch(Arc::clone(&next));
     for retired in app.keep(previous) {
@@ -169,7 +175,8 @@ async fn load(
     source: Arc<dyn Source>,
     available: Available,
     metrics: Arc<EngineMetrics>,
-) -> Result<Arc<Serving>, SwapError> {
+    turn: Turn,
+) -> Result<(Arc<Serving>, Turn), SwapError> {
     let available = Arc::new(available);
     let need = {
         let (source, available) = (Arc::clone(&source), Arc::clone(&available));
@@ -185,10 +192,11 @@ async fn load(
     }
     let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
     let limit = app.config.timeouts.load.0;
-    let loading = blocking(move || source.load(&available, observer));
-    // A thread cannot be ended from outside: one that never returns is left to itself, and the server goes on.
-    let engine = tokio::time::timeout(limit, loading).await.map_err(|_| SwapError::Slow(limit))??;
-    Ok(app.serving_of(engine, metrics))
+    // A thread cannot be ended from outside. One that takes too long is left to itself with the turn: a third engine must not be loaded beside
+    // it. What it has loaded in the end is dropped, then the turn.
+    let loading = blocking(move || source.load(&available, observer).map(|engine| (engine, turn)));
+    let (engine, turn) = tokio::time::timeout(limit, loading).await.map_err(|_| SwapError::Slow(limit))??;
+    Ok((app.serving_of(engine, metrics), turn))
 }
 
 /// Asks a source on a thread that may block. A thread that dies is a failure like any other.
@@ -225,7 +233,8 @@ async fn gpu_memory(source: &Arc<dyn Source>) -> Option<u64> {
 /// What is missing for an engine. `engine.memory` bounds all engines together.
 fn shortage(app: &App, need: &MemoryNeed, gpu: Option<u64>) -> Option<Shortage> {
     let (loaded, kept) = (app.loaded_bytes(), app.kept_bytes());
-    let promised = if gpu.is_some() { 0 } else { loaded.saturating_sub(memory::resident()) };
+    let engines = if gpu.is_some() { 0 } else { loaded.saturating_sub(touched(app)) };
+    let promised = engines.saturating_add(app.bodies.left());
     let check = memory::check(need, gpu, promised, &memory::allowances());
     // Unloading engines makes room where they compute.
     let system = |shortage: &Shortage| gpu.is_some() && shortage.place != memory::GPU;
@@ -240,6 +249,13 @@ fn shortage(app: &App, need: &MemoryNeed, gpu: Option<u64>) -> Option<Shortage> 
         let place = format!("engine.memory ({})", Mib(limit));
         (needed > free).then_some(Shortage { place, need: *need, needed, free, kept })
     })
+}
+
+/// Memory that the engines have touched, bytes: what the process holds beyond its beginnings and requests' bodies. Where the system does not tell,
+/// all of theirs.
+fn touched(app: &App) -> u64 {
+    let others = app.base_memory.saturating_add(app.bodies.held());
+    memory::resident().map_or(u64::MAX, |held| held.saturating_sub(others))
 }
 
 /// Unloads an engine that nothing new is sent to; until it has ended it is listed and counted.

@@ -3,13 +3,14 @@
 //! The server starts its own program again, hands it the configuration without any secret, and waits for one line. A crash, a graph that never
 //! ends and memory beyond all measure end that process and are told by what ended it.
 
-use std::io::{Read, Write as _};
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arrcoc_runtime::quote::one_line;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -94,7 +95,7 @@ impl Trial {
 
     /// Trials by another program.
     pub fn by(program: PathBuf, config: &Config) -> Self {
-        Self { program, config: config.for_trial() }
+        Self { program, config: config.clone() }
     }
 
     /// Loads the bundle at `dir` in a process that may take `memory` bytes, and says how much it took.
@@ -102,16 +103,13 @@ impl Trial {
     /// # Errors
     /// [`TrialError`]; the process is gone then, and so it is afterwards.
     pub fn run(&self, dir: &Path, memory: Option<u64>) -> Result<Option<u64>, TrialError> {
-        let mut config = self.config.clone();
-        config.bundle = Some(dir.to_owned());
-        let config = serde_yaml::to_string(&config).map_err(std::io::Error::other)?;
+        let config = serde_yaml::to_string(&self.config.for_trial(dir)).map_err(std::io::Error::other)?;
         let mut child = Running(self.start(memory)?);
-        if let Some(mut input) = child.0.stdin.take() {
-            // A child that ends before it has read everything is judged by how it ended.
-            let _ = input.write_all(config.as_bytes());
-        }
         let answer = child.0.stdout.take().map(|pipe| listen(pipe.take(MOST_ANSWER))).transpose()?;
         let errors = child.0.stderr.take().map(listen_to_the_end).transpose()?;
+        if let Some(input) = child.0.stdin.take() {
+            tell(input, config)?;
+        }
         let status = child.wait(self.config.timeouts.load.0)?;
         let (answer, said) = (heard(answer), last_lines(&heard(errors)));
         judge(&answer, status, said)
@@ -166,7 +164,7 @@ impl Drop for Running {
 fn judge(answer: &[u8], status: ExitStatus, said: String) -> Result<Option<u64>, TrialError> {
     let line = answer.split(|&byte| byte == b'\n').next().unwrap_or_default();
     match (serde_json::from_slice(line), status.signal()) {
-        (Ok(Answer::Refused(reason)), _) => Err(TrialError::Refused(reason)),
+        (Ok(Answer::Refused(reason)), _) => Err(TrialError::Refused(one_line(&reason, MOST_SAID))),
         (_, Some(signal)) => Err(TrialError::Killed { signal: describe(signal), said }),
         (Ok(Answer::Ready { peak_bytes }), None) if status.success() => Ok(peak_bytes),
         _ => Err(TrialError::Silent { code: status.code().unwrap_or(-1), said }),
@@ -186,6 +184,13 @@ fn describe(signal: i32) -> String {
         other => return format!("signal {other}"),
     };
     format!("{name} ({meaning})")
+}
+
+/// Writes on a thread of its own: a child that reads nothing has a deadline, too. One that ends before it has read everything is judged by how it
+/// ended.
+fn tell(mut pipe: impl Write + Send + 'static, text: String) -> std::io::Result<()> {
+    let write = move || drop(pipe.write_all(text.as_bytes()));
+    std::thread::Builder::new().name("arrcoc-trial".into()).spawn(write).map(drop)
 }
 
 /// Reads on a thread of its own, so that a child which writes much never waits for its reader.
@@ -215,13 +220,16 @@ fn heard(listener: Option<JoinHandle<Vec<u8>>>) -> Vec<u8> {
     listener.and_then(|listener| listener.join().ok()).unwrap_or_default()
 }
 
-/// What was written last, on one line and without control characters: up to 300 of it.
+/// Most bytes of it that a message repeats.
+const MOST_QUOTED: usize = 300;
+
+/// What was written last, on one line.
 fn last_lines(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let text = lines[lines.len().saturating_sub(3)..].join(" / ");
-    let plain: Vec<char> = text.chars().filter(|c| !c.is_control()).collect();
-    plain[plain.len().saturating_sub(300)..].iter().collect()
+    let start = text.ceil_char_boundary(text.len().saturating_sub(MOST_QUOTED));
+    one_line(&text[start..], MOST_QUOTED)
 }
 
 #[cfg(test)]
@@ -289,6 +297,19 @@ mod tests {
         }
         let error = tried("while :; do echo a long line of nothing; done", "1m").unwrap_err();
         assert!(!matches!(error, TrialError::Deadline(_)), "{error}");
+    }
+
+    /// The configuration is longer than a pipe takes at once.
+    #[test]
+    fn a_child_that_reads_nothing_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 60\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let config = Config::load(None, &Overrides::from_pairs(&[("timeouts.load", "300ms")])).unwrap();
+        let long = PathBuf::from("x".repeat(1 << 20));
+        let error = Trial::by(program, &config).run(&long, None).unwrap_err();
+        assert!(matches!(error, TrialError::Deadline(_)), "{error}");
     }
 
     #[test]

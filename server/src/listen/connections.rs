@@ -58,7 +58,7 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place. Only where all regular places are at work and all reserved ones are just answering a probe, there is none at once.
+    /// Waits for a place. It has to wait only when every regular place is at work and every reserved one answers a probe.
     pub(super) async fn enter(self: &Arc<Self>, activity: &Arc<Activity>) -> Place {
         loop {
             let freed = self.freed.notified();

@@ -1,7 +1,7 @@
 //! Where requests begin and end among the bytes of a connection, beside hyper, which does not tell: it takes a line that ends in a bare line
 //! feed, drops `Content-Length` beside `Transfer-Encoding`, and keeps to itself whether a request has arrived in whole.
 
-/// What of a line is kept: enough for the fields that are looked at. Longer ones are none of them.
+/// What of a line is kept: enough for the fields that are looked at. One of these that is longer is a fault.
 const LINE_BYTES: usize = 256;
 
 /// Follows the requests of one connection.
@@ -9,6 +9,8 @@ const LINE_BYTES: usize = 256;
 pub(super) struct Framing {
     state: State,
     line: Vec<u8>,
+    /// The current line is longer than what is kept of it.
+    cut: bool,
     /// The byte before the current one was a carriage return.
     carriage_return: bool,
     head: Head,
@@ -90,6 +92,8 @@ impl Framing {
             self.carriage_return = byte == b'\r';
             if self.line.len() < LINE_BYTES {
                 self.line.push(byte);
+            } else {
+                self.cut = true;
             }
             return;
         }
@@ -99,6 +103,7 @@ impl Framing {
         self.carriage_return = false;
         let mut line = std::mem::take(&mut self.line);
         self.line_ended(line.trim_ascii());
+        self.cut = false;
         line.clear();
         self.line = line;
     }
@@ -123,13 +128,17 @@ impl Framing {
     fn header(&mut self, line: &[u8]) {
         let mut parts = line.splitn(2, |&byte| byte == b':');
         let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        if name.eq_ignore_ascii_case(b"content-length") {
+        let (length, coding) = (b"content-length", b"transfer-encoding");
+        if self.cut && (name.eq_ignore_ascii_case(length) || name.eq_ignore_ascii_case(coding)) {
+            self.fault.get_or_insert("a Content-Length or Transfer-Encoding that is too long");
+            self.state = State::Lost;
+        } else if name.eq_ignore_ascii_case(length) {
             match std::str::from_utf8(value.trim_ascii()).ok().and_then(|text| text.parse().ok()) {
                 Some(length) => self.head.length = Some(length),
                 // hyper refuses it.
                 None => self.state = State::Lost,
             }
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+        } else if name.eq_ignore_ascii_case(coding) {
             self.head.chunked = true;
         }
     }
@@ -196,6 +205,8 @@ mod tests {
             "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\n\r\n",
+            &format!("POST / HTTP/1.1\r\nContent-Length: {}5\r\n\r\n", "0".repeat(300)),
+            &format!("POST / HTTP/1.1\r\nTransfer-Encoding: {}chunked\r\n\r\n", " ".repeat(300)),
         ] {
             assert!(boundaries(text).1.is_some(), "{text:?}");
         }

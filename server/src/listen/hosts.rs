@@ -1,13 +1,14 @@
 //! Under which names the server answers. A web page can have a name of its own lead to this machine (DNS rebinding) and then reads what the
 //! browser takes for its own site: a server on a loopback address, which has no keys as a rule, must look at the name.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use axum::http::header::{HOST, TRANSFER_ENCODING};
 use axum::http::request::Parts;
 use axum::http::{Uri, Version};
 
 use crate::error::ApiError;
+use crate::host::{address_of, matches, split};
 
 /// The names of one listener.
 #[derive(Debug)]
@@ -52,26 +53,10 @@ impl Hosts {
     }
 }
 
-/// `localhost` and names below it lead here by definition. A name without a dot is in no public DNS, so that no stranger can have it lead
-/// anywhere.
+/// `localhost` and names below it lead here by definition. For rebinding, a stranger needs a name that is theirs in the DNS. One without a dot is a
+/// machine's in the local network, or a top-level domain, which belongs to a registry.
 fn is_local_name(host: &str) -> bool {
     !host.is_empty() && (!host.contains('.') || host.ends_with(".localhost"))
-}
-
-fn matches(pattern: &str, host: &str) -> bool {
-    match pattern.strip_prefix('*') {
-        Some(below) => host.len() > below.len() && host.ends_with(below),
-        None => {
-            pattern == host || address_of(pattern).is_some_and(|address| Some(address) == address_of(host))
-        }
-    }
-}
-
-fn address_of(host: &str) -> Option<IpAddr> {
-    match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::from),
-        None => host.parse().ok(),
-    }
 }
 
 /// The one name that a request is for, in small letters and without its port; `None` in HTTP/1.0, which knows none.
@@ -100,18 +85,7 @@ fn target_host(target: &Uri) -> Option<&str> {
 
 /// The host of `host[:port]`; `None` where that is not what it is.
 fn without_port(text: &str) -> Option<&str> {
-    let end = match text.strip_prefix('[') {
-        Some(rest) => rest.find(']')? + 2,
-        None => text.find(':').unwrap_or(text.len()),
-    };
-    let (host, port) = text.split_at_checked(end)?;
-    let port_is_one = port.is_empty()
-        || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
-    let host_is_one = match host.starts_with('[') {
-        true => address_of(host).is_some(),
-        false => host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte)),
-    };
-    (port_is_one && host_is_one).then_some(host)
+    split(text).map(|(host, _)| host)
 }
 
 /// hyper takes every list of codings that ends in `chunked`; other programs on the way may not.

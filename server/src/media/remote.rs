@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arrcoc_runtime::quote::quote;
 use axum::http::{StatusCode, Uri, header};
 use ureq::Agent;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -14,6 +15,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::address::{is_global, is_internal};
 use crate::config::RemoteImages;
+use crate::host;
 
 const MAX_REDIRECTS: usize = 3;
 
@@ -24,31 +26,32 @@ pub enum FetchError {
     #[error("expected a data URI or an absolute https URL")]
     Url,
     /// http, ftp, file ...
-    #[error("expected an https URL, found `{0}:`")]
+    #[error("expected an https URL, found one that begins with {}", quote(.0))]
     Scheme(String),
     /// `https://host:65616/`: such a port is none, and no other one is meant.
-    #[error("expected a port from 1 to 65535, found `{0}`")]
+    #[error("expected a port from 1 to 65535, found {}", quote(.0))]
     Port(String),
     /// `https://user:password@host/`.
     #[error("URLs with a user name or password are not fetched")]
     UserInfo,
     /// Not in `images.allow_hosts`.
-    #[error("images are not fetched from the host `{0}` (images.allow_hosts)")]
+    #[error("images are not fetched from the host {} (images.allow_hosts)", quote(.0))]
     Host(String),
     /// A private or otherwise special address.
     #[error(
-        "the host `{0}` has no public address; an operator who wants images from inside the network names it in \
-         images.allow_private_hosts"
+        "the host {} has no public address; an operator who wants images from inside the network names it in \
+         images.allow_private_hosts",
+        quote(.0)
     )]
     Address(String),
     /// A chain, or a ring.
     #[error("more than {MAX_REDIRECTS} redirects")]
     Redirects,
     /// A redirect to nowhere.
-    #[error("the host `{0}` redirects without a usable Location")]
+    #[error("the host {} redirects without a usable Location", quote(.0))]
     Location(String),
     /// Not found, forbidden ...
-    #[error("the host `{host}` answered with status {status}")]
+    #[error("the host {} answered with status {status}", quote(.host))]
     Status {
         /// Who.
         host: String,
@@ -62,7 +65,7 @@ pub enum FetchError {
     #[error("the image did not arrive within {0:?} (images.timeout)")]
     Timeout(std::time::Duration),
     /// Anything else on the way.
-    #[error("the image could not be fetched from `{0}`")]
+    #[error("the image could not be fetched from {}", quote(.0))]
     Transport(String),
 }
 
@@ -203,29 +206,22 @@ struct Entry {
 impl Entry {
     fn read(text: &str) -> Self {
         let text = text.to_ascii_lowercase();
-        // The last part of `[::1]` is no port.
-        let port = text.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
-        match port {
-            Some((host, port)) => Self { host, port: Some(port) },
+        match host::split(&text) {
+            Some((host, port)) => Self { host: host.to_owned(), port: port.parse().ok() },
             None => Self { host: text, port: None },
         }
     }
 
     fn matches(&self, place: &Place) -> bool {
-        let same = match self.host.strip_prefix("*.") {
-            Some(domain) => {
-                place.host.strip_suffix(domain).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-            }
-            None => self.host == place.host,
-        };
-        same && place.port == self.port.unwrap_or(place.usual)
+        host::matches(&self.host, &place.host) && place.port == self.port.unwrap_or(place.usual)
     }
 
     /// Whether a host of this entry may have this address. Addresses of this machine and its link (among them the clouds'
     /// metadata services) have to be meant: a name could come to point there.
     fn may_have(&self, address: IpAddr) -> bool {
-        let literal = self.host.trim_start_matches('[').trim_end_matches(']').parse();
-        is_internal(address) || literal == Ok(address) || self.host == "localhost" && address.is_loopback()
+        is_internal(address)
+            || host::address_of(&self.host) == Some(address)
+            || self.host == "localhost" && address.is_loopback()
     }
 }
 

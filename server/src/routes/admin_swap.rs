@@ -68,8 +68,9 @@ pub(super) fn endpoint() -> Endpoint {
 async fn handle(
     _key: AdminKey,
     State(app): State<App>,
-    JsonBody(SwapRequest { model, precision }): JsonBody<SwapRequest>,
+    body: JsonBody<SwapRequest>,
 ) -> Result<Json<Value>, ApiError> {
+    let SwapRequest { model, precision } = body.into_small();
     // A client that hangs up must not break off a swap half-way: it goes on as a task of its own.
     let task = tokio::spawn({
         let app = app.clone();

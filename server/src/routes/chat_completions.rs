@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::Endpoint;
 use crate::auth::ApiKey;
 use crate::body::JsonBody;
+use crate::body::files::Files;
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::openai::Head;
@@ -41,7 +42,7 @@ pub(super) fn endpoint() -> Endpoint {
 async fn handle(
     _key: ApiKey,
     State(app): State<App>,
-    JsonBody(chat): JsonBody<Chat>,
+    JsonBody { value: chat, held }: JsonBody<Chat>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let serving = app.serving()?;
@@ -53,7 +54,7 @@ async fn handle(
         (chat.stream, chat.include_usage, chat.choices, chat.explain);
     let with_logprobs = chat.top_logprobs.is_some();
     let length_field = chat.length_field;
-    let request = request(&app, serving.engine.info(), chat).await?;
+    let request = request(&app, serving.engine.info(), chat, Files::new(held)).await?;
     let (running, started) = Running::start(&app, serving, arrived, request)
         .await
         .map_err(|error| error.renamed("max_tokens", length_field))?;
@@ -68,7 +69,7 @@ async fn handle(
 }
 
 /// Loads the images and builds the runtime's request.
-async fn request(app: &App, info: &ModelInfo, chat: Chat) -> Result<Request, ApiError> {
+async fn request(app: &App, info: &ModelInfo, chat: Chat, mut files: Files) -> Result<Request, ApiError> {
     let budget = chat.budget(&info.token_budgets);
     let mut messages = Vec::with_capacity(chat.messages.len());
     for Message { role, content } in chat.messages {
@@ -76,7 +77,11 @@ async fn request(app: &App, info: &ModelInfo, chat: Chat) -> Result<Request, Api
         for piece in content {
             parts.push(match piece {
                 Piece::Text(text) => Part::Text(text),
-                Piece::Image { url, param, .. } => Part::Image(media::load(app, url, &param).await?),
+                Piece::Image { url, param, .. } => {
+                    let file;
+                    (files, file) = media::load(app, files, url, &param).await?;
+                    Part::Image(file)
+                }
             });
         }
         if info.images_first {
@@ -85,6 +90,7 @@ async fn request(app: &App, info: &ModelInfo, chat: Chat) -> Result<Request, Api
         }
         messages.push(generate::Message { role, content: parts });
     }
+    files.complete();
     Ok(Request {
         prompt: Prompt::Chat(messages),
         budget,

@@ -40,9 +40,10 @@ pub(super) fn endpoint() -> Endpoint {
 async fn handle(
     _key: ApiKey,
     State(app): State<App>,
-    JsonBody(checked): JsonBody<Completion>,
+    body: JsonBody<Completion>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
+    let checked = body.into_small();
     let serving = app.serving()?;
     serving.check_model(checked.model.as_deref())?;
     serving.admit()?;

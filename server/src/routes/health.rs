@@ -11,9 +11,11 @@ use crate::error::ApiError;
 use crate::openapi::{errors, json_response};
 use crate::state::{App, Slot};
 
+pub(super) const PATH: &str = "/health";
+
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
-        path: "/health",
+        path: PATH,
         handler: get(handle),
         document: json!({"get": {
             "operationId": "health",

@@ -11,9 +11,11 @@ use crate::error::ApiError;
 use crate::openapi::{errors, text_response};
 use crate::state::{App, Slot};
 
+pub(super) const PATH: &str = "/metrics";
+
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
-        path: "/metrics",
+        path: PATH,
         handler: get(handle),
         document: json!({"get": {
             "operationId": "metrics",

@@ -62,7 +62,7 @@ fn probe_endpoints() -> Vec<Endpoint> {
 
 /// Whether a path is one of the probes'.
 pub(crate) fn is_probe(path: &str) -> bool {
-    matches!(path, "/health" | "/ready" | "/metrics")
+    [health::PATH, ready::PATH, metrics::PATH].contains(&path)
 }
 
 /// A router of what everyone may use, without middleware.

@@ -10,9 +10,11 @@ use crate::error::ApiError;
 use crate::openapi::{errors, json_response};
 use crate::state::App;
 
+pub(super) const PATH: &str = "/ready";
+
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
-        path: "/ready",
+        path: PATH,
         handler: get(handle),
         document: json!({"get": {
             "operationId": "ready",

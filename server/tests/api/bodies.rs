@@ -100,6 +100,30 @@ async fn a_field_that_is_there_twice_is_refused() {
     assert_eq!(service.post_text(CHAT, inside).await.error(400).0.as_deref(), Some("arrcoc"));
 }
 
+/// Image files are counted until the engine has dropped them, so that many large requests at once are refused rather than held.
+#[tokio::test]
+async fn files_that_wait_for_the_engine_are_counted() {
+    const BUDGET: usize = 8 << 20;
+    let engine = Fake::new(hello);
+    let service = service(engine.clone(), &[("limits.body", "1MiB")]);
+    let image = format!("data:image/png;base64,{}", "A".repeat(1_000_000));
+    let content = json!([{"type": "image_url", "image_url": {"url": image}}]);
+    let fields = json!({"messages": [{"role": "user", "content": content}]});
+    let replies = futures::future::join_all((0..32).map(|_| service.chat(fields.clone()))).await;
+    let held = engine.requests.lock().unwrap().len();
+    assert!((4..=BUDGET / 750_000).contains(&held), "{held} requests are held");
+    for reply in &replies {
+        if reply.status != 200 {
+            assert_eq!(reply.error(503).1, "no_body_memory");
+            assert!(reply.headers.contains_key("retry-after"));
+        }
+    }
+    assert_eq!(replies.iter().filter(|reply| reply.status == 200).count(), held);
+    assert_eq!(service.chat(json!({})).await.status, 200, "small questions go on");
+    engine.requests.lock().unwrap().clear();
+    assert_eq!(service.chat(fields).await.status, 200);
+}
+
 /// Words of serde and of Rust, which are no help to who speaks HTTP.
 const TYPES: [&str; 13] = [
     "struct", "enum ", "variant", "i64", "u64", "f64", "Option", "sequence", "borrowed", "unit", "newtype",

@@ -102,7 +102,7 @@ async fn messages_keep_their_order_and_roles() {
         .iter()
         .map(|part| match part {
             Part::Text(text) => text.clone(),
-            Part::Image(bytes) => format!("{bytes:?}"),
+            Part::Image(bytes) => format!("{:?}", &bytes[..]),
         })
         .collect();
     assert_eq!(parts, ["A", "[0, 1, 2]", "B", "[0, 1, 2]"]);

@@ -17,7 +17,7 @@ fn parts(service: &Service) -> Vec<Vec<String>> {
     let Prompt::Chat(messages) = service.engine.last_request().prompt else { panic!("not a chat") };
     let text = |part: &Part| match part {
         Part::Text(text) => text.clone(),
-        Part::Image(bytes) => format!("{bytes:?}"),
+        Part::Image(bytes) => format!("{:?}", &bytes[..]),
     };
     messages.iter().map(|message| message.content.iter().map(text).collect()).collect()
 }

@@ -82,5 +82,5 @@ async fn an_image_of_a_private_host_is_fetched_where_the_operator_named_it() {
     let reply = service.chat(ask(&[&format!("http://{place}/cat.png")])).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     let images = format!("{:?}", service.engine.last_request());
-    assert!(images.contains(&format!("{:?}", b"cat")), "{images}");
+    assert!(images.contains("b\"cat\""), "{images}");
 }

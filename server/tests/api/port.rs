@@ -18,7 +18,7 @@ pub struct Server {
     pub service: Service,
     pub address: std::net::SocketAddr,
     stop: Option<oneshot::Sender<()>>,
-    running: JoinHandle<usize>,
+    running: JoinHandle<std::io::Result<usize>>,
 }
 
 pub async fn start(service: Service) -> Server {
@@ -161,7 +161,7 @@ async fn draining_finishes_what_runs_and_then_ends() {
     let refused = read_to_end(&mut refused).await;
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after"), "{refused}");
     assert!(read_to_end(&mut stream).await.contains("last"));
-    let cut_off = tokio::time::timeout(PATIENCE, server.running).await.unwrap().unwrap();
+    let cut_off = tokio::time::timeout(PATIENCE, server.running).await.unwrap().unwrap().unwrap();
     assert_eq!(cut_off, 0);
     assert!(TcpStream::connect(server.address).await.is_err());
 }
@@ -174,7 +174,7 @@ async fn draining_does_not_wait_for_ever() {
     let mut stream = server.post(&chat_body(json!({"stream": true}))).await;
     read_until(&mut stream, "\"a\"").await;
     server.stop.take().unwrap().send(()).unwrap();
-    let cut_off = tokio::time::timeout(PATIENCE, server.running).await.unwrap().unwrap();
+    let cut_off = tokio::time::timeout(PATIENCE, server.running).await.unwrap().unwrap().unwrap();
     assert_eq!(cut_off, 1);
 }
 

@@ -350,7 +350,7 @@ async fn what_a_trial_measures_counts() {
     assert_eq!(shelf.loads.load(Ordering::SeqCst), 0);
 }
 
-/// A load that never returns is given up, and later swaps find nothing in their way.
+/// A load that takes too long is given up. No other engine is loaded beside it, and what it loads in the end is dropped.
 #[tokio::test]
 async fn a_load_that_takes_too_long_is_given_up() {
     let shelf = Shelf::new(|engine| {
@@ -364,6 +364,17 @@ async fn a_load_that_takes_too_long_is_given_up() {
     assert_eq!(reply.error(504).1, "engine_load_timeout");
     assert!(reply.text.contains("timeouts.load"), "{}", reply.text);
     assert_eq!(answer(&service).await, "fp32");
-    assert_eq!(swap(&service, json!({"precision": "int4"})).await.json()["changed"], true);
+    let next = || swap(&service, json!({"precision": "int4"}));
+    assert_eq!(next().await.error(409).1, "swap_under_way");
+    let swapped = loop {
+        match next().await {
+            busy if busy.status == 409 => tokio::task::yield_now().await,
+            other => break other,
+        }
+    };
+    assert_eq!(swapped.json()["changed"], true, "{}", swapped.text);
     assert_eq!(answer(&service).await, "int4");
+    let kinds: Vec<_> =
+        states(&service).await.into_iter().filter(|(state, _)| state != "available").collect();
+    assert!(kinds.iter().all(|(state, precision)| state == "unusable" || precision != "int8"), "{kinds:?}");
 }

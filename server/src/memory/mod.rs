@@ -104,9 +104,9 @@ fn available() -> u64 {
     System::new_with_specifics(RefreshKind::nothing().with_memory(memory)).available_memory()
 }
 
-/// Memory that this process holds, bytes; all that there is where the system does not tell.
-pub fn resident() -> u64 {
-    limits::held_bytes(Path::new("/"), "VmRSS").unwrap_or(u64::MAX)
+/// Memory that this process holds, bytes, where the system tells.
+pub fn resident() -> Option<u64> {
+    limits::held_bytes(Path::new("/"), "VmRSS")
 }
 
 /// Most memory that this process held so far, bytes, where the system tells.
@@ -114,7 +114,7 @@ pub fn peak() -> Option<u64> {
     limits::held_bytes(Path::new("/"), "VmHWM")
 }
 
-/// Whether an engine fits into what is left, of which `promised` bytes belong to other engines that have not touched them yet. `gpu` is what is free on
+/// Whether an engine fits into what is left, of which `promised` bytes belong to other engines and to requests' bodies that have not touched them yet. `gpu` is what is free on
 /// the GPU, where engines run on one: weights pass through the system's memory on their way there.
 ///
 /// # Errors
@@ -126,7 +126,7 @@ pub fn check(
     allowances: &[Allowance],
 ) -> Result<(), Shortage> {
     let here = match gpu {
-        Some(_) => MemoryNeed { copies: 0, kv_cache: 0, activations: 0, ..*need },
+        Some(_) => need.beside_gpu(),
         None => *need,
     };
     for allowance in allowances {
