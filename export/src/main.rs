@@ -9,6 +9,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let _flush = console::FlushAtEnd;
+    console::survive_full_files();
     console::note_panics();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,

@@ -151,6 +151,14 @@ impl Drop for FlushAtEnd {
     }
 }
 
+/// Has a file that reaches `ulimit -f` be an error of the write, as a full disk is, instead of the end of the process. To be called before there are threads.
+pub fn survive_full_files() {
+    // SAFETY: the call names a signal and the constant that ignores it; no code of ours runs in a handler.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 /// Has panics reported with [`note`]. Rust's own report would wait for a reader that stalls.
 pub fn note_panics() {
     std::panic::set_hook(Box::new(|panic| {

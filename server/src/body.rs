@@ -34,6 +34,11 @@ impl<T> JsonBody<T> {
 /// Bodies above this are parsed on a blocking thread: a megabyte of JSON takes about as long as a decode step.
 pub(crate) const OFFLOAD_BYTES: usize = 64 << 10;
 
+/// A decoder may leave input for another step this often, and once more for so many bytes; others get their turn after so many steps.
+const MOST_STEPS: usize = 1000;
+const STEP_BYTES: usize = 1 << 10;
+const STEPS_IN_TURN: usize = 32;
+
 /// A body's buffer grows by so much at a time: from this size on it is a mapping of its own, which grows without being copied.
 const GROWTH: usize = 1 << 20;
 
@@ -51,7 +56,8 @@ impl<T: JsonRequest> FromRequest<App> for JsonBody<T> {
             return Err(ApiError::body_too_large(limit));
         }
         let timeout = app.config.timeouts.body.0;
-        let mut reader = Reader { decoder: Decoder::new(coding), limit, held: app.bodies.hold() };
+        let mut reader =
+            Reader { decoder: Decoder::new(coding), limit, held: app.bodies.hold(), steps: 0, taken: 0 };
         let read = reader.read(body, announced.filter(|_| coding == Coding::Identity));
         tokio::time::timeout(timeout, read).await.map_err(|_| ApiError::slow_body(timeout))??;
         let Reader { mut decoder, held, .. } = reader;
@@ -101,6 +107,9 @@ struct Reader {
     decoder: Decoder,
     limit: usize,
     held: Held,
+    /// Steps in which the decoder left some of its input for the next one, and the bytes that it took in all.
+    steps: usize,
+    taken: usize,
 }
 
 impl Reader {
@@ -142,7 +151,18 @@ impl Reader {
         let mut rest = &chunk[..];
         while !rest.is_empty() {
             match self.decoder.step(rest) {
-                Step::Taken(taken) => rest = rest.get(taken..).unwrap_or_default(),
+                Step::Taken(taken) => {
+                    rest = rest.get(taken..).unwrap_or_default();
+                    self.taken += taken;
+                    self.steps += usize::from(!rest.is_empty());
+                    // A compressed body may consist of parts that hold nothing.
+                    if self.steps > MOST_STEPS + self.taken / STEP_BYTES {
+                        return Err(broken());
+                    }
+                    if self.steps % STEPS_IN_TURN == 1 {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Step::Full => self.grow(announced).await?,
                 Step::Broken => return Err(broken()),
             }

@@ -16,6 +16,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 use self::activity::Activity;
 use self::connections::{Connections, Place};
@@ -78,9 +79,12 @@ pub async fn serve(
         Some(_) => crate::public_app(app.clone()),
         None => crate::app(app.clone()),
     };
-    let serving = accept(Some(main), router, app.config.limits.connections.0, &app, &graceful);
-    let administering = accept(admin, crate::admin_app(app.clone()), FEW_CONNECTIONS, &app, &graceful);
-    let probing = accept(probes, crate::probe_app(app.clone()), FEW_CONNECTIONS, &app, &graceful);
+    let hosts = |address| Hosts::new(&app.config.server.hosts, address);
+    let names = hosts(main.1);
+    let serving = accept(Some(main), router, app.config.limits.connections.0, names, &app, &graceful);
+    let names = admin.as_ref().map_or_else(Hosts::any, |(_, address)| hosts(*address));
+    let administering = accept(admin, crate::admin_app(app.clone()), FEW_CONNECTIONS, names, &app, &graceful);
+    let _probing = probes.map(|listener| probe(listener, app.clone())).transpose()?;
     let drained = async {
         stop.await;
         tracing::info!(in_flight = app.in_flight(), "draining");
@@ -92,7 +96,6 @@ pub async fn serve(
         cut_off = drained => cut_off,
         never = serving => match never {},
         never = administering => match never {},
-        never = probing => match never {},
     };
     let _ = tokio::time::timeout(CLOSE_TIME, graceful.shutdown()).await;
     Ok(cut_off)
@@ -103,17 +106,44 @@ fn with_address(listener: TcpListener) -> io::Result<(TcpListener, SocketAddr)> 
     Ok((listener, address))
 }
 
+/// Answers probes on a thread of its own, so that nothing that keeps the others busy delays them, until what is returned is dropped.
+fn probe((listener, address): (TcpListener, SocketAddr), app: App) -> io::Result<oneshot::Sender<()>> {
+    let (end, ended) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = listener.into_std()?;
+    std::thread::Builder::new().name("arrcoc-probes".into()).spawn(move || {
+        let probing = async {
+            let listener = match TcpListener::from_std(listener) {
+                Ok(listener) => listener,
+                Err(error) => return tracing::error!(%error, "no probe is answered at {address}"),
+            };
+            let graceful = GracefulShutdown::new();
+            let router = crate::probe_app(app.clone());
+            let accepting =
+                accept(Some((listener, address)), router, FEW_CONNECTIONS, Hosts::any(), &app, &graceful);
+            tokio::select! {
+                _ = ended => {}
+                never = accepting => match never {},
+            }
+        };
+        runtime.block_on(probing);
+        runtime.shutdown_background();
+    })?;
+    Ok(end)
+}
+
 /// Accepts connections for ever, `most` at a time; none where there is no listener.
 async fn accept(
     listener: Option<(TcpListener, SocketAddr)>,
     router: Router,
     most: usize,
+    hosts: Hosts,
     app: &App,
     graceful: &GracefulShutdown,
 ) -> Infallible {
-    let Some((listener, address)) = listener else { return std::future::pending().await };
+    let Some((listener, _)) = listener else { return std::future::pending().await };
     let connections = Connections::new(most);
-    let hosts = Arc::new(Hosts::new(&app.config.server.hosts, address));
+    let hosts = Arc::new(hosts);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

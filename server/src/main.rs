@@ -9,6 +9,7 @@ mod cli;
 mod commands;
 
 fn main() -> ExitCode {
+    console::survive_full_files();
     let _flush = console::FlushAtEnd;
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,

@@ -222,6 +222,13 @@ impl Bundle {
         let dir =
             dir.canonicalize().map_err(|source| BundleError::Open { path: dir.to_path_buf(), source })?;
         let (raw, digest) = read_manifest(&dir)?;
+        if raw.generation.is_none() {
+            tracing::warn!(
+                bundle = %dir.display(),
+                "an older `arrcoc-export build` made this bundle: it does not say how the checkpoint picks tokens, and requests that do not either are \
+                 answered at temperature 1; build it again"
+            );
+        }
         let (mut manifest, files) = validate::validate(raw, &dir)?;
         let files = Arc::new(HashedFiles::check(files)?);
         for (name, graph) in &mut manifest.graphs {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::Cursor;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::image::error::LimitErrorKind;
 use ::image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
@@ -21,9 +21,19 @@ const RESULT_BYTES: u64 = 4;
 /// What tables may take on top, bytes.
 const TABLES: u64 = 16 << 20;
 
-/// Most bytes that decoding and preparing one picture holds.
-pub(crate) fn most_bytes(max_pixels: u64) -> u64 {
-    max_pixels.saturating_mul(OWN_BYTES + RESULT_BYTES).saturating_add(TABLES)
+/// Pictures of more than this part of the pixels allowed are decoded one at a time, whoever sent them: else every worker would need the memory of
+/// the largest.
+const LARGE: u64 = 4;
+
+/// Held while a large picture is decoded.
+static ONE_LARGE: Mutex<()> = Mutex::new(());
+
+/// Most bytes that `workers` hold together while they decode and prepare pictures: one of the largest is decoded, and each other worker has a smaller
+/// one at hand, or the result of a large one.
+pub(crate) fn most_bytes(max_pixels: u64, workers: u64) -> u64 {
+    let decoding = |pixels: u64| pixels.saturating_mul(OWN_BYTES + RESULT_BYTES).saturating_add(TABLES);
+    let others = decoding(max_pixels / LARGE).max(max_pixels.saturating_mul(RESULT_BYTES));
+    decoding(max_pixels).saturating_add(others.saturating_mul(workers.saturating_sub(1)))
 }
 
 /// Decodes an image file: PNG, JPEG, WebP, GIF or BMP, whatever its name says; of an animation the first frame.
@@ -43,6 +53,9 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<DecodedImage, ImageE
     let decoder = open(&picture, format, limits).map_err(|error| explain(error, name))?;
     let (width, height) = decoder.dimensions();
     check_size(name, (width, height), limits)?;
+    let large = u64::from(width) * u64::from(height) > limits.max_pixels / LARGE;
+    // A decoder that panicked has left nothing behind.
+    let _alone = large.then(|| ONE_LARGE.lock().unwrap_or_else(PoisonError::into_inner));
     let image = read(decoder).map_err(|error| explain(error, name))?;
     let mut upright = DynamicImage::ImageRgb8(image);
     upright.apply_orientation(metadata.orientation());

@@ -48,7 +48,6 @@ impl MemoryNeed {
     pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
         let weights = weight_bytes(manifest)?;
         let context = load::context_length(manifest.decoder.context_length, options);
-        let picture = decode::most_bytes(options.limits.max_pixels);
         let threads = (options.runtime_options().threads as u64).saturating_mul(manifest.graphs.len() as u64);
         Ok(Self {
             weights,
@@ -56,7 +55,7 @@ impl MemoryNeed {
             kv_cache: load::kv_bytes(&manifest.decoder, options.slots, context),
             activations: activations(manifest, options, context)?,
             caches: (options.feature_cache_bytes as u64).saturating_add(options.token_cache_bytes as u64),
-            pictures: picture.saturating_mul(load::IMAGE_THREADS as u64),
+            pictures: decode::most_bytes(options.limits.max_pixels, load::IMAGE_THREADS as u64),
             threads,
         })
     }

@@ -211,6 +211,10 @@ fn announce(config: &Config, address: SocketAddr) {
 
 /// Written beside and renamed, so that a reader never sees half a number.
 fn write_port(path: &Path, port: u16) -> std::io::Result<()> {
+    // A rename would replace a device or a link as readily as a file.
+    if std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(std::io::Error::other("expected a file, or nothing, in its place"));
+    }
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     std::fs::write(&partial, format!("{port}\n"))?;

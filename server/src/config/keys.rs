@@ -63,7 +63,7 @@ pub const KEYS: &[Key] = &[
     key("engine.feature_cache", "SIZE", "256MiB", "Cache of encoded images, so that a second question about one is cheap; 0 turns it off"),
     key("engine.token_cache", "SIZE", "64MiB", "Cache of visual tokens by image, question and budget; 0 turns it off"),
     key("engine.loaded", "N", "1", "Engines that stay in memory: above 1, those that were swapped away from are kept for a swap back, the least recently used goes first"),
-    key("engine.memory", "SIZE", "", "Memory that engines may take together, on a GPU the GPU's; what there is unless set"),
+    key("engine.memory", "SIZE", "", "Memory that engines may take together (weights, KV cache, activations), on a GPU the GPU's; what there is unless set"),
 
     key("limits.queue", "N", "64", "Requests that may wait; more are answered 429"),
     key("limits.connections", "N", "256", "Open connections; at the limit the longest idle one is closed for a new one, and probes still get in"),

@@ -244,7 +244,7 @@ fn shortage(app: &App, need: &MemoryNeed, gpu: Option<u64>) -> Option<Shortage> 
     });
     short.or_else(|| {
         let limit = app.config.engine.memory?.0 as u64;
-        let needed = if gpu.is_some() { need.engine() } else { need.total() };
+        let needed = need.engine();
         let free = limit.saturating_sub(loaded);
         let place = format!("engine.memory ({})", Mib(limit));
         (needed > free).then_some(Shortage { place, need: *need, needed, free, kept })

@@ -29,6 +29,11 @@ impl Hosts {
         Self { names: names.iter().map(|name| name.to_ascii_lowercase()).collect(), checked }
     }
 
+    /// Those of a listener for probes: whoever scrapes it calls it by a name that this server does not know, and finds nothing but numbers.
+    pub(super) fn any() -> Self {
+        Self { names: Vec::new(), checked: false }
+    }
+
     /// Checks the head of a request as far as hyper does not. A probe may come under any address: pods and scrapers are not known by name, and
     /// an address cannot be rebound.
     ///
@@ -56,7 +61,7 @@ impl Hosts {
 /// `localhost` and names below it lead here by definition. For rebinding, a stranger needs a name that is theirs in the DNS. One without a dot is a
 /// machine's in the local network, or a top-level domain, which belongs to a registry.
 fn is_local_name(host: &str) -> bool {
-    !host.is_empty() && (!host.contains('.') || host.ends_with(".localhost"))
+    !host.is_empty() && !host.contains('%') && (!host.contains('.') || host.ends_with(".localhost"))
 }
 
 /// The one name that a request is for, in small letters and without its port; `None` in HTTP/1.0, which knows none.
