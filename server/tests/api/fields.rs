@@ -116,6 +116,24 @@ async fn what_asks_for_nothing_passes() {
     }
 }
 
+/// Names that the same things have with other servers, and our own in the wrong place.
+#[tokio::test]
+async fn names_of_other_servers_are_refused_with_ours() {
+    let service = service(Fake::new(hello), &[]);
+    for (name, ours) in [
+        ("max_new_tokens", "`max_tokens`"),
+        ("stop_sequences", "`stop`"),
+        ("do_sample", "`temperature`"),
+        ("image_url", "image_url"),
+        ("budget", "`arrcoc.budget`"),
+        ("explain", "`arrcoc.explain`"),
+    ] {
+        let reply = service.chat(json!({name: 2})).await;
+        assert_eq!(reply.error(400), (Some(name.to_owned()), "unsupported_parameter".to_owned()), "{name}");
+        assert!(reply.text.contains(ours), "{}", reply.text);
+    }
+}
+
 #[tokio::test]
 async fn slips_are_refused_with_the_name_that_was_meant() {
     let service = service(Fake::new(hello), &[]);
@@ -123,7 +141,7 @@ async fn slips_are_refused_with_the_name_that_was_meant() {
         ("temprature", "temperature"),
         ("maxTokens", "max_tokens"),
         ("max_completions_tokens", "max_completion_tokens"),
-        ("stop_sequences_ids", ""),
+        ("colour_of_the_sky", ""),
         ("tool_choices", "tool_choice"),
         ("mesages", "messages"),
         ("arcoc", "arrcoc"),
