@@ -33,7 +33,9 @@ impl Admission {
         }
         let (least, most) = (request.sampling.min_tokens, request.max_tokens.within(self.context_length));
         if least > most {
-            let message = format!("expected at most {most}, the most tokens of an answer, found {least}");
+            let message = format!(
+                "expected `min_tokens` of at most {most}, the most tokens of an answer (`max_tokens`), found {least}"
+            );
             return Err(invalid("min_tokens", message));
         }
         if request.stop.iter().any(String::is_empty) {

@@ -192,7 +192,9 @@ async fn probe_listener(config: &Config) -> anyhow::Result<Option<TcpListener>> 
                 return Ok(Some(listener));
             }
             let free = SocketAddr::new(PROBE_LISTEN.ip(), 0);
-            tracing::info!("{PROBE_LISTEN} is taken: probes get a free port; `probe_listen` sets one");
+            tracing::warn!(
+                "{PROBE_LISTEN} is taken, by another server perhaps: probes of this one get a free port; `probe_listen` sets one"
+            );
             bind(free, "probe_listen").await.map(Some)
         }
     }

@@ -52,6 +52,9 @@ fn below(dir: &Path) -> impl Iterator<Item = std::path::PathBuf> {
 
 /// What else a directory may be.
 fn hint(dir: &Path) -> Option<String> {
+    if !dir.exists() {
+        return Some("there is nothing at this place".into());
+    }
     if dir.join("config.json").is_file() {
         return Some(
             "this one is a checkpoint: `arrcoc-export build CHECKPOINT --out engines` makes a bundle of it"
