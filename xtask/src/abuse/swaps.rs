@@ -136,7 +136,7 @@ fn deep_manifest(ring: &Ring<'_>) -> Result<Row> {
     fs::create_dir_all(&evil)?;
     fs::write(evil.join("manifest.yaml"), "[".repeat(40_000))?;
     let start = Instant::now();
-    match launch(ring, &row.name, &engines).ready() {
+    match launch(ring, &row.name, &engines.join("arr-coc-ledger")).ready() {
         Ok(mut server) => {
             row.note = format!("ready after {:.1} s", start.elapsed().as_secs_f64());
             row.expect(start.elapsed() < Duration::from_secs(4), "ready late");
