@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,17 +71,17 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> io::Result<usize> {
     let Listeners { main, admin, probes } = listeners.into();
-    let (main, admin, probes) =
-        (with_address(main)?, admin.map(with_address).transpose()?, probes.map(with_address).transpose()?);
     let graceful = GracefulShutdown::new();
     let router = match admin {
         Some(_) => crate::public_app(app.clone()),
         None => crate::app(app.clone()),
     };
-    let hosts = |address| Hosts::new(&app.config.server.hosts, address);
-    let names = hosts(main.1);
+    let hosts = |listener: &TcpListener| -> io::Result<Hosts> {
+        Ok(Hosts::new(&app.config.server.hosts, listener.local_addr()?))
+    };
+    let names = hosts(&main)?;
     let serving = accept(Some(main), router, app.config.limits.connections.0, names, &app, &graceful);
-    let names = admin.as_ref().map_or_else(Hosts::any, |(_, address)| hosts(*address));
+    let names = admin.as_ref().map_or_else(|| Ok(Hosts::any()), hosts)?;
     let administering = accept(admin, crate::admin_app(app.clone()), FEW_CONNECTIONS, names, &app, &graceful);
     let _probing = probes.map(|listener| probe(listener, app.clone())).transpose()?;
     let drained = async {
@@ -101,14 +100,10 @@ pub async fn serve(
     Ok(cut_off)
 }
 
-fn with_address(listener: TcpListener) -> io::Result<(TcpListener, SocketAddr)> {
-    let address = listener.local_addr()?;
-    Ok((listener, address))
-}
-
 /// Answers probes on a thread of its own, so that nothing that keeps the others busy delays them, until what is returned is dropped.
-fn probe((listener, address): (TcpListener, SocketAddr), app: App) -> io::Result<oneshot::Sender<()>> {
+fn probe(listener: TcpListener, app: App) -> io::Result<oneshot::Sender<()>> {
     let (end, ended) = oneshot::channel();
+    let address = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = listener.into_std()?;
     std::thread::Builder::new().name("arrcoc-probes".into()).spawn(move || {
@@ -119,8 +114,7 @@ fn probe((listener, address): (TcpListener, SocketAddr), app: App) -> io::Result
             };
             let graceful = GracefulShutdown::new();
             let router = crate::probe_app(app.clone());
-            let accepting =
-                accept(Some((listener, address)), router, FEW_CONNECTIONS, Hosts::any(), &app, &graceful);
+            let accepting = accept(Some(listener), router, FEW_CONNECTIONS, Hosts::any(), &app, &graceful);
             tokio::select! {
                 _ = ended => {}
                 never = accepting => match never {},
@@ -134,14 +128,14 @@ fn probe((listener, address): (TcpListener, SocketAddr), app: App) -> io::Result
 
 /// Accepts connections for ever, `most` at a time; none where there is no listener.
 async fn accept(
-    listener: Option<(TcpListener, SocketAddr)>,
+    listener: Option<TcpListener>,
     router: Router,
     most: usize,
     hosts: Hosts,
     app: &App,
     graceful: &GracefulShutdown,
 ) -> Infallible {
-    let Some((listener, _)) = listener else { return std::future::pending().await };
+    let Some(listener) = listener else { return std::future::pending().await };
     let connections = Connections::new(most);
     let hosts = Arc::new(hosts);
     loop {

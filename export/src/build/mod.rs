@@ -16,8 +16,8 @@ use std::thread;
 use std::time::Instant;
 
 use arrcoc_models::graph::{DataFile, Element, Graph, Piece, Source};
-use arrcoc_runtime::bundle::Bundle;
 use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target, WeightRule};
+use arrcoc_runtime::bundle::{Bundle, MANIFEST};
 use arrcoc_runtime::yaml;
 use serde::Serialize;
 
@@ -31,9 +31,6 @@ use crate::progress::{Progress, Step, peak_memory};
 use crate::quantize::{self, Matrix};
 use crate::staging::{Owned, Staging, StagingError};
 use plan::Plan;
-
-/// File name of the manifest.
-pub const MANIFEST: &str = "manifest.yaml";
 
 /// What to build.
 #[derive(Debug, Clone)]

@@ -6,13 +6,12 @@ mod checkpoint;
 use std::fmt;
 use std::path::Path;
 
-use arrcoc_runtime::bundle::BundleError;
+use arrcoc_runtime::bundle::{BundleError, MANIFEST};
 use serde::Serialize;
 
 pub use bundle::BundleReport;
 pub use checkpoint::CheckpointReport;
 
-use crate::build::MANIFEST;
 use crate::checkpoint::CheckpointError;
 use crate::onnx::OnnxError;
 

@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
-use arrcoc_runtime::bundle::{Bundle, BundleError};
+use arrcoc_runtime::bundle::{Bundle, BundleError, MANIFEST};
 use arrcoc_runtime::decoder::DecoderError;
 use arrcoc_runtime::engine::{EngineError, RuntimeKind, RuntimeOptions};
 use arrcoc_runtime::error::LoadError;
@@ -226,7 +226,7 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     if !report.passed {
         return Ok(report);
     }
-    if !reference_path.join(build::MANIFEST).exists() {
+    if !reference_path.join(MANIFEST).exists() {
         return Err(VerifyError::NoReference { path: reference_path });
     }
     let reference = open(&reference_path)?;

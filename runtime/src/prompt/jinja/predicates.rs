@@ -84,27 +84,10 @@ pub(super) fn ask(name: &str, value: &Value, given: Given, meter: &Meter) -> Res
         "number" => value.as_float().is_some(),
         "string" => matches!(value, Value::Str(_)),
         "mapping" => matches!(value, Value::Dict(_)),
-        "iterable" => matches!(
-            value,
-            Value::Undefined(_)
-                | Value::Str(_)
-                | Value::List(_)
-                | Value::Tuple(_)
-                | Value::Dict(_)
-                | Value::View(..)
-                | Value::Generator(_)
-                | Value::Range(..)
-                | Value::Loop(_)
-        ),
-        "sequence" => matches!(
-            value,
-            Value::Undefined(_)
-                | Value::Str(_)
-                | Value::List(_)
-                | Value::Tuple(_)
-                | Value::Dict(_)
-                | Value::Range(..)
-        ),
+        "iterable" => {
+            is_sequence(value) || matches!(value, Value::View(..) | Value::Generator(_) | Value::Loop(_))
+        }
+        "sequence" => is_sequence(value),
         "callable" => {
             matches!(value, Value::Macro(_) | Value::Function(_) | Value::Method(_) | Value::Undefined(_))
         }
@@ -136,4 +119,17 @@ fn same_object(a: &Value, b: &Value) -> bool {
         (Value::Float(_), _) | (_, Value::Float(_)) => false,
         _ => super::value::same(a, b),
     }
+}
+
+/// What has a length and an item at a place, as jinja2 asks: with Python's `len` and `[]`.
+fn is_sequence(value: &Value) -> bool {
+    matches!(
+        value,
+        Value::Undefined(_)
+            | Value::Str(_)
+            | Value::List(_)
+            | Value::Tuple(_)
+            | Value::Dict(_)
+            | Value::Range(..)
+    )
 }
