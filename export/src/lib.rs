@@ -3,8 +3,9 @@
 //! [`checkpoint`] reads Hugging Face directories, [`calibrate`] sees how large their tensors get, [`build`] turns them into bundles,
 //! [`init`] makes random ones, [`inspect`] shows either, [`plan`] says where a model fits, [`verify`] proves a bundle on two inference
 //! libraries, and [`engines`] builds TensorRT's engines for one. The networks themselves are `arrcoc-models`'s, the bundle's format is
-//! `arrcoc-runtime`'s.
+//! `arrcoc-bundle`'s.
 
+mod ask;
 pub mod build;
 pub mod calibrate;
 pub mod checkpoint;
@@ -19,4 +20,5 @@ pub mod progress;
 mod quantize;
 pub mod staging;
 pub mod table;
+pub mod tap;
 pub mod verify;

@@ -7,11 +7,11 @@ mod common;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use arrcoc_bundle::Bundle;
+use arrcoc_bundle::Target;
 use arrcoc_export::build;
 use arrcoc_export::init::{SHARD_BYTES, WeightType};
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::bundle::manifest::Target;
 use common::{Workshop, contents, program};
 
 #[test]

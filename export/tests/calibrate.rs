@@ -7,10 +7,11 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use arrcoc_bundle::manifest::{KeptNode, RawManifest};
+use arrcoc_bundle::{Precision, Target, WeightForm, WeightRule};
 use arrcoc_export::build;
 use arrcoc_export::calibrate::{self, CalibrateError, Calibration, RangeMethod};
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::bundle::manifest::{KeptNode, Precision, RawManifest, Target, WeightForm, WeightRule};
 use common::{
     PAGE, Workshop, calibrated, calibration_options as options, chain, contents, has_onnx_runtime, program,
     run, verified,
@@ -152,6 +153,7 @@ fn a_weight_too_large_for_its_form_stays_in_32_bits_or_fails_the_build() {
 
     let rule = |name| WeightRule {
         graph: None,
+        role: None,
         tensor: Some(format!("{LAYER}.{name}")),
         operator: None,
         form: WeightForm::Fp32,

@@ -95,7 +95,7 @@ fn json_is_one_object_a_line_and_ends_with_the_result() {
 #[test]
 fn inspect_describes_checkpoints_and_bundles() {
     let workshop = Workshop::new();
-    workshop.build(arrcoc_runtime::bundle::manifest::Target::Portable).unwrap();
+    workshop.build(arrcoc_bundle::Target::Portable).unwrap();
     let inspect = |path| {
         let (status, stdout, stderr) = run(program().arg("inspect").arg(workshop.path(path)).arg("--json"));
         assert_eq!(status, 0, "{stderr}");

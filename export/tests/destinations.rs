@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use arrcoc_runtime::bundle::manifest::Target;
+use arrcoc_bundle::Target;
 use arrcoc_tests::repository;
 use common::{Workshop, program, run};
 
@@ -99,7 +99,7 @@ fn init_replaces_checkpoints_only_and_only_when_told() {
     // Trained weights have the same file names, and exist only once.
     let trained = workshop.path("trained");
     fs::create_dir(&trained).unwrap();
-    for entry in fs::read_dir(repository("models/checkpoints/arr-coc-ledger")).unwrap() {
+    for entry in fs::read_dir(repository("reference/checkpoints/arr-coc-ledger")).unwrap() {
         let file = entry.unwrap();
         fs::copy(file.path(), trained.join(file.file_name())).unwrap();
     }

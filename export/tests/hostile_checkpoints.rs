@@ -7,8 +7,8 @@ mod common;
 
 use std::fs::{self, OpenOptions};
 
+use arrcoc_bundle::Target;
 use arrcoc_export::init::WeightType;
-use arrcoc_runtime::bundle::manifest::Target;
 use common::{Workshop, chain};
 use serde_json::json;
 
@@ -287,7 +287,7 @@ mod text_files {
     fn preprocessor_that_the_runtime_does_not_do() {
         let damage =
             |w: &Workshop| w.edit_json("preprocessor_config.json", |config| config["resample"] = json!(3));
-        refused(damage, &["preprocessor_config.json, resample: expected 2 (bilinear), found 3"]);
+        refused(damage, &["preprocessor_config.json.resample: expected 2 (bilinear), found 3"]);
         let damage = |w: &Workshop| {
             w.edit_json("preprocessor_config.json", |config| config["image_std"][1] = json!(0))
         };

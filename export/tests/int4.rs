@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use arrcoc_bundle::Bundle;
+use arrcoc_bundle::manifest::RawManifest;
+use arrcoc_bundle::{Precision, Target, WeightForm, WeightRule};
 use arrcoc_export::build;
 use arrcoc_export::calibrate::Calibration;
 use arrcoc_export::onnx::{self, FLOAT16, INT4, Initializer, UINT4};
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target, WeightForm, WeightRule};
 use arrcoc_runtime::decoder;
 use arrcoc_runtime::engine::CpuOptions;
 use arrcoc_runtime::engine::ort::{OrtRuntime, Provider};
@@ -40,6 +41,7 @@ fn prepared() -> Option<(Workshop, Calibration)> {
 fn blocks(size: usize, symmetric: bool) -> Vec<WeightRule> {
     vec![WeightRule {
         graph: Some("decoder".to_owned()),
+        role: None,
         tensor: Some("*.layers.*".to_owned()),
         operator: None,
         form: WeightForm::Blocks { bits: 4, size, symmetric },

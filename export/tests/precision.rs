@@ -6,10 +6,10 @@ mod common;
 
 use std::fs;
 
+use arrcoc_bundle::Bundle;
+use arrcoc_bundle::{Precision, Target, WeightForm};
 use arrcoc_export::build;
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightForm};
 use arrcoc_runtime::engine::RuntimeKind;
 use arrcoc_runtime::tensor::Tensor;
 use common::{Workshop, chain, contents, has_onnx_runtime, program, run};
@@ -82,8 +82,8 @@ fn an_image_is_encoded_the_same_beside_any_other() {
     let ort = RuntimeKind::Ort.open(1).unwrap();
     let workshop = Workshop::new();
     let bundle = Bundle::open(&workshop.quantize(Precision::Int8)).unwrap();
-    let mut encoder = bundle.load_graph(ort.as_ref(), "vision_encoder").unwrap();
-    let size = bundle.manifest().vision.image_sizes[0];
+    let mut encoder = ort.load_from(&bundle, "vision_encoder").unwrap();
+    let size = bundle.axis("vision_encoder", "height").unwrap().min as usize;
     let image = |scale: f32| -> Vec<f32> {
         (0..3 * size * size).map(|i| scale * ((i * 7919 % 1013) as f32 / 506.5 - 1.0)).collect()
     };

@@ -6,9 +6,9 @@ mod common;
 
 use std::fs;
 
+use arrcoc_bundle::Bundle;
+use arrcoc_bundle::Target;
 use arrcoc_export::inspect;
-use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::bundle::manifest::Target;
 use arrcoc_runtime::prompt::Prompter;
 use common::{Workshop, chain};
 use serde_json::{Value, json};

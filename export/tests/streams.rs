@@ -35,7 +35,7 @@ fn build(workshop: &Workshop, out: &str) -> Command {
 }
 
 fn is_bundle(dir: &Path) -> bool {
-    arrcoc_runtime::bundle::Bundle::open(dir).is_ok()
+    arrcoc_bundle::Bundle::open(dir).is_ok()
 }
 
 #[test]

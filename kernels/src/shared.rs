@@ -1,6 +1,12 @@
 //! One output, many tasks.
 
 use std::marker::PhantomData;
+use std::ops::Range;
+
+/// What task `number` has of `all`, where each takes `size` or what is left.
+pub(crate) fn part(number: usize, size: usize, all: usize) -> Range<usize> {
+    all.min(number * size)..all.min((number + 1) * size)
+}
 
 /// A slice of which every task writes parts of its own.
 pub(crate) struct Shared<'a, T> {

@@ -1,8 +1,12 @@
 //! What the tests of all kernels need.
 
-#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
-
 use crate::Threads;
+use crate::table::Table;
+
+// This crate depends on none of ours, so it takes the file.
+#[path = "../../tests/src/require.rs"]
+#[allow(unreachable_pub, reason = "it is public in the crate that it belongs to")]
+mod require;
 
 /// Numbers from -1 to 1 that look random.
 pub(crate) fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -14,16 +18,32 @@ pub(crate) fn numbers(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Whether a test can run here. Where the CPU has no such instructions it says that it is skipped, and fails when `ARRCOC_REQUIRE` names them
-/// (`avx512` names all of these).
-pub(crate) fn can_run(instructions: &str, supported: bool) -> bool {
-    let required = std::env::var("ARRCOC_REQUIRE").unwrap_or_default();
-    let required = required.split(',').any(|name| !name.is_empty() && instructions.starts_with(name.trim()));
-    assert!(supported || !required, "expected a CPU with {instructions}, as ARRCOC_REQUIRE says");
-    if !supported {
-        eprintln!("skipped: this CPU has no {instructions}");
+/// Whether this CPU runs a kernel of the table. A test without one says that it is skipped, and fails where
+/// `ARRCOC_REQUIRE` names one's instructions (`avx512` names all that begin so).
+pub(crate) fn can_run<K>(table: &Table<K>) -> bool {
+    let supported = table.chosen().is_some();
+    for instructions in table.instructions().filter(|_| !supported) {
+        has(instructions, false);
     }
     supported
+}
+
+/// Whether a test can run that needs such instructions.
+pub(crate) fn has(instructions: &str, supported: bool) -> bool {
+    require::can_run(instructions, &supported.then_some(()).ok_or("this CPU does not have it"))
+}
+
+/// The result of all kernels, which must be the same to the bit.
+///
+/// # Panics
+/// When it is not.
+pub(crate) fn one_result(mut results: impl Iterator<Item = Vec<f32>>) -> Vec<f32> {
+    let bits = |list: &[f32]| list.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let first = results.next().unwrap_or_default();
+    for other in results {
+        assert_eq!(bits(&other), bits(&first), "expected one result of all kernels");
+    }
+    first
 }
 
 /// Shapes that look random: `count` of them, each number within its limits.

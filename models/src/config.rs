@@ -3,34 +3,23 @@
 //! The raw structures stay inside the modules that read them. Keys that nothing reads are refused unless they are known to
 //! change nothing ([`neutral`]): Hugging Face configs carry many of those.
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::arr_coc_ovis;
-
 mod neutral;
-
-/// Supported values of `model_type`.
-pub const MODEL_TYPES: &[&str] = &[arr_coc_ovis::MODEL_TYPE];
-
-/// A validated model configuration.
-#[derive(Debug, Clone)]
-pub enum ModelConfig {
-    /// The composition of design section 4.1.
-    ArrCocOvis(arr_coc_ovis::Config),
-}
 
 /// A `config.json` that cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// The `model_type` is not one that arrcoc knows.
-    #[error("model_type `{found}` is not supported; expected one of: {}", MODEL_TYPES.join(", "))]
+    #[error("model_type `{found}` is not supported; expected one of: {known}")]
     ModelType {
         /// What the file says.
         found: String,
+        /// What would do.
+        known: String,
     },
     /// A section does not parse.
-    #[error("config.json, {section}: {reason}")]
+    #[error("{}: {reason}", place(section))]
     Parse {
         /// Section of the file.
         section: &'static str,
@@ -39,8 +28,9 @@ pub enum ConfigError {
     },
     /// A key that nothing reads, and that is not known to change nothing.
     #[error(
-        "config.json, {section}.{key}: arrcoc does not follow this key, and it may change what the model answers; remove it \
-         if it does not"
+        "{}.{key}: arrcoc does not follow this key, and it may change what the model answers; remove it \
+         if it does not",
+        place(section)
     )]
     Unknown {
         /// Section of the file.
@@ -49,7 +39,7 @@ pub enum ConfigError {
         key: String,
     },
     /// A value is impossible or unsupported.
-    #[error("config.json, {section}.{key}: expected {expected}, found {found}")]
+    #[error("{}.{key}: expected {expected}, found {found}", place(section))]
     Value {
         /// Section of the file.
         section: &'static str,
@@ -62,23 +52,9 @@ pub enum ConfigError {
     },
 }
 
-impl ModelConfig {
-    /// Reads a parsed `config.json`.
-    ///
-    /// # Errors
-    /// [`ConfigError`], naming section, key, what was expected and what was found.
-    pub fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
-        #[derive(Deserialize)]
-        struct Raw {
-            model_type: String,
-        }
-        let raw = Raw::deserialize(json)
-            .map_err(|error| ConfigError::Parse { section: "top level", reason: error.to_string() })?;
-        match raw.model_type.as_str() {
-            arr_coc_ovis::MODEL_TYPE => Ok(Self::ArrCocOvis(arr_coc_ovis::Config::from_json(json)?)),
-            _ => Err(ConfigError::ModelType { found: raw.model_type }),
-        }
-    }
+/// How messages name a section: a file by its name, a part of `config.json` with it.
+fn place(section: &str) -> String {
+    if section.ends_with(".json") { section.to_owned() } else { format!("config.json, {section}") }
 }
 
 /// Parses one section of the file; of what its structure does not read, only neutral keys may be there.
@@ -107,6 +83,7 @@ pub(crate) fn check_model_type(
 }
 
 /// Checks of one section.
+#[derive(Clone, Copy)]
 pub(crate) struct Check(pub(crate) &'static str);
 
 impl Check {

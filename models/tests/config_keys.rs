@@ -5,7 +5,9 @@
 use std::fs;
 use std::path::Path;
 
-use arrcoc_models::config::{ConfigError, ModelConfig};
+use arrcoc_models::config::ConfigError;
+use arrcoc_models::families::{self, Composition, Files};
+use arrcoc_models::networks::decoder::{self, Scaling};
 use serde_json::{Value, json};
 
 fn saved(version: &str) -> Value {
@@ -31,8 +33,13 @@ fn config() -> Value {
     })
 }
 
-/// The decoder's rope base, or why the configuration is refused, with some keys of a section set; `null` removes one.
-fn edited(section: &str, edit: Value) -> Result<f64, ConfigError> {
+/// The same with the image processor that transformers saves.
+fn read(config: &Value) -> Result<Box<dyn Composition>, ConfigError> {
+    families::read(&Files::of_preset(config, &saved("5.23.0")["preprocessor"]))
+}
+
+/// The decoder, or why the configuration is refused, with some keys of a section set; `null` removes one.
+fn decoder(section: &str, edit: Value) -> Result<decoder::Config, ConfigError> {
     let mut config = config();
     let target = if section.is_empty() { &mut config } else { &mut config[section] };
     for (key, value) in edit.as_object().unwrap() {
@@ -41,7 +48,12 @@ fn edited(section: &str, edit: Value) -> Result<f64, ConfigError> {
             value => target[key] = value.clone(),
         }
     }
-    ModelConfig::from_json(&config).map(|ModelConfig::ArrCocOvis(config)| config.decoder.rope_theta)
+    read(&config).map(|composition| composition.decoder().clone())
+}
+
+/// The same, of the rope's base.
+fn edited(section: &str, edit: Value) -> Result<f64, ConfigError> {
+    decoder(section, edit).map(|decoder| decoder.rope.theta)
 }
 
 #[test]
@@ -55,7 +67,7 @@ fn what_transformers_saves_is_taken() {
         config["dtype"] = json!("bfloat16");
         config["transformers_version"] = json!(version);
         config["architectures"] = json!(["ArrCocOvisForConditionalGeneration"]);
-        ModelConfig::from_json(&config).unwrap_or_else(|error| panic!("{version}: {error}"));
+        read(&config).unwrap_or_else(|error| panic!("{version}: {error}"));
     }
 }
 
@@ -77,19 +89,32 @@ fn the_rope_is_the_one_that_transformers_takes() {
         with(json!({"type": "yarn", "rope_type": "default", "rope_theta": 7e4}), Value::Null, Value::Null),
         Ok(7e4)
     );
-    let yarn = json!({"rope_type": "yarn", "factor": 4.0});
+    let dynamic = json!({"rope_type": "dynamic", "factor": 4.0});
     for (parameters, scaling, key) in [
         (
             default.clone(),
-            yarn.clone(),
-            "text_config.rope_scaling: expected rope_type default, found \"yarn\"",
+            dynamic.clone(),
+            "text_config.rope_scaling: expected rope_type default, linear, llama3 or yarn, found \"dynamic\"",
+        ),
+        (default, json!({"type": "longrope"}), "yarn, found \"longrope\""),
+        (dynamic, Value::Null, "text_config.rope_parameters: expected rope_type default, linear"),
+        (
+            json!({"rope_type": "linear"}),
+            Value::Null,
+            "rope_parameters: expected factor above 0 for rope_type linear, found none",
         ),
         (
-            default,
-            json!({"type": "linear", "factor": 2.0}),
-            "rope_scaling: expected rope_type default, found \"linear\"",
+            json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}),
+            Value::Null,
+            "expected low_freq_factor below high_freq_factor, found [4.0, 1.0]",
         ),
-        (yarn, Value::Null, "text_config.rope_parameters: expected rope_type default, found \"yarn\""),
+        (json!({"rope_type": "yarn", "factor": "four"}), Value::Null, "found \"four\""),
+        (json!({"rope_type": "yarn", "factor": 4, "truncate": 1}), Value::Null, "truncate true or false"),
+        (
+            json!({"rope_type": "linear", "factor": 4, "beta_fast": 1}),
+            Value::Null,
+            "rope_parameters.beta_fast",
+        ),
         (
             json!({"rope_type": "default", "mrope_section": [8, 8]}),
             Value::Null,
@@ -108,10 +133,10 @@ fn what_would_change_the_result_is_refused_by_name() {
         ("", json!({"quantization_config": {"bits": 4}}), "top level.quantization_config"),
         ("", json!({"connector_config": {}}), "top level.connector_config"),
         ("text_config", json!({"quantization_config": {"bits": 4}}), "text_config.quantization_config"),
-        ("text_config", json!({"use_sliding_window": true}), "text_config.use_sliding_window"),
+        ("text_config", json!({"mlp_bias": true}), "text_config.mlp_bias"),
         ("text_config", json!({"layer_types": ["sliding_attention"]}), "text_config.layer_types"),
         ("text_config", json!({"partial_rotary_factor": 0.25}), "text_config.partial_rotary_factor"),
-        ("text_config", json!({"hidden_act": "gelu"}), "text_config.hidden_act"),
+        ("text_config", json!({"hidden_act": "relu"}), "text_config.hidden_act"),
         ("text_config", json!({"final_logit_softcapping": 30.0}), "text_config.final_logit_softcapping"),
         ("text_config", json!({"logits_scaling": 2.0}), "text_config.logits_scaling"),
         ("text_config", json!({"num_experts": 8}), "text_config.num_experts"),
@@ -124,6 +149,7 @@ fn what_would_change_the_result_is_refused_by_name() {
         ("vision_config", json!({"model_type": "sam2_vision_model"}), "vision_config.model_type"),
         ("vision_config", json!({"pooling": "mean"}), "vision_config.pooling"),
         ("clip_config", json!({"num_channels": 1}), "clip_config.num_channels"),
+        ("clip_config", json!({"hidden_act": "relu"}), "clip_config.hidden_act"),
         ("clip_config", json!({"model_type": "siglip_vision_model"}), "clip_config.model_type"),
         ("clip_config", json!({"vision_use_head": true}), "clip_config.vision_use_head"),
         ("allocator_config", json!({"temperature_of_scores": 2.0}), "allocator_config.temperature_of_scores"),
@@ -150,4 +176,53 @@ fn keys_of_training_and_of_bookkeeping_change_nothing() {
         edited(section, edit).unwrap();
     }
     edited("text_config", json!({"sliding_window": 4096, "max_window_layers": 36})).unwrap();
+}
+
+#[test]
+fn ropes_of_longer_contexts_are_read_with_their_defaults() {
+    let scaling = |rope: Value| {
+        let edit = json!({"rope_scaling": rope, "max_position_embeddings": 8192});
+        decoder("text_config", edit).unwrap().rope.scaling
+    };
+    assert_eq!(scaling(json!({"type": "linear", "factor": 2})), Scaling::Linear { factor: 2.0 });
+    let llama =
+        json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0});
+    assert_eq!(scaling(llama), Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 });
+    let yarn = |edit: Value| {
+        let mut yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048});
+        yarn.as_object_mut().unwrap().extend(edit.as_object().unwrap().clone());
+        match scaling(yarn) {
+            Scaling::Yarn { factor, fast, slow, truncate, magnitude, .. } => {
+                (factor, fast, slow, truncate, magnitude)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let usual = 0.1 * 4f64.ln() + 1.0;
+    assert_eq!(yarn(json!({})), (4.0, 32.0, 1.0, true, usual));
+    assert_eq!(yarn(json!({"factor": null})), (4.0, 32.0, 1.0, true, usual));
+    assert_eq!(
+        yarn(json!({"beta_fast": 16, "beta_slow": 2, "truncate": false, "attention_factor": 1.5})),
+        (4.0, 16.0, 2.0, false, 1.5)
+    );
+    assert_eq!(yarn(json!({"mscale": 1.0, "mscale_all_dim": 1.0})).4, 1.0);
+}
+
+#[test]
+fn a_window_that_would_bite_is_refused_for_the_context() {
+    let windowed = |edit: Value| {
+        let mut keys = json!({"layer_types": null, "sliding_window": 512, "use_sliding_window": true});
+        keys.as_object_mut().unwrap().extend(edit.as_object().unwrap().clone());
+        decoder("text_config", keys).unwrap()
+    };
+    let error = windowed(json!({})).check_context(513).unwrap_err().to_string();
+    assert!(error.contains("text_config.sliding_window") && error.contains("513 tokens"), "{error}");
+    windowed(json!({})).check_context(512).unwrap();
+    let layers = |kind: &str| json!({"layer_types": vec![kind; 32]});
+    windowed(layers("sliding_attention")).check_context(513).unwrap_err();
+    for without in
+        [layers("full_attention"), json!({"max_window_layers": 32}), json!({"use_sliding_window": false})]
+    {
+        windowed(without).check_context(1 << 20).unwrap();
+    }
 }

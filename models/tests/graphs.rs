@@ -4,9 +4,9 @@
 
 use std::collections::HashSet;
 
-use arrcoc_models::Target;
-use arrcoc_models::arr_coc_ovis::{Config, GraphOptions};
-use arrcoc_models::config::{ConfigError, ModelConfig};
+use arrcoc_bundle::Target;
+use arrcoc_models::config::ConfigError;
+use arrcoc_models::families::{self, Composition, Files, GraphOptions};
 use arrcoc_models::graph::{Graph, Layout, Source};
 use serde_json::{Value, json};
 
@@ -26,13 +26,20 @@ fn config_json() -> Value {
     })
 }
 
-fn config() -> Config {
-    let ModelConfig::ArrCocOvis(config) = ModelConfig::from_json(&config_json()).unwrap();
-    config
+fn read(config: &Value) -> Result<Box<dyn Composition>, ConfigError> {
+    let image_processor = json!({
+        "image_processor_type": "SamImageProcessor", "image_mean": 0.5, "image_std": 0.5,
+        "size": {"longest_edge": 128}, "pad_size": {"height": 128, "width": 128},
+    });
+    families::read(&Files::of_preset(config, &image_processor))
+}
+
+fn composition() -> Box<dyn Composition> {
+    read(&config_json()).unwrap()
 }
 
 fn graphs(target: Target) -> Vec<Graph> {
-    config().graphs(GraphOptions { target, context_length: 64 })
+    composition().graphs(GraphOptions { target, context_length: 64 })
 }
 
 fn all_graphs() -> Vec<Graph> {
@@ -122,7 +129,7 @@ fn pieces_of_a_data_file_do_not_overlap() {
 
 #[test]
 fn parameters_are_the_checkpoint_with_what_the_reference_carries_unused() {
-    let parameters = config().parameters();
+    let parameters = composition().parameters();
     let unused: Vec<_> = parameters.iter().filter(|p| !p.used).map(|p| p.name.as_str()).collect();
     let expected = ["embeddings.patch_embedding.weight", "post_layernorm.bias", "post_layernorm.weight"];
     assert_eq!(unused, expected.map(|name| format!("clip_vision_model.{name}")));
@@ -137,21 +144,20 @@ fn a_config_says_what_is_wrong_with_it() {
         let mut json = config_json();
         let (parent, key) = path.rsplit_once('/').unwrap();
         json.pointer_mut(parent).unwrap()[key] = value;
-        ModelConfig::from_json(&json).unwrap_err()
+        read(&json).unwrap_err()
     };
     let error = refuse("/model_type", json!("llava"));
-    assert!(matches!(&error, ConfigError::ModelType { found } if found == "llava"), "{error}");
+    assert!(matches!(&error, ConfigError::ModelType { found, .. } if found == "llava"), "{error}");
     for (path, value, key) in [
         ("/vision_config/num_attention_heads", json!(5), "hidden_size"),
         ("/vision_config/global_attn_indexes", json!([9]), "global_attn_indexes"),
         ("/token_budgets", json!([100, 64]), "token_budgets"),
         ("/token_budgets", json!([]), "token_budgets"),
         ("/image_sizes", json!([130]), "image_sizes"),
-        ("/image_token_id", json!(62), "image_token_id"),
         ("/compressor_config/gist_grid", json!(0), "gist_grid"),
         ("/adapter_config/target_std", json!(0.0), "target_std"),
         ("/text_config/num_key_value_heads", json!(0), "num_key_value_heads"),
-        ("/text_config/rope_parameters/rope_type", json!("yarn"), "rope_parameters"),
+        ("/text_config/rope_parameters/rope_type", json!("dynamic"), "rope_parameters"),
     ] {
         let error = refuse(path, value);
         assert!(matches!(&error, ConfigError::Value { key: found, .. } if *found == key), "{path}: {error}");

@@ -1,7 +1,7 @@
 //! Why a model did not load.
 
-use crate::bundle::BundleError;
 use crate::engine::EngineError;
+use arrcoc_bundle::BundleError;
 
 /// A bundle could not be turned into a running model.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +12,16 @@ pub enum LoadError {
     /// The inference library is at fault, or is not to be had.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The bundle is of a family that this version does not know.
+    #[error(
+        "this version of arrcoc-serve knows the families {known}, found `{found}`; use the version that built the bundle"
+    )]
+    Family {
+        /// The manifest's family.
+        found: String,
+        /// The families known.
+        known: String,
+    },
     /// Bundle and options do not fit each other.
     #[error("{what}: expected {expected}, found {found}")]
     Options {

@@ -3,9 +3,13 @@
 //! A [`Request`] is submitted to [`crate::model::Model`]; its [`Event`]s arrive on a channel. Dropping the receiver
 //! cancels the request at the next iteration.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use arrcoc_bundle::{GenerationSpec, Statistics};
 use bytes::Bytes;
+
+use crate::image::ImageError;
 
 /// One generation request, already validated for form (the server's affair) but not against the model's limits.
 #[derive(Debug, Clone)]
@@ -35,6 +39,20 @@ pub enum Prompt {
     Chat(Vec<Message>),
     /// Raw text, tokenised as it stands (`/v1/completions`).
     Text(String),
+}
+
+impl Prompt {
+    /// The image files, in order.
+    pub fn images(&self) -> impl Iterator<Item = &Bytes> {
+        let messages = match self {
+            Self::Chat(messages) => messages.as_slice(),
+            Self::Text(_) => &[],
+        };
+        messages.iter().flat_map(|message| &message.content).filter_map(|part| match part {
+            Part::Image(file) => Some(file),
+            Part::Text(_) => None,
+        })
+    }
 }
 
 /// One chat message.
@@ -70,11 +88,11 @@ pub enum Part {
 /// How many visual tokens an image gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Budget {
-    /// The tier head decides.
+    /// The model decides.
     Auto,
     /// Exactly this many; one of the bundle's `token_budgets`.
     Tokens(usize),
-    /// Allocation off, on checkpoints that can do without it (not `arr_coc_ovis`).
+    /// All that the model has for a picture: nothing chooses.
     Full,
 }
 
@@ -92,6 +110,15 @@ impl MaxTokens {
     pub fn within(self, room: usize) -> usize {
         let (Self::Exactly(most) | Self::AtMost(most)) = self;
         most.min(room)
+    }
+
+    /// The length of an answer whose request left it open, under a checkpoint's own limit.
+    #[must_use]
+    pub fn limited_by(self, defaults: &GenerationSpec) -> Self {
+        match (self, defaults.max_new_tokens) {
+            (Self::AtMost(most), Some(own)) => Self::AtMost(most.min(own)),
+            (length, _) => length,
+        }
     }
 }
 
@@ -136,6 +163,20 @@ impl Default for Sampling {
             min_tokens: 0,
             ignore_eos: false,
             stop_token_ids: Vec::new(),
+        }
+    }
+}
+
+impl Sampling {
+    /// What a request gets that says nothing about sampling.
+    pub fn of(defaults: &GenerationSpec) -> Self {
+        Self {
+            temperature: if defaults.do_sample { defaults.temperature } else { 0.0 },
+            top_p: defaults.top_p,
+            top_k: defaults.top_k,
+            min_p: defaults.min_p,
+            repetition_penalty: defaults.repetition_penalty,
+            ..Self::default()
         }
     }
 }
@@ -237,48 +278,73 @@ pub struct Timings {
     pub total: Duration,
 }
 
-/// The stages of a request; the label values of `arrcoc_stage_seconds`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the names are the documentation")]
-pub enum Stage {
-    DecodeImage,
-    Preprocess,
-    VisionEncoder,
-    Allocator,
-    Compressor,
-    Refiner,
-    QualityAdapter,
-    Prefill,
-    DecodeStep,
+/// A timed step of an answer; the label values of `arrcoc_stage_seconds`. The graphs of the vision side are stages under their own names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
+pub struct Stage(Cow<'static, str>);
+
+impl Stage {
+    /// An image file to pixels.
+    pub const DECODE_IMAGE: Self = Self(Cow::Borrowed("decode_image"));
+    /// Pixels to what the encoder reads.
+    pub const PREPROCESS: Self = Self(Cow::Borrowed("preprocess"));
+    /// The prompt through the decoder.
+    pub const PREFILL: Self = Self(Cow::Borrowed("prefill"));
+    /// One token of every running answer.
+    pub const DECODE_STEP: Self = Self(Cow::Borrowed("decode_step"));
+
+    /// The run of a graph.
+    pub fn graph(name: &str) -> Self {
+        Self(Cow::Owned(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Which tokens an image got, and why.
 #[derive(Debug, Clone)]
 pub struct Receipt {
-    /// Tier index into the bundle's `token_budgets`, and the budget itself.
-    pub tier: usize,
     /// Number of visual tokens.
     pub tokens: usize,
-    /// Logits of the tier head, one per tier.
-    pub tier_logits: Vec<f32>,
-    /// Weights of the propositional, perspectival and participatory scorers; they sum to 1.
-    pub tension_weights: [f32; 3],
     /// Width and height of the original image, pixels, after EXIF orientation.
     pub image_size: [u32; 2],
+    /// What the allocator said, where the family has one.
+    pub allocation: Option<Allocation>,
     /// Every visual token, in decoder order.
     pub places: Vec<Place>,
 }
 
-/// Where one visual token looks, in original image pixels.
-#[derive(Debug, Clone, Copy)]
+/// What an allocator said about an image and a question.
+#[derive(Debug, Clone)]
+pub struct Allocation {
+    /// Index into the bundle's `token_budgets`.
+    pub tier: usize,
+    /// Logits of the tier head, one per tier.
+    pub tier_logits: Vec<f32>,
+    /// Weights of the propositional, perspectival and participatory scorers; they sum to 1.
+    pub tension_weights: [f32; 3],
+}
+
+/// Where one visual token looks.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Place {
-    /// Left, top, right, bottom, clipped to the image.
+    /// Left, top, right, bottom in original image pixels, clipped to the image.
     pub rect: [f32; 4],
+    /// Tile, row and column in the tile's grid of tokens. A cell of the gist grid has the row and column of that grid.
+    pub cell: [u32; 3],
+    /// A view of the whole picture rather than a detail: a cell of the gist grid, or a token of the small global view.
+    pub gist: bool,
+    /// Why it was taken, where something chose.
+    pub score: Option<Score>,
+}
+
+/// What a chooser thought of a place.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
     /// Relevance in 0..1 (the cell's mean, for a gist token).
     pub relevance: f32,
-    /// A cell of the gist grid rather than a fine patch.
-    pub gist: bool,
     /// The three scorers at this place, 0..1.
     pub knowing: [f32; 3],
 }
@@ -308,42 +374,90 @@ pub enum GenerateError {
     /// The time limit passed.
     #[error("the request did not finish within {0:?}")]
     Timeout(Duration),
+    /// The system gave no memory for what the request takes; the same one may succeed later.
+    #[error("{0}")]
+    Memory(String),
     /// An engine failed.
     #[error("{0}")]
     Engine(String),
 }
 
-/// Watches the runtime work; the server turns this into metrics. Every method is called from runtime threads and must
-/// not block. None has a default: whoever passes on to another observer would lose a new one unseen.
+/// Watches the runtime work; the server turns notes into metrics. Called from the runtime's threads: it must not block.
 pub trait Observer: Send + Sync {
-    /// A stage ran (`DecodeStep`: one batched step).
-    fn stage(&self, stage: Stage, took: Duration);
-    /// An image got its tokens.
-    fn visual_tokens(&self, tier: usize, tokens: usize);
-    /// One of the two caches was asked.
-    fn cache(&self, cache: Cache, hit: bool);
-    /// The adapter's output for one image.
-    fn adapter_output(&self, tier: usize, statistics: crate::bundle::manifest::Statistics);
-    /// One scheduler iteration: tokens that went through the decoder, running and waiting requests, share of KV in use.
-    fn iteration(&self, tokens: usize, running: usize, waiting: usize, kv_usage: f64);
+    /// Something happened.
+    fn note(&self, note: Note<'_>);
 }
 
-/// The two caches (design 6).
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+pub enum Note<'a> {
+    /// A stage ran ([`Stage::DECODE_STEP`]: one batched step).
+    Stage(&'a Stage, Duration),
+    /// An image got its tokens.
+    Image {
+        /// Index into the bundle's `token_budgets`, where the family has tiers.
+        tier: Option<usize>,
+        /// How many.
+        tokens: usize,
+    },
+    /// One of the two caches was asked.
+    Cache {
+        /// Which.
+        cache: Cache,
+        /// Whether it had the answer.
+        hit: bool,
+    },
+    /// What the visual tokens of one image look like to the decoder, where the family has a target for them.
+    Embeds {
+        /// The image's tier.
+        tier: usize,
+        /// Of all rows.
+        statistics: Statistics,
+    },
+    /// One scheduler iteration: tokens that went through the decoder.
+    Iteration {
+        /// Of prompts and answers together.
+        tokens: usize,
+    },
+}
+
+/// The two caches of the vision side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cache {
-    /// `image_features`, keyed by pixels, preprocessor and engine.
+    /// What the encoder made of a picture: keyed by the file's bytes, the processor and the engine.
     ImageFeatures,
-    /// `visual_embeds`, keyed by that plus question, budget and allocator.
+    /// What the decoder gets: keyed by that, the budget and, where it is asked, the question.
     VisualTokens,
+}
+
+impl Cache {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ImageFeatures, Self::VisualTokens];
+
+    /// As metrics name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ImageFeatures => "image_features",
+            Self::VisualTokens => "visual_tokens",
+        }
+    }
 }
 
 /// Observes nothing.
 #[derive(Debug, Default)]
 pub struct NoObserver;
 impl Observer for NoObserver {
-    fn stage(&self, _: Stage, _: Duration) {}
-    fn visual_tokens(&self, _: usize, _: usize) {}
-    fn cache(&self, _: Cache, _: bool) {}
-    fn adapter_output(&self, _: usize, _: crate::bundle::manifest::Statistics) {}
-    fn iteration(&self, _: usize, _: usize, _: usize, _: f64) {}
+    fn note(&self, _: Note<'_>) {}
+}
+
+impl GenerateError {
+    /// An image of a request cannot be used; images are counted from 0 here, and from 1 in the message.
+    pub(crate) fn image(index: usize, error: &ImageError) -> Self {
+        let message = format!("image {}: {error}", index + 1);
+        match error {
+            // Not the image's fault, nor the user's.
+            ImageError::Memory { .. } => Self::Memory(message),
+            _ => Self::Invalid { field: "messages", message },
+        }
+    }
 }

@@ -8,17 +8,20 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::bundle::manifest::{GenerationSpec, Precision, Target};
-use crate::bundle::{Bundle, Manifest};
-use crate::engine::{CpuOptions, CudaOptions, RuntimeKind, RuntimeOptions, TensorRtOptions, Workload};
+use crate::engine::{
+    CpuOptions, CudaOptions, Runtime, RuntimeKind, RuntimeOptions, TensorRtOptions, Workload,
+};
 use crate::generate::{Event, GenerateError, Observer, Request};
+use crate::prompt::Segment;
 use crate::scheduler::Ready;
 use crate::scheduler::job::{Job, Shared, Ticket};
 use admission::Admission;
+use arrcoc_bundle::{Bundle, Manifest};
+use arrcoc_bundle::{GenerationSpec, Precision, Target};
 
 mod activations;
 mod admission;
-pub(crate) mod load;
+pub mod load;
 mod memory;
 
 pub use crate::error::LoadError;
@@ -160,7 +163,9 @@ pub struct ModelInfo {
     pub checkpoint_sha256: String,
     /// Positions per slot: prompt and answer together, tokens.
     pub context_length: usize,
-    /// Visual tokens that a request may ask for, ascending.
+    /// The family of checkpoints.
+    pub family: String,
+    /// Visual tokens that a request may ask for, ascending; none where the family has no tiers.
     pub token_budgets: Vec<usize>,
     /// Images that a request may carry.
     pub max_images: usize,
@@ -220,6 +225,7 @@ pub struct Load {
 pub struct Model {
     info: ModelInfo,
     admission: Admission,
+    image_token_id: u32,
     timeout: Duration,
     shared: Arc<Shared>,
     /// To the workers that prepare images; `None` while the model is being dropped.
@@ -237,7 +243,21 @@ impl Model {
     /// # Errors
     /// [`LoadError`]; nothing stays loaded then.
     pub fn load(bundle: Bundle, options: &Options, observer: Arc<dyn Observer>) -> Result<Self, LoadError> {
-        load::load(&bundle, options, observer)
+        let library = load::open_library(bundle.manifest().target, options)?;
+        Self::load_on(bundle, library.as_ref(), options, observer)
+    }
+
+    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not used.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_on(
+        bundle: Bundle,
+        library: &dyn Runtime,
+        options: &Options,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, LoadError> {
+        load::load(&bundle, library, options, observer)
     }
 
     /// Takes a request in, or refuses it at once: no image is decoded before the queue and the limits are checked,
@@ -249,10 +269,10 @@ impl Model {
     /// [`GenerateError::Engine`] once the model is no longer [`Model::healthy`].
     pub fn submit(&self, request: Request) -> Result<Generation, GenerateError> {
         let ticket = Ticket::enter(&self.shared)?;
-        let layout = self.admission.check(&request)?;
+        let (layout, grant) = self.admission.check(&request)?;
         let (sender, events) = unbounded_channel();
-        let has_images = layout.images() > 0;
-        let job = Job::new(request, layout, self.timeout, ticket, sender);
+        let has_images = layout.images > 0;
+        let job = Job::new(request, (layout, grant), self.timeout, ticket, sender);
         let sent = if has_images {
             self.images.as_ref().is_some_and(|images| images.send(job).is_ok())
         } else {
@@ -264,6 +284,22 @@ impl Model {
         }
         let reason = self.shared.failure().unwrap_or_else(|| "the model's worker threads have ended".into());
         Err(GenerateError::Engine(reason))
+    }
+
+    /// A request's prompt in token ids, as transformers would have it: an image's placeholder once for every row that the image may get.
+    ///
+    /// # Errors
+    /// As for [`Model::submit`], as far as nothing is run.
+    pub fn prompt_ids(&self, request: &Request) -> Result<Vec<u32>, GenerateError> {
+        let (layout, _) = self.admission.check(request)?;
+        let mut ids = Vec::new();
+        for segment in &layout.segments {
+            match segment {
+                Segment::Tokens(tokens) => ids.extend_from_slice(tokens),
+                Segment::Rows { most, .. } => ids.resize(ids.len() + most, self.image_token_id),
+            }
+        }
+        Ok(ids)
     }
 
     /// What the model is and takes.
@@ -288,12 +324,6 @@ impl Model {
     /// Takes no new requests from now on; those that run or wait are finished.
     pub fn drain(&self) {
         self.shared.drain();
-    }
-
-    /// Whether no request is running or waiting.
-    pub fn idle(&self) -> bool {
-        // A request counts as running before it stops counting as waiting, so look in the opposite order.
-        self.shared.waiting() == 0 && self.shared.running() == 0
     }
 
     /// Whether all worker threads live and the bundle's files are as they were. A model that is not healthy refuses every request and must be loaded again.

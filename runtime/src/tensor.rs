@@ -4,7 +4,10 @@
 //! (ONNX Runtime keeps the memory of its outputs): [`TensorBytes`] hides which, so that one graph's output is
 //! the next graph's input with no copy in between.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use arrcoc_bundle::manifest::CacheElement;
 
 /// Element types that cross the engine boundary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,6 +29,15 @@ impl ElementType {
             Self::F32 | Self::I32 => 4,
             Self::F16 => 2,
             Self::I64 => 8,
+        }
+    }
+}
+
+impl From<CacheElement> for ElementType {
+    fn from(element: CacheElement) -> Self {
+        match element {
+            CacheElement::Fp32 => Self::F32,
+            CacheElement::Fp16 => Self::F16,
         }
     }
 }
@@ -204,6 +216,22 @@ impl Tensor {
     /// [`TensorError::Size`] when the element counts differ.
     pub fn reshaped(&self, shape: &[usize]) -> Result<Self, TensorError> {
         Self::from_bytes(self.element, shape, Arc::clone(&self.bytes))
+    }
+
+    /// Entries `range` of the outermost axis: the same memory where that is all of them, a copy else.
+    ///
+    /// # Errors
+    /// [`TensorError::Type`] when the elements are not 32-bit floats, [`TensorError::Memory`] where there is none for the copy.
+    pub fn part(&self, range: Range<usize>) -> Result<Self, TensorError> {
+        if self.shape.first() == Some(&range.len()) {
+            return Ok(self.clone());
+        }
+        let entry: usize = self.shape.iter().skip(1).product();
+        let mut shape = self.shape.clone();
+        shape[0] = range.len();
+        let mut copy = try_with_capacity::<f32>(range.len() * entry)?;
+        copy.extend_from_slice(&self.as_slice::<f32>()?[range.start * entry..range.end * entry]);
+        Self::from_vec(&shape, copy)
     }
 
     /// The elements, in row-major order.

@@ -4,9 +4,15 @@
 use serde_json::json;
 use tokenizers::Tokenizer;
 
-use crate::bundle::manifest::{CacheElement, DecoderSpec};
+use std::sync::Arc;
+
 use crate::engine::{EngineError, Graph, InPlace};
+use crate::generate::{Budget, Receipt};
+use crate::image::{DecodedImage, ImageError, ImageLimits};
 use crate::tensor::{Element, Tensor};
+use crate::vision::family::{BudgetError, Grant, ImagePlan, Pixels, Processor};
+use crate::vision::{Pictures, Visual};
+use arrcoc_bundle::manifest::{CacheElement, DecoderSpec};
 
 /// Control tokens, after 256 bytes and 4 merges.
 pub(crate) const ENDOFTEXT: u32 = 260;
@@ -60,7 +66,6 @@ pub(crate) fn spec() -> DecoderSpec {
         vocab_size: VOCAB,
         context_length: 512,
         eos_token_ids: vec![IM_END, ENDOFTEXT],
-        image_token_id: IMAGE_PAD,
         cache_element: CacheElement::Fp32,
     }
 }
@@ -186,7 +191,7 @@ impl Graph for Decoder {
     /// The portable contract.
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
         let embeds = slice::<f32>(inputs, "inputs_embeds")?;
-        let positions = slice::<i64>(inputs, "position_ids")?;
+        let positions = first_axis(inputs)?;
         let (seq, total) = (positions.len(), slice::<i64>(inputs, "attention_mask")?.len());
         let past = total - seq;
         let mut present: Vec<Vec<f32>> = vec![vec![0.0; HEADS * total * HEAD_DIM]; LAYERS * 2];
@@ -226,7 +231,7 @@ impl Graph for Decoder {
         in_place: &mut [InPlace<'_>],
     ) -> Result<Vec<(String, Tensor)>, EngineError> {
         let embeds = slice::<f32>(inputs, "inputs_embeds")?;
-        let positions = slice::<i64>(inputs, "position_ids")?;
+        let positions = first_axis(inputs)?;
         let lengths = slice::<i32>(inputs, "seqlens_k")?;
         let longest = slice::<i32>(inputs, "total_sequence_length")?[0];
         let (batch, seq, capacity) = (lengths.len(), positions.len() / lengths.len(), in_place[0].shape[2]);
@@ -267,6 +272,12 @@ fn failed(reason: &str) -> EngineError {
     EngineError::Run { graph: "toy".into(), reason: reason.into() }
 }
 
+/// Of the three axes of places, the one that a model of text reads.
+fn first_axis<'a>(inputs: &'a [(&str, Tensor)]) -> Result<&'a [i64], EngineError> {
+    let places = slice::<i64>(inputs, "position_ids")?;
+    Ok(&places[..places.len() / 3])
+}
+
 fn slice<'a, T: Element>(inputs: &'a [(&str, Tensor)], name: &str) -> Result<&'a [T], EngineError> {
     let found = inputs.iter().find(|(candidate, _)| *candidate == name).ok_or_else(|| failed(name))?;
     found.1.as_slice().map_err(|error| failed(&error.to_string()))
@@ -274,4 +285,49 @@ fn slice<'a, T: Element>(inputs: &'a [(&str, Tensor)], name: &str) -> Result<&'a
 
 fn tensor(shape: &[usize], data: Vec<f32>) -> Result<Tensor, EngineError> {
     Tensor::from_vec(shape, data).map_err(|error| failed(&error.to_string()))
+}
+
+/// Pictures of 4 or 8 tokens that are never prepared.
+struct Thumbnails;
+
+impl Processor for Thumbnails {
+    fn budgets(&self) -> &[usize] {
+        &[4, 8]
+    }
+
+    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
+        match budget {
+            Budget::Auto => Ok(Grant::Auto),
+            Budget::Tokens(4) => Ok(Grant::Tier(0)),
+            Budget::Tokens(8) => Ok(Grant::Tier(1)),
+            other => Err(BudgetError { expected: "4 or 8".into(), found: format!("{other:?}") }),
+        }
+    }
+
+    fn plan(&self, _: [u32; 2], grant: Grant) -> Result<ImagePlan, ImageError> {
+        Ok(ImagePlan::rows(if grant == Grant::Tier(0) { 4 } else { 8 }))
+    }
+
+    fn pixels(&self, _: &DecodedImage) -> Result<Pixels, ImageError> {
+        unreachable!("toys are not encoded")
+    }
+
+    fn identity(&self) -> String {
+        "thumbnails".to_owned()
+    }
+}
+
+impl Pictures {
+    pub(crate) fn toy(limits: ImageLimits) -> Arc<Self> {
+        Arc::new(Self::new(Arc::new(Thumbnails), limits, true))
+    }
+}
+
+impl Visual {
+    /// Rows of an image that stands in its prompt as one run.
+    pub(crate) fn toy(rows: Tensor) -> Self {
+        let tokens = rows.shape()[1];
+        let receipt = Receipt { tokens, image_size: [1, 1], allocation: None, places: Vec::new() };
+        Self { rows, runs: vec![0..tokens], receipt: Arc::new(receipt) }
+    }
 }

@@ -7,6 +7,7 @@ use std::fs;
 
 use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Role};
 use arrcoc_runtime::prompt::Prompter;
+use arrcoc_runtime::vision::ImagePlan;
 use arrcoc_tests::allocated::{Counting, most_of};
 use arrcoc_tests::fuzz::{assert_presentable, cases};
 use arrcoc_tests::repository;
@@ -29,8 +30,9 @@ struct Checkpoint {
 }
 
 fn checkpoint() -> Checkpoint {
-    let read =
-        |name: &str| fs::read_to_string(repository("models/checkpoints/arr-coc-ledger").join(name)).unwrap();
+    let read = |name: &str| {
+        fs::read_to_string(repository("reference/checkpoints/arr-coc-ledger").join(name)).unwrap()
+    };
     let config: Value = serde_json::from_str(&read("config.json")).unwrap();
     let image_token = config["image_token_id"].as_u64().unwrap() as u32;
     Checkpoint {
@@ -60,7 +62,7 @@ fn conversations() -> Vec<Prompt> {
 /// Writes all prompts, and checks what comes of them.
 fn write(prompter: &Prompter, prompts: &[Prompt]) {
     for prompt in prompts {
-        match prompter.layout(prompt, CONTEXT) {
+        match prompter.layout(prompt, &vec![ImagePlan::rows(4); prompt.images().count()], CONTEXT) {
             Ok(layout) => assert!(layout.text_tokens() < 1 << 22, "{} tokens", layout.text_tokens()),
             Err(GenerateError::Invalid { message, .. }) => assert_presentable(&message),
             Err(error) => assert_presentable(&error.to_string()),

@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arrcoc_runtime::bundle::manifest::Statistics;
 use arrcoc_runtime::engine::{CpuOptions, Kernels, RuntimeKind};
 use arrcoc_runtime::generate::{
-    Budget, Cache, FinishReason, GenerateError, MaxTokens, Observer, Request, Sampling, Stage,
+    Budget, Cache, FinishReason, GenerateError, MaxTokens, Note, Observer, Request, Sampling,
 };
-use arrcoc_runtime::model::{Model, Options};
+use arrcoc_runtime::model::{Load, Model, Options};
 use common::{ask, ask_about, collect, load, load_observed, options, picture, run};
 
 /// Token ids must be equal; log-probabilities may differ by what another batch shape does to f32 sums.
@@ -148,19 +147,15 @@ fn choices_equal_separate_requests() {
 struct Caches(Mutex<Vec<(Cache, bool)>>, AtomicUsize);
 
 impl Observer for Caches {
-    fn cache(&self, cache: Cache, hit: bool) {
-        self.0.lock().unwrap().push((cache, hit));
-    }
-
-    fn stage(&self, stage: Stage, _: Duration) {
-        if stage == Stage::VisionEncoder {
-            self.1.fetch_add(1, Ordering::SeqCst);
+    fn note(&self, note: Note<'_>) {
+        match note {
+            Note::Cache { cache, hit } => self.0.lock().unwrap().push((cache, hit)),
+            Note::Stage(stage, _) if stage.name() == "vision_encoder" => {
+                self.1.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => {}
         }
     }
-
-    fn visual_tokens(&self, _: usize, _: usize) {}
-    fn adapter_output(&self, _: usize, _: Statistics) {}
-    fn iteration(&self, _: usize, _: usize, _: usize, _: f64) {}
 }
 
 #[test]
@@ -202,7 +197,7 @@ fn hanging_up_frees_the_slot() {
     long.events.blocking_recv().unwrap();
     drop(long);
     run(&model, ask("Hello")).done();
-    eventually("the model is idle", || model.idle() && model.load_now().kv_usage == 0.0);
+    eventually("the model is idle", || model.load_now() == Load::default());
 }
 
 #[test]
@@ -215,19 +210,19 @@ fn usage_receipts_and_stages_add_up() {
     assert!(usage.prompt_tokens > 64);
     assert_eq!(outcome.receipts.len(), 1);
     assert_eq!((outcome.receipts[0].tokens, outcome.receipts[0].places.len()), (64, 64));
-    let stages: Vec<Stage> = timings.stages.iter().map(|stage| stage.0).collect();
+    let stages: Vec<&str> = timings.stages.iter().map(|stage| stage.0.name()).collect();
     assert_eq!(
         stages,
         [
-            Stage::DecodeImage,
-            Stage::Preprocess,
-            Stage::VisionEncoder,
-            Stage::Allocator,
-            Stage::Compressor,
-            Stage::Refiner,
-            Stage::QualityAdapter,
-            Stage::Prefill,
-            Stage::DecodeStep,
+            "decode_image",
+            "preprocess",
+            "vision_encoder",
+            "allocator",
+            "compressor",
+            "refiner",
+            "quality_adapter",
+            "prefill",
+            "decode_step",
         ]
     );
     let spent: Duration = timings.stages.iter().map(|stage| stage.1).sum();
@@ -240,9 +235,11 @@ fn bad_images_fail_alone() {
     let mut truncated = picture(64, 64, 1).to_vec();
     truncated.truncate(truncated.len() / 2);
     for file in [b"not an image".to_vec(), truncated, Vec::new()] {
-        let outcome = run(&model, ask_about(&file.into(), "What is it?"));
-        match outcome.failed {
-            Some(GenerateError::Invalid { field: "messages", message }) => {
+        // What a header tells is refused at once.
+        let outcome = model.submit(ask_about(&file.into(), "What is it?")).map(collect);
+        match outcome.map(|outcome| outcome.failed) {
+            Err(GenerateError::Invalid { field: "messages", message })
+            | Ok(Some(GenerateError::Invalid { field: "messages", message })) => {
                 assert!(message.contains("image 1"))
             }
             other => panic!("expected a refusal, found {other:?}"),

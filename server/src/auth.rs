@@ -20,7 +20,7 @@ impl FromRequestParts<App> for ApiKey {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let keys = &app.config.auth.api_keys;
         if !keys.is_empty() {
-            check(parts, keys)?;
+            check(parts, keys, "auth.api_keys")?;
         }
         Ok(Self)
     }
@@ -34,22 +34,25 @@ impl FromRequestParts<App> for AdminKey {
         if keys.is_empty() {
             return Err(ApiError::admin_disabled());
         }
-        check(parts, keys)?;
+        check(parts, keys, "auth.admin_keys")?;
         Ok(Self)
     }
 }
 
-fn check(parts: &Parts, keys: &Keys) -> Result<(), ApiError> {
+/// `setting` is where the keys come from.
+fn check(parts: &Parts, keys: &Keys, setting: &str) -> Result<(), ApiError> {
     let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let Some(key) = header.and_then(|value| {
         let (scheme, key) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     }) else {
-        return Err(ApiError::unauthorized("expected the header `Authorization: Bearer KEY`, found none"));
+        return Err(ApiError::unauthorized(&format!(
+            "expected the header `Authorization: Bearer KEY` with one of the server's {setting}, found none"
+        )));
     };
     if keys.contains(key) {
         Ok(())
     } else {
-        Err(ApiError::unauthorized("the key is not one that this server knows"))
+        Err(ApiError::unauthorized(&format!("the key is not one of the server's {setting}")))
     }
 }

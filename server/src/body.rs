@@ -31,15 +31,18 @@ impl<T> JsonBody<T> {
     }
 }
 
-/// Bodies above this are parsed on a blocking thread: a megabyte of JSON takes about as long as a decode step.
+/// Bodies above this are parsed on a blocking thread: a megabyte of JSON takes about as long as a decode
+/// step.
 pub(crate) const OFFLOAD_BYTES: usize = 64 << 10;
 
-/// A decoder may leave input for another step this often, and once more for so many bytes; others get their turn after so many steps.
+/// A decoder may leave input for another step this often, and once more for so many bytes; others get their
+/// turn after so many steps.
 const MOST_STEPS: usize = 1000;
 const STEP_BYTES: usize = 1 << 10;
 const STEPS_IN_TURN: usize = 32;
 
-/// A body's buffer grows by so much at a time: from this size on it is a mapping of its own, which grows without being copied.
+/// The buffer of a body that nobody announced grows by so much at a time: from this size on it is a mapping
+/// of its own, which grows without being copied.
 const GROWTH: usize = 1 << 20;
 
 impl<T: JsonRequest> FromRequest<App> for JsonBody<T> {
@@ -115,8 +118,9 @@ struct Reader {
 impl Reader {
     async fn read(&mut self, body: Body, announced: Option<u64>) -> Result<(), ApiError> {
         let mut stream = body.into_data_stream();
-        let first = announced.map_or(0, |length| length as usize).min(OFFLOAD_BYTES).min(self.limit);
-        self.grow_to(first).await?;
+        // All at once: bodies that grew side by side, each with a part of the memory, would wait for each
+        // other.
+        self.grow_to(announced.map_or(0, |length| length as usize)).await?;
         let shed = self.held.shed();
         tokio::pin!(shed);
         loop {
@@ -126,7 +130,7 @@ impl Reader {
             };
             match chunk {
                 None => break,
-                Some(Ok(chunk)) => self.take(&chunk, announced).await?,
+                Some(Ok(chunk)) => self.take(&chunk).await?,
                 Some(Err(error)) => {
                     return Err(ApiError::malformed(
                         "body_unreadable",
@@ -138,7 +142,7 @@ impl Reader {
         loop {
             match self.decoder.finish() {
                 Step::Taken(_) => break,
-                Step::Full => self.grow(None).await?,
+                Step::Full => self.grow().await?,
                 Step::Broken => return Err(broken()),
             }
         }
@@ -146,7 +150,7 @@ impl Reader {
         Ok(())
     }
 
-    async fn take(&mut self, chunk: &Bytes, announced: Option<u64>) -> Result<(), ApiError> {
+    async fn take(&mut self, chunk: &Bytes) -> Result<(), ApiError> {
         self.held.arrived(chunk.len());
         let mut rest = &chunk[..];
         while !rest.is_empty() {
@@ -163,23 +167,22 @@ impl Reader {
                         tokio::task::yield_now().await;
                     }
                 }
-                Step::Full => self.grow(announced).await?,
+                Step::Full => self.grow().await?,
                 Step::Broken => return Err(broken()),
             }
         }
         Ok(())
     }
 
-    /// Makes room for more: for the rest of what was announced, at most [`GROWTH`] at a time.
-    async fn grow(&mut self, announced: Option<u64>) -> Result<(), ApiError> {
+    /// Makes room for more, at most [`GROWTH`] at a time.
+    async fn grow(&mut self) -> Result<(), ApiError> {
         let has = self.decoder.room().most;
         if has >= self.limit {
             return Err(ApiError::body_too_large(self.limit));
         }
         // Small bodies need not be counted; twice as much each time keeps the copies few.
         let next = has + has.clamp(1 << 12, GROWTH);
-        let most = announced.map_or(self.limit, |length| (length as usize).clamp(has + 1, self.limit));
-        self.grow_to(next.min(most)).await?;
+        self.grow_to(next.min(self.limit)).await?;
         // Decoding is work: others get their turn in between.
         tokio::task::yield_now().await;
         Ok(())
@@ -188,7 +191,12 @@ impl Reader {
     async fn grow_to(&mut self, bytes: usize) -> Result<(), ApiError> {
         self.held.grow(bytes).await.map_err(|exhausted| ApiError::no_body_memory(exhausted.retry_after))?;
         let room = self.decoder.room();
-        room.bytes.reserve_exact(bytes.saturating_sub(room.bytes.len()));
+        let more = bytes.saturating_sub(room.bytes.len());
+        room.bytes.try_reserve_exact(more).map_err(|_| {
+            ApiError::no_memory(format!(
+                "the request body takes {bytes} bytes of memory, which are not to be had now"
+            ))
+        })?;
         room.most = bytes;
         Ok(())
     }

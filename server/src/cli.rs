@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use arrcoc_runtime::bundle::manifest::Precision;
+use arrcoc_bundle::Precision;
+use arrcoc_eval::options::{Arms, Budgets, PositionKinds};
 use arrcoc_server::config::{Overrides, Setting};
-use arrcoc_server::eval::options::{Arms, Budgets, PositionKinds};
 use clap::{Args, Parser, Subcommand};
 
 const AFTER_HELP: &str = "\
@@ -52,9 +52,12 @@ pub(crate) enum Command {
     /// Answer one question without a server, and say where the time went.
     #[command(after_help = AFTER_HELP)]
     Ask(Box<Ask>),
-    /// Answer a data set with every way to choose visual tokens, and say what choosing by the question is worth.
+    /// Answer a data set with every way to choose visual tokens, and say what choosing by the question is
+    /// worth.
     #[command(after_help = AFTER_HELP)]
     Eval(Box<Eval>),
+    /// Measure how surprised a bundle is by a text, and so what its precision costs.
+    Perplexity(Box<Perplexity>),
     /// Have a running server swap to an engine of another precision, without losing a request.
     #[command(after_help = SWAP_HELP)]
     Swap(Swap),
@@ -115,13 +118,15 @@ pub(crate) struct Ask {
     /// Most tokens of the answer; 256, or what the context has left where that is less, unless given.
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub(crate) max_tokens: Option<usize>,
-    /// Randomness of the answer; 0 always picks the likeliest token. As the checkpoint's generation_config.json says, unless given.
+    /// Randomness of the answer; 0 always picks the likeliest token. As the checkpoint's
+    /// generation_config.json says, unless given.
     #[arg(long, value_name = "NUMBER", value_parser = temperature)]
     pub(crate) temperature: Option<f32>,
     /// Seed, for answers that repeat.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Ask this many times and report the median time of each stage; give the caches size 0 to measure every stage.
+    /// Ask this many times and report the median time of each stage; give the caches size 0 to measure every
+    /// stage.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) repeat: std::num::NonZeroUsize,
     /// Print one JSON object.
@@ -130,6 +135,27 @@ pub(crate) struct Ask {
     /// Write a picture of where the first image's tokens went.
     #[arg(long, value_name = "FILE.png", requires = "image")]
     pub(crate) picture: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) configured: Configured,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Perplexity {
+    /// Text files; one after the other.
+    #[arg(value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+    /// Token ids of another tool's windows instead of texts: JSON, a list of lists, or an object with such a list `windows`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) windows: Option<PathBuf>,
+    /// Tokens of a window of text.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = positive)]
+    pub(crate) window: usize,
+    /// Threads of the inference library, as `--engine-threads`.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) configured: Configured,
 }
@@ -190,7 +216,7 @@ pub(crate) struct Swap {
     pub(crate) admin_listen: Option<String>,
     /// One of the server's auth.admin_keys.
     #[arg(long, env = "ARRCOC_ADMIN_KEY", hide_env_values = true, value_name = "KEY")]
-    pub(crate) key: String,
+    pub(crate) key: Option<String>,
     /// Print the server's answer, one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -209,7 +235,7 @@ pub(crate) enum ConfigCommand {
 }
 
 fn arms_help() -> String {
-    let names: Vec<&str> = arrcoc_runtime::arms::Arm::ALL.iter().map(|arm| arm.name()).collect();
+    let names: Vec<&str> = arrcoc_eval::arms::Arm::ALL.iter().map(|arm| arm.name()).collect();
     format!("Arms, between commas: all, or of {}", names.join(", "))
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use arrcoc_bundle::Target;
 use arrcoc_runtime::generate::{GenerateError, Request};
 use arrcoc_runtime::model::{Generation, Load, Model, ModelInfo};
 
@@ -22,15 +23,21 @@ pub trait Engine: Send + Sync + 'static {
     /// Takes no new requests from now on.
     fn drain(&self);
 
-    /// Whether nothing runs or waits.
-    fn idle(&self) -> bool;
-
     /// Whether it can still answer.
     fn healthy(&self) -> bool;
 
-    /// When a request that finds the queue full is likely to find room. An engine that measures nothing says a second.
+    /// When a request that finds the queue full is likely to find room. An engine that measures nothing says
+    /// a second.
     fn retry_after(&self) -> Duration {
         Duration::from_secs(1)
+    }
+}
+
+/// A target as bundles are named after it, and as the API and the metrics spell it.
+pub(crate) fn target_name(target: Target) -> &'static str {
+    match target {
+        Target::Cpu => "cpu",
+        Target::Portable => "portable",
     }
 }
 
@@ -49,10 +56,6 @@ impl Engine for Model {
 
     fn drain(&self) {
         Model::drain(self);
-    }
-
-    fn idle(&self) -> bool {
-        Model::idle(self)
     }
 
     fn healthy(&self) -> bool {

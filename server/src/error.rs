@@ -1,16 +1,17 @@
 //! Every way a request can fail, and its HTTP form. The one place where errors meet status codes.
 //!
-//! What the user may know is in [`ApiError::message`]; what only the operator may know is logged under an id, and the
-//! user gets the id.
+//! What the user may know is in [`ApiError::message`]; what only the operator may know is logged under an id,
+//! and the user gets the id.
 
 use std::time::Duration;
 
 use arrcoc_runtime::generate::GenerateError;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use arrcoc_runtime::quote::{excerpt, one_line, quote};
+use arrcoc_bundle::quote::{excerpt, one_line, quote};
 
 /// A failed request, in OpenAI's terms.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -176,7 +177,8 @@ impl ApiError {
     pub fn misdirected(host: &str) -> Self {
         let host = quote(host);
         let message = format!(
-            "this server does not answer under the name {host}; call it as localhost, or add the name to server.hosts"
+            "expected a name of this server in the header `Host`, found {host}; call it by its address or as \
+             localhost, or have the name added to its setting server.hosts"
         );
         Self::new(StatusCode::MISDIRECTED_REQUEST, "permission_error", "unknown_host", message)
     }
@@ -197,6 +199,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_body_memory", message)
             .retry(retry_after)
             .closing()
+    }
+
+    /// 503: the system gave no memory for this request.
+    pub fn no_memory(message: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no_memory", message).retry(RETRY_LATER)
     }
 
     /// 503: no model yet.
@@ -220,14 +227,31 @@ impl ApiError {
     }
 
     /// OpenAI's `{"error": {...}}`.
-    pub fn body(&self) -> Value {
-        json!({"error": {
-            "message": self.message,
-            "type": self.kind,
-            "param": self.param,
-            "code": self.code,
-        }})
+    pub fn body(&self) -> ErrorBody<'_> {
+        let Self { message, kind, param, code, .. } = self;
+        ErrorBody { error: ErrorDetail { message, kind, param: param.as_deref(), code } }
     }
+}
+
+/// The body of every answer that is an error.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub struct ErrorBody<'e> {
+    error: ErrorDetail<'e>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct ErrorDetail<'e> {
+    /// What was expected, what was found, what to do
+    message: &'e str,
+    /// A class of errors
+    #[serde(rename = "type")]
+    kind: &'e str,
+    /// The request field at fault
+    param: Option<&'e str>,
+    /// Exactly this error
+    code: &'e str,
 }
 
 impl From<GenerateError> for ApiError {
@@ -243,6 +267,7 @@ impl From<GenerateError> for ApiError {
             GenerateError::Timeout(_) => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", message)
             }
+            GenerateError::Memory(_) => Self::no_memory(message),
             GenerateError::Engine(cause) => Self::internal(cause),
         }
     }
@@ -288,6 +313,7 @@ mod tests {
             (GenerateError::QueueFull { waiting: 3, retry_after: Duration::from_millis(2500) }, 429, None),
             (GenerateError::Draining, 503, None),
             (GenerateError::Timeout(Duration::from_secs(1)), 504, None),
+            (GenerateError::Memory("no memory".into()), 503, None),
             (GenerateError::Engine("secret path".into()), 500, None),
         ];
         for (error, status, param) in cases {

@@ -21,8 +21,10 @@ pub struct Running {
     last_token: Vec<Option<Instant>>,
     /// Choices that have not ended.
     open: usize,
+    /// Choices that have a token and have not ended.
+    active: usize,
     ended: bool,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 /// What is known when the prompt is ready.
@@ -32,8 +34,8 @@ pub struct Started {
 }
 
 impl Running {
-    /// Submits a request that arrived at `arrived`, and waits until its images are encoded and its prompt is known: up
-    /// to there an error still has an HTTP status of its own, even in a stream.
+    /// Submits a request that arrived at `arrived`, and waits until its images are encoded and its prompt is
+    /// known: up to there an error still has an HTTP status of its own, even in a stream.
     ///
     /// # Errors
     /// [`ApiError`] with the status that the engine's refusal maps to.
@@ -60,8 +62,9 @@ impl Running {
             max_tokens,
             last_token: vec![None; choices],
             open: choices,
+            active: 0,
             ended: false,
-            _in_flight: in_flight,
+            in_flight,
         };
         match running.next().await {
             Event::Started { receipts, .. } => Ok((running, Started { receipts })),
@@ -70,8 +73,8 @@ impl Running {
         }
     }
 
-    /// The next event. `Done` and `Failed` are the last; one of them always comes, also when time runs out or the
-    /// engine dies.
+    /// The next event. `Done` and `Failed` are the last; one of them always comes, also when time runs out or
+    /// the engine dies.
     pub async fn next(&mut self) -> Event {
         let left = self.timeout.saturating_sub(self.arrived.elapsed());
         let event = match tokio::time::timeout(left, self.generation.events.recv()).await {
@@ -99,9 +102,17 @@ impl Running {
                 }
                 let last = self.last_token.get_mut(*choice).and_then(|last| last.replace(now));
                 metrics.token(last.map(|last| now - last));
+                if last.is_none() {
+                    self.active += 1;
+                    self.in_flight.note_answers(self.active);
+                }
             }
-            Event::Finished { reason, .. } => {
+            Event::Finished { choice, reason, .. } => {
                 self.open = self.open.saturating_sub(1);
+                if self.last_token.get(*choice).is_some_and(Option::is_some) {
+                    self.active = self.active.saturating_sub(1);
+                    self.in_flight.note_answers(self.active);
+                }
                 metrics.finished((*reason).into());
             }
             Event::Done { usage, timings } => {

@@ -1,8 +1,8 @@
 //! `arrcoc-serve`: query-aware vision-language models behind an OpenAI-compatible API.
 //!
-//! [`app`] is the whole HTTP service over a [`state::App`]; [`listen`] puts it on a port; [`config`] says how. What
-//! answers is behind [`engine::Engine`], so that all of it is tested without a model; [`engines`] finds, loads and swaps them. [`eval`] needs no service: it runs a
-//! data set through a bundle's engines.
+//! [`app`] is the whole HTTP service over a [`state::App`]; [`listen`] puts it on a port; [`config`] says
+//! how. What answers is behind [`engine::Engine`], so that all of it is tested without a model; [`engines`]
+//! finds, loads and swaps them.
 
 pub mod auth;
 pub mod body;
@@ -10,7 +10,6 @@ pub mod config;
 pub mod engine;
 pub mod engines;
 pub mod error;
-pub mod eval;
 pub mod generation;
 mod host;
 pub mod json;
@@ -26,7 +25,6 @@ mod pace;
 pub mod routes;
 pub mod sse;
 pub mod state;
-mod write_timeout;
 
 /// The HTTP service: routes and middleware over the shared state.
 pub fn app(state: state::App) -> axum::Router {

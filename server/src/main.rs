@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     match commands::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            console::note(&format!("error: {:#}", failure.error));
+            console::note(&format!("error: {}", commands::causes(&failure.error)));
             failure.code()
         }
     }

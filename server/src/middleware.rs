@@ -1,12 +1,12 @@
-//! What happens to every request: an id, a log line, a count, CORS where configured, and a 500 instead of a torn
-//! connection should a handler panic.
+//! What happens to every request: an id, a log line, a count, CORS where configured, and a 500 instead of a
+//! torn connection should a handler panic.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -18,6 +18,9 @@ use crate::routes::is_probe;
 use crate::state::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id of a client's that is kept.
+const LONGEST_ID: usize = 128;
 
 /// How long browsers may remember the answer to a preflight.
 const PREFLIGHT_TIME: Duration = Duration::from_secs(600);
@@ -33,8 +36,8 @@ fn panicked(cause: Box<dyn Any + Send>) -> Response {
     ApiError::internal(format!("a handler panicked: {text}")).into_response()
 }
 
-/// Opens these routes to pages of the configured origins. Without any, a browser's question (OPTIONS) is answered 405 like every other
-/// method that a route does not take.
+/// Opens these routes to pages of the configured origins. Without any, a browser's question (OPTIONS) is
+/// answered 405 like every other method that a route does not take.
 pub(crate) fn cors(router: Router<App>, app: &App) -> Router<App> {
     let origins = &app.config.cors.origins;
     if origins.is_empty() {
@@ -51,16 +54,28 @@ pub(crate) fn cors(router: Router<App>, app: &App) -> Router<App> {
         // A page on the Internet may ask for a server in a private network, if that names the page's origin.
         .allow_private_network(private)
         .allow_methods([Method::GET, Method::POST])
-        // OpenAI's client for browsers sends a dozen of its own (x-stainless-*), more with every version. None of them does anything here.
+        // OpenAI's client for browsers sends a dozen of its own (x-stainless-*), more with every version.
+        // None of them does anything here.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([REQUEST_ID, header::RETRY_AFTER])
         .max_age(PREFLIGHT_TIME);
     router.layer(layer)
 }
 
+/// The request's id: the client's own, where it is one word of ASCII, so that its log and ours can be laid
+/// side by side.
+fn id(headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID).map(HeaderValue::as_bytes);
+    let sent = sent.filter(|id| id.len() <= LONGEST_ID && id.iter().all(u8::is_ascii_graphic));
+    match sent.and_then(|id| std::str::from_utf8(id).ok()) {
+        Some(id) if !id.is_empty() => id.to_owned(),
+        _ => uuid::Uuid::new_v4().simple().to_string(),
+    }
+}
+
 async fn observe(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let id = uuid::Uuid::new_v4().simple().to_string();
+    let id = id(request.headers());
     // Labels and fields come from fixed sets: what a client can choose freely must not become a time series.
     let route =
         request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).replace("{*", "{");

@@ -1,5 +1,5 @@
-//! Server-sent events as OpenAI sends them: `data: {...}` per chunk, `data: [DONE]` at the end, and an `error` event
-//! where a stream breaks off.
+//! Server-sent events as OpenAI sends them: `data: {...}` per chunk, `data: [DONE]` at the end, and an
+//! `error` event where a stream breaks off.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -10,32 +10,53 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::error::ApiError;
 use crate::generation::Running;
 
 /// Turns what a request reports into chunks.
 pub trait Writer: Send + 'static {
-    /// The chunks before any token.
-    fn open(&mut self) -> Vec<Value>;
-    /// The chunks that an event gives rise to; `Failed` never comes here.
-    fn write(&mut self, event: Event) -> Vec<Value>;
+    /// Pushes the chunks before any token.
+    fn open(&mut self, chunks: &mut Chunks);
+    /// Pushes the chunks that an event gives rise to; `Failed` never comes here.
+    fn write(&mut self, event: Event, chunks: &mut Chunks);
+}
+
+/// Chunks that wait to be sent.
+#[derive(Default)]
+pub struct Chunks(VecDeque<sse::Event>);
+
+impl Chunks {
+    /// Adds one.
+    pub fn push(&mut self, chunk: &impl Serialize) {
+        self.add(sse::Event::default(), chunk);
+    }
+
+    fn add(&mut self, event: sse::Event, data: &impl Serialize) {
+        match event.json_data(data) {
+            Ok(event) => self.0.push_back(event),
+            // Only maps whose keys are no strings cannot be written, and no type of ours has one.
+            Err(error) => tracing::error!(%error, "an event could not be written"),
+        }
+    }
 }
 
 struct State<W> {
     running: Option<Running>,
     writer: W,
-    ready: VecDeque<sse::Event>,
+    ready: Chunks,
 }
 
-/// The response that streams a running request. When the client hangs up, the body is dropped, and with it the request.
+/// The response that streams a running request. When the client hangs up, the body is dropped, and with it
+/// the request.
 pub fn stream<W: Writer>(running: Running, mut writer: W, keep_alive: Duration) -> Response {
-    let ready = writer.open().iter().map(data).collect();
+    let mut ready = Chunks::default();
+    writer.open(&mut ready);
     let state = State { running: Some(running), writer, ready };
     let events = stream::unfold(state, |mut state| async move {
         loop {
-            if let Some(event) = state.ready.pop_front() {
+            if let Some(event) = state.ready.0.pop_front() {
                 return Some((Ok::<_, Infallible>(event), state));
             }
             let event = state.running.as_mut()?.next().await;
@@ -56,22 +77,17 @@ impl<W: Writer> State<W> {
             Event::Failed(error) => {
                 let error = ApiError::from(error);
                 tracing::info!(code = error.code, reason = error.message, "stream broke off");
-                self.ready.push_back(sse::Event::default().event("error").data(error.body().to_string()));
+                self.ready.add(sse::Event::default().event("error"), &error.body());
                 self.running = None;
             }
             event => {
                 let last = matches!(event, Event::Done { .. });
-                self.ready.extend(self.writer.write(event).iter().map(data));
+                self.writer.write(event, &mut self.ready);
                 if last {
-                    self.ready.push_back(sse::Event::default().data("[DONE]"));
+                    self.ready.0.push_back(sse::Event::default().data("[DONE]"));
                     self.running = None;
                 }
             }
         }
     }
-}
-
-fn data(chunk: &Value) -> sse::Event {
-    // JSON text has no line breaks, which is all that an event's data must not have.
-    sse::Event::default().data(chunk.to_string())
 }

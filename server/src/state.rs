@@ -1,7 +1,7 @@
 //! What all handlers share: configuration, the loaded engine, metrics, and whether the server is going away.
 
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -39,6 +39,8 @@ pub struct Shared {
     others: Mutex<Others>,
     draining: AtomicBool,
     in_flight: watch::Sender<usize>,
+    /// Answers that are being written beside another one of the same request.
+    beside: AtomicUsize,
     /// The memory that requests' bodies share.
     pub(crate) bodies: Arc<Budget>,
     /// Memory that the process held before there was any engine, bytes.
@@ -121,6 +123,7 @@ impl App {
             others: Mutex::default(),
             draining: AtomicBool::new(false),
             in_flight: watch::Sender::new(0),
+            beside: AtomicUsize::new(0),
             bodies,
             base_memory: memory::resident().unwrap_or(0),
         }))
@@ -140,7 +143,8 @@ impl App {
         Arc::new(Serving { engine, name, metrics, since: SystemTime::now(), queue_limit })
     }
 
-    /// Sends new requests to `next` from now on; returns what served before. Requests in work stay where they are.
+    /// Sends new requests to `next` from now on; returns what served before. Requests in work stay where they
+    /// are.
     pub(crate) fn switch(&self, next: Arc<Serving>) -> Option<Arc<Serving>> {
         next.metrics.describe(next.engine.info());
         let engine = Arc::clone(&next.engine);
@@ -163,7 +167,8 @@ impl App {
         Some(others.kept.remove(place))
     }
 
-    /// Keeps an engine that no longer serves; returns those that are one too many, the least recently used ones.
+    /// Keeps an engine that no longer serves; returns those that are one too many, the least recently used
+    /// ones.
     pub(crate) fn keep(&self, previous: Option<Arc<Serving>>) -> Vec<Arc<Serving>> {
         let mut others = self.others();
         others.kept.extend(previous);
@@ -264,7 +269,13 @@ impl App {
     /// Counts a request as running until the guard is dropped.
     pub fn enter(&self) -> InFlight {
         self.in_flight.send_modify(|count| *count += 1);
-        InFlight(self.clone())
+        InFlight { app: self.clone(), beside: 0 }
+    }
+
+    /// Answers that are being written: a request has one at least from the moment it runs, and `n` of them
+    /// where it asks for as many. vLLM counts its running requests so, each of which is one sequence.
+    pub fn answers(&self) -> usize {
+        self.load_now().running + self.beside.load(Ordering::SeqCst)
     }
 
     /// Requests whose answers are not finished.
@@ -280,17 +291,31 @@ impl App {
 }
 
 /// A running request.
-pub struct InFlight(App);
+pub struct InFlight {
+    app: App,
+    /// Its answers that are being written, without the first.
+    beside: usize,
+}
+
+impl InFlight {
+    /// Notes how many answers of the request are being written.
+    pub(crate) fn note_answers(&mut self, answers: usize) {
+        let beside = answers.saturating_sub(1);
+        self.app.beside.fetch_add(beside, Ordering::SeqCst);
+        self.app.beside.fetch_sub(std::mem::replace(&mut self.beside, beside), Ordering::SeqCst);
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.send_modify(|count| *count -= 1);
+        self.note_answers(0);
+        self.app.in_flight.send_modify(|count| *count -= 1);
     }
 }
 
 impl Serving {
-    /// Refuses when the queue is full already, before images are fetched or decoded. The engine has the last word when
-    /// the request is submitted.
+    /// Refuses when the queue is full already, before images are fetched or decoded. The engine has the last
+    /// word when the request is submitted.
     ///
     /// # Errors
     /// 429.

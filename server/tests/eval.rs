@@ -268,7 +268,7 @@ fn rows_that_do_not_fit_end_no_run() {
 fn the_help_names_every_arm() {
     let help = Command::new(env!("CARGO_BIN_EXE_arrcoc-serve")).args(["eval", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
-    for arm in arrcoc_runtime::arms::Arm::ALL {
+    for arm in arrcoc_eval::arms::Arm::ALL {
         assert!(help.contains(arm.name()), "{arm} is missing in {help}");
     }
 }

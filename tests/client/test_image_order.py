@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from conftest import ROOT, SERVE, image_part
 
-CHECKPOINT = ROOT / "models/checkpoints/arr-coc-ledger"
+CHECKPOINT = ROOT / "reference/checkpoints/arr-coc-ledger"
 PAGE = ROOT / "tests/fixtures/ledger/page.png"
 EXPORT = pathlib.Path(SERVE).with_name("arrcoc-export")
 # Question and answer; the page's own text has them.

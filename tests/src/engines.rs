@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use arrcoc_runtime::bundle::Bundle;
+use arrcoc_bundle::{Bundle, Role};
 use arrcoc_runtime::decoder::Embedder;
 use arrcoc_runtime::engine::{CpuOptions, Graph, Kernels, Runtime, RuntimeKind, RuntimeOptions};
 use arrcoc_runtime::tensor::Tensor;
@@ -64,7 +64,7 @@ impl Engine {
     /// # Errors
     /// When the engine fails.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        let graph = self.bundle.load_graph(self.runtime.as_ref(), "embedding")?;
+        let graph = self.runtime.load_from(&self.bundle, self.bundle.manifest().only(Role::Embedding))?;
         Ok(Embedder::new(graph, self.bundle.manifest().decoder.hidden_size).embed(ids)?)
     }
 
@@ -73,14 +73,15 @@ impl Engine {
     /// # Errors
     /// When there is no prompt, or the engine fails.
     pub fn prompt(&self, goldens: &Goldens, visual: &Tensor) -> Result<Tensor> {
-        let spec = &self.bundle.manifest().decoder;
+        let manifest = self.bundle.manifest();
+        let (width, image) = (manifest.decoder.hidden_size, manifest.vision.image_token_id);
         let ids: Vec<u32> = goldens.ints("prompt_ids")?.iter().map(|&id| id as u32).collect();
         let text = self.embed(&ids)?;
         let mut rows: Vec<f32> = Vec::new();
-        for (id, row) in ids.iter().zip(text.as_slice::<f32>()?.chunks(spec.hidden_size)) {
-            rows.extend(if *id == spec.image_token_id { visual.as_slice()? } else { row });
+        for (id, row) in ids.iter().zip(text.as_slice::<f32>()?.chunks(width)) {
+            rows.extend(if *id == image { visual.as_slice()? } else { row });
         }
-        Ok(Tensor::from_vec(&[1, rows.len() / spec.hidden_size, spec.hidden_size], rows)?)
+        Ok(Tensor::from_vec(&[1, rows.len() / width, width], rows)?)
     }
 
     /// Loads one graph.
@@ -88,7 +89,7 @@ impl Engine {
     /// # Errors
     /// When it does not load.
     pub fn graph(&self, name: &str) -> Result<Stage> {
-        Ok(Stage(self.bundle.load_graph(self.runtime.as_ref(), name)?))
+        Ok(Stage(self.runtime.load_from(&self.bundle, name)?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Goldens: the reference's tensors of one case, as `models/reference/make_goldens.py` writes them.
+//! Goldens: the reference's tensors of one case, as `reference/make_goldens.py` writes them.
 
 use std::path::Path;
 

@@ -1,17 +1,18 @@
-//! Our own kernels against ONNX Runtime's operators, which a bundle names as the meaning of ours: both stray from PyTorch, because
-//! integers do, and ours may not stray further.
+//! Our own kernels against ONNX Runtime's operators, which a bundle names as the meaning of ours: both stray
+//! from PyTorch, because integers do, and ours may not stray further.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use anyhow::{Context, Result, ensure};
-use arrcoc_kernels::Support;
+use arrcoc_bundle::processors::ArrCocOvis;
+use arrcoc_kernels::Operator;
 use arrcoc_runtime::decoder;
 use arrcoc_runtime::engine::Kernels;
 use arrcoc_tests::engines::{Engine, operators_that_ran};
 use arrcoc_tests::goldens::Goldens;
 
-/// How much further than ONNX Runtime's. Rounding falls to another side here and there, so neither is always the nearer; attention in
-/// 16-bit floats adds a tenth of what products in 8 bits do.
+/// How much further than ONNX Runtime's. Rounding falls to another side here and there, so neither is always
+/// the nearer; attention in 16-bit floats adds a tenth of what products in 8 bits do.
 const FURTHER: f64 = 1.25;
 
 /// Root of the mean square of a - b, against that of b.
@@ -24,8 +25,8 @@ fn strays(a: &[f32], b: &[f32]) -> f64 {
 
 /// How far image features, refined tokens and the prompt's logits are from the goldens.
 fn errors(engine: &Engine, goldens: &Goldens, size: usize, tier: usize) -> Result<[f64; 3]> {
-    let vision = &engine.bundle.manifest().vision;
-    let pixels = goldens.pixel_values(size, vision.image_mean, vision.image_std)?;
+    let processor = engine.bundle.manifest().processor::<ArrCocOvis>()?;
+    let pixels = goldens.pixel_values(size, processor.image_mean, processor.image_std)?;
     let outputs = engine.graph("vision_encoder")?.run(&[("pixel_values", pixels)])?;
     let features = strays(outputs.floats("image_features")?, &goldens.floats("image_features")?);
 
@@ -63,16 +64,16 @@ fn no_further(preset: &str, size: usize, tier: usize) -> Result<()> {
     Ok(())
 }
 
-/// A kernel under another name than the graph's would not be run, the body would, and nothing would be compared.
+/// A kernel under another name than the graph's would not be run, the body would, and nothing would be
+/// compared.
 #[test]
 fn every_kernel_runs_where_it_is_wanted() -> Result<()> {
-    let support = Support::detect();
     let all = [
-        ("AttentionBf16", support.attention),
-        ("BlockLinear", support.linear),
-        ("CachedAttention", support.cached_attention),
-        ("GridAttentionBf16", support.attention),
-        ("QuantizedLinear", support.linear),
+        ("AttentionBf16", Operator::Attention.has_kernel()),
+        ("BlockLinear", Operator::BlockLinear.has_kernel()),
+        ("CachedAttention", Operator::CachedAttention.has_kernel()),
+        ("GridAttentionBf16", Operator::Attention.has_kernel()),
+        ("QuantizedLinear", Operator::Linear.has_kernel()),
     ];
     let goldens = Goldens::read("arr-coc-ovis-tiny/size640.safetensors")?;
     for kernels in [Kernels::Own, Kernels::Library] {
@@ -90,8 +91,12 @@ fn every_kernel_runs_where_it_is_wanted() -> Result<()> {
     Ok(())
 }
 
-/// The decoder's attention is ours in 32 bits too. There neither strays by more than what 32-bit floats do, which says nothing of the one or the
-/// other: `parity.rs` has the bound. Here is that it runs.
+/// Most that 32-bit floats stray from PyTorch's in other orders of summation, in all layers of a decoder.
+const FLOATS: f64 = 1e-5;
+
+/// The decoder's attention is ours in 32 bits too. (Kernels' own tests hold it against the formula in 64-bit
+/// floats.) Here a whole decoder with it gives PyTorch's logits, as one with ONNX Runtime's attention does,
+/// but not the same bits: it runs.
 #[test]
 fn attention_in_floats() -> Result<()> {
     for (preset, size) in [("arr-coc-ovis-tiny", 640), ("arr-coc-ovis-wide", 1024), ("arr-coc-ledger", 320)] {
@@ -100,7 +105,11 @@ fn attention_in_floats() -> Result<()> {
         let (own, library) = (error(Kernels::Own)?, error(Kernels::Library)?);
         println!("{preset} fp32: own {own:e}, library {library:e}");
         ensure!(
-            !Support::detect().cached_attention || own != library,
+            own <= FLOATS && library <= FLOATS,
+            "{preset}: own {own:e}, library {library:e}, at most {FLOATS:e}"
+        );
+        ensure!(
+            !Operator::CachedAttention.has_kernel() || own != library,
             "no attention ran on a kernel of ours"
         );
     }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use anyhow::{Context, Result, ensure};
+use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::decoder;
 use arrcoc_runtime::engine::RuntimeKind::{self, Ort, Tract};
 use arrcoc_runtime::sampling::LogSoftmax;
@@ -89,8 +90,8 @@ fn batch(target: &str, runtime: RuntimeKind) -> Result<()> {
 }
 
 fn encoder_and_allocator(engine: &Engine, goldens: &Goldens, side: usize) -> Result<()> {
-    let vision = &engine.bundle.manifest().vision;
-    let pixels = goldens.pixel_values(side, vision.image_mean, vision.image_std)?;
+    let processor = engine.bundle.manifest().processor::<ArrCocOvis>()?;
+    let pixels = goldens.pixel_values(side, processor.image_mean, processor.image_std)?;
     assert_stage("pixel_values", &every_eighth(&pixels)?, &goldens.floats("pixel_values.stride8")?)?;
 
     let outputs = engine.graph("vision_encoder")?.run(&[("pixel_values", pixels)])?;

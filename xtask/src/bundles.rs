@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{onnxruntime, shell};
 
-/// Seed of the tiny preset in tests, goldens and demo; how it was found: models/reference/README.md, "Goldens".
+/// Seed of the tiny preset in tests, goldens and demo; how it was found: reference/README.md, "Goldens".
 pub(crate) const SEED: u64 = 16;
 
 /// The preset of the real sizes: SAM-base, CLIP-L, Qwen3-0.6B.

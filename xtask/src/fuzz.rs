@@ -9,7 +9,7 @@ const TARGETS: [(&str, &[&str], &str); 5] = [
     ("arrcoc-server", &["--test", "fuzz"], ""),
     ("arrcoc-runtime", &["--test", "fuzz"], ""),
     ("arrcoc-runtime", &["--test", "pictures"], ""),
-    ("arrcoc-runtime", &["--lib"], "bundle::fuzz::mutated_manifests"),
+    ("arrcoc-bundle", &["--lib"], "fuzz::mutated_manifests"),
     ("arrcoc-export", &["--test", "fuzz"], ""),
 ];
 

@@ -32,7 +32,7 @@ pub(crate) struct Goldens {
 }
 
 /// Most random checkpoints leave some order or choice to rounding noise, and make no goldens (see
-/// models/reference/README.md): these seeds and questions do not.
+/// reference/README.md): these seeds and questions do not.
 pub(crate) const GOLDENS: &[Goldens] = &[
     Goldens {
         model: "arr-coc-ovis-tiny",
@@ -55,7 +55,7 @@ pub(crate) const GOLDENS: &[Goldens] = &[
     // Trained weights, and so the smallest tier only: what does not matter has relevances next to 0, whose order is noise.
     Goldens {
         model: "arr-coc-ledger",
-        weights: Weights::Shipped("models/checkpoints/arr-coc-ledger"),
+        weights: Weights::Shipped("reference/checkpoints/arr-coc-ledger"),
         image: "tests/fixtures/ledger/page.png",
         question: "Which number belongs to DZ?",
         sizes: "320",
@@ -130,5 +130,5 @@ pub(crate) fn environment() -> Result<Environment> {
 
 /// The Python of the reference.
 pub(crate) fn reference_dir() -> PathBuf {
-    Path::new(&shell::root()).join("models/reference")
+    Path::new(&shell::root()).join("reference")
 }

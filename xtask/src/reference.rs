@@ -1,11 +1,14 @@
 //! `cargo xtask reference`: is the PyTorch reference sound, and do the committed goldens still come out of it?
 
+use std::fs;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
 
 use crate::bundles::Programs;
 use crate::goldens::{GOLDENS, committed, environment, reference_dir};
+use crate::onnxruntime;
+use crate::python::Environment;
 use crate::shell::{self, section};
 
 #[derive(Debug, clap::Args)]
@@ -13,7 +16,13 @@ pub(crate) struct Args {
     /// Time the reference's stages too, on the tiny checkpoint
     #[arg(long)]
     bench: bool,
+    /// Seeds of the checkpoints of stock families that are drawn, answered by transformers and then by us
+    #[arg(long, value_name = "FIRST..LAST", default_value = "0..2")]
+    stock: String,
 }
+
+/// Families of checkpoints that `reference/stock` draws.
+const STOCK: &str = "smolvlm,idefics3";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
@@ -32,6 +41,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             shell::check(compare.arg("--compare").arg(goldens.dir()))
         })?;
     }
+    section("goldens of stock families", || {
+        let mut compare = environment.command();
+        compare.args(["-m", "stock.draw", "--fixtures", "--compare"]);
+        compare.arg(shell::root().join("tests/fixtures/stock")).current_dir(reference_dir());
+        shell::check(&mut compare)
+    })?;
+    section("stock families, drawn anew", || stock(&environment, &args.stock))?;
     if args.bench {
         section("stages in PyTorch", || {
             let checkpoint = shell::target("goldens").join(GOLDENS[0].model);
@@ -42,4 +58,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     println!("\nthe reference passed in {}", shell::duration(start));
     Ok(())
+}
+
+/// Draws checkpoints with transformers, and replays them through the exporter and both inference libraries.
+fn stock(environment: &Environment, seeds: &str) -> Result<()> {
+    let out = shell::target("stock");
+    if out.exists() {
+        fs::remove_dir_all(&out)?;
+    }
+    let mut draw = environment.command();
+    draw.args(["-m", "stock.draw", "--families", STOCK, "--seeds", seeds, "--out"]).arg(&out);
+    shell::check(draw.current_dir(reference_dir()))?;
+    let mut test = shell::cargo();
+    test.args(["test", "--workspace", "--test", "stock", "--", "--nocapture", "drawn"]);
+    if let Some(library) = onnxruntime::fetch()? {
+        test.env(onnxruntime::VARIABLE, library);
+    }
+    shell::check(test.env("ARRCOC_STOCK", &out))
 }

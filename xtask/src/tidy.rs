@@ -13,15 +13,14 @@ const MAX_LINES: usize = 500;
 
 /// Which of our crates each may use. Cargo would allow any direction without a cycle; the house has one.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
+    ("arrcoc-bundle", &[]),
     ("arrcoc-kernels", &[]),
-    ("arrcoc-models", &[]),
-    ("arrcoc-runtime", &["arrcoc-kernels"]),
-    ("arrcoc-export", &["arrcoc-models", "arrcoc-runtime"]),
-    ("arrcoc-server", &["arrcoc-runtime"]),
-    (
-        "arrcoc-tests",
-        &["arrcoc-kernels", "arrcoc-models", "arrcoc-export", "arrcoc-runtime", "arrcoc-server"],
-    ),
+    ("arrcoc-models", &["arrcoc-bundle"]),
+    ("arrcoc-runtime", &["arrcoc-bundle", "arrcoc-kernels"]),
+    ("arrcoc-export", &["arrcoc-bundle", "arrcoc-models", "arrcoc-runtime"]),
+    ("arrcoc-eval", &["arrcoc-bundle", "arrcoc-runtime"]),
+    ("arrcoc-server", &["arrcoc-bundle", "arrcoc-eval", "arrcoc-runtime"]),
+    ("arrcoc-tests", &["arrcoc-bundle", "arrcoc-kernels", "arrcoc-runtime"]),
     ("xtask", &[]),
 ];
 
@@ -107,9 +106,10 @@ fn machine_path(line: &str) -> Option<String> {
 
 /// Whether a line of the programs takes standard output or standard error into its own hands. To ask whether they are terminals is fine.
 fn standard_stream(file: &str, line: &str) -> bool {
-    let ours = ["kernels/src", "models/src", "export/src", "runtime/src", "server/src"]
-        .iter()
-        .any(|folder| file.starts_with(folder));
+    let ours =
+        ["bundle/src", "kernels/src", "models/src", "export/src", "runtime/src", "eval/src", "server/src"]
+            .iter()
+            .any(|folder| file.starts_with(folder));
     let mut code = line.split("//").next().unwrap_or_default().to_owned();
     for stream in ["stdout()", "stderr()"] {
         code = code.replace(&format!("io::{stream}.is_terminal()"), "");

@@ -10,8 +10,8 @@ use crate::shell::{self, section};
 /// Trains on ARR-Ledger as the configuration says. About two hours on two cores for the committed one; a run that was
 /// killed goes on where its last checkpoint was. What it writes: `checkpoint/`, which `arrcoc-export` reads, `arms/`,
 /// which `arrcoc-serve eval` reads, and `log.jsonl`. To ship them, copy `checkpoint/` to
-/// models/checkpoints/arr-coc-ledger and `arms/grid_neck.safetensors` to
-/// models/checkpoints/arr-coc-ledger-grid-neck.safetensors.
+/// reference/checkpoints/arr-coc-ledger and `arms/grid_neck.safetensors` to
+/// reference/checkpoints/arr-coc-ledger-grid-neck.safetensors.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The configuration

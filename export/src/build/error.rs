@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use arrcoc_bundle::quote::Brief;
 use arrcoc_models::config::ConfigError;
-use arrcoc_runtime::quote::Brief;
 
 use crate::checkpoint::CheckpointError;
 use crate::passes::PassError;
@@ -100,19 +100,6 @@ pub enum TextError {
         path: PathBuf,
         /// Its reason.
         reason: String,
-    },
-    /// A key that nothing reads, and that is not known to change nothing.
-    #[error(
-        "{}, {key}: arrcoc does not follow this key (found {value}), and it may change what the model sees; remove it if it \
-         does not", path.display()
-    )]
-    UnknownKey {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// The beginning of its value.
-        value: String,
     },
     /// The chat template cannot be used.
     #[error(

@@ -7,8 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use arrcoc_runtime::bundle::manifest::GenerationSpec;
-use arrcoc_runtime::quote::excerpt;
+use arrcoc_bundle::GenerationSpec;
+use arrcoc_bundle::quote::excerpt;
 use serde_json::{Map, Value};
 
 use super::error::TextError;
@@ -287,7 +287,7 @@ mod tests {
         {
             let Generation { eos_token_ids, defaults } = of(&file).unwrap();
             assert_eq!(
-                (defaults.sampling().temperature, eos_token_ids.as_slice()),
+                (arrcoc_runtime::generate::Sampling::of(&defaults).temperature, eos_token_ids.as_slice()),
                 (0.0, [3].as_slice()),
                 "{file}"
             );

@@ -7,7 +7,7 @@ mod describe;
 mod error;
 mod generation_config;
 mod plan;
-mod preprocessor;
+mod processor;
 mod text;
 
 use std::io;
@@ -15,13 +15,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
+use arrcoc_bundle::manifest::RawManifest;
+use arrcoc_bundle::yaml;
+use arrcoc_bundle::{Bundle, MANIFEST};
+use arrcoc_bundle::{Precision, Target, WeightRule};
 use arrcoc_models::graph::{DataFile, Element, Graph, Piece, Source};
-use arrcoc_runtime::bundle::manifest::{Precision, RawManifest, Target, WeightRule};
-use arrcoc_runtime::bundle::{Bundle, MANIFEST};
-use arrcoc_runtime::yaml;
 use serde::Serialize;
 
-pub(crate) use describe::{check_text, parameters};
+pub(crate) use describe::Described;
 pub use error::{BuildError, TextError};
 
 use crate::calibrate::{Calibration, RangeMethod};
@@ -91,8 +92,9 @@ pub struct FileSummary {
 /// [`BuildError`]. A failed or killed build leaves at the destination what was there before.
 pub fn build(checkpoint: &Path, options: &Options, progress: Progress) -> Result<Summary, BuildError> {
     let started = Instant::now();
-    let checkpoint = Checkpoint::open(checkpoint)?;
-    let plan = Plan::new(&checkpoint, options, std::convert::identity)?;
+    let mut checkpoint = Checkpoint::open(checkpoint)?;
+    let plan = Plan::new(&mut checkpoint, options, std::convert::identity)?;
+    plan.left_out.iter().for_each(|left_out| progress.note(&left_out.to_string()));
     let mut digest = None;
     if !options.force
         && let Some(existing) = read_manifest(&plan.destination).filter(|existing| plan.agrees_with(existing))
@@ -124,7 +126,7 @@ pub(crate) fn build_prepared(
     progress: Progress,
 ) -> Result<Summary, BuildError> {
     let started = Instant::now();
-    let checkpoint = Checkpoint::open(checkpoint)?;
+    let mut checkpoint = Checkpoint::open(checkpoint)?;
     let options = Options {
         out: out.to_owned(),
         precision: Precision::Fp32,
@@ -136,7 +138,7 @@ pub(crate) fn build_prepared(
         max_context: None,
         force: true,
     };
-    let plan = Plan::new(&checkpoint, &options, prepare)?;
+    let plan = Plan::new(&mut checkpoint, &options, prepare)?;
     publish(&checkpoint, &plan, None, progress, started)
 }
 

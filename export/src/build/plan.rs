@@ -4,17 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use arrcoc_models::config::ModelConfig;
+use arrcoc_bundle::manifest::{self, DecoderSpec, RawGraph, RawManifest};
+use arrcoc_models::families::GraphOptions;
 use arrcoc_models::graph::{DataFile, Graph, Layout};
-use arrcoc_runtime::bundle::manifest::{self, DecoderSpec, RawGraph, RawManifest};
-use arrcoc_runtime::quote::Brief;
 use sha2::{Digest, Sha256};
 
 use super::Options;
-use super::describe::{self, Described};
+use super::describe::Described;
 use super::error::BuildError;
 use super::text::Text;
-use crate::checkpoint::{CONFIG, Checkpoint, hex};
+use crate::checkpoint::{Checkpoint, LeftOut, hex};
 use crate::passes::{self, Passed};
 
 /// What will be written.
@@ -28,23 +27,24 @@ pub(super) struct Plan {
     pub(super) data: Vec<DataFile>,
     /// The manifest; the checkpoint's digest and the hashes of the data files are still empty.
     pub(super) manifest: RawManifest,
+    /// Tensors of the checkpoint that no network reads, and why.
+    pub(super) left_out: Vec<LeftOut>,
 }
 
 impl Plan {
     /// Checks the checkpoint against its configuration and lays the bundle out; `prepare` may change the finished graphs.
     pub(super) fn new(
-        checkpoint: &Checkpoint,
+        checkpoint: &mut Checkpoint,
         options: &Options,
         prepare: impl FnMut(Graph) -> Graph,
     ) -> Result<Self, BuildError> {
-        let config = ModelConfig::from_json(checkpoint.config()).map_err(|source| BuildError::Config {
-            path: checkpoint.dir().join(CONFIG),
-            source: Brief(source),
-        })?;
-        checkpoint.expect(&describe::parameters(&config))?;
+        let described = Described::read(checkpoint)?;
         let model = model_name(checkpoint, options)?;
-        let described = describe::describe(&config, checkpoint, options.max_context)?;
-        let graphs = described.graphs(&config, options.target);
+        let text = described.text(checkpoint)?;
+        let decoder = described.decoder(checkpoint, &text, options.max_context)?;
+        let Described { composition, left_out } = described;
+        let context_length = decoder.context_length;
+        let graphs = composition.ranged_graphs(GraphOptions { target: options.target, context_length });
         let request = passes::Request {
             precision: options.precision,
             target: options.target,
@@ -59,18 +59,18 @@ impl Plan {
         let target = enum_name(options.target)?;
         let destination = options.out.join(&model).join(format!("{precision}-{target}"));
         let raw_graphs = graphs.iter().zip(&models).map(|(graph, (file, bytes))| {
-            let axes = graph.axes().into_iter().map(|axis| (axis.to_owned(), described.axis(axis))).collect();
-            let (file, opset) = (file.clone(), graph.opset());
-            (graph.name.to_owned(), RawGraph { file, sha256: hash(bytes), opset, axes })
+            let axes = graph.ranges.iter().map(|(axis, range)| ((*axis).to_owned(), *range)).collect();
+            let (role, file, opset) = (graph.role, file.clone(), graph.opset());
+            let outputs = graph.meanings.clone();
+            (graph.name.to_owned(), RawGraph { role, file, sha256: hash(bytes), opset, axes, outputs })
         });
         let graphs = raw_graphs.collect();
-        let Described { pipeline, vision, decoder, text } = described;
         let hashes = text.files.iter().map(|(name, bytes)| (name.clone(), hash(bytes)));
         let unknown = data.iter().map(|file| (file.name.clone(), String::new()));
         let manifest = RawManifest {
             format: manifest::FORMAT,
             model,
-            pipeline,
+            family: family(checkpoint),
             precision: options.precision,
             target: options.target,
             weights: rules,
@@ -80,13 +80,14 @@ impl Plan {
             checkpoint_sha256: String::new(),
             graphs,
             files: hashes.chain(unknown).collect(),
-            vision,
+            vision: composition.vision(),
+            processor: composition.processor(),
             decoder: DecoderSpec { cache_element, ..decoder },
-            generation: Some(text.generation.defaults.clone()),
+            generation: text.generation.defaults.clone(),
         };
         let Text { files: mut small, .. } = text;
         small.extend(models);
-        Ok(Self { destination, small, data, manifest })
+        Ok(Self { destination, small, data, manifest, left_out })
     }
 
     /// Bytes of all files but the manifest.
@@ -104,6 +105,11 @@ impl Plan {
         }
         other == self.manifest
     }
+}
+
+/// `model_type`, which some family reads: the configuration has been understood.
+fn family(checkpoint: &Checkpoint) -> String {
+    checkpoint.config()["model_type"].as_str().unwrap_or_default().to_owned()
 }
 
 /// `--name`, or the name of the checkpoint's directory; it becomes a directory and part of URLs.

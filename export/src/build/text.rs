@@ -1,24 +1,24 @@
 //! What a bundle takes from a checkpoint besides its weights: tokenizer and chat template, and what
-//! [`generation_config`] and [`preprocessor`] find. Template and tokens lie in several places in checkpoints; a bundle has
+//! [`generation_config`] finds. Template and tokens lie in several places in checkpoints; a bundle has
 //! one for each, found as transformers finds them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use arrcoc_bundle::quote::Brief;
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::prompt::{Prompter, default_template, read_tokenizer};
-use arrcoc_runtime::quote::Brief;
 use serde_json::Value;
 
 use super::error::TextError;
+use super::generation_config;
 use super::generation_config::Generation;
-use super::{generation_config, preprocessor};
 
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 /// Where processors had their template before it got a file of its own.
-const PROCESSOR_CONFIG: &str = "processor_config.json";
+pub(super) const PROCESSOR_CONFIG: &str = "processor_config.json";
 const LEGACY_CHAT_TEMPLATE: &str = "chat_template.json";
 /// The directory of named templates.
 const DEFAULT_TEMPLATE: &str = "chat_templates/default.jinja";
@@ -27,26 +27,20 @@ const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 
 /// The checked contents of the text files.
 #[derive(Debug)]
-pub(super) struct Text {
+pub(crate) struct Text {
     /// Files that the bundle carries, by name.
     pub(super) files: BTreeMap<String, Vec<u8>>,
     /// Ids that end an answer, and how tokens are picked.
     pub(super) generation: Generation,
-    /// Per-channel mean of pixels in 0..1.
-    pub(super) image_mean: [f32; 3],
-    /// Per-channel standard deviation of pixels in 0..1.
-    pub(super) image_std: [f32; 3],
 }
 
 /// What the text files must agree with.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected {
-    /// `image_token_id` of `config.json`.
+    /// The placeholder of an image. No row of the table is read for it, so it may lie beyond the vocabulary.
     pub(super) image_token_id: u32,
     /// Rows of the embedding table.
     pub(super) vocab_size: usize,
-    /// Side of the vision encoder's native image.
-    pub(super) native_size: usize,
 }
 
 impl Text {
@@ -65,8 +59,7 @@ impl Text {
         files.insert(CHAT_TEMPLATE.to_owned(), template.into_bytes());
         files.extend(tokenizer_config.map(|bytes| (TOKENIZER_CONFIG.to_owned(), bytes)));
         let generation = generation_config::generation(dir, config, expected.vocab_size)?;
-        let (image_mean, image_std) = preprocessor::read(dir, expected.native_size)?;
-        Ok(Self { files, generation, image_mean, image_std })
+        Ok(Self { files, generation })
     }
 }
 
@@ -94,7 +87,8 @@ fn check_tokenizer(path: &Path, bytes: &[u8], expected: Expected) -> Result<(), 
         expected,
         found,
     };
-    let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+    let read = tokenizer.get_vocab(true).into_values().filter(|id| *id != expected.image_token_id);
+    let largest = read.max().unwrap_or(0);
     if largest as usize >= expected.vocab_size {
         let limit = format!("token ids below text_config.vocab_size ({})", expected.vocab_size);
         return Err(value("vocab", limit, format!("id {largest}")));

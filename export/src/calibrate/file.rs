@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use arrcoc_runtime::bundle::manifest::Statistics;
-use arrcoc_runtime::quote::{Brief, excerpt, one_line};
+use arrcoc_bundle::Statistics;
+use arrcoc_bundle::quote::{Brief, excerpt, one_line};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -28,7 +28,7 @@ pub struct Calibration {
     pub checkpoint_sha256: String,
     /// What was run.
     pub circumstances: Circumstances,
-    /// What the quality adapter put out, per tier.
+    /// What visual tokens looked like, per tier, where the family says what they should look like.
     pub adapter: Vec<TierStatistics>,
     /// The portable graphs, by name.
     pub graphs: BTreeMap<String, GraphRanges>,
@@ -46,8 +46,9 @@ pub struct Circumstances {
     pub runtime: String,
     /// SHA-256 of the data set's file.
     pub data_sha256: String,
-    /// Side of the images as the encoder saw them, pixels.
-    pub image_size: usize,
+    /// Side of the encoder's input, pixels, for families that have several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
     /// Images that were run.
     pub images: usize,
     /// Questions that were asked.
@@ -66,7 +67,7 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// The quality adapter's output at one tier, over all questions.
+/// Visual tokens at one tier, over all questions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TierStatistics {

@@ -1,7 +1,7 @@
 //! What a checkpoint's tensors reach on real images and questions: `arrcoc-export calibrate`.
 //!
-//! The portable graphs are built in 32-bit floats with extra outputs ([`instrument`]), run like a server would run them
-//! ([`OfflineModel`]), and what they say is noted ([`recorder`]). The file that comes of it decides what `build --precision fp16`
+//! The portable graphs are built in 32-bit floats with extra outputs ([`instrument`]), run as a server runs them
+//! ([`Model`] on a [`Tap`]), and what they say is noted ([`recorder`]). The file that comes of it decides what `build --precision fp16`
 //! leaves in 32 bits (and `fp8` and portable `int4`), how `int8` smooths outliers, and which scales `fp8` uses.
 
 mod file;
@@ -12,24 +12,26 @@ mod tiers;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arrcoc_bundle::names::axis;
+use arrcoc_bundle::{Bundle, BundleError, Statistics};
 use arrcoc_models::graph::{Graph, Initializer, Source};
-use arrcoc_runtime::arms::{Arm, Positions};
-use arrcoc_runtime::bundle::{Bundle, BundleError};
+use arrcoc_runtime::dataset::{DataError, DataSet, Row};
 use arrcoc_runtime::engine::{EngineError, RuntimeKind};
 use arrcoc_runtime::error::LoadError;
-use arrcoc_runtime::generate::Budget;
-use arrcoc_runtime::image::ImageError;
-use arrcoc_runtime::model;
-use arrcoc_runtime::offline::data::{DataError, DataSet, Row};
-use arrcoc_runtime::offline::{AnswerRequest, Example, OfflineError, OfflineModel, Unsupported};
+use arrcoc_runtime::generate::{Budget, GenerateError, MaxTokens, Note, Observer};
+use arrcoc_runtime::image::{ImageLimits, decode};
+use arrcoc_runtime::model::{self, Model};
 use sha2::{Digest as _, Sha256};
 
+use crate::ask::{PATIENCE, ask};
 use crate::build::{self, BuildError};
 use crate::checkpoint::{Checkpoint, CheckpointError, hex};
 use crate::progress::Progress;
 use crate::quantize::{self, Matrix};
 use crate::staging::{Owned, Staging, StagingError};
+use crate::tap::Tap;
 pub use file::{Calibration, CalibrationFileError, Circumstances, GraphRanges, Skipped, TierStatistics};
 pub use histogram::{Histogram, RangeMethod};
 pub use recorder::Activation;
@@ -45,7 +47,7 @@ pub struct Options {
     pub output: PathBuf,
     /// Questions to ask at most.
     pub limit: Option<usize>,
-    /// Side of the encoder's input, pixels; `None` takes the native one.
+    /// Side of the encoder's input, pixels, for families that have several; `None` takes the native one.
     pub image_size: Option<usize>,
     /// Tokens to answer with at most.
     pub tokens: usize,
@@ -81,11 +83,8 @@ pub enum CalibrateError {
         /// The row.
         row: usize,
         /// Why.
-        source: OfflineError,
+        source: GenerateError,
     },
-    /// The images are too small for any tier.
-    #[error("images of that size fill no tier: {0}")]
-    Budget(#[from] Unsupported),
     /// No image could be used.
     #[error(
         "none of the {count} images of `{}` can be used; the first, `{image}`: {reason}",
@@ -130,7 +129,8 @@ pub fn calibrate(
     progress: Progress,
 ) -> Result<Calibration, CalibrateError> {
     let data = DataSet::read(&options.data, options.limit)?;
-    let recorder = Recorder::new(RuntimeKind::Ort.open(options.threads)?);
+    let recorder = Arc::new(Recorder::default());
+    let library = Tap::new(RuntimeKind::Ort.open(options.threads)?, Arc::clone(&recorder));
     let scratch = Staging::begin(&scratch(&options.output), 0, Owned::Scratch)?;
     let mut described = Described::default();
     let prepare = |graph: Graph| {
@@ -139,12 +139,22 @@ pub fn calibrate(
     };
     let built = build::build_prepared(checkpoint, scratch.path(), prepare, progress)?;
     let bundle = Bundle::open(&built.bundle)?;
-    let model_options =
-        model::Options { slots: 1, image_size: options.image_size, ..model::Options::default() };
-    let mut model = OfflineModel::load_on(&bundle, &recorder, &model_options)?;
+    let image_size = options.image_size.or_else(|| native_size(&bundle));
+    let model_options = model::Options {
+        runtime: Some(RuntimeKind::Ort),
+        threads: options.threads,
+        slots: 1,
+        image_size: options.image_size,
+        timeout: PATIENCE,
+        ..model::Options::default()
+    };
+    let watch = Arc::new(Watch::default());
+    let model = Model::load_on(bundle, &library, &model_options, Arc::<Watch>::clone(&watch))?;
+    // The first run is of a grey picture.
+    recorder.take();
     // Whatever ends the hours that follow, the graphs are gone: the library has them open.
-    drop((bundle, scratch));
-    let ran = run(&mut model, &data, options, progress)?;
+    drop(scratch);
+    let ran = run(&model, &watch, &data, options, progress)?;
     let mut calibration = Calibration {
         sha256: String::new(),
         checkpoint_sha256: built.checkpoint_sha256,
@@ -152,14 +162,14 @@ pub fn calibrate(
             tool: format!("arrcoc-export {}", env!("CARGO_PKG_VERSION")),
             runtime: model.info().runtime.clone(),
             data_sha256: data.sha256,
-            image_size: model.info().image_size,
+            image_size,
             images: ran.images.len(),
             questions: ran.questions,
             skipped: ran.skipped,
         },
         adapter: ran.tiers.statistics(),
         graphs: ranges(recorder.take(), &described)?,
-        weights: largest(&Checkpoint::open(checkpoint)?, &described.weights)?,
+        weights: largest(&checkpoint_of(checkpoint)?, &described.weights)?,
     };
     calibration.write(&options.output)?;
     Ok(calibration)
@@ -208,6 +218,30 @@ pub(crate) fn structure(graph: &Graph) -> String {
     hex(&hash.finalize())
 }
 
+/// The input size that the checkpoint was trained at, where its encoder has several.
+fn native_size(bundle: &Bundle) -> Option<usize> {
+    let heights = bundle.manifest().graphs.values().filter_map(|graph| graph.axes.get(axis::HEIGHT));
+    heights.map(|range| range.opt as usize).next()
+}
+
+/// Statistics of the visual tokens since they were asked for last, by tier.
+#[derive(Default)]
+struct Watch(Mutex<Vec<(usize, Statistics)>>);
+
+impl Observer for Watch {
+    fn note(&self, note: Note<'_>) {
+        if let Note::Embeds { tier, statistics } = note {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push((tier, statistics));
+        }
+    }
+}
+
+impl Watch {
+    fn take(&self) -> Vec<(usize, Statistics)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// What was run, and what of it is no tensor's affair.
 #[derive(Default)]
 struct Ran {
@@ -225,7 +259,8 @@ impl Ran {
 }
 
 fn run(
-    model: &mut OfflineModel,
+    model: &Model,
+    watch: &Watch,
     data: &DataSet,
     options: &Options,
     progress: Progress,
@@ -236,22 +271,19 @@ fn run(
         if unreadable.contains(&row.image) {
             continue;
         }
-        let image = match read_image(model, row) {
-            Ok(image) => image,
+        let picture = match read_picture(row) {
+            Ok(picture) => picture,
             Err(reason) => {
                 unreadable.insert(row.image.clone());
                 ran.leave_out(row, reason, progress);
                 continue;
             }
         };
-        let asked = match model.question(&row.query) {
-            Ok(question) => ask(model, &mut Example::new(image, question), options.tokens, &mut ran.tiers)?,
-            Err(error) => Err(error),
-        };
-        match asked {
+        let question = Asked { picture: &picture, text: &row.query, tokens: options.tokens };
+        match question.put(model, watch, &mut ran.tiers) {
             Ok(()) => {}
             // The question's fault, and no other's.
-            Err(error @ (OfflineError::Prompt(_) | OfflineError::Context { .. })) => {
+            Err(error @ GenerateError::Invalid { .. }) => {
                 ran.leave_out(row, format!("question {index}: {error}"), progress);
                 continue;
             }
@@ -272,31 +304,39 @@ fn run(
     }
 }
 
-fn read_image(model: &OfflineModel, row: &Row) -> Result<arrcoc_runtime::image::DecodedImage, String> {
+/// A picture file that can be decoded.
+fn read_picture(row: &Row) -> Result<Vec<u8>, String> {
     let bytes = std::fs::read(&row.path).map_err(|error| error.to_string())?;
-    model.decode(&bytes).map_err(|error: ImageError| error.to_string())
+    decode::decode(&bytes, &ImageLimits::default()).map_err(|error| error.to_string())?;
+    Ok(bytes)
 }
 
-/// Puts a question: its tokens at every tier that the image fills, and the answer from the tier that the allocator chooses.
-fn ask(
-    model: &mut OfflineModel,
-    example: &mut Example,
+/// A question of the data set.
+struct Asked<'a> {
+    picture: &'a [u8],
+    text: &'a str,
+    /// Most tokens of its answer.
     tokens: usize,
-    tiers: &mut Tiers,
-) -> Result<Result<(), OfflineError>, CalibrateError> {
-    let auto = model.capacity().arm_budget(Arm::QueryAware, Budget::Auto)?;
-    for budget in model.capacity().budgets.clone() {
-        let Ok(tier) = model.capacity().arm_budget(Arm::QueryAware, Budget::Tokens(budget)) else { continue };
-        match model.visual_tokens(example, tier, Positions::Original) {
-            Ok(visual) => tiers.add(budget, visual.embeds()),
-            Err(error) => return Ok(Err(error)),
+}
+
+impl Asked<'_> {
+    /// Puts it at every tier, and has it answered with the budget that the model chooses. A model without tiers is asked once.
+    fn put(&self, model: &Model, watch: &Watch, tiers: &mut Tiers) -> Result<(), GenerateError> {
+        let ask = |budget, tokens| ask(model, self.picture, self.text, budget, tokens);
+        let answer = MaxTokens::AtMost(self.tokens.max(1));
+        let known = &model.info().token_budgets;
+        if known.is_empty() {
+            return ask(Budget::Full, answer);
         }
+        watch.take();
+        for &tier in known {
+            ask(Budget::Tokens(tier), MaxTokens::Exactly(1))?;
+        }
+        for (tier, statistics) in watch.take() {
+            tiers.add(known[tier], statistics);
+        }
+        ask(Budget::Auto, answer)
     }
-    let answered = model.visual_tokens(example, auto, Positions::Original).and_then(|visual| {
-        let request = AnswerRequest { question: example.question(), visual: &visual };
-        model.answer(&[request], tokens)
-    });
-    Ok(answered.map(drop))
 }
 
 /// Checks what the graphs said and puts it in order.
@@ -316,6 +356,13 @@ fn ranges(
         graphs.insert(graph, GraphRanges { structure, magnitudes, activations: seen.activations, products });
     }
     Ok(graphs)
+}
+
+/// The checkpoint, its tensors under the names that the networks use.
+fn checkpoint_of(dir: &Path) -> Result<Checkpoint, CalibrateError> {
+    let mut checkpoint = Checkpoint::open(dir)?;
+    build::Described::read(&mut checkpoint)?;
+    Ok(checkpoint)
 }
 
 /// Largest magnitude of every weight: per input channel of a linear layer's, else of the whole.

@@ -1,14 +1,14 @@
-//! An inference library that takes note of what instrumented graphs say, and hands on the rest.
+//! Takes note of what instrumented graphs say, and hands on the rest.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use arrcoc_runtime::engine::{EngineError, Graph, InPlace, Runtime};
+use arrcoc_runtime::engine::EngineError;
 use arrcoc_runtime::tensor::Tensor;
 
 use super::histogram::Histogram;
 use super::instrument::{LARGEST, SMALLEST, WHOLE};
+use crate::tap::{Listener, Named, Run};
 
 /// What the graphs said, by graph.
 pub(super) type Observations = BTreeMap<String, GraphObservations>;
@@ -33,46 +33,21 @@ pub struct Activation {
     pub histogram: Histogram,
 }
 
-/// A library, and what its graphs said.
-pub(super) struct Recorder {
-    library: Box<dyn Runtime>,
-    observations: Arc<Mutex<Observations>>,
-}
+/// Takes note, and takes the outputs away that only notes are made of.
+#[derive(Debug, Default)]
+pub(super) struct Recorder(Mutex<Observations>);
 
 impl Recorder {
-    pub(super) fn new(library: Box<dyn Runtime>) -> Self {
-        Self { library, observations: Arc::default() }
-    }
-
     /// What was noted so far; notes begin anew.
     pub(super) fn take(&self) -> Observations {
-        std::mem::take(&mut *self.observations.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Runtime for Recorder {
-    fn describe(&self) -> String {
-        self.library.describe()
-    }
-
-    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError> {
-        let graph = self.library.load(name, model)?;
-        let observations = Arc::clone(&self.observations);
-        Ok(Box::new(Recorded { name: name.to_owned(), graph, observations }))
-    }
-}
-
-struct Recorded {
-    name: String,
-    graph: Box<dyn Graph>,
-    observations: Arc<Mutex<Observations>>,
-}
-
-impl Graph for Recorded {
-    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
-        let outputs = self.graph.run(inputs)?;
-        let mut observations = self.observations.lock().unwrap_or_else(PoisonError::into_inner);
-        let noted = observations.entry(self.name.clone()).or_default();
+impl Listener for Recorder {
+    fn ran(&self, run: &Run<'_>, outputs: Named) -> Result<Named, EngineError> {
+        let mut observations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = observations.entry(run.graph.to_owned()).or_default();
         let mut contract = Vec::new();
         for (name, tensor) in outputs {
             noted.look_for_nan(&name, &tensor);
@@ -81,14 +56,6 @@ impl Graph for Recorded {
             }
         }
         Ok(contract)
-    }
-
-    fn run_in_place(
-        &mut self,
-        _: &[(&str, Tensor)],
-        _: &mut [InPlace<'_>],
-    ) -> Result<Vec<(String, Tensor)>, EngineError> {
-        Err(EngineError::Unsupported { runtime: "calibration", what: "graphs that update memory in place" })
     }
 }
 

@@ -1,8 +1,8 @@
-//! The quality adapter's output per tier, over many questions.
+//! What visual tokens look like per tier, over many questions.
 
 use std::collections::BTreeMap;
 
-use arrcoc_runtime::bundle::manifest::Statistics;
+use arrcoc_bundle::Statistics;
 
 use super::TierStatistics;
 
@@ -20,8 +20,8 @@ struct Sums {
 }
 
 impl Tiers {
-    pub(super) fn add(&mut self, tokens: usize, embeds: &[f32]) {
-        let Statistics { mean, std, sparsity } = Statistics::of(embeds);
+    pub(super) fn add(&mut self, tokens: usize, of: Statistics) {
+        let Statistics { mean, std, sparsity } = of;
         let (mean, std) = (f64::from(mean), f64::from(std));
         let sums = self.0.entry(tokens).or_default();
         sums.questions += 1.0;
@@ -50,8 +50,8 @@ mod tests {
     fn questions_of_equal_length_are_as_good_as_one() {
         let (a, b) = ([0.0, 1.0, 5.0, 2.0], [3.0, -4.0, 0.0, 0.0]);
         let mut tiers = Tiers::default();
-        tiers.add(64, &a);
-        tiers.add(64, &b);
+        tiers.add(64, Statistics::of(&a));
+        tiers.add(64, Statistics::of(&b));
         let all = Statistics::of(&[a, b].concat());
         let found = tiers.statistics()[0].statistics;
         assert!((found.mean - all.mean).abs() < 1e-6 && (found.std - all.std).abs() < 1e-5, "{found:?}");

@@ -66,4 +66,4 @@ impl Checkpoint {
     }
 }
 
-pub(crate) use arrcoc_runtime::bundle::hex;
+pub(crate) use arrcoc_bundle::hex;

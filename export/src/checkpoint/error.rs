@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use arrcoc_runtime::quote::Brief;
+use arrcoc_bundle::quote::Brief;
+use arrcoc_models::config::ConfigError;
 
 use super::expect::Mismatch;
 use super::header::{Dtype, HeaderError, MAX_HEADER_BYTES};
@@ -57,6 +58,24 @@ pub enum CheckpointError {
     NoWeights {
         /// The checkpoint.
         dir: PathBuf,
+    },
+    /// There are no weights, and no family takes the configuration.
+    #[error("cannot use {}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Brief<ConfigError>,
+    },
+    /// Two tensors are spellings of one.
+    #[error("tensors `{first}` and `{second}` are both `{name}` to the networks; expected one of the two")]
+    SameName {
+        /// The name that the networks use.
+        name: String,
+        /// A tensor.
+        first: String,
+        /// The other one.
+        second: String,
     },
     /// Weights in pickled form.
     #[error(

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
-use arrcoc_runtime::quote::{Brief, excerpt, one_line};
+use arrcoc_bundle::quote::{Brief, excerpt, one_line};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 

@@ -6,6 +6,7 @@ mod digest;
 mod error;
 mod expect;
 mod header;
+mod names;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,12 +15,14 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use arrcoc_runtime::quote::Brief;
+use arrcoc_bundle::quote::Brief;
+use arrcoc_models::config::ConfigError;
+use arrcoc_models::families;
 use serde_json::Value;
 
 pub(crate) use digest::hex;
 pub use error::CheckpointError;
-pub use expect::Mismatch;
+pub use expect::{LeftOut, Mismatch};
 pub use header::{Dtype, HeaderError, MAX_HEADER_BYTES, TensorEntry, read_header};
 
 /// File name of the model configuration.
@@ -40,6 +43,8 @@ pub struct Checkpoint {
     config_bytes: Vec<u8>,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Tensor>,
+    /// From the names that networks use to those in the files, where the two differ.
+    renamed: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -85,14 +90,20 @@ impl Checkpoint {
             return Err(CheckpointError::NotADirectory { path: dir.to_owned() });
         }
         let (config_bytes, config) = read_json(&dir.join(CONFIG))?;
-        let mut checkpoint =
-            Self { dir: dir.to_owned(), config, config_bytes, shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut checkpoint = Self {
+            dir: dir.to_owned(),
+            config,
+            config_bytes,
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            renamed: BTreeMap::new(),
+        };
         if dir.join(WEIGHTS).is_file() {
             checkpoint.add_shard(WEIGHTS)?;
         } else if dir.join(INDEX).is_file() {
             checkpoint.add_indexed_shards()?;
         } else {
-            return Err(no_weights(dir));
+            return Err(no_weights(dir, &checkpoint.config));
         }
         Ok(checkpoint)
     }
@@ -156,7 +167,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// Tensors by name.
+    /// Tensors by their names in the files.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors
     }
@@ -176,10 +187,8 @@ impl Checkpoint {
         range: Range<usize>,
         sink: &mut dyn Write,
     ) -> Result<(), CheckpointError> {
-        let tensor = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| CheckpointError::NoSuchTensor { tensor: name.to_owned() })?;
+        let tensor =
+            self.tensor(name).ok_or_else(|| CheckpointError::NoSuchTensor { tensor: name.to_owned() })?;
         if range.start > range.end || range.end > tensor.elements() {
             let found = tensor.elements();
             return Err(CheckpointError::Range { tensor: name.to_owned(), range, found });
@@ -202,6 +211,25 @@ impl Checkpoint {
             at += chunk.len() as u64;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Checkpoint {
+    /// Tensors of one element each, without files.
+    fn of_tensors(names: &[&str]) -> Self {
+        let tensor = |name: &&str| {
+            let tensor = Tensor { dtype: Dtype::F32, shape: vec![1], shard: 0, bytes: 0..4 };
+            ((*name).to_owned(), tensor)
+        };
+        Self {
+            dir: PathBuf::from("checkpoint"),
+            config: Value::Null,
+            config_bytes: Vec::new(),
+            shards: Vec::new(),
+            tensors: names.iter().map(tensor).collect(),
+            renamed: BTreeMap::new(),
+        }
     }
 }
 
@@ -244,8 +272,13 @@ fn gguf(path: &Path) -> Option<PathBuf> {
     below.chain([path.to_owned()]).filter(is_gguf).min()
 }
 
-/// The error for a directory without safetensors files.
-fn no_weights(dir: &Path) -> CheckpointError {
+/// The error for a directory without safetensors files. Where the model could not be used with them either, that comes first.
+fn no_weights(dir: &Path, config: &Value) -> CheckpointError {
+    let known = families::model_types();
+    if let Some(found) = config["model_type"].as_str().filter(|found| !known.contains(found)) {
+        let source = ConfigError::ModelType { found: found.to_owned(), known: known.join(", ") };
+        return CheckpointError::Config { path: dir.join(CONFIG), source: Brief(source) };
+    }
     let is_pickle = |name: &str| name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
     let pickle = fs::read_dir(dir).ok().and_then(|entries| {
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());

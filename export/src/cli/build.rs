@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use arrcoc_bundle::yaml;
+use arrcoc_bundle::{Precision, Target, WeightRule};
 use arrcoc_export::build::{self, Options, Summary};
 use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::{Progress, human_bytes};
-use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightRule};
-use arrcoc_runtime::yaml;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 

@@ -77,7 +77,7 @@ fn report(calibration: &Calibration) -> String {
         let (name, x) = inputs.max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap_or_default();
         table.row([graph.clone(), ranges.magnitudes.len().to_string(), format!("{x:.3e}"), name.to_owned()]);
     }
-    let mut tiers = Table::new(&["quality adapter", ">mean", ">std", ">zeros"]);
+    let mut tiers = Table::new(&["visual tokens", ">mean", ">std", ">zeros"]);
     for tier in &calibration.adapter {
         let of = tier.statistics;
         tiers.row([
@@ -87,11 +87,11 @@ fn report(calibration: &Calibration) -> String {
             format!("{:.3}", of.sparsity),
         ]);
     }
+    let size = circumstances.image_size.map(|size| format!(" at {size} pixels")).unwrap_or_default();
     format!(
-        "{} questions about {} images at {} pixels, {} images left out\n\n{table}\n{tiers}",
+        "{} questions about {} images{size}, {} images left out\n\n{table}\n{tiers}",
         circumstances.questions,
         circumstances.images,
-        circumstances.image_size,
         circumstances.skipped.len(),
     )
 }

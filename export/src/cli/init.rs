@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use arrcoc_export::init::{self, Options, Preset, SHARD_BYTES, WeightType};
+use arrcoc_export::init::{self, Options, SHARD_BYTES, WeightType};
 use arrcoc_export::progress::{Progress, human_bytes};
+use arrcoc_models::families::Preset;
 use serde_json::json;
+
+use super::preset::preset;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,8 +22,8 @@ gibberish, at its true speed.";
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Which configuration
-    #[arg(long, value_enum)]
-    preset: Preset,
+    #[arg(long, value_parser = preset())]
+    preset: &'static Preset,
     /// Seed of the random weights
     #[arg(long, default_value_t = 0)]
     seed: u64,

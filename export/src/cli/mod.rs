@@ -7,6 +7,7 @@ mod gpu;
 mod init;
 mod inspect;
 mod plan;
+mod preset;
 mod verify;
 
 use anyhow::Context as _;

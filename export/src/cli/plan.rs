@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
-use arrcoc_export::init::Preset;
 use arrcoc_export::plan::{self, Attention, Device, ModelSource, Options, Precision};
+use arrcoc_models::families::Preset;
+
+use super::preset::preset;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,8 +29,8 @@ pub(super) struct Args {
     #[arg(required_unless_present = "preset", conflicts_with = "preset")]
     checkpoint: Option<PathBuf>,
     /// A configuration of `init` instead of a checkpoint
-    #[arg(long, value_enum)]
-    preset: Option<Preset>,
+    #[arg(long, value_parser = preset())]
+    preset: Option<&'static Preset>,
     /// One precision [default: all]
     #[arg(long, value_enum, ignore_case = true)]
     precision: Option<Precision>,

@@ -16,9 +16,10 @@ Examples:
   arrcoc-export verify engines/my-model/fp32-cpu --checkpoint ./my-checkpoint
   arrcoc-export verify engines/my-model/fp16-portable --runtime tensorrt --context 8192
 
-Looks for weights that are not numbers and names them. Then runs every stage on ONNX Runtime, on the
-CPU or where --runtime says, and, from the portable fp32 bundle of the same checkpoint (fp32-portable beside it), on tract, on a random
-image and question, and compares. The exit status is 1 when anything is beyond its tolerance.
+Looks for weights that are not numbers and names them. Then the portable fp32 bundle of the same
+checkpoint (fp32-portable beside it) answers a question about a random image on tract, and every run of its
+graphs is repeated with this bundle on ONNX Runtime, on the CPU or where --runtime says, and compared.
+The exit status is 1 when anything is beyond its tolerance.
 
 A random image is enough where nothing was calibrated: what is proven is that both compute the same
 function, not that the function is a good one. An fp8 bundle saturates what its calibration did not
@@ -39,7 +40,7 @@ pub(super) struct Args {
     /// Image to test with; fp8's scales fit images like those of its calibration [default: a random one]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Side of the test image, pixels [default: the smallest that fills every tier]
+    /// Side of the encoder's input, pixels, where it has several sizes [default: the smallest that fills every tier]
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
     /// Tokens to decode

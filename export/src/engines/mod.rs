@@ -14,13 +14,13 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use arrcoc_runtime::bundle::manifest::Target;
-use arrcoc_runtime::bundle::{Bundle, BundleError};
+use arrcoc_bundle::Target;
+use arrcoc_bundle::{Bundle, BundleError};
 use arrcoc_runtime::engine::ort::tensorrt::{
     self, BuildOptions, InputProfile, Job, Machine, NoRange, Place, Profile,
 };
 use arrcoc_runtime::engine::ort::{OrtRuntime, Provider};
-use arrcoc_runtime::engine::{Axis, CpuOptions, EngineError, TensorRtOptions};
+use arrcoc_runtime::engine::{Axis, BundledGraph, CpuOptions, EngineError, TensorRtOptions};
 use serde::Serialize;
 
 use crate::onnx::{self, Graph, OnnxError, Value};
@@ -166,7 +166,7 @@ pub fn build(dir: &Path, options: &Options, progress: Progress) -> Result<Plan, 
         let started = Instant::now();
         let mut step = progress.step(&engine.graph, engine.weight_bytes);
         let profile = Profile(engine.profile.clone());
-        let graph = bundle.bundled(&engine.graph)?;
+        let graph = BundledGraph::of(&bundle, &engine.graph)?;
         let (place, build) = (&engine.place, options.build);
         let staging = Staging::begin(&place.dir, 0, Owned::Engine)?;
         tensorrt::build(&runtime, &Job { graph, place, profile: &profile, build }, staging.path())?;
@@ -219,7 +219,7 @@ pub fn plan(
 }
 
 fn engine(bundle: &Bundle, name: &str, options: &Options, machine: &str) -> Result<Engine, EnginesError> {
-    let graph = bundle.bundled(name)?;
+    let graph = BundledGraph::of(bundle, name)?;
     let path = &graph.file.path;
     let model = onnx::read_model(path)?;
     let findings = parser::check(&model);

@@ -3,49 +3,50 @@
 
 use std::collections::BTreeSet;
 
-use arrcoc_models::Target as GraphTarget;
-use arrcoc_models::arr_coc_ovis::GraphOptions;
-use arrcoc_models::config::ModelConfig;
+use arrcoc_bundle::Precision;
+use arrcoc_models::families::{self, GraphOptions, Preset};
 use arrcoc_models::graph::Layout;
-use arrcoc_runtime::bundle::manifest::Precision;
 use arrcoc_runtime::engine::Workload;
-use clap::ValueEnum;
 use prost::Message;
 use tempfile::TempDir;
 
 use super::parser::{Reason, check};
 use super::*;
-use crate::init::{Preset, SHARD_BYTES, WeightType};
+use crate::init::{SHARD_BYTES, WeightType};
 use crate::onnx::{Attribute, Model};
 use crate::{build as bundles, init};
 
+fn tiny() -> &'static Preset {
+    families::preset("arr-coc-ovis-tiny").unwrap()
+}
+
 /// Graphs of a preset by file name, as they are written.
-fn models(preset: Preset, target: GraphTarget) -> Vec<(String, Model)> {
-    let ModelConfig::ArrCocOvis(config) = ModelConfig::from_json(&preset.config("float32")).unwrap();
-    let graphs = config.graphs(GraphOptions { target, context_length: 4096 });
+fn models(preset: &Preset, target: Target) -> Vec<(String, Model)> {
+    let composition = init::compose(preset, WeightType::Float32).unwrap();
+    let graphs = composition.graphs(GraphOptions { target, context_length: 4096 });
     let models = Layout::new(&graphs).models.into_iter();
     models.map(|(name, bytes)| (name, Model::decode(bytes.as_slice()).unwrap())).collect()
 }
 
 fn compressor() -> Model {
-    let mut models = models(Preset::ArrCocOvisTiny, GraphTarget::Portable).into_iter();
+    let mut models = models(tiny(), Target::Portable).into_iter();
     models.find(|(name, _)| name == "compressor.onnx").unwrap().1
 }
 
 #[test]
 fn tensorrt_takes_every_portable_graph_of_every_preset() {
-    for preset in Preset::value_variants() {
-        for (name, model) in models(*preset, GraphTarget::Portable) {
+    for preset in families::presets() {
+        for (name, model) in models(preset, Target::Portable) {
             assert!(model.graph.as_ref().unwrap().nodes.len() > 1 || name == "embedding.onnx", "{name}");
             let findings = check(&model);
-            assert!(findings.is_empty(), "{preset:?}, {name}: {}", list(&findings));
+            assert!(findings.is_empty(), "{}, {name}: {}", preset.name, list(&findings));
         }
     }
 }
 
 #[test]
 fn fused_operators_of_the_cpu_are_named() {
-    let named: BTreeSet<String> = models(Preset::ArrCocOvisTiny, GraphTarget::Cpu)
+    let named: BTreeSet<String> = models(tiny(), Target::Cpu)
         .iter()
         .flat_map(|(_, model)| check(model))
         .inspect(|finding| assert_eq!(finding.reason, Reason::Operator, "{finding}"))
@@ -101,7 +102,7 @@ fn conditions_of_single_operators_are_held() {
 /// A directory with the tiny preset's bundle of a target.
 fn bundle(target: Target) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
-    let (preset, dtype) = (Preset::ArrCocOvisTiny, WeightType::Float32);
+    let (preset, dtype) = (tiny(), WeightType::Float32);
     let checkpoint = dir.path().join("tiny");
     let out = checkpoint.clone();
     let options = init::Options { preset, seed: 3, dtype, shard_bytes: SHARD_BYTES, out, force: false };

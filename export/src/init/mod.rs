@@ -2,17 +2,15 @@
 //!
 //! They answer gibberish and measure truly: same shapes, same files, same speed as trained ones.
 
-mod presets;
 mod random;
 mod shards;
 mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
-use arrcoc_models::config::{ConfigError, ModelConfig};
+use arrcoc_models::config::ConfigError;
+use arrcoc_models::families::{self, Composition, Files, Preset};
 use serde_json::Value;
-
-pub use presets::Preset;
 
 use crate::checkpoint::{CONFIG, Dtype, INDEX};
 use crate::progress::Progress;
@@ -55,7 +53,7 @@ impl WeightType {
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Which configuration.
-    pub preset: Preset,
+    pub preset: &'static Preset,
     /// Seed: equal seeds give equal bytes, on every machine.
     pub seed: u64,
     /// Element type of the weights.
@@ -109,22 +107,15 @@ pub fn init(options: &Options, progress: Progress) -> Result<Summary, InitError>
     if options.out.symlink_metadata().is_ok() && !options.force {
         return Err(InitError::Exists { path: options.out.clone() });
     }
-    let config = options.preset.config(options.dtype.config_name());
-    let parameters = crate::build::parameters(&ModelConfig::from_json(&config)?);
+    let preset = options.preset;
+    let config = (preset.config)(options.dtype.config_name());
+    let composition = compose(preset, options.dtype)?;
+    let parameters = composition.parameters();
     let shards = shards::plan(&parameters, options.dtype.dtype(), options.shard_bytes);
     let bytes = shards.iter().map(Shard::length).sum();
     let staging = Staging::begin(&options.out, bytes, Owned::Checkpoint)?;
-    let context = &config["text_config"]["max_position_embeddings"];
     write_json(&staging, CONFIG, &config)?;
-    write_json(&staging, "generation_config.json", &tokenizer::generation_config())?;
-    write_json(
-        &staging,
-        "preprocessor_config.json",
-        &tokenizer::preprocessor_config(options.preset.image_size()),
-    )?;
-    write_json(&staging, "tokenizer.json", &tokenizer::tokenizer())?;
-    write_json(&staging, "tokenizer_config.json", &tokenizer::tokenizer_config(context))?;
-    staging.write("chat_template.jinja", tokenizer::CHAT_TEMPLATE.as_bytes())?;
+    write_texts(&staging, preset, composition.as_ref())?;
     if shards.len() > 1 {
         write_json(&staging, INDEX, &shards::index(&shards))?;
     }
@@ -139,6 +130,26 @@ pub fn init(options: &Options, progress: Progress) -> Result<Summary, InitError>
     staging.commit()?;
     let parameters = parameters.iter().map(|p| p.shape.iter().product::<usize>() as u64).sum();
     Ok(Summary { parameters, bytes, shards: shards.len() })
+}
+
+/// The networks of a preset.
+pub(crate) fn compose(preset: &Preset, dtype: WeightType) -> Result<Box<dyn Composition>, ConfigError> {
+    let (config, image_processor) = ((preset.config)(dtype.config_name()), (preset.image_processor)());
+    families::read(&Files::of_preset(&config, &image_processor))
+}
+
+/// Everything besides configuration and weights.
+fn write_texts(
+    staging: &Staging,
+    preset: &Preset,
+    composition: &dyn Composition,
+) -> Result<(), StagingError> {
+    let (dialogue, context) = (preset.dialogue, composition.decoder().max_positions);
+    write_json(staging, "generation_config.json", &tokenizer::generation_config(dialogue))?;
+    write_json(staging, "preprocessor_config.json", &(preset.image_processor)())?;
+    write_json(staging, "tokenizer.json", &tokenizer::tokenizer(dialogue))?;
+    write_json(staging, "tokenizer_config.json", &tokenizer::tokenizer_config(dialogue, context))?;
+    staging.write("chat_template.jinja", dialogue.template.as_bytes())
 }
 
 fn write_shard(

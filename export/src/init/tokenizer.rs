@@ -1,47 +1,19 @@
-//! The text files of a random checkpoint: a byte-level tokenizer without merges, a chat template, and what goes with
-//! them.
+//! The text files of a random checkpoint: a byte-level tokenizer without merges, and what goes with it.
 //!
-//! 256 byte tokens in GPT-2's order and the special tokens of Qwen-VL: every text has an encoding, and every sequence
+//! 256 byte tokens in GPT-2's order and the control tokens of the preset's dialogues: every text has an encoding, and every sequence
 //! of byte tokens is a text or a piece of one.
 
+use arrcoc_models::families::Dialogue;
 use serde_json::{Value, json};
 
-pub(super) const END_OF_TEXT: u32 = 256;
-pub(super) const IM_END: u32 = 258;
-pub(super) const IMAGE_PAD: u32 = 261;
-
-const SPECIAL: [&str; 6] =
-    ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"];
-
-/// Qwen-VL's dialogue format; an image stands for one `<|image_pad|>`, which the runtime expands.
-pub(super) const CHAT_TEMPLATE: &str = r#"{%- for message in messages %}
-{{- '<|im_start|>' + message.role + '\n' }}
-{%- if message.content is string %}
-{{- message.content }}
-{%- else %}
-{%- for part in message.content %}
-{%- if part.type == 'image' or part.type == 'image_url' or 'image' in part or 'image_url' in part %}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' }}
-{%- elif 'text' in part %}
-{{- part.text }}
-{%- endif %}
-{%- endfor %}
-{%- endif %}
-{{- '<|im_end|>\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-{{- '<|im_start|>assistant\n' }}
-{%- endif %}
-"#;
-
 /// `tokenizer.json`, in the form of the `tokenizers` library.
-pub(super) fn tokenizer() -> Value {
+pub(super) fn tokenizer(dialogue: &Dialogue) -> Value {
     let vocabulary: serde_json::Map<String, Value> = byte_characters()
         .iter()
         .enumerate()
         .map(|(id, character)| (character.to_string(), json!(id)))
         .collect();
-    let special = SPECIAL.iter().zip(END_OF_TEXT..).map(|(content, id)| {
+    let special = dialogue.control.iter().zip(Dialogue::FIRST_CONTROL..).map(|(content, id)| {
         json!({
             "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
             "normalized": false, "special": true,
@@ -66,42 +38,27 @@ pub(super) fn tokenizer() -> Value {
     })
 }
 
-/// `tokenizer_config.json`, in the form of transformers.
-pub(super) fn tokenizer_config(context: &Value) -> Value {
+/// `tokenizer_config.json`, in the form of transformers. `context` is the longest sequence, tokens.
+pub(super) fn tokenizer_config(dialogue: &Dialogue, context: usize) -> Value {
+    let (end, padding) = (dialogue.ends.first(), dialogue.ends.last());
+    let others: Vec<_> = dialogue.control.iter().filter(|token| Some(*token) != padding).collect();
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_prefix_space": false,
         "bos_token": null,
-        "eos_token": SPECIAL[2],
-        "pad_token": SPECIAL[0],
+        "eos_token": end,
+        "pad_token": padding,
         "unk_token": null,
-        "additional_special_tokens": SPECIAL[1..],
+        "additional_special_tokens": others,
         "clean_up_tokenization_spaces": false,
         "model_max_length": context,
     })
 }
 
 /// `generation_config.json`.
-pub(super) fn generation_config() -> Value {
-    json!({ "eos_token_id": [IM_END, END_OF_TEXT], "pad_token_id": END_OF_TEXT, "do_sample": false })
-}
-
-/// `preprocessor_config.json` of transformers' `SamImageProcessor`.
-pub(super) fn preprocessor_config(image_size: usize) -> Value {
-    json!({
-        "image_processor_type": "SamImageProcessor",
-        "do_convert_rgb": true,
-        "do_resize": true,
-        "do_rescale": true,
-        "do_normalize": true,
-        "do_pad": true,
-        "resample": 2,
-        "rescale_factor": 1.0 / 255.0,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-        "size": { "longest_edge": image_size },
-        "pad_size": { "height": image_size, "width": image_size },
-    })
+pub(super) fn generation_config(dialogue: &Dialogue) -> Value {
+    let ends: Vec<u32> = dialogue.ends.iter().map(|token| dialogue.id(token)).collect();
+    json!({ "eos_token_id": ends, "pad_token_id": ends.last(), "do_sample": false })
 }
 
 /// GPT-2's printable stand-ins for bytes, by token id: printable bytes stand for themselves and come first, the others
@@ -118,11 +75,12 @@ mod tests {
 
     #[test]
     fn every_text_survives_the_round_trip() {
-        let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer().to_string()).unwrap();
+        let dialogue = arrcoc_models::families::preset("arr-coc-ovis-tiny").unwrap().dialogue;
+        let tokenizer = tokenizers::Tokenizer::from_bytes(tokenizer(dialogue).to_string()).unwrap();
         assert_eq!(byte_characters().len(), 256);
         assert_eq!(tokenizer.get_vocab_size(true), 262);
-        assert_eq!(tokenizer.token_to_id("<|image_pad|>"), Some(IMAGE_PAD));
-        assert_eq!(tokenizer.token_to_id("<|im_end|>"), Some(IM_END));
+        assert_eq!(tokenizer.token_to_id("<|image_pad|>"), Some(261));
+        assert_eq!(tokenizer.token_to_id("<|im_end|>"), Some(258));
         let text = "What's on the  left?\n\tÄpfel, 日本語, 🦜";
         let encoding = tokenizer.encode(text, false).unwrap();
         assert_eq!(encoding.len(), text.len());

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use arrcoc_runtime::bundle::Bundle;
-use arrcoc_runtime::bundle::manifest::{AxisRange, DecoderSpec, Precision, Target, VisionSpec};
+use arrcoc_bundle::manifest::{DecoderSpec, VisionSpec};
+use arrcoc_bundle::{AxisRange, Bundle, GraphFile, Precision, Role, Target};
 use serde::Serialize;
 
 use super::InspectError;
@@ -20,6 +20,8 @@ pub struct BundleReport {
     pub path: PathBuf,
     /// Model name.
     pub model: String,
+    /// The family of checkpoints.
+    pub family: String,
     /// Numeric precision.
     pub precision: Precision,
     /// What the graphs are written for.
@@ -28,8 +30,10 @@ pub struct BundleReport {
     pub tool: String,
     /// Digest of the checkpoint.
     pub checkpoint_sha256: String,
-    /// The vision side.
+    /// Images, as far as prompts and metrics go.
     pub vision: VisionSpec,
+    /// The family's own section.
+    pub processor: serde_yaml::Value,
     /// The decoder.
     pub decoder: DecoderSpec,
     /// Graphs by name.
@@ -39,6 +43,8 @@ pub struct BundleReport {
 /// One graph of a bundle.
 #[derive(Debug, Serialize)]
 pub struct GraphReport {
+    /// What it is for.
+    pub role: Role,
     /// ONNX opset of the default domain.
     pub opset: i64,
     /// Operators.
@@ -61,23 +67,26 @@ impl BundleReport {
         let manifest = bundle.manifest();
         let mut graphs = BTreeMap::new();
         for (name, file) in &manifest.graphs {
-            graphs.insert(name.clone(), graph(&file.path, file.opset, &file.axes)?);
+            graphs.insert(name.clone(), graph(file)?);
         }
         Ok(Self {
             path: dir.to_owned(),
             model: manifest.model.clone(),
+            family: manifest.family.clone(),
             precision: manifest.precision,
             target: manifest.target,
             tool: manifest.tool.clone(),
             checkpoint_sha256: manifest.checkpoint_sha256.clone(),
             vision: manifest.vision.clone(),
+            processor: manifest.processor()?,
             decoder: manifest.decoder.clone(),
             graphs,
         })
     }
 }
 
-fn graph(path: &Path, opset: i64, axes: &BTreeMap<String, AxisRange>) -> Result<GraphReport, InspectError> {
+fn graph(file: &GraphFile) -> Result<GraphReport, InspectError> {
+    let GraphFile { role, path, opset, axes, .. } = file;
     let graph = onnx::read(path)?;
     let mut bytes = 0;
     for tensor in &graph.initializers {
@@ -87,7 +96,8 @@ fn graph(path: &Path, opset: i64, axes: &BTreeMap<String, AxisRange>) -> Result<
     let describe =
         |values: &[Value]| values.iter().map(|value| (value.name.clone(), value.describe())).collect();
     Ok(GraphReport {
-        opset,
+        role: *role,
+        opset: *opset,
         nodes: graph.nodes.len(),
         parameters: graph.initializers.iter().map(elements).sum(),
         bytes,
@@ -99,19 +109,29 @@ fn graph(path: &Path, opset: i64, axes: &BTreeMap<String, AxisRange>) -> Result<
 
 impl fmt::Display for BundleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { model, tool, checkpoint_sha256, .. } = self;
-        let kind = format!("{:?} for {:?}", self.precision, self.target).to_lowercase();
+        let Self { model, family, tool, checkpoint_sha256, .. } = self;
+        let kind = format!("{family}, {} for {}", self.precision, self.target);
         writeln!(f, "{}: bundle of {model}, {kind}; every file matches its hash", self.path.display())?;
         writeln!(f, "built by {tool} from checkpoint {checkpoint_sha256}")?;
         let (vision, decoder) = (&self.vision, &self.decoder);
-        writeln!(f, "images of {:?} px, budgets of {:?} tokens", vision.image_sizes, vision.token_budgets)?;
+        if !vision.token_budgets.is_empty() {
+            writeln!(f, "budgets of {:?} visual tokens", vision.token_budgets)?;
+        }
         let (context, vocabulary) =
             (grouped(decoder.context_length as u64), grouped(decoder.vocab_size as u64));
         writeln!(f, "context of {context} tokens, vocabulary of {vocabulary}\n")?;
-        let mut table = Table::new(&["graph", ">opset", ">nodes", ">parameters", ">size"]);
+        let mut table = Table::new(&["graph", "role", ">opset", ">nodes", ">parameters", ">size"]);
         for (name, graph) in &self.graphs {
             let (parameters, size) = (grouped(graph.parameters), human_bytes(graph.bytes));
-            table.row([name.clone(), graph.opset.to_string(), graph.nodes.to_string(), parameters, size]);
+            let role = graph.role.name().to_owned();
+            table.row([
+                name.clone(),
+                role,
+                graph.opset.to_string(),
+                graph.nodes.to_string(),
+                parameters,
+                size,
+            ]);
         }
         writeln!(f, "{table}")?;
         for (name, graph) in &self.graphs {

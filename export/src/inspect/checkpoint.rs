@@ -5,11 +5,10 @@ use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use arrcoc_models::config::ModelConfig;
 use serde::Serialize;
 
-use crate::build::{check_text, parameters};
-use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
+use crate::build::{BuildError, Described};
+use crate::checkpoint::{Checkpoint, CheckpointError, LeftOut, Tensor};
 use crate::progress::human_bytes;
 use crate::table::{Table, grouped};
 
@@ -31,6 +30,9 @@ pub struct CheckpointReport {
     /// Every tensor; empty unless asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tensors: Vec<TensorReport>,
+    /// Tensors that no network reads, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// Why `build` would refuse it; `None` when it would not.
     pub problem: Option<String>,
 }
@@ -53,8 +55,11 @@ pub struct Component {
 /// One tensor.
 #[derive(Debug, Serialize)]
 pub struct TensorReport {
-    /// Name.
+    /// Name in the files.
     pub name: String,
+    /// The name that the networks and weight rules use, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_name: Option<String>,
     /// Element type.
     pub dtype: &'static str,
     /// Shape.
@@ -63,13 +68,20 @@ pub struct TensorReport {
 
 impl CheckpointReport {
     pub(super) fn read(dir: &Path, tensors: bool) -> Result<Self, CheckpointError> {
-        let checkpoint = Checkpoint::open(dir)?;
+        let mut checkpoint = Checkpoint::open(dir)?;
+        let (left_out, problem) = match understand(&mut checkpoint) {
+            Ok(left_out) => (left_out, None),
+            Err(error) => (Vec::new(), Some(sentence(&error))),
+        };
         let all = checkpoint.tensors();
-        let list = all.iter().map(|(name, tensor)| TensorReport {
-            name: name.clone(),
-            dtype: tensor.dtype.name(),
-            shape: tensor.shape.clone(),
+        let list = checkpoint.names().map(|(network, stored)| TensorReport {
+            name: stored.to_owned(),
+            network_name: (network != stored).then(|| network.to_owned()),
+            dtype: all[stored].dtype.name(),
+            shape: all[stored].shape.clone(),
         });
+        let mut list: Vec<TensorReport> = if tensors { list.collect() } else { Vec::new() };
+        list.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self {
             path: dir.to_owned(),
             model_type: checkpoint.config()["model_type"].as_str().map(str::to_owned),
@@ -77,8 +89,9 @@ impl CheckpointReport {
             parameters: all.values().map(|tensor| tensor.elements() as u64).sum(),
             bytes: all.values().map(Tensor::size).sum(),
             components: components(all),
-            tensors: if tensors { list.collect() } else { Vec::new() },
-            problem: problem(&checkpoint),
+            tensors: list,
+            left_out,
+            problem,
         })
     }
 }
@@ -104,21 +117,21 @@ fn components(tensors: &BTreeMap<String, Tensor>) -> Vec<Component> {
 }
 
 /// What `build` would say of configuration, tensors, tokenizer and chat template.
-fn problem(checkpoint: &Checkpoint) -> Option<String> {
-    let error: Box<dyn Error> = match ModelConfig::from_json(checkpoint.config()) {
-        Err(error) => arrcoc_runtime::quote::Brief(error).into(),
-        Ok(config) => match checkpoint.expect(&parameters(&config)) {
-            Err(error) => error.into(),
-            Ok(()) => check_text(&config, checkpoint).err()?.into(),
-        },
-    };
+fn understand(checkpoint: &mut Checkpoint) -> Result<Vec<LeftOut>, BuildError> {
+    let described = Described::read(checkpoint)?;
+    described.text(checkpoint)?;
+    Ok(described.left_out)
+}
+
+/// An error and its causes.
+fn sentence(error: &BuildError) -> String {
     let mut problem = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         problem = format!("{problem}: {cause}");
         source = cause.source();
     }
-    Some(problem)
+    problem
 }
 
 impl fmt::Display for CheckpointReport {
@@ -139,9 +152,15 @@ impl fmt::Display for CheckpointReport {
         }
         write!(f, "{table}")?;
         if !self.tensors.is_empty() {
-            let mut table = Table::new(&["tensor", "dtype", "shape"]);
+            let mut table = Table::new(&["tensor", "to the networks", "dtype", "shape"]);
             for tensor in &self.tensors {
-                table.row([tensor.name.clone(), tensor.dtype.to_owned(), format!("{:?}", tensor.shape)]);
+                let (dtype, shape) = (tensor.dtype.to_owned(), format!("{:?}", tensor.shape));
+                table.row([
+                    tensor.name.clone(),
+                    tensor.network_name.clone().unwrap_or_default(),
+                    dtype,
+                    shape,
+                ]);
             }
             write!(f, "\n{table}")?;
         }
@@ -149,6 +168,10 @@ impl fmt::Display for CheckpointReport {
             // The command ends with the reason.
             Some(_) => writeln!(f, "\ncannot be built"),
             None => {
+                if !self.left_out.is_empty() {
+                    writeln!(f)?;
+                }
+                self.left_out.iter().try_for_each(|left_out| writeln!(f, "{left_out}"))?;
                 writeln!(
                     f,
                     "\ncan be built: every tensor is there, in the shape that config.json implies, and tokenizer and \

@@ -6,7 +6,7 @@ mod checkpoint;
 use std::fmt;
 use std::path::Path;
 
-use arrcoc_runtime::bundle::{BundleError, MANIFEST};
+use arrcoc_bundle::{BundleError, MANIFEST};
 use serde::Serialize;
 
 pub use bundle::BundleReport;

@@ -1,8 +1,8 @@
 //! Which weight takes which form: the defaults of a precision, and the rules of the user.
 
+use arrcoc_bundle::{Precision, Role, Target, WeightForm, WeightRule};
 use arrcoc_models::graph::quantized::Blocks;
 use arrcoc_models::graph::{Graph, Initializer, Node, Source};
-use arrcoc_runtime::bundle::manifest::{Precision, Target, WeightForm, WeightRule};
 use globset::{Glob, GlobMatcher};
 
 use super::PassError;
@@ -17,37 +17,35 @@ const INT4_BLOCKS: WeightForm = WeightForm::Blocks { bits: 4, size: 32, symmetri
 
 /// The rules of a precision; a user's come behind them.
 ///
-/// The allocator decides which patches are kept and the quality adapter fits the tokens to the decoder's statistics. Both cost milliseconds: they keep
+/// Choosers decide what becomes a token, and projectors fit the tokens to the decoder's statistics. Both cost milliseconds: they keep
 /// their 32 bits.
 fn defaults(precision: Precision, target: Target) -> Vec<WeightRule> {
-    let rule =
-        |graph: &str, form| WeightRule { graph: Some(graph.to_owned()), tensor: None, operator: None, form };
-    let tensor = |tensor: &str, form| WeightRule { tensor: Some(tensor.to_owned()), ..rule("decoder", form) };
+    let rule = |role, form| WeightRule { graph: None, role: Some(role), tensor: None, operator: None, form };
+    let tensor =
+        |tensor: &str, form| WeightRule { tensor: Some(tensor.to_owned()), ..rule(Role::Decoder, form) };
     // The output head is the decoder's, tied or not: in int4 it is a quarter of what a step reads, in 8 bits it would be more than a third. A token reads one
     // row of the embeddings: they keep 8 bits.
     let quantized = |decoder| {
         vec![
-            rule("vision_encoder", WeightForm::W8a8),
-            rule("refiner", WeightForm::W8a8),
-            rule("decoder", decoder),
-            rule("embedding", WeightForm::W8a8),
+            rule(Role::Encoder, WeightForm::W8a8),
+            rule(Role::Decoder, decoder),
+            rule(Role::Embedding, WeightForm::W8a8),
         ]
     };
     let between_halves = |encoders, decoder| {
         vec![
-            rule("vision_encoder", encoders),
-            rule("refiner", encoders),
-            rule("decoder", decoder),
+            rule(Role::Encoder, encoders),
+            rule(Role::Decoder, decoder),
             tensor("*lm_head.weight", WeightForm::Fp16),
             tensor("*embed_tokens.weight", WeightForm::Fp16),
-            rule("embedding", WeightForm::Fp16),
+            rule(Role::Embedding, WeightForm::Fp16),
         ]
     };
     match (precision, target) {
         (Precision::Fp32, _) => Vec::new(),
-        (Precision::Fp16, _) => ["vision_encoder", "refiner", "decoder", "embedding"]
-            .map(|graph| rule(graph, WeightForm::Fp16))
-            .into(),
+        (Precision::Fp16, _) => {
+            [Role::Encoder, Role::Decoder, Role::Embedding].map(|role| rule(role, WeightForm::Fp16)).into()
+        }
         (Precision::Fp8, _) => between_halves(WeightForm::Fp8, WeightForm::Fp8),
         (Precision::Int4, Target::Portable) => between_halves(WeightForm::Fp16, INT4_BLOCKS),
         (Precision::Int8, _) => quantized(WeightForm::W8a8),
@@ -119,10 +117,11 @@ impl Rules {
     }
 
     /// The form of the weight that `node` of `graph` reads.
-    pub(super) fn form(&mut self, graph: &str, node: &Node, weight: &Initializer) -> WeightForm {
+    pub(super) fn form(&mut self, graph: &Graph, node: &Node, weight: &Initializer) -> WeightForm {
         let Source::Checkpoint { tensor, .. } = &weight.source else { return WeightForm::Fp32 };
         let fits = |rule: &Rule| {
-            rule.rule.graph.as_deref().is_none_or(|name| name == graph)
+            rule.rule.graph.as_deref().is_none_or(|name| name == graph.name)
+                && rule.rule.role.is_none_or(|role| role == graph.role)
                 && rule.rule.operator.as_deref().is_none_or(|name| name == node.operator)
                 && rule.tensor.as_ref().is_none_or(|glob| glob.is_match(tensor))
         };

@@ -15,9 +15,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
+use arrcoc_bundle::WeightForm;
+use arrcoc_bundle::manifest::KeptNode;
 use arrcoc_models::graph::quantized::Blocks;
 use arrcoc_models::graph::{Attribute, Element, Graph, Node, Source};
-use arrcoc_runtime::bundle::manifest::{KeptNode, WeightForm};
 use half::f16;
 
 use super::forms::Rules;
@@ -103,7 +104,7 @@ fn gate(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Option<Kep
         let (node, tensor) = (node.name.clone(), tensor.to_string());
         return Err(PassError::CacheOverflow { node, tensor, magnitude });
     }
-    let (graph, node) = (g.graph().to_owned(), node.name.clone());
+    let (graph, node) = (g.graph().name.to_owned(), node.name.clone());
     Ok(Some(KeptNode { graph, node, tensor: tensor.to_string(), magnitude }))
 }
 
@@ -298,7 +299,7 @@ fn calibrated(g: &Rewriter, settings: &Settings<'_>, tensor: &str) -> Result<f32
 }
 
 fn unknown(g: &Rewriter, tensor: &str) -> PassError {
-    PassError::NotCalibrated { graph: g.graph(), tensor: tensor.to_owned() }
+    PassError::NotCalibrated { graph: g.graph().name, tensor: tensor.to_owned() }
 }
 
 fn largest_constant(bytes: &[u8]) -> f32 {

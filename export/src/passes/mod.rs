@@ -17,10 +17,11 @@ mod smooth;
 mod tests;
 mod w8a8;
 
+use arrcoc_bundle::manifest::{CacheElement, KeptNode};
+use arrcoc_bundle::{Precision, Target, WeightForm, WeightRule};
 use arrcoc_models::graph::quantized::{Bits, Blocks};
 use arrcoc_models::graph::{Graph, Initializer, Node};
 use arrcoc_models::networks::sam::GRID_ATTENTION;
-use arrcoc_runtime::bundle::manifest::{CacheElement, KeptNode, Precision, Target, WeightForm, WeightRule};
 
 use crate::calibrate::{Calibration, RangeMethod, structure};
 use forms::Rules;
@@ -109,7 +110,7 @@ pub enum PassError {
     },
     /// A rule fits no weight.
     #[error(
-        "rule {number} fits no weight; expected a `graph` of {graphs}, a `tensor` as `arrcoc-export inspect` prints it, and an \
+        "rule {number} fits no weight; expected a `graph` of {graphs}, a `role` that one of them has, a `tensor` by the name that the networks use (`arrcoc-export inspect --tensors`), and an \
          `operator` of Gemm and Gather"
     )]
     Unused {

@@ -81,9 +81,9 @@ impl Rewriter {
         self.finish()
     }
 
-    /// The graph's name.
-    pub(super) fn graph(&self) -> &'static str {
-        self.graph.name
+    /// The graph as far as it is rewritten.
+    pub(super) fn graph(&self) -> &Graph {
+        &self.graph
     }
 
     /// Shape of a tensor that an operator or the caller makes.

@@ -11,8 +11,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use arrcoc_bundle::WeightForm;
 use arrcoc_models::graph::{Attribute, Factors, Graph, Node, Source};
-use arrcoc_runtime::bundle::manifest::WeightForm;
 
 use super::forms::Rules;
 use crate::calibrate::Calibration;
@@ -135,7 +135,7 @@ fn is_plain(graph: &Graph, name: &str) -> bool {
 
 fn is_w8a8(graph: &Graph, rules: &mut Rules, layer: &Node) -> bool {
     let weight = graph.initializers.iter().find(|constant| constant.name == layer.inputs[1]);
-    weight.is_some_and(|weight| rules.form(graph.name, layer, weight) == WeightForm::W8a8)
+    weight.is_some_and(|weight| rules.form(graph, layer, weight) == WeightForm::W8a8)
 }
 
 /// One factor per channel: the root of how large the activations get over how large the weights are, which leaves both equally hard

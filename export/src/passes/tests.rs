@@ -2,22 +2,21 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use arrcoc_models::config::ModelConfig;
+use arrcoc_models::families::{self, GraphOptions};
 use arrcoc_models::graph::{Attribute, DOMAIN, Element, Graph, Layout, Source};
-use arrcoc_models::{Target as GraphTarget, arr_coc_ovis::GraphOptions};
 
 use super::*;
 use crate::calibrate::{Circumstances, GraphRanges};
-use crate::init::Preset;
+use crate::init::{self, WeightType};
 
-fn graphs_for(target: GraphTarget) -> Vec<Graph> {
-    let ModelConfig::ArrCocOvis(config) =
-        ModelConfig::from_json(&Preset::ArrCocOvisTiny.config("float32")).unwrap();
-    config.graphs(GraphOptions { target, context_length: 256 })
+fn graphs_for(target: Target) -> Vec<Graph> {
+    let preset = families::preset("arr-coc-ovis-tiny").unwrap();
+    let composition = init::compose(preset, WeightType::Float32).unwrap();
+    composition.graphs(GraphOptions { target, context_length: 256 })
 }
 
 fn graphs() -> Vec<Graph> {
-    graphs_for(GraphTarget::Cpu)
+    graphs_for(Target::Cpu)
 }
 
 /// What is asked of a portable bundle.
@@ -183,7 +182,7 @@ fn quantized_bundles_are_for_the_cpu() {
 
 /// The portable graphs at a precision of floats, all of whose tensors are said to reach `magnitude`.
 fn portable(precision: Precision, rules: &str, magnitude: f32) -> Result<Passed, PassError> {
-    let graphs = graphs_for(GraphTarget::Portable);
+    let graphs = graphs_for(Target::Portable);
     let rules: Vec<WeightRule> = serde_yaml::from_str(rules).unwrap();
     let calibration = calibration(&graphs, magnitude);
     let request = for_gpus(precision, &rules, Some(&calibration));
@@ -211,7 +210,7 @@ fn calibration(graphs: &[Graph], magnitude: f32) -> Calibration {
             tool: String::new(),
             runtime: String::new(),
             data_sha256: String::new(),
-            image_size: 512,
+            image_size: Some(512),
             images: 1,
             questions: 1,
             skipped: Vec::new(),
@@ -385,14 +384,14 @@ fn another_versions_calibration_is_refused() {
     let calibration = calibration(&graphs, 1.0);
     let request = for_gpus(Precision::Fp16, &[], Some(&calibration));
     // The calibration is of the fused graphs.
-    let portable = graphs_for(GraphTarget::Portable);
+    let portable = graphs_for(Target::Portable);
     let error = apply(request, portable).err().unwrap();
     assert!(matches!(error, PassError::OtherGraph { .. }), "{error}");
 }
 
 #[test]
 fn a_weight_of_unknown_size_is_not_trusted() {
-    let graphs = graphs_for(GraphTarget::Portable);
+    let graphs = graphs_for(Target::Portable);
     let mut calibration = calibration(&graphs, 1.0);
     let bias = "clip_vision_model.encoder.layers.0.mlp.fc1.bias";
     assert!(calibration.weights.remove(bias).is_some());

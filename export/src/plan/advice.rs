@@ -165,8 +165,9 @@ impl Model {
 
     /// The configuration's image sizes below `size`, the largest first.
     fn smaller_images(&self, size: usize) -> Vec<usize> {
-        let mut sizes: Vec<_> =
-            self.config.image_sizes.iter().copied().filter(|&other| other < size).collect();
+        // No encoder has an input without a pixel: the refusal lists those that it has.
+        let sizes = self.composition.picture(Some(0)).err().map(|error| error.expected);
+        let mut sizes: Vec<_> = sizes.into_iter().flatten().filter(|&other| other < size).collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         sizes
     }

@@ -8,9 +8,9 @@ use super::precision::Precision;
 /// One budget.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BudgetCost {
-    /// Visual tokens, the gist's among them.
+    /// Visual tokens.
     pub tokens: usize,
-    /// Whether this is every patch, as a model without an allocator would take them.
+    /// Whether this is all that the picture has: nothing chooses.
     pub full: bool,
     /// KV cache that one image holds, bytes.
     pub kv_cache: u64,
@@ -18,14 +18,15 @@ pub struct BudgetCost {
     pub context_share: f64,
     /// Floating-point operations of its prefill.
     pub prefill_flops: u64,
-    /// The same as a part of all patches' prefill.
+    /// The same as a part of the full picture's prefill.
     pub prefill_share: f64,
 }
 
 impl Model {
-    /// The configuration's budgets, and all patches with the gist.
+    /// The budgets that a request may name, and the full picture.
     pub fn budgets(&self, precision: Precision, workload: Workload) -> Vec<BudgetCost> {
-        let all = self.patches(workload.image_size) + self.config.compressor.gist();
+        let picture = self.picture(workload.image_size);
+        let all = picture.full;
         let full_flops = self.prefill_flops(all);
         let cost = |tokens: usize, full: bool| {
             let prefill_flops = self.prefill_flops(tokens);
@@ -38,15 +39,14 @@ impl Model {
                 prefill_share: prefill_flops as f64 / full_flops as f64,
             }
         };
-        let budgets = self.config.token_budgets.iter().filter(|&&budget| budget < all);
-        budgets.map(|&budget| cost(budget, false)).chain([cost(all, true)]).collect()
+        picture.budgets.iter().map(|&budget| cost(budget, false)).chain([cost(all, true)]).collect()
     }
 
     /// Two operations per weight and token, and per layer, head and pair of tokens (each sees itself and those before it) two
     /// per element of the query's product with the key and of the weight's with the value. The output head runs once per
     /// prompt and is left out.
     fn prefill_flops(&self, tokens: usize) -> u64 {
-        let decoder = &self.config.decoder;
+        let decoder = self.composition.decoder();
         let tokens = tokens as u64;
         let pairs = tokens * (tokens + 1) / 2;
         let width = (decoder.layers * decoder.heads * decoder.head_dim) as u64;

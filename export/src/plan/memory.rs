@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use arrcoc_models::Target;
-use arrcoc_models::arr_coc_ovis::{Config, GraphOptions};
-use arrcoc_models::config::ModelConfig;
+use arrcoc_bundle::names::axis;
+use arrcoc_bundle::{Role, Target};
+use arrcoc_models::families::{Composition, GraphOptions, Picture};
 use arrcoc_models::graph::{Element, Graph, Initializer, Source};
 use serde::Serialize;
 
@@ -66,20 +66,19 @@ pub struct Estimate {
 /// A model as far as its shapes go; no weight is ever read.
 #[derive(Debug)]
 pub struct Model {
-    pub(super) config: Config,
+    pub(super) composition: Box<dyn Composition>,
     graphs: Vec<Graph>,
 }
 
 impl Model {
     /// Builds the graphs of a configuration for contexts up to `context` tokens.
-    pub fn new(config: &ModelConfig, attention: Attention, context: usize) -> Self {
-        let ModelConfig::ArrCocOvis(config) = config;
+    pub fn new(composition: Box<dyn Composition>, attention: Attention, context: usize) -> Self {
         let target = match attention {
             Attention::Materialized => Target::Portable,
             Attention::Fused => Target::Cpu,
         };
-        let graphs = config.graphs(GraphOptions { target, context_length: context });
-        Self { config: config.clone(), graphs }
+        let graphs = composition.graphs(GraphOptions { target, context_length: context });
+        Self { composition, graphs }
     }
 
     /// Bytes that the model needs.
@@ -95,13 +94,13 @@ impl Model {
 
     /// KV cache of one token: a key and a value per layer and KV head.
     pub fn kv_bytes_per_token(&self, precision: Precision) -> u64 {
-        let decoder = &self.config.decoder;
+        let decoder = self.composition.decoder();
         (2 * decoder.layers * decoder.kv_heads * decoder.head_dim) as u64 * precision.float_bytes()
     }
 
     /// Weights that multiply every prompt token: the decoder's linear layers without the output head.
     pub(super) fn decoder_linear_weights(&self) -> u64 {
-        let decoder = self.graphs.iter().filter(|graph| graph.name == "decoder");
+        let decoder = self.graphs.iter().filter(|graph| graph.role == Role::Decoder);
         let mut sum = 0;
         for graph in decoder {
             let linear = linear_weights(graph);
@@ -112,9 +111,12 @@ impl Model {
         sum
     }
 
-    /// Patches of the encoder's grid at an image size.
-    pub(super) fn patches(&self, image_size: usize) -> usize {
-        (image_size / self.config.vision.patch_size).pow(2)
+    /// What a picture takes.
+    ///
+    /// # Panics
+    /// When the encoder has no such size: workloads are checked before a model is asked about them.
+    pub(super) fn picture(&self, image_size: usize) -> Picture {
+        self.composition.picture(Some(image_size)).expect("a size that was checked")
     }
 
     /// Bytes by graph. What two graphs share counts where it first appears: a tied embedding table with the decoder.
@@ -142,29 +144,24 @@ impl Model {
     /// a prefill chunk at the end of a full context and a step of all slots.
     fn peaks(&self, precision: Precision, workload: Workload) -> Vec<Peak> {
         let Workload { slots, context, image_size, prefill_chunk } = workload;
-        let patches = self.patches(image_size);
-        let most = self.config.token_budgets.last().copied().unwrap_or_default();
-        let tokens = most.min(patches + self.config.compressor.gist());
+        let picture = self.picture(image_size);
         let question = QUESTION_TOKENS.min(context);
         let chunk = prefill_chunk.min(context);
         let axes = |batch: usize, seq: usize| {
-            [
-                ("batch", batch),
-                ("height", image_size),
-                ("width", image_size),
-                ("patches", patches),
-                ("tokens", tokens),
-                ("query_len", question),
-                ("seq", seq),
-                ("past", context.saturating_sub(seq)),
-                ("total", context),
-            ]
+            let common = [
+                (axis::BATCH, batch),
+                (axis::QUERY_LEN, question),
+                (axis::SEQ, seq),
+                (axis::PAST, context.saturating_sub(seq)),
+                (axis::TOTAL, context),
+            ];
+            picture.axes.iter().copied().chain(common).collect::<Vec<_>>()
         };
         let (prefill, step) = (axes(1, chunk), axes(slots, 1));
         let float_bytes = precision.float_bytes();
         let worst = |graph: &Graph| {
             let first = peak(graph, &prefill, float_bytes);
-            if !matches!(graph.name, "decoder" | "embedding") {
+            if !matches!(graph.role, Role::Decoder | Role::Embedding) {
                 return first;
             }
             let second = peak(graph, &step, float_bytes);
@@ -188,7 +185,7 @@ fn kind(graph: &Graph, tensor: &Initializer, linear: &HashSet<&str>) -> WeightKi
     match (tensor.shape.len() > 1, linear.contains(&*tensor.name) && wide && !head) {
         (false, _) => WeightKind::Vector,
         (true, false) => WeightKind::Table,
-        (true, true) if graph.name == "decoder" => WeightKind::DecoderLinear,
+        (true, true) if graph.role == Role::Decoder => WeightKind::DecoderLinear,
         (true, true) => WeightKind::Linear,
     }
 }

@@ -17,8 +17,8 @@ mod tests;
 
 use std::path::PathBuf;
 
-use arrcoc_models::config::{ConfigError, ModelConfig};
-use clap::ValueEnum;
+use arrcoc_models::config::ConfigError;
+use arrcoc_models::families::{Composition, PictureError, Preset};
 
 pub use activations::Peak;
 pub use advice::{Change, Outcome, Verdict};
@@ -28,9 +28,9 @@ pub use memory::{Attention, Estimate, Model, RUNTIME_OVERHEAD, Workload};
 pub use precision::{Precision, Refusal, WeightKind};
 pub use report::Report;
 
-use crate::build::parameters;
-use crate::checkpoint::{CONFIG, Checkpoint, CheckpointError, Tensor};
-use crate::init::Preset;
+use crate::build::{BuildError, Described};
+use crate::checkpoint::{Checkpoint, CheckpointError, Tensor};
+use crate::init::{self, WeightType};
 
 /// Context unless another is asked for, tokens: the server's own default.
 pub const DEFAULT_CONTEXT: usize = 4096;
@@ -62,7 +62,7 @@ pub enum ModelSource {
     /// A checkpoint's directory.
     Checkpoint(PathBuf),
     /// A configuration that `init` knows.
-    Preset(Preset),
+    Preset(&'static Preset),
 }
 
 /// A model that cannot be planned for.
@@ -72,22 +72,15 @@ pub enum PlanError {
     /// The checkpoint is damaged, or is not what its configuration says.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The configuration.
-    #[error("{origin} cannot be planned for")]
-    Config {
-        /// The file, or the preset's name.
-        origin: String,
-        /// What is wrong with it.
-        source: arrcoc_runtime::quote::Brief<ConfigError>,
-    },
+    /// The checkpoint's configuration or tensors.
+    #[error(transparent)]
+    Described(#[from] BuildError),
+    /// The preset's configuration.
+    #[error("the preset's configuration is refused")]
+    Preset(#[from] ConfigError),
     /// No image of this size is ever encoded.
-    #[error("image size: expected one of {expected:?} (the model's image_sizes), found {found}")]
-    ImageSize {
-        /// What the configuration allows.
-        expected: Vec<usize>,
-        /// What was asked for.
-        found: usize,
-    },
+    #[error(transparent)]
+    ImageSize(#[from] PictureError),
     /// The context is longer than the model's positions.
     #[error("context: expected 1 to {most} tokens (the model's max_position_embeddings), found {found}")]
     Context {
@@ -107,7 +100,7 @@ pub enum PlanError {
 /// A model's name, configuration and size as it is stored.
 struct Loaded {
     name: String,
-    config: ModelConfig,
+    composition: Box<dyn Composition>,
     parameters: u64,
     stored: Option<u64>,
 }
@@ -117,9 +110,9 @@ struct Loaded {
 /// # Errors
 /// [`PlanError`]; that it fits nowhere is not an error.
 pub fn plan(options: &Options) -> Result<Report, PlanError> {
-    let Loaded { name, config, parameters, stored } = load(&options.source)?;
-    let workload = workload(&config, options)?;
-    let model = Model::new(&config, options.attention, workload.context);
+    let Loaded { name, composition, parameters, stored } = load(&options.source)?;
+    let workload = workload(composition.as_ref(), options)?;
+    let model = Model::new(composition, options.attention, workload.context);
     let precisions = options.precision.map_or(Precision::ALL.to_vec(), |one| vec![one]);
     let devices = options.device.map_or(Device::ALL.to_vec(), |one| vec![one]);
     let estimates = precisions.iter().map(|&precision| model.estimate(precision, workload)).collect();
@@ -144,45 +137,30 @@ pub fn plan(options: &Options) -> Result<Report, PlanError> {
 }
 
 fn load(source: &ModelSource) -> Result<Loaded, PlanError> {
-    let (name, json, stored, checkpoint) = match source {
+    let (name, composition, stored) = match source {
         ModelSource::Checkpoint(dir) => {
-            let checkpoint = Checkpoint::open(dir)?;
+            let mut checkpoint = Checkpoint::open(dir)?;
+            // Shapes come from the configuration, so the headers must agree with it.
+            let Described { composition, .. } = Described::read(&mut checkpoint)?;
             let stored = checkpoint.tensors().values().map(Tensor::size).sum();
-            (dir.display().to_string(), checkpoint.config().clone(), Some(stored), Some(checkpoint))
+            (dir.display().to_string(), composition, Some(stored))
         }
         ModelSource::Preset(preset) => {
-            let name =
-                preset.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
-            (name, preset.config("bfloat16"), None, None)
+            (preset.name.to_owned(), init::compose(preset, WeightType::Bfloat16)?, None)
         }
     };
-    let config = ModelConfig::from_json(&json).map_err(|source| {
-        let origin =
-            checkpoint.as_ref().map(|checkpoint| checkpoint.dir().join(CONFIG).display().to_string());
-        let source = arrcoc_runtime::quote::Brief(source);
-        PlanError::Config { origin: origin.unwrap_or_else(|| name.clone()), source }
-    })?;
-    let parameters = parameters(&config);
-    if let Some(checkpoint) = &checkpoint {
-        // Shapes come from the configuration, so the headers must agree with it.
-        checkpoint.expect(&parameters)?;
-    }
     let elements = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
-    let parameters = parameters.iter().map(|parameter| elements(&parameter.shape)).sum();
-    Ok(Loaded { name, config, parameters, stored })
+    let parameters = composition.parameters().iter().map(|parameter| elements(&parameter.shape)).sum();
+    Ok(Loaded { name, composition, parameters, stored })
 }
 
-fn workload(config: &ModelConfig, options: &Options) -> Result<Workload, PlanError> {
-    let ModelConfig::ArrCocOvis(config) = config;
-    let most = config.decoder.max_positions;
+fn workload(composition: &dyn Composition, options: &Options) -> Result<Workload, PlanError> {
+    let most = composition.decoder().max_positions;
     let context = options.context.unwrap_or(DEFAULT_CONTEXT.min(most));
     if context == 0 || context > most {
         return Err(PlanError::Context { most, found: context });
     }
-    let image_size = options.image_size.unwrap_or(config.vision.image_size);
-    if !config.image_sizes.contains(&image_size) {
-        return Err(PlanError::ImageSize { expected: config.image_sizes.clone(), found: image_size });
-    }
+    let image_size = composition.picture(options.image_size)?.size;
     let Options { slots, prefill_chunk, .. } = *options;
     for (what, n) in [("slot", slots), ("token per prefill chunk", prefill_chunk)] {
         if n == 0 {

@@ -94,11 +94,8 @@ impl Report {
     fn memory(&self) -> Table {
         let stages: Vec<&str> =
             self.estimates.iter().take(1).flat_map(|x| &x.peaks).map(|x| x.stage).collect();
-        let short = |stage: &str| match stage {
-            "vision_encoder" => ">encoder".to_owned(),
-            "quality_adapter" => ">adapter".to_owned(),
-            other => format!(">{other}"),
-        };
+        // The last word says enough in a column.
+        let short = |stage: &str| format!(">{}", stage.rsplit('_').next().unwrap_or(stage));
         let mut columns = vec!["precision".to_owned()];
         columns.extend(stages.iter().map(|stage| short(stage)));
         columns.extend([">KV cache", ">activations", ">runtime", ">total"].map(str::to_owned));

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use arrcoc_models::Target;
+use arrcoc_bundle::{Meaning, Role, Target};
 use arrcoc_models::dims;
+use arrcoc_models::families;
 use arrcoc_models::graph::{Builder, Element};
 use proptest::prelude::*;
 
@@ -12,13 +13,19 @@ use super::*;
 
 const WORKLOAD: Workload = Workload { slots: 4, context: 4096, image_size: 1024, prefill_chunk: 256 };
 
-fn model(preset: Preset, attention: Attention) -> Model {
-    let config = ModelConfig::from_json(&preset.config("bfloat16")).unwrap();
-    Model::new(&config, attention, WORKLOAD.context)
+const TINY: &str = "arr-coc-ovis-tiny";
+const BASE: &str = "arr-coc-ovis-base";
+
+fn compose(name: &str) -> Box<dyn Composition> {
+    init::compose(families::preset(name).unwrap(), WeightType::Bfloat16).unwrap()
+}
+
+fn model(name: &str, attention: Attention) -> Model {
+    Model::new(compose(name), attention, WORKLOAD.context)
 }
 
 fn base() -> Model {
-    model(Preset::ArrCocOvisBase, Attention::Materialized)
+    model(BASE, Attention::Materialized)
 }
 
 #[test]
@@ -42,7 +49,7 @@ fn scores_of_sams_global_attention() {
     // The softmax reads one of these and writes another; beside them lie a dozen tensors of [4096, 768].
     assert!((2 * scores..2 * scores + (96 << 20)).contains(&encoder.bytes), "{encoder:?}");
 
-    let fused = model(Preset::ArrCocOvisBase, Attention::Fused).estimate(Precision::Fp16, WORKLOAD);
+    let fused = model(BASE, Attention::Fused).estimate(Precision::Fp16, WORKLOAD);
     assert!(fused.peaks[0].bytes < scores / 2, "{:?}", fused.peaks[0]);
     let half = base().estimate(Precision::Fp16, Workload { image_size: 512, ..WORKLOAD });
     assert_eq!(half.peaks[0].largest_bytes, scores / 16, "half the side, a quarter of the patches");
@@ -50,7 +57,7 @@ fn scores_of_sams_global_attention() {
 
 #[test]
 fn logits_stay_in_32_bits() {
-    let fused = model(Preset::ArrCocOvisBase, Attention::Fused);
+    let fused = model(BASE, Attention::Fused);
     let workload = Workload { slots: 8, prefill_chunk: 1, ..WORKLOAD };
     let peaks = fused.estimate(Precision::Fp16, workload).peaks;
     let decoder = peaks.into_iter().find(|peak| peak.stage == "decoder").unwrap();
@@ -79,8 +86,7 @@ fn weights_by_precision() {
 
 #[test]
 fn fp32_weights_are_the_parameters_that_graphs_read() {
-    let config = ModelConfig::from_json(&Preset::ArrCocOvisBase.config("bfloat16")).unwrap();
-    let used = parameters(&config).into_iter().filter(|parameter| parameter.used);
+    let used = compose(BASE).parameters().into_iter().filter(|parameter| parameter.used);
     let used: u64 = used.map(|parameter| parameter.shape.iter().product::<usize>() as u64).sum();
     let sum: u64 = base().estimate(Precision::Fp32, WORKLOAD).weights.values().sum();
     // Beyond the parameters there are constants: rotary tables of 4096 x 64 sines and cosines (2 MiB), resampling matrices.
@@ -157,7 +163,7 @@ fn first_change_that_is_enough() {
 #[test]
 fn impossible_requests_say_what_is_possible() {
     let options = Options {
-        source: ModelSource::Preset(Preset::ArrCocOvisTiny),
+        source: ModelSource::Preset(families::preset(TINY).unwrap()),
         precision: None,
         device: None,
         slots: 1,
@@ -176,7 +182,7 @@ fn impossible_requests_say_what_is_possible() {
 
 #[test]
 fn tensors_live_until_their_last_reader() {
-    let mut builder = Builder::new("test", "test", Target::Portable);
+    let mut builder = Builder::new("test", Role::Encoder, "test", Target::Portable);
     let g = &mut builder;
     let x = g.input("x", Element::F32, dims!["n", 2]);
     let a = g.relu(&x); // x, a
@@ -184,7 +190,7 @@ fn tensors_live_until_their_last_reader() {
     let b = g.relu(&view); // x, a, b
     let c = g.relu(&b); // x, b, c: a is gone
     let joined = g.concat(&[&b, &c], 1); // x, b, c, joined, which is twice as large
-    g.output("y", &joined, dims![2, joined.dim(1)]);
+    g.output("y", Meaning::Network, &joined, dims![2, joined.dim(1)]);
     let graph = builder.finish();
     let one = 10 * 2 * 4;
     let found = peak(&graph, &[("n", 10)], 4);
@@ -205,7 +211,7 @@ proptest! {
         (size, larger) in (0usize..5, 0usize..5),
         precision in prop::sample::select(&Precision::ALL[..]),
     ) {
-        let model = model(Preset::ArrCocOvisTiny, Attention::Materialized);
+        let model = model(TINY, Attention::Materialized);
         let sizes = [512, 640, 800, 1024, 1280];
         let less = Workload { slots, context, image_size: sizes[size], prefill_chunk: 256 };
         let least = model.estimate(precision, less).total;

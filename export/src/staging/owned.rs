@@ -5,9 +5,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use arrcoc_runtime::bundle::MANIFEST;
-use arrcoc_runtime::quote::quote;
-use arrcoc_runtime::yaml;
+use arrcoc_bundle::MANIFEST;
+use arrcoc_bundle::quote::quote;
+use arrcoc_bundle::yaml;
 
 use super::StagingError;
 

@@ -146,7 +146,7 @@ fn checkpoints_and_engines_are_known_by_their_files() {
     for dir in [&checkpoint, &engine] {
         fs::create_dir(dir).unwrap();
     }
-    let config = crate::init::Preset::ArrCocOvisTiny.config("float32");
+    let config = (arrcoc_models::families::preset("arr-coc-ovis-tiny").unwrap().config)("float32");
     fs::write(checkpoint.join("config.json"), config.to_string()).unwrap();
     fs::write(checkpoint.join("model.safetensors"), "").unwrap();
     // Trained, or from elsewhere: `init` has not written it.

@@ -1,22 +1,27 @@
 //! The proof of a bundle: `arrcoc-export verify`.
 //!
 //! Tokenizer and chat template must put the conversations that the server puts to them when it loads. Weights must be
-//! finite numbers. Then every stage runs on ONNX Runtime and, from the portable bundle of the same
-//! checkpoint, on tract: two inference libraries that share no code, and for `cpu` bundles two sets of operators.
+//! finite numbers. Then the portable fp32 bundle of the same checkpoint answers a question on tract, through the pipeline that serves
+//! ([`record`]), and every run of its graphs is repeated with the verified bundle on ONNX Runtime ([`replay`], [`decoding`]): two
+//! inference libraries that share no code, and for `cpu` bundles two sets of operators.
 
 pub mod compare;
-mod stages;
+mod decoding;
+mod question;
+mod record;
+mod replay;
 pub mod tolerances;
 mod weights;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
-use arrcoc_runtime::bundle::{Bundle, BundleError, MANIFEST};
+use arrcoc_bundle::{Bundle, BundleError, MANIFEST};
+use arrcoc_bundle::{Drift, Precision, Role, Statistics, Target};
 use arrcoc_runtime::decoder::DecoderError;
 use arrcoc_runtime::engine::{EngineError, RuntimeKind, RuntimeOptions};
 use arrcoc_runtime::error::LoadError;
+use arrcoc_runtime::generate::GenerateError;
 use arrcoc_runtime::image::ImageError;
 use arrcoc_runtime::prompt::Prompter;
 use arrcoc_runtime::tensor::TensorError;
@@ -27,8 +32,10 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::onnx::OnnxError;
 use crate::progress::Progress;
 use crate::table::{Table, grouped};
-use stages::Side;
-pub use stages::{AdapterReport, DecodingReport, StageReport};
+use crate::tap::Call;
+pub use decoding::DecodingReport;
+use decoding::Side;
+pub use replay::StageReport;
 pub use weights::{NotFinite, WeightReport};
 
 /// Directory of the bundle that serves as the reference, beside the one that is verified.
@@ -43,11 +50,11 @@ pub struct Options {
     pub checkpoint: Option<PathBuf>,
     /// The test image; `None` takes a random one. Scales that were calibrated (fp8) fit images like those of the calibration.
     pub image: Option<PathBuf>,
-    /// Side of the test image, pixels; `None` takes the smallest that fills every tier.
+    /// Side of the encoder's input, pixels, for families that have several; `None` takes the smallest, where it fills every tier.
     pub image_size: Option<usize>,
     /// Tokens to decode.
     pub tokens: usize,
-    /// Seed of the test inputs.
+    /// Seed of the test question.
     pub seed: u64,
     /// What runs the bundle; the reference always runs on tract.
     pub runtime: RuntimeKind,
@@ -66,16 +73,27 @@ pub struct Report {
     pub runtimes: [String; 2],
     /// The weights.
     pub weights: WeightReport,
-    /// The stages; none are run when weights are not finite.
+    /// The graphs' outputs; nothing is run when weights are not finite.
     pub stages: Vec<StageReport>,
-    /// The statistics that the decoder was trained on, which the adapter aims at.
-    pub adapter_target: Statistics,
-    /// What the adapter puts out, per tier.
+    /// The statistics that the decoder was trained on, where the family says so.
+    pub adapter_target: Option<Statistics>,
+    /// What visual tokens look like, per tier, on the reference.
     pub adapter: Vec<AdapterReport>,
     /// The greedy continuation.
     pub decoding: Option<DecodingReport>,
     /// Whether everything is within its limits.
     pub passed: bool,
+}
+
+/// What visual tokens look like at one tier. An adapter normalises each image, so a random one will do.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct AdapterReport {
+    /// The tier, by its budget.
+    pub tokens: usize,
+    /// Of all rows.
+    pub statistics: Statistics,
+    /// What of it has left the statistics that the decoder was trained on.
+    pub drift: Option<Drift>,
 }
 
 /// A bundle could not be verified.
@@ -137,14 +155,6 @@ pub enum VerifyError {
         /// The other digest.
         found: String,
     },
-    /// No such image size.
-    #[error("--image-size: expected one of {sizes:?}, found {found}")]
-    ImageSize {
-        /// What was asked for.
-        found: usize,
-        /// What the bundle takes.
-        sizes: Vec<usize>,
-    },
     /// There is no room for an answer.
     #[error(
         "expected a context of at least 3 tokens, found {found}: --context, or the model's own, is too short to decode anything"
@@ -160,6 +170,17 @@ pub enum VerifyError {
         path: PathBuf,
         /// Why.
         source: ImageError,
+    },
+    /// The reference does not answer.
+    #[error("the reference cannot answer the test question")]
+    Question(#[source] GenerateError),
+    /// A graph that the question did not need, and that is not verified therefore.
+    #[error(
+        "graph `{graph}` was not run by a question about a picture; verify with the version that built the bundle"
+    )]
+    Untried {
+        /// The graph.
+        graph: String,
     },
     /// The checkpoint cannot be read.
     #[error(transparent)]
@@ -185,13 +206,13 @@ pub enum VerifyError {
     #[error(transparent)]
     Decoder(#[from] DecoderError),
     /// A tensor is not what the graph contract says.
-    #[error("a stage returned a tensor of another kind than the graph contract says")]
+    #[error("a graph returned a tensor of another kind than the graph contract says")]
     Tensor(#[from] TensorError),
     /// An output is missing.
     #[error("graph `{stage}` has no output `{output}`; export the checkpoint again")]
     Output {
         /// The graph.
-        stage: &'static str,
+        stage: String,
         /// The output.
         output: String,
     },
@@ -219,7 +240,7 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
         passed: weights.not_finite.is_empty(),
         weights,
         stages: Vec::new(),
-        adapter_target: subject.manifest().vision.adapter_target,
+        adapter_target: subject.manifest().vision.embeds_target,
         adapter: Vec::new(),
         decoding: None,
     };
@@ -235,21 +256,50 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     if (precision, target) != (Precision::Fp32, Target::Portable) {
         return Err(VerifyError::Reference { path: reference_path, precision, target });
     }
-    let subject_runtime = options.runtime.open_with(&options.library)?;
-    let tract = RuntimeKind::Tract.open_with(&options.library)?;
-    report.runtimes = [subject_runtime.describe(), tract.describe()];
-    let sides = [
-        Side { bundle: &subject, runtime: subject_runtime.as_ref() },
-        Side { bundle: &reference, runtime: tract.as_ref() },
-    ];
-    let findings = stages::run(&sides, options, progress)?;
-    report.passed = findings.stages.iter().all(StageReport::passed)
-        && findings.adapter.iter().all(|tier| tier.drift.is_none())
-        && findings.decoding.as_ref().is_none_or(|decoding| decoding.differing == 0);
-    report.stages = findings.stages;
-    report.adapter = findings.adapter;
-    report.decoding = findings.decoding;
+    run(&subject, &reference, options, progress, &mut report)?;
     Ok(report)
+}
+
+/// Runs both bundles and fills in what they say.
+fn run(
+    subject: &Bundle,
+    reference: &Bundle,
+    options: &Options,
+    progress: Progress,
+    report: &mut Report,
+) -> Result<(), VerifyError> {
+    let context = decoding::context_length(options, subject.manifest());
+    if context < decoding::SHORTEST_CONTEXT {
+        return Err(VerifyError::Context { found: context });
+    }
+    let library = options.runtime.open_with(&options.library)?;
+    let tract = RuntimeKind::Tract.open_with(&options.library)?;
+    report.runtimes = [library.describe(), tract.describe()];
+    let record = record::record(reference, tract, options, progress)?;
+    every_graph_ran(subject, &record.calls)?;
+    report.adapter = record.adapter;
+    report.stages = replay::replay(&record.calls, subject, library.as_ref(), progress)?;
+    progress.note("decoding on both sides");
+    let tract = RuntimeKind::Tract.open_with(&options.library)?;
+    let sides = [
+        Side { bundle: subject, library: library.as_ref() },
+        Side { bundle: reference, library: tract.as_ref() },
+    ];
+    let (stage, decoding) = decoding::decode(&sides, &record.prompt, options)?;
+    report.stages.push(stage);
+    report.passed = report.stages.iter().all(StageReport::passed)
+        && report.adapter.iter().all(|tier| tier.drift.is_none())
+        && decoding.differing == 0;
+    report.decoding = Some(decoding);
+    Ok(())
+}
+
+/// What was not run was not compared.
+fn every_graph_ran(subject: &Bundle, calls: &[Call]) -> Result<(), VerifyError> {
+    let ran = |name: &str| calls.iter().any(|call| call.graph == name);
+    let untried =
+        subject.manifest().graphs.iter().find(|(name, graph)| graph.role != Role::Decoder && !ran(name));
+    untried.map_or(Ok(()), |(name, _)| Err(VerifyError::Untried { graph: name.clone() }))
 }
 
 fn open(path: &Path) -> Result<Bundle, VerifyError> {
@@ -296,8 +346,8 @@ impl fmt::Display for Report {
             )?;
             write!(f, "{}", stage_table(&self.stages))?;
         }
-        if !self.adapter.is_empty() {
-            write!(f, "\n{}", adapter_table(&self.adapter, &self.adapter_target))?;
+        if let (Some(target), false) = (&self.adapter_target, self.adapter.is_empty()) {
+            write!(f, "\n{}", adapter_table(&self.adapter, target))?;
         }
         if let Some(DecodingReport { tokens, agreeing, differing }) = &self.decoding {
             let ties = tokens - agreeing - differing;

@@ -1,20 +1,9 @@
-//! How far two runtimes may lie apart, per output of a stage, and why.
+//! How far two libraries may lie apart, by what a graph is for and what the numbers of an output mean, and why.
 //!
-//! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so that a stage
+//! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so that a graph
 //! answers for itself and not for the ones before it.
 
-use arrcoc_runtime::bundle::manifest::{Precision, Target};
-
-/// What an output is held to.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Tolerance {
-    /// Stage: the graph's name in the bundle.
-    pub stage: &'static str,
-    /// Output of the graph.
-    pub output: &'static str,
-    /// Largest allowed distance; 0 asks for equality.
-    pub limit: f64,
-}
+use arrcoc_bundle::{Meaning, Precision, Role, Target};
 
 /// The contract of the reference tests: 1e-3 for networks in 32-bit floats. Runtimes differ in the order of their sums
 /// and in their exponentials, which came to 3e-6 at most on the three presets; trained weights have outliers
@@ -26,23 +15,6 @@ const ARITHMETIC: f64 = 1e-6;
 
 /// Rows or indices picked, not computed.
 const EXACT: f64 = 0.0;
-
-/// Every output of every stage at precision `fp32`.
-pub const FP32: &[Tolerance] = &[
-    Tolerance { stage: "embedding", output: "inputs_embeds", limit: EXACT },
-    Tolerance { stage: "vision_encoder", output: "image_features", limit: NETWORK },
-    Tolerance { stage: "allocator", output: "relevance", limit: NETWORK },
-    Tolerance { stage: "allocator", output: "knowing", limit: NETWORK },
-    Tolerance { stage: "allocator", output: "tension_weights", limit: NETWORK },
-    Tolerance { stage: "allocator", output: "tier_logits", limit: NETWORK },
-    Tolerance { stage: "compressor", output: "visual_tokens", limit: NETWORK },
-    Tolerance { stage: "compressor", output: "token_positions", limit: ARITHMETIC },
-    // Both sides see the same relevance; ties go to the lower index by contract.
-    Tolerance { stage: "compressor", output: "token_indices", limit: EXACT },
-    Tolerance { stage: "refiner", output: "refined_tokens", limit: NETWORK },
-    Tolerance { stage: "quality_adapter", output: "visual_embeds", limit: NETWORK },
-    Tolerance { stage: "decoder", output: "logits", limit: NETWORK },
-];
 
 /// Sixteen bits keep eleven of a number: every tensor that is stored so is off by 2^-12 of itself, and a network of a few dozen layers
 /// stores a few hundred of them, whose errors add up as the root of their number; twice that, since logits are sums of cancelling terms.
@@ -66,26 +38,26 @@ const INT8_TABLE: f64 = 4e-3;
 /// clear of that noise: they lose more than trained ones do.
 const INT4: f64 = 4e-1;
 
-/// The limit of a stage that a precision changes; `None` where it leaves fp32 as it is.
-fn coarser(precision: Precision, target: Target, stage: &str) -> Option<f64> {
-    let (table, encoders, decoder) = match (precision, target) {
-        (Precision::Fp32, _) => return None,
+/// The limit of an output at a precision and target. Graphs of the other roles keep 32 bits in every precision.
+pub fn limit(precision: Precision, target: Target, role: Role, meaning: Meaning) -> f64 {
+    let exact = match meaning {
+        // Both sides see the same scores; ties go to the lower index by contract.
+        Meaning::Picked => EXACT,
+        Meaning::Arithmetic => ARITHMETIC,
+        Meaning::Network | Meaning::Logits => NETWORK,
+    };
+    let (table, encoder, decoder) = match (precision, target) {
+        (Precision::Fp32, _) => return exact,
         (Precision::Fp16, _) => (FP16_TABLE, FP16, FP16),
         (Precision::Fp8, _) => (FP16_TABLE, FP8, FP8),
         (Precision::Int8, _) => (INT8_TABLE, INT8, INT8),
         (Precision::Int4, Target::Cpu) => (INT8_TABLE, INT8, INT4),
         (Precision::Int4, Target::Portable) => (FP16_TABLE, FP16, INT4),
     };
-    match stage {
-        "embedding" => Some(table),
-        "vision_encoder" | "refiner" => Some(encoders),
-        "decoder" => Some(decoder),
-        _ => None,
+    match (role, meaning) {
+        (Role::Embedding, _) => table,
+        (Role::Encoder, Meaning::Network | Meaning::Logits) => encoder,
+        (Role::Decoder, Meaning::Network | Meaning::Logits) => decoder,
+        _ => exact,
     }
-}
-
-/// The limit of an output at a precision and target; outputs that the table does not know must be equal.
-pub fn limit(precision: Precision, target: Target, stage: &str, output: &str) -> f64 {
-    let known = FP32.iter().find(|tolerance| tolerance.stage == stage && tolerance.output == output);
-    known.map_or(EXACT, |tolerance| coarser(precision, target, stage).unwrap_or(tolerance.limit))
 }

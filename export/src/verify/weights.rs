@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use arrcoc_runtime::bundle::Bundle;
+use arrcoc_bundle::Bundle;
 use serde::Serialize;
 
 use super::VerifyError;

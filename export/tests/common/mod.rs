@@ -1,20 +1,23 @@
 //! A random checkpoint to damage, and the program to run on it.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, dead_code, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use arrcoc_bundle::{Precision, Target, hex};
 use arrcoc_export::build::{self, BuildError, Summary};
 use arrcoc_export::calibrate::{self, Calibration, RangeMethod};
-use arrcoc_export::init::{self, Preset, SHARD_BYTES, WeightType};
+use arrcoc_export::init::{self, SHARD_BYTES, WeightType};
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify;
-use arrcoc_runtime::bundle::manifest::{Precision, Target};
+use arrcoc_models::families;
 use arrcoc_runtime::engine::{EngineError, RuntimeKind, RuntimeOptions};
+use arrcoc_tests::require::can_run;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// A directory with `tiny`, a checkpoint of the tiny preset.
@@ -30,8 +33,8 @@ impl Workshop {
     pub fn with(dtype: WeightType, shard_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("tiny");
-        let options =
-            init::Options { preset: Preset::ArrCocOvisTiny, seed: 3, dtype, shard_bytes, out, force: false };
+        let preset = families::preset("arr-coc-ovis-tiny").unwrap();
+        let options = init::Options { preset, seed: 3, dtype, shard_bytes, out, force: false };
         init::init(&options, Progress::Silent).unwrap();
         Self { dir }
     }
@@ -178,6 +181,18 @@ pub fn verified(bundle: &Path) -> verify::Report {
     verify::verify(bundle, &verify_options(), Progress::Silent).unwrap()
 }
 
+/// Changes a file of a bundle, and its hash in the manifest.
+pub fn mended(bundle: &Path, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+    let hash = |bytes: &[u8]| hex(&Sha256::digest(bytes));
+    let mut bytes = fs::read(bundle.join(name)).unwrap();
+    let before = hash(&bytes);
+    edit(&mut bytes);
+    fs::write(bundle.join(name), &bytes).unwrap();
+    let manifest = fs::read_to_string(bundle.join("manifest.yaml")).unwrap();
+    assert!(manifest.contains(&before));
+    fs::write(bundle.join("manifest.yaml"), manifest.replace(&before, &hash(&bytes))).unwrap();
+}
+
 /// Every file below a directory, with its contents.
 pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
@@ -190,15 +205,9 @@ pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// Whether ONNX Runtime can be had; named (by its path, or as `ort` in `ARRCOC_REQUIRE`) and absent is a failure, not a reason to skip.
 pub fn has_onnx_runtime() -> bool {
-    match RuntimeKind::Ort.open(2) {
-        Ok(_) => true,
-        Err(error) => {
-            let required = std::env::var("ARRCOC_REQUIRE").unwrap_or_default();
-            let named =
-                std::env::var_os("ORT_DYLIB_PATH").is_some() || required.split(',').any(|name| name == "ort");
-            assert!(!named && matches!(error, EngineError::Unavailable { .. }), "{error}");
-            eprintln!("skipped: {error}");
-            false
-        }
+    let runtime = RuntimeKind::Ort.open(2);
+    if let Err(error) = &runtime {
+        assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
     }
+    can_run("ort", &runtime)
 }

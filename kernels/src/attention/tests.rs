@@ -1,7 +1,6 @@
 //! Against the formula in 64-bit floats.
 
 use super::*;
-use crate::Support;
 use crate::testing::{Three, can_run, numbers, shapes};
 
 fn expected(grid: Grid, qkv: &[f32], tables: Tables<'_>) -> Vec<f64> {
@@ -37,11 +36,12 @@ fn expected(grid: Grid, qkv: &[f32], tables: Tables<'_>) -> Vec<f64> {
     out
 }
 
-/// The formula rounds nothing; the kernel rounds factors to 8 bits of mantissa. With logits of a few units that is half a percent of a result.
+/// The formula rounds nothing; the kernel rounds factors to 8 bits of mantissa. With logits of a few units
+/// that is half a percent of a result.
 const TOLERANCE: f64 = 0.006;
 
 fn check(grid: Grid, size: f32) {
-    if !can_run("avx512bf16", Support::detect().attention) {
+    if !can_run(&TABLE) {
         return;
     }
     let (row, width) = (grid.row_width(), grid.head_width);
@@ -52,11 +52,14 @@ fn check(grid: Grid, size: f32) {
     let rows = table(2 * grid.height - 1, 2);
     let columns = table(2 * grid.width - 1, 3);
     let tables = Tables { rows: &rows, columns: &columns };
-    let mut out = vec![f32::NAN; grid.batch * grid.positions() * row];
-    // Whatever earlier calls have left in the scratch must not matter.
-    grid_attention(grid, &qkv, tables, &mut out, &mut vec![u32::MAX; 100_000], &Three);
     let expected = expected(grid, &qkv, tables);
-    assert_close(grid, &out, &expected);
+    for kernel in TABLE.all_here() {
+        let mut out = vec![f32::NAN; grid.batch * grid.positions() * row];
+        // Whatever earlier calls have left in the scratch must not matter.
+        let scratch = &mut vec![u32::MAX; 100_000];
+        grid_attention_with(kernel, grid, &qkv, tables, &mut out, scratch, &Three);
+        assert_close(grid, &out, &expected);
+    }
 }
 
 fn assert_close(grid: Grid, out: &[f32], expected: &[f64]) {
@@ -91,7 +94,7 @@ fn odd_shapes_follow_the_formula() {
 
 #[test]
 fn nothing_to_compute_is_computed() {
-    if !can_run("avx512bf16", Support::detect().attention) {
+    if !can_run(&TABLE) {
         return;
     }
     for (batch, height, width, heads) in [(0, 3, 3, 2), (2, 0, 3, 1), (2, 3, 0, 1), (1, 2, 2, 0)] {
@@ -106,7 +109,7 @@ fn nothing_to_compute_is_computed() {
 
 #[test]
 fn slices_that_do_not_fit_are_refused() {
-    if !can_run("avx512bf16", Support::detect().attention) {
+    if !can_run(&TABLE) {
         return;
     }
     let grid = Grid { batch: 1, height: 2, width: 3, heads: 2, head_width: 8 };
@@ -124,7 +127,7 @@ fn slices_that_do_not_fit_are_refused() {
 
 #[test]
 fn without_positions() {
-    if !can_run("avx512bf16", Support::detect().attention) {
+    if !can_run(&TABLE) {
         return;
     }
     let grid = Grid { batch: 2, height: 1, width: 300, heads: 3, head_width: 40 };
@@ -134,9 +137,11 @@ fn without_positions() {
     let part =
         |part: usize| -> Vec<f32> { qkv.chunks(120).skip(part).step_by(3).flatten().copied().collect() };
     let parts = [0, 1, 2].map(part);
-    let mut out = vec![f32::NAN; expected.len()];
-    attention(grid, parts.each_ref().map(|part| &part[..]), &mut out, &mut vec![u32::MAX; 7], &Three);
-    assert_close(grid, &out, &expected);
+    for kernel in TABLE.all_here() {
+        let (parts, mut out) = (parts.each_ref().map(|part| &part[..]), vec![f32::NAN; expected.len()]);
+        attention_with(kernel, grid, parts, &mut out, &mut vec![u32::MAX; 7], &Three);
+        assert_close(grid, &out, &expected);
+    }
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! Against the same product in plain loops, to the bit.
 
 use super::*;
-use crate::Support;
-use crate::testing::{Three, can_run, numbers, shapes};
+use crate::testing::{Three, can_run, numbers, one_result, shapes};
 
 struct Case {
     inputs: usize,
@@ -27,11 +26,14 @@ impl Case {
     }
 
     fn run(&self, rows: usize) -> Vec<f32> {
-        let mut y = vec![f32::NAN; rows * self.weight().outputs()];
         let x = &self.x[..rows * self.inputs];
-        // Whatever earlier calls have left in the scratch must not matter.
-        block_linear(x, self.weight(), &mut y, &mut vec![[-1; BLOCK / 4]; 3], &Three);
-        y
+        let results = TABLE.all_here().map(|kernel| {
+            let mut y = vec![f32::NAN; rows * self.weight().outputs()];
+            // Whatever earlier calls have left in the scratch must not matter.
+            block_linear_with(kernel, x, self.weight(), &mut y, &mut vec![[-1; BLOCK / 4]; 3], &Three);
+            y
+        });
+        one_result(results)
     }
 
     /// Weight `input` of an output, from zero up and down, as the layout's description has it.
@@ -64,7 +66,7 @@ impl Case {
 
 #[test]
 fn every_shape_gives_the_sums_of_plain_loops() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for (blocks, outputs) in [(1, 16), (1, 32), (2, 48), (3, 64), (5, 112), (7, 144), (24, 96)] {
@@ -78,7 +80,7 @@ fn every_shape_gives_the_sums_of_plain_loops() {
 
 #[test]
 fn odd_shapes_give_the_sums_of_plain_loops() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for [rows, blocks, tiles] in shapes(200, [(1, 20), (1, 9), (1, 13)]) {
@@ -89,7 +91,7 @@ fn odd_shapes_give_the_sums_of_plain_loops() {
 
 #[test]
 fn nothing_to_compute_is_computed() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for (rows, outputs) in [(0, 32), (3, 0)] {
@@ -100,7 +102,7 @@ fn nothing_to_compute_is_computed() {
 
 #[test]
 fn slices_that_do_not_fit_are_refused() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     let case = Case::new(5, 64, 32);
@@ -118,7 +120,7 @@ fn slices_that_do_not_fit_are_refused() {
 
 #[test]
 fn more_rows_than_one_task_takes() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     let case = Case::new(800, 64, 112);
@@ -127,7 +129,7 @@ fn more_rows_than_one_task_takes() {
 
 #[test]
 fn the_largest_weights_and_activations_do_not_overflow() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for (byte, value) in [(0x00, -8.0), (0xff, 7.0)] {
@@ -144,7 +146,7 @@ fn the_largest_weights_and_activations_do_not_overflow() {
 
 #[test]
 fn what_is_no_number_stays_none_in_its_row_alone() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for wild in [f32::NAN, f32::INFINITY] {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Heads, Past, Rotary, Tokens};
+use super::{Heads, Kernel, Past, Rotary, Tokens};
 use crate::shared::Shared;
 
 /// The new tokens, and the cache that takes them.
@@ -20,19 +20,20 @@ impl Append<'_> {
     /// Appends some tokens of a sequence, in all heads.
     ///
     /// # Safety
-    /// Nobody else may have the places of these tokens, and the CPU must have AVX-512F.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn run(&self, row: usize, tokens: Range<usize>) {
+    /// Nobody else may have the places of these tokens, and the CPU must have the kernel's instructions.
+    pub(super) unsafe fn run(&self, kernel: &Kernel, row: usize, tokens: Range<usize>) {
         let Heads { kv_heads, width, .. } = self.heads;
         for token in tokens {
             let index = row * self.heads.tokens + token;
             for head in 0..kv_heads {
                 let from = (index * kv_heads + head) * width;
                 let to = ((row * kv_heads + head) * self.capacity + self.held[row] + token) * width;
-                // SAFETY: the caller has these places to itself.
-                let (key, value) = unsafe { (self.keys.part(to, width), self.values.part(to, width)) };
-                self.rotary.rotate(index, &self.tokens.key[from..][..width], 1.0, key);
-                value.copy_from_slice(&self.tokens.value[from..][..width]);
+                // SAFETY: the caller has these places to itself, and asked the CPU.
+                unsafe {
+                    let (key, value) = (self.keys.part(to, width), self.values.part(to, width));
+                    (kernel.rotate)(self.rotary, index, &self.tokens.key[from..][..width], 1.0, key);
+                    value.copy_from_slice(&self.tokens.value[from..][..width]);
+                }
             }
         }
     }

@@ -1,9 +1,5 @@
 //! Rotary positions.
 
-use std::arch::x86_64::*;
-
-use crate::vectors::{LANES, load_floats, store_floats};
-
 /// Angles of all positions, and the positions of the new tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotary<'a> {
@@ -30,21 +26,8 @@ impl Rotary<'_> {
         );
     }
 
-    /// Rotates `x` \[width\] to the position of a token, and multiplies it with `scale`: number i and number i + width / 2 are a pair.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn rotate(&self, token: usize, x: &[f32], scale: f32, to: &mut [f32]) {
-        let half = x.len() / 2;
-        let start = self.positions[token] * half;
-        let (cosines, sines) = (&self.cosines[start..][..half], &self.sines[start..][..half]);
-        let ((first, second), (to_first, to_second)) = (x.split_at(half), to.split_at_mut(half));
-        let scale = _mm512_set1_ps(scale);
-        for at in (0..half).step_by(LANES) {
-            let [a, b, cosine, sine] = [first, second, cosines, sines].map(|x| load_floats(&x[at..]));
-            let turned_a = _mm512_fmsub_ps(a, cosine, _mm512_mul_ps(b, sine));
-            let turned_b = _mm512_fmadd_ps(b, cosine, _mm512_mul_ps(a, sine));
-            store_floats(_mm512_mul_ps(turned_a, scale), &mut to_first[at..]);
-            store_floats(_mm512_mul_ps(turned_b, scale), &mut to_second[at..]);
-        }
+    /// Cosines and sines of a token's position, \[width / 2\].
+    pub(super) fn angles(&self, token: usize, half: usize) -> [&[f32]; 2] {
+        [self.cosines, self.sines].map(|table| &table[self.positions[token] * half..][..half])
     }
 }

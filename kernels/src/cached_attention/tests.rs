@@ -1,7 +1,6 @@
 //! Against the formula in 64-bit floats, and against itself: alone, in chunks and in batches.
 
 use super::*;
-use crate::Support;
 use crate::testing::{Three, can_run, numbers, shapes};
 
 /// Rows of the rotary tables.
@@ -151,12 +150,13 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// 32-bit sums of up to 600 terms and logits of up to ten, whose rounding an exponential multiplies: some 3e-7 each.
+/// 32-bit sums of up to 600 terms and logits of up to ten, whose rounding an exponential multiplies: some
+/// 3e-7 each.
 const TOLERANCE: f64 = 3e-6;
 
 #[test]
 fn every_shape_follows_the_formula() {
-    if !can_run("avx512f", Support::detect().cached_attention) {
+    if !can_run(&TABLE) {
         return;
     }
     for (length, heads, kv_heads, width) in [
@@ -183,7 +183,7 @@ fn check(sequence: &Sequence) {
 
 #[test]
 fn odd_shapes_follow_the_formula() {
-    if !can_run("avx512f", Support::detect().cached_attention) {
+    if !can_run(&TABLE) {
         return;
     }
     for [length, kv_heads, group, half] in shapes(80, [(1, 70), (1, 3), (1, 9), (1, 40)]) {
@@ -193,7 +193,7 @@ fn odd_shapes_follow_the_formula() {
 
 #[test]
 fn nothing_to_compute_leaves_the_cache_alone() {
-    if !can_run("avx512f", Support::detect().cached_attention) {
+    if !can_run(&TABLE) {
         return;
     }
     let sequence = Sequence::new(3, 4, 2, 6, 1);
@@ -208,7 +208,7 @@ fn nothing_to_compute_leaves_the_cache_alone() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    if !can_run("avx512f", Support::detect().cached_attention) {
+    if !can_run(&TABLE) {
         return;
     }
     let sequence = Sequence::new(3, 4, 2, 6, 1);
@@ -233,7 +233,7 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn chunks_equal_the_whole() {
-    if !can_run("avx512f", Support::detect().cached_attention) {
+    if !can_run(&TABLE) {
         return;
     }
     for (heads, kv_heads, width) in [(4, 2, 128), (3, 1, 24), (2, 2, 64)] {
@@ -249,7 +249,7 @@ fn chunks_equal_the_whole() {
 
 #[test]
 fn batches_equal_the_single() {
-    if !can_run("avx512f", Support::detect().cached_attention) {
+    if !can_run(&TABLE) {
         return;
     }
     // Five tokens behind histories of different lengths.
@@ -281,7 +281,7 @@ fn batches_equal_the_single() {
 
 #[test]
 fn a_cache_elsewhere_is_copied() {
-    if !can_run("avx512f", Support::detect().cached_attention) {
+    if !can_run(&TABLE) {
         return;
     }
     let sequence = Sequence::new(60, 4, 2, 32, 3);
@@ -312,7 +312,7 @@ fn a_cache_elsewhere_is_copied() {
 
 #[test]
 fn what_is_no_number_stays_with_those_who_see_it() {
-    if !can_run("avx512f", Support::detect().cached_attention) {
+    if !can_run(&TABLE) {
         return;
     }
     let sequence = Sequence::new(300, 4, 2, 128, 9);

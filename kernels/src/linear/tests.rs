@@ -1,8 +1,7 @@
 //! Against the same product in plain loops, to the bit.
 
 use super::*;
-use crate::Support;
-use crate::testing::{Three, can_run, numbers, shapes};
+use crate::testing::{Three, can_run, numbers, one_result, shapes};
 
 struct Case {
     x: Vec<f32>,
@@ -26,11 +25,14 @@ impl Case {
     }
 
     fn run(&self, rows: usize) -> Vec<f32> {
-        let mut y = vec![f32::NAN; rows * self.scales.len()];
         let x = &self.x[..rows * self.weight().inputs()];
-        // Whatever earlier calls have left in the scratch must not matter.
-        linear(x, self.weight(), &mut y, &mut vec![0xaa; 100], &Three);
-        y
+        let results = TABLE.all_here().map(|kernel| {
+            let mut y = vec![f32::NAN; rows * self.scales.len()];
+            // Whatever earlier calls have left in the scratch must not matter.
+            linear_with(kernel, x, self.weight(), &mut y, &mut vec![0xaa; 100], &Three);
+            y
+        });
+        one_result(results)
     }
 
     fn expected(&self, rows: usize) -> Vec<f32> {
@@ -52,7 +54,7 @@ impl Case {
 
 #[test]
 fn every_shape_gives_the_sums_of_plain_loops() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for (inputs, outputs) in
@@ -71,7 +73,7 @@ fn every_shape_gives_the_sums_of_plain_loops() {
 
 #[test]
 fn odd_shapes_give_the_sums_of_plain_loops() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for [rows, inputs, outputs] in shapes(300, [(1, 30), (1, 300), (1, 200)]) {
@@ -82,7 +84,7 @@ fn odd_shapes_give_the_sums_of_plain_loops() {
 
 #[test]
 fn nothing_to_compute_is_computed() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for (rows, inputs, outputs) in [(0, 70, 9), (3, 70, 0), (0, 0, 0)] {
@@ -93,7 +95,7 @@ fn nothing_to_compute_is_computed() {
 
 #[test]
 fn slices_that_do_not_fit_are_refused() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     let case = Case::new(5, 70, 9);
@@ -110,7 +112,7 @@ fn slices_that_do_not_fit_are_refused() {
 
 #[test]
 fn more_rows_than_one_task_takes() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     let case = Case::new(2100, 36, 300);
@@ -119,7 +121,7 @@ fn more_rows_than_one_task_takes() {
 
 #[test]
 fn the_largest_weights_and_activations_do_not_overflow() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for (inputs, x, weight) in [(8192, -3.0, -127), (MOST_INPUTS, 3.0, 127), (MOST_INPUTS, -3.0, 127)] {
@@ -134,7 +136,7 @@ fn the_largest_weights_and_activations_do_not_overflow() {
 
 #[test]
 fn a_row_of_zeros_gives_the_bias() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     let mut case = Case::new(1, 70, 9);
@@ -144,7 +146,7 @@ fn a_row_of_zeros_gives_the_bias() {
 
 #[test]
 fn what_is_no_number_stays_none_in_its_row_alone() {
-    if !can_run("avx512vnni", Support::detect().linear) {
+    if !can_run(&TABLE) {
         return;
     }
     for (wild, inputs) in [(f32::NAN, 70), (f32::INFINITY, 70), (f32::NEG_INFINITY, 70)] {

@@ -1,9 +1,9 @@
 //! Scaled dot-product attention without a mask, in the form that the target runs best.
 
-use crate::Target;
 use crate::bricks::width;
 use crate::dims;
 use crate::graph::{Builder, Dim, Value};
+use arrcoc_bundle::Target;
 
 /// Attention of `heads` heads: q \[batch, seq, heads, width\], k \[batch, keys, heads, width\] and v \[batch, keys, heads,
 /// value_width\] to rows \[batch * seq, heads * value_width\]. The width of q and k may be dynamic: it carries extra

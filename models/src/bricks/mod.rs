@@ -4,14 +4,18 @@
 //! Between bricks, tensors are *rows*: \[batch * positions, width\]. Weights then multiply as they lie in the checkpoint
 //! (`Gemm` with a transposed right side), and only attention needs the axes apart.
 
+mod activation;
 mod attention;
 pub mod interpolate;
 pub mod rotary;
+mod shuffle;
 
+pub use activation::{Activation, gelu, gelu_tanh, quick_gelu, silu};
 pub use attention::{attention, expand_heads, merge_heads, split_heads};
+pub use shuffle::space_to_depth;
 
-use crate::Target;
 use crate::graph::{Builder, Init, Value};
+use arrcoc_bundle::Target;
 
 /// `x W^T + b`; parameters `NAME.weight` \[out, in\] and `NAME.bias` \[out\]. x is rows \[n, in\].
 pub fn linear(g: &mut Builder, name: &str, x: &Value, out: usize) -> Value {
@@ -86,41 +90,6 @@ pub fn add_rms_norm(
         Target::Portable => {
             let sum = g.add(residual, x);
             (rms_norm(g, name, &sum, epsilon), sum)
-        }
-    }
-}
-
-/// Exact GELU, x * Φ(x) (<https://arxiv.org/abs/1606.08415>).
-pub fn gelu(g: &mut Builder, x: &Value) -> Value {
-    match g.target() {
-        Target::Cpu => g.gelu_fused(x),
-        Target::Portable => {
-            let scaled = g.scale(x, std::f32::consts::FRAC_1_SQRT_2);
-            let erf = g.erf(&scaled);
-            let cdf = g.add_scalar(&erf, 1.0);
-            let half = g.scale(x, 0.5);
-            g.mul(&half, &cdf)
-        }
-    }
-}
-
-/// CLIP's approximation of GELU: x * sigmoid(1.702 x).
-pub fn quick_gelu(g: &mut Builder, x: &Value) -> Value {
-    sigmoid_gate(g, x, 1.702)
-}
-
-/// SiLU: x * sigmoid(x).
-pub fn silu(g: &mut Builder, x: &Value) -> Value {
-    sigmoid_gate(g, x, 1.0)
-}
-
-fn sigmoid_gate(g: &mut Builder, x: &Value, alpha: f32) -> Value {
-    match g.target() {
-        Target::Cpu => g.quick_gelu_fused(x, alpha),
-        Target::Portable => {
-            let scaled = if alpha == 1.0 { x.clone() } else { g.scale(x, alpha) };
-            let gate = g.sigmoid(&scaled);
-            g.mul(x, &gate)
         }
     }
 }

@@ -1,20 +1,25 @@
-//! Rotary position embedding (<https://arxiv.org/abs/2104.09864>) in the "rotate half" layout of Llama and Qwen.
+//! Rotary position embedding (<https://arxiv.org/abs/2104.09864>) in the "rotate half" layout of Llama and
+//! Qwen.
 
 use crate::bricks::width;
-use crate::graph::{Builder, Dim, Value};
+use crate::graph::{Builder, Value};
 
-/// Cosines and sines \[positions, width / 2\], computed in f64 and stored in fp32.
-pub fn tables(g: &mut Builder, positions: usize, width: usize, theta: f64) -> (Value, Value) {
-    let half = width / 2;
+/// Frequencies of a head of `width`: theta^(-2i / width) for i below width / 2.
+pub fn frequencies(width: usize, theta: f64) -> Vec<f64> {
+    (0..width / 2).map(|i| theta.powf(-2.0 * i as f64 / width as f64)).collect()
+}
+
+/// Cosines and sines \[positions, frequencies\] times `magnitude`, computed in f64 and stored in fp32.
+pub fn tables(g: &mut Builder, positions: usize, frequencies: &[f64], magnitude: f32) -> (Value, Value) {
+    let half = frequencies.len();
     let mut cosines = Vec::with_capacity(positions * half);
     let mut sines = Vec::with_capacity(positions * half);
     for position in 0..positions {
-        for i in 0..half {
+        for frequency in frequencies {
             // The reference rounds frequency and angle to fp32 before it takes the cosine.
-            let frequency = theta.powf(-2.0 * i as f64 / width as f64) as f32;
-            let angle = f64::from(position as f32 * frequency);
-            cosines.push(angle.cos() as f32);
-            sines.push(angle.sin() as f32);
+            let angle = f64::from(position as f32 * *frequency as f32);
+            cosines.push(angle.cos() as f32 * magnitude);
+            sines.push(angle.sin() as f32 * magnitude);
         }
     }
     (g.floats(&[positions, half], &cosines), g.floats(&[positions, half], &sines))
@@ -30,11 +35,4 @@ pub fn rotate(g: &mut Builder, x: &Value, cosines: &Value, sines: &Value) -> Val
     let first = g.sub(&ac, &bs);
     let second = g.add(&bc, &as_);
     g.concat(&[&first, &second], -1)
-}
-
-/// Looks the rows of `table` \[positions, width / 2\] up: position_ids \[batch, seq\] to \[batch, 1, seq, width / 2\].
-pub fn look_up(g: &mut Builder, table: &Value, position_ids: &Value) -> Value {
-    let rows = g.gather(table, position_ids, 0); // [batch, seq, width / 2]
-    let dims = vec![rows.dim(0).clone(), Dim::Fixed(1), rows.dim(1).clone(), rows.dim(2).clone()];
-    g.reshape(&rows, dims)
 }

@@ -82,11 +82,24 @@ const UNLESS_SET: &[&str] = &[
 fn of_section(section: &str) -> &'static [&'static str] {
     match section {
         // Code of the checkpoint's own is never run. The decoder ties its weights where `text_config` says so.
-        "top level" => &["auto_map", "tie_word_embeddings"],
-        // Not set, sliding windows are not used: `use_sliding_window` and `layer_types` are read.
-        "text_config" => &["max_window_layers", "sliding_window"],
+        "top level" => &["_pad_token_id", "auto_map", "tie_word_embeddings", "vocab_size"],
+        // A slower way to the same products, and what earlier code of SmolVLM and Idefics wrote: the decoders of transformers read none of it.
+        "text_config" => &[
+            "_flash_attn_2_enabled",
+            "is_llama_config",
+            "neftune_noise_alpha",
+            "perceiver_config",
+            "pixel_shuffle_factor",
+            "pretraining_tp",
+            "qk_layer_norms",
+            "rope_interleaved",
+            "transformers.js_config",
+            "use_resampler",
+        ],
         // Of the prompt encoder and the projection, which are not part of these networks.
-        "vision_config" => &["num_pos_feats", "scale", "tie_word_embeddings"],
+        "vision_config" => {
+            &["max_image_size", "num_pos_feats", "scale", "size", "tie_word_embeddings", "use_base_siglip"]
+        }
         "clip_config" => &["projection_dim", "tie_word_embeddings"],
         _ => &[],
     }

@@ -1,11 +1,11 @@
 //! The builder: inputs and outputs, parameters, constants, run-time sizes and nodes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 
 use super::{Attribute, Dim, Element, Function, Graph, Init, Initializer, Node, Parameter, Source, Value};
-use crate::Target;
+use arrcoc_bundle::{Meaning, Role, Target};
 
 /// Grows a [`Graph`].
 #[derive(Debug)]
@@ -20,10 +20,11 @@ pub struct Builder {
 
 impl Builder {
     /// An empty graph; `scope` is the prefix of the checkpoint tensors that it reads.
-    pub fn new(name: &'static str, scope: &str, target: Target) -> Self {
+    pub fn new(name: &'static str, role: Role, scope: &str, target: Target) -> Self {
         Self {
             graph: Graph {
                 name,
+                role,
                 target,
                 inputs: Vec::new(),
                 outputs: Vec::new(),
@@ -32,6 +33,8 @@ impl Builder {
                 values: Vec::new(),
                 parameters: Vec::new(),
                 functions: Vec::new(),
+                meanings: BTreeMap::new(),
+                ranges: BTreeMap::new(),
             },
             scope: vec![scope.to_owned()],
             counters: HashMap::new(),
@@ -65,8 +68,18 @@ impl Builder {
         value
     }
 
-    /// Declares an output of the graph contract, under the contract's name and axes.
-    pub fn output(&mut self, name: &str, value: &Value, dims: Vec<Dim>) {
+    /// Declares an output of the graph contract, under the contract's name and axes, and says what its numbers mean.
+    pub fn output(&mut self, name: &str, meaning: Meaning, value: &Value, dims: Vec<Dim>) {
+        self.graph.meanings.insert(name.to_owned(), meaning);
+        self.finish_output(name, value, dims);
+    }
+
+    /// Declares an output whose numbers nobody compares: a part of the KV cache, the result of a function.
+    pub fn bare_output(&mut self, name: &str, value: &Value, dims: Vec<Dim>) {
+        self.finish_output(name, value, dims);
+    }
+
+    fn finish_output(&mut self, name: &str, value: &Value, dims: Vec<Dim>) {
         assert_eq!(dims.len(), value.dims.len(), "output `{name}` of graph `{}`", self.graph.name);
         let output = Value { name: name.into(), element: value.element, dims };
         self.push_node("Identity", "", &[Some(value)], vec![output.name.clone()], vec![]);

@@ -5,7 +5,7 @@
 //! runs on (bodies use its operators, too), and faster where there is a kernel.
 
 use super::{Attribute, Builder, DOMAIN, Dim, Element, Graph, Source, Value};
-use crate::Target;
+use arrcoc_bundle::{Role, Target};
 
 /// An operator and its meaning.
 #[derive(Debug, Clone)]
@@ -34,11 +34,11 @@ impl Function {
         inputs: &[(&'static str, Element, Vec<Dim>)],
         write: impl FnOnce(&mut Builder, &[Value]) -> Vec<(&'static str, Value)>,
     ) -> Self {
-        let mut builder = Builder::new(name, name, Target::Cpu);
+        let mut builder = Builder::new(name, Role::Projector, name, Target::Cpu);
         let inputs: Vec<Value> =
             inputs.iter().map(|(name, element, dims)| builder.input(*name, *element, dims.clone())).collect();
         for (name, result) in write(&mut builder, &inputs) {
-            builder.output(name, &result, result.dims.clone());
+            builder.bare_output(name, &result, result.dims.clone());
         }
         let body = builder.finish();
         let constant = body.initializers.iter().all(|tensor| matches!(tensor.source, Source::Data(_)));

@@ -15,6 +15,7 @@ pub mod ops;
 mod proto;
 pub mod quantized;
 
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
@@ -26,10 +27,10 @@ pub use function::Function;
 pub use layout::{DataFile, Layout, Piece};
 pub use ops::Attribute;
 
-use crate::Target;
+use arrcoc_bundle::{AxisRange, Meaning, Role, Target};
 
 /// Domain of our own operators ([`Function`]).
-pub const DOMAIN: &str = "arrcoc";
+pub const DOMAIN: &str = arrcoc_bundle::names::operator::DOMAIN;
 
 /// Domain of ONNX Runtime's own operators (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>).
 pub const MICROSOFT: &str = "com.microsoft";
@@ -245,6 +246,8 @@ impl Init {
 pub struct Graph {
     /// Name in the bundle.
     pub name: &'static str,
+    /// What it is for.
+    pub role: Role,
     /// What it is written for.
     pub target: Target,
     /// Inputs, in contract order.
@@ -261,6 +264,10 @@ pub struct Graph {
     pub parameters: Vec<Parameter>,
     /// Operators of our own that nodes call.
     pub functions: Vec<Function>,
+    /// What the numbers of each output mean; the KV cache has no entry.
+    pub meanings: BTreeMap<String, Meaning>,
+    /// Ranges of the dynamic axes, as far as the family has set them.
+    pub ranges: BTreeMap<&'static str, AxisRange>,
 }
 
 impl Graph {

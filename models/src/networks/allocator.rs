@@ -8,11 +8,11 @@
 
 use serde::Deserialize;
 
-use crate::Target;
 use crate::bricks;
 use crate::config::{Check, ConfigError, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
+use arrcoc_bundle::{Meaning, Role, Target};
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
@@ -70,7 +70,7 @@ struct Query {
 /// `relevance` \[batch, patches\], `knowing` \[batch, 3, patches\] (both 0..1), `tension_weights` \[batch, 3\] and `tier_logits`
 /// \[batch, tiers\].
 pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> Graph {
-    let mut builder = Builder::new("allocator", prefix, target);
+    let mut builder = Builder::new("allocator", Role::Chooser, prefix, target);
     let g = &mut builder;
     let features = g.input("image_features", Element::F32, dims!["batch", "patches", widths.features]);
     let embeds = g.input("query_embeds", Element::F32, dims!["batch", "query_len", widths.decoder]);
@@ -93,10 +93,10 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     let relevance = relevance(g, &scores, &weights, &tensions); // [B, P]
     let tier_logits = tier_logits(g, config, widths, [&query.pooled, &statistics, &tensions], &relevance);
 
-    g.output("relevance", &relevance, dims!["batch", "patches"]);
-    g.output("knowing", &knowing, dims!["batch", 3, "patches"]);
-    g.output("tension_weights", &weights, dims!["batch", 3]);
-    g.output("tier_logits", &tier_logits, dims!["batch", widths.tiers]);
+    g.output("relevance", Meaning::Network, &relevance, dims!["batch", "patches"]);
+    g.output("knowing", Meaning::Network, &knowing, dims!["batch", 3, "patches"]);
+    g.output("tension_weights", Meaning::Network, &weights, dims!["batch", 3]);
+    g.output("tier_logits", Meaning::Network, &tier_logits, dims!["batch", widths.tiers]);
     builder.finish()
 }
 

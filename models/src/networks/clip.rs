@@ -7,11 +7,11 @@
 
 use serde::Deserialize;
 
-use crate::Target;
-use crate::bricks::{self, interpolate};
+use crate::bricks::{self, Activation, interpolate};
 use crate::config::{Check, ConfigError, check_model_type, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
+use arrcoc_bundle::{Meaning, Role, Target};
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
@@ -34,16 +34,6 @@ pub struct Config {
     pub layer_norm_eps: f32,
 }
 
-/// Activation of CLIP's MLPs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// x * sigmoid(1.702 x): OpenAI's checkpoints.
-    QuickGelu,
-    /// Exact GELU: OpenCLIP's.
-    Gelu,
-}
-
 #[derive(Deserialize)]
 #[serde(default)]
 struct RawConfig {
@@ -55,7 +45,7 @@ struct RawConfig {
     num_channels: usize,
     image_size: usize,
     patch_size: usize,
-    hidden_act: Activation,
+    hidden_act: String,
     layer_norm_eps: f32,
 }
 
@@ -71,7 +61,7 @@ impl Default for RawConfig {
             num_channels: 3,
             image_size: 224,
             patch_size: 32,
-            hidden_act: Activation::QuickGelu,
+            hidden_act: "quick_gelu".to_owned(),
             layer_norm_eps: 1e-5,
         }
     }
@@ -100,7 +90,7 @@ impl Config {
             heads: raw.num_attention_heads,
             grid: raw.image_size / raw.patch_size,
             patch_size: raw.patch_size,
-            activation: raw.hidden_act,
+            activation: Activation::read(&check, "hidden_act", &raw.hidden_act)?,
             layer_norm_eps: raw.layer_norm_eps,
         })
     }
@@ -109,7 +99,7 @@ impl Config {
 /// `visual_tokens` \[batch, tokens, D\] and `token_positions` \[batch, tokens, 2\] (y, x in 0..1) to `refined_tokens`
 /// \[batch, tokens, D\].
 pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
-    let mut builder = Builder::new("refiner", prefix, target);
+    let mut builder = Builder::new("refiner", Role::Encoder, prefix, target);
     let g = &mut builder;
     let hidden = config.hidden_size;
     let tokens = g.input("visual_tokens", Element::F32, dims!["batch", "tokens", hidden]);
@@ -125,7 +115,7 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     }
     let x = g.reshape(&x, dims![&batch, &seq, hidden]);
     let refined = g.skip(&x, 1, 1, "tokens".into()); // [B, T, D], without the class token
-    g.output("refined_tokens", &refined, dims!["batch", "tokens", hidden]);
+    g.output("refined_tokens", Meaning::Network, &refined, dims!["batch", "tokens", hidden]);
     builder.finish()
 }
 
@@ -178,10 +168,7 @@ fn layer(g: &mut Builder, config: &Config, index: usize, x: &Value, batch: &Dim,
     let x = g.add(x, &attended);
     let normed = bricks::layer_norm(g, "layer_norm2", &x, config.layer_norm_eps);
     let h = bricks::linear(g, "mlp.fc1", &normed, config.intermediate_size);
-    let h = match config.activation {
-        Activation::QuickGelu => bricks::quick_gelu(g, &h),
-        Activation::Gelu => bricks::gelu(g, &h),
-    };
+    let h = config.activation.apply(g, &h);
     let h = bricks::linear(g, "mlp.fc2", &h, hidden);
     g.add(&x, &h)
 }

@@ -6,11 +6,11 @@
 
 use serde::Deserialize;
 
-use crate::Target;
 use crate::bricks;
 use crate::config::{Check, ConfigError, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
+use arrcoc_bundle::{Meaning, Role, Target};
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ struct Candidates {
 ///
 /// The caller asks for at most P + G tokens; beyond that indices repeat gist cells.
 pub fn graph(config: &Config, widths: &Widths, prefix: &str, target: Target) -> Graph {
-    let mut builder = Builder::new("compressor", prefix, target);
+    let mut builder = Builder::new("compressor", Role::Chooser, prefix, target);
     let g = &mut builder;
     let features = g.input("image_features", Element::F32, dims!["batch", "patches", widths.features]);
     let relevance = g.input("relevance", Element::F32, dims!["batch", "patches"]);
@@ -80,9 +80,9 @@ pub fn graph(config: &Config, widths: &Widths, prefix: &str, target: Target) -> 
     let tokens = embed(g, config, widths, &candidates, &indices); // [B, T, D]
     let positions = g.gather(&candidates.places, &indices, 0); // [B, T, 2]
 
-    g.output("visual_tokens", &tokens, dims!["batch", "tokens", widths.refiner]);
-    g.output("token_positions", &positions, dims!["batch", "tokens", 2]);
-    g.output("token_indices", &indices, dims!["batch", "tokens"]);
+    g.output("visual_tokens", Meaning::Network, &tokens, dims!["batch", "tokens", widths.refiner]);
+    g.output("token_positions", Meaning::Arithmetic, &positions, dims!["batch", "tokens", 2]);
+    g.output("token_indices", Meaning::Picked, &indices, dims!["batch", "tokens"]);
     builder.finish()
 }
 

@@ -6,6 +6,8 @@
 pub mod allocator;
 pub mod clip;
 pub mod compressor;
+pub mod decoder;
+pub mod idefics3;
 pub mod quality_adapter;
-pub mod qwen3;
 pub mod sam;
+pub mod siglip;

@@ -6,11 +6,11 @@
 
 use serde::Deserialize;
 
-use crate::Target;
 use crate::bricks;
 use crate::config::{Check, ConfigError, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
+use arrcoc_bundle::{Meaning, Role, Target};
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ pub struct Widths {
 
 /// `refined_tokens` \[batch, tokens, D\] and `tier` \[batch\] (index into the budgets) to `visual_embeds` \[batch, tokens, H\].
 pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> Graph {
-    let mut builder = Builder::new("quality_adapter", prefix, target);
+    let mut builder = Builder::new("quality_adapter", Role::Projector, prefix, target);
     let g = &mut builder;
     let Widths { refiner, decoder, tiers } = widths;
     let tokens = g.input("refined_tokens", Element::F32, dims!["batch", "tokens", refiner]);
@@ -106,7 +106,7 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     let shifted = g.add(&scaled, &shift);
     let out = g.scale(&shifted, config.target_std);
     let out = g.add_scalar(&out, config.target_mean); // [B, T, H]
-    g.output("visual_embeds", &out, dims!["batch", "tokens", decoder]);
+    g.output("visual_embeds", Meaning::Network, &out, dims!["batch", "tokens", decoder]);
     builder.finish()
 }
 

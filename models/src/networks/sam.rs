@@ -8,11 +8,11 @@
 
 use serde::Deserialize;
 
-use crate::Target;
 use crate::bricks::{self, interpolate};
 use crate::config::{Check, ConfigError, check_model_type, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Function, Graph, Init, Value};
+use arrcoc_bundle::{Meaning, Role, Target};
 
 /// The operator that an encoder for the CPU does its attention with.
 pub const GRID_ATTENTION: &str = "GridAttention";
@@ -162,7 +162,7 @@ impl Grid {
 
 /// `pixel_values` \[batch, 3, height, width\] to `image_features` \[batch, patches, C\], patches in row-major order.
 pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
-    let mut builder = Builder::new("vision_encoder", prefix, target);
+    let mut builder = Builder::new("vision_encoder", Role::Encoder, prefix, target);
     let g = &mut builder;
     let pixels = g.input("pixel_values", Element::F32, dims!["batch", 3, "height", "width"]);
     let (h, w) = (Dim::Axis("height").over(config.patch_size), Dim::Axis("width").over(config.patch_size));
@@ -176,7 +176,12 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let x = neck(g, config, &x, &grid); // [B, C, h * w]
     let features = g.transpose(&x, &[0, 2, 1]); // [B, P, C]
     let features = layer_norm_2d(g, "neck.layer_norm2", &features);
-    g.output("image_features", &features, dims!["batch", "patches", config.output_channels]);
+    g.output(
+        "image_features",
+        Meaning::Network,
+        &features,
+        dims!["batch", "patches", config.output_channels],
+    );
     builder.finish()
 }
 

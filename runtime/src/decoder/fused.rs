@@ -6,11 +6,11 @@
 //! the operator writes one position after what they hold, where the next real token will overwrite it. That position
 //! always exists, because [`super::Slots`] keeps one spare.
 
-use crate::bundle::manifest::DecoderSpec;
 use crate::engine::{Graph, InPlace};
 use crate::tensor::{ElementType, Tensor, TensorError, try_zeroed};
+use arrcoc_bundle::manifest::DecoderSpec;
 
-use super::{Decoder, DecoderError, Logits, Mark, Slots, output, sequence_length};
+use super::{Decoder, DecoderError, Logits, Mark, Slots, output, position_ids, sequence_length};
 
 /// A decoder whose graph updates its KV cache in place.
 pub struct Fused {
@@ -110,11 +110,10 @@ impl Feed {
     fn inputs(&self) -> Result<Vec<(&'static str, Tensor)>, DecoderError> {
         let (batch, seq) = (self.marks.len(), self.seq);
         let totals = || self.marks.iter().map(|mark| (mark.length + seq) as i32);
-        let positions =
-            self.marks.iter().flat_map(|mark| (mark.position..mark.position + seq).map(|p| p as i64));
+        let positions = position_ids(self.marks.iter().copied(), seq);
         Ok(vec![
             ("inputs_embeds", self.embeds.clone()),
-            ("position_ids", Tensor::from_vec::<i64>(&[batch, seq], positions.collect())?),
+            ("position_ids", Tensor::from_vec(&[3, batch, seq], positions)?),
             ("seqlens_k", Tensor::from_vec::<i32>(&[batch], totals().map(|total| total - 1).collect())?),
             ("total_sequence_length", Tensor::from_vec::<i32>(&[], vec![totals().max().unwrap_or(0)])?),
         ])

@@ -5,11 +5,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::bundle::Bundle;
-use crate::bundle::manifest::Target;
 use crate::engine::{EngineError, Graph, Runtime};
 use crate::error::LoadError;
 use crate::tensor::{Tensor, TensorError};
+use arrcoc_bundle::{Bundle, Role, Target};
 
 pub mod fused;
 pub mod portable;
@@ -213,7 +212,7 @@ pub fn load(
     slots: usize,
     capacity: usize,
 ) -> Result<Box<dyn Decoder>, LoadError> {
-    let graph = bundle.load_graph(runtime, "decoder")?;
+    let graph = runtime.load_from(bundle, bundle.manifest().only(Role::Decoder))?;
     let spec = &bundle.manifest().decoder;
     Ok(match bundle.manifest().target {
         Target::Cpu => {
@@ -272,6 +271,14 @@ fn output(outputs: Vec<(String, Tensor)>, graph: &'static str, name: &str) -> Re
             found: format!("only {found}"),
         }
     })
+}
+
+/// Places of `seq` tokens of each row, `[3, rows, seq]`: the axes are time, row and column, and text has one
+/// place in all three.
+fn position_ids(marks: impl Iterator<Item = Mark>, seq: usize) -> Vec<i64> {
+    let places: Vec<i64> =
+        marks.flat_map(|mark| (mark.position..mark.position + seq).map(|place| place as i64)).collect();
+    places.repeat(3)
 }
 
 /// Checks embeddings against `[1, S, H]`; returns `S`.

@@ -3,11 +3,11 @@
 
 use half::f16;
 
-use crate::bundle::manifest::{CacheElement, DecoderSpec};
 use crate::engine::{Graph, Kept, RunOutputs};
 use crate::tensor::{Element, ElementType, Tensor, try_with_capacity};
+use arrcoc_bundle::manifest::{CacheElement, DecoderSpec};
 
-use super::{Decoder, DecoderError, Logits, Mark, Slots, sequence_length};
+use super::{Decoder, DecoderError, Logits, Mark, Slots, position_ids, sequence_length};
 
 /// A decoder whose graph takes and returns its KV cache as tensors.
 pub struct Portable {
@@ -86,12 +86,12 @@ impl Decoder for Portable {
         let seq = sequence_length(embeds, self.spec.hidden_size)?;
         let mark = self.slots.check_room(slot, seq)?;
         let total = mark.length + seq;
-        let positions = (mark.position..mark.position + seq).map(|p| p as i64).collect();
+        let positions = position_ids(std::iter::once(mark), seq);
         let past = self.prefix(slot, mark.length)?;
         let inputs = [
             ("inputs_embeds", embeds.clone()),
             ("attention_mask", Tensor::from_vec::<i64>(&[1, total], vec![1; total])?),
-            ("position_ids", Tensor::from_vec::<i64>(&[1, seq], positions)?),
+            ("position_ids", Tensor::from_vec(&[3, 1, seq], positions)?),
         ];
         let past: Vec<_> = self.names.iter().map(|(name, _)| name.as_str()).zip(past).collect();
         let keep: Vec<_> = self.names.iter().map(|(_, name)| name.as_str()).collect();

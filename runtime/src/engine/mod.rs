@@ -5,8 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::bundle::GraphFile;
 use crate::tensor::{ElementType, Tensor, TensorError};
+use arrcoc_bundle::{Bundle, BundleError, GraphFile, Manifest, Precision, Target};
+
+use crate::error::LoadError;
 
 pub mod gpu;
 mod kept;
@@ -95,6 +97,16 @@ pub trait Runtime: Send + Sync {
     }
 }
 
+impl dyn Runtime + '_ {
+    /// Loads a graph of a bundle by its name.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the bundle has no such graph, or the library's own error.
+    pub fn load_from(&self, bundle: &Bundle, name: &str) -> Result<Box<dyn Graph>, LoadError> {
+        Ok(self.load_bundled(&BundledGraph::of(bundle, name)?)?)
+    }
+}
+
 /// A graph as its bundle describes it.
 #[derive(Debug, Clone, Copy)]
 pub struct BundledGraph<'a> {
@@ -108,6 +120,19 @@ pub struct BundledGraph<'a> {
     pub bundle_digest: [u8; 32],
     /// Whether products read weights in blocks of 4 bits behind a `DequantizeLinear`, which is to become one operator with them.
     pub dequantizes_blocks: bool,
+}
+
+impl<'a> BundledGraph<'a> {
+    /// A graph with all that a library may want to know of it.
+    ///
+    /// # Errors
+    /// [`BundleError::NoGraph`].
+    pub fn of(bundle: &'a Bundle, name: &'a str) -> Result<Self, BundleError> {
+        let Manifest { precision, target, .. } = *bundle.manifest();
+        let dequantizes_blocks = (precision, target) == (Precision::Int4, Target::Portable);
+        let (bundle_digest, file) = (bundle.digest(), bundle.graph(name)?);
+        Ok(Self { name, bundle: bundle.dir(), file, bundle_digest, dequantizes_blocks })
+    }
 }
 
 /// A loaded graph. `run` takes `&mut self` because ONNX Runtime's sessions do.

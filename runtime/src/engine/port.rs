@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::EngineError;
-use crate::bundle::manifest::AxisRange;
 use crate::tensor::{ElementType, Tensor};
+use arrcoc_bundle::AxisRange;
 
 /// One input of a graph.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use arrcoc_tests::require::can_run;
+
 use super::*;
 
 fn fixture(name: &str) -> PathBuf {
@@ -18,13 +20,9 @@ fn runtimes() -> Vec<Box<dyn Runtime>> {
 fn ort() -> Option<Box<dyn Runtime>> {
     let runtime = RuntimeKind::Ort.open(2);
     if let Err(error) = &runtime {
-        let required = std::env::var("ARRCOC_REQUIRE").unwrap_or_default();
-        let named =
-            std::env::var_os("ORT_DYLIB_PATH").is_some() || required.split(',').any(|name| name == "ort");
-        assert!(!named && matches!(error, EngineError::Unavailable { .. }), "{error}");
-        eprintln!("skipped: {error}");
+        assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
     }
-    runtime.ok()
+    can_run("ort", &runtime).then(|| runtime.unwrap())
 }
 
 fn f32s(shape: &[usize], values: &[f32]) -> Tensor {

@@ -1,13 +1,16 @@
-//! Whether a run-length encoded BMP holds all of its pixels. The decoder leaves black what is missing; PIL refuses it.
+//! Whether a run-length encoded BMP holds all of its pixels. The decoder leaves black what is missing; PIL
+//! refuses it.
 
 use std::borrow::Cow;
 
-/// Counts the pixels of a run-length encoded BMP as PIL's decoder does, and gives it the mark of its end, which PIL does
-/// not ask for; other files are for the decoder to judge.
+use super::{Unusable, allocate};
+
+/// Counts the pixels of a run-length encoded BMP as PIL's decoder does, and gives it the mark of its end,
+/// which PIL does not ask for; other files are for the decoder to judge.
 ///
 /// # Errors
-/// How many pixels are missing.
-pub(super) fn split(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+/// [`Unusable`] says how many pixels are missing.
+pub(super) fn split(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Unusable> {
     let u32_at = |at: usize| {
         let bytes = bytes.get(at..at + 4)?;
         Some(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
@@ -26,9 +29,12 @@ pub(super) fn split(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     let data = bytes.get(offset as usize..).unwrap_or_default();
     let found = count(data, offset, u64::from(width), expected, compression == 2);
     if found < expected {
-        return Err(format!("it holds {found} of {expected} pixels"));
+        return Err(format!("it holds {found} of {expected} pixels").into());
     }
-    Ok(Cow::Owned([bytes, &[0, 1]].concat()))
+    let mut whole = allocate::room(bytes.len() + 2)?;
+    whole.extend_from_slice(bytes);
+    whole.extend_from_slice(&[0, 1]);
+    Ok(Cow::Owned(whole))
 }
 
 /// Pixels that the runs of `data` make, up to `wanted`.

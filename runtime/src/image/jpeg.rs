@@ -1,9 +1,11 @@
-//! The segments of a JPEG: what the decoder needs, with the colours decided as libjpeg decides them; what may hold the
-//! orientation; and whether there is enough data for a picture at all.
+//! The segments of a JPEG: what the decoder needs, with the colours decided as libjpeg decides them; what may
+//! hold the orientation; and whether there is enough data for a picture at all.
 
 use std::borrow::Cow;
 
+use super::allocate::NoMemory;
 use super::orientation::{MOST_METADATA, Metadata, Value};
+use super::{Unusable, allocate};
 
 const START_OF_SCAN: u8 = 0xDA;
 const END_OF_IMAGE: u8 = 0xD9;
@@ -43,18 +45,21 @@ struct Frame {
 /// Splits a file into what the decoder needs and what orientation may be found in.
 ///
 /// # Errors
-/// What is missing of a file that ends too early, or that has too little data for its picture.
-pub(super) fn split(bytes: &[u8]) -> Result<(Vec<u8>, Metadata<'_>), String> {
+/// [`Unusable`] says what is missing of a file that ends too early, or that has too little data for its
+/// picture.
+pub(super) fn split(bytes: &[u8]) -> Result<(Vec<u8>, Metadata<'_>), Unusable> {
     let mut walk = Walk { bytes, at: 2, entropy: 0 };
     let (mut header, mut metadata) = (Header::default(), Metadata::default());
-    let mut segments = Vec::with_capacity(bytes.len() + 16);
+    let mut segments = allocate::room(bytes.len() + 16)?;
     loop {
         match walk.next()? {
-            Segment::Marker(END_OF_IMAGE) => return Err("it ends before any image data".to_owned()),
+            Segment::Marker(END_OF_IMAGE) => {
+                return Err("it ends before any image data".to_owned().into());
+            }
             Segment::Marker(_) => {}
             Segment::Content(marker @ 0xE0..=0xEF, content) => {
                 header.application(marker, content);
-                note(&mut metadata, marker, content);
+                note(&mut metadata, marker, content)?;
             }
             Segment::Content(0xFE, _) => {}
             Segment::Content(marker, content) => {
@@ -74,7 +79,7 @@ pub(super) fn split(bytes: &[u8]) -> Result<(Vec<u8>, Metadata<'_>), String> {
     if colours == Colours::Usual {
         header.hide_letters(&mut segments);
     }
-    let mut picture = Vec::with_capacity(segments.len() + 18);
+    let mut picture = allocate::room(segments.len() + 18)?;
     picture.extend_from_slice(b"\xFF\xD8");
     let transform = match colours {
         Colours::Usual => None,
@@ -96,20 +101,29 @@ fn push_segment(out: &mut Vec<u8>, marker: u8, content: &[u8]) {
 }
 
 /// Keeps what may hold an orientation.
-fn note<'a>(metadata: &mut Metadata<'a>, marker: u8, content: &'a [u8]) {
+fn note<'a>(metadata: &mut Metadata<'a>, marker: u8, content: &'a [u8]) -> Result<(), NoMemory> {
     if marker != 0xE1 {
-        return;
+        return Ok(());
     }
     if let Some(tiff) = content.strip_prefix(EXIF) {
         match &mut metadata.exif {
             // A directory of more than 64 KiB continues in the next segment.
-            Some(Value::Bytes(exif)) if exif.len() < MOST_METADATA => exif.to_mut().extend_from_slice(tiff),
+            Some(Value::Bytes(exif)) if exif.len() < MOST_METADATA => {
+                let mut joined = match std::mem::take(exif) {
+                    Cow::Owned(exif) => exif,
+                    Cow::Borrowed(exif) => allocate::copied(exif)?,
+                };
+                allocate::reserve(&mut joined, tiff.len())?;
+                joined.extend_from_slice(tiff);
+                *exif = Cow::Owned(joined);
+            }
             Some(_) => {}
             None => metadata.exif = Some(Value::Bytes(Cow::Borrowed(content))),
         }
     } else if let Some(xmp) = content.strip_prefix(XMP) {
         metadata.xmp = Some(Value::Bytes(Cow::Borrowed(xmp)));
     }
+    Ok(())
 }
 
 impl Header {
@@ -121,7 +135,8 @@ impl Header {
         }
     }
 
-    /// As libjpeg's `default_decompress_parms`: of three components JFIF decides before Adobe, and Adobe before the ids.
+    /// As libjpeg's `default_decompress_parms`: of three components JFIF decides before Adobe, and Adobe
+    /// before the ids.
     fn colours(&self) -> Colours {
         let components = self.frame.as_ref().map_or(&[][..], |frame| &frame.components);
         let letters = components.iter().map(|(id, ..)| *id).eq(*b"RGB");
@@ -133,7 +148,8 @@ impl Header {
         }
     }
 
-    /// The decoder takes components of the ids R, G and B for these colours whatever the markers say: gives them others.
+    /// The decoder takes components of the ids R, G and B for these colours whatever the markers say: gives
+    /// them others.
     fn hide_letters(&self, segments: &mut [u8]) {
         let Some(frame) = &self.frame else { return };
         if !frame.components.iter().map(|(id, ..)| *id).eq(*b"RGB") {
@@ -161,8 +177,8 @@ impl Header {
         }
     }
 
-    /// Every block of a picture takes at least one bit of data, and two unless it comes in several passes: what has less is
-    /// no picture, but decoders fill what is missing with grey.
+    /// Every block of a picture takes at least one bit of data, and two unless it comes in several passes:
+    /// what has less is no picture, but decoders fill what is missing with grey.
     fn check_data(&self, entropy: usize) -> Result<(), String> {
         let Some(frame) = &self.frame else { return Ok(()) };
         let most =
@@ -232,8 +248,9 @@ impl<'a> Walk<'a> {
         Ok(Segment::Content(marker, content))
     }
 
-    /// Copies what follows the header of the first scan up to the end of the image, but for application segments and
-    /// comments. Decoders fill what is missing of a file with grey, and a half picture would get half an answer.
+    /// Copies what follows the header of the first scan up to the end of the image, but for application
+    /// segments and comments. Decoders fill what is missing of a file with grey, and a half picture would get
+    /// half an answer.
     fn scans(&mut self, out: &mut Vec<u8>) -> Result<(), String> {
         loop {
             let start = self.at;
@@ -259,7 +276,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Index of the next marker's code. Between markers stands entropy-coded data, in which `FF 00` is an escaped `FF`.
+/// Index of the next marker's code. Between markers stands entropy-coded data, in which `FF 00` is an escaped
+/// `FF`.
 fn next_marker(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {

@@ -1,20 +1,25 @@
-//! Images in: any common file format to upright 8-bit RGB ([`decode`]), and from there to what the vision encoder reads
-//! ([`preprocess`]).
+//! Images in: any common file format to upright 8-bit RGB ([`decode`]), and from there, family by family, to what a vision
+//! encoder reads ([`crate::vision::families`]).
 //!
-//! The yardstick is what the reference does, PIL's `exif_transpose` and `convert("RGB")`: an alpha channel is dropped,
-//! not composited; colour profiles are not applied; of 16 bits the high byte counts. (One exception: PIL clips 16-bit
+//! The yardstick is what the reference does, PIL's `exif_transpose` and `convert("RGB")`: an alpha channel is
+//! dropped, not composited; colour profiles are not applied; of 16 bits the high byte counts. (One exception:
+//! PIL clips 16-bit
 //! *grey* to white, which nobody wants; here it is treated like 16-bit colour.) A file that PIL refuses as truncated is
 //! refused, and so is one that has too little data for its pixels, which PIL fills with grey or black.
 //!
-//! Each format's module takes the file apart before it is decoded: what makes the picture goes to the decoder, what may
-//! hold an orientation to [`orientation`], and nothing else is read.
+//! Each format's module takes the file apart before it is decoded: what makes the picture goes to the
+//! decoder, what may hold an orientation to [`orientation`], and nothing else is read.
+//!
+//! Memory whose size follows from a picture is asked for through [`allocate`]: a picture for which there is
+//! none fails alone.
 
 use std::sync::Arc;
 
 use ::image::RgbImage;
 
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, TensorError};
 
+pub(crate) mod allocate;
 mod bmp;
 pub mod decode;
 mod gif;
@@ -23,7 +28,6 @@ mod orientation;
 #[cfg(test)]
 mod pil_tests;
 mod png;
-pub mod preprocess;
 pub(crate) mod resample;
 mod sniff;
 #[cfg(test)]
@@ -37,8 +41,8 @@ pub struct ImageLimits {
     pub max_pixels: u64,
     /// Longest side of one image, pixels.
     pub max_side: u32,
-    /// Most times that an image may be longer than it is wide, or wider than long: what is left of the shorter side of a
-    /// longer one when it is scaled to the encoder's input is no picture.
+    /// Most times that an image may be longer than it is wide, or wider than long: what is left of the
+    /// shorter side of a longer one when it is scaled to the encoder's input is no picture.
     pub max_aspect: u32,
     /// Most bytes of one encoded file.
     pub max_bytes: usize,
@@ -63,7 +67,7 @@ pub enum ImageError {
         found: String,
     },
     /// The encoded file is too long.
-    #[error("the image file has {found} bytes, more than the {limit} allowed; send a smaller one")]
+    #[error("expected an image file of at most {limit} bytes, found {found}; send a smaller one")]
     Bytes {
         /// Its size.
         found: usize,
@@ -128,6 +132,54 @@ pub enum ImageError {
         /// The decoder's reason.
         reason: String,
     },
+    /// The system gave no memory.
+    #[error(
+        "the image takes {bytes} bytes of memory, which are not to be had now; send it again later, or a smaller one"
+    )]
+    Memory {
+        /// How much was asked for at once.
+        bytes: usize,
+    },
+}
+
+/// Why a file goes to no decoder.
+#[derive(Debug)]
+enum Unusable {
+    /// What is missing of it.
+    Truncated(String),
+    Memory(allocate::NoMemory),
+}
+
+impl Unusable {
+    fn of(self, format: &'static str) -> ImageError {
+        match self {
+            Self::Truncated(reason) => ImageError::Truncated { format, reason },
+            Self::Memory(memory) => memory.into(),
+        }
+    }
+}
+
+impl From<String> for Unusable {
+    fn from(reason: String) -> Self {
+        Self::Truncated(reason)
+    }
+}
+
+impl From<allocate::NoMemory> for Unusable {
+    fn from(memory: allocate::NoMemory) -> Self {
+        Self::Memory(memory)
+    }
+}
+
+impl ImageError {
+    /// There is no memory for what becomes of a picture.
+    pub(crate) fn no_memory(error: &TensorError) -> Self {
+        match *error {
+            TensorError::Memory { bytes } => Self::Memory { bytes },
+            // The shapes are our own.
+            _ => Self::Decode { format: "decoded", reason: error.to_string() },
+        }
+    }
 }
 
 /// An upright 8-bit RGB image.

@@ -1,11 +1,13 @@
-//! How a picture is to be turned, as PIL's `ImageOps.exif_transpose` finds it: the orientation of EXIF, and where EXIF has
-//! none, that of XMP.
+//! How a picture is to be turned, as PIL's `ImageOps.exif_transpose` finds it: the orientation of EXIF, and
+//! where EXIF has none, that of XMP.
 //!
 //! Damaged metadata is no reason to refuse a picture: where PIL raises, the picture stays as it is stored.
 
 use std::borrow::Cow;
 
 use ::image::metadata::Orientation;
+
+use super::allocate::{self, NoMemory};
 
 /// Most bytes of one piece of metadata that are looked at, and most that one compressed text may inflate to.
 pub(super) const MOST_METADATA: usize = 1 << 20;
@@ -36,43 +38,44 @@ pub(super) struct Metadata<'a> {
 
 impl Metadata<'_> {
     /// How the picture is to be turned.
-    pub(super) fn orientation(&self) -> Orientation {
-        let value = self.find().unwrap_or(1);
-        Orientation::from_exif(value).unwrap_or(Orientation::NoTransforms)
+    pub(super) fn orientation(&self) -> Result<Orientation, NoMemory> {
+        let value = self.find()?.unwrap_or(1);
+        Ok(Orientation::from_exif(value).unwrap_or(Orientation::NoTransforms))
     }
 
     /// The orientation's number; `None` where there is none, or where PIL gives up.
-    fn find(&self) -> Option<u8> {
+    fn find(&self) -> Result<Option<u8>, NoMemory> {
         let profile;
         let exif = match (&self.exif, &self.raw_profile) {
             (Some(Value::Bytes(exif)), _) => Some(exif.as_ref()),
-            (Some(Value::Text), _) => return None,
+            (Some(Value::Text), _) => return Ok(None),
             (None, Some(text)) => {
-                profile = unhex(text)?;
+                let Some(bytes) = unhex(text)? else { return Ok(None) };
+                profile = bytes;
                 Some(profile.as_slice())
             }
             (None, None) => None,
         };
         if let Some(exif) = exif {
             match orientation_tag(exif) {
-                Ok(Some(value)) => return value,
+                Ok(Some(value)) => return Ok(value),
                 Ok(None) => {}
-                Err(Malformed) => return None,
+                Err(Malformed) => return Ok(None),
             }
         }
-        match (self.xmp_text.as_deref().filter(|text| !text.is_empty()), &self.xmp) {
+        Ok(match (self.xmp_text.as_deref().filter(|text| !text.is_empty()), &self.xmp) {
             (Some(text), _) => orientation_in_xmp(text),
             (None, Some(Value::Bytes(xmp))) => orientation_in_xmp(xmp),
             (None, _) => None,
-        }
+        })
     }
 }
 
 /// The profile's bytes: hexadecimal digits from the fourth line on. Blanks may stand between bytes.
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
+fn unhex(text: &[u8]) -> Result<Option<Vec<u8>>, NoMemory> {
     let text = &text[..text.len().min(MOST_METADATA)];
     let digits = text.splitn(4, |&byte| byte == b'\n').nth(3).unwrap_or_default();
-    let mut bytes = Vec::with_capacity(digits.len() / 2);
+    let mut bytes = allocate::room(digits.len().div_ceil(2))?;
     // Lines are joined before digits are paired, so a line may end inside a byte.
     let mut digits = digits.iter().copied().filter(|&byte| byte != b'\n');
     while let Some(first) = digits.next() {
@@ -80,9 +83,10 @@ fn unhex(text: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let digit = |byte: u8| char::from(byte).to_digit(16);
-        bytes.push((digit(first)? << 4 | digit(digits.next()?)?) as u8);
+        let Some((high, low)) = digit(first).zip(digits.next().and_then(digit)) else { return Ok(None) };
+        bytes.push((high << 4 | low) as u8);
     }
-    Some(bytes)
+    Ok(Some(bytes))
 }
 
 /// The first `tiff:Orientation="N"` or `<tiff:Orientation>N`.
@@ -100,8 +104,8 @@ fn orientation_in_xmp(xmp: &[u8]) -> Option<u8> {
 #[derive(Debug)]
 struct Malformed;
 
-/// The orientation of EXIF's first directory: `None` where the tag is missing, `Some(None)` where it is there and holds no
-/// number of eight bits.
+/// The orientation of EXIF's first directory: `None` where the tag is missing, `Some(None)` where it is there
+/// and holds no number of eight bits.
 fn orientation_tag(exif: &[u8]) -> Result<Option<Option<u8>>, Malformed> {
     let mut tiff = exif;
     for _ in 0..2 {
@@ -143,7 +147,8 @@ impl Tiff<'_> {
         self.array(at).map(u32::from_le_bytes)
     }
 
-    /// The orientation of the directory at `at`. A directory that ends early holds the entries before its end.
+    /// The orientation of the directory at `at`. A directory that ends early holds the entries before its
+    /// end.
     fn tag(&self, at: usize) -> Option<Option<u8>> {
         let mut data = 0_u64;
         for index in 0..usize::from(self.u16(at)?) {

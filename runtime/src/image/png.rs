@@ -1,15 +1,23 @@
-//! The chunks of a PNG: those that make the picture, for the decoder, and what may hold its orientation. Everything else,
-//! such as colour profiles and texts, never reaches the decoder, and compressed texts are not inflated unless their key
-//! is one that holds an orientation.
+//! The chunks of a PNG: those that make the picture, for the decoder, and what may hold its orientation.
+//! Everything else, such as colour profiles and texts, never reaches the decoder, and compressed texts are
+//! not inflated unless their key is one that holds an orientation.
 
 use std::borrow::Cow;
 use std::io::{ErrorKind, Read as _};
 
 use flate2::read::ZlibDecoder;
 
+use super::allocate::NoMemory;
 use super::orientation::{MOST_METADATA, Metadata, Value};
+use super::{Unusable, allocate};
 
 const SIGNATURE: usize = 8;
+
+/// The chunk that ends a file.
+const END: &[u8] = b"\0\0\0\0IEND\xAE\x42\x60\x82";
+
+/// Length, kind and checksum of a chunk.
+const AROUND: usize = 12;
 
 /// Most bytes that all texts of one file may inflate to: what comes behind is ignored.
 const MOST_INFLATED: usize = 4 * MOST_METADATA;
@@ -28,9 +36,11 @@ enum Place {
 /// Splits a file into what the decoder needs and what orientation may be found in.
 ///
 /// # Errors
-/// What is missing of a file that ends too early.
-pub(super) fn split(bytes: &[u8]) -> Result<(Vec<u8>, Metadata<'_>), String> {
-    let mut picture = bytes[..SIGNATURE.min(bytes.len())].to_vec();
+/// [`Unusable`] says what is missing of a file that ends too early.
+pub(super) fn split(bytes: &[u8]) -> Result<(Vec<u8>, Metadata<'_>), Unusable> {
+    // What is copied, an end for the last chunk of data, and the end of the file.
+    let mut picture = allocate::room(bytes.len() + AROUND + END.len())?;
+    picture.extend_from_slice(&bytes[..SIGNATURE.min(bytes.len())]);
     let (mut metadata, mut inflatable) = (Metadata::default(), MOST_INFLATED);
     let (mut at, mut place) = (SIGNATURE, Place::Before);
     while let Some(header) = bytes.get(at..at + 8) {
@@ -53,23 +63,23 @@ pub(super) fn split(bytes: &[u8]) -> Result<(Vec<u8>, Metadata<'_>), String> {
                 b"IHDR" | b"PLTE" if place == Place::Before => {
                     picture.extend_from_slice(bytes.get(at..end + 4).unwrap_or_default());
                 }
-                _ => note(&mut metadata, kind, content, &mut inflatable),
+                _ => note(&mut metadata, kind, content, &mut inflatable)?,
             }
         } else {
             let kind = String::from_utf8_lossy(kind);
-            return Err(format!("it ends inside the chunk {kind} of {length} bytes (byte {at})"));
+            return Err(format!("it ends inside the chunk {kind} of {length} bytes (byte {at})").into());
         }
         at = end.saturating_add(4);
     }
     if place == Place::Before {
-        return Err(format!("it ends after {} bytes without image data", bytes.len()));
+        return Err(format!("it ends after {} bytes without image data", bytes.len()).into());
     }
-    picture.extend_from_slice(b"\0\0\0\0IEND\xAE\x42\x60\x82");
+    picture.extend_from_slice(END);
     Ok((picture, metadata))
 }
 
-/// Copies a chunk of image data. The last one of a file may end early: whether the picture is whole is for the decoder to
-/// find out, for which the chunk needs a length and a checksum.
+/// Copies a chunk of image data. The last one of a file may end early: whether the picture is whole is for
+/// the decoder to find out, for which the chunk needs a length and a checksum.
 fn copy_data(picture: &mut Vec<u8>, bytes: &[u8], at: usize, end: usize) {
     if let Some(whole) = bytes.get(at..end.saturating_add(4)) {
         picture.extend_from_slice(whole);
@@ -86,7 +96,12 @@ fn copy_data(picture: &mut Vec<u8>, bytes: &[u8], at: usize, end: usize) {
 }
 
 /// Keeps what may hold an orientation.
-fn note<'a>(metadata: &mut Metadata<'a>, kind: &[u8], content: &'a [u8], inflatable: &mut usize) {
+fn note<'a>(
+    metadata: &mut Metadata<'a>,
+    kind: &[u8],
+    content: &'a [u8],
+    inflatable: &mut usize,
+) -> Result<(), NoMemory> {
     match kind {
         b"eXIf" => metadata.exif = Some(Value::Bytes(Cow::Borrowed(content))),
         b"tEXt" => {
@@ -94,31 +109,33 @@ fn note<'a>(metadata: &mut Metadata<'a>, kind: &[u8], content: &'a [u8], inflata
             match key {
                 // PIL leaves this one text as bytes.
                 b"exif" => metadata.exif = Some(Value::Bytes(Cow::Borrowed(text))),
-                _ => note_text(metadata, key, |_| Some(Cow::Borrowed(text)), inflatable),
+                _ => note_text(metadata, key, |_| Ok(Some(Cow::Borrowed(text))), inflatable)?,
             }
         }
         b"zTXt" => {
             let (key, text) = halves(content).unwrap_or((content, &[]));
             let text = text.get(1..).unwrap_or_default();
-            note_text(metadata, key, |most| Some(inflate(text, most).unwrap_or_default().into()), inflatable);
+            let read = |most| Ok(Some(inflate(text, most)?.unwrap_or_default().into()));
+            note_text(metadata, key, read, inflatable)?;
         }
-        b"iTXt" => note_international(metadata, content, inflatable),
+        b"iTXt" => note_international(metadata, content, inflatable)?,
         _ => {}
     }
+    Ok(())
 }
 
 /// A text that counts as one even where it holds bytes; `read` inflates at most as many bytes as it is told.
 fn note_text<'a>(
     metadata: &mut Metadata<'a>,
     key: &[u8],
-    read: impl FnOnce(usize) -> Option<Cow<'a, [u8]>>,
+    read: impl FnOnce(usize) -> Result<Option<Cow<'a, [u8]>>, NoMemory>,
     inflatable: &mut usize,
-) {
+) -> Result<(), NoMemory> {
     match key {
         b"exif" => metadata.exif = Some(Value::Text),
         b"xmp" => metadata.xmp = Some(Value::Text),
         RAW_PROFILE | XMP => {
-            let Some(text) = read((*inflatable).min(MOST_METADATA)) else { return };
+            let Some(text) = read((*inflatable).min(MOST_METADATA))? else { return Ok(()) };
             if let Cow::Owned(text) = &text {
                 *inflatable = inflatable.saturating_sub(text.len());
             }
@@ -127,10 +144,15 @@ fn note_text<'a>(
         }
         _ => {}
     }
+    Ok(())
 }
 
 /// An iTXt chunk: key, compression, language, translated key, text. One that is not UTF-8 counts only as XMP.
-fn note_international<'a>(metadata: &mut Metadata<'a>, content: &'a [u8], inflatable: &mut usize) {
+fn note_international<'a>(
+    metadata: &mut Metadata<'a>,
+    content: &'a [u8],
+    inflatable: &mut usize,
+) -> Result<(), NoMemory> {
     let parts = || {
         let (key, rest) = halves(content)?;
         let (&[compressed, method], rest) = rest.split_first_chunk::<2>()?;
@@ -139,23 +161,27 @@ fn note_international<'a>(metadata: &mut Metadata<'a>, content: &'a [u8], inflat
         let valid = std::str::from_utf8(language).is_ok() && std::str::from_utf8(translated).is_ok();
         (compressed == 0 || method == 0).then_some((key, compressed != 0, valid, text))
     };
-    let Some((key, compressed, valid, text)) = parts() else { return };
+    let Some((key, compressed, valid, text)) = parts() else { return Ok(()) };
     let read = |most: usize| match compressed {
-        true => inflate(text, most).map(Cow::Owned),
-        false => Some(Cow::Borrowed(text)),
+        true => inflate(text, most).map(|inflated| inflated.map(Cow::Owned)),
+        false => Ok(Some(Cow::Borrowed(text))),
     };
     if key == XMP {
-        let Some(text) = read((*inflatable).min(MOST_METADATA)) else { return };
+        let Some(text) = read((*inflatable).min(MOST_METADATA))? else { return Ok(()) };
         if compressed {
             *inflatable = inflatable.saturating_sub(text.len());
         }
         if valid && std::str::from_utf8(&text).is_ok() {
-            metadata.xmp_text = Some(text.clone());
+            metadata.xmp_text = Some(match &text {
+                Cow::Owned(text) => allocate::copied(text)?.into(),
+                Cow::Borrowed(text) => Cow::Borrowed(text),
+            });
         }
         metadata.xmp = Some(Value::Bytes(text));
     } else if valid {
-        note_text(metadata, key, read, inflatable);
+        note_text(metadata, key, read, inflatable)?;
     }
+    Ok(())
 }
 
 /// What stands before and behind the first zero.
@@ -165,13 +191,14 @@ fn halves(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Inflates a text of at most `most` bytes; one that ends early is what there is of it, as for PIL.
-fn inflate(text: &[u8], most: usize) -> Option<Vec<u8>> {
+fn inflate(text: &[u8], most: usize) -> Result<Option<Vec<u8>>, NoMemory> {
     let mut inflated = Vec::new();
     let mut reader = ZlibDecoder::new(text).take(most as u64 + 1);
     match reader.read_to_end(&mut inflated) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
-        Err(_) => return None,
+        Err(error) if error.kind() == ErrorKind::OutOfMemory => return Err(NoMemory { bytes: most }),
+        Err(_) => return Ok(None),
     }
-    (inflated.len() <= most).then_some(inflated)
+    Ok((inflated.len() <= most).then_some(inflated))
 }

@@ -2,7 +2,7 @@
 
 use ::image::ImageFormat;
 
-use crate::quote::excerpt;
+use arrcoc_bundle::quote::excerpt;
 
 /// The formats that we read, by content; otherwise a description of what the bytes look like.
 pub(super) fn format(bytes: &[u8]) -> Result<(ImageFormat, &'static str), String> {

@@ -4,13 +4,14 @@
 use std::fs;
 use std::path::PathBuf;
 
+use arrcoc_tests::allocated::refusing;
 use proptest::prelude::*;
 
-use super::decode::decode;
-use super::preprocess::Preprocess;
+use super::decode::{decode, size};
 use super::resample::resize;
 use super::*;
-use crate::bundle::manifest::{Statistics, VisionSpec};
+use crate::vision::families::arr_coc_ovis::preprocess::Preprocess;
+use arrcoc_bundle::processors::Resampling;
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/images").join(name)
@@ -37,8 +38,8 @@ fn difference(found: &RgbImage, expected: &RgbImage) -> u8 {
     found.iter().zip(expected.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
 }
 
-/// Every fixture, with the largest difference from PIL that its format may have: lossless ones none, lossy ones what two
-/// correct decoders may differ by (inverse DCT, chroma upsampling, colour conversion).
+/// Every fixture, with the largest difference from PIL that its format may have: lossless ones none, lossy
+/// ones what two correct decoders may differ by (inverse DCT, chroma upsampling, colour conversion).
 const PICTURES: [(&str, u8); 30] = [
     ("rgb.png", 0),
     ("tall.png", 0),
@@ -167,28 +168,17 @@ fn resizing_matches_pil_byte_for_byte() {
         for size in [32, 64, 96] {
             let expected = decode_fixture(&format!("resized/{name}_{size}.png")).pixels;
             let (width, height) = expected.dimensions();
-            let values = Preprocess::new(size, &spec()).apply(&image);
+            let values = preprocess(size).apply(&image).unwrap();
             assert_eq!(values.resized, [width, height], "the size itself must be transformers'");
-            let found = resize(&image.pixels, width as usize, height as usize);
+            let found = resize(&image.pixels, width as usize, height as usize, Resampling::Bilinear).unwrap();
             assert_eq!(found, *expected.as_raw(), "{name} at {size}");
         }
     }
 }
 
 /// ImageNet statistics, transformers' default for SAM.
-fn spec() -> VisionSpec {
-    VisionSpec {
-        patch_size: 16,
-        feature_size: 1,
-        image_sizes: vec![64],
-        native_size: 64,
-        image_mean: [0.485, 0.456, 0.406],
-        image_std: [0.229, 0.224, 0.225],
-        token_budgets: vec![4],
-        gist_grid: 1,
-        adapter_target: Statistics { mean: 0.0, std: 1.0, sparsity: 0.0 },
-        images_first: true,
-    }
+fn preprocess(size: usize) -> Preprocess {
+    Preprocess::new(size, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 }
 
 #[test]
@@ -200,7 +190,7 @@ fn normalisation_matches_transformers_for_every_byte() {
         .collect();
     let pixels = RgbImage::from_fn(16, 16, |x, y| ::image::Rgb([(y * 16 + x) as u8; 3]));
     let image = DecodedImage { pixels: Arc::new(pixels), sha256: [0; 32] };
-    let values = Preprocess::new(16, &spec()).apply(&image);
+    let values = preprocess(16).apply(&image).unwrap();
     let found = values.tensor.as_slice::<f32>().unwrap();
     for (byte, expected) in expected.chunks(3).enumerate() {
         for (channel, expected) in expected.iter().enumerate() {
@@ -213,7 +203,7 @@ fn normalisation_matches_transformers_for_every_byte() {
 #[test]
 fn padding_is_zero_to_the_right_and_below() {
     let image = decode_fixture("tall.png");
-    let values = Preprocess::new(64, &spec()).apply(&image);
+    let values = preprocess(64).apply(&image).unwrap();
     assert_eq!(values.tensor.shape(), [1, 3, 64, 64]);
     let [width, height] = values.resized.map(|side| side as usize);
     assert_eq!((width, height), (37, 64));
@@ -225,8 +215,53 @@ fn padding_is_zero_to_the_right_and_below() {
 
 #[test]
 fn a_side_never_vanishes() {
-    let values = Preprocess::new(64, &spec()).apply(&decode_fixture("line.png"));
+    let values = preprocess(64).apply(&decode_fixture("line.png")).unwrap();
     assert_eq!((values.original, values.resized), ([300, 1], [64, 1]));
+}
+
+/// Sizes from 4 KiB, which is less than any picture here takes, to more than one takes.
+fn sizes() -> impl Iterator<Item = usize> {
+    (12..28).map(|bit| 1 << bit)
+}
+
+#[test]
+fn a_picture_for_which_there_is_no_memory_fails_and_says_how_much_it_takes() {
+    let limits = ImageLimits { max_aspect: 300, ..ImageLimits::default() };
+    let photographs = ["astronaut.jpg", "rocket.jpg"];
+    for name in PICTURES.map(|(name, _)| name).into_iter().chain(photographs) {
+        let (file, mut outcomes) = (read(name), Vec::new());
+        for most in sizes() {
+            let found = refusing(most, || decode(&file, &limits));
+            match &found {
+                Ok(_) => {}
+                Err(ImageError::Memory { bytes }) => assert!(*bytes > most, "{name}: {bytes} of {most}"),
+                Err(error) => panic!("{name}: {error}"),
+            }
+            outcomes.push(found.is_ok());
+        }
+        assert!(outcomes.is_sorted() && !outcomes[0] && outcomes[outcomes.len() - 1], "{name}: {outcomes:?}");
+    }
+}
+
+#[test]
+fn preparing_a_picture_without_memory_fails_and_says_how_much_it_takes() {
+    // As large as the input, smaller, wider, higher.
+    for (width, height) in [(512, 512), (300, 200), (2000, 100), (100, 2000), (512, 40), (1000, 512)] {
+        let image = DecodedImage { pixels: Arc::new(RgbImage::new(width, height)), sha256: [0; 32] };
+        let preprocess = preprocess(512);
+        let mut outcomes = Vec::new();
+        for most in sizes() {
+            match refusing(most, || preprocess.apply(&image)) {
+                Ok(_) => outcomes.push(true),
+                Err(ImageError::Memory { bytes }) => {
+                    assert!(bytes > most, "{width} x {height}: {bytes} of {most}");
+                    outcomes.push(false);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(outcomes.is_sorted() && !outcomes[0] && outcomes[15], "{width} x {height}: {outcomes:?}");
+    }
 }
 
 proptest! {
@@ -252,6 +287,7 @@ proptest! {
         if let Ok(image) = decode(&bytes, &limits) {
             let (width, height) = image.pixels.dimensions();
             prop_assert!(width * height <= 1 << 16 && width * height > 0);
+            prop_assert_eq!(size(&bytes, &limits), Ok([width, height]), "the header said otherwise");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::orientation::{Metadata, Value};
+use super::{Unusable, allocate};
 
 /// Bits of the header of an extended file.
 const PROFILE: u8 = 0x20;
@@ -12,15 +13,16 @@ const XMP: u8 = 0x04;
 /// Splits a file into what the decoder needs and what orientation may be found in.
 ///
 /// # Errors
-/// What is missing of a file that ends too early.
-pub(super) fn split(bytes: &[u8]) -> Result<(Vec<u8>, Metadata<'_>), String> {
+/// [`Unusable`] says what is missing of a file that ends too early.
+pub(super) fn split(bytes: &[u8]) -> Result<(Vec<u8>, Metadata<'_>), Unusable> {
     let length = bytes.get(4..8).map_or(4, |b| u64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
     let promised = length + 8;
     if (bytes.len() as u64) < promised.max(12) {
-        return Err(format!("its header promises {promised} bytes, but it ends after {}", bytes.len()));
+        return Err(format!("its header promises {promised} bytes, but it ends after {}", bytes.len()).into());
     }
     let file = &bytes[..promised.max(12) as usize];
-    let mut picture = Vec::with_capacity(file.len());
+    // The last chunk may lack the byte that makes its length even.
+    let mut picture = allocate::room(file.len() + 1)?;
     picture.extend_from_slice(&file[..12]);
     let mut metadata = Metadata::default();
     let (mut at, mut flags) = (12, 0);

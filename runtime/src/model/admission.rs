@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::generate::{Budget, GenerateError, MaxTokens, Part, Prompt, Request, Sampling};
+use bytes::Bytes;
+
+use crate::generate::{GenerateError, MaxTokens, Prompt, Request, Sampling};
 use crate::image::ImageLimits;
 use crate::prompt::{Layout, Prompter};
+use crate::vision::family::Grant;
+use crate::vision::{ImagePlan, Pictures};
 
 /// Most answers per request, as in OpenAI's API.
 const MAX_CHOICES: usize = 128;
@@ -13,14 +17,14 @@ const MAX_CHOICES: usize = 128;
 pub(super) struct Admission {
     pub(super) prompter: Arc<Prompter>,
     pub(super) context_length: usize,
-    pub(super) token_budgets: Vec<usize>,
+    pub(super) pictures: Arc<Pictures>,
     pub(super) limits: ImageLimits,
 }
 
 impl Admission {
-    /// Checks a request against every limit that can be checked without decoding an image; returns its prompt. An image
-    /// is charged with the most tokens that its budget allows.
-    pub(super) fn check(&self, request: &Request) -> Result<Layout, GenerateError> {
+    /// Checks a request against every limit that can be checked without decoding an image; returns its prompt and what its budget means.
+    /// An image is charged with the most tokens that its header and its budget allow.
+    pub(super) fn check(&self, request: &Request) -> Result<(Layout, Grant), GenerateError> {
         check_sampling(&request.sampling)?;
         if !(1..=MAX_CHOICES).contains(&request.choices) {
             return Err(invalid(
@@ -44,58 +48,36 @@ impl Admission {
                 "expected stop strings of at least one character, found an empty one".into(),
             ));
         }
-        let charge = self.charge(request.budget)?;
-        self.check_images(&request.prompt)?;
-        let layout = self.prompter.layout(&request.prompt, self.context_length)?;
-        self.check_length(request, &layout, charge)?;
-        Ok(layout)
+        let grant = self.pictures.grant(request.budget);
+        let grant = grant.map_err(|error| invalid("arrcoc.budget", error.to_string()))?;
+        let plans = self.plans(&request.prompt, grant)?;
+        let layout = self.prompter.layout(&request.prompt, &plans, self.context_length)?;
+        self.check_length(request, &layout)?;
+        Ok((layout, grant))
     }
 
-    /// The most tokens that one image may get.
-    fn charge(&self, budget: Budget) -> Result<usize, GenerateError> {
-        let budgets = &self.token_budgets;
-        let refuse = |message| Err(invalid("arrcoc.budget", message));
-        match budget {
-            Budget::Auto => Ok(budgets.iter().copied().max().unwrap_or(0)),
-            Budget::Tokens(tokens) if budgets.contains(&tokens) => Ok(tokens),
-            Budget::Tokens(tokens) => {
-                refuse(format!("expected `auto` or one of {budgets:?}, found {tokens}"))
-            }
-            Budget::Full => refuse(format!(
-                "`full` turns allocation off, which this model cannot do: its decoder was trained on allocated tokens \
-                 only; expected `auto` or one of {budgets:?}"
-            )),
+    /// What stands in each image's place.
+    fn plans(&self, prompt: &Prompt, grant: Grant) -> Result<Vec<ImagePlan>, GenerateError> {
+        let files: Vec<_> = prompt.images().collect();
+        if files.len() > self.limits.max_images {
+            let (most, found) = (self.limits.max_images, files.len());
+            return Err(invalid("messages", format!("expected at most {most} images, found {found}")));
         }
+        let plan = |(index, file): (usize, &&Bytes)| {
+            self.pictures.plan(file, grant).map_err(|error| GenerateError::image(index, &error))
+        };
+        files.iter().enumerate().map(plan).collect()
     }
 
-    fn check_images(&self, prompt: &Prompt) -> Result<(), GenerateError> {
-        let Prompt::Chat(messages) = prompt else { return Ok(()) };
-        let mut count = 0;
-        for part in messages.iter().flat_map(|message| &message.content) {
-            let Part::Image(file) = part else { continue };
-            count += 1;
-            if file.len() > self.limits.max_bytes {
-                let (most, found) = (self.limits.max_bytes, file.len());
-                let message =
-                    format!("image {count}: expected a file of at most {most} bytes, found {found}");
-                return Err(invalid("messages", message));
-            }
-        }
-        if count > self.limits.max_images {
-            let most = self.limits.max_images;
-            return Err(invalid("messages", format!("expected at most {most} images, found {count}")));
-        }
-        Ok(())
-    }
-
-    fn check_length(&self, request: &Request, layout: &Layout, charge: usize) -> Result<(), GenerateError> {
-        let (context, text, images) = (self.context_length, layout.text_tokens(), layout.images());
-        let prompt = text + images * charge;
+    fn check_length(&self, request: &Request, layout: &Layout) -> Result<(), GenerateError> {
+        let (context, text, images) = (self.context_length, layout.text_tokens(), layout.images);
+        let prompt = text + layout.most_rows;
         let found = if images == 0 {
             format!("a prompt of {prompt} tokens")
         } else {
             format!(
-                "a prompt of {prompt} tokens ({text} of text, up to {charge} for each of {images} images)"
+                "a prompt of {prompt} tokens ({text} of text, up to {} for {images} images)",
+                layout.most_rows
             )
         };
         if prompt >= context {

@@ -1,7 +1,6 @@
 //! Loading a bundle: the inference library, the graphs, a first run, the threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -9,18 +8,20 @@ use std::time::Duration;
 use super::admission::Admission;
 use super::memory::{MemoryNeed, on_gpu};
 use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options, WarmUp};
-use crate::bundle::Bundle;
-use crate::bundle::manifest::{DecoderSpec, Statistics, Target};
 use crate::decoder::{self, Decoder, Embedder};
 use crate::engine::{EngineError, Runtime, RuntimeKind};
 use crate::error::LoadError;
-use crate::generate::{Budget, Cache, Observer, Stage};
+use crate::generate::{Budget, NoObserver, Observer};
 use crate::image::DecodedImage;
 use crate::prompt::{FALLBACK_QUESTION, Prompter};
 use crate::scheduler::encode::{Encoder, Preparer, image_queue};
 use crate::scheduler::job::{Job, Shared};
 use crate::scheduler::{Parts, Ready, Scheduler, Settings};
-use crate::vision::{Vision, VisionOptions};
+use crate::tensor::ElementType;
+use crate::vision::{Pictures, Vision, VisionOptions};
+use arrcoc_bundle::Bundle;
+use arrcoc_bundle::manifest::DecoderSpec;
+use arrcoc_bundle::{Role, Target};
 
 /// Threads that decode and preprocess image files: enough to keep the encoder busy, few enough to leave it the cores.
 pub(super) const IMAGE_THREADS: usize = 2;
@@ -38,23 +39,22 @@ struct Loaded {
 
 pub(super) fn load(
     bundle: &Bundle,
+    library: &dyn Runtime,
     options: &Options,
     observer: Arc<dyn Observer>,
 ) -> Result<Model, LoadError> {
     let sizes = sizes(bundle, options)?;
-    let runtime = open_runtime(bundle.manifest().target, options)?;
-    let gate = Arc::new(Gate { inner: observer, open: AtomicBool::new(false) });
-    let mut loaded = load_graphs(bundle, runtime.as_ref(), options, &sizes, gate.clone())?;
-    let lengths = Lengths::of(options, &sizes, &loaded.vision);
+    let mut loaded = load_graphs(bundle, library, options, &sizes)?;
+    let pictures = loaded.vision.pictures();
+    let lengths = Lengths::of(options, &sizes, &pictures);
     warm_up(&mut loaded, &lengths)?;
     bundle.check_unchanged()?;
-    gate.open.store(true, Ordering::SeqCst);
 
-    let info = info(bundle, runtime.as_ref(), options, &sizes, &loaded.vision)?;
+    let info = info(bundle, library, options, &sizes, &pictures)?;
     let admission = Admission {
         prompter: Arc::clone(&loaded.prompter),
         context_length: sizes.context_length,
-        token_budgets: info.token_budgets.clone(),
+        pictures,
         limits: options.limits,
     };
     let (images, jobs) = channel();
@@ -62,6 +62,7 @@ pub(super) fn load(
     let mut model = Model {
         info,
         admission,
+        image_token_id: bundle.manifest().vision.image_token_id,
         timeout: options.timeout,
         shared: Arc::new(Shared::new(options.queue_limit, options.slots)),
         images: Some(images),
@@ -69,28 +70,27 @@ pub(super) fn load(
         watched: None,
         threads: Vec::new(),
     };
-    let spec = &bundle.manifest().decoder;
+    let manifest = bundle.manifest();
     let settings = Settings {
         context_length: sizes.context_length,
         prefill_chunk: sizes.prefill_chunk,
         solo_chunk: sizes.solo_chunk,
-        eos_token_ids: spec.eos_token_ids.clone(),
-        image_token_id: spec.image_token_id,
+        eos_token_ids: manifest.decoder.eos_token_ids.clone(),
+        image_token_id: manifest.vision.image_token_id,
     };
-    start_threads(&mut model, loaded, settings, gate, jobs, inbox)?;
+    start_threads(&mut model, loaded, settings, observer, jobs, inbox)?;
     watch(&mut model, bundle)?;
     Ok(model)
 }
 
 fn load_graphs(
     bundle: &Bundle,
-    runtime: &dyn Runtime,
+    library: &dyn Runtime,
     options: &Options,
     sizes: &Sizes,
-    observer: Arc<dyn Observer>,
 ) -> Result<Loaded, LoadError> {
     let prompter = Arc::new(Prompter::load(bundle)?);
-    let embedding = bundle.load_graph(runtime, "embedding")?;
+    let embedding = library.load_from(bundle, bundle.manifest().only(Role::Embedding))?;
     let vision = VisionOptions {
         image_size: options.image_size,
         limits: options.limits,
@@ -100,8 +100,8 @@ fn load_graphs(
     Ok(Loaded {
         prompter,
         embedder: Arc::new(Embedder::new(embedding, bundle.manifest().decoder.hidden_size)),
-        decoder: decoder::load(bundle, runtime, options.slots, sizes.context_length)?,
-        vision: Vision::load(bundle, runtime, &vision, observer)?,
+        decoder: decoder::load(bundle, library, options.slots, sizes.context_length)?,
+        vision: Vision::load(bundle, library, &vision)?,
     })
 }
 
@@ -117,7 +117,7 @@ fn start_threads(
 ) -> Result<(), LoadError> {
     let Loaded { prompter, embedder, decoder, vision } = loaded;
     let shared = Arc::clone(&model.shared);
-    let preprocessor = vision.preprocessor();
+    let pictures = vision.pictures();
     let (to_encoder, prepared) = sync_channel(1);
 
     let parts = Parts {
@@ -126,19 +126,21 @@ fn start_threads(
         prompter,
         settings,
         shared: Arc::clone(&shared),
-        observer,
+        observer: Arc::clone(&observer),
         inbox,
     };
     model.threads.push(spawn("arrcoc-decoder", move || Scheduler::new(parts).run())?);
     if let Some(ready) = model.ready.clone() {
-        let encoder = Encoder { images: prepared, vision, embedder, ready, shared: Arc::clone(&shared) };
+        let (shared, observer) = (Arc::clone(&shared), Arc::clone(&observer));
+        let encoder = Encoder { images: prepared, vision, embedder, observer, ready, shared };
         model.threads.push(spawn("arrcoc-vision", move || encoder.run())?);
     }
     let queue = image_queue(jobs);
     for _ in 0..IMAGE_THREADS {
         let preparer = Preparer {
             queue: Arc::clone(&queue),
-            preprocessor: Arc::clone(&preprocessor),
+            pictures: Arc::clone(&pictures),
+            observer: Arc::clone(&observer),
             encoder: to_encoder.clone(),
             shared: Arc::clone(&shared),
         };
@@ -177,11 +179,13 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 }
 
 /// Options resolved against the bundle.
-pub(crate) struct Sizes {
-    pub(crate) context_length: usize,
-    pub(crate) prefill_chunk: usize,
+pub struct Sizes {
+    /// Positions per slot.
+    pub context_length: usize,
+    /// Most prompt tokens between two steps.
+    pub prefill_chunk: usize,
     /// The same while nobody waits for a step.
-    pub(crate) solo_chunk: usize,
+    pub solo_chunk: usize,
 }
 
 /// Most KV slots: each has an entry in tables whatever the context is.
@@ -193,7 +197,11 @@ const MOST_THREADS: usize = 1 << 10;
 /// make those wait longer who come meanwhile.
 pub(super) const SOLO_CHUNKS: usize = 2;
 
-pub(crate) fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
+/// Checks options against a bundle.
+///
+/// # Errors
+/// [`LoadError::Options`] names the option.
+pub fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
     let at_least_1 = [
         ("slots", options.slots),
         ("prefill_chunk", options.prefill_chunk),
@@ -245,7 +253,10 @@ pub(super) fn context_length(longest: usize, options: &Options) -> usize {
 }
 
 /// Opens the inference library that was asked for, or the best one to be had.
-pub(crate) fn open_runtime(target: Target, options: &Options) -> Result<Box<dyn Runtime>, LoadError> {
+///
+/// # Errors
+/// [`LoadError`] when it is not to be had, or does not run bundles of the target.
+pub fn open_library(target: Target, options: &Options) -> Result<Box<dyn Runtime>, LoadError> {
     options.check_target(target)?;
     let library = options.runtime_options();
     match (options.runtime, target) {
@@ -263,10 +274,10 @@ pub(crate) fn open_runtime(target: Target, options: &Options) -> Result<Box<dyn 
 
 fn info(
     bundle: &Bundle,
-    runtime: &dyn Runtime,
+    library: &dyn Runtime,
     options: &Options,
     sizes: &Sizes,
-    vision: &Vision,
+    pictures: &Pictures,
 ) -> Result<ModelInfo, LoadError> {
     let manifest = bundle.manifest();
     let need = MemoryNeed::of(manifest, options)?;
@@ -274,10 +285,11 @@ fn info(
         name: manifest.model.clone(),
         precision: manifest.precision,
         target: manifest.target,
-        runtime: runtime.describe(),
+        runtime: library.describe(),
         checkpoint_sha256: manifest.checkpoint_sha256.clone(),
         context_length: sizes.context_length,
-        token_budgets: vision.budgets(),
+        family: manifest.family.clone(),
+        token_budgets: pictures.budgets().to_vec(),
         max_images: options.limits.max_images,
         images_first: manifest.vision.images_first,
         generation: manifest.generation.clone(),
@@ -290,8 +302,8 @@ fn info(
 }
 
 /// Keys and values of every layer. A manifest and a configuration may ask for more than numbers hold.
-pub(crate) fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
-    let element = spec.cache_element.element_type().size();
+pub fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
+    let element = ElementType::from(spec.cache_element).size();
     let factors = [spec.layers, spec.kv_heads, spec.head_dim, element, slots, capacity];
     factors.into_iter().fold(2, |bytes: u64, factor| bytes.saturating_mul(factor as u64))
 }
@@ -307,12 +319,12 @@ struct Lengths {
 impl Lengths {
     /// One length of everything on the CPU. A GPU allocates and picks kernels at the first run of a shape, so there it is the
     /// smallest and the largest: what fails for want of memory fails now, and no request waits for it.
-    fn of(options: &Options, sizes: &Sizes, vision: &Vision) -> Self {
+    fn of(options: &Options, sizes: &Sizes, pictures: &Pictures) -> Self {
         if !on_gpu(options) && options.warm_up == WarmUp::Short {
             // One token only: the shortest context that the options allow has room for no more.
             return Self { budgets: vec![Budget::Auto], prompt: 1 };
         }
-        let budgets = vision.budgets();
+        let budgets = pictures.budgets();
         let ends = budgets.first().into_iter().chain(budgets.last()).map(|&tokens| Budget::Tokens(tokens));
         Self {
             budgets: [Budget::Auto].into_iter().chain(ends).collect(),
@@ -329,11 +341,14 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     let failed = |error: &dyn std::fmt::Display| LoadError::WarmUp(error.to_string());
     let grey = ::image::RgbImage::from_pixel(64, 64, ::image::Rgb([128; 3]));
     let image = DecodedImage { pixels: Arc::new(grey), sha256: [0; 32] };
-    let pixels = vision.preprocessor().preprocess(&image);
     let question = prompter.tokenize(FALLBACK_QUESTION).map_err(|error| failed(&error))?;
     let embeds = embedder.embed(&question).map_err(|error| failed(&error))?;
+    let pictures = vision.pictures();
     for budget in &lengths.budgets {
-        vision.embed(&pixels, &embeds, &question, *budget, false).map_err(|error| failed(&error))?;
+        let grant = pictures.grant(*budget).map_err(|error| failed(&error))?;
+        let prepared =
+            pictures.prepare_decoded(&image, grant, &NoObserver).map_err(|error| failed(&error))?;
+        vision.embed(prepared, &embeds, &NoObserver).map_err(|error| failed(&error))?;
     }
 
     let slot = decoder.slots_mut().allocate().ok_or_else(|| failed(&"the decoder has no KV slot"))?;
@@ -346,40 +361,6 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
             Err(failed(&format!("the logit of token {id} is not finite; run `arrcoc-export verify`")))
         }
         None => Ok(()),
-    }
-}
-
-/// Keeps the warm-up run out of the metrics.
-struct Gate {
-    inner: Arc<dyn Observer>,
-    open: AtomicBool,
-}
-
-impl Gate {
-    fn observer(&self) -> Option<&dyn Observer> {
-        self.open.load(Ordering::SeqCst).then_some(self.inner.as_ref())
-    }
-}
-
-impl Observer for Gate {
-    fn stage(&self, stage: Stage, took: Duration) {
-        self.observer().inspect(|observer| observer.stage(stage, took));
-    }
-
-    fn visual_tokens(&self, tier: usize, tokens: usize) {
-        self.observer().inspect(|observer| observer.visual_tokens(tier, tokens));
-    }
-
-    fn cache(&self, cache: Cache, hit: bool) {
-        self.observer().inspect(|observer| observer.cache(cache, hit));
-    }
-
-    fn adapter_output(&self, tier: usize, statistics: Statistics) {
-        self.observer().inspect(|observer| observer.adapter_output(tier, statistics));
-    }
-
-    fn iteration(&self, tokens: usize, running: usize, waiting: usize, kv_usage: f64) {
-        self.observer().inspect(|observer| observer.iteration(tokens, running, waiting, kv_usage));
     }
 }
 

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::activations::Shapes;
 use super::{Options, load};
-use crate::bundle::Manifest;
-use crate::bundle::manifest::Target;
 use crate::engine::RuntimeKind;
 use crate::image::decode;
+use arrcoc_bundle::names::axis;
+use arrcoc_bundle::{MANIFEST, Manifest, Role, Target};
+
+use crate::error::LoadError;
+use crate::vision;
 
 /// What repacked matrices take besides the weights: the CPU libraries lay out anew what their kernels read in another order, which was never more than
 /// a quarter of a bundle's bytes.
@@ -152,14 +155,10 @@ fn unreadable(file: &Path, reason: String) -> MemoryError {
 
 /// Peaks of all graphs: one image at a time, and the decoder at the worse of a chunk at the end of a full context and a step of all slots.
 fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result<u64, MemoryError> {
-    let vision = &manifest.vision;
-    let image_size = options.image_size.unwrap_or(vision.native_size) as u64;
-    let side = image_size / (vision.patch_size as u64).max(1);
-    let patches = side.saturating_mul(side);
-    let most = vision.token_budgets.last().copied().unwrap_or_default() as u64;
-    let tokens = most.min(patches.saturating_add((vision.gist_grid as u64).saturating_pow(2)));
+    let unknown = |error: LoadError| unreadable(Path::new(MANIFEST), error.to_string());
+    let own = vision::longest_axes(manifest, options.image_size).map_err(unknown)?;
     let context = context as u64;
-    let query = manifest.graphs.get("allocator").and_then(|graph| graph.axes.get("query_len"));
+    let query = manifest.graphs.values().find_map(|graph| graph.axes.get(axis::QUERY_LEN));
     let query = query.map_or(context, |range| range.max).min(context);
     let chunk = options.prefill_chunk as u64;
     let chunk =
@@ -167,24 +166,21 @@ fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result
     // The portable decoder steps its slots one after the other.
     let rows = if manifest.target == Target::Cpu { options.slots as u64 } else { 1 };
     let axes = |batch: u64, seq: u64| {
-        [
-            ("batch", batch),
-            ("height", image_size),
-            ("width", image_size),
-            ("patches", patches),
-            ("tokens", tokens),
-            ("query_len", query),
-            ("seq", seq),
-            ("past", context.saturating_sub(seq)),
-            ("total", context),
-        ]
+        let shared = [
+            (axis::BATCH, batch),
+            (axis::QUERY_LEN, query),
+            (axis::SEQ, seq),
+            (axis::PAST, context.saturating_sub(seq)),
+            (axis::TOTAL, context),
+        ];
+        own.iter().copied().chain(shared).collect::<Vec<_>>()
     };
     let (prefill, step) = (axes(1, chunk.min(context)), axes(rows, 1));
     let mut sum = 0_u64;
-    for (name, graph) in &manifest.graphs {
+    for graph in manifest.graphs.values() {
         let shapes = Shapes::read(&graph.path).map_err(|reason| unreadable(&graph.path, reason))?;
         let first = shapes.peak(&prefill);
-        let peak = if name == "decoder" { first.max(shapes.peak(&step)) } else { first };
+        let peak = if graph.role == Role::Decoder { first.max(shapes.peak(&step)) } else { first };
         sum = sum.saturating_add(peak);
     }
     Ok(sum)

@@ -16,7 +16,7 @@ use crate::generate::{
 use crate::prompt::Prompter;
 use crate::scheduler::{Parts, Scheduler, Settings};
 use crate::toy;
-use crate::vision::VisualEmbeds;
+use crate::vision::{Pictures, Visual};
 
 mod ends;
 
@@ -70,7 +70,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
             prefill_chunk: setup.prefill_chunk,
             solo_chunk: setup.prefill_chunk,
             eos_token_ids: spec.eos_token_ids,
-            image_token_id: spec.image_token_id,
+            image_token_id: toy::IMAGE_PAD,
         },
         shared: Arc::clone(&shared),
         observer: Arc::new(NoObserver),
@@ -83,6 +83,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         runtime: "toy".into(),
         checkpoint_sha256: String::new(),
         context_length: setup.context_length,
+        family: "toy".into(),
         token_budgets: vec![4, 8],
         max_images: 2,
         images_first: true,
@@ -92,16 +93,14 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         kv_bytes: 0,
         working_bytes: 0,
     };
-    let admission = Admission {
-        prompter,
-        context_length: setup.context_length,
-        token_budgets: info.token_budgets.clone(),
-        limits: ImageLimits { max_bytes: 10, max_images: 2, ..ImageLimits::default() },
-    };
+    let limits = ImageLimits { max_bytes: IMAGE.len(), max_images: 2, ..ImageLimits::default() };
+    let admission =
+        Admission { prompter, context_length: setup.context_length, pictures: Pictures::toy(limits), limits };
     let thread = std::thread::spawn(move || Scheduler::new(parts).run());
     let model = Model {
         info,
         admission,
+        image_token_id: toy::IMAGE_PAD,
         timeout: setup.timeout,
         shared,
         images: Some(images),
@@ -128,6 +127,9 @@ fn request(prompt: Prompt) -> Request {
 fn ask(text: &str) -> Request {
     request(Prompt::Text(text.into()))
 }
+
+/// A GIF of one pixel.
+const IMAGE: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
 
 fn with_image(file: &[u8]) -> Request {
     let content = vec![Part::Image(Bytes::copy_from_slice(file)), Part::Text("what?".into())];
@@ -184,6 +186,11 @@ fn collect(mut generation: Generation) -> Outcome {
     outcome
 }
 
+fn idle(model: &Model) -> bool {
+    let load = model.load_now();
+    (load.waiting, load.running) == (0, 0)
+}
+
 fn run(model: &Model, request: Request) -> Outcome {
     collect(model.submit(request).unwrap())
 }
@@ -224,7 +231,7 @@ fn interleaved_equals_lonely_in_both_flavours() {
         for (index, generation) in generations.into_iter().enumerate() {
             assert_eq!(collect(generation).tokens[0], lonely[index % PROMPTS.len()], "{target:?} {index}");
         }
-        eventually("idle", || model.idle());
+        eventually("idle", || idle(&model));
     }
 }
 
@@ -297,8 +304,8 @@ fn usage_timings_and_logprobs_are_reported() {
     }
     assert_eq!(outcome.finished[0], Some(FinishReason::Length));
     assert_eq!(usage.completion_tokens, 6);
-    let stages: Vec<Stage> = timings.stages.iter().map(|stage| stage.0).collect();
-    assert_eq!(stages, [Stage::Prefill, Stage::DecodeStep]);
+    let stages: Vec<Stage> = timings.stages.iter().map(|stage| stage.0.clone()).collect();
+    assert_eq!(stages, [Stage::PREFILL, Stage::DECODE_STEP]);
     assert!(timings.first_token <= timings.total && timings.queue <= timings.first_token);
 }
 
@@ -339,7 +346,7 @@ fn what_does_not_fit_is_refused_with_its_field() {
         ("top_p", sampling(Sampling { top_p: 1.5, ..Sampling::default() })),
         ("repetition_penalty", sampling(Sampling { repetition_penalty: 0.0, ..Sampling::default() })),
         ("presence_penalty", sampling(Sampling { presence_penalty: f32::INFINITY, ..Sampling::default() })),
-        ("messages", with_image(b"more than ten bytes")),
+        ("messages", with_image(&[IMAGE, b"more"].concat())),
         ("messages", request(Prompt::Chat(vec![]))),
         ("prompt", ask("")),
     ];
@@ -349,7 +356,7 @@ fn what_does_not_fit_is_refused_with_its_field() {
     let many = vec![Part::Image(Bytes::new()); 3];
     let many = request(Prompt::Chat(vec![Message { role: Role::User, content: many }]));
     assert_eq!(invalid_field(&model, many), "messages");
-    assert!(model.idle(), "a refused request holds no place");
+    assert!(idle(&model), "a refused request holds no place");
 }
 
 #[test]
@@ -357,7 +364,7 @@ fn images_are_charged_with_their_largest_budget() {
     let (model, jobs) = model(&Setup { context_length: 80, ..Setup::default() });
     let text_tokens = {
         let generation =
-            model.submit(Request { max_tokens: MaxTokens::Exactly(1), ..with_image(b"") }).unwrap();
+            model.submit(Request { max_tokens: MaxTokens::Exactly(1), ..with_image(IMAGE) }).unwrap();
         drop(generation);
         jobs.recv().unwrap().layout.text_tokens()
     };
@@ -365,7 +372,7 @@ fn images_are_charged_with_their_largest_budget() {
     let with = |budget, max_tokens| Request {
         budget,
         max_tokens: MaxTokens::Exactly(max_tokens),
-        ..with_image(b"")
+        ..with_image(IMAGE)
     };
     assert!(model.submit(with(Budget::Auto, left - 8)).is_ok());
     assert_eq!(invalid_field(&model, with(Budget::Auto, left - 7)), "max_tokens");
@@ -377,13 +384,13 @@ fn images_are_charged_with_their_largest_budget() {
 fn a_cap_holds_where_an_image_leaves_more_room_than_it_was_charged() {
     let (model, jobs) = model(&Setup { context_length: 48, ..Setup::default() });
     let submit = |most| {
-        let request = Request { max_tokens: MaxTokens::AtMost(most), ..with_image(b"") };
+        let request = Request { max_tokens: MaxTokens::AtMost(most), ..with_image(IMAGE) };
         let generation = model.submit(request).unwrap();
         let job = jobs.recv().unwrap();
         let left = 48 - job.layout.text_tokens();
         let rows: Vec<f32> = (30..36).flat_map(toy::embedding_row).collect();
         let embeds = crate::tensor::Tensor::from_vec(&[1, 6, 8], rows).unwrap();
-        let visuals = vec![VisualEmbeds { embeds, tier: 0, receipt: None, stages: Vec::new() }];
+        let visuals = vec![Visual::toy(embeds)];
         model.ready.as_ref().unwrap().send(Ready { job, visuals }).unwrap();
         let outcome = collect(generation);
         assert_eq!(outcome.finished[0], Some(FinishReason::Length));
@@ -400,12 +407,12 @@ fn visual_tokens_take_the_place_of_the_image() {
     let mut answers = Vec::new();
     for prefill_chunk in [1, 5, 1000] {
         let (model, jobs) = model(&Setup { prefill_chunk, ..Setup::default() });
-        let generation = model.submit(with_image(b"")).unwrap();
+        let generation = model.submit(with_image(IMAGE)).unwrap();
         let job = jobs.recv().unwrap();
         assert_eq!(job.layout.question, toy::byte_ids("what?"));
         let rows: Vec<f32> = (30..36).flat_map(toy::embedding_row).collect();
         let embeds = crate::tensor::Tensor::from_vec(&[1, 6, 8], rows).unwrap();
-        let visuals = vec![VisualEmbeds { embeds, tier: 0, receipt: None, stages: Vec::new() }];
+        let visuals = vec![Visual::toy(embeds)];
         let text_tokens = job.layout.text_tokens();
         model.ready.as_ref().unwrap().send(Ready { job, visuals }).unwrap();
         let outcome = collect(generation);
@@ -425,16 +432,16 @@ fn visual_tokens_take_the_place_of_the_image() {
 #[test]
 fn a_full_queue_refuses_before_anything_is_done() {
     let (model, jobs) = model(&Setup { queue_limit: 2, ..Setup::default() });
-    let held: Vec<Generation> = (0..2).map(|_| model.submit(with_image(b"")).unwrap()).collect();
+    let held: Vec<Generation> = (0..2).map(|_| model.submit(with_image(IMAGE)).unwrap()).collect();
     assert_eq!(model.load_now().waiting, 2);
-    match model.submit(with_image(b"")) {
+    match model.submit(with_image(IMAGE)) {
         Err(GenerateError::QueueFull { waiting: 2, retry_after }) => {
             assert!(retry_after >= Duration::from_secs(1))
         }
         other => panic!("expected a full queue, found {other:?}"),
     }
     drop(jobs.try_iter().collect::<Vec<_>>());
-    assert!(model.idle());
+    assert!(idle(&model));
     for generation in held {
         assert!(
             matches!(collect(generation).failed, Some(GenerateError::Engine(_))),
@@ -452,14 +459,14 @@ fn a_cancelled_request_frees_its_slot() {
     let next = model.submit(ask("the")).unwrap();
     drop(cancelled);
     assert!(collect(next).done.is_some(), "the only slot is free again");
-    eventually("idle", || model.idle() && model.load_now().kv_usage == 0.0);
+    eventually("idle", || model.load_now() == Load::default());
 }
 
 #[test]
 fn time_runs_out() {
     let (model, _jobs) = model(&Setup { timeout: Duration::ZERO, ..Setup::default() });
     assert!(matches!(run(&model, ask("x")).failed, Some(GenerateError::Timeout(Duration::ZERO))));
-    eventually("idle", || model.idle());
+    eventually("idle", || idle(&model));
 }
 
 #[test]
@@ -486,5 +493,5 @@ fn a_panic_fails_every_request_and_the_model() {
     }
     assert!(!model.healthy());
     assert!(matches!(model.submit(ask("x")), Err(GenerateError::Engine(_))));
-    eventually("idle", || model.idle());
+    eventually("idle", || idle(&model));
 }

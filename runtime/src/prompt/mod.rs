@@ -1,20 +1,23 @@
 //! From messages to what the decoder reads: the chat template, tokens, and the places of the images among them.
 
+use std::ops::Range;
 use std::path::Path;
 
 use tokenizers::Tokenizer;
 
-use crate::bundle::Bundle;
 use crate::error::LoadError;
 use crate::generate::{GenerateError, Message, Part, Prompt, Role};
-use crate::quote::Brief;
 use crate::text::Vocabulary;
+use crate::vision::{ImagePlan, Span};
+use arrcoc_bundle::Bundle;
+use arrcoc_bundle::quote::Brief;
 
 mod jinja;
 mod probe;
 mod template;
 mod tokenize;
 
+use jinja::{Pieces, Text};
 use template::ChatTemplate;
 pub use template::default_template;
 use tokenize::PromptTokenizer;
@@ -31,8 +34,15 @@ const NORMALISER_FACTOR: usize = 4;
 pub enum Segment {
     /// Token ids, at least one.
     Tokens(Vec<u32>),
-    /// The visual tokens of the image with this index, in order of appearance.
-    Image(usize),
+    /// Visual rows of an image.
+    Rows {
+        /// The image's index, in order of appearance.
+        image: usize,
+        /// Which run of its plan.
+        run: usize,
+        /// How many at most.
+        most: usize,
+    },
 }
 
 /// A prompt whose images are not embedded yet.
@@ -42,26 +52,25 @@ pub struct Layout {
     pub segments: Vec<Segment>,
     /// What the allocator is asked: the text of the last user message, tokenised alone. Empty without images.
     pub question: Vec<u32>,
+    /// Number of images.
+    pub images: usize,
+    /// Most visual rows of all images together.
+    pub most_rows: usize,
 }
 
 impl Layout {
-    /// Number of images.
-    pub fn images(&self) -> usize {
-        self.segments.iter().filter(|segment| matches!(segment, Segment::Image(_))).count()
-    }
-
     /// Number of tokens that are not visual.
     pub fn text_tokens(&self) -> usize {
         self.segments.iter().map(|s| if let Segment::Tokens(ids) = s { ids.len() } else { 0 }).sum()
     }
 
-    /// The prompt's ids, one placeholder per image: what the repetition penalty counts as seen.
+    /// The prompt's ids, one placeholder per run of visual rows: what the repetition penalty counts as seen.
     pub fn ids(&self, image_token_id: u32) -> Vec<u32> {
         let mut ids = Vec::new();
         for segment in &self.segments {
             match segment {
                 Segment::Tokens(tokens) => ids.extend_from_slice(tokens),
-                Segment::Image(_) => ids.push(image_token_id),
+                Segment::Rows { .. } => ids.push(image_token_id),
             }
         }
         ids
@@ -85,6 +94,8 @@ pub struct Prompter {
     template: ChatTemplate,
     vocabulary: Vocabulary,
     image_token_id: u32,
+    /// The same as templates write it.
+    image_token: String,
 }
 
 impl Prompter {
@@ -102,11 +113,13 @@ impl Prompter {
             Ok(path) => Some(read_path(path, "chat_template.jinja")?),
             Err(_) => None,
         };
-        let decoder = &bundle.manifest().decoder;
-        let prompter = Self::new(&tokenizer, &config, template, decoder.image_token_id)?;
-        let (ids, rows) = (prompter.vocabulary.ids(), decoder.vocab_size);
-        if ids > rows {
-            let reason = format!("expected token ids below the model's {rows}, found {}", ids - 1);
+        let manifest = bundle.manifest();
+        let prompter = Self::new(&tokenizer, &config, template, manifest.vision.image_token_id)?;
+        // The placeholder is never embedded, so it may lie beyond the table.
+        let largest = prompter.vocabulary.largest_besides(manifest.vision.image_token_id);
+        let rows = manifest.decoder.vocab_size;
+        if largest >= rows {
+            let reason = format!("expected token ids below the model's {rows}, found {largest}");
             return Err(LoadError::Text { file: "tokenizer.json", reason });
         }
         Ok(prompter)
@@ -129,7 +142,7 @@ impl Prompter {
         let image_token = tokenizer.id_to_token(image_token_id).unwrap_or_default();
         let template = ChatTemplate::new(config, template, &image_token)?;
         let tokenizer = PromptTokenizer::new(&tokenizer, image_token_id).map_err(in_tokenizer)?;
-        let mut prompter = Self { tokenizer, template, vocabulary, image_token_id };
+        let mut prompter = Self { tokenizer, template, vocabulary, image_token_id, image_token };
         prompter.probe()?;
         Ok(prompter)
     }
@@ -150,13 +163,18 @@ impl Prompter {
     /// Renders and tokenises a prompt of at most about `context_length` tokens.
     ///
     /// Control tokens are recognised where the template writes them, and not in what a message says: a user who types
-    /// `<|im_end|>` or `<|image_pad|>` sends those characters. A raw prompt ([`Prompt::Text`]) is the caller's own
+    /// `<|im_end|>` or `<|image_pad|>` sends those characters. In the place of each image stands what its plan says, in the order of `plans`. A raw prompt ([`Prompt::Text`]) is the caller's own
     /// template, so control tokens in it count.
     ///
     /// # Errors
     /// [`GenerateError::Invalid`] when the template refuses the messages or cannot put them, or they cannot fit;
     /// [`GenerateError::Engine`] when the tokenizer fails.
-    pub fn layout(&self, prompt: &Prompt, context_length: usize) -> Result<Layout, GenerateError> {
+    pub fn layout(
+        &self,
+        prompt: &Prompt,
+        plans: &[ImagePlan],
+        context_length: usize,
+    ) -> Result<Layout, GenerateError> {
         self.check_size(prompt, context_length)?;
         match prompt {
             Prompt::Text(text) => {
@@ -167,13 +185,19 @@ impl Prompter {
                         "expected a prompt of at least one token, found none".into(),
                     ));
                 }
-                Ok(Layout { segments: vec![Segment::Tokens(ids)], question: Vec::new() })
+                let segments = vec![Segment::Tokens(ids)];
+                Ok(Layout { segments, question: Vec::new(), images: 0, most_rows: 0 })
             }
-            Prompt::Chat(messages) => self.chat_layout(messages, context_length),
+            Prompt::Chat(messages) => self.chat_layout(messages, plans, context_length),
         }
     }
 
-    fn chat_layout(&self, messages: &[Message], context_length: usize) -> Result<Layout, GenerateError> {
+    fn chat_layout(
+        &self,
+        messages: &[Message],
+        plans: &[ImagePlan],
+        context_length: usize,
+    ) -> Result<Layout, GenerateError> {
         if messages.is_empty() {
             return Err(invalid("messages", "expected at least one message, found none".into()));
         }
@@ -181,14 +205,9 @@ impl Prompter {
         self.check_length("messages", rendered.as_str().len(), context_length)?;
         // As transformers' processors do: the tokenizer adds its own tokens, unless the template has begun with them.
         let begun = self.template.token("bos_token").is_some_and(|bos| rendered.as_str().starts_with(bos));
-        let ids = self.tokenizer.encode_rendered(rendered.as_str(), rendered.ranges(), !begun)?;
-        let segments = split_images(&ids, self.image_token_id);
-
-        let images = messages.iter().flat_map(|m| &m.content).filter(|p| matches!(p, Part::Image(_))).count();
-        let question = if images > 0 { self.tokenize(&question(messages))? } else { Vec::new() };
-        let layout = Layout { segments, question };
-        if layout.images() != images {
-            let found = layout.images();
+        let places = self.image_places(&rendered);
+        if places.len() != plans.len() {
+            let (found, images) = (places.len(), plans.len());
             return Err(invalid(
                 "messages",
                 format!(
@@ -197,7 +216,27 @@ impl Prompter {
                 ),
             ));
         }
-        Ok(layout)
+        let expanded = expand(&rendered, &places, plans, &self.image_token);
+        let ids = self.tokenizer.encode_rendered(expanded.as_str(), expanded.ranges(), !begun)?;
+        let segments = split_images(&ids, self.image_token_id, plans);
+        let question = match plans {
+            [] => Vec::new(),
+            _ => self.tokenize(&question(messages))?,
+        };
+        let most_rows = plans.iter().map(ImagePlan::most_rows).sum();
+        Ok(Layout { segments, question, images: plans.len(), most_rows })
+    }
+
+    /// Where the template has put image tokens; what messages say does not count.
+    fn image_places(&self, rendered: &Text) -> Vec<Range<usize>> {
+        let said = rendered.ranges();
+        let places = rendered.as_str().match_indices(&self.image_token);
+        let places = places.map(|(start, token)| start..start + token.len());
+        let own = |place: &Range<usize>| {
+            let first = said.partition_point(|said| said.end <= place.start);
+            said.get(first).is_none_or(|said| said.start >= place.end)
+        };
+        places.filter(own).collect()
     }
 
     /// Refuses text that is far too long before time is spent on it.
@@ -244,12 +283,38 @@ fn question(messages: &[Message]) -> String {
     if question.trim().is_empty() { FALLBACK_QUESTION.into() } else { question }
 }
 
-/// Cuts ids at the image placeholders.
-fn split_images(ids: &[u32], image_token_id: u32) -> Vec<Segment> {
+/// Puts each image's plan in its place: texts as they are, a run of visual rows as one image token.
+fn expand(rendered: &Text, places: &[Range<usize>], plans: &[ImagePlan], image_token: &str) -> Text {
+    let plain = |plan: &ImagePlan| matches!(plan.spans.as_slice(), [Span::Rows(_)]);
+    if plans.iter().all(plain) {
+        return rendered.clone();
+    }
+    let (mut expanded, mut from) = (Pieces::default(), 0);
+    for (place, plan) in places.iter().zip(plans) {
+        expanded.push(&rendered.slice(from..place.start));
+        for span in &plan.spans {
+            match span {
+                Span::Text(text) => expanded.push(&Text::own(text)),
+                Span::Rows(_) => expanded.push(&Text::own(image_token)),
+            }
+        }
+        from = place.end;
+    }
+    expanded.push(&rendered.slice(from..rendered.as_str().len()));
+    expanded.finish()
+}
+
+/// Cuts ids at the image placeholders, one for each run of the plans.
+fn split_images(ids: &[u32], image_token_id: u32, plans: &[ImagePlan]) -> Vec<Segment> {
+    let mut runs = plans.iter().enumerate().flat_map(|(image, plan)| {
+        let rows =
+            plan.spans.iter().filter_map(|span| if let Span::Rows(most) = span { Some(*most) } else { None });
+        rows.enumerate().map(move |(run, most)| Segment::Rows { image, run, most })
+    });
     let mut segments = Vec::new();
     for (index, tokens) in ids.split(|id| *id == image_token_id).enumerate() {
         if index > 0 {
-            segments.push(Segment::Image(index - 1));
+            segments.extend(runs.next());
         }
         if !tokens.is_empty() {
             segments.push(Segment::Tokens(tokens.to_vec()));

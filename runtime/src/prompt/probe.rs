@@ -10,6 +10,7 @@ use super::jinja::Failure;
 use super::template::Reads;
 use crate::error::LoadError;
 use crate::generate::{Message, Part, Prompt, Role};
+use crate::vision::ImagePlan;
 
 const FILE: &str = "chat_template.jinja";
 
@@ -111,7 +112,7 @@ impl Prompter {
                 }
                 Err(_) => {}
                 Ok(_) => {
-                    let layout = self.layout(&Prompt::Chat(conversation), CONTEXT);
+                    let layout = self.layout(&Prompt::Chat(conversation), &[], CONTEXT);
                     layout.map_err(|error| refused(format!("it cannot put {what} ({error})")))?;
                 }
             }
@@ -140,10 +141,12 @@ impl Prompter {
             }
             // Some refuse a conversation without instructions.
             Err(_) => Ok(()),
-            Ok(_) => match self.layout(&Prompt::Chat(conversation), CONTEXT) {
-                Ok(_) => Ok(()),
-                Err(error) => Err(refused(format!("a question about {images} image(s): {error}"))),
-            },
+            Ok(_) => {
+                match self.layout(&Prompt::Chat(conversation), &vec![ImagePlan::rows(1); images], CONTEXT) {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(refused(format!("a question about {images} image(s): {error}"))),
+                }
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Prompts held against transformers: many templates times many conversations (`models/reference/prompts/make_table.py`).
+//! Prompts held against transformers: many templates times many conversations (`reference/prompts/make_table.py`).
 
 use bytes::Bytes;
 use serde_json::Value as Json;
@@ -33,7 +33,7 @@ fn message(message: &Json) -> Message {
 
 fn digest(ids: &[u32]) -> String {
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    crate::bundle::hex(&Sha256::digest(bytes))[..12].to_owned()
+    arrcoc_bundle::hex(&Sha256::digest(bytes))[..12].to_owned()
 }
 
 /// What one cell of the table is here.

@@ -5,7 +5,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -13,21 +12,17 @@ use super::Ready;
 use super::job::{Job, PanicGuard, Shared};
 use super::turns::Turns;
 use crate::decoder::Embedder;
-use crate::generate::{GenerateError, Part, Prompt, Stage};
-use crate::image::PixelValues;
+use crate::generate::{GenerateError, Observer, Part, Prompt};
 use crate::tensor::Tensor;
-use crate::vision::{Preprocessor, Vision, VisionError, VisualEmbeds};
-
-/// An image as the vision graphs take it.
-struct PreparedImage {
-    pixels: PixelValues,
-    stages: [(Stage, Duration); 2],
-}
+use crate::vision::family::Grant;
+use crate::vision::{self, Pictures, Vision, Visual};
 
 /// A request whose images are in work.
 struct Images {
     /// The image files, in order.
     files: Vec<Bytes>,
+    question: Vec<u32>,
+    grant: Grant,
     progress: Mutex<Progress>,
 }
 
@@ -37,7 +32,7 @@ struct Progress {
     /// The embedded question, once there is an image for it.
     question: Option<Tensor>,
     /// What the images have become so far, in order.
-    visuals: Vec<VisualEmbeds>,
+    visuals: Vec<Visual>,
 }
 
 impl Images {
@@ -65,15 +60,16 @@ pub(crate) struct Turn {
 impl From<Job> for Turn {
     fn from(mut job: Job) -> Self {
         let files = take_images(&mut job.request.prompt);
+        let (question, grant) = (job.layout.question.clone(), job.grant);
         let progress = Progress { job: Some(job), question: None, visuals: Vec::new() };
-        Self { images: Arc::new(Images { files, progress: Mutex::new(progress) }), next: 0 }
+        Self { images: Arc::new(Images { files, question, grant, progress: Mutex::new(progress) }), next: 0 }
     }
 }
 
 /// One image of a request, on its way to the vision thread.
 pub(crate) struct Prepared {
     images: Arc<Images>,
-    image: Result<PreparedImage, GenerateError>,
+    image: Result<vision::Prepared, GenerateError>,
 }
 
 /// Requests with images, as the preparing workers share them.
@@ -87,7 +83,8 @@ pub(crate) fn image_queue(jobs: Receiver<Job>) -> Arc<ImageQueue> {
 /// What a preparing worker needs.
 pub(crate) struct Preparer {
     pub(crate) queue: Arc<ImageQueue>,
-    pub(crate) preprocessor: Arc<Preprocessor>,
+    pub(crate) pictures: Arc<Pictures>,
+    pub(crate) observer: Arc<dyn Observer>,
     pub(crate) encoder: SyncSender<Prepared>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -102,7 +99,7 @@ impl Preparer {
                 continue;
             }
             let image = match images.files.get(next) {
-                Some(file) => self.prepare(next, file),
+                Some(file) => self.prepare(next, file, &images),
                 None => Err(GenerateError::Engine("an image got lost on its way".into())),
             };
             let failed = image.is_err();
@@ -115,28 +112,21 @@ impl Preparer {
         }
     }
 
-    fn prepare(&self, index: usize, file: &[u8]) -> Result<PreparedImage, GenerateError> {
-        let number = index + 1;
+    fn prepare(&self, index: usize, file: &[u8], images: &Images) -> Result<vision::Prepared, GenerateError> {
         // Image decoders are the widest door for hostile input. They share no state, so a panic in one is the end of
         // this request only.
         let prepared = catch_unwind(AssertUnwindSafe(|| {
-            let started = Instant::now();
-            let image = self.preprocessor.decode(file)?;
-            let decoded = started.elapsed();
-            let pixels = self.preprocessor.preprocess(&image);
-            let stages = [(Stage::DecodeImage, decoded), (Stage::Preprocess, started.elapsed() - decoded)];
-            Ok(PreparedImage { pixels, stages })
+            self.pictures.prepare(file, &images.question, images.grant, self.observer.as_ref())
         }));
         match prepared {
             Ok(Ok(prepared)) => Ok(prepared),
-            Ok(Err(error)) => Err(invalid_image(number, &error)),
-            Err(_) => Err(GenerateError::Engine(format!("the image decoder panicked on image {number}"))),
+            Ok(Err(error)) => Err(GenerateError::image(index, &error)),
+            Err(_) => {
+                let number = index + 1;
+                Err(GenerateError::Engine(format!("the image decoder panicked on image {number}")))
+            }
         }
     }
-}
-
-fn invalid_image(number: usize, error: &crate::image::ImageError) -> GenerateError {
-    GenerateError::Invalid { field: "messages", message: format!("image {number}: {error}") }
 }
 
 /// Takes the image files out of a prompt, in order: the answer needs them no longer, and it may take a while.
@@ -155,6 +145,7 @@ pub(crate) struct Encoder {
     pub(crate) images: Receiver<Prepared>,
     pub(crate) vision: Vision,
     pub(crate) embedder: Arc<Embedder>,
+    pub(crate) observer: Arc<dyn Observer>,
     pub(crate) ready: Sender<Ready>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -170,7 +161,7 @@ impl Encoder {
             let _guard = PanicGuard::new(&shared, "vision");
             match self.encode(&mut job, &mut progress, image) {
                 Ok(()) if !job.goes_on() => {}
-                Ok(()) if progress.visuals.len() < job.layout.images() => progress.job = Some(job),
+                Ok(()) if progress.visuals.len() < job.layout.images => progress.job = Some(job),
                 Ok(()) => {
                     let visuals = std::mem::take(&mut progress.visuals);
                     // A closed channel: the scheduler is gone, and the job tells its caller when it is dropped.
@@ -181,12 +172,12 @@ impl Encoder {
         }
     }
 
-    /// Adds the visual tokens of the next image.
+    /// Adds the visual rows of the next image.
     fn encode(
         &mut self,
         job: &mut Job,
         progress: &mut Progress,
-        image: Result<PreparedImage, GenerateError>,
+        image: Result<vision::Prepared, GenerateError>,
     ) -> Result<(), GenerateError> {
         let image = image?;
         if !job.goes_on() {
@@ -194,23 +185,19 @@ impl Encoder {
         }
         let question = match progress.question.take() {
             Some(question) => question,
-            None => {
-                let question = self.embedder.embed(&job.layout.question);
-                question.map_err(|error| GenerateError::Engine(error.to_string()))?
-            }
+            None => self.question(&job.layout.question)?,
         };
-        let (budget, explain) = (job.request.budget, job.request.explain);
-        let embeds = self.vision.embed(&image.pixels, &question, &job.layout.question, budget, explain);
-        let embeds = embeds.map_err(|error| match error {
-            VisionError::Budget { .. } => {
-                GenerateError::Invalid { field: "arrcoc.budget", message: error.to_string() }
-            }
-            other => GenerateError::Engine(other.to_string()),
-        })?;
-        job.stages.extend(image.stages);
-        job.stages.extend(embeds.stages.iter().copied());
+        let embedded = self.vision.embed(image, &question, self.observer.as_ref());
+        let (visual, stages) = embedded.map_err(|error| GenerateError::Engine(error.to_string()))?;
+        job.stages.extend(stages);
         progress.question = Some(question);
-        progress.visuals.push(embeds);
+        progress.visuals.push(visual);
         Ok(())
+    }
+
+    /// The question's embeddings, for a model that reads them.
+    fn question(&self, ids: &[u32]) -> Result<Tensor, GenerateError> {
+        let ids = if self.vision.reads_question() { ids } else { &ids[..1] };
+        self.embedder.embed(ids).map_err(|error| GenerateError::Engine(error.to_string()))
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::generate::{Event, GenerateError, Request, Stage};
 use crate::mean_time::MeanTime;
 use crate::prompt::Layout;
+use crate::vision::family::Grant;
 
 /// Bounds of what a refused request is told to wait.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
@@ -227,6 +228,8 @@ impl Drop for Reply {
 pub(crate) struct Job {
     pub(crate) request: Request,
     pub(crate) layout: Layout,
+    /// What the request's budget means to the model.
+    pub(crate) grant: Grant,
     /// Seed of the request, drawn where the caller gave none.
     pub(crate) seed: u64,
     pub(super) submitted: Instant,
@@ -241,7 +244,7 @@ pub(crate) struct Job {
 impl Job {
     pub(crate) fn new(
         request: Request,
-        layout: Layout,
+        (layout, grant): (Layout, Grant),
         timeout: Duration,
         ticket: Ticket,
         events: UnboundedSender<Event>,
@@ -251,6 +254,7 @@ impl Job {
         Self {
             request,
             layout,
+            grant,
             seed,
             submitted: Instant::now(),
             started: None,

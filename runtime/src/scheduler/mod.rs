@@ -14,12 +14,11 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use crate::decoder::{Decoder, Embedder, Logits};
-use crate::generate::{Observer, Stage};
+use crate::generate::{Note, Observer, Stage};
 use crate::prompt::Prompter;
 use crate::text::Vocabulary;
-use crate::vision::VisualEmbeds;
+use crate::vision::Visual;
 
-pub(crate) mod embeds;
 pub(crate) mod encode;
 pub(crate) mod job;
 mod task;
@@ -31,7 +30,7 @@ use task::{Task, engine};
 /// A request whose images are embedded.
 pub(crate) struct Ready {
     pub(crate) job: Job,
-    pub(crate) visuals: Vec<VisualEmbeds>,
+    pub(crate) visuals: Vec<Visual>,
 }
 
 /// What the scheduler must know of the model and of the options.
@@ -96,7 +95,7 @@ impl Scheduler {
             self.admit();
             let tokens = self.prefill() + self.decode();
             self.drop_ended();
-            self.report(tokens);
+            self.observer.note(Note::Iteration { tokens });
         }
     }
 
@@ -147,7 +146,7 @@ impl Scheduler {
         match task.prefill(longest, self.decoder.as_mut(), context) {
             Ok((tokens, took)) => {
                 if let Some(took) = took {
-                    self.observer.stage(Stage::Prefill, took);
+                    self.observer.note(Note::Stage(&Stage::PREFILL, took));
                 }
                 tokens
             }
@@ -169,7 +168,7 @@ impl Scheduler {
         let started = Instant::now();
         let stepped = self.embedder.embed(&ids).and_then(|embeds| self.decoder.step(&slots, &embeds));
         let took = started.elapsed();
-        self.observer.stage(Stage::DecodeStep, took);
+        self.observer.note(Note::Stage(&Stage::DECODE_STEP, took));
         let mut rows = stepped.map_err(engine).map(Vec::into_iter);
         let context = Context {
             embedder: &self.embedder,
@@ -191,10 +190,5 @@ impl Scheduler {
             }
         }
         slots.len()
-    }
-
-    fn report(&self, tokens: usize) {
-        let shared = &self.shared;
-        self.observer.iteration(tokens, shared.running(), shared.waiting(), shared.kv_usage());
     }
 }

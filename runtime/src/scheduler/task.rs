@@ -1,11 +1,12 @@
 //! A request that has a slot: its prefill, then its answers.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::embeds::PromptEmbeds;
 use super::job::Job;
 use super::{Context, Ready, Settings};
 use crate::decoder::{Decoder, DecoderError, Logits, Mark};
+use crate::embeds::PromptEmbeds;
 use crate::generate::{Event, FinishReason, GenerateError, Logprob, Stage, Timings, TokenLogprob, Usage};
 use crate::sampling::{LogSoftmax, Sampler, SamplingError};
 use crate::text::{TextStream, Vocabulary};
@@ -54,14 +55,17 @@ impl Task {
     pub(super) fn new(ready: Ready, slot: usize, settings: &Settings) -> Self {
         let Ready { mut job, visuals } = ready;
         job.start();
-        let tensors: Vec<_> = visuals.iter().map(|visual| &visual.embeds).collect();
-        let embeds = PromptEmbeds::new(&job.layout, &tensors);
+        let rows: Vec<_> = visuals.iter().map(|visual| (&visual.rows, visual.runs.as_slice())).collect();
+        let embeds = PromptEmbeds::new(&job.layout, &rows);
         let usage =
-            Usage { prompt_tokens: embeds.len(), visual_tokens: embeds.visual(), completion_tokens: 0 };
+            Usage { prompt_tokens: embeds.tokens(), visual_tokens: embeds.visual(), completion_tokens: 0 };
         job.send(Event::Started {
             prompt_tokens: usage.prompt_tokens,
             visual_tokens: usage.visual_tokens,
-            receipts: visuals.into_iter().filter_map(|visual| visual.receipt).collect(),
+            receipts: match job.request.explain {
+                true => visuals.into_iter().map(|visual| Arc::unwrap_or_clone(visual.receipt)).collect(),
+                false => Vec::new(),
+            },
         });
         let room = settings.context_length.saturating_sub(usage.prompt_tokens);
         let staged: Duration = job.stages.iter().map(|(_, took)| *took).sum();
@@ -93,15 +97,15 @@ impl Task {
         let Phase::Prefill { slot, embeds, took } = &mut self.phase else { return Ok((0, None)) };
         let (slot, started) = (*slot, Instant::now());
         let begin = decoder.slots().mark(slot).length;
-        let end = embeds.len().min(begin + longest);
+        let end = embeds.tokens().min(begin + longest);
         let chunk = embeds.chunk(begin, end, context.embedder).map_err(engine)?;
         let logits = decoder.prefill(slot, &chunk).map_err(engine)?;
         *took += started.elapsed();
-        if end < embeds.len() {
+        if end < embeds.tokens() {
             return Ok((end - begin, None));
         }
         let took = *took;
-        self.job.stages.push((Stage::Prefill, took));
+        self.job.stages.push((Stage::PREFILL, took));
         let prompt = decoder.slots().mark(slot);
         self.phase = Phase::Decode(Answers { prompt, first: logits, next: 0, running: Vec::new() });
         self.begin_answers(slot, decoder, context)?;
@@ -230,7 +234,7 @@ impl Task {
             return;
         }
         if !self.decoding.is_zero() {
-            self.job.stages.push((Stage::DecodeStep, self.decoding));
+            self.job.stages.push((Stage::DECODE_STEP, self.decoding));
         }
         let timings = Timings {
             queue: self.queue,

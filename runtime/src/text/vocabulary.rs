@@ -116,6 +116,12 @@ impl Vocabulary {
         self.tokens.len()
     }
 
+    /// The largest id that is another one than `id`.
+    pub fn largest_besides(&self, id: u32) -> usize {
+        let ids = (0..self.tokens.len()).rev();
+        ids.into_iter().find(|&at| at != id as usize && !self.tokens[at].bytes.is_empty()).unwrap_or(0)
+    }
+
     /// Length of the longest token, bytes.
     pub fn longest(&self) -> usize {
         self.tokens.iter().map(|entry| entry.bytes.len()).max().unwrap_or(0)

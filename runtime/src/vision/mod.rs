@@ -1,35 +1,34 @@
-//! From pixels and a question to visual tokens.
+//! From picture files and a question to visual rows, for any family.
 //!
-//! [`Vision`] owns the graphs of the vision side and the two caches of design section 6. Decoding and preprocessing need
-//! no graph: they live in [`Preprocessor`], which any thread may share while another one runs [`Vision::embed`].
+//! [`Pictures`] is what any thread may use: it reads headers for the prompt, asks the two caches by the file's bytes, and only where they have
+//! nothing decodes and prepares a picture. [`Vision`] runs the graphs, on one thread. What a family does differently stands behind the traits of
+//! [`family`], one file each below [`families`].
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use arrcoc_bundle::{Bundle, Manifest, Statistics};
 use sha2::{Digest as _, Sha256};
 
-use crate::bundle::Bundle;
-use crate::bundle::manifest::{Statistics, VisionSpec};
 use crate::cache::{ByteLru, Key};
 use crate::engine::{EngineError, Runtime};
 use crate::error::LoadError;
-use crate::generate::{Budget, Cache, Observer, Receipt, Stage};
-use crate::image::preprocess::Preprocess;
-use crate::image::{DecodedImage, ImageError, ImageLimits, PixelValues, decode};
+use crate::generate::{Budget, Cache, Note, Observer, Place, Receipt, Stage};
+use crate::image::{DecodedImage, ImageError, ImageLimits, decode};
 use crate::tensor::Tensor;
-use arr_coc_ovis::{Pipeline, Selected, Timer};
-use layout::Layout;
+use family::{Ask, Features, Grant, LoadedFamily, Pixels, Processor, Settings, VisionModel};
+use stages::Stages;
 
-pub(crate) mod arr_coc_ovis;
-pub(crate) mod layout;
-pub mod picture;
-#[cfg(test)]
-mod tests;
+pub mod families;
+pub(crate) mod family;
+pub mod stages;
+
+pub use family::{BudgetError, ImagePlan, Span, Visual};
 
 /// How to run the vision side.
 #[derive(Debug, Clone)]
 pub struct VisionOptions {
-    /// Encoder input size, pixels; one of the bundle's `image_sizes`. `None`: the native one.
+    /// Encoder input size, pixels, for families that have several. `None`: the native one.
     pub image_size: Option<usize>,
     /// What an image may cost.
     pub limits: ImageLimits,
@@ -50,265 +49,261 @@ impl Default for VisionOptions {
     }
 }
 
-/// The visual tokens of one image for one question.
-#[derive(Debug, Clone)]
-pub struct VisualEmbeds {
-    /// `[1, tokens, H]`: rows that replace the image placeholder in the decoder's `inputs_embeds`.
-    pub embeds: Tensor,
-    /// Index into the bundle's `token_budgets`.
-    pub tier: usize,
-    /// Where the tokens look, when asked to explain.
-    pub receipt: Option<Receipt>,
-    /// Time per stage that ran; a cached stage is absent.
-    pub stages: Vec<(Stage, Duration)>,
+/// The longest lengths of the axes that the vision graphs of a bundle have, for whoever plans memory.
+///
+/// # Errors
+/// [`LoadError`] for an unknown family, or a section that makes no sense.
+pub(crate) fn longest_axes(
+    manifest: &Manifest,
+    image_size: Option<usize>,
+) -> Result<Vec<(&'static str, u64)>, LoadError> {
+    Ok(families::of(manifest)?.longest(manifest, &Settings { image_size }))
 }
 
-/// An image could not be embedded.
-#[derive(Debug, thiserror::Error)]
-pub enum VisionError {
-    /// The budget is none of the model's.
-    #[error("expected a budget of {allowed:?} tokens or `auto`, found {asked}")]
-    Budget {
-        /// What was asked for.
-        asked: String,
-        /// What the bundle and this image size allow.
-        allowed: Vec<usize>,
-    },
-    /// An engine failed.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-}
-
-/// Decodes and preprocesses images; shared freely between threads.
-pub struct Preprocessor {
+/// What is known of pictures without running a graph; shared freely between threads.
+pub struct Pictures {
+    processor: Arc<dyn Processor>,
     limits: ImageLimits,
-    preprocess: Preprocess,
-    observer: Arc<dyn Observer>,
+    /// What every cache key begins with: the engine and the processor.
+    identity: Sha256,
+    /// Whether the rows depend on the question, and so the key of the visual-token cache.
+    by_question: bool,
+    caches: Mutex<Caches>,
 }
 
-impl Preprocessor {
-    /// Decodes an image file; see [`crate::image`].
+struct Caches {
+    features: ByteLru<Arc<Features>>,
+    visuals: ByteLru<Visual>,
+}
+
+/// The keys of one picture, for one question.
+#[derive(Debug, Clone, Copy)]
+struct Keys {
+    features: Key,
+    visual: Key,
+}
+
+/// A picture on its way to the vision thread.
+pub(crate) struct Prepared {
+    keys: Keys,
+    grant: Grant,
+    state: State,
+    /// Stages that ran.
+    pub(crate) stages: Vec<(Stage, Duration)>,
+}
+
+/// How far the caches have brought a picture.
+enum State {
+    Pixels(Pixels),
+    Features(Arc<Features>),
+    Visual(Visual),
+}
+
+impl Pictures {
+    /// Pictures without caches.
+    pub(crate) fn new(processor: Arc<dyn Processor>, limits: ImageLimits, by_question: bool) -> Self {
+        let caches = Caches { features: ByteLru::new(0), visuals: ByteLru::new(0) };
+        let identity = Sha256::new().chain_update(processor.identity());
+        Self { processor, limits, identity, by_question, caches: Mutex::new(caches) }
+    }
+
+    /// Budgets that a request may name, ascending.
+    pub fn budgets(&self) -> &[usize] {
+        self.processor.budgets()
+    }
+
+    /// Checks a budget without running anything.
+    ///
+    /// # Errors
+    /// [`BudgetError`] when it is none of the model's.
+    pub(crate) fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
+        self.processor.grant(budget)
+    }
+
+    /// What stands in a picture's place in the prompt; only the file's header is read.
     ///
     /// # Errors
     /// [`ImageError`] says what is wrong with the file.
-    pub fn decode(&self, bytes: &[u8]) -> Result<DecodedImage, ImageError> {
-        let started = Instant::now();
-        let image = decode::decode(bytes, &self.limits)?;
-        self.observer.stage(Stage::DecodeImage, started.elapsed());
-        Ok(image)
+    pub(crate) fn plan(&self, file: &[u8], grant: Grant) -> Result<ImagePlan, ImageError> {
+        self.processor.plan(decode::size(file, &self.limits)?, grant)
     }
 
-    /// Resizes, normalises and pads an image to the encoder's input.
-    pub fn preprocess(&self, image: &DecodedImage) -> PixelValues {
-        let started = Instant::now();
-        let pixels = self.preprocess.apply(image);
-        self.observer.stage(Stage::Preprocess, started.elapsed());
-        pixels
+    /// The input of the encoder, or as much of what comes after it as the caches have.
+    ///
+    /// # Errors
+    /// [`ImageError`] says what is wrong with the file.
+    pub(crate) fn prepare(
+        &self,
+        file: &[u8],
+        question: &[u32],
+        grant: Grant,
+        observer: &dyn Observer,
+    ) -> Result<Prepared, ImageError> {
+        let keys = self.keys(file, question, grant);
+        if let Some(state) = self.cached(&keys) {
+            return Ok(Prepared { keys, grant, state, stages: Vec::new() });
+        }
+        let mut stages = Stages::new(observer);
+        let image = stages.time(&Stage::DECODE_IMAGE, || decode::decode(file, &self.limits))?;
+        self.prepare_pixels(&image, keys, grant, stages)
+    }
+
+    /// The same for a picture that no cache is asked for.
+    pub(crate) fn prepare_decoded(
+        &self,
+        image: &DecodedImage,
+        grant: Grant,
+        observer: &dyn Observer,
+    ) -> Result<Prepared, ImageError> {
+        let keys = self.keys(&image.sha256, &[], grant);
+        self.prepare_pixels(image, keys, grant, Stages::new(observer))
+    }
+
+    fn prepare_pixels(
+        &self,
+        image: &DecodedImage,
+        keys: Keys,
+        grant: Grant,
+        mut stages: Stages<'_>,
+    ) -> Result<Prepared, ImageError> {
+        let pixels = stages.time(&Stage::PREPROCESS, || self.processor.pixels(image))?;
+        Ok(Prepared { keys, grant, state: State::Pixels(pixels), stages: stages.into_ran() })
+    }
+
+    fn cached(&self, keys: &Keys) -> Option<State> {
+        let mut caches = self.caches();
+        let visual = caches.visuals.get(&keys.visual).map(State::Visual);
+        visual.or_else(|| caches.features.get(&keys.features).map(State::Features))
+    }
+
+    fn caches(&self) -> MutexGuard<'_, Caches> {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keys(&self, file: &[u8], question: &[u32], grant: Grant) -> Keys {
+        let file = Sha256::digest(file);
+        let of = |kind: &[u8]| self.identity.clone().chain_update(kind).chain_update(file);
+        let grant = match grant {
+            // Its outcome depends on nothing else than the rest of the key.
+            Grant::Auto => 0,
+            Grant::Full => 1,
+            Grant::Tier(tier) => tier as u64 + 2,
+        };
+        let mut visual = of(b"tokens").chain_update(grant.to_le_bytes());
+        for id in question.iter().filter(|_| self.by_question) {
+            visual.update(id.to_le_bytes());
+        }
+        Keys { features: of(b"features").finalize().into(), visual: visual.finalize().into() }
     }
 }
 
 /// The vision side of a loaded model.
 pub struct Vision {
-    preprocessor: Arc<Preprocessor>,
-    pipeline: Pipeline,
-    layout: Layout,
-    budgets: Vec<usize>,
-    /// Longest question that the allocator takes, tokens.
-    max_query: usize,
-    /// What every cache key begins with: the engine and the preprocessing.
-    identity: Sha256,
-    features: ByteLru<Tensor>,
-    tokens: ByteLru<Selected>,
-    observer: Arc<dyn Observer>,
+    pictures: Arc<Pictures>,
+    model: Box<dyn VisionModel>,
+    /// What the rows should look like to the decoder, where the family says so.
+    target: Option<Statistics>,
 }
 
 impl Vision {
     /// Loads the vision graphs of a bundle.
     ///
     /// # Errors
-    /// [`LoadError`] when a graph does not load or `image_size` is none of the bundle's.
-    pub fn load(
-        bundle: &Bundle,
-        runtime: &dyn Runtime,
-        options: &VisionOptions,
-        observer: Arc<dyn Observer>,
-    ) -> Result<Self, LoadError> {
-        let spec = &bundle.manifest().vision;
-        let size = image_size(spec, options.image_size)?;
-        let layout = Layout::new(size / spec.patch_size, spec.patch_size, spec.gist_grid);
-        let budgets = allowed_budgets(spec, &layout)?;
-        let preprocessor = Preprocessor {
-            limits: options.limits,
-            preprocess: Preprocess::new(size, spec),
-            observer: Arc::clone(&observer),
-        };
+    /// [`LoadError`] when a graph does not load, the family is unknown, or an option does not fit the bundle.
+    pub fn load(bundle: &Bundle, library: &dyn Runtime, options: &VisionOptions) -> Result<Self, LoadError> {
+        let family = families::of(bundle.manifest())?;
+        let settings = Settings { image_size: options.image_size };
+        let LoadedFamily { processor, model } = family.load(bundle, library, &settings)?;
         let identity = Sha256::new()
             .chain_update(bundle.digest())
-            .chain_update(runtime.describe())
-            .chain_update((size as u64).to_le_bytes());
-        Ok(Self {
-            preprocessor: Arc::new(preprocessor),
-            pipeline: Pipeline::load(bundle, runtime)?,
-            layout,
-            budgets,
-            max_query: longest_query(bundle),
-            identity,
+            .chain_update(library.describe())
+            .chain_update(processor.identity());
+        let caches = Caches {
             features: ByteLru::new(options.feature_cache_bytes),
-            tokens: ByteLru::new(options.token_cache_bytes),
-            observer,
-        })
+            visuals: ByteLru::new(options.token_cache_bytes),
+        };
+        let by_question = model.reads_question();
+        let pictures = Pictures::new(processor, options.limits, by_question);
+        let pictures = Pictures { identity, caches: Mutex::new(caches), ..pictures };
+        let target = bundle.manifest().vision.embeds_target;
+        Ok(Self { pictures: Arc::new(pictures), model, target })
     }
 
     /// The part that needs no graph, for other threads.
-    pub fn preprocessor(&self) -> Arc<Preprocessor> {
-        Arc::clone(&self.preprocessor)
+    pub fn pictures(&self) -> Arc<Pictures> {
+        Arc::clone(&self.pictures)
     }
 
-    /// Budgets that an encoder input of this size has patches for, ascending.
-    pub fn budgets(&self) -> Vec<usize> {
-        self.budgets.clone()
+    /// Whether the rows depend on the question.
+    pub(crate) fn reads_question(&self) -> bool {
+        self.pictures.by_question
     }
 
-    /// Checks a budget without running anything: the tier index, or `None` for `Auto`.
+    /// The visual rows of one picture. `question` is `[1, Q, H]`, the question's token embeddings.
     ///
     /// # Errors
-    /// [`VisionError::Budget`] when it is none of the model's.
-    pub fn check_budget(&self, budget: Budget) -> Result<Option<usize>, VisionError> {
-        let asked = match budget {
-            Budget::Auto => return Ok(None),
-            Budget::Full => "`full`".to_owned(),
-            Budget::Tokens(tokens) => match self.budgets.iter().position(|&allowed| allowed == tokens) {
-                Some(tier) => return Ok(Some(tier)),
-                None => tokens.to_string(),
-            },
-        };
-        Err(VisionError::Budget { asked, allowed: self.budgets.clone() })
-    }
-
-    /// Picks and refines the visual tokens of one image for one question.
-    ///
-    /// `query_embeds` is `[1, Q, H]`, the question's token embeddings; `query_ids` its token ids, for the cache key. Of a
-    /// question longer than the allocator takes, the end counts.
-    ///
-    /// # Errors
-    /// [`VisionError`] when the budget is none of the model's, or an engine fails.
-    pub fn embed(
+    /// [`EngineError`] when a graph fails.
+    pub(crate) fn embed(
         &mut self,
-        image: &PixelValues,
-        query_embeds: &Tensor,
-        query_ids: &[u32],
-        budget: Budget,
-        explain: bool,
-    ) -> Result<VisualEmbeds, VisionError> {
-        let tier = self.check_budget(budget)?;
-        let mut timer = Timer::new(Arc::clone(&self.observer));
-        let token_key = self.token_key(image, query_ids, tier);
-        let cached = self.tokens.get(&token_key);
-        self.observer.cache(Cache::VisualTokens, cached.is_some());
-        let selected = match cached {
-            Some(selected) => selected,
-            None => {
-                let selected = self.select(image, query_embeds, tier, &mut timer)?;
-                self.tokens.insert(token_key, selected.clone(), selected.bytes());
-                selected
+        prepared: Prepared,
+        question: &Tensor,
+        observer: &dyn Observer,
+    ) -> Result<(Visual, Vec<(Stage, Duration)>), EngineError> {
+        let Prepared { keys, grant, state, stages: mut ran } = prepared;
+        // An equal picture may have been encoded while this one was prepared.
+        let state = match state {
+            State::Pixels(_) => self.pictures.cached(&keys).unwrap_or(state),
+            further => further,
+        };
+        let mut stages = Stages::new(observer);
+        observer.note(Note::Cache { cache: Cache::VisualTokens, hit: matches!(state, State::Visual(_)) });
+        let visual = match state {
+            State::Visual(visual) => visual,
+            state => {
+                let features = self.features(state, &keys, &mut stages)?;
+                let visual = self.model.embed(&features, &Ask { question, grant }, &mut stages)?;
+                self.note_statistics(&visual, observer)?;
+                self.pictures.caches().visuals.insert(keys.visual, visual.clone(), visual.bytes());
+                visual
             }
         };
-        let Selected { embeds, receipt } = selected;
-        let tier = receipt.tier;
-        self.observer.visual_tokens(tier, receipt.tokens);
-        let receipt = explain.then(|| Receipt::clone(&receipt));
-        Ok(VisualEmbeds { embeds, tier, receipt, stages: timer.into_stages() })
+        let tier = visual.receipt.allocation.as_ref().map(|allocation| allocation.tier);
+        observer.note(Note::Image { tier, tokens: visual.receipt.tokens });
+        ran.extend(stages.into_ran());
+        Ok((visual, ran))
     }
 
-    fn select(
+    fn features(
         &mut self,
-        image: &PixelValues,
-        query_embeds: &Tensor,
-        tier: Option<usize>,
-        timer: &mut Timer,
-    ) -> Result<Selected, EngineError> {
-        let feature_key = self.feature_key(image);
-        let cached = self.features.get(&feature_key);
-        self.observer.cache(Cache::ImageFeatures, cached.is_some());
-        let features = match cached {
-            Some(features) => features,
-            None => {
-                let features = self.pipeline.encode(&image.tensor, timer)?;
-                self.features.insert(feature_key, features.clone(), features.bytes().len());
-                features
-            }
+        state: State,
+        keys: &Keys,
+        stages: &mut Stages<'_>,
+    ) -> Result<Arc<Features>, EngineError> {
+        let hit = matches!(state, State::Features(_));
+        stages.observer().note(Note::Cache { cache: Cache::ImageFeatures, hit });
+        let pixels = match state {
+            State::Features(features) => return Ok(features),
+            State::Pixels(pixels) => pixels,
+            State::Visual(_) => unreachable!("a finished picture needs no features"),
         };
-        let query = last_rows(query_embeds, self.max_query)?;
-        let valid = self.layout.valid_region(image.resized);
-        let allocation = self.pipeline.allocate(&features, &query, timer)?;
-        let tier = match tier {
-            Some(tier) => tier,
-            None => allocation.best_tier(&self.budgets, valid.patches() + self.layout.cells()),
-        };
-        let selected = self.pipeline.select(
-            &features,
-            allocation,
-            &self.layout,
-            image,
-            (tier, self.budgets[tier]),
-            timer,
-        )?;
-        let statistics = Statistics::of(selected.embeds.as_slice()?);
-        self.observer.adapter_output(tier, statistics);
-        Ok(selected)
+        let features = Arc::new(self.model.encode(&pixels, stages)?);
+        self.pictures.caches().features.insert(keys.features, Arc::clone(&features), features.bytes());
+        Ok(features)
     }
 
-    fn feature_key(&self, image: &PixelValues) -> Key {
-        self.identity.clone().chain_update(b"features").chain_update(image.sha256).finalize().into()
-    }
-
-    fn token_key(&self, image: &PixelValues, query_ids: &[u32], tier: Option<usize>) -> Key {
-        let mut hasher = self.identity.clone().chain_update(b"tokens").chain_update(image.sha256);
-        // 0 stands for `Auto`, whose outcome depends on nothing else than the rest of the key.
-        hasher.update(tier.map_or(0, |tier| tier as u64 + 1).to_le_bytes());
-        for id in query_ids {
-            hasher.update(id.to_le_bytes());
+    /// Tells what the decoder gets, where it is known what it should get.
+    fn note_statistics(&self, visual: &Visual, observer: &dyn Observer) -> Result<(), EngineError> {
+        if let (Some(_), Some(allocation)) = (&self.target, &visual.receipt.allocation) {
+            let statistics = Statistics::of(visual.rows.as_slice()?);
+            observer.note(Note::Embeds { tier: allocation.tier, statistics });
         }
-        hasher.finalize().into()
+        Ok(())
     }
 }
 
-pub(crate) fn image_size(spec: &VisionSpec, asked: Option<usize>) -> Result<usize, LoadError> {
-    let size = asked.unwrap_or(spec.native_size);
-    if spec.image_sizes.contains(&size) {
-        return Ok(size);
+impl Receipt {
+    /// Memory that it holds, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.places.len() * size_of::<Place>()
     }
-    let expected = format!("one of {:?}", spec.image_sizes);
-    Err(LoadError::Options { what: "image_size", expected, found: size.to_string() })
-}
-
-/// Budgets that an input of this size can fill.
-fn allowed_budgets(spec: &VisionSpec, layout: &Layout) -> Result<Vec<usize>, LoadError> {
-    let room = layout.patches() + layout.cells();
-    let budgets: Vec<_> = spec.token_budgets.iter().copied().filter(|&budget| budget <= room).collect();
-    if budgets.is_empty() {
-        let expected =
-            format!("an input size with at least {:?} patches and gist cells", spec.token_budgets.first());
-        return Err(LoadError::Options { what: "image_size", expected, found: format!("{room} of them") });
-    }
-    Ok(budgets)
-}
-
-/// Longest question that the allocator takes, tokens.
-pub(crate) fn longest_query(bundle: &Bundle) -> usize {
-    let range = bundle.axis("allocator", "query_len");
-    range.and_then(|range| usize::try_from(range.max).ok()).unwrap_or(usize::MAX)
-}
-
-/// The last `most` rows of a `[1, rows, width]` tensor.
-pub(crate) fn last_rows(tensor: &Tensor, most: usize) -> Result<Tensor, EngineError> {
-    let (rows, width) = match *tensor.shape() {
-        [1, rows, width] => (rows, width),
-        _ => (0, 0),
-    };
-    if rows <= most {
-        return Ok(tensor.clone());
-    }
-    let kept = tensor.as_slice::<f32>()?[(rows - most) * width..].to_vec();
-    Ok(Tensor::from_vec(&[1, most, width], kept)?)
 }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrcoc_runtime::bundle::Bundle;
+use arrcoc_bundle::Bundle;
 use arrcoc_runtime::generate::{
     Budget, Event, FinishReason, GenerateError, MaxTokens, Message, Observer, Part, Prompt, Receipt, Request,
     Role, Sampling, Timings, TokenLogprob, Usage,

@@ -1,6 +1,6 @@
-//! The memory that all bodies take together while they are read and parsed, and their image files until they are encoded. A hundred clients may
-//! send the largest body that is allowed at the same time; they get what there is, one after the other, and who would have to wait long is told
-//! to come again.
+//! The memory that all bodies take together while they are read and parsed, and their image files until they
+//! are encoded. A hundred clients may send the largest body that is allowed at the same time; they get what
+//! there is, one after the other, and who would have to wait long is told to come again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use crate::memory;
 use crate::pace::Pace;
 
-/// Bodies up to this size are not counted: `limits.connections` bounds them well enough, and small questions go on while large ones wait.
+/// Bodies up to this size are not counted: `limits.connections` bounds them well enough, and small questions
+/// go on while large ones wait.
 pub(crate) const FREE_BYTES: usize = 64 << 10;
 
 /// What is counted for each byte of a body: the byte, and what becomes of it when it is parsed.
@@ -141,7 +142,8 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Counts this body as `bytes` long, and waits a moment for them where there are too few.
+    /// Counts this body as `bytes` long. One of which nothing is counted yet waits a moment where there are
+    /// too few.
     ///
     /// # Errors
     /// [`Exhausted`].
@@ -169,7 +171,10 @@ impl Held {
         self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
-    /// Counts `bytes` in all, and waits a moment for them where there are too few. Whoever needs more than there is gets everything.
+    /// Counts `bytes` in all. Whoever needs more than there is gets everything.
+    ///
+    /// Where there are too few, whoever holds nothing waits a moment for them. Whoever holds some is refused
+    /// at once: two that held a part each and waited for the other's would wait in vain.
     ///
     /// # Errors
     /// [`Exhausted`].
@@ -186,6 +191,9 @@ impl Held {
                 // While it waits for memory it must not count as stalled.
                 self.leave();
                 self.budget.shed();
+                if self.units() > 0 {
+                    return Err(Exhausted { retry_after: self.budget.retry_after() });
+                }
                 match tokio::time::timeout(PATIENCE, all.acquire_many_owned(units)).await {
                     Ok(Ok(permit)) => permit,
                     _ => return Err(Exhausted { retry_after: self.budget.retry_after() }),
@@ -263,10 +271,27 @@ mod tests {
         let refused = second.grow(2 * MIB).await.unwrap_err();
         assert!(refused.retry_after >= Duration::from_secs(1));
         second.grow(MIB).await.unwrap();
-        let (grown, ()) = tokio::join!(second.grow(2 * MIB), async { drop(first) });
-        grown.unwrap();
+        // Whoever holds some does not wait for more.
+        second.grow(2 * MIB).await.unwrap_err();
         drop(second);
+        let mut third = budget.hold();
+        let (grown, ()) = tokio::join!(third.grow(2 * MIB), async { drop(first) });
+        grown.unwrap();
+        drop(third);
         assert_eq!(budget.units.available_permits(), 8 * MIB / UNIT);
+    }
+
+    #[tokio::test]
+    async fn whoever_holds_some_is_refused_at_once() {
+        let budget = Budget::new(8 * MIB);
+        let (mut first, mut second) = (budget.hold(), budget.hold());
+        first.grow(2 * MIB).await.unwrap();
+        second.grow(2 * MIB).await.unwrap();
+        let begun = Instant::now();
+        first.grow(3 * MIB).await.unwrap_err();
+        assert!(begun.elapsed() < PATIENCE / 2);
+        drop(first);
+        second.grow(3 * MIB).await.unwrap();
     }
 
     #[tokio::test]

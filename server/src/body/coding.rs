@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use axum::http::header::CONTENT_ENCODING;
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
-use arrcoc_runtime::quote::quote;
+use arrcoc_bundle::quote::quote;
 
 use crate::error::ApiError;
 

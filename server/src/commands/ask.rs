@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use arrcoc_runtime::bundle::manifest::GenerationSpec;
+use arrcoc_bundle::GenerationSpec;
 use arrcoc_runtime::generate::{
-    Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request, Role, Sampling, Timings, Usage,
+    Allocation, Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request, Role, Sampling,
+    Timings, Usage,
 };
 use arrcoc_server::config::Config;
-use arrcoc_server::metrics::stage_name;
-use arrcoc_server::openai::explanation;
+use arrcoc_server::openai;
+use arrcoc_server::openai::explanation::Explanation;
 use axum::body::Bytes;
 use serde_json::{Value, json};
 
@@ -56,7 +57,7 @@ fn read_image(path: &Path) -> anyhow::Result<Bytes> {
 }
 
 fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Bytes]) -> Request {
-    let sampling = defaults.sampling();
+    let sampling = Sampling::of(defaults);
     let images = images.iter().map(|image| Part::Image(image.clone()));
     let content = images.chain([Part::Text(ask.question.clone())]).collect();
     Request {
@@ -69,7 +70,10 @@ fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Bytes]) -> Request {
             ..sampling
         },
         choices: 1,
-        max_tokens: defaults.limit(ask.max_tokens.map_or(MaxTokens::AtMost(MAX_TOKENS), MaxTokens::Exactly)),
+        max_tokens: ask
+            .max_tokens
+            .map_or(MaxTokens::AtMost(MAX_TOKENS), MaxTokens::Exactly)
+            .limited_by(defaults),
         stop: Vec::new(),
         top_logprobs: None,
     }
@@ -94,9 +98,11 @@ fn collect(events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>) -> anyhow::
     bail!("the engine ended without an answer")
 }
 
-/// Time per stage, in the order in which stages first ran: a decode step runs once per token, the encoder once per image.
+/// Time per stage, in the order in which stages first ran: a decode step runs once per token, the encoder
+/// once per image.
+#[derive(Clone)]
 struct StageTime {
-    name: &'static str,
+    name: String,
     runs: usize,
     seconds: f64,
 }
@@ -104,13 +110,13 @@ struct StageTime {
 fn stage_times(timings: &Timings) -> Vec<StageTime> {
     let mut times: Vec<StageTime> = Vec::new();
     for (stage, took) in &timings.stages {
-        let (name, seconds) = (stage_name(*stage), took.as_secs_f64());
+        let (name, seconds) = (stage.name(), took.as_secs_f64());
         match times.iter_mut().find(|time| time.name == name) {
             Some(time) => {
                 time.runs += 1;
                 time.seconds += seconds;
             }
-            None => times.push(StageTime { name, runs: 1, seconds }),
+            None => times.push(StageTime { name: name.to_owned(), runs: 1, seconds }),
         }
     }
     times
@@ -126,7 +132,7 @@ fn median_times(answers: &[Answer]) -> Vec<StageTime> {
         seconds[seconds.len() / 2]
     };
     let last = all.last().into_iter().flatten();
-    last.map(|time| StageTime { seconds: median(time.name), ..*time }).collect()
+    last.map(|time| StageTime { seconds: median(&time.name), ..time.clone() }).collect()
 }
 
 fn to_json(answer: &Answer, times: &[StageTime]) -> Value {
@@ -137,32 +143,33 @@ fn to_json(answer: &Answer, times: &[StageTime]) -> Value {
     json!({
         "answer": answer.text,
         "finish_reason": if answer.reason == FinishReason::Stop { "stop" } else { "length" },
-        "usage": arrcoc_server::openai::usage(answer.usage),
+        "usage": openai::Usage::from(answer.usage),
         "seconds": {
             "first_token": answer.timings.first_token.as_secs_f64(),
             "total": answer.timings.total.as_secs_f64(),
             "stages": stages,
         },
-        "arrcoc": explanation(&answer.receipts),
+        "arrcoc": Explanation::from(answer.receipts.as_slice()),
     })
 }
 
 fn to_text(ask: &Ask, answer: &Answer, times: &[StageTime]) -> String {
     let mut text = format!("{}\n\n", answer.text.trim_end());
     for (path, receipt) in ask.image.iter().zip(&answer.receipts) {
-        let [propositional, perspectival, participatory] = receipt.tension_weights;
-        text += &format!(
-            "{}: {} visual tokens (tier {}); weighed propositional {propositional:.2}, perspectival {perspectival:.2}, \
-             participatory {participatory:.2}\n",
-            path.display(),
-            receipt.tokens,
-            receipt.tier,
-        );
+        text += &format!("{}: {} visual tokens", path.display(), receipt.tokens);
+        if let Some(Allocation { tier, tension_weights, .. }) = &receipt.allocation {
+            let [propositional, perspectival, participatory] = tension_weights;
+            text += &format!(
+                " (tier {tier}); weighed propositional {propositional:.2}, perspectival {perspectival:.2}, \
+                 participatory {participatory:.2}"
+            );
+        }
+        text.push('\n');
     }
     let usage = answer.usage;
     text += &format!("{} prompt tokens, {} generated\n\n", usage.prompt_tokens, usage.completion_tokens);
-    for &StageTime { name, runs, seconds } in times {
-        let times = if runs == 1 { String::new() } else { format!("  ({runs} runs)") };
+    for StageTime { name, runs, seconds } in times {
+        let times = if *runs == 1 { String::new() } else { format!("  ({runs} runs)") };
         text += &format!("{name:<16}{seconds:>9.3} s{times}\n");
     }
     let total = answer.timings.total.as_secs_f64();
@@ -184,9 +191,9 @@ mod tests {
     #[test]
     fn repeated_stages_are_summed_in_order() {
         let took = Duration::from_millis(250);
-        let stages = vec![(Stage::Prefill, took), (Stage::DecodeStep, took), (Stage::DecodeStep, took)];
+        let stages = vec![(Stage::PREFILL, took), (Stage::DECODE_STEP, took), (Stage::DECODE_STEP, took)];
         let times = stage_times(&Timings { stages, ..Timings::default() });
-        let summary: Vec<_> = times.iter().map(|time| (time.name, time.runs, time.seconds)).collect();
-        assert_eq!(summary, [("prefill", 1, 0.25), ("decode_step", 2, 0.5)]);
+        let summary: Vec<_> = times.iter().map(|time| (time.name.clone(), time.runs, time.seconds)).collect();
+        assert_eq!(summary, [("prefill".to_owned(), 1, 0.25), ("decode_step".to_owned(), 2, 0.5)]);
     }
 }

@@ -1,8 +1,8 @@
 //! `arrcoc-serve eval`: what choosing visual tokens is worth on a data set.
 
+use arrcoc_eval::options::EvalOptions;
 use arrcoc_runtime::console;
 use arrcoc_server::config::Config;
-use arrcoc_server::eval::{self, options::EvalOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, load, print};
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Eval, mut config: Config) -> Result<(), Failure> {
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{pos}/{len} rows {wide_bar} {elapsed}, {eta} left")?);
     let mut begun = false;
-    let finished = eval::run(&bundle, &config.options(), &options, |done, rows| {
+    let finished = arrcoc_eval::run(&bundle, &config.options(), &options, |done, rows| {
         bar.set_length(rows as u64);
         bar.set_position(done as u64);
         if !std::mem::replace(&mut begun, true) {

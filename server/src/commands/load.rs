@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::sync::Arc;
 
 use anyhow::Context;
-use arrcoc_runtime::bundle::Bundle;
+use arrcoc_bundle::Bundle;
 use arrcoc_runtime::console;
 use arrcoc_runtime::generate::NoObserver;
 use arrcoc_runtime::model::Model;

@@ -14,6 +14,7 @@ mod completions;
 mod config_check;
 mod eval;
 mod load;
+mod perplexity;
 mod picture;
 mod serve;
 mod swap;
@@ -31,6 +32,20 @@ impl Failure {
     }
 }
 
+/// An error and its causes on one line. Many errors say their cause themselves: what was said already is not
+/// said again.
+pub(crate) fn causes(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { error: error.into() }
@@ -42,6 +57,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&configure_server(args)?),
         Command::Ask(ask) => ask::run(&ask, &configure(&ask.configured)?),
         Command::Eval(eval) => eval::run(&eval, configure(&eval.configured)?),
+        Command::Perplexity(args) => perplexity::run(&args, configure(&args.configured)?),
         Command::Swap(args) => swap::run(&args),
         Command::TryEngine { memory } => try_engine::run(memory),
         Command::Config(ConfigCommand::Check { file, overrides }) => config_check::run(&file, &overrides),
@@ -85,4 +101,54 @@ fn reachable(mut listener: SocketAddr) -> SocketAddr {
         _ => {}
     }
     listener
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn config(words: &[&str]) -> Config {
+        let Command::Serve(args) =
+            Cli::try_parse_from([&["arrcoc-serve", "serve"], words].concat()).unwrap().command
+        else {
+            panic!("not `serve`")
+        };
+        configure_server(args).map_err(|failure| failure.error).unwrap()
+    }
+
+    #[test]
+    fn host_and_port_are_short_for_the_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundle = dir.path().join("fp32-cpu");
+        std::fs::create_dir(&bundle).unwrap();
+        std::fs::write(bundle.join("manifest.yaml"), "").unwrap();
+        let (one, all) = (bundle.to_str().unwrap(), dir.path().to_str().unwrap());
+        for (words, address, reached) in [
+            (&[one, "--port", "9"][..], "127.0.0.1:9", "127.0.0.1:9"),
+            (&[one, "--host", "localhost", "--port", "0"], "127.0.0.1:0", "127.0.0.1:0"),
+            (&[all, "--listen", "9"], "127.0.0.1:9", "127.0.0.1:9"),
+            // No browser finds 0.0.0.0 on every system.
+            (&["--model", one, "--host", "0.0.0.0"], "0.0.0.0:8080", "127.0.0.1:8080"),
+            (&[one, "--host", "::"], "[::]:8080", "[::1]:8080"),
+        ] {
+            let config = config(words);
+            assert_eq!(config.listen.to_string(), address, "{words:?}");
+            assert_eq!(reachable(config.listen).to_string(), reached, "{words:?}");
+            assert_eq!(config.bundle.is_some(), words.contains(&one), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = || std::io::Error::from_raw_os_error(2);
+        let says_it = ConfigError::Read { path: "x".into(), source: io() };
+        let text = causes(&anyhow::Error::from(says_it).context("no server"));
+        assert_eq!(text.matches("os error 2").count(), 1, "{text}");
+        assert!(text.starts_with("no server: cannot read") && text.contains("x: "), "{text}");
+        assert_eq!(causes(&anyhow::Error::from(io()).context("no bundle")).matches("os error").count(), 1);
+    }
 }

@@ -34,7 +34,8 @@ pub(crate) fn draw(bytes: &[u8], receipt: &Receipt) -> ImageResult<RgbImage> {
         let [left, top, right, bottom] = clip(place, &original);
         for (x, y) in (top..bottom).flat_map(|y| (left..right).map(move |x| (x, y))) {
             let pixel = *original.get_pixel(x, y);
-            picture.put_pixel(x, y, blend(pixel, RELEVANT, TINT * place.relevance.clamp(0.0, 1.0)));
+            let relevance = place.score.map_or(0.0, |score| score.relevance);
+            picture.put_pixel(x, y, blend(pixel, RELEVANT, TINT * relevance.clamp(0.0, 1.0)));
         }
     }
     for place in gist {
@@ -74,10 +75,12 @@ fn outline(picture: &mut RgbImage, [left, top, right, bottom]: [u32; 4]) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use arrcoc_runtime::generate::Score;
+
     use super::*;
 
     fn place(rect: [f32; 4], relevance: f32, gist: bool) -> Place {
-        Place { rect, relevance, gist, knowing: [0.0; 3] }
+        Place { rect, cell: [0; 3], gist, score: Some(Score { relevance, knowing: [0.0; 3] }) }
     }
 
     #[test]
@@ -86,11 +89,9 @@ mod tests {
         let mut png = Vec::new();
         white.write_to(&mut Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
         let receipt = Receipt {
-            tier: 0,
             tokens: 3,
-            tier_logits: vec![],
-            tension_weights: [1.0, 0.0, 0.0],
             image_size: [40, 20],
+            allocation: None,
             places: vec![
                 place([0.0, 0.0, 10.0, 10.0], 0.0, false),
                 place([10.0, 0.0, 20.0, 10.0], 1.0, false),
@@ -110,14 +111,7 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_an_error() {
-        let receipt = Receipt {
-            tier: 0,
-            tokens: 0,
-            tier_logits: vec![],
-            tension_weights: [0.0; 3],
-            image_size: [0, 0],
-            places: vec![],
-        };
+        let receipt = Receipt { tokens: 0, image_size: [0, 0], allocation: None, places: vec![] };
         assert!(draw(b"nonsense", &receipt).is_err());
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use arrcoc_runtime::console;
 use arrcoc_runtime::generate::Observer;
+use arrcoc_runtime::model::MemoryNeed;
 use arrcoc_server::config::Config;
 use arrcoc_server::engines::trial::Trial;
 use arrcoc_server::engines::{Available, Bundles, Source, first};
@@ -18,7 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, load, reachable};
 
-/// Blocking threads still at work when the server ends (a fetch, an image) are not waited for longer than this.
+/// Blocking threads still at work when the server ends (a fetch, an image) are not waited for longer than
+/// this.
 const THREAD_TIME: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(config: &Config) -> Result<(), Failure> {
@@ -39,6 +41,14 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         false => None,
     };
     let probes = probe_listener(config).await?;
+    let source = Arc::new(load::source(config)?.tried_by(Trial::new(config)));
+    // An engine that cannot be had is said instead of an address. What goes wrong later, while it loads, ends
+    // the server.
+    let choosing = tokio::task::spawn_blocking({
+        let (config, source) = (config.clone(), Arc::clone(&source));
+        move || choose(&config, &source)
+    });
+    let (available, need) = in_time(choosing, config.timeouts.load.0).await?;
     warn_if_open(config, address);
     // Before the address is out: whoever reads it may send a signal at once.
     let stop = shutdown_signal()?;
@@ -51,13 +61,12 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     }
     console::offer(&format!("open http://{}/ in a browser to ask about a picture\n", reachable(address)));
 
-    let source = Arc::new(load::source(config)?.tried_by(Trial::new(config)));
     // One bundle is nothing to swap between.
     let others = config.engines.is_some().then(|| Arc::clone(&source) as Arc<dyn Source>);
     let app = App::with_source(config.clone(), others);
     let loading = tokio::task::spawn_blocking({
         let app = app.clone();
-        move || load_into(&app, source.as_ref())
+        move || load_into(&app, source.as_ref(), &available, &need)
     });
     let listeners = listen::Listeners { main: listener, admin, probes };
     let serving = tokio::spawn(listen::serve(listeners, app.clone(), stop));
@@ -70,11 +79,12 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     result
 }
 
-/// The result of loading, unless that takes too long. Its thread cannot be ended, so the process has to be.
-async fn in_time(
-    loading: tokio::task::JoinHandle<anyhow::Result<()>>,
+/// The result of a part of loading, unless that takes too long. Its thread cannot be ended, so the process
+/// has to be.
+async fn in_time<T>(
+    loading: tokio::task::JoinHandle<anyhow::Result<T>>,
     limit: Duration,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<T> {
     match tokio::time::timeout(limit, loading).await {
         Ok(loaded) => loaded.context("loading ended abnormally")?,
         Err(_) => anyhow::bail!(
@@ -83,7 +93,8 @@ async fn in_time(
     }
 }
 
-/// Serves until the end, or until loading fails: a server that will never be ready had better say so by ending.
+/// Serves until the end, or until loading fails: a server that will never be ready had better say so by
+/// ending.
 async fn wait(
     mut serving: tokio::task::JoinHandle<std::io::Result<usize>>,
     loading: impl Future<Output = anyhow::Result<()>>,
@@ -110,24 +121,34 @@ fn finish(
     }
 }
 
-fn load_into(app: &App, source: &Bundles) -> anyhow::Result<()> {
+/// The engine to begin with, and what it needs, of which it is known that it is there.
+fn choose(config: &Config, source: &Bundles) -> anyhow::Result<(Available, MemoryNeed)> {
+    let available = first(source, config.precision)?;
+    let need = check_memory(config, source, &available)?;
+    Ok((available, need))
+}
+
+fn load_into(app: &App, source: &Bundles, available: &Available, need: &MemoryNeed) -> anyhow::Result<()> {
     let started = Instant::now();
     let config = &app.config;
-    let available = first(source, config.precision)?;
+    let limit = config.engine.memory.map_or(u64::MAX, |limit| limit.0 as u64);
+    if need.total() > limit {
+        tracing::warn!(
+            %need,
+            "the first engine alone takes more than engine.memory: no swap will find room"
+        );
+    }
+    let bodies = config.limits.body_memory();
+    tracing::info!(bytes = need.total(), parts = %need, bodies, "memory at the worst request");
     let name = config.model_name.as_deref().unwrap_or(&available.model);
-    let metrics = EngineMetrics::new(
-        name,
-        available.context_length,
-        &available.token_budgets,
-        available.adapter_target,
-    );
+    let metrics =
+        EngineMetrics::new(name, available.context_length, &available.token_budgets, available.embeds_target);
     let metrics = Arc::new(metrics);
     // Dashboards and gateways find every series from here on, at zero.
     app.metrics.set_engine(Arc::clone(&metrics));
-    check_memory(config, source, &available)?;
     let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
     let engine = source
-        .load(&available, observer)
+        .load(available, observer)
         .map_err(anyhow::Error::from_boxed)
         .with_context(|| format!("cannot load {}", available.dir.display()))?;
     let info = engine.info();
@@ -148,7 +169,7 @@ fn load_into(app: &App, source: &Bundles) -> anyhow::Result<()> {
 }
 
 /// Refuses an engine whose worst request would not fit, before anything of it runs.
-fn check_memory(config: &Config, source: &Bundles, engine: &Available) -> anyhow::Result<()> {
+fn check_memory(config: &Config, source: &Bundles, engine: &Available) -> anyhow::Result<MemoryNeed> {
     let need = source.need(engine).map_err(anyhow::Error::from_boxed)?;
     let gpu = source.free_gpu_memory().unwrap_or_else(|error| {
         tracing::warn!(%error, "the GPU's free memory is not known: whether the engine fits will be seen when it is loaded");
@@ -158,12 +179,7 @@ fn check_memory(config: &Config, source: &Bundles, engine: &Available) -> anyhow
     let bodies = config.limits.body_memory() as u64;
     memory::check(&need, gpu, bodies, &allowances)
         .with_context(|| format!("{} does not fit", engine.dir.display()))?;
-    let limit = config.engine.memory.map_or(u64::MAX, |limit| limit.0 as u64);
-    if need.total() > limit {
-        tracing::warn!(need = %need, "the first engine alone takes more than engine.memory: no swap will find room");
-    }
-    tracing::info!(bytes = need.total(), parts = %need, bodies, "memory at the worst request");
-    Ok(())
+    Ok(need)
 }
 
 async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
@@ -181,8 +197,8 @@ fn admin_apart(config: &Config) -> bool {
 /// Where probes listen unless `probe_listen` says.
 const PROBE_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8082);
 
-/// The listener for probes alone; `None` where the main one is all there is to be. A second server on the machine finds the default port
-/// taken, which is no reason not to start.
+/// The listener for probes alone; `None` where the main one is all there is to be. A second server on the
+/// machine finds the default port taken, which is no reason not to start.
 async fn probe_listener(config: &Config) -> anyhow::Result<Option<TcpListener>> {
     match config.probe_listen {
         Some(probes) if probes == config.listen && probes.port() != 0 => Ok(None),

@@ -25,7 +25,17 @@ pub(crate) fn run(args: &Swap) -> Result<(), Failure> {
     Ok(print(&format!("{text}\n"))?)
 }
 
+/// The key is checked first: without one nothing is asked.
+fn key(args: &Swap) -> &str {
+    args.key.as_deref().filter(|key| !key.is_empty()).unwrap_or_else(|| {
+        let message = "expected a key, found none: give one of the server's auth.admin_keys as --key or in \
+                       ARRCOC_ADMIN_KEY; it is sent in the header `Authorization: Bearer KEY`\n";
+        clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
+    })
+}
+
 fn order(args: &Swap) -> anyhow::Result<Value> {
+    let key = key(args);
     let admin = admin(args)?;
     let admin = if admin.contains("://") { admin } else { format!("http://{admin}") };
     let url = format!("{}/admin/engines/swap", admin.trim_end_matches('/'));
@@ -33,7 +43,7 @@ fn order(args: &Swap) -> anyhow::Result<Value> {
         ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
     let request = ureq::Agent::from(agent)
         .post(&url)
-        .header("Authorization", format!("Bearer {}", args.key))
+        .header("Authorization", format!("Bearer {key}"))
         .header("Content-Type", "application/json");
     let body = json!({"model": args.model, "precision": args.precision});
     let mut response = request

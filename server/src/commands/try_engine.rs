@@ -1,9 +1,10 @@
-//! `arrcoc-serve try-engine`: loads a bundle for the server that started this process, and says on one line how that went. Not for users.
+//! `arrcoc-serve try-engine`: loads a bundle for the server that started this process, and says on one line
+//! how that went. Not for users.
 
 use std::io::Read;
 use std::sync::Arc;
 
-use arrcoc_runtime::bundle::Bundle;
+use arrcoc_bundle::Bundle;
 use arrcoc_runtime::console;
 use arrcoc_runtime::generate::NoObserver;
 use arrcoc_runtime::model::{Model, Options, WarmUp};
@@ -11,7 +12,7 @@ use arrcoc_server::config::Config;
 use arrcoc_server::engines::trial::Answer;
 use arrcoc_server::memory;
 
-use super::{Failure, load};
+use super::{Failure, causes, load};
 
 /// Longest configuration that is read, bytes.
 const MOST_BYTES: u64 = 1 << 20;
@@ -24,7 +25,7 @@ pub(crate) fn run(limit: Option<u64>) -> Result<(), Failure> {
     load::start_quiet_logging(&config);
     let answer = match try_out(&config) {
         Ok(_model) => Answer::Ready { peak_bytes: memory::peak() },
-        Err(error) => Answer::Refused(format!("{error:#}")),
+        Err(error) => Answer::Refused(causes(&error)),
     };
     console::print(&format!("{}\n", serde_json::to_string(&answer)?))?;
     Ok(())

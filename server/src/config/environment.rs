@@ -1,8 +1,8 @@
 //! Environment variables that look like ours and are none: a misspelt one would be a setting that is not set.
 
-use arrcoc_runtime::quote::quote;
+use arrcoc_bundle::quote::quote;
 
-use super::keys::KEYS;
+use super::settings::KEYS;
 use crate::names::nearest;
 
 /// What all of ours begin with.

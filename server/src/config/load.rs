@@ -1,19 +1,15 @@
-//! From text to [`Config`]: read the file, lay flags and environment over it, check every value, report every problem.
+//! From text to [`Config`]: read the file, lay flags and environment over it, check every value, report every
+//! problem.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use arrcoc_runtime::yaml;
+use arrcoc_bundle::yaml;
 
-use super::keys::KEYS;
-use super::raw::{self, Text};
-use super::units::Setting;
-use super::{
-    Auth, Config, Cors, EngineConfig, LEAST_BODIES, Limits, Log, Overrides, RemoteImages, Server, Timeouts,
-    places,
-};
-use crate::host::{is_pattern, is_pattern_with_port};
+use super::file::File;
+use super::settings::Config;
+use super::table::Values;
+use super::{LEAST_BODIES, Overrides};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +22,8 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is not the YAML that it should be. The message names line, column and, for an unknown key, the ones
-    /// that exist.
+    /// The file is not the YAML that it should be. The message names line, column and, for an unknown key,
+    /// the ones that exist.
     #[error("{path}: {message}")]
     Parse {
         /// The file.
@@ -77,7 +73,7 @@ impl Config {
     /// [`ConfigError`].
     pub fn from_yaml(text: &[u8]) -> Result<Self, ConfigError> {
         let origin = "the configuration";
-        Checker::new(parse(text, Path::new(origin))?, origin.into(), &Overrides::default()).check()
+        check(parse(text, Path::new(origin))?, origin, &Overrides::default())
     }
 
     /// Reads `file` (when given), lays `overrides` over it and checks the result.
@@ -85,321 +81,53 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]; wrong values are reported all at once.
     pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let raw = match file {
-            None => raw::File::default(),
+        let written = match file {
+            None => File::default(),
             Some(path) => read(path)?,
         };
         let origin = file.map_or_else(|| "default".into(), |path| path.display().to_string());
-        Checker::new(raw, origin, overrides).check()
+        check(written, &origin, overrides)
     }
 }
 
-fn read(path: &Path) -> Result<raw::File, ConfigError> {
+fn read(path: &Path) -> Result<File, ConfigError> {
     let text = yaml::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text, path)
 }
 
 /// `path` is for messages.
-fn parse(text: &[u8], path: &Path) -> Result<raw::File, ConfigError> {
+fn parse(text: &[u8], path: &Path) -> Result<File, ConfigError> {
     // An empty document, or one of comments only, is `null` to YAML and all defaults to us.
-    yaml::parse::<Option<raw::File>>(text)
+    yaml::parse::<Option<File>>(text)
         .map(Option::unwrap_or_default)
         .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
 }
 
-/// Values by dotted key, each with its origin, and the problems met so far.
-struct Checker {
-    given: BTreeMap<&'static str, (String, String)>,
-    problems: Vec<Problem>,
-}
-
-impl Checker {
-    fn new(file: raw::File, origin: String, overrides: &Overrides) -> Self {
-        let mut given = BTreeMap::new();
-        for (path, text) in flatten(file) {
-            if let Some(Text(value)) = text {
-                given.insert(path, (value, origin.clone()));
-            }
-        }
-        for entry in &overrides.0 {
-            given.insert(entry.path, (entry.value.clone(), entry.source.clone()));
-        }
-        Self { given, problems: Vec::new() }
+/// Reads and checks every value: the file's, and what flags and environment lay over it.
+fn check(file: File, origin: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
+    let written = file.0.into_iter().map(|(key, value)| (key, value, origin.to_owned()));
+    let over = overrides.0.iter().map(|over| (over.path, over.value.clone(), over.source.clone()));
+    let mut values = Values::new(written.chain(over));
+    let config = Config::read(&mut values);
+    if let Some(config) = &config {
+        check_together(config, &mut values);
     }
-
-    fn check(mut self) -> Result<Config, ConfigError> {
-        let config = self.sections();
-        if let Some(Config { bundle: Some(bundle), .. }) = &config
-            && let Some(expected) = places::not_a_bundle(bundle)
-        {
-            self.problem("bundle", expected);
-        }
-        if let Some(Config { engines: Some(engines), bundle, .. }) = &config {
-            if bundle.is_some() {
-                self.problem("engines", "either `engines` or `bundle`, not both".into());
-            } else if let Some(expected) = places::not_engines(engines) {
-                self.problem("engines", expected);
-            }
-        }
-        if let Some(Config { cors, .. }) = &config
-            && cors.origins.iter().any(|origin| origin != "*" && !is_origin(origin))
-        {
-            self.problem(
-                "cors.origins",
-                "origins such as https://app.example.org, without a path, or *".into(),
-            );
-        }
-        if let Some(Config { server, .. }) = &config
-            && server.hosts.iter().any(|host| host != "*" && !is_pattern(host))
-        {
-            self.problem(
-                "server.hosts",
-                "names or addresses without scheme, port or path, such as api.example.org, *.example.org or *".into(),
-            );
-        }
-        if let Some(Config { images, .. }) = &config {
-            let lists = [
-                ("images.allow_hosts", &images.allow_hosts),
-                ("images.allow_private_hosts", &images.allow_private_hosts),
-            ];
-            for (key, _) in
-                lists.into_iter().filter(|(_, hosts)| !hosts.iter().all(|host| is_pattern_with_port(host)))
-            {
-                self.problem(key, "names or addresses without scheme or path, with a port where it is not the usual one, such as images.example.org, *.example.org, 10.0.0.7:8000 or [fd00::7]".into());
-            }
-        }
-        if let Some(Config { limits, .. }) = &config
-            && limits.body_memory() / LEAST_BODIES < limits.body.0
-        {
-            self.problem("limits.body_memory", "at least twice limits.body".into());
-        }
-        if let Some(Config { log, .. }) = &config
-            && log.filter.parse::<tracing_subscriber::EnvFilter>().is_err()
-        {
-            self.problem(
-                "log.filter",
-                "a level (error, warn, info, debug, trace) or a tracing filter".into(),
-            );
-        }
-        match config {
-            Some(config) if self.problems.is_empty() => Ok(config),
-            _ => Err(ConfigError::Invalid(self.problems)),
-        }
-    }
-
-    /// Every section is read even when an earlier one is wrong, so that all problems are known.
-    fn sections(&mut self) -> Option<Config> {
-        let (bundle, model_name) = (self.get("bundle"), self.get("model_name"));
-        let (engines, precision) = (self.get("engines"), self.get("precision"));
-        let (listen, port_file) = (self.get("listen"), self.get("port_file"));
-        let (admin_listen, probe_listen) = (self.get("admin_listen"), self.get("probe_listen"));
-        let hosts = self.get("server.hosts");
-        let (engine, limits, timeouts) = (self.engine(), self.limits(), self.timeouts());
-        let (api_keys, admin_keys) = (self.get("auth.api_keys"), self.get("auth.admin_keys"));
-        let images = self.images();
-        let origins = self.get("cors.origins");
-        let (filter, format) = (self.get("log.filter"), self.get("log.format"));
-        Some(Config {
-            bundle: bundle?,
-            engines: engines?,
-            precision: precision?,
-            model_name: model_name?,
-            listen: listen?,
-            admin_listen: admin_listen?,
-            probe_listen: probe_listen?,
-            port_file: port_file?,
-            server: Server { hosts: hosts? },
-            engine: engine?,
-            limits: limits?,
-            timeouts: timeouts?,
-            auth: Auth { api_keys: api_keys?, admin_keys: admin_keys? },
-            images: images?,
-            cors: Cors { origins: origins? },
-            log: Log { filter: filter?, format: format? },
-        })
-    }
-
-    fn engine(&mut self) -> Option<EngineConfig> {
-        let (runtime, threads) = (self.get("engine.runtime"), self.get("engine.threads"));
-        let (kernels, profile) = (self.get("engine.kernels"), self.get("engine.profile"));
-        let (gpu, gpu_arena) = (self.get("engine.gpu"), self.get("engine.gpu_arena"));
-        let gpu_arena_growth = self.get("engine.gpu_arena_growth");
-        let tensorrt_engines = self.get("engine.tensorrt_engines");
-        let (slots, context_length) = (self.get("engine.slots"), self.get("engine.context_length"));
-        let (prefill_chunk, image_size) = (self.get("engine.prefill_chunk"), self.get("engine.image_size"));
-        let (feature_cache, token_cache) = (self.get("engine.feature_cache"), self.get("engine.token_cache"));
-        let (loaded, memory) = (self.get("engine.loaded"), self.get("engine.memory"));
-        Some(EngineConfig {
-            runtime: runtime?,
-            threads: threads?,
-            kernels: kernels?,
-            profile: profile?,
-            gpu: gpu?,
-            gpu_arena: gpu_arena?,
-            gpu_arena_growth: gpu_arena_growth?,
-            tensorrt_engines: tensorrt_engines?,
-            slots: slots?,
-            context_length: context_length?,
-            prefill_chunk: prefill_chunk?,
-            image_size: image_size?,
-            feature_cache: feature_cache?,
-            token_cache: token_cache?,
-            loaded: loaded?,
-            memory: memory?,
-        })
-    }
-
-    fn limits(&mut self) -> Option<Limits> {
-        let (queue, connections) = (self.get("limits.queue"), self.get("limits.connections"));
-        let (body, text, images) =
-            (self.get("limits.body"), self.get("limits.text"), self.get("limits.images"));
-        let body_memory = self.get("limits.body_memory");
-        let json = self.get("limits.json");
-        let (messages, parts) = (self.get("limits.messages"), self.get("limits.parts"));
-        let (image_bytes, image_pixels) = (self.get("limits.image_bytes"), self.get("limits.image_pixels"));
-        let (image_side, image_aspect) = (self.get("limits.image_side"), self.get("limits.image_aspect"));
-        let (choices, max_tokens) = (self.get("limits.choices"), self.get("limits.max_tokens"));
-        Some(Limits {
-            queue: queue?,
-            connections: connections?,
-            body: body?,
-            body_memory: body_memory?,
-            json: json?,
-            text: text?,
-            messages: messages?,
-            parts: parts?,
-            images: images?,
-            image_bytes: image_bytes?,
-            image_pixels: image_pixels?,
-            image_side: image_side?,
-            image_aspect: image_aspect?,
-            choices: choices?,
-            max_tokens: max_tokens?,
-        })
-    }
-
-    fn timeouts(&mut self) -> Option<Timeouts> {
-        let (request, headers) = (self.get("timeouts.request"), self.get("timeouts.headers"));
-        let load = self.get("timeouts.load");
-        let (body, write) = (self.get("timeouts.body"), self.get("timeouts.write"));
-        let (drain, keep_alive) = (self.get("timeouts.drain"), self.get("timeouts.keep_alive"));
-        Some(Timeouts {
-            request: request?,
-            load: load?,
-            headers: headers?,
-            body: body?,
-            write: write?,
-            drain: drain?,
-            keep_alive: keep_alive?,
-        })
-    }
-
-    fn images(&mut self) -> Option<RemoteImages> {
-        let allow_hosts = self.get("images.allow_hosts");
-        let allow_private_hosts = self.get("images.allow_private_hosts");
-        let (allow_http, timeout) = (self.get("images.allow_http"), self.get("images.timeout"));
-        Some(RemoteImages {
-            allow_hosts: allow_hosts?,
-            allow_private_hosts: allow_private_hosts?,
-            allow_http: allow_http?,
-            timeout: timeout?,
-        })
-    }
-
-    fn get<T: Setting>(&mut self, path: &'static str) -> Option<T> {
-        let default = || KEYS.iter().find(|key| key.path == path).map_or("", |key| key.default);
-        let value = match self.given.get(path) {
-            // `key:` with nothing after it, or an empty variable, is the default too.
-            Some((value, _)) if !value.is_empty() => T::read(value),
-            _ => T::read(default()),
-        };
-        if value.is_none() {
-            self.problem(path, T::expected());
-        }
-        value
-    }
-
-    fn problem(&mut self, key: &'static str, expected: String) {
-        let (value, source) = self.given.get(key).cloned().unwrap_or_default();
-        let value = if key.starts_with("auth.") { "<hidden>".into() } else { value };
-        self.problems.push(Problem { key, source, value, expected });
+    let problems = values.problems();
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(ConfigError::Invalid(problems)),
     }
 }
 
-fn is_origin(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, host)| {
-        matches!(scheme, "http" | "https")
-            && !host.is_empty()
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
-    })
-}
-
-/// The file's values by dotted key.
-fn flatten(file: raw::File) -> Vec<(&'static str, Option<Text>)> {
-    let engine = file.engine.unwrap_or_default();
-    let limits = file.limits.unwrap_or_default();
-    let timeouts = file.timeouts.unwrap_or_default();
-    let auth = file.auth.unwrap_or_default();
-    let images = file.images.unwrap_or_default();
-    let log = file.log.unwrap_or_default();
-    vec![
-        ("bundle", file.bundle),
-        ("engines", file.engines),
-        ("precision", file.precision),
-        ("model_name", file.model_name),
-        ("listen", file.listen),
-        ("admin_listen", file.admin_listen),
-        ("probe_listen", file.probe_listen),
-        ("port_file", file.port_file),
-        ("server.hosts", file.server.unwrap_or_default().hosts),
-        ("engine.runtime", engine.runtime),
-        ("engine.threads", engine.threads),
-        ("engine.kernels", engine.kernels),
-        ("engine.profile", engine.profile),
-        ("engine.gpu", engine.gpu),
-        ("engine.gpu_arena", engine.gpu_arena),
-        ("engine.gpu_arena_growth", engine.gpu_arena_growth),
-        ("engine.tensorrt_engines", engine.tensorrt_engines),
-        ("engine.slots", engine.slots),
-        ("engine.context_length", engine.context_length),
-        ("engine.prefill_chunk", engine.prefill_chunk),
-        ("engine.image_size", engine.image_size),
-        ("engine.feature_cache", engine.feature_cache),
-        ("engine.token_cache", engine.token_cache),
-        ("engine.loaded", engine.loaded),
-        ("engine.memory", engine.memory),
-        ("limits.queue", limits.queue),
-        ("limits.connections", limits.connections),
-        ("limits.body", limits.body),
-        ("limits.body_memory", limits.body_memory),
-        ("limits.json", limits.json),
-        ("limits.text", limits.text),
-        ("limits.messages", limits.messages),
-        ("limits.parts", limits.parts),
-        ("limits.images", limits.images),
-        ("limits.image_bytes", limits.image_bytes),
-        ("limits.image_pixels", limits.image_pixels),
-        ("limits.image_side", limits.image_side),
-        ("limits.image_aspect", limits.image_aspect),
-        ("limits.choices", limits.choices),
-        ("limits.max_tokens", limits.max_tokens),
-        ("timeouts.request", timeouts.request),
-        ("timeouts.load", timeouts.load),
-        ("timeouts.headers", timeouts.headers),
-        ("timeouts.body", timeouts.body),
-        ("timeouts.write", timeouts.write),
-        ("timeouts.drain", timeouts.drain),
-        ("timeouts.keep_alive", timeouts.keep_alive),
-        ("auth.api_keys", auth.api_keys),
-        ("auth.admin_keys", auth.admin_keys),
-        ("images.allow_hosts", images.allow_hosts),
-        ("images.allow_private_hosts", images.allow_private_hosts),
-        ("images.allow_http", images.allow_http),
-        ("images.timeout", images.timeout),
-        ("cors.origins", file.cors.unwrap_or_default().origins),
-        ("log.filter", log.filter),
-        ("log.format", log.format),
-    ]
+/// What settings say of each other.
+fn check_together(config: &Config, values: &mut Values) {
+    if config.bundle.is_some() && config.engines.is_some() {
+        values.problem("engines", "either `engines` or `bundle`, not both".into());
+    }
+    let limits = &config.limits;
+    if limits.body_memory() / LEAST_BODIES < limits.body.0 {
+        values.problem("limits.body_memory", "at least twice limits.body".into());
+    }
 }
 
 #[cfg(test)]
@@ -441,12 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_the_table_is_read_from_the_file() {
-        let in_file: Vec<_> = flatten(raw::File::default()).into_iter().map(|(path, _)| path).collect();
-        assert_eq!(in_file, KEYS.iter().map(|key| key.path).collect::<Vec<_>>());
-    }
-
-    #[test]
     fn every_problem_names_key_value_and_expectation() {
         let error = load("limits: {body: 32 bananas}\nlisten: here\n", &[("engine.slots", "0")]).unwrap_err();
         let text = error.to_string();
@@ -465,10 +187,27 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_key_is_an_error_that_lists_the_right_ones() {
-        let text = load("limits:\n  bodyy: 1\n", &[]).unwrap_err().to_string();
-        assert!(text.contains("bodyy") && text.contains("`body`") && text.contains("line 2"), "{text}");
-        assert!(matches!(load("limits: 3\n", &[]), Err(ConfigError::Parse { .. })));
+    fn what_is_no_configuration_is_said_in_words_of_configurations() {
+        for (yaml, parts) in [
+            (
+                "limits:\n  bodyy: 1\n",
+                &["`bodyy`", "section `limits`", "mean `body`?", "`body_memory`", "line 2"][..],
+            ),
+            ("limit: {}\n", &["`limit`", "mean `limits`?", "`engine`"]),
+            ("limits: 3\n", &["section `limits`", "indented", "integer `3`"]),
+            ("limits: {body: {}}\n", &["settings within a setting", "limits.body", "indentation"]),
+            ("limits: {body: 1, body: 2}\n", &["`body` is there twice", "section `limits`"]),
+            ("auth: {api_keys: [a, ~]}\n", &["auth.api_keys", "found nothing"]),
+            ("just words\n", &["one `name: value` a line", "just words"]),
+            ("[a]\n", &["one `name: value` a line"]),
+        ] {
+            let Err(ConfigError::Parse { message, .. }) = load(yaml, &[]) else { panic!("{yaml} is taken") };
+            for part in parts {
+                assert!(message.contains(part), "{part} is missing in: {message}");
+            }
+            assert!(!message.contains("struct") && !message.contains("unit"), "{message}");
+        }
+        load("limits:\nengine: {threads: }\n", &[]).unwrap();
     }
 
     /// What matches no host would be a setting without effect.

@@ -7,8 +7,8 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 use super::environment;
-use super::keys::KEYS;
 use super::places;
+use super::settings::KEYS;
 
 /// What the command line and the environment say. `clap::Args` by hand, since the flags come from a table.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +36,8 @@ impl Overrides {
 }
 
 impl Overrides {
-    /// Takes a bundle, or a directory of bundles, from the command line: it outranks what environment and file say of either.
+    /// Takes a bundle, or a directory of bundles, from the command line: it outranks what environment and
+    /// file say of either.
     ///
     /// # Errors
     /// The flag that names one already.

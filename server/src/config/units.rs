@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use arrcoc_runtime::bundle::manifest::Precision;
+use arrcoc_bundle::Precision;
 use arrcoc_runtime::engine::{ArenaGrowth, Kernels, RuntimeKind};
 use serde::{Serialize, Serializer};
+use subtle::{Choice, ConstantTimeEq};
 
 /// A type that a setting can have.
 pub trait Setting: Sized {
@@ -73,7 +74,8 @@ impl Setting for Span {
             (text, 1.0)
         };
         let seconds = digits.trim().parse::<f64>().ok()? * unit;
-        // A day is the upper end: beyond it the value is a slip, and far beyond it arithmetic on instants overflows.
+        // A day is the upper end: beyond it the value is a slip, and far beyond it arithmetic on instants
+        // overflows.
         (1e-3..=86_400.0).contains(&seconds).then(|| Self(Duration::from_secs_f64(seconds)))
     }
 }
@@ -104,16 +106,13 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// Whether `candidate` is one of the keys. The time taken depends on the lengths only: every byte of every key is
-    /// looked at, so that a guess that starts right is not refused later than one that starts wrong.
+    /// Whether `candidate` is one of the keys. The time taken depends on the lengths only: every key is
+    /// compared, and in constant time, so that a guess that starts right is not refused later than one that
+    /// starts wrong.
     pub fn contains(&self, candidate: &str) -> bool {
-        self.0.iter().fold(false, |found, key| found | same_bytes(key.as_bytes(), candidate.as_bytes()))
+        let same = |key: &String| key.as_bytes().ct_eq(candidate.as_bytes());
+        self.0.iter().fold(Choice::from(0), |found, key| found | same(key)).into()
     }
-}
-
-fn same_bytes(a: &[u8], b: &[u8]) -> bool {
-    let difference = a.iter().zip(b).fold(0, |sum, (x, y)| std::hint::black_box(sum | (x ^ y)));
-    (a.len() == b.len()) & (difference == 0)
 }
 
 impl fmt::Debug for Keys {

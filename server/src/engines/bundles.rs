@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use arrcoc_runtime::bundle::{Bundle, MANIFEST};
+use arrcoc_bundle::{Bundle, MANIFEST};
 use arrcoc_runtime::engine::{RuntimeKind, gpu};
 use arrcoc_runtime::generate::Observer;
 use arrcoc_runtime::model::{Footprint, MemoryNeed, Model, Options};
@@ -60,7 +60,7 @@ impl Bundles {
             kv_bytes,
             context_length,
             token_budgets: manifest.vision.token_budgets,
-            adapter_target: manifest.vision.adapter_target,
+            embeds_target: manifest.vision.embeds_target,
         })
     }
 }

@@ -8,12 +8,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
+use arrcoc_bundle::{Precision, Statistics, Target};
 use arrcoc_runtime::engine::has_int8_products;
 use arrcoc_runtime::generate::Observer;
 use arrcoc_runtime::model::{MemoryNeed, ModelInfo, copies_of};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, target_name};
 
 mod bundles;
 pub mod swap;
@@ -35,8 +35,8 @@ pub trait Source: Send + Sync + 'static {
     /// A file of the bundle cannot be read.
     fn need(&self, engine: &Available) -> Result<MemoryNeed, LoadFailure>;
 
-    /// Loads one where it can do no harm, before it is loaded here: `need` is what is expected of it, and what is returned was measured. Engines that
-    /// were loaded or tried before are believed.
+    /// Loads one where it can do no harm, before it is loaded here: `need` is what is expected of it, and
+    /// what is returned was measured. Engines that were loaded or tried before are believed.
     ///
     /// # Errors
     /// Whatever is wrong with the bundle or happened to it.
@@ -142,10 +142,11 @@ pub struct Available {
     /// Its tiers.
     pub token_budgets: Vec<usize>,
     /// What its adapter aims at.
-    pub adapter_target: Statistics,
+    pub embeds_target: Option<Statistics>,
 }
 
-/// Memory of a loaded engine, bytes: weights, what the library makes of them, the KV cache, and what a worst request needs.
+/// Memory of a loaded engine, bytes: weights, what the library makes of them, the KV cache, and what a worst
+/// request needs.
 pub(crate) fn takes(info: &ModelInfo) -> u64 {
     let parts = [info.weight_bytes, copies_of(info.weight_bytes), info.kv_bytes, info.working_bytes];
     parts.into_iter().fold(0, u64::saturating_add)
@@ -154,11 +155,7 @@ pub(crate) fn takes(info: &ModelInfo) -> u64 {
 impl Available {
     /// Precision and target, as bundles are named after them: `fp32-cpu`.
     pub fn variant(&self) -> String {
-        let target = match self.target {
-            Target::Cpu => "cpu",
-            Target::Portable => "portable",
-        };
-        format!("{}-{target}", self.precision)
+        format!("{}-{}", self.precision, target_name(self.target))
     }
 
     /// Whether a loaded engine is this one.
@@ -166,8 +163,9 @@ impl Available {
         (&self.model, self.precision, self.target) == (&info.name, info.precision, info.target)
     }
 
-    /// The order of preference on this CPU, the best first: int8 where the CPU multiplies bytes, the reference where it does not;
-    /// a bundle of fused operators before a portable one. fp16, fp8 and portable int4 are for GPUs, where `--precision` chooses.
+    /// The order of preference on this CPU, the best first: int8 where the CPU multiplies bytes, the
+    /// reference where it does not; a bundle of fused operators before a portable one. fp16, fp8 and portable
+    /// int4 are for GPUs, where `--precision` chooses.
     pub fn rank(&self) -> (Target, usize) {
         let place = match (self.precision, has_int8_products()) {
             (Precision::Int4, _) if self.target == Target::Portable => 5,

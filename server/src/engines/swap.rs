@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrcoc_runtime::bundle::manifest::Precision;
+use arrcoc_bundle::Precision;
 use arrcoc_runtime::generate::Observer;
 use arrcoc_runtime::model::{MemoryNeed, Mib};
 

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arrcoc_runtime::quote::one_line;
+use arrcoc_bundle::quote::one_line;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;

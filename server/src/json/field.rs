@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::Object;
 use super::object::Name;
 use crate::error::ApiError;
-use arrcoc_runtime::quote::excerpt;
+use arrcoc_bundle::quote::excerpt;
 
 /// Longest value that is compared with one that is let through, bytes: nothing is built of longer ones.
 const COMPARED: usize = 200;

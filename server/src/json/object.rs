@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::Field;
 use crate::error::ApiError;
-use arrcoc_runtime::quote::quote;
+use arrcoc_bundle::quote::quote;
 
 /// Most fields of an object: requests have a few dozen.
 const MOST_FIELDS: usize = 256;

@@ -1,9 +1,11 @@
-//! A client's socket, watched: what came and went is told to [`Activity`], and the end of what a client sends is understood.
+//! A client's socket, watched: what came and went is told to [`Activity`], and the end of what a client sends
+//! is understood.
 //!
-//! A client may end its side after its last request and still want the answer (RFC 9112, 9.6), and a client that is gone looks the same to
-//! TCP: both send FIN. They differ in what they do with data, so the end is kept from hyper while an answer is being made, and after a moment
-//! the server sends something that belongs to the answer anyway: the first letter of its status line, or a comment in a stream. Who wants
-//! the answer takes it; the system of one that is gone resets the connection, which ends the request and frees its slot.
+//! A client may end its side after its last request and still want the answer (RFC 9112, 9.6), and a client
+//! that is gone looks the same to TCP: both send FIN. They differ in what they do with data, so the end is
+//! kept from hyper while an answer is being made, and after a moment the server sends something that belongs
+//! to the answer anyway: the first letter of its status line, or a comment in a stream. Who wants the answer
+//! takes it; the system of one that is gone resets the connection, which ends the request and frees its slot.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,12 +16,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_io_timeout::TimeoutStream;
 
 use super::activity::Activity;
-use crate::write_timeout::WriteTimeout;
 
-/// An answer that is not there by then is begun, to see whether someone takes it. A client that announced that this request is its last may
-/// well end its side and wait; one that keeps its connection and ends its side has most likely given up.
+/// An answer that is not there by then is begun, to see whether someone takes it. A client that announced
+/// that this request is its last may well end its side and wait; one that keeps its connection and ends its
+/// side has most likely given up.
 pub(super) const ANNOUNCED_PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -32,15 +35,18 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Every answer begins with this letter.
 const FIRST_LETTER: &[u8] = b"H";
 
-/// What a client still sends when its answer is out and the rest of its request is of no interest is read and thrown away, so much and so
-/// long: many clients send everything before they look at the answer, and to close at once would take it from them.
+/// What a client still sends when its answer is out and the rest of its request is of no interest is read and
+/// thrown away, so much and so long: many clients send everything before they look at the answer, and to
+/// close at once would take it from them.
 const DISCARD_BYTES: usize = 128 << 20;
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 const DISCARD_BUFFER: usize = 16 << 10;
 
 /// The socket.
 pub(super) struct Socket {
-    stream: WriteTimeout<TcpStream>,
+    /// A write that makes no progress for the limit fails: a peer that stops reading would hold its
+    /// connection, and what it asked for, for ever.
+    stream: Pin<Box<TimeoutStream<TcpStream>>>,
     activity: Arc<Activity>,
     /// Runs from the end of what the client sends on.
     ended: Option<Pin<Box<Sleep>>>,
@@ -56,7 +62,8 @@ struct Discarding {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, write_limit: Duration, activity: Arc<Activity>) -> Self {
-        let stream = WriteTimeout::new(stream, write_limit);
+        let mut stream = Box::pin(TimeoutStream::new(stream));
+        stream.as_mut().set_write_timeout_pinned(Some(write_limit));
         Self { stream, activity, ended: None, letter_sent: false, discarding: None }
     }
 
@@ -75,7 +82,7 @@ impl Socket {
             }
             if !self.letter_sent
                 && self.activity.answer_may_begin()
-                && let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, FIRST_LETTER)
+                && let Poll::Ready(written) = self.stream.as_mut().poll_write(cx, FIRST_LETTER)
             {
                 self.letter_sent = written? > 0;
             }
@@ -90,7 +97,7 @@ impl Socket {
         let mut buffer = [0; DISCARD_BUFFER];
         while activity.mid_request() && discarding.bytes < DISCARD_BYTES {
             let mut buffer = ReadBuf::new(&mut buffer);
-            match Pin::new(&mut *stream).poll_read(cx, &mut buffer) {
+            match stream.as_mut().poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     discarding.bytes += buffer.filled().len();
                     activity.received(buffer.filled());
@@ -123,7 +130,7 @@ impl AsyncRead for Socket {
         let this = &mut *self;
         if this.ended.is_none() {
             let before = buffer.filled().len();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+            ready!(this.stream.as_mut().poll_read(cx, buffer))?;
             let new = buffer.filled().get(before..).unwrap_or_default();
             if !new.is_empty() || buffer.remaining() == 0 {
                 this.activity.received(new);
@@ -143,11 +150,11 @@ impl AsyncWrite for Socket {
                 Poll::Ready(Ok(1))
             }
             Some((_, rest)) if this.letter_sent => {
-                let written = Pin::new(&mut this.stream).poll_write(cx, rest);
+                let written = this.stream.as_mut().poll_write(cx, rest);
                 this.letter_sent = !matches!(written, Poll::Ready(Ok(_)));
                 written.map_ok(|count| count + 1)
             }
-            _ => Pin::new(&mut this.stream).poll_write(cx, bytes),
+            _ => this.stream.as_mut().poll_write(cx, bytes),
         };
         this.noted(bytes, bytes.len(), written)
     }
@@ -161,7 +168,7 @@ impl AsyncWrite for Socket {
         if self.letter_sent {
             return self.poll_write(cx, first);
         }
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let written = self.stream.as_mut().poll_write_vectored(cx, slices);
         self.noted(first, slices.iter().map(|slice| slice.len()).sum(), written)
     }
 
@@ -170,13 +177,13 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.discarding.is_none() {
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            ready!(this.stream.as_mut().poll_shutdown(cx))?;
         }
         this.poll_discard(cx).map(Ok)
     }

@@ -3,7 +3,7 @@
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};
 
-use arrcoc_runtime::quote::excerpt;
+use arrcoc_bundle::quote::excerpt;
 
 /// A data URI that is not an image's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

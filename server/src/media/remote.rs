@@ -1,23 +1,30 @@
 //! Remote images: off unless `images.allow_hosts` or `images.allow_private_hosts` names hosts.
 //!
-//! Which addresses a host may have is in [`super::address`]. Checking a host's address and then connecting by name leaves a gap in which the name can change its address. Here the
-//! check *is* the resolver: the connection goes to the very addresses that passed. Redirects are followed by hand, each
-//! one through every check again.
+//! Which addresses a host may have is in [`super::address`]. Checking a host's address and then connecting by
+//! name leaves a gap in which the name can change its address. Here the check *is* the resolver: the
+//! connection goes to the very addresses that passed. Redirects are followed by hand, each one through every
+//! check again.
 
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrcoc_runtime::quote::quote;
+use arrcoc_bundle::quote::quote;
 use axum::http::{StatusCode, Uri, header};
 use ureq::Agent;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use url::Url;
 
 use super::address::{is_global, is_internal};
 use crate::config::RemoteImages;
 use crate::host;
 
 const MAX_REDIRECTS: usize = 3;
+
+/// What is read of a body at a time; in between it is asked whether anybody still waits for it.
+const PIECE: usize = 64 << 10;
 
 /// An image that was not fetched. Messages say nothing about the inside of the network.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +36,7 @@ pub enum FetchError {
     #[error("expected an https URL, found one that begins with {}", quote(.0))]
     Scheme(String),
     /// `https://host:65616/`: such a port is none, and no other one is meant.
-    #[error("expected a port from 1 to 65535, found {}", quote(.0))]
+    #[error("expected a port from 1 to 65535 in {}", quote(.0))]
     Port(String),
     /// `https://user:password@host/`.
     #[error("URLs with a user name or password are not fetched")]
@@ -64,6 +71,9 @@ pub enum FetchError {
     /// Slower than `images.timeout`.
     #[error("the image did not arrive within {0:?} (images.timeout)")]
     Timeout(std::time::Duration),
+    /// Nobody waits for it any more.
+    #[error("the request has ended")]
+    Stopped,
     /// Anything else on the way.
     #[error("the image could not be fetched from {}", quote(.0))]
     Transport(String),
@@ -108,52 +118,69 @@ impl Fetcher {
         Self { agent, settings: settings.clone(), allowed, limit }
     }
 
-    /// Gets the bytes behind a URL.
+    /// Gets the bytes behind a URL, unless `stop` says meanwhile that nobody wants them any more.
     ///
     /// # Errors
     /// [`FetchError`].
-    pub fn fetch(&self, url: &str) -> Result<Vec<u8>, FetchError> {
+    pub fn fetch(&self, url: &str, stop: &AtomicBool) -> Result<Vec<u8>, FetchError> {
         let started = std::time::Instant::now();
-        let mut uri: Uri = url.parse().map_err(|_| FetchError::Url)?;
+        let mut url = parse(url)?;
         for _ in 0..=MAX_REDIRECTS {
-            let host = self.check(&uri)?;
+            let host = self.check(&url)?;
             let left = self.settings.timeout.0.saturating_sub(started.elapsed());
             if left.is_zero() {
                 return Err(FetchError::Timeout(self.settings.timeout.0));
             }
-            let request = self.agent.get(uri.clone()).config().timeout_global(Some(left)).build();
-            let mut response = request.call().map_err(|error| self.describe(error, &host))?;
+            if stop.load(Ordering::Relaxed) {
+                return Err(FetchError::Stopped);
+            }
+            let request = self.agent.get(url.as_str()).config().timeout_global(Some(left)).build();
+            let response = request.call().map_err(|error| self.describe(error, &host))?;
             let status = response.status();
             if status == StatusCode::OK {
-                // ureq calls a body that just reaches its limit too large; for us the limit itself is allowed.
-                let body = response.body_mut().with_config().limit(self.limit as u64 + 1);
-                return body.read_to_vec().map_err(|error| self.describe(error, &host));
+                return self.read(response.into_body(), &host, stop);
             }
             if !status.is_redirection() {
                 return Err(FetchError::Status { host, status: status.as_u16() });
             }
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
-            uri = location.and_then(|location| join(&uri, location)).ok_or(FetchError::Location(host))?;
+            url = location.and_then(|location| join(&url, location)).ok_or(FetchError::Location(host))?;
         }
         Err(FetchError::Redirects)
     }
 
+    fn read(&self, body: ureq::Body, host: &str, stop: &AtomicBool) -> Result<Vec<u8>, FetchError> {
+        // ureq calls a body that just reaches its limit too large; for us the limit itself is allowed.
+        let mut body = body.into_with_config().limit(self.limit as u64 + 1).reader();
+        let (mut file, mut piece) = (Vec::new(), vec![0; PIECE]);
+        loop {
+            match body.read(&mut piece) {
+                Ok(0) => return Ok(file),
+                Ok(count) => file.extend_from_slice(&piece[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.describe(error.into(), host)),
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Err(FetchError::Stopped);
+            }
+        }
+    }
+
     /// Scheme, host and form; returns the host.
-    fn check(&self, uri: &Uri) -> Result<String, FetchError> {
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-            return Err(FetchError::Url);
-        };
+    fn check(&self, url: &Url) -> Result<String, FetchError> {
+        let scheme = url.scheme();
         if !(scheme == "https" || scheme == "http" && self.settings.allow_http) {
             return Err(FetchError::Scheme(scheme.into()));
         }
-        if authority.as_str().contains('@') {
+        if !url.username().is_empty() || url.password().is_some() {
             return Err(FetchError::UserInfo);
         }
-        let place = place(uri)?;
+        let place = Place::of(url)?;
         if self.allowed.iter().any(|entry| entry.matches(&place)) {
             Ok(place.host)
         } else {
-            Err(FetchError::Host(authority.as_str().to_ascii_lowercase()))
+            let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+            Err(FetchError::Host(place.host + &port))
         }
     }
 
@@ -168,33 +195,36 @@ impl Fetcher {
     }
 }
 
+fn parse(text: &str) -> Result<Url, FetchError> {
+    Url::parse(text).map_err(|error| match error {
+        url::ParseError::InvalidPort => FetchError::Port(text.into()),
+        _ => FetchError::Url,
+    })
+}
+
 /// Who is connected to.
 struct Place {
-    /// In small letters.
+    /// In small letters, an address in its one usual form.
     host: String,
     port: u16,
     /// The scheme's own port.
     usual: u16,
 }
 
-/// Host and port of a URL.
-fn place(uri: &Uri) -> Result<Place, FetchError> {
-    let authority = uri.authority().ok_or(FetchError::Url)?;
-    let usual = if uri.scheme_str() == Some("http") { 80 } else { 443 };
-    // What is no port to `Uri` is none at all to it, and would then be the usual one.
-    let port = match authority.as_str().get(authority.host().len()..).unwrap_or_default() {
-        "" => usual,
-        text => {
-            let digits =
-                text.strip_prefix(':').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-            let port = digits.and_then(|digits| digits.parse().ok()).filter(|&port| port > 0);
-            port.ok_or_else(|| FetchError::Port(text.trim_start_matches(':').into()))?
+impl Place {
+    fn of(url: &Url) -> Result<Self, FetchError> {
+        let usual = if url.scheme() == "http" { 80 } else { 443 };
+        let port = url.port().unwrap_or(usual);
+        if port == 0 {
+            return Err(FetchError::Port(url.as_str().into()));
         }
-    };
-    Ok(Place { host: authority.host().to_ascii_lowercase(), port, usual })
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or(FetchError::Url)?;
+        Ok(Self { host: host.to_owned(), port, usual })
+    }
 }
 
-/// A host that the operator allows: `example.org`, `*.example.org`, `example.org:8443`, `10.0.0.7`, `[fd00::7]:9000`.
+/// A host that the operator allows: `example.org`, `*.example.org`, `example.org:8443`, `10.0.0.7`,
+/// `[fd00::7]:9000`.
 #[derive(Debug, Clone)]
 struct Entry {
     /// In small letters.
@@ -216,8 +246,8 @@ impl Entry {
         host::matches(&self.host, &place.host) && place.port == self.port.unwrap_or(place.usual)
     }
 
-    /// Whether a host of this entry may have this address. Addresses of this machine and its link (among them the clouds'
-    /// metadata services) have to be meant: a name could come to point there.
+    /// Whether a host of this entry may have this address. Addresses of this machine and its link (among them
+    /// the clouds' metadata services) have to be meant: a name could come to point there.
     fn may_have(&self, address: IpAddr) -> bool {
         is_internal(address)
             || host::address_of(&self.host) == Some(address)
@@ -225,42 +255,14 @@ impl Entry {
     }
 }
 
-/// The target of a redirect, as RFC 3986 (5.2) has it; `None` where that is the page itself or no URL.
-fn join(base: &Uri, location: &str) -> Option<Uri> {
-    let (scheme, authority) = (base.scheme_str()?, base.authority()?);
-    let location = location.split('#').next().filter(|location| !location.is_empty())?;
-    let (path, query) = location.split_at(location.find('?').unwrap_or(location.len()));
-    // A colon counts as a scheme's only before the first slash.
-    let has_scheme = path.split('/').next().is_some_and(|first| first.contains(':'));
-    let absolute = if has_scheme {
-        location.to_owned()
-    } else if path.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if path.is_empty() {
-        format!("{scheme}://{authority}{}{query}", base.path())
-    } else if path.starts_with('/') {
-        format!("{scheme}://{authority}{}{query}", without_dots(path))
-    } else {
-        let directory = base.path().rsplit_once('/').map_or("", |(directory, _)| directory);
-        format!("{scheme}://{authority}{}{query}", without_dots(&format!("{directory}/{path}")))
-    };
-    absolute.parse().ok()
-}
-
-/// An absolute path with its `.` and `..` resolved.
-fn without_dots(path: &str) -> String {
-    let mut kept = Vec::new();
-    for segment in path.split('/').skip(1) {
-        match segment {
-            "." => {}
-            ".." => drop(kept.pop()),
-            _ => kept.push(segment),
-        }
+/// The target of a redirect; `None` where that is the page itself or no URL.
+fn join(base: &Url, location: &str) -> Option<Url> {
+    if location.is_empty() || location.starts_with('#') {
+        return None;
     }
-    if path.ends_with("/.") || path.ends_with("/..") {
-        kept.push("");
-    }
-    format!("/{}", kept.join("/"))
+    let mut target = base.join(location).ok()?;
+    target.set_fragment(None);
+    Some(target)
 }
 
 /// Resolves names, and keeps only the addresses that may be connected to.
@@ -281,7 +283,8 @@ impl Resolver for Guard {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let found = self.inner.resolve(uri, config, timeout)?;
-        let place = place(uri).map_err(|_| ureq::Error::HostNotFound)?;
+        let url = parse(&uri.to_string()).map_err(|_| ureq::Error::HostNotFound)?;
+        let place = Place::of(&url).map_err(|_| ureq::Error::HostNotFound)?;
         let entries: Vec<_> = self.private.iter().filter(|entry| entry.matches(&place)).collect();
         let allowed = |ip| (self.public)(ip) || entries.iter().any(|entry| entry.may_have(ip));
         let mut kept = self.empty();

@@ -1,12 +1,13 @@
-//! Prometheus metrics: vLLM's names exactly ([`vllm`]), so that dashboards, autoscalers and gateways work unchanged,
-//! and our own ([`arrcoc`]).
+//! Prometheus metrics: vLLM's names exactly ([`vllm`]), so that dashboards, autoscalers and gateways work
+//! unchanged, and our own ([`arrcoc`]).
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use arc_swap::ArcSwapOption;
-use arrcoc_runtime::bundle::manifest::{Precision, Statistics};
-use arrcoc_runtime::generate::{Cache, Observer, Stage};
+use arrcoc_bundle::{Precision, Statistics};
+use arrcoc_runtime::generate::{Cache, Note, Observer};
 use arrcoc_runtime::model::{Load, ModelInfo};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
@@ -15,7 +16,6 @@ mod exposition;
 mod log;
 mod vllm;
 
-pub use arrcoc::stage_name;
 pub use vllm::{Finish, Vllm};
 
 /// From a kept engine (at once) to a large one from a slow disk.
@@ -103,8 +103,14 @@ pub struct EngineMetrics {
 }
 
 impl EngineMetrics {
-    /// Metrics for a model. `token_budgets` names its tiers, and `target` is what its adapter aims at.
-    pub fn new(model_name: &str, context_length: usize, token_budgets: &[usize], target: Statistics) -> Self {
+    /// Metrics for a model. `token_budgets` names its tiers, and `target` is what its visual tokens
+    /// should look like to the decoder, where the model says so.
+    pub fn new(
+        model_name: &str,
+        context_length: usize,
+        token_budgets: &[usize],
+        target: Option<Statistics>,
+    ) -> Self {
         let registry = Registry::new();
         let vllm = Vllm::new(&registry, model_name, context_length);
         let arrcoc = arrcoc::Arrcoc::new(&registry, token_budgets, target);
@@ -127,40 +133,28 @@ impl EngineMetrics {
         self.arrcoc.request(precision);
     }
 
-    /// Brings the gauges up to date; called before each scrape.
-    pub fn set_load(&self, load: Load) {
-        self.vllm.set_load(load);
+    /// Brings the gauges up to date; called before each scrape. `answers` are being written.
+    pub fn set_load(&self, load: Load, answers: usize) {
+        self.vllm.set_load(load, answers);
     }
 }
 
 impl Observer for EngineMetrics {
-    fn stage(&self, stage: Stage, took: Duration) {
-        self.arrcoc.stage(stage, took);
-    }
-
-    fn visual_tokens(&self, tier: usize, tokens: usize) {
-        self.arrcoc.visual_tokens(tier, tokens);
-    }
-
-    fn cache(&self, cache: Cache, hit: bool) {
-        self.arrcoc.cache(cache, hit);
-        // vLLM's multi-modal cache spares an image its processing, and each of ours does. An image is looked up among the
-        // visual tokens first, and among the image features only where it was not found: one query, whichever answers.
-        if hit || cache == Cache::ImageFeatures {
-            self.vllm.mm_cache(hit);
+    fn note(&self, note: Note<'_>) {
+        self.arrcoc.note(note);
+        match note {
+            // vLLM's multi-modal cache spares an image its processing, and each of ours does. An image is looked
+            // up among the visual tokens first, and among the image features only where it was not found: one
+            // query, whichever answers.
+            Note::Cache { cache, hit } if hit || cache == Cache::ImageFeatures => self.vllm.mm_cache(hit),
+            Note::Iteration { tokens } => self.vllm.iteration(tokens),
+            _ => {}
         }
-    }
-
-    fn adapter_output(&self, tier: usize, statistics: Statistics) {
-        self.arrcoc.adapter_output(tier, statistics);
-    }
-
-    fn iteration(&self, tokens: usize, _running: usize, _waiting: usize, _kv_usage: f64) {
-        self.vllm.iteration(tokens);
     }
 }
 
-/// What operating systems know of every process, by the names that all of Prometheus' clients give it: `process_*`.
+/// What operating systems know of every process, by the names that all of Prometheus' clients give it:
+/// `process_*`.
 #[cfg(target_os = "linux")]
 #[allow(clippy::expect_used, reason = "a registry is empty when it is made")]
 fn observe_process(registry: &Registry) {
@@ -172,8 +166,9 @@ fn observe_process(registry: &Registry) {
 #[cfg(not(target_os = "linux"))]
 fn observe_process(_: &Registry) {}
 
-/// Registers a metric. Names, labels and buckets are constants of this module (the model's name is a label *value*, and
-/// any text is a legal one), so a failure is a defect that the first test to build the registry shows.
+/// Registers a metric. Names, labels and buckets are constants of this module (the model's name is a label
+/// *value*, and any text is a legal one), so a failure is a defect that the first test to build the registry
+/// shows.
 #[allow(clippy::expect_used, reason = "see above")]
 fn register<M: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,

@@ -1,8 +1,9 @@
 //! The metrics of vLLM, by its names, types, labels and buckets.
 //!
-//! Source: vLLM's `vllm/v1/metrics/loggers.py` and `docs/design/metrics.md`. Python's client appends `_total` to counters,
-//! so the names here carry it. `vllm:gpu_cache_usage_perc` is the older name of `vllm:kv_cache_usage_perc`, which
-//! production-stack's router still reads. Gateways read only the first series of a gauge: each that they read has exactly one.
+//! Source: vLLM's `vllm/v1/metrics/loggers.py` and `docs/design/metrics.md`. Python's client appends `_total`
+//! to counters, so the names here carry it. `vllm:gpu_cache_usage_perc` is the older name of
+//! `vllm:kv_cache_usage_perc`, which production-stack's router still reads. Gateways read only the first
+//! series of a gauge: each that they read has exactly one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -91,7 +92,8 @@ impl Vllm {
     pub(super) fn new(registry: &Registry, model_name: &str, context_length: usize) -> Self {
         let make = Maker { registry, model_name };
         let lengths = one_two_five(context_length);
-        // No prefix cache and no preemption here: the series exist, at zero, because dashboards divide by them.
+        // No prefix cache and no preemption here: the series exist, at zero, because dashboards divide by
+        // them.
         make.counter(
             "vllm:prefix_cache_queries_total",
             "Prefix cache queries, in tokens (no such cache: always 0).",
@@ -168,7 +170,10 @@ impl Vllm {
                 make.gauge("vllm:kv_cache_usage_perc", "Share of the KV cache that holds tokens, 0 to 1."),
                 make.gauge("vllm:gpu_cache_usage_perc", "Older name of vllm:kv_cache_usage_perc."),
             ],
-            running: make.gauge("vllm:num_requests_running", "Requests that hold a KV slot."),
+            running: make.gauge(
+                "vllm:num_requests_running",
+                "Answers that hold a KV slot: a request with n counts n times, as with vLLM.",
+            ),
             waiting: [
                 make.gauge("vllm:num_requests_waiting", "Requests that wait for a KV slot."),
                 waiting.with_label_values(&["capacity"]),
@@ -222,8 +227,8 @@ impl Vllm {
             .set(1.0);
     }
 
-    pub(super) fn set_load(&self, load: Load) {
-        self.running.set(load.running as f64);
+    pub(super) fn set_load(&self, load: Load, answers: usize) {
+        self.running.set(answers as f64);
         for gauge in &self.waiting {
             gauge.set(load.waiting as f64);
         }

@@ -1,12 +1,16 @@
 //! Text completions, OpenAI's older form: the request in its checked form, and the answer's objects.
 
-use arrcoc_runtime::generate::{FinishReason, MaxTokens, TokenLogprob, Usage};
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use arrcoc_runtime::generate::{self, MaxTokens, TokenLogprob};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Serialize, Serializer};
 
 use super::chat::MAX_TOP_LOGPROBS;
-use super::names::{self, REFUSED, REFUSED_IN_TEXTS};
-use super::sampling::{self, SHARED, SamplingFields, choices, count, max_tokens, stops};
-use super::{Head, finish_reason, finite, text_too_long, token_text};
+use super::fields::{self, Form as _, REFUSED, REFUSED_IN_TEXTS, any_whole, count, fields, raw};
+use super::sampling::{SamplingFields, Shared, max_tokens};
+use super::{FinishReason, Head, Usage, finite, text_too_long, token_text};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::json::{Body, Field, Object};
@@ -14,8 +18,21 @@ use crate::json::{Body, Field, Object};
 /// Most tokens per answer where a request sets no limit: OpenAI's default. Chat has none.
 pub const DEFAULT_MAX_TOKENS: usize = 16;
 
-/// Fields that only texts have.
-const OWN: [&str; 2] = ["prompt", "best_of"];
+fields! {
+    /// The fields that only texts have.
+    struct Own<'a> {
+        prompt: Field<'a> = raw(prompt_schema).required(), "";
+        best_of: Option<i64> = any_whole(), "Only the value of `n` is taken";
+        logprobs: Option<usize> = count(0, MAX_TOP_LOGPROBS), "Alternatives per token";
+    }
+}
+
+fn prompt_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"oneOf": [
+        {"type": "string"},
+        {"type": "array", "minItems": 1, "maxItems": 1, "items": {"type": "string"}},
+    ]})
+}
 
 /// The body of `POST /v1/completions`, its form checked.
 #[derive(Debug, Clone)]
@@ -40,26 +57,34 @@ pub struct Completion {
     pub top_logprobs: Option<usize>,
 }
 
+impl JsonSchema for Completion {
+    fn schema_name() -> Cow<'static, str> {
+        "CompletionRequest".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        fields::object(generator, &[Shared::describe, Own::describe])
+    }
+}
+
 impl Body for Completion {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        let taken: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
-        names::check(body, &taken, &[REFUSED, REFUSED_IN_TEXTS])?;
-        let choices = choices(body, limits)?;
-        let best_of = body.field("best_of");
-        if best_of.any_whole()?.is_some_and(|best_of| best_of != choices as i64) {
+        fields::check(body, &[Shared::NAMES, Own::NAMES], &[REFUSED, REFUSED_IN_TEXTS])?;
+        let (shared, own) = (Shared::read(body, limits)?, Own::read(body, limits)?);
+        if own.best_of.is_some_and(|best_of| best_of != shared.n as i64) {
             return Err(ApiError::unsupported("best_of", "ask for `n` answers and choose among them"));
         }
-        let (stream, include_usage) = sampling::stream(body)?;
+        let (stream, include_usage) = shared.stream()?;
         Ok(Self {
-            model: sampling::model(body)?,
             stream,
             include_usage,
-            max_tokens: max_tokens(&body.field("max_tokens"), DEFAULT_MAX_TOKENS, limits)?,
-            choices,
-            sampling: SamplingFields::read(body, limits.max_tokens.0)?,
-            stop: stops(body)?,
-            top_logprobs: count(&body.field("logprobs"), 0, MAX_TOP_LOGPROBS)?,
-            prompt: prompt(&body.field("prompt"), limits.text.0)?,
+            max_tokens: max_tokens(shared.max_tokens, DEFAULT_MAX_TOKENS, limits),
+            choices: shared.n,
+            top_logprobs: own.logprobs,
+            prompt: prompt(&own.prompt, limits.text.0)?,
+            sampling: SamplingFields::of(&shared),
+            model: shared.model,
+            stop: shared.stop,
         })
     }
 }
@@ -92,62 +117,107 @@ fn only_text<'a>(field: &Field<'a>) -> Result<Field<'a>, ApiError> {
     }
 }
 
+/// A `text_completion`, whole or as a chunk.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Completion")]
+pub struct TextCompletion<'h> {
+    id: &'h str,
+    object: TextObject,
+    /// Seconds since 1970
+    created: u64,
+    model: &'h str,
+    /// Checkpoint, precision and target
+    system_fingerprint: &'h str,
+    choices: Vec<Choice>,
+    /// In a stream, with `stream_options.include_usage` alone: null until the last chunk
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<Usage>>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+enum TextObject {
+    #[serde(rename = "text_completion")]
+    TextCompletion,
+}
+
+/// One answer, or the next piece of one.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub struct Choice {
+    /// Which answer.
+    pub index: usize,
+    /// Its text.
+    pub text: String,
+    /// Null unless asked for.
+    pub logprobs: Option<LegacyLogprobs>,
+    /// Null until the end.
+    pub finish_reason: Option<FinishReason>,
+}
+
+impl<'h> TextCompletion<'h> {
+    /// `usage` is absent where it is `None` and null where it holds `None`.
+    pub fn new(head: &'h Head, choices: Vec<Choice>, usage: Option<Option<generate::Usage>>) -> Self {
+        Self {
+            id: &head.id,
+            object: TextObject::TextCompletion,
+            created: head.created,
+            model: &head.model,
+            system_fingerprint: &head.fingerprint,
+            choices,
+            usage: usage.map(|usage| usage.map(Usage::from)),
+        }
+    }
+}
+
 /// Log-probabilities in the older form: parallel lists, and a dictionary of alternatives per token.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[schemars(inline)]
 pub struct LegacyLogprobs {
-    tokens: Vec<Value>,
-    token_logprobs: Vec<Value>,
-    top_logprobs: Vec<Value>,
-    text_offset: Vec<Value>,
+    tokens: Vec<String>,
+    token_logprobs: Vec<f64>,
+    top_logprobs: Vec<Alternatives>,
+    /// Characters before each token
+    text_offset: Vec<usize>,
+}
+
+/// Tokens and their log-probabilities, in the order in which the runtime lists them.
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(inline, with = "BTreeMap<String, f64>")]
+struct Alternatives(Vec<(String, f64)>);
+
+impl Serialize for Alternatives {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
+    }
 }
 
 impl LegacyLogprobs {
     /// Adds a token; `offset` counts the characters before it and is moved past it.
     pub fn push(&mut self, token: &TokenLogprob, offset: &mut usize) {
-        self.tokens.push(token_text(&token.token.bytes).into());
-        self.token_logprobs.push(finite(token.token.logprob).into());
-        let top: Map<String, Value> =
-            token.top.iter().map(|top| (token_text(&top.bytes), finite(top.logprob).into())).collect();
-        self.top_logprobs.push(top.into());
-        self.text_offset.push((*offset).into());
-        // Bytes that begin a character: a character that several tokens share counts once, for the first of them.
+        self.tokens.push(token_text(&token.token.bytes));
+        self.token_logprobs.push(finite(&token.token));
+        let mut top: Vec<(String, f64)> = Vec::with_capacity(token.top.len());
+        for (text, logprob) in token.top.iter().map(|top| (token_text(&top.bytes), finite(top))) {
+            // Two tokens may have one text: an object has a name once, and the last of them counts.
+            match top.iter_mut().find(|(earlier, _)| *earlier == text) {
+                Some((_, earlier)) => *earlier = logprob,
+                None => top.push((text, logprob)),
+            }
+        }
+        self.top_logprobs.push(Alternatives(top));
+        self.text_offset.push(*offset);
+        // Bytes that begin a character: a character that several tokens share counts once, for the first of
+        // them.
         *offset += token.token.bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
     }
-
-    /// The `logprobs` object.
-    pub fn into_value(self) -> Value {
-        json!({
-            "tokens": self.tokens,
-            "token_logprobs": self.token_logprobs,
-            "top_logprobs": self.top_logprobs,
-            "text_offset": self.text_offset,
-        })
-    }
-}
-
-/// One answer, or the next piece of one: `logprobs` is null unless asked for, `reason` null until the end.
-pub fn choice(index: usize, text: &str, logprobs: Value, reason: Option<FinishReason>) -> Value {
-    json!({
-        "index": index,
-        "text": text,
-        "logprobs": logprobs,
-        "finish_reason": reason.map(finish_reason),
-    })
-}
-
-/// A `text_completion`, whole or as a chunk; `usage` is absent where it is `None` and null where it holds `None`.
-pub fn completion(head: &Head, choices: Vec<Value>, usage: Option<Option<Usage>>) -> Value {
-    let mut object = head.object("text_completion");
-    object["choices"] = choices.into();
-    if let Some(usage) = usage {
-        object["usage"] = usage.map_or(Value::Null, super::usage);
-    }
-    object
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use arrcoc_runtime::generate::Logprob;
+    use serde_json::json;
 
     use super::*;
 
@@ -159,7 +229,7 @@ mod tests {
             let token = Logprob { id: 0, bytes: bytes.to_vec(), logprob: -0.5 };
             logprobs.push(&TokenLogprob { token, top: vec![] }, &mut offset);
         }
-        let value = logprobs.into_value();
+        let value = serde_json::to_value(logprobs).unwrap();
         assert_eq!(value["text_offset"], json!([0, 2, 3, 3]));
         assert_eq!(value["tokens"], json!(["aé", "bytes:\\xe2\\x82", "bytes:\\xac", "!"]));
         assert_eq!(offset, 4);

@@ -2,16 +2,19 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrcoc_runtime::generate::{FinishReason, Logprob, Place, Receipt, Usage};
+use arrcoc_runtime::generate::{self, Logprob};
 use arrcoc_runtime::model::ModelInfo;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use crate::engine::target_name;
 use crate::error::ApiError;
 
 pub mod chat;
 pub mod completion;
+pub mod explanation;
 mod extension;
-pub(crate) mod names;
+pub(crate) mod fields;
 pub mod sampling;
 
 /// Seconds since 1970.
@@ -35,24 +38,13 @@ pub struct Head {
 impl Head {
     /// A new identity for an answer.
     pub fn new(prefix: &str, model: &str, info: &ModelInfo) -> Self {
-        let (precision, target) = engine_labels(info);
         let digest: String = info.checkpoint_sha256.chars().take(12).collect();
         Self {
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
             created: unix_seconds(SystemTime::now()),
             model: model.to_owned(),
-            fingerprint: format!("{digest}-{precision}-{target}"),
+            fingerprint: format!("{digest}-{}-{}", info.precision, target_name(info.target)),
         }
-    }
-
-    fn object(&self, object: &str) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-        })
     }
 }
 
@@ -63,35 +55,87 @@ fn text_too_long(param: &str, limit: usize, at_least: usize) -> ApiError {
     ApiError::invalid(param, message)
 }
 
-/// Precision and target as the manifest spells them.
-pub(crate) fn engine_labels(info: &ModelInfo) -> (String, String) {
-    let text = |value: Result<Value, serde_json::Error>| match value {
-        Ok(Value::String(text)) => text,
-        _ => "unknown".into(),
-    };
-    (text(serde_json::to_value(info.precision)), text(serde_json::to_value(info.target)))
+/// `{"object": "list", "data": [...]}`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{T}List")]
+pub struct List<T> {
+    object: ListObject,
+    data: Vec<T>,
 }
 
-fn finish_reason(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum ListObject {
+    List,
+}
+
+impl<T> From<Vec<T>> for List<T> {
+    fn from(data: Vec<T>) -> Self {
+        Self { object: ListObject::List, data }
     }
 }
 
-/// `usage`, with the visual tokens among the prompt's.
-pub fn usage(usage: Usage) -> Value {
-    json!({
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {
-            "cached_tokens": 0,
-            // Other servers' name for the same tokens.
-            "image_tokens": usage.visual_tokens,
-            "visual_tokens": usage.visual_tokens,
-        },
-    })
+/// Who speaks in an answer.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Speaker {
+    Assistant,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FinishReason {
+    /// End token or stop string.
+    Stop,
+    /// `max_tokens`, or the end of the context.
+    Length,
+}
+
+impl From<generate::FinishReason> for FinishReason {
+    fn from(reason: generate::FinishReason) -> Self {
+        match reason {
+            generate::FinishReason::Stop => Self::Stop,
+            generate::FinishReason::Length => Self::Length,
+        }
+    }
+}
+
+/// Token counts.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+pub struct Usage {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    total_tokens: usize,
+    prompt_tokens_details: PromptTokens,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct PromptTokens {
+    /// There is no cache of prompts: always 0
+    cached_tokens: usize,
+    /// `visual_tokens` under other servers' name
+    image_tokens: usize,
+    /// Tokens that images got
+    visual_tokens: usize,
+}
+
+impl From<generate::Usage> for Usage {
+    fn from(usage: generate::Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.prompt_tokens + usage.completion_tokens,
+            prompt_tokens_details: PromptTokens {
+                cached_tokens: 0,
+                image_tokens: usage.visual_tokens,
+                visual_tokens: usage.visual_tokens,
+            },
+        }
+    }
 }
 
 /// A token as text: OpenAI writes `bytes:\xe2\x82` for one that is part of a character.
@@ -105,47 +149,9 @@ fn token_text(bytes: &[u8]) -> String {
     }
 }
 
-/// JSON has no infinity; OpenAI writes -9999 for "never".
-fn finite(logprob: f32) -> f32 {
-    if logprob.is_finite() { logprob } else { -9999.0 }
-}
-
-fn chat_logprob(logprob: &Logprob) -> Value {
-    json!({
-        "token": token_text(&logprob.bytes),
-        "logprob": finite(logprob.logprob),
-        "bytes": logprob.bytes,
-    })
-}
-
-/// The `arrcoc` object of an answer that explains itself.
-pub fn explanation(receipts: &[Receipt]) -> Value {
-    json!({"images": receipts.iter().map(receipt).collect::<Vec<_>>()})
-}
-
-fn receipt(receipt: &Receipt) -> Value {
-    let [propositional, perspectival, participatory] = receipt.tension_weights;
-    json!({
-        "tier": receipt.tier,
-        "tokens": receipt.tokens,
-        "tier_logits": receipt.tier_logits,
-        "tension_weights": {
-            "propositional": propositional,
-            "perspectival": perspectival,
-            "participatory": participatory,
-        },
-        "image_size": receipt.image_size,
-        "places": receipt.places.iter().map(place).collect::<Vec<_>>(),
-    })
-}
-
-fn place(place: &Place) -> Value {
-    json!({
-        "rect": place.rect,
-        "relevance": place.relevance,
-        "gist": place.gist,
-        "knowing": place.knowing,
-    })
+/// The logarithm of a probability. JSON has no infinity; OpenAI writes -9999 for "never".
+fn finite(logprob: &Logprob) -> f64 {
+    if logprob.logprob.is_finite() { logprob.logprob.into() } else { -9999.0 }
 }
 
 #[cfg(test)]
@@ -156,6 +162,6 @@ mod tests {
     fn a_token_that_is_part_of_a_character_is_written_as_bytes() {
         assert_eq!(token_text("é".as_bytes()), "é");
         assert_eq!(token_text(&[0xe2, 0x82]), "bytes:\\xe2\\x82");
-        assert_eq!(finite(f32::NEG_INFINITY), -9999.0);
+        assert_eq!(finite(&Logprob { id: 0, bytes: vec![], logprob: f32::NEG_INFINITY }), -9999.0);
     }
 }

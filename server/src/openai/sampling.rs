@@ -1,10 +1,16 @@
 //! The fields that chat and text completions share, and their limits.
 
-use arrcoc_runtime::generate::{MaxTokens, Sampling};
+use std::borrow::Cow;
 
+use arrcoc_runtime::generate::{MaxTokens, Sampling};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::fields::{
+    self, Form as _, any_whole, by, check_nested, count_within, fields, flag, nested, number, text, whole,
+};
 use crate::config::Limits;
 use crate::error::ApiError;
-use crate::json::{Field, Object};
+use crate::json::Field;
 
 /// Most stop strings.
 const MAX_STOPS: usize = 16;
@@ -13,27 +19,80 @@ const MAX_STOP_BYTES: usize = 1024;
 /// Most ids of `stop_token_ids`.
 const MAX_STOP_IDS: usize = 128;
 
-/// Names of the fields that both kinds of completion take.
-pub(super) const SHARED: [&str; 18] = [
-    "model",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "n",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "min_tokens",
-    "ignore_eos",
-    "logprobs",
-];
+fields! {
+    /// The fields that both kinds of completion take.
+    pub(super) struct Shared {
+        model: Option<String> = text(), "Name of the model; the only one there is unless given";
+        stream: bool = flag(), "Answer in pieces, as server-sent events";
+        stream_options: Option<StreamOptions> = nested::<StreamOptions, _>(StreamOptions::of),
+            "Only with `stream`";
+        max_tokens: Option<usize> = count_within(1, |limits| limits.max_tokens.0), "";
+        n: usize = count_within(1, |limits| limits.choices.0).or(1), "Answers";
+        temperature: Option<f32> = number(0.0, 2.0),
+            "0 is greedy; /v1/models lists the model's defaults of this and the next four";
+        top_p: Option<f32> = number(0.0, 1.0).above(), "";
+        top_k: Option<i64> = whole(-1, i64::from(u32::MAX)), "0 and -1 keep all tokens";
+        min_p: Option<f32> = number(0.0, 1.0),
+            "Keep tokens of at least this share of the likeliest one's probability";
+        repetition_penalty: Option<f32> = number(0.01, 10.0), "";
+        presence_penalty: Option<f32> = number(-2.0, 2.0), "";
+        frequency_penalty: Option<f32> = number(-2.0, 2.0), "";
+        seed: Option<i64> = any_whole(), "";
+        min_tokens: usize = count_within(0, |limits| limits.max_tokens.0).or(0),
+            "No end token and none of stop_token_ids before this many tokens";
+        ignore_eos: bool = flag(), "Go on past the model's own end tokens";
+        stop_token_ids: Vec<u32> = by(stop_token_ids, stop_token_ids_schema),
+            "Ids that end an answer and are not part of its text";
+        stop: Vec<String> = by(stops, stops_schema), "Strings that end an answer and are not part of it";
+    }
+}
+
+fields! {
+    /// `stream_options`.
+    pub(super) struct StreamOptions {
+        include_usage: bool = flag(), "End the stream with a chunk of token counts";
+        continuous_usage_stats: bool = flag(), "Only false is taken: the last chunk has the counts";
+    }
+}
+
+impl StreamOptions {
+    fn of(field: &Field<'_>, limits: &Limits) -> Result<Option<Self>, ApiError> {
+        let Some(object) = field.object("an object with `include_usage`")? else { return Ok(None) };
+        check_nested(&object, field.path(), Self::NAMES)?;
+        let options = Self::read(&object, limits)?;
+        if options.continuous_usage_stats {
+            let field = object.field("continuous_usage_stats");
+            return Err(ApiError::unsupported(field.path(), "the last chunk has the counts"));
+        }
+        Ok(Some(options))
+    }
+}
+
+impl Shared {
+    /// Whether to stream, and whether the stream ends with a chunk of token counts.
+    ///
+    /// # Errors
+    /// 400 when `stream_options` come without `stream`, as with OpenAI.
+    pub(super) fn stream(&self) -> Result<(bool, bool), ApiError> {
+        match &self.stream_options {
+            Some(_) if !self.stream => {
+                let message = "`stream_options` is only allowed together with `stream: true`";
+                Err(ApiError::invalid("stream_options", message))
+            }
+            options => Ok((self.stream, options.as_ref().is_some_and(|options| options.include_usage))),
+        }
+    }
+}
+
+impl JsonSchema for StreamOptions {
+    fn schema_name() -> Cow<'static, str> {
+        "StreamOptions".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        fields::object(generator, &[Self::describe])
+    }
+}
 
 /// What a request says about sampling; what it leaves out is the model's to say.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -52,28 +111,22 @@ pub struct SamplingFields {
 }
 
 impl SamplingFields {
-    pub(super) fn read(body: &Object<'_>, most_tokens: usize) -> Result<Self, ApiError> {
-        let top_p = body.field("top_p");
-        if top_p.number(0.0, 1.0)? == Some(0.0) {
-            return Err(top_p.wrong("a number above 0, at most 1"));
-        }
-        // -1 is vLLM's way to say "all".
-        let top_k = body.field("top_k").whole(-1, i64::from(u32::MAX))?;
-        let min_tokens = body.field("min_tokens").whole(0, most_tokens as i64)?.unwrap_or(0);
-        Ok(Self {
-            temperature: body.field("temperature").number(0.0, 2.0)?,
-            top_p: top_p.number(0.0, 1.0)?,
-            top_k: top_k.map(|k| usize::try_from(k).unwrap_or(0)),
-            min_p: body.field("min_p").number(0.0, 1.0)?,
-            repetition_penalty: body.field("repetition_penalty").number(0.01, 10.0)?,
-            presence_penalty: body.field("presence_penalty").number(-2.0, 2.0)?,
-            frequency_penalty: body.field("frequency_penalty").number(-2.0, 2.0)?,
+    pub(super) fn of(shared: &Shared) -> Self {
+        Self {
+            temperature: shared.temperature,
+            top_p: shared.top_p,
+            // -1 is vLLM's way to say "all".
+            top_k: shared.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
+            min_p: shared.min_p,
+            repetition_penalty: shared.repetition_penalty,
+            presence_penalty: shared.presence_penalty,
+            frequency_penalty: shared.frequency_penalty,
             // A negative seed is as good as any other.
-            seed: body.field("seed").any_whole()?.map(i64::cast_unsigned),
-            min_tokens: usize::try_from(min_tokens).unwrap_or(0),
-            ignore_eos: body.field("ignore_eos").flag()?.unwrap_or(false),
-            stop_token_ids: stop_token_ids(&body.field("stop_token_ids"))?,
-        })
+            seed: shared.seed.map(i64::cast_unsigned),
+            min_tokens: shared.min_tokens,
+            ignore_eos: shared.ignore_eos,
+            stop_token_ids: shared.stop_token_ids.clone(),
+        }
     }
 
     /// What the request says, and the model's defaults where it says nothing.
@@ -94,7 +147,7 @@ impl SamplingFields {
     }
 }
 
-fn stop_token_ids(field: &Field<'_>) -> Result<Vec<u32>, ApiError> {
+fn stop_token_ids(field: &Field<'_>, _: &Limits) -> Result<Vec<u32>, ApiError> {
     let ids = field.list("a list of token ids", MAX_STOP_IDS, "")?.unwrap_or_default();
     let id = |field: &Field<'_>| {
         let id = field.whole(0, i64::from(u32::MAX))?.and_then(|id| u32::try_from(id).ok());
@@ -103,9 +156,13 @@ fn stop_token_ids(field: &Field<'_>) -> Result<Vec<u32>, ApiError> {
     ids.iter().map(id).collect()
 }
 
+fn stop_token_ids_schema(_: &mut SchemaGenerator) -> Schema {
+    let id = json_schema!({"type": "integer", "minimum": 0, "maximum": u32::MAX});
+    json_schema!({"type": ["array", "null"], "maxItems": MAX_STOP_IDS, "items": id})
+}
+
 /// `stop`: nothing, a string or a list.
-pub(super) fn stops(body: &Object<'_>) -> Result<Vec<String>, ApiError> {
-    let field = body.field("stop");
+fn stops(field: &Field<'_>, _: &Limits) -> Result<Vec<String>, ApiError> {
     let stops = match field.is_text() {
         true => vec![field.clone()],
         false => field.list("a string or a list of strings", MAX_STOPS, "")?.unwrap_or_default(),
@@ -119,44 +176,13 @@ fn stop(field: &Field<'_>) -> Result<String, ApiError> {
     Ok(stop.into_owned())
 }
 
-/// `model`: any name; which one there is, is known later.
-pub(super) fn model(body: &Object<'_>) -> Result<Option<String>, ApiError> {
-    Ok(body.field("model").text()?.map(String::from))
-}
-
-/// `n`.
-pub(super) fn choices(body: &Object<'_>, limits: &Limits) -> Result<usize, ApiError> {
-    count(&body.field("n"), 1, limits.choices.0).map(|n| n.unwrap_or(1))
+fn stops_schema(_: &mut SchemaGenerator) -> Schema {
+    // Bytes are counted, and a character has one at least.
+    let stop = json_schema!({"type": "string", "minLength": 1, "maxLength": MAX_STOP_BYTES});
+    json_schema!({"oneOf": [stop, {"type": "array", "maxItems": MAX_STOPS, "items": stop}, {"type": "null"}]})
 }
 
 /// `max_tokens` under either of its names; `default` where it is not set and the server allows as many.
-pub(super) fn max_tokens(field: &Field<'_>, default: usize, limits: &Limits) -> Result<MaxTokens, ApiError> {
-    let most = limits.max_tokens.0;
-    Ok(count(field, 1, most)?.map_or(MaxTokens::AtMost(default.min(most)), MaxTokens::Exactly))
-}
-
-/// A number of things.
-pub(super) fn count(field: &Field<'_>, low: usize, high: usize) -> Result<Option<usize>, ApiError> {
-    let (low, high) = (low as i64, i64::try_from(high).unwrap_or(i64::MAX));
-    Ok(field.whole(low, high)?.and_then(|count| usize::try_from(count).ok()))
-}
-
-/// `stream`, and whether a stream ends with a usage chunk.
-///
-/// # Errors
-/// 400 when `stream_options` come without `stream`, as with OpenAI.
-pub(super) fn stream(body: &Object<'_>) -> Result<(bool, bool), ApiError> {
-    let stream = body.field("stream").flag()?.unwrap_or(false);
-    let field = body.field("stream_options");
-    let Some(options) = field.object("an object with `include_usage`")? else { return Ok((stream, false)) };
-    if !stream {
-        let message = "`stream_options` is only allowed together with `stream: true`";
-        return Err(ApiError::invalid("stream_options", message));
-    }
-    super::names::check_nested(&options, "stream_options", &["include_usage"])?;
-    let every_chunk = options.field("continuous_usage_stats");
-    if every_chunk.flag()? == Some(true) {
-        return Err(ApiError::unsupported(every_chunk.path(), "the last chunk has the counts"));
-    }
-    Ok((stream, options.field("include_usage").flag()?.unwrap_or(false)))
+pub(super) fn max_tokens(asked: Option<usize>, default: usize, limits: &Limits) -> MaxTokens {
+    asked.map_or(MaxTokens::AtMost(default.min(limits.max_tokens.0)), MaxTokens::Exactly)
 }

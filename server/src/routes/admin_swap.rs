@@ -1,67 +1,103 @@
 //! `POST /admin/engines/swap`: another precision takes over, and no request is lost.
 
-use arrcoc_runtime::bundle::manifest::Precision;
+use std::borrow::Cow;
+
+use arrcoc_bundle::Precision;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use serde_json::{Value, json};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
 
 use super::Endpoint;
-use super::admin_engines::describe;
+use super::admin_engines::LoadedEngine;
 use crate::auth::AdminKey;
 use crate::body::JsonBody;
 use crate::config::Limits;
 use crate::engines::swap::{SwapError, Swapped, Wanted, swap};
 use crate::error::ApiError;
-use crate::json::{Body, Object};
-use crate::openai::names::check_own;
-use crate::openapi::{body, errors, json_response};
+use crate::json::{Body, Field, Object};
+use crate::openai::fields::{self, Form as _, by, check_own, fields};
+use crate::openapi::{self, Answer, Key, Page};
 use crate::state::{App, Role};
 
 /// Longest name of a model, bytes.
 const LONGEST_NAME: usize = 200;
 
-/// What to swap to.
-#[derive(Debug)]
-struct SwapRequest {
-    model: Option<String>,
-    precision: Precision,
+fields! {
+    /// What to swap to.
+    struct SwapRequest {
+        model: Option<String> = by(model, model_schema),
+            "The model's name in its bundle; the one in service unless given";
+        precision: Precision = by(precision, precision_schema).required(), "";
+    }
+}
+
+fn model(field: &Field<'_>, _: &Limits) -> Result<Option<String>, ApiError> {
+    let model = field.text()?.map(String::from);
+    // It goes into messages and the log: what no bundle can be called is refused here.
+    if model.as_ref().is_some_and(|model| model.len() > LONGEST_NAME || model.contains(char::is_control)) {
+        return Err(field.wrong(format_args!("a name of at most {LONGEST_NAME} bytes")));
+    }
+    Ok(model)
+}
+
+fn model_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": ["string", "null"], "maxLength": LONGEST_NAME})
+}
+
+fn precision(field: &Field<'_>, _: &Limits) -> Result<Precision, ApiError> {
+    let precision = field.text()?.and_then(|name| name.parse().ok());
+    let all = Precision::ALL.map(Precision::name).join(", ");
+    precision.ok_or_else(|| field.wrong(format_args!("one of {all}")))
+}
+
+fn precision_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"enum": Precision::ALL.map(Precision::name)})
+}
+
+impl JsonSchema for SwapRequest {
+    fn schema_name() -> Cow<'static, str> {
+        "SwapRequest".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        fields::only(generator, &[Self::describe])
+    }
 }
 
 impl Body for SwapRequest {
-    fn read(body: &Object<'_>, _: &Limits) -> Result<Self, ApiError> {
-        check_own(body, "", &["model", "precision"])?;
-        let field = body.field("precision");
-        let precision = field.text()?.and_then(|name| name.parse().ok());
-        let all = Precision::ALL.map(Precision::name).join(", ");
-        let precision = precision.ok_or_else(|| field.wrong(format_args!("one of {all}")))?;
-        let field = body.field("model");
-        let model = field.text()?.map(String::from);
-        // It goes into messages and the log: what no bundle can be called is refused here.
-        if model.as_ref().is_some_and(|model| model.len() > LONGEST_NAME || model.contains(char::is_control))
-        {
-            return Err(field.wrong(format_args!("a name of at most {LONGEST_NAME} bytes")));
-        }
-        Ok(Self { model, precision })
+    fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
+        check_own(body, "", Self::NAMES)?;
+        Self::read(body, limits)
     }
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Swap {
+    /// False when it was in service already
+    changed: bool,
+    /// From the order to the switch
+    seconds: f64,
+    engine: LoadedEngine,
 }
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
         path: "/admin/engines/swap",
         handler: post(handle),
-        document: json!({"post": {
-            "operationId": "swapEngine",
-            "summary": "Load an engine of another precision, switch to it, and unload the one before",
-            "tags": ["admin"],
-            "security": [{"adminKey": []}],
-            "requestBody": body("SwapRequest"),
-            "responses": errors(
-                json_response("The engine in service", "Swap"),
-                &[400, 401, 403, 404, 408, 409, 413, 415, 500, 503, 504, 507],
-            ),
-        }}),
+        page: Page {
+            method: "post",
+            id: "swapEngine",
+            summary: "Load an engine of another precision, switch to it, and unload the one before",
+            tag: "admin",
+            key: Key::Admin,
+            request: Some(openapi::of::<SwapRequest>),
+            answer: Answer::Json("The engine in service", openapi::of::<Swap>),
+            errors: &[400, 401, 403, 404, 408, 409, 413, 415, 500, 503, 504, 507],
+        },
     }
 }
 
@@ -69,7 +105,7 @@ async fn handle(
     _key: AdminKey,
     State(app): State<App>,
     body: JsonBody<SwapRequest>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Swap>, ApiError> {
     let SwapRequest { model, precision } = body.into_small();
     // A client that hangs up must not break off a swap half-way: it goes on as a task of its own.
     let task = tokio::spawn({
@@ -77,11 +113,8 @@ async fn handle(
         async move { swap(&app, Wanted { model, precision }).await }
     });
     let Swapped { serving, changed, took } = task.await.map_err(ApiError::internal)??;
-    Ok(Json(json!({
-        "changed": changed,
-        "seconds": took.as_secs_f64(),
-        "engine": describe(&serving, Role::Serving, app.draining()),
-    })))
+    let engine = LoadedEngine::new(&serving, Role::Serving, app.draining());
+    Ok(Json(Swap { changed, seconds: took.as_secs_f64(), engine }))
 }
 
 impl From<SwapError> for ApiError {

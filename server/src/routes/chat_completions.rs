@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
-use arrcoc_runtime::generate::{self, Event, Part, Prompt, Receipt, Request};
+use arrcoc_runtime::generate::{self, Event, Part, Prompt, Receipt, Request, Sampling};
 use arrcoc_runtime::model::ModelInfo;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use serde_json::{Value, json};
 
 use super::Endpoint;
 use crate::auth::ApiKey;
@@ -15,27 +14,30 @@ use crate::body::JsonBody;
 use crate::body::files::Files;
 use crate::error::ApiError;
 use crate::generation::Running;
+use crate::media::{self, Wanted};
 use crate::openai::Head;
-use crate::openai::chat::{self, Chat, Choice, Chunks, Message, Piece};
-use crate::openapi::{body, errors, json_or_stream};
+use crate::openai::chat::{Chat, ChatCompletion, Chunk, Chunks, Finished, Message, Piece};
+use crate::openapi::{self, Answer, Key, Page};
+use crate::sse;
 use crate::state::App;
-use crate::{media, sse};
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
         path: "/v1/chat/completions",
         handler: post(handle),
-        document: json!({"post": {
-            "operationId": "createChatCompletion",
-            "summary": "Answer a conversation, which may hold images",
-            "tags": ["openai"],
-            "security": [{"apiKey": []}, {}],
-            "requestBody": body("ChatRequest"),
-            "responses": errors(
-                json_or_stream("ChatCompletion", "ChatCompletionChunk"),
-                &[400, 401, 404, 408, 413, 415, 429, 500, 503, 504],
+        page: Page {
+            method: "post",
+            id: "createChatCompletion",
+            summary: "Answer a conversation, which may hold images",
+            tag: "openai",
+            key: Key::Api,
+            request: Some(openapi::of::<Chat>),
+            answer: Answer::JsonOrStream(
+                openapi::of::<ChatCompletion<'static>>,
+                openapi::of::<Chunk<'static>>,
             ),
-        }}),
+            errors: &[400, 401, 404, 408, 413, 415, 429, 500, 503, 504],
+        },
     }
 }
 
@@ -63,53 +65,59 @@ async fn handle(
         let writer = Writer { chunks: Chunks { head, include_usage }, choices, receipts };
         return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
     }
-    let answer = collect(running, choices, with_logprobs).await?;
-    Ok(axum::Json(chat::completion(&head, &answer.choices, answer.usage, receipts.as_deref()))
-        .into_response())
+    let (answers, usage) = collect(running, choices, with_logprobs).await?;
+    Ok(axum::Json(ChatCompletion::new(&head, answers, usage, receipts.as_deref())).into_response())
 }
 
 /// Loads the images and builds the runtime's request.
-async fn request(app: &App, info: &ModelInfo, chat: Chat, mut files: Files) -> Result<Request, ApiError> {
+async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> Result<Request, ApiError> {
     let budget = chat.budget(&info.token_budgets);
-    let mut messages = Vec::with_capacity(chat.messages.len());
-    for Message { role, content } in chat.messages {
-        let mut parts = Vec::with_capacity(content.len());
-        for piece in content {
-            parts.push(match piece {
-                Piece::Text(text) => Part::Text(text),
-                Piece::Image { url, param, .. } => {
-                    let file;
-                    (files, file) = media::load(app, files, url, &param).await?;
-                    Part::Image(file)
-                }
-            });
-        }
+    let (files, loaded) = media::load(app, files, wanted(&mut chat.messages)).await?;
+    let mut loaded = loaded.into_iter();
+    let messages = chat.messages.into_iter().map(|Message { role, content }| {
+        let part = |piece| match piece {
+            Piece::Text(text) => Some(Part::Text(text)),
+            Piece::Image { .. } => loaded.next().map(Part::Image),
+        };
+        let mut parts: Vec<Part> = content.into_iter().filter_map(part).collect();
         if info.images_first {
             // Stable: images keep their order, and so do texts.
             parts.sort_by_key(|part| matches!(part, Part::Text(_)));
         }
-        messages.push(generate::Message { role, content: parts });
-    }
+        generate::Message { role, content: parts }
+    });
+    let messages = messages.collect();
     files.complete();
     Ok(Request {
         prompt: Prompt::Chat(messages),
         budget,
         explain: chat.explain,
-        sampling: chat.sampling.over(&info.generation.sampling()),
+        sampling: chat.sampling.over(&Sampling::of(&info.generation)),
         choices: chat.choices,
-        max_tokens: info.generation.limit(chat.max_tokens),
+        max_tokens: chat.max_tokens.limited_by(&info.generation),
         stop: chat.stop,
         top_logprobs: chat.top_logprobs,
     })
 }
 
-struct Answer {
-    choices: Vec<Choice>,
-    usage: generate::Usage,
+/// Takes the images' URLs out of messages.
+fn wanted(messages: &mut [Message]) -> Vec<Wanted> {
+    let pieces = messages.iter_mut().flat_map(|message| &mut message.content);
+    let image = |piece: &mut Piece| match piece {
+        Piece::Image { url, param, .. } => {
+            Some(Wanted { url: std::mem::take(url), param: std::mem::take(param) })
+        }
+        Piece::Text(_) => None,
+    };
+    pieces.filter_map(image).collect()
 }
 
-async fn collect(mut running: Running, choices: usize, with_logprobs: bool) -> Result<Answer, ApiError> {
-    let empty = Choice {
+async fn collect(
+    mut running: Running,
+    choices: usize,
+    with_logprobs: bool,
+) -> Result<(Vec<Finished>, generate::Usage), ApiError> {
+    let empty = Finished {
         text: String::new(),
         logprobs: with_logprobs.then(Vec::new),
         reason: generate::FinishReason::Length,
@@ -129,7 +137,7 @@ async fn collect(mut running: Running, choices: usize, with_logprobs: bool) -> R
                 choice.text.push_str(&text);
                 choice.reason = reason;
             }
-            Event::Done { usage, .. } => return Ok(Answer { choices, usage }),
+            Event::Done { usage, .. } => return Ok((choices, usage)),
             Event::Failed(error) => return Err(error.into()),
             Event::Started { .. } => {}
         }
@@ -143,23 +151,28 @@ struct Writer {
 }
 
 impl sse::Writer for Writer {
-    fn open(&mut self) -> Vec<Value> {
+    fn open(&mut self, chunks: &mut sse::Chunks) {
         let mut receipts = self.receipts.take();
-        (0..self.choices).map(|index| self.chunks.role(index, receipts.take().as_deref())).collect()
+        for index in 0..self.choices {
+            chunks.push(&self.chunks.role(index, receipts.take().as_deref()));
+        }
     }
 
-    fn write(&mut self, event: Event) -> Vec<Value> {
+    fn write(&mut self, event: Event, chunks: &mut sse::Chunks) {
         match event {
-            // One for each token, though its text may be held back, or it may have none: clients count and time them.
+            // One for each token, though its text may be held back, or it may have none: clients count and
+            // time them.
             Event::Token { choice, text, logprob, .. } => {
-                vec![self.chunks.content(choice, &text, logprob.as_ref())]
+                chunks.push(&self.chunks.content(choice, text, logprob.as_ref()));
             }
             Event::Finished { choice, text, reason } => {
-                let rest = (!text.is_empty()).then(|| self.chunks.content(choice, &text, None));
-                rest.into_iter().chain([self.chunks.finish(choice, reason)]).collect()
+                if !text.is_empty() {
+                    chunks.push(&self.chunks.content(choice, text, None));
+                }
+                chunks.push(&self.chunks.finish(choice, reason));
             }
-            Event::Done { usage, .. } if self.chunks.include_usage => vec![self.chunks.usage(usage)],
-            Event::Done { .. } | Event::Started { .. } | Event::Failed(_) => vec![],
+            Event::Done { usage, .. } if self.chunks.include_usage => chunks.push(&self.chunks.usage(usage)),
+            Event::Done { .. } | Event::Started { .. } | Event::Failed(_) => {}
         }
     }
 }

@@ -1,12 +1,12 @@
-//! `POST /v1/completions`: going on from a text, OpenAI's older form. Gateways and load generators require it.
+//! `POST /v1/completions`: going on from a text, OpenAI's older form. Gateways and load generators require
+//! it.
 
 use std::time::Instant;
 
-use arrcoc_runtime::generate::{Budget, Event, FinishReason, Prompt, Request, TokenLogprob};
+use arrcoc_runtime::generate::{Budget, Event, FinishReason, Prompt, Request, Sampling, TokenLogprob};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use serde_json::{Value, json};
 
 use super::Endpoint;
 use crate::auth::ApiKey;
@@ -14,8 +14,8 @@ use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::openai::Head;
-use crate::openai::completion::{self, Completion, LegacyLogprobs};
-use crate::openapi::{body, errors, json_or_stream};
+use crate::openai::completion::{Choice, Completion, LegacyLogprobs, TextCompletion};
+use crate::openapi::{self, Answer, Key, Page};
 use crate::sse;
 use crate::state::App;
 
@@ -23,17 +23,19 @@ pub(super) fn endpoint() -> Endpoint {
     Endpoint {
         path: "/v1/completions",
         handler: post(handle),
-        document: json!({"post": {
-            "operationId": "createCompletion",
-            "summary": "Go on from a text",
-            "tags": ["openai"],
-            "security": [{"apiKey": []}, {}],
-            "requestBody": body("CompletionRequest"),
-            "responses": errors(
-                json_or_stream("Completion", "Completion"),
-                &[400, 401, 404, 408, 413, 415, 429, 500, 503, 504],
+        page: Page {
+            method: "post",
+            id: "createCompletion",
+            summary: "Go on from a text",
+            tag: "openai",
+            key: Key::Api,
+            request: Some(openapi::of::<Completion>),
+            answer: Answer::JsonOrStream(
+                openapi::of::<TextCompletion<'static>>,
+                openapi::of::<TextCompletion<'static>>,
             ),
-        }}),
+            errors: &[400, 401, 404, 408, 413, 415, 429, 500, 503, 504],
+        },
     }
 }
 
@@ -55,9 +57,9 @@ async fn handle(
         prompt: Prompt::Text(checked.prompt),
         budget: Budget::Auto,
         explain: false,
-        sampling: checked.sampling.over(&defaults.sampling()),
+        sampling: checked.sampling.over(&Sampling::of(defaults)),
         choices,
-        max_tokens: defaults.limit(checked.max_tokens),
+        max_tokens: checked.max_tokens.limited_by(defaults),
         stop: checked.stop,
         top_logprobs: checked.top_logprobs,
     };
@@ -69,8 +71,9 @@ async fn handle(
     collect(running, &head, choices, with_logprobs).await
 }
 
+/// An answer as it grows.
 #[derive(Clone)]
-struct Choice {
+struct Growing {
     text: String,
     logprobs: LegacyLogprobs,
     offset: usize,
@@ -83,7 +86,7 @@ async fn collect(
     choices: usize,
     with_logprobs: bool,
 ) -> Result<Response, ApiError> {
-    let empty = Choice {
+    let empty = Growing {
         text: String::new(),
         logprobs: LegacyLogprobs::default(),
         offset: 0,
@@ -109,11 +112,13 @@ async fn collect(
             Event::Started { .. } => {}
         }
     };
-    let choices = choices.into_iter().enumerate().map(|(index, choice)| {
-        let logprobs = if with_logprobs { choice.logprobs.into_value() } else { Value::Null };
-        completion::choice(index, &choice.text, logprobs, Some(choice.reason))
+    let choices = choices.into_iter().enumerate().map(|(index, choice)| Choice {
+        index,
+        text: choice.text,
+        logprobs: with_logprobs.then_some(choice.logprobs),
+        finish_reason: Some(choice.reason.into()),
     });
-    Ok(axum::Json(completion::completion(head, choices.collect(), Some(Some(usage)))).into_response())
+    Ok(axum::Json(TextCompletion::new(head, choices.collect(), Some(Some(usage)))).into_response())
 }
 
 struct Writer {
@@ -124,42 +129,36 @@ struct Writer {
 }
 
 impl Writer {
-    fn chunk(&self, index: usize, text: &str, logprobs: Value, reason: Option<FinishReason>) -> Value {
-        let choice = completion::choice(index, text, logprobs, reason);
-        completion::completion(&self.head, vec![choice], self.include_usage.then_some(None))
+    fn chunk(&self, choice: Choice) -> TextCompletion<'_> {
+        TextCompletion::new(&self.head, vec![choice], self.include_usage.then_some(None))
     }
 
-    fn logprobs(&mut self, index: usize, token: Option<TokenLogprob>) -> Value {
-        match (token, self.offsets.get_mut(index)) {
-            (Some(token), Some(offset)) => {
-                let mut logprobs = LegacyLogprobs::default();
-                logprobs.push(&token, offset);
-                logprobs.into_value()
-            }
-            _ => Value::Null,
-        }
+    fn logprobs(&mut self, index: usize, token: Option<TokenLogprob>) -> Option<LegacyLogprobs> {
+        let (token, offset) = (token?, self.offsets.get_mut(index)?);
+        let mut logprobs = LegacyLogprobs::default();
+        logprobs.push(&token, offset);
+        Some(logprobs)
     }
 }
 
 impl sse::Writer for Writer {
-    fn open(&mut self) -> Vec<Value> {
-        vec![]
-    }
+    fn open(&mut self, _: &mut sse::Chunks) {}
 
-    fn write(&mut self, event: Event) -> Vec<Value> {
+    fn write(&mut self, event: Event, chunks: &mut sse::Chunks) {
         match event {
             // One for each token, though it may have no text: clients count and time them.
-            Event::Token { choice, text, logprob, .. } => {
-                let logprobs = self.logprobs(choice, logprob);
-                vec![self.chunk(choice, &text, logprobs, None)]
+            Event::Token { choice: index, text, logprob, .. } => {
+                let logprobs = self.logprobs(index, logprob);
+                chunks.push(&self.chunk(Choice { index, text, logprobs, finish_reason: None }));
             }
-            Event::Finished { choice, text, reason } => {
-                vec![self.chunk(choice, &text, Value::Null, Some(reason))]
+            Event::Finished { choice: index, text, reason } => {
+                let finish_reason = Some(reason.into());
+                chunks.push(&self.chunk(Choice { index, text, logprobs: None, finish_reason }));
             }
             Event::Done { usage, .. } if self.include_usage => {
-                vec![completion::completion(&self.head, vec![], Some(Some(usage)))]
+                chunks.push(&TextCompletion::new(&self.head, Vec::new(), Some(Some(usage))));
             }
-            Event::Done { .. } | Event::Started { .. } | Event::Failed(_) => vec![],
+            Event::Done { .. } | Event::Started { .. } | Event::Failed(_) => {}
         }
     }
 }

@@ -1,14 +1,13 @@
-//! `GET /health`: the process is alive. For liveness probes: up while loading and draining, down only when a restart
-//! would help.
+//! `GET /health`: the process is alive. For liveness probes: up while loading and draining, down only when a
+//! restart would help.
 
 use axum::Json;
 use axum::extract::State;
 use axum::routing::get;
-use serde_json::{Value, json};
 
-use super::Endpoint;
+use super::{Endpoint, Status};
 use crate::error::ApiError;
-use crate::openapi::{errors, json_response};
+use crate::openapi::{self, Answer, Key, Page};
 use crate::state::{App, Slot};
 
 pub(super) const PATH: &str = "/health";
@@ -17,20 +16,24 @@ pub(super) fn endpoint() -> Endpoint {
     Endpoint {
         path: PATH,
         handler: get(handle),
-        document: json!({"get": {
-            "operationId": "health",
-            "summary": "Whether the process is alive",
-            "tags": ["operation"],
-            "responses": errors(json_response("Alive", "Status"), &[500]),
-        }}),
+        page: Page {
+            method: "get",
+            id: "health",
+            summary: "Whether the process is alive",
+            tag: "operation",
+            key: Key::None,
+            request: None,
+            answer: Answer::Json("Alive", openapi::of::<Status>),
+            errors: &[500],
+        },
     }
 }
 
-async fn handle(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+async fn handle(State(app): State<App>) -> Result<Json<Status>, ApiError> {
     match app.slot() {
         Slot::Ready(serving) if !serving.engine.healthy() => Err(ApiError::internal(
             "the engine cannot answer any more, for a reason that was logged; restart the server",
         )),
-        _ => Ok(Json(json!({"status": "ok"}))),
+        _ => Ok(Json(Status { status: "ok" })),
     }
 }

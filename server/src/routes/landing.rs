@@ -1,13 +1,15 @@
-//! `GET /`: a page that asks a question about an image and shows where the tokens went. One file, no scripts from elsewhere.
+//! `GET /`: a page that asks a question about an image and shows where the tokens went. One file, no scripts
+//! from elsewhere.
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::Endpoint;
-use crate::openai::engine_labels;
+use crate::error::ApiError;
+use crate::openapi::{Answer, Key, Page};
 use crate::state::{App, Slot};
 
 const PAGE: &str = include_str!("landing.html");
@@ -23,52 +25,77 @@ pub(super) fn endpoint() -> Endpoint {
     Endpoint {
         path: "/",
         handler: get(handle),
-        document: json!({"get": {
-            "operationId": "landing",
-            "summary": "A page to try the model",
-            "tags": ["operation"],
-            "responses": {"200": {
-                "description": "HTML",
-                "content": {"text/html": {"schema": {"type": "string"}}},
-            }},
-        }}),
+        page: Page {
+            method: "get",
+            id: "landing",
+            summary: "A page to try the model",
+            tag: "operation",
+            key: Key::None,
+            request: None,
+            answer: Answer::Other("HTML", "text/html", "string"),
+            errors: &[],
+        },
     }
 }
 
-async fn handle(State(app): State<App>) -> Response {
-    let page = page(&server(&app));
-    ([(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY)], page).into_response()
+async fn handle(State(app): State<App>) -> Result<Response, ApiError> {
+    let page = page(&server(&app))?;
+    Ok(([(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY)], page)
+        .into_response())
 }
 
 /// What the page needs to know, and everyone may: `/v1/models` may want a key.
-fn server(app: &App) -> Value {
+#[derive(Serialize)]
+struct Server {
+    /// Whether requests need a key.
+    key: bool,
+    #[serde(flatten)]
+    model: Option<ServedModel>,
+}
+
+#[derive(Serialize)]
+struct ServedModel {
+    model: String,
+    precision: &'static str,
+    runtime: String,
+    token_budgets: Vec<usize>,
+}
+
+fn server(app: &App) -> Server {
     let key = !app.config.auth.api_keys.is_empty();
-    let Slot::Ready(serving) = app.slot() else { return json!({"key": key}) };
+    let Slot::Ready(serving) = app.slot() else { return Server { key, model: None } };
     let info = serving.engine.info();
-    json!({
-        "key": key,
-        "model": serving.name,
-        "precision": engine_labels(info).0,
-        "runtime": info.runtime,
-        "token_budgets": info.token_budgets,
-    })
+    let model = ServedModel {
+        model: serving.name.clone(),
+        precision: info.precision.name(),
+        runtime: info.runtime.clone(),
+        token_budgets: info.token_budgets.clone(),
+    };
+    Server { key, model: Some(model) }
 }
 
 /// The page with these words inside. A name cannot end the element that it stands in.
-fn page(server: &Value) -> String {
+fn page(server: &Server) -> Result<String, ApiError> {
     let (place, before) = SERVER;
-    let text = server.to_string().replace('<', "\\u003c");
-    PAGE.replacen(place, &format!("{before}{text}<"), 1)
+    let text = serde_json::to_string(server).map_err(ApiError::internal)?.replace('<', "\\u003c");
+    Ok(PAGE.replacen(place, &format!("{before}{text}<"), 1))
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_name_stays_inside_its_element() {
-        let page = page(&json!({"model": "</script><script>alert(1)</script>"}));
-        assert!(page.contains(r#"{"model":"\u003c/script>"#), "the page does not hold the name");
+        let model = ServedModel {
+            model: "</script><script>alert(1)</script>".into(),
+            precision: "fp32",
+            runtime: String::new(),
+            token_budgets: vec![64],
+        };
+        let page = page(&Server { key: false, model: Some(model) }).unwrap();
+        assert!(page.contains(r#""model":"\u003c/script>"#), "the page does not hold the name");
         assert_eq!(page.matches("<script").count(), PAGE.matches("<script").count());
     }
 }

@@ -4,11 +4,10 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde_json::json;
 
 use super::Endpoint;
 use crate::error::ApiError;
-use crate::openapi::{errors, text_response};
+use crate::openapi::{Answer, Key, Page};
 use crate::state::{App, Slot};
 
 pub(super) const PATH: &str = "/metrics";
@@ -17,18 +16,22 @@ pub(super) fn endpoint() -> Endpoint {
     Endpoint {
         path: PATH,
         handler: get(handle),
-        document: json!({"get": {
-            "operationId": "metrics",
-            "summary": "Prometheus metrics: vLLM's names, and ours under arrcoc_",
-            "tags": ["operation"],
-            "responses": errors(text_response("Metrics in the text exposition format"), &[500]),
-        }}),
+        page: Page {
+            method: "get",
+            id: "metrics",
+            summary: "Prometheus metrics: vLLM's names, and ours under arrcoc_",
+            tag: "operation",
+            key: Key::None,
+            request: None,
+            answer: Answer::Other("Metrics in the text exposition format", "text/plain", "string"),
+            errors: &[500],
+        },
     }
 }
 
 async fn handle(State(app): State<App>) -> Result<Response, ApiError> {
     if let Slot::Ready(serving) = app.slot() {
-        serving.metrics.set_load(app.load_now());
+        serving.metrics.set_load(app.load_now(), app.answers());
     }
     let text = app.metrics.render().map_err(ApiError::internal)?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())

@@ -1,12 +1,14 @@
-//! The routes, one file each. An endpoint is its path, its handler and its page in the OpenAPI document, so that none
-//! can be forgotten.
+//! The routes, one file each. An endpoint is its path, its handler and its page in the OpenAPI document, so
+//! that none can be forgotten.
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::routing::{MethodRouter, any};
-use serde_json::Value;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use crate::error::ApiError;
+use crate::openapi::Page;
 use crate::state::App;
 
 mod admin_engines;
@@ -26,8 +28,14 @@ pub struct Endpoint {
     pub path: &'static str,
     /// What answers.
     pub handler: MethodRouter<App>,
-    /// The path's entry in the OpenAPI document.
-    pub document: Value,
+    /// What the OpenAPI document says of it.
+    pub page: Page,
+}
+
+/// What a probe answers.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Status {
+    status: &'static str,
 }
 
 /// All of them.
@@ -75,7 +83,8 @@ pub fn probe_router() -> Router<App> {
     with_fallbacks(router(probe_endpoints()))
 }
 
-/// Tells those who look for /admin on a listener without it that there is another, to be merged with another router.
+/// Tells those who look for /admin on a listener without it that there is another, to be merged with another
+/// router.
 pub fn admin_elsewhere_router() -> Router<App> {
     Router::new().route("/admin/{*path}", any(admin_elsewhere))
 }

@@ -1,28 +1,34 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: what can be asked for.
 
+use arrcoc_runtime::generate::Sampling;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::routing::get;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::Endpoint;
 use crate::auth::ApiKey;
+use crate::engine::target_name;
 use crate::error::ApiError;
-use crate::openai::{engine_labels, unix_seconds};
-use crate::openapi::{errors, json_response};
+use crate::openai::{List, unix_seconds};
+use crate::openapi::{self, Answer, Key, Page};
 use crate::state::{App, Serving, Slot};
 
 pub(super) fn list() -> Endpoint {
     Endpoint {
         path: "/v1/models",
         handler: get(handle_list),
-        document: json!({"get": {
-            "operationId": "listModels",
-            "summary": "The models that can be asked; none while loading",
-            "tags": ["openai"],
-            "security": [{"apiKey": []}, {}],
-            "responses": errors(json_response("The models", "ModelList"), &[401]),
-        }}),
+        page: Page {
+            method: "get",
+            id: "listModels",
+            summary: "The models that can be asked; none while loading",
+            tag: "openai",
+            key: Key::Api,
+            request: None,
+            answer: Answer::Json("The models", openapi::of::<List<Model>>),
+            errors: &[401],
+        },
     }
 }
 
@@ -31,60 +37,106 @@ pub(super) fn one() -> Endpoint {
         // The rest of the path: a model's name may hold slashes.
         path: "/v1/models/{*id}",
         handler: get(handle_one),
-        document: json!({"get": {
-            "operationId": "retrieveModel",
-            "summary": "One model",
-            "tags": ["openai"],
-            "security": [{"apiKey": []}, {}],
-            "parameters": [{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}],
-            "responses": errors(json_response("The model", "Model"), &[401, 404, 503]),
-        }}),
+        page: Page {
+            method: "get",
+            id: "retrieveModel",
+            summary: "One model",
+            tag: "openai",
+            key: Key::Api,
+            request: None,
+            answer: Answer::Json("The model", openapi::of::<Model>),
+            errors: &[401, 404, 503],
+        },
     }
 }
 
-async fn handle_list(_key: ApiKey, State(app): State<App>) -> Json<Value> {
-    let models: Vec<Value> = match app.slot() {
-        Slot::Ready(serving) => vec![model(&serving)],
+async fn handle_list(_key: ApiKey, State(app): State<App>) -> Json<List<Model>> {
+    let models = match app.slot() {
+        Slot::Ready(serving) => vec![Model::from(&*serving)],
         Slot::Loading(_) => vec![],
     };
-    Json(json!({"object": "list", "data": models}))
+    Json(models.into())
 }
 
 async fn handle_one(
     _key: ApiKey,
     State(app): State<App>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Model>, ApiError> {
     let Slot::Ready(serving) = app.slot() else { return Err(ApiError::loading()) };
     serving.check_model(Some(&id))?;
-    Ok(Json(model(&serving)))
+    Ok(Json(Model::from(&*serving)))
 }
 
-fn model(serving: &Serving) -> Value {
-    let info = serving.engine.info();
-    let (precision, target) = engine_labels(info);
-    let sampling = info.generation.sampling();
-    json!({
-        "id": serving.name,
-        "object": "model",
-        "created": unix_seconds(serving.since),
-        "owned_by": "arrcoc",
-        "max_model_len": info.context_length,
-        "arrcoc": {
-            "precision": precision,
-            "target": target,
-            "token_budgets": info.token_budgets,
-            "max_images": info.max_images,
-            "images_first": info.images_first,
-            // What a request gets that does not say.
-            "defaults": {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k,
-                "min_p": sampling.min_p,
-                "repetition_penalty": sampling.repetition_penalty,
-                "max_tokens": info.generation.max_new_tokens,
+/// A model that can be asked.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Model {
+    id: String,
+    object: ModelObject,
+    /// When it was ready, in seconds since 1970
+    created: u64,
+    owned_by: &'static str,
+    /// Longest prompt plus answer, tokens
+    max_model_len: usize,
+    arrcoc: Details,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum ModelObject {
+    Model,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Details {
+    precision: &'static str,
+    target: &'static str,
+    token_budgets: Vec<usize>,
+    max_images: usize,
+    /// Whether images go before the text of their message
+    images_first: bool,
+    defaults: Defaults,
+}
+
+/// What a request gets that does not say
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Defaults {
+    temperature: f64,
+    top_p: f64,
+    top_k: usize,
+    min_p: f64,
+    repetition_penalty: f64,
+    max_tokens: Option<usize>,
+}
+
+impl From<&Serving> for Model {
+    fn from(serving: &Serving) -> Self {
+        let info = serving.engine.info();
+        let sampling = Sampling::of(&info.generation);
+        Self {
+            id: serving.name.clone(),
+            object: ModelObject::Model,
+            created: unix_seconds(serving.since),
+            owned_by: "arrcoc",
+            max_model_len: info.context_length,
+            arrcoc: Details {
+                precision: info.precision.name(),
+                target: target_name(info.target),
+                token_budgets: info.token_budgets.clone(),
+                max_images: info.max_images,
+                images_first: info.images_first,
+                defaults: Defaults {
+                    temperature: sampling.temperature.into(),
+                    top_p: sampling.top_p.into(),
+                    top_k: sampling.top_k,
+                    min_p: sampling.min_p.into(),
+                    repetition_penalty: sampling.repetition_penalty.into(),
+                    max_tokens: info.generation.max_new_tokens,
+                },
             },
-        },
-    })
+        }
+    }
 }

@@ -5,26 +5,28 @@ use std::sync::LazyLock;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde_json::json;
 
-use super::Endpoint;
-use crate::openapi::document;
+use super::{Endpoint, endpoints};
+use crate::openapi::{Answer, Key, Page, document};
 
-static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_string());
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+    document(endpoints().into_iter().map(|endpoint| (endpoint.path, endpoint.page))).to_string()
+});
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
         path: "/openapi.json",
         handler: get(handle),
-        document: json!({"get": {
-            "operationId": "openapi",
-            "summary": "This document",
-            "tags": ["operation"],
-            "responses": {"200": {
-                "description": "An OpenAPI 3.1 document",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            }},
-        }}),
+        page: Page {
+            method: "get",
+            id: "openapi",
+            summary: "This document",
+            tag: "operation",
+            key: Key::None,
+            request: None,
+            answer: Answer::Other("An OpenAPI 3.1 document", "application/json", "object"),
+            errors: &[],
+        },
     }
 }
 

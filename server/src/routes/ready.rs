@@ -3,11 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 use axum::routing::get;
-use serde_json::{Value, json};
 
-use super::Endpoint;
+use super::{Endpoint, Status};
 use crate::error::ApiError;
-use crate::openapi::{errors, json_response};
+use crate::openapi::{self, Answer, Key, Page};
 use crate::state::App;
 
 pub(super) const PATH: &str = "/ready";
@@ -16,18 +15,22 @@ pub(super) fn endpoint() -> Endpoint {
     Endpoint {
         path: PATH,
         handler: get(handle),
-        document: json!({"get": {
-            "operationId": "ready",
-            "summary": "Whether requests are welcome",
-            "tags": ["operation"],
-            "responses": errors(json_response("Ready", "Status"), &[500, 503]),
-        }}),
+        page: Page {
+            method: "get",
+            id: "ready",
+            summary: "Whether requests are welcome",
+            tag: "operation",
+            key: Key::None,
+            request: None,
+            answer: Answer::Json("Ready", openapi::of::<Status>),
+            errors: &[500, 503],
+        },
     }
 }
 
-async fn handle(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+async fn handle(State(app): State<App>) -> Result<Json<Status>, ApiError> {
     if app.serving()?.engine.healthy() {
-        Ok(Json(json!({"status": "ready"})))
+        Ok(Json(Status { status: "ready" }))
     } else {
         Err(ApiError::internal(
             "the engine cannot answer any more, for a reason that was logged; restart the server",

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::Write;
 
-use arrcoc_runtime::bundle::manifest::GenerationSpec;
+use arrcoc_bundle::GenerationSpec;
 use arrcoc_runtime::generate::{MaxTokens, Sampling};
 use serde_json::json;
 

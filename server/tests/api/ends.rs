@@ -136,3 +136,46 @@ async fn large_bodies_wait_for_each_other_and_small_ones_for_nobody() {
     accepted.write_all(rest.as_bytes()).await.unwrap();
     assert!(read_to_end(accepted).await.starts_with("HTTP/1.1 200"));
 }
+
+/// A length that is announced is counted before a byte of the body is read: no two bodies hold a part each and wait for the other's.
+#[tokio::test]
+async fn two_bodies_that_do_not_fit_together_are_read_one_after_the_other() {
+    let settings = [("limits.body", "1MiB"), ("limits.body_memory", "3MiB")];
+    let server = start(service(Fake::new(hello), &settings)).await;
+    // Each counts twice its million bytes.
+    let body = format!("{}{}", " ".repeat(1_000_000), chat_body(json!({})));
+    let head = format!("{HEAD}connection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    let (begun, rest) = body.split_at(500_000);
+    let (mut first, mut second) = (server.connect().await, server.connect().await);
+    first.write_all(format!("{head}{begun}").as_bytes()).await.unwrap();
+    second.write_all(format!("{head}{begun}").as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let finish = async |stream: &mut tokio::net::TcpStream| {
+        stream.write_all(rest.as_bytes()).await.unwrap();
+        read_to_end(stream).await
+    };
+    let (first, second) = tokio::join!(finish(&mut first), finish(&mut second));
+    for reply in [first, second] {
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    }
+}
+
+/// A body of which nobody knows the length grows as it comes. Where another one has the rest of the memory, it is told to come again at once.
+#[tokio::test]
+async fn a_body_without_a_length_does_not_wait_with_what_it_holds() {
+    let settings = [("limits.body", "1MiB"), ("limits.body_memory", "2MiB")];
+    let server = start(service(Fake::new(hello), &settings)).await;
+    let half = " ".repeat(500_000);
+    let announced = format!("{HEAD}connection: close\r\ncontent-length: {}\r\n\r\n{half}", 600_000);
+    let mut first = server.connect().await;
+    first.write_all(announced.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut second = server.connect().await;
+    let chunk = format!("{:x}\r\n{half}\r\n", half.len());
+    let chunked = format!("{HEAD}connection: close\r\ntransfer-encoding: chunked\r\n\r\n{chunk}");
+    let begun = std::time::Instant::now();
+    second.write_all(chunked.as_bytes()).await.unwrap();
+    let reply = read_to_end(&mut second).await;
+    assert!(reply.starts_with("HTTP/1.1 503") && reply.contains("no_body_memory"), "{reply}");
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+}

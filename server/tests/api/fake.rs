@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrcoc_runtime::bundle::manifest::{GenerationSpec, Precision, Statistics, Target};
+use arrcoc_bundle::{GenerationSpec, Precision, Statistics, Target};
 use arrcoc_runtime::generate::{
-    Event, FinishReason, GenerateError, Logprob, MaxTokens, Place, Receipt, Request, Timings, TokenLogprob,
-    Usage,
+    Allocation, Event, FinishReason, GenerateError, Logprob, MaxTokens, Place, Receipt, Request, Score,
+    Timings, TokenLogprob, Usage,
 };
 use arrcoc_runtime::model::{Generation, Load, ModelInfo};
 use arrcoc_server::config::{Config, Overrides};
@@ -64,6 +64,7 @@ impl Fake {
         let mut fake = Self {
             info: ModelInfo {
                 name: "tiny".into(),
+                family: "fake".into(),
                 precision: Precision::Fp32,
                 target: Target::Cpu,
                 runtime: "fake 1.0".into(),
@@ -137,10 +138,6 @@ impl Engine for Fake {
         self.draining.store(true, Ordering::SeqCst);
     }
 
-    fn idle(&self) -> bool {
-        true
-    }
-
     fn healthy(&self) -> bool {
         !self.sick.load(Ordering::SeqCst)
     }
@@ -189,16 +186,14 @@ pub fn hello(request: &Request) -> Vec<Step> {
 }
 
 fn receipt() -> Receipt {
-    let place =
-        Place { rect: [0.0, 0.0, 16.0, 16.0], relevance: 0.75, gist: false, knowing: [0.25, 0.5, 0.75] };
-    Receipt {
+    let score = Some(Score { relevance: 0.75, knowing: [0.25, 0.5, 0.75] });
+    let place = Place { rect: [0.0, 0.0, 16.0, 16.0], cell: [0; 3], gist: false, score };
+    let allocation = Allocation {
         tier: 1,
-        tokens: 100,
         tier_logits: vec![0.0, 1.0, 0.0, 0.0, 0.0],
         tension_weights: [0.5, 0.25, 0.25],
-        image_size: [640, 480],
-        places: vec![place],
-    }
+    };
+    Receipt { tokens: 100, image_size: [640, 480], allocation: Some(allocation), places: vec![place] }
 }
 
 /// A service under test.
@@ -272,7 +267,7 @@ impl Reply {
 impl Service {
     pub fn install(&self) {
         let target = Statistics { mean: 0.0, std: 0.02, sparsity: 0.0 };
-        let metrics = Arc::new(EngineMetrics::new("tiny", 2048, &[64, 100, 160, 256, 400], target));
+        let metrics = Arc::new(EngineMetrics::new("tiny", 2048, &[64, 100, 160, 256, 400], Some(target)));
         self.app.install(Arc::clone(&self.engine) as Arc<dyn Engine>, metrics);
     }
 

@@ -163,9 +163,11 @@ async fn slips_are_refused_with_the_name_that_was_meant() {
         "{}",
         ours.text
     );
-    // What the model refuses is not offered.
     let budget = service.chat(json!({"arrcoc": {"budget": "64"}})).await;
-    assert!(budget.error(400).0.as_deref() == Some("arrcoc.budget") && !budget.text.contains("full"));
+    assert!(
+        budget.error(400).0.as_deref() == Some("arrcoc.budget")
+            && budget.text.contains("where the model has it")
+    );
     let text = service.post("/v1/completions", &json!({"prompt": "a", "temprature": 0})).await;
     assert_eq!(text.error(400).0.as_deref(), Some("temperature"));
     for (content, param) in [

@@ -1,10 +1,15 @@
 //! Images in requests.
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, hello, service};
+use crate::fake::{Fake, Service, hello, service};
+use crate::port::eventually;
 
 fn ask(urls: &[&str]) -> Value {
     let parts: Vec<Value> =
@@ -70,17 +75,111 @@ async fn allowed_hosts_are_still_refused_when_their_address_is_private() {
 
 #[tokio::test]
 async fn an_image_of_a_private_host_is_fetched_where_the_operator_named_it() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let place = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let _ = stream.read(&mut [0; 4096]);
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\ncat");
-    });
-    let settings = [("images.allow_private_hosts", place.as_str()), ("images.allow_http", "true")];
-    let service = service(Fake::new(hello), &settings);
+    let place = image_server(|stream| answer(stream, "200 OK", "cat"));
+    let service = fetching(&[&place]);
     let reply = service.chat(ask(&[&format!("http://{place}/cat.png")])).await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     let images = format!("{:?}", service.engine.last_request());
     assert!(images.contains("b\"cat\""), "{images}");
+}
+
+/// Answers one request in its own way; returns host and port.
+fn image_server(answer: impl FnOnce(&mut TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]);
+        answer(&mut stream);
+    });
+    place
+}
+
+fn answer(stream: &mut TcpStream, status: &str, body: &str) {
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let _ = stream.write_all((head + body).as_bytes());
+}
+
+/// A service that fetches from these places.
+fn fetching(places: &[&str]) -> Service {
+    let places = places.join(",");
+    // Longer than any test waits: nothing ends because of it.
+    let settings = [
+        ("images.allow_private_hosts", places.as_str()),
+        ("images.allow_http", "true"),
+        ("images.timeout", "60s"),
+    ];
+    service(Fake::new(hello), &settings)
+}
+
+fn url(place: &String) -> String {
+    format!("http://{place}/cat.png")
+}
+
+/// Neither server answers before both were asked.
+#[tokio::test]
+async fn remote_images_are_fetched_side_by_side_and_keep_their_order() {
+    let both = Arc::new(Barrier::new(2));
+    let places = ["one", "two"].map(|body| {
+        let both = Arc::clone(&both);
+        image_server(move |stream| {
+            both.wait();
+            answer(stream, "200 OK", body);
+        })
+    });
+    let service = fetching(&places.each_ref().map(String::as_str));
+    let reply = service.chat(ask(&places.each_ref().map(url).each_ref().map(String::as_str))).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let images = format!("{:?}", service.engine.last_request());
+    let at = |body: &str| images.find(&format!("b\"{body}\"")).unwrap();
+    assert!(at("one") < at("two"), "{images}");
+}
+
+/// The second image has failed before the first one does, and a third one would never come.
+#[tokio::test]
+async fn of_several_images_that_cannot_be_had_the_first_is_named() {
+    let second = Arc::new(Barrier::new(2));
+    let asked = Arc::clone(&second);
+    let places = [
+        image_server(move |stream| {
+            asked.wait();
+            std::thread::sleep(Duration::from_millis(100));
+            answer(stream, "404 Not Found", "");
+        }),
+        image_server(move |stream| {
+            answer(stream, "410 Gone", "");
+            second.wait();
+        }),
+    ];
+    let service = fetching(&places.each_ref().map(String::as_str));
+    let reply = service.chat(ask(&places.each_ref().map(url).each_ref().map(String::as_str))).await;
+    assert_eq!(reply.error(400).0.as_deref(), Some("messages[0].content[0].image_url.url"));
+    assert!(reply.text.contains("404"), "{}", reply.text);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_ends_all_fetches() {
+    let ended = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let asked = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let places = [0, 1].map(|index| {
+        let (ended, asked) = (Arc::clone(&ended[index]), Arc::clone(&asked[index]));
+        image_server(move |stream| {
+            asked.store(true, Ordering::SeqCst);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n");
+            // Until nobody reads any more.
+            while stream.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            ended.store(true, Ordering::SeqCst);
+        })
+    });
+    let service = fetching(&places.each_ref().map(String::as_str));
+    let urls = places.each_ref().map(url);
+    let body = ask(&urls.each_ref().map(String::as_str));
+    let all = |flags: &[Arc<AtomicBool>; 2]| flags.iter().all(|flag| flag.load(Ordering::SeqCst));
+    tokio::select! {
+        reply = service.chat(body) => panic!("answered: {}", reply.text),
+        () = eventually("both are asked", || all(&asked)) => {}
+    }
+    eventually("both have ended", || all(&ended)).await;
 }

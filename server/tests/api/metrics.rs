@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use arrcoc_runtime::bundle::manifest::{Precision, Statistics};
-use arrcoc_runtime::generate::{Cache, Event, GenerateError, Observer, Stage};
+use arrcoc_bundle::{Precision, Statistics};
+use arrcoc_runtime::generate::{Cache, Event, FinishReason, GenerateError, Note, Observer, Request, Stage};
 use serde_json::json;
 
-use crate::fake::{Fake, Step, hello, loading, service, started};
+use crate::fake::{Fake, Step, chat_body, finished, hello, loading, service, started, token};
+use crate::port::{eventually, read_until, start};
 
 /// A parsed exposition: type and samples (series without value, value) of each family.
 struct Exposition {
@@ -138,7 +139,7 @@ async fn the_names_types_labels_and_buckets_are_vllms() {
 async fn bucket_bounds_are_spelt_as_python_spells_them() {
     let service = service(Fake::new(hello), &[]);
     let engine = service.app.metrics.engine().unwrap();
-    engine.stage(Stage::Prefill, Duration::from_millis(2));
+    engine.note(Note::Stage(&Stage::PREFILL, Duration::from_millis(2)));
     service.app.metrics.swapped(Precision::Int8, Duration::from_millis(2));
     let metrics = parse(&service.get("/metrics").await.text);
     for (name, bound) in [
@@ -195,7 +196,9 @@ async fn the_process_is_measured_before_there_is_an_engine() {
 async fn an_image_that_any_cache_has_is_a_hit() {
     let service = service(Fake::new(hello), &[]);
     let engine = service.app.metrics.engine().unwrap();
-    let seen = |lookups: &[(Cache, bool)]| lookups.iter().for_each(|&(cache, hit)| engine.cache(cache, hit));
+    let seen = |lookups: &[(Cache, bool)]| {
+        lookups.iter().for_each(|&(cache, hit)| engine.note(Note::Cache { cache, hit }))
+    };
     // New; known, with another question; known, with the same question, twice.
     seen(&[(Cache::VisualTokens, false), (Cache::ImageFeatures, false)]);
     seen(&[(Cache::VisualTokens, false), (Cache::ImageFeatures, true)]);
@@ -246,36 +249,23 @@ async fn the_runtimes_reports_arrive() {
     let service = service(Fake::new(hello), &[]);
     let engine = service.app.metrics.engine().unwrap();
     for stage in [
-        Stage::DecodeImage,
-        Stage::Preprocess,
-        Stage::VisionEncoder,
-        Stage::Allocator,
-        Stage::Compressor,
-        Stage::Refiner,
-        Stage::QualityAdapter,
-        Stage::Prefill,
-        Stage::DecodeStep,
+        Stage::DECODE_IMAGE,
+        Stage::PREPROCESS,
+        Stage::graph("vision_encoder"),
+        Stage::graph("allocator"),
+        Stage::PREFILL,
+        Stage::DECODE_STEP,
     ] {
-        engine.stage(stage, Duration::from_millis(2));
+        engine.note(Note::Stage(&stage, Duration::from_millis(2)));
     }
-    engine.visual_tokens(3, 256);
-    engine.cache(Cache::ImageFeatures, false);
-    engine.cache(Cache::ImageFeatures, true);
-    engine.cache(Cache::VisualTokens, false);
-    engine.adapter_output(3, Statistics { mean: 0.5, std: 0.25, sparsity: 0.125 });
-    engine.iteration(17, 1, 0, 0.25);
+    engine.note(Note::Image { tier: Some(3), tokens: 256 });
+    engine.note(Note::Cache { cache: Cache::ImageFeatures, hit: false });
+    engine.note(Note::Cache { cache: Cache::ImageFeatures, hit: true });
+    engine.note(Note::Cache { cache: Cache::VisualTokens, hit: false });
+    engine.note(Note::Embeds { tier: 3, statistics: Statistics { mean: 0.5, std: 0.25, sparsity: 0.125 } });
+    engine.note(Note::Iteration { tokens: 17 });
     let metrics = parse(&service.get("/metrics").await.text);
-    for stage in [
-        "decode_image",
-        "preprocess",
-        "vision_encoder",
-        "allocator",
-        "compressor",
-        "refiner",
-        "quality_adapter",
-        "prefill",
-        "decode_step",
-    ] {
+    for stage in ["decode_image", "preprocess", "vision_encoder", "allocator", "prefill", "decode_step"] {
         assert_eq!(metrics.value("arrcoc_stage_seconds_count", &[&format!("stage=\"{stage}\"")]), 1.0);
     }
     assert_eq!(metrics.value("arrcoc_visual_tokens_sum", &[]), 256.0);
@@ -292,4 +282,29 @@ async fn the_runtimes_reports_arrive() {
     assert_eq!(metrics.value("arrcoc_adapter_drift_total", &["tier=\"64\""]), 0.0);
     assert!((metrics.value("arrcoc_adapter_output_std_target", &[]) - 0.02).abs() < 1e-6);
     assert_eq!(metrics.value("vllm:iteration_tokens_total_sum", &[]), 17.0);
+}
+
+/// vLLM makes a sequence of each answer and counts those.
+#[tokio::test]
+async fn each_answer_of_a_request_counts_as_running() {
+    let script = |_: &Request| {
+        let tokens = (0..3).map(|choice| token(choice, "a"));
+        let end = [finished(2, "", FinishReason::Stop), token(0, "b"), Step::Hang];
+        [started()].into_iter().chain(tokens).chain(end).collect()
+    };
+    let server = start(service(Fake::new(script), &[])).await;
+    // The scripted engine says that it runs one request.
+    let running = async || {
+        let text = server.get("/metrics").await;
+        let line = text.lines().find(|line| line.starts_with("vllm:num_requests_running{")).unwrap();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(running().await, "1");
+    let mut stream = server.post(&chat_body(json!({"stream": true, "n": 4}))).await;
+    // Three answers have begun, one of them has ended.
+    read_until(&mut stream, "\"b\"").await;
+    assert_eq!(running().await, "2");
+    drop(stream);
+    eventually("the request ends", || server.service.app.in_flight() == 0).await;
+    assert_eq!(running().await, "1");
 }

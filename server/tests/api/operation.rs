@@ -308,6 +308,23 @@ async fn the_schemas_match_requests_and_answers() {
     documented("Completion", &service.post("/v1/completions", &json!({"prompt": "a"})).await.json());
     documented("Model", &service.get("/v1/models/tiny").await.json());
     let engines = with_key(&service, "/admin/engines", "admin-key-1").await.json();
-    documented("Engine", &engines["data"][0]);
+    documented("LoadedEngine", &engines["data"][0]);
     documented("Error", &service.get("/x").await.json());
+}
+
+#[tokio::test]
+async fn a_request_keeps_the_id_that_its_client_gave_it() {
+    let service = service(Fake::new(hello), &[]);
+    let id = async |sent: &[u8]| {
+        let request = request(Method::GET, "/v1/models").header("x-request-id", sent);
+        let reply = service.send(request.body(Body::empty()).unwrap()).await;
+        reply.headers["x-request-id"].as_bytes().to_vec()
+    };
+    for kept in ["a", "trace-1234/5", &"x".repeat(128)] {
+        assert_eq!(id(kept.as_bytes()).await, kept.as_bytes());
+    }
+    for replaced in ["", "two words", "a\tb", "caf\u{e9}", &"x".repeat(129)] {
+        let id = id(replaced.as_bytes()).await;
+        assert!(id.len() == 32 && id.iter().all(u8::is_ascii_hexdigit), "{replaced}");
+    }
 }

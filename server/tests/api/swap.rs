@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrcoc_runtime::bundle::manifest::{Precision, Statistics, Target};
+use arrcoc_bundle::{Precision, Statistics, Target};
 use arrcoc_runtime::generate::{FinishReason, Observer, Request};
 use arrcoc_runtime::model::MemoryNeed;
 use arrcoc_server::engine::Engine;
@@ -57,7 +57,7 @@ fn available(model: &str, precision: Precision) -> Available {
         kv_bytes: 2000,
         context_length: 2048,
         token_budgets: vec![64, 100, 160, 256, 400],
-        adapter_target: Statistics { mean: 0.0, std: 0.02, sparsity: 0.0 },
+        embeds_target: Some(Statistics { mean: 0.0, std: 0.02, sparsity: 0.0 }),
     }
 }
 

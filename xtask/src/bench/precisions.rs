@@ -24,9 +24,14 @@ const BUNDLES: [(&str, &str); 7] = [
     ("int4", "portable"),
 ];
 
-/// Stages that precisions change, and the output that is shown of each.
-const STAGES: [(&str, &str); 3] =
-    [("vision_encoder", "image_features"), ("refiner", "refined_tokens"), ("decoder", "logits")];
+/// What graphs are for that precisions change; their outputs are shown, embeddings aside.
+const ROLES: [&str; 2] = ["encoder", "decoder"];
+
+/// What `verify` said of such outputs.
+fn shown(bundle: &Value) -> impl Iterator<Item = &Value> {
+    let stages = bundle["verify"]["stages"].as_array().into_iter().flatten();
+    stages.filter(|row| ROLES.iter().any(|role| row["role"] == *role))
+}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -89,22 +94,27 @@ fn row(args: &Args, programs: &Programs, library: &Path, bundle: &Path) -> Resul
 }
 
 fn page(result: &Value) -> String {
+    // Graphs are the same in every bundle.
+    let bundles = result["bundles"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let graphs: Vec<&str> =
+        bundles.iter().take(1).flat_map(shown).filter_map(|row| row["stage"].as_str()).collect();
     let mut page = format!(
         "# Precisions\n\n`{}`, random weights, one photograph at {} px, every tier, {} greedy tokens; each bundle on ONNX Runtime against the fp32 \
          graphs on tract. Distance is max|a-b|/max|b|, the inputs of a stage being the same on both sides; seconds are of the stage's runs \
          together (prefill and all steps for the decoder), on this CPU: fp16, fp8 and int4-portable are for GPUs. Peak memory is that of both sides.\n\n\
-         | bundle | MB | vision encoder: distance, cosine, s | refiner | decoder | greedy tokens equal, differing, tied | peak MiB | |\n\
-         |---|---|---|---|---|---|---|---|\n",
+         Columns of graphs: distance, cosine, seconds.\n\n\
+         | bundle | MB | {} | greedy tokens equal, differing, tied | peak MiB | |\n\
+         |---|---|{}---|---|---|\n",
         result["checkpoint"].as_str().unwrap_or_default(),
         result["size"],
         result["tokens"],
+        graphs.join(" | "),
+        "---|".repeat(graphs.len()),
     );
-    for bundle in result["bundles"].as_array().into_iter().flatten() {
+    for bundle in bundles {
         let verify = &bundle["verify"];
-        let stages = verify["stages"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let cell = |(stage, output): (&str, &str)| {
-            let found = stages.iter().find(|row| row["stage"] == stage && row["output"] == output);
-            let number = |of: &str| found.and_then(|row| row[of].as_f64()).unwrap_or(f64::NAN);
+        let cell = |row: &Value| {
+            let number = |of: &str| row[of].as_f64().unwrap_or(f64::NAN);
             format!("{:.1e}, {:.6}, {:.2}", number("distance"), number("cosine"), number("seconds"))
         };
         let [tokens, agreeing, differing] =
@@ -113,7 +123,7 @@ fn page(result: &Value) -> String {
             "| {} | {:.0} | {} | {agreeing}, {differing}, {} | {:.0} | {} |\n",
             bundle["bundle"].as_str().unwrap_or_default(),
             bundle["bytes"].as_f64().unwrap_or(0.0) / 1e6,
-            STAGES.map(cell).join(" | "),
+            shown(bundle).map(cell).collect::<Vec<_>>().join(" | "),
             tokens.saturating_sub(agreeing + differing),
             bundle["peak_mib"].as_f64().unwrap_or(0.0),
             if verify["passed"] == true { "passed" } else { "FAILED" },
@@ -128,14 +138,16 @@ mod tests {
 
     #[test]
     fn a_row_says_what_verify_said() {
-        let stage = |stage: &str, output: &str| json!({"stage": stage, "output": output, "distance": 0.012, "cosine": 0.9999, "seconds": 1.5});
-        let stages: Vec<Value> = STAGES.iter().map(|(name, output)| stage(name, output)).collect();
+        let stage = |stage: &str, role: &str| json!({"stage": stage, "role": role, "distance": 0.012, "cosine": 0.9999, "seconds": 1.5});
+        let stages = [("eye", "encoder"), ("picker", "chooser"), ("mouth", "decoder")];
+        let stages: Vec<Value> = stages.iter().map(|(name, role)| stage(name, role)).collect();
         let result = json!({"checkpoint": "m", "size": 512, "tokens": 16, "bundles": [{
             "bundle": "int8-cpu", "bytes": 2_000_000, "peak_mib": 100.0,
             "verify": {"passed": true, "stages": stages, "decoding": {"tokens": 16, "agreeing": 14, "differing": 1}},
         }]});
         let page = page(&result);
-        let row = "| int8-cpu | 2 | 1.2e-2, 0.999900, 1.50 | 1.2e-2, 0.999900, 1.50 | 1.2e-2, 0.999900, 1.50 | 14, 1, 1 | 100 | passed |";
-        assert!(page.contains(row), "{page}");
+        let row =
+            "| int8-cpu | 2 | 1.2e-2, 0.999900, 1.50 | 1.2e-2, 0.999900, 1.50 | 14, 1, 1 | 100 | passed |";
+        assert!(page.contains(row) && page.contains("| MB | eye | mouth | greedy"), "{page}");
     }
 }

@@ -14,7 +14,7 @@ use crate::goldens::{environment, reference_dir};
 use crate::onnxruntime;
 use crate::shell;
 
-const CHECKPOINTS: &str = "models/checkpoints";
+const CHECKPOINTS: &str = "reference/checkpoints";
 const MODEL: &str = "arr-coc-ledger";
 const NECK: &str = "arr-coc-ledger-grid-neck.safetensors";
 

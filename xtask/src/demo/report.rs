@@ -9,18 +9,9 @@ use super::server::Stages;
 use super::subject::Subject;
 use crate::shell::shown;
 
-/// The order in which the stages of a request run.
-const STAGES: [&str; 9] = [
-    "decode_image",
-    "preprocess",
-    "vision_encoder",
-    "allocator",
-    "compressor",
-    "refiner",
-    "quality_adapter",
-    "prefill",
-    "decode_step",
-];
+/// Stages of every request, before and behind the graphs of the vision side.
+const BEFORE: [&str; 2] = ["decode_image", "preprocess"];
+const BEHIND: [&str; 2] = ["prefill", "decode_step"];
 
 /// What happened between two readings.
 pub(super) fn since(before: &Stages, after: &Stages) -> Stages {
@@ -55,7 +46,9 @@ pub(super) fn answer<'a>(answer: &'a Value, stages: &Stages, random: bool) -> Re
     println!("tokens:   {} in the prompt, {} generated", usage["prompt_tokens"], usage["completion_tokens"]);
     println!("\n{:<16} {:>5} {:>12}", "stage", "runs", "ms in all");
     let mut total = 0.0;
-    for stage in STAGES {
+    let graphs =
+        stages.keys().map(String::as_str).filter(|stage| !BEFORE.contains(stage) && !BEHIND.contains(stage));
+    for stage in BEFORE.into_iter().chain(graphs).chain(BEHIND) {
         let (seconds, runs) = stages.get(stage).copied().unwrap_or_default();
         total += seconds;
         println!("{stage:<16} {runs:>5} {:>12.2}", seconds * 1e3);

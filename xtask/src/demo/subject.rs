@@ -9,7 +9,7 @@ use crate::bundles::{Programs, SEED};
 use crate::shell::{self, shown};
 
 /// The repository's own trained checkpoint, and a page that it has not seen in training.
-const CHECKPOINT: &str = "models/checkpoints/arr-coc-ledger";
+const CHECKPOINT: &str = "reference/checkpoints/arr-coc-ledger";
 const PAGE: &str = "tests/fixtures/ledger/page.png";
 /// What stands on that page.
 const PAGE_QUESTIONS: [(&str, &str); 2] =

@@ -25,7 +25,7 @@ use bad::{Bad, Outcome};
 use report::{Report, Tally};
 
 /// The checkpoint that traffic asks, and the page that it asks about.
-pub(crate) const CHECKPOINT: &str = "models/checkpoints/arr-coc-ledger";
+pub(crate) const CHECKPOINT: &str = "reference/checkpoints/arr-coc-ledger";
 pub(crate) const PAGE: &str = "tests/fixtures/ledger/page.png";
 /// The key that good requests bring.
 const KEY: &str = "soak-key";

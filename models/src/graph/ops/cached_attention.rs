@@ -31,7 +31,7 @@ pub struct CachedAttention<'a> {
     pub total_sequence_length: &'a Value,
     /// Cosines and sines, \[positions, head_dim / 2\] each.
     pub rotary: (&'a Value, &'a Value),
-    /// Position of each token, \[batch, seq\].
+    /// Row of each token in those tables, \[batch, seq\].
     pub position_ids: &'a Value,
     /// Query heads.
     pub heads: usize,
@@ -41,8 +41,9 @@ pub struct CachedAttention<'a> {
     pub scale: f32,
 }
 
-/// `CachedAttention`: causal attention with rotary embedding inside and the cache extended in place. The body is ONNX Runtime's
-/// `GroupQueryAttention`, with the same inputs in the same order.
+/// `CachedAttention`: causal attention with rotary embedding inside and the cache extended in place. The body
+/// is ONNX Runtime's `RotaryEmbedding` of queries and keys, and its `GroupQueryAttention`. That one could
+/// rotate too, but asks for tables as long as the cache.
 fn cached_attention() -> Function {
     let past = || dims!["batch", "kv_heads", "past", "head_dim"];
     let table = || dims!["positions", "half"];
@@ -59,15 +60,18 @@ fn cached_attention() -> Function {
         ("position_ids", Element::I64, dims!["batch", "seq"]),
     ];
     Function::of_several(CACHED_ATTENTION, &[HEADS, KV_HEADS, SCALE], &inputs, |g, inputs| {
+        let [query, key, value, past_key, past_value, lengths, total, cosines, sines, positions] = inputs
+        else {
+            unreachable!("ten inputs were declared")
+        };
         let attributes = vec![
             (HEADS, Attribute::Reference(HEADS)),
             (KV_HEADS, Attribute::Reference(KV_HEADS)),
             (SCALE, Attribute::FloatReference(SCALE)),
-            ("do_rotary", Attribute::Int(1)),
-            ("rotary_interleaved", Attribute::Int(0)),
         ];
-        let outputs = outputs(&inputs[0], &inputs[3], &Dim::Axis("total")).map(Some).into();
-        let inputs: Vec<_> = inputs.iter().map(Some).collect();
+        let [query, key] = [query, key].map(|x| g.rotary_embedding(x, positions, cosines, sines));
+        let outputs = outputs(&query, past_key, &Dim::Axis("total")).map(Some).into();
+        let inputs = [&query, &key, value, past_key, past_value, lengths, total].map(Some);
         let outputs = g.emit_in(MICROSOFT, "GroupQueryAttention", &inputs, attributes, outputs);
         ["result", "present_key", "present_value"].into_iter().zip(outputs).collect()
     })
@@ -82,7 +86,7 @@ fn outputs(query: &Value, past: &Value, total: &Dim) -> [(Element, Vec<Dim>); 3]
 
 impl Builder {
     /// Attention to a cache that is `total` long afterwards: its output, and the present keys and values (a graph's outputs). Only for
-    /// [`crate::Target::Cpu`].
+    /// [`arrcoc_bundle::Target::Cpu`].
     pub fn cached_attention(&mut self, a: &CachedAttention<'_>, total: &Dim) -> [Value; 3] {
         let attributes = vec![
             (HEADS, Attribute::Int(a.heads as i64)),

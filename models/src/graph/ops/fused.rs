@@ -1,11 +1,11 @@
-//! Operators of ONNX Runtime and of opsets beyond 18: only for [`crate::Target::Cpu`].
+//! Operators of ONNX Runtime and of opsets beyond 18: only for [`arrcoc_bundle::Target::Cpu`].
 
 use crate::graph::{Attribute, Builder, MICROSOFT, Value};
 
 /// `accuracy_level` of `MatMulNBits`: it multiplies in int8.
 pub const INT8_ACCUMULATION: i64 = 4;
 
-/// ONNX Runtime's fused operators; only for [`crate::Target::Cpu`].
+/// ONNX Runtime's fused operators; only for [`arrcoc_bundle::Target::Cpu`].
 impl Builder {
     /// `com.microsoft.MultiHeadAttention`, without mask: Q and K \[batch, seq, heads * width\], V may have another width.
     pub fn multi_head_attention(
@@ -52,9 +52,30 @@ impl Builder {
         (outputs.remove(0), sum)
     }
 
+    /// `com.microsoft.RotaryEmbedding` of x \[batch, seq, heads * width\] in the "rotate half" layout, by
+    /// rows of two tables \[positions, width / 2\].
+    pub fn rotary_embedding(
+        &mut self,
+        x: &Value,
+        position_ids: &Value,
+        cosines: &Value,
+        sines: &Value,
+    ) -> Value {
+        let outputs = vec![Some((x.element, x.dims.clone()))];
+        let inputs = [x, position_ids, cosines, sines].map(Some);
+        let attributes = vec![("interleaved", Attribute::Int(0))];
+        self.emit_in(MICROSOFT, "RotaryEmbedding", &inputs, attributes, outputs).remove(0)
+    }
+
     /// `Gelu` of opset 20, exact.
     pub fn gelu_fused(&mut self, x: &Value) -> Value {
         self.emit("Gelu", &[x], vec![], x.element, x.dims.clone())
+    }
+
+    /// `com.microsoft.FastGelu`: the approximation with a hyperbolic tangent.
+    pub fn fast_gelu_fused(&mut self, x: &Value) -> Value {
+        let outputs = vec![Some((x.element, x.dims.clone()))];
+        self.emit_in(MICROSOFT, "FastGelu", &[Some(x)], vec![], outputs).remove(0)
     }
 
     /// `com.microsoft.QuickGelu`: x * sigmoid(alpha * x).

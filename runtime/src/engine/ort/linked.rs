@@ -13,7 +13,7 @@ use ::ort::AsPointer as _;
 use ::ort::session::builder::SessionBuilder;
 use memmap2::{Mmap, MmapOptions, UncheckedAdvice};
 
-use crate::bundle::GraphFile;
+use arrcoc_bundle::GraphFile;
 
 /// Files in memory that a session reads; they must outlive it.
 #[derive(Debug, Default)]

@@ -1,7 +1,9 @@
-//! Our own operators, as ONNX Runtime's custom ones (<https://onnxruntime.ai/docs/reference/operators/add-custom-op.html>).
+//! Our own operators, as ONNX Runtime's custom ones
+//! (<https://onnxruntime.ai/docs/reference/operators/add-custom-op.html>).
 //!
-//! A graph defines each of them by a body of standard ones. Where the CPU can run the kernel, it is registered and takes the call; where it
-//! cannot, nothing is registered, and ONNX Runtime puts the body in the call's place. One file of a bundle serves both.
+//! A graph defines each of them by a body of standard ones. Where the CPU can run the kernel, it is
+//! registered and takes the call; where it cannot, nothing is registered, and ONNX Runtime puts the body in
+//! the call's place. One file of a bundle serves both.
 
 use std::ops::{Range, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +15,7 @@ use ::ort::operator::{
 };
 use ::ort::session::builder::SessionBuilder;
 use ::ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, ValueRef, ValueRefMut};
-use arrcoc_kernels::{Support, Threads};
+use arrcoc_kernels::Threads;
 
 mod attention;
 mod block_linear;
@@ -28,27 +30,33 @@ const VERSION: RangeInclusive<u32> = 1..=1;
 
 /// Registers what this CPU can run.
 pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error> {
-    let support = Support::detect();
-    if !support.any() {
-        return Ok(builder);
+    let all = [
+        add::<quantized_linear::QuantizedLinear>,
+        add::<block_linear::BlockLinear>,
+        add::<attention::Attention>,
+        add::<grid_attention::GridAttention>,
+        add::<cached_attention::CachedAttention>,
+    ];
+    let domain = all.into_iter().try_fold(None, |domain, add| add(domain))?;
+    match domain {
+        Some(domain) => Ok(builder.with_operators(domain)?),
+        None => Ok(builder),
     }
-    let mut domain = OperatorDomain::new(DOMAIN)?;
-    if support.linear {
-        domain = domain.add(Custom::<quantized_linear::QuantizedLinear>::default())?;
-        domain = domain.add(Custom::<block_linear::BlockLinear>::default())?;
+}
+
+/// Adds an operator to the domain, which begins with the first that has a kernel on this CPU.
+fn add<K: Kernel>(domain: Option<OperatorDomain>) -> Result<Option<OperatorDomain>, Error> {
+    if !K::OPERATOR.has_kernel() {
+        return Ok(domain);
     }
-    if support.attention {
-        domain = domain.add(Custom::<attention::Attention>::default())?;
-        domain = domain.add(Custom::<grid_attention::GridAttention>::default())?;
-    }
-    if support.cached_attention {
-        domain = domain.add(Custom::<cached_attention::CachedAttention>::default())?;
-    }
-    Ok(builder.with_operators(domain)?)
+    let domain = domain.map_or_else(|| OperatorDomain::new(DOMAIN), Ok)?;
+    Ok(Some(domain.add(Custom::<K>::default())?))
 }
 
 /// An operator at one node of a graph.
 trait Kernel: Sized + Send + Sync + 'static {
+    /// What it runs.
+    const OPERATOR: arrcoc_kernels::Operator;
     /// As graphs name it.
     const NAME: &'static str;
     /// Its inputs, by the names that errors use.
@@ -156,8 +164,8 @@ impl<'a> Call<'a> {
 
 /// The session's own threads, in one call.
 ///
-/// Kernels panic when slices do not fit each other. No panic may cross ONNX Runtime, on whatever thread: each is caught where it happens, and the
-/// call fails.
+/// Kernels panic when slices do not fit each other. No panic may cross ONNX Runtime, on whatever thread: each
+/// is caught where it happens, and the call fails.
 struct Pool<'a> {
     context: &'a ComputeContext,
     failure: Failure,
@@ -212,7 +220,8 @@ impl Input<'_> {
         Ok((shape, numbers))
     }
 
-    /// Its shape, and where its floats lie: they may be what the call writes, and then nobody may hold on to them.
+    /// Its shape, and where its floats lie: they may be what the call writes, and then nobody may hold on to
+    /// them.
     fn span<const AXES: usize>(&self) -> Result<([usize; AXES], Span), Error> {
         let (shape, numbers) = self.tensor::<f32, AXES>()?;
         Ok((shape, span(numbers)))

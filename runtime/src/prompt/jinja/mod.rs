@@ -36,7 +36,7 @@ use eval::{Evaluator, Scope};
 pub(crate) use meter::Limits;
 use meter::Meter;
 use said::Builder;
-pub(crate) use said::Text;
+pub(crate) use said::{Pieces, Text};
 pub(crate) use value::Value;
 use value::{Dict, Seq};
 

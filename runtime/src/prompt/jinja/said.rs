@@ -113,13 +113,13 @@ impl fmt::Debug for Text {
 
 /// A text that is being made.
 #[derive(Debug, Default)]
-struct Pieces {
+pub(crate) struct Pieces {
     text: String,
     said: Vec<Range<usize>>,
 }
 
 impl Pieces {
-    fn push(&mut self, text: &Text) {
+    pub(crate) fn push(&mut self, text: &Text) {
         let at = self.text.len();
         self.text.push_str(&text.text);
         for range in text.ranges() {
@@ -131,7 +131,7 @@ impl Pieces {
         }
     }
 
-    fn finish(self) -> Text {
+    pub(crate) fn finish(self) -> Text {
         Text { text: self.text.into(), said: (!self.said.is_empty()).then(|| self.said.into()) }
     }
 }

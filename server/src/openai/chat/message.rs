@@ -1,11 +1,14 @@
 //! The messages of a chat: roles, texts, and images that are not loaded yet.
 
+use std::borrow::Cow;
+
 use arrcoc_runtime::generate::Role;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::json::{Field, Object};
-use crate::openai::names::check_nested;
+use crate::openai::fields::{self, Form as _, by, check_nested, fields, raw};
 use crate::openai::text_too_long;
 
 /// Bytes of JSON that a byte of text takes at most: `\u0041`.
@@ -36,11 +39,20 @@ pub enum Piece {
     },
 }
 
-/// Fields of a message that clients send. The last ones say nothing that the prompt has a place for: they come with turns that are
-/// replayed, and with results of tools, which their role refuses.
-const MESSAGE: [&str; 12] = [
-    "role",
-    "content",
+fields! {
+    /// The fields of a message.
+    struct Turn<'a> {
+        role: Role = by(role, role_schema).required(), "";
+        content: Field<'a> = raw(content_schema),
+            "Null or absent only for the assistant, and then empty. Where the model was trained image first \
+             (`images_first` of /v1/models), images go before the text of their message, in their order";
+    }
+}
+
+/// Fields of a message that clients send and that say nothing that the prompt has a place for: they come with
+/// turns that are replayed, and with results of tools, which their role refuses. The first three are refused
+/// where they hold something.
+const OTHERS: [&str; 10] = [
     "tool_calls",
     "function_call",
     "images",
@@ -52,6 +64,55 @@ const MESSAGE: [&str; 12] = [
     "reasoning_content",
     "tool_call_id",
 ];
+
+fields! {
+    /// The fields of an image.
+    struct ImageUrl<'a> {
+        url: Field<'a> = raw(|_| json_schema!({"type": "string"})).required(), URL;
+        detail: Detail = by(detail, detail_schema),
+            "`low` on every image is the smallest budget, unless arrcoc.budget is set";
+    }
+}
+
+const URL: &str = "data:image/TYPE;base64,DATA, or an https URL of a host in images.allow_hosts";
+
+/// The schema of `messages`.
+pub(super) fn list_schema(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "minItems": 1, "items": generator.subschema_for::<Message>()})
+}
+
+impl JsonSchema for Message {
+    fn schema_name() -> Cow<'static, str> {
+        "Message".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        fields::object(generator, &[Turn::describe])
+    }
+}
+
+fn content_schema(generator: &mut SchemaGenerator) -> Schema {
+    let text = json_schema!({
+        "type": "object",
+        "required": ["type", "text"],
+        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    });
+    let image = json_schema!({
+        "type": "object",
+        "required": ["type", "image_url"],
+        "properties": {"type": {"const": "image_url"}, "image_url": image_schema(generator)},
+    });
+    json_schema!({"oneOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"oneOf": [text, image]}},
+        {"type": "null"},
+    ]})
+}
+
+fn image_schema(generator: &mut SchemaGenerator) -> Schema {
+    let object = fields::object(generator, &[ImageUrl::describe]);
+    json_schema!({"oneOf": [{"type": "string", "description": URL}, object]})
+}
 
 /// Reads messages, and counts what they hold: whatever is too much is refused before it is copied.
 pub(super) struct Reader<'l> {
@@ -80,14 +141,14 @@ impl<'l> Reader<'l> {
     fn message(&mut self, field: &Field<'_>) -> Result<Message, ApiError> {
         let expected = "an object with `role` and `content`";
         let message = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
-        check_nested(&message, field.path(), &MESSAGE)?;
-        let role = role(&message.field("role"))?;
+        check_nested(&message, field.path(), &[Turn::NAMES, &OTHERS].concat())?;
+        let Turn { role, content } = Turn::read(&message, self.limits)?;
         for name in ["tool_calls", "function_call"] {
             refuse(&message.field(name), "tools are not supported")?;
         }
         // Ollama's place for pictures: an answer without them would be another.
         refuse(&message.field("images"), "send images as parts of `content`, of type image_url")?;
-        let content = self.content(&message.field("content"), role)?;
+        let content = self.content(&content, role)?;
         Ok(Message { role, content })
     }
 
@@ -153,8 +214,9 @@ impl<'l> Reader<'l> {
             (field, false)
         } else {
             let object = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
-            check_nested(&object, field.path(), &["url", "detail"])?;
-            (object.field("url"), coarse(&object.field("detail"))?)
+            check_nested(&object, field.path(), ImageUrl::NAMES)?;
+            let ImageUrl { url, detail } = ImageUrl::read(&object, self.limits)?;
+            (url, detail == Detail::Low)
         };
         url.required("the image's URL")?;
         let param = url.path().to_owned();
@@ -177,7 +239,7 @@ impl<'l> Reader<'l> {
     }
 }
 
-fn role(field: &Field<'_>) -> Result<Role, ApiError> {
+fn role(field: &Field<'_>, _: &Limits) -> Result<Role, ApiError> {
     match field.text()?.as_deref() {
         // `developer` is OpenAI's newer word for the same thing.
         Some("system" | "developer") => Ok(Role::System),
@@ -188,13 +250,28 @@ fn role(field: &Field<'_>) -> Result<Role, ApiError> {
     }
 }
 
+fn role_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"enum": ["system", "developer", "user", "assistant"]})
+}
+
 /// OpenAI's `detail`.
-fn coarse(field: &Field<'_>) -> Result<bool, ApiError> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    Low,
+    /// `high`, `auto` or nothing: the budget decides.
+    Usual,
+}
+
+fn detail(field: &Field<'_>, _: &Limits) -> Result<Detail, ApiError> {
     match field.text()?.as_deref() {
-        None | Some("auto" | "high") => Ok(false),
-        Some("low") => Ok(true),
+        None | Some("auto" | "high") => Ok(Detail::Usual),
+        Some("low") => Ok(Detail::Low),
         Some(_) => Err(field.wrong("low, high or auto")),
     }
+}
+
+fn detail_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"enum": ["low", "high", "auto", null]})
 }
 
 /// Refuses a field that asks for something.

@@ -1,25 +1,40 @@
 //! Chat completions: the request in its checked form, and the answer's objects.
 
+use std::borrow::Cow;
+
 use arrcoc_runtime::generate::{Budget, MaxTokens};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::extension::Extension;
-use super::names::{self, REFUSED, REFUSED_IN_CHATS};
-use super::sampling::{self, SHARED, SamplingFields, choices, count, max_tokens, stops};
+use super::fields::{
+    self, Form as _, REFUSED, REFUSED_IN_CHATS, count, count_within, fields, flag, nested, raw,
+};
+use super::sampling::{SamplingFields, Shared, max_tokens};
 use crate::config::Limits;
 use crate::error::ApiError;
-use crate::json::{Body, Object};
+use crate::json::{Body, Field, Object};
 
 mod answer;
 mod message;
 
-pub use answer::{Choice, Chunks, completion};
+pub use answer::{ChatCompletion, Chunk, Chunks, Finished};
 pub use message::{Message, Piece};
 
 /// Most alternatives per token, as with OpenAI.
 pub const MAX_TOP_LOGPROBS: usize = 20;
 
-/// Fields that only chats have.
-const OWN: [&str; 4] = ["messages", "max_completion_tokens", "top_logprobs", "arrcoc"];
+fields! {
+    /// The fields that only chats have.
+    struct Own<'a> {
+        messages: Field<'a> = raw(message::list_schema).required(), "";
+        max_completion_tokens: Option<usize> = count_within(1, |limits| limits.max_tokens.0),
+            "Outranks max_tokens";
+        logprobs: bool = flag(), "";
+        top_logprobs: Option<usize> = count(0, MAX_TOP_LOGPROBS),
+            "Alternatives per token; only with `logprobs`";
+        arrcoc: Extension = nested::<Extension, _>(Extension::of), "";
+    }
+}
 
 /// The body of `POST /v1/chat/completions`, its form checked; its images are not loaded yet.
 #[derive(Debug, Clone)]
@@ -50,37 +65,46 @@ pub struct Chat {
     pub explain: bool,
 }
 
+impl JsonSchema for Chat {
+    fn schema_name() -> Cow<'static, str> {
+        "ChatRequest".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        fields::object(generator, &[Shared::describe, Own::describe])
+    }
+}
+
 impl Body for Chat {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        let taken: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
-        names::check(body, &taken, &[REFUSED, REFUSED_IN_CHATS])?;
-        let (stream, include_usage) = sampling::stream(body)?;
+        fields::check(body, &[Shared::NAMES, Own::NAMES], &[REFUSED, REFUSED_IN_CHATS])?;
+        let (shared, own) = (Shared::read(body, limits)?, Own::read(body, limits)?);
+        let (stream, include_usage) = shared.stream()?;
         // The newer name wins, as with OpenAI.
-        let length_field = match body.field("max_completion_tokens").is_set() {
-            true => "max_completion_tokens",
-            false => "max_tokens",
+        let (length_field, length) = match own.max_completion_tokens {
+            Some(length) => ("max_completion_tokens", Some(length)),
+            None => ("max_tokens", shared.max_tokens),
         };
-        let Extension { budget, explain } = Extension::read(body)?;
         Ok(Self {
-            model: sampling::model(body)?,
             stream,
             include_usage,
-            max_tokens: max_tokens(&body.field(length_field), limits.max_tokens.0, limits)?,
+            max_tokens: max_tokens(length, limits.max_tokens.0, limits),
             length_field,
-            choices: choices(body, limits)?,
-            sampling: SamplingFields::read(body, limits.max_tokens.0)?,
-            stop: stops(body)?,
-            top_logprobs: top_logprobs(body)?,
-            budget,
-            explain,
-            messages: message::Reader::new(limits).messages(&body.field("messages"))?,
+            choices: shared.n,
+            sampling: SamplingFields::of(&shared),
+            top_logprobs: top_logprobs(&own)?,
+            budget: own.arrcoc.budget,
+            explain: own.arrcoc.explain,
+            messages: message::Reader::new(limits).messages(&own.messages)?,
+            model: shared.model,
+            stop: shared.stop,
         })
     }
 }
 
 impl Chat {
-    /// Visual tokens per image of a model with these budgets. `detail: low` on every image is the smallest of them,
-    /// unless the request names one.
+    /// Visual tokens per image of a model with these budgets. `detail: low` on every image is the smallest of
+    /// them, unless the request names one.
     pub fn budget(&self, budgets: &[usize]) -> Budget {
         let images = || self.messages.iter().flat_map(|message| &message.content);
         let coarse = |piece: &Piece| !matches!(piece, Piece::Image { coarse: false, .. });
@@ -96,10 +120,8 @@ fn is_image(piece: &Piece) -> bool {
     matches!(piece, Piece::Image { .. })
 }
 
-fn top_logprobs(body: &Object<'_>) -> Result<Option<usize>, ApiError> {
-    let field = body.field("top_logprobs");
-    let top = count(&field, 0, MAX_TOP_LOGPROBS)?;
-    match (body.field("logprobs").flag()?.unwrap_or(false), top) {
+fn top_logprobs(own: &Own<'_>) -> Result<Option<usize>, ApiError> {
+    match (own.logprobs, own.top_logprobs) {
         (true, top) => Ok(Some(top.unwrap_or(0))),
         (false, None | Some(0)) => Ok(None),
         (false, Some(_)) => {

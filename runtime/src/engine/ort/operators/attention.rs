@@ -13,6 +13,7 @@ pub(super) struct Attention {
 }
 
 impl Kernel for Attention {
+    const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::Attention;
     const NAME: &'static str = "AttentionBf16";
     const INPUTS: &'static [(&'static str, TensorElementType)] =
         &[("q", Float32), ("k", Float32), ("v", Float32)];

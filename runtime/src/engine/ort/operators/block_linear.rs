@@ -8,10 +8,12 @@ use half::f16;
 
 use super::{Call, Kernel, check};
 
-/// The operator: x \[rows, in\], values \[out / 16, in / 32, 4, 16, 4\] and scales \[out / 16, in / 32, 16\] to \[rows, out\].
+/// The operator: x \[rows, in\], values \[out / 16, in / 32, 4, 16, 4\] and scales \[out / 16, in / 32, 16\]
+/// to \[rows, out\].
 pub(super) struct BlockLinear;
 
 impl Kernel for BlockLinear {
+    const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::BlockLinear;
     const NAME: &'static str = "BlockLinear";
     const INPUTS: &'static [(&'static str, TensorElementType)] =
         &[("x", Float32), ("values", Uint8), ("scales", Float16)];

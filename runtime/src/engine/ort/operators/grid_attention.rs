@@ -8,10 +8,12 @@ use arrcoc_kernels::{Grid, Tables, grid_attention};
 use super::{Call, Kernel, check};
 
 /// The operator: qkv \[batch, height, width, 3 * heads * head_width\] and the tables of relative positions,
-/// \[2 * height - 1, head_width\] and \[2 * width - 1, head_width\], to \[batch * height * width, heads * head_width\].
+/// \[2 * height - 1, head_width\] and \[2 * width - 1, head_width\], to \[batch * height * width, heads *
+/// head_width\].
 pub(super) struct GridAttention;
 
 impl Kernel for GridAttention {
+    const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::Attention;
     const NAME: &'static str = "GridAttentionBf16";
     const INPUTS: &'static [(&'static str, TensorElementType)] =
         &[("qkv", Float32), ("vertical", Float32), ("horizontal", Float32)];

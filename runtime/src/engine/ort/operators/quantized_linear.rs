@@ -11,6 +11,7 @@ use super::{Call, Kernel, check};
 pub(super) struct QuantizedLinear;
 
 impl Kernel for QuantizedLinear {
+    const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::Linear;
     const NAME: &'static str = "QuantizedLinear";
     const INPUTS: &'static [(&'static str, TensorElementType)] =
         &[("x", Float32), ("weight", Int8), ("scale", Float32), ("bias", Float32)];

@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::linked::{self, Mapped};
 use super::{OrtRuntime, Provider, ProviderOption};
-use crate::bundle::hex;
 use crate::engine::{BundledGraph, EngineError, TensorRtOptions};
+use arrcoc_bundle::hex;
 
 mod machine;
 mod profiles;
@@ -221,13 +221,16 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::bundle::GraphFile;
-    use crate::bundle::manifest::AxisRange;
     use crate::engine::Workload;
+    use arrcoc_bundle::AxisRange;
+    use arrcoc_bundle::GraphFile;
+    use arrcoc_bundle::Role;
 
     fn file(sha256: &str) -> GraphFile {
         let tokens = AxisRange { min: 64, opt: 256, max: 400 };
         GraphFile {
+            role: Role::Encoder,
+            outputs: BTreeMap::new(),
             path: "bundle/refiner.onnx".into(),
             sha256: sha256.into(),
             opset: 18,

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::bundle::manifest::AxisRange;
 use crate::engine::{Axis, Workload};
+use arrcoc_bundle::AxisRange;
 
 /// Ranges by axis.
 pub type Ranges = BTreeMap<String, AxisRange>;

@@ -1,0 +1,337 @@
+//! `eval.md`: the figures as tables.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use crate::arms::{Arm, Positions};
+
+use super::super::bootstrap::Interval;
+use super::super::options::Tokens;
+use super::super::summary::{
+    BASELINES, BINS, Cell, Claim, DENSE_BUDGET, DENSE_RATIO, DenseBudget, Difference, ENOUGH_PAIRS, Scope,
+    Summary, Verdict,
+};
+
+/// The whole page.
+pub(super) fn page(summary: &Summary) -> String {
+    let mut page = head(summary);
+    for positions in positions(summary) {
+        let name = format!("{positions} positions");
+        section(&mut page, &format!("Exact match, {name}"), &exact(summary, positions, None));
+        section(&mut page, &format!("Differences, {name}"), &differences(summary, positions));
+        section(
+            &mut page,
+            &format!("Exact match by characters per token, {name}"),
+            &bins(summary, positions),
+        );
+        section(&mut page, &format!("What it costs, {name}"), &costs(summary, positions));
+        let kinds: BTreeSet<&str> = summary.cells.iter().filter_map(|cell| cell.kind.as_deref()).collect();
+        for kind in kinds {
+            let title = format!("Exact match, questions of kind `{kind}`, {name}");
+            section(&mut page, &title, &exact(summary, positions, Some(kind)));
+        }
+    }
+    section(&mut page, "Left out", &left_out(summary));
+    page + &foot(summary)
+}
+
+/// A titled part, unless it is empty.
+fn section(page: &mut String, title: &str, text: &str) {
+    if !text.is_empty() {
+        *page += &format!("\n## {title}\n\n{text}");
+    }
+}
+
+fn head(summary: &Summary) -> String {
+    let about = &summary.about;
+    let mut text = format!(
+        "# {} on {}\n\n{} questions about {} images. Shares of right answers in percent, with 95% intervals of a bootstrap \
+         over images ({} resamples). Questions about one place unless a kind is named.\n\n![curves](curves.svg)\n",
+        about.model, about.data, summary.questions, summary.images, summary.resamples
+    );
+    for claim in &summary.claims {
+        text += &verdict(claim);
+    }
+    text
+}
+
+/// What became of the claim, against which baselines and over what.
+fn verdict(claim: &Claim) -> String {
+    let verdict = match claim.verdict {
+        Verdict::Holds => "holds",
+        Verdict::DoesNotHold => "does not hold",
+        Verdict::NotTested => "is not tested",
+    };
+    let mut text = format!(
+        "\nThe claim that was registered beforehand, that choosing by the question beats every other way to make few \
+         tokens ({}) on dense pages (at least {DENSE_RATIO} characters per token, budgets up to {DENSE_BUDGET}), \
+         **{verdict}** here with {} positions. It holds where all of these were run, each over at least {ENOUGH_PAIRS} \
+         pairs, and every interval lies above 0.\n\n",
+        list(BASELINES.iter().map(Arm::to_string)),
+        claim.positions,
+    );
+    for one in &claim.against {
+        let _ = writeln!(text, "- {} against {}, over {} pairs", signed(one.exact), one.against, one.pairs);
+    }
+    for arm in &claim.missing {
+        let _ = writeln!(text, "- nothing against {arm}: no row was answered with both");
+    }
+    let of = |one: &DenseBudget| {
+        format!("{} ({} questions, at least {} pairs with each)", one.budget, one.questions, one.pairs)
+    };
+    let _ = writeln!(text, "- there are dense pages at budgets {}", list(claim.budgets.iter().map(of)));
+    text
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
+}
+
+fn positions(summary: &Summary) -> BTreeSet<Positions> {
+    summary.cells.iter().map(|cell| cell.positions).collect()
+}
+
+/// A row per arm, a column per budget.
+fn exact(summary: &Summary, positions: Positions, kind: Option<&str>) -> String {
+    let cells: Vec<&Cell> = summary.of_kind(kind).filter(|cell| cell.positions == positions).collect();
+    let budgets: BTreeSet<Tokens> = cells.iter().map(|cell| cell.budget).collect();
+    if cells.is_empty() {
+        return String::new();
+    }
+    let mut text = row(std::iter::once("arm".to_owned()).chain(budgets.iter().map(Tokens::to_string)));
+    text += &rule(1 + budgets.len());
+    for arm in Arm::ALL.into_iter().filter(|arm| cells.iter().any(|cell| cell.arm == *arm)) {
+        let of = |budget: &Tokens| {
+            let cell = cells.iter().find(|cell| cell.arm == arm && cell.budget == *budget);
+            cell.map_or_else(String::new, |cell| percent(cell.exact))
+        };
+        text += &row(std::iter::once(arm.to_string()).chain(budgets.iter().map(of)));
+    }
+    text
+}
+
+fn differences(summary: &Summary, positions: Positions) -> String {
+    let held: Vec<&Difference> =
+        summary.differences.iter().filter(|one| one.positions == positions).collect();
+    if held.is_empty() {
+        return String::new();
+    }
+    let mut text = "In points of exact match; the best of the baselines is set in bold. Against `first_question`, second \
+                    questions are compared; elsewhere questions about one place.\n\n"
+        .to_owned();
+    text += &row(["over", "arm", "against", "exact match", "character errors", "pairs"].map(str::to_owned));
+    text += &rule(6);
+    for one in held {
+        let over = match one.scope {
+            Scope::Budget(budget) => format!("budget {budget}"),
+            Scope::Dense => "dense pages".to_owned(),
+            Scope::DenseBudget(budget) => format!("dense pages, budget {budget}"),
+        };
+        let against =
+            if one.best_baseline { format!("**{}**", one.against) } else { one.against.to_string() };
+        let figures = [signed(one.exact), signed(one.cer)];
+        let [exact, cer] = figures;
+        text += &row([over, one.arm.to_string(), against, exact, cer, one.pairs.to_string()]);
+    }
+    text
+}
+
+fn bins(summary: &Summary, positions: Positions) -> String {
+    let bins = || summary.bins.iter().filter(|bin| bin.positions == positions);
+    let seen: BTreeSet<usize> = bins().map(|bin| bin.bin).collect();
+    if seen.is_empty() {
+        return String::new();
+    }
+    let mut text =
+        row(std::iter::once("arm".to_owned()).chain(seen.iter().map(|&bin| BINS[bin].0.to_owned())));
+    text += &rule(1 + seen.len());
+    for arm in Arm::ALL.into_iter().filter(|arm| bins().any(|bin| bin.arm == *arm)) {
+        let of = |at: &usize| {
+            let bin = bins().find(|bin| bin.arm == arm && bin.bin == *at);
+            bin.map_or_else(String::new, |bin| percent(bin.exact))
+        };
+        text += &row(std::iter::once(arm.to_string()).chain(seen.iter().map(of)));
+    }
+    text
+}
+
+const COSTS: [&str; 13] = [
+    "arm",
+    "budget",
+    "tokens",
+    "character errors",
+    "answer's patches kept",
+    "encode",
+    "allocator",
+    "compressor",
+    "refiner",
+    "adapter",
+    "prefill",
+    "per token",
+    "KV",
+];
+
+fn costs(summary: &Summary, positions: Positions) -> String {
+    let cells: Vec<&Cell> = summary.of_kind(None).filter(|cell| cell.positions == positions).collect();
+    if cells.is_empty() {
+        return String::new();
+    }
+    let mut text = "Times are medians in milliseconds. An image is encoded once for all arms and questions; `allocator` is \
+                    the making of relevances, whatever makes them. Answers are decoded side by side, and `per token` is \
+                    an answer's share of that. KV is the memory of a prompt's keys and values.\n\n"
+        .to_owned();
+    text += &row(COSTS.map(str::to_owned));
+    text += &rule(COSTS.len());
+    for cell in cells {
+        let ms = &cell.ms;
+        let times = [ms.encode, ms.allocator, ms.compressor, ms.refiner, ms.adapter, ms.prefill];
+        let head = [
+            cell.arm.to_string(),
+            cell.budget.to_string(),
+            format!("{:.0}", cell.tokens),
+            percent(cell.cer),
+            cell.recall.map_or_else(String::new, percent),
+        ];
+        let tail = [
+            ms.decode_per_token.map_or_else(String::new, |ms| format!("{ms:.2}")),
+            format!("{:.2} MiB", cell.kv_bytes / f64::from(1 << 20)),
+        ];
+        text += &row(head.into_iter().chain(times.map(|ms| format!("{ms:.2}"))).chain(tail));
+    }
+    text
+}
+
+fn left_out(summary: &Summary) -> String {
+    let mut text = String::new();
+    for one in &summary.left_out {
+        let budget = one.budget.map_or_else(String::new, |budget| format!(" at {budget}"));
+        let rows = one.rows.map_or_else(String::new, |rows| format!(" for {rows} rows"));
+        let _ = writeln!(text, "- {}{budget}{rows}: {}", one.arm, one.reason);
+    }
+    for one in &summary.skipped {
+        let _ = writeln!(text, "- row {}, `{}`: {}", one.row, one.image, one.reason);
+    }
+    text
+}
+
+fn foot(summary: &Summary) -> String {
+    let (run, about, at) = (&summary.run, &summary.about, &summary.circumstances);
+    let mut text = "\n## How it was taken\n\n".to_owned();
+    let arms = &run.configuration.arms.0;
+    if arms.contains(&Arm::Full) && about.patches > about.most_fine {
+        let _ = writeln!(
+            text,
+            "- `full` is not full: of {} patches the compressor takes the first {}, the upper part of the image.",
+            about.patches, about.most_fine
+        );
+    }
+    if arms.contains(&Arm::Grid) {
+        let neck = match &run.grid_neck_sha256 {
+            Some(sha256) => format!("has a trained neck ({})", short(sha256)),
+            None => "has no trained neck: plain means take its place".to_owned(),
+        };
+        let _ = writeln!(text, "- `grid` {neck}.");
+    }
+    if arms.iter().any(|arm| matches!(arm, Arm::Grid | Arm::Downsampled)) {
+        let _ = writeln!(
+            text,
+            "- `grid` and `downsampled` get the {} gist tokens on top of the largest square of cells within a budget; the \
+             table of costs has what they had. On pictures that are not square, some of these cells are padding.",
+            about.gist_cells
+        );
+    }
+    let peak = at.peak_bytes.map_or_else(String::new, |bytes| format!("; peak memory {} MiB", bytes >> 20));
+    let _ = writeln!(
+        text,
+        "- {}, {} at {} pixels, {}; {} answers side by side, at most {} tokens each, seed {}{peak}.",
+        run.tool,
+        about.flavour,
+        run.configuration.image_size,
+        run.configuration.runtime,
+        run.configuration.slots,
+        run.configuration.max_tokens,
+        run.configuration.seed,
+    );
+    let _ = writeln!(
+        text,
+        "- bundle {}, checkpoint {}, data {}.",
+        short(&run.bundle_sha256),
+        short(&about.checkpoint_sha256),
+        short(&run.data_sha256)
+    );
+    let _ = writeln!(
+        text,
+        "- {} cores of {} ({}), by `arrcoc-serve {}`.",
+        at.cores,
+        if at.cpu.is_empty() { "an unknown CPU" } else { &at.cpu },
+        at.cpu_features.join(" "),
+        at.command.join(" ")
+    );
+    text + "\nAll values: [eval.json](eval.json); every answer: [answers.jsonl](answers.jsonl).\n"
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+fn row(cells: impl IntoIterator<Item = String>) -> String {
+    // A bar would end the cell.
+    let cells: Vec<String> = cells.into_iter().map(|cell| cell.replace('|', "\\|")).collect();
+    format!("| {} |\n", cells.join(" | "))
+}
+
+fn rule(columns: usize) -> String {
+    format!("|{}\n", "---|".repeat(columns))
+}
+
+fn percent(Interval { mean, low, high }: Interval) -> String {
+    format!("{:.1} [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high)
+}
+
+fn signed(Interval { mean, low, high }: Interval) -> String {
+    format!("{:+.1} [{:+.1}, {:+.1}]", 100.0 * mean, 100.0 * low, 100.0 * high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::journal::tests::answer;
+    use super::super::super::summary::tests::summary;
+    use super::*;
+
+    #[test]
+    fn the_page_says_it_all() {
+        let mut answers = Vec::new();
+        for arm in [Arm::QueryAware, Arm::Grid] {
+            for row in 0..4 {
+                let mut line = answer(row, arm, 64, arm == Arm::QueryAware);
+                line.characters = Some(700.0);
+                line.kind = Some("a|b".into());
+                answers.push(line);
+            }
+        }
+        let page = page(&summary(answers));
+        for part in [
+            "4 questions about 4 images",
+            "**is not tested** here with original positions",
+            "- +100.0 [+100.0, +100.0] against grid, over 4 pairs",
+            "- nothing against downsampled",
+            "- nothing against agnostic",
+            "budgets 64 (4 questions, at least 0 pairs with each)",
+            "| dense pages, budget 64 | query_aware | **grid** |",
+            "| query_aware | 100.0 [100.0, 100.0] |",
+            "| budget 64 | query_aware | **grid** |",
+            "| arm | 10-20 |",
+            "questions of kind `a|b`",
+            "plain means",
+        ] {
+            assert!(page.contains(part), "{part} is missing in {page}");
+        }
+        assert!(!page.contains("**holds**"), "{page}");
+        // Every row of a table has as many cells as its rule.
+        for table in page.split("\n\n").filter(|part| part.starts_with('|')) {
+            let bars = |line: &str| line.replace("\\|", "").matches('|').count();
+            let widths: BTreeSet<usize> = table.lines().map(bars).collect();
+            assert_eq!(widths.len(), 1, "{table}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! One question, put to the reference by the runtime's own pipeline, and all that its graphs did.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrcoc_bundle::{Bundle, Role, Statistics};
+use arrcoc_runtime::engine::{Runtime, RuntimeKind};
+use arrcoc_runtime::generate::{GenerateError, MaxTokens, Note, Observer};
+use arrcoc_runtime::model::{self, Model};
+use arrcoc_runtime::tensor::Tensor;
+
+use super::question::{Question, smallest_size};
+use super::{AdapterReport, Options, VerifyError};
+use crate::ask::{PATIENCE, ask, budgets};
+use crate::progress::Progress;
+use crate::tap::{Call, Recording, Tap};
+
+/// What the reference did.
+pub(super) struct Record {
+    /// Runs of all graphs but the decoder, each input once, in order.
+    pub(super) calls: Vec<Call>,
+    /// `[1, S, H]`: what the decoder was given at the largest budget.
+    pub(super) prompt: Tensor,
+    /// What visual tokens look like at every tier, where the family says what they should look like.
+    pub(super) adapter: Vec<AdapterReport>,
+}
+
+/// Asks the reference at every budget that it has room for.
+pub(super) fn record(
+    reference: &Bundle,
+    library: Box<dyn Runtime>,
+    options: &Options,
+    progress: Progress,
+) -> Result<Record, VerifyError> {
+    let question = Question::new(options.image.as_deref(), options.seed)?;
+    let recording = Arc::new(Recording::default());
+    let tap = Tap::new(library, Arc::clone(&recording));
+    let watch = Arc::new(Embeds::default());
+    let context = reference.manifest().decoder.context_length;
+    let model_options = model::Options {
+        runtime: Some(RuntimeKind::Tract),
+        slots: 1,
+        context_length: Some(context),
+        // The whole prompt in one run, so that it is recorded whole.
+        prefill_chunk: context,
+        image_size: options.image_size.or_else(|| smallest_size(reference)),
+        timeout: PATIENCE,
+        ..model::Options::default()
+    };
+    let model = Model::load_on(reference.clone(), &tap, &model_options, Arc::<Embeds>::clone(&watch))?;
+    // What was recorded is the first run, of a grey picture.
+    recording.take();
+    let mut calls = Vec::new();
+    let mut refused = None;
+    for budget in budgets(&model) {
+        progress.note(&format!("asking the reference, budget {budget:?}"));
+        match ask(&model, &question.picture, &question.text, budget, MaxTokens::Exactly(1)) {
+            Ok(()) => calls.extend(recording.take()),
+            Err(error @ GenerateError::Invalid { .. }) => {
+                progress.note(&format!("budget {budget:?} is left out: {error}"));
+                refused = Some(error);
+            }
+            Err(error) => return Err(VerifyError::Question(error)),
+        }
+    }
+    let decoder = reference.manifest().only(Role::Decoder);
+    let (runs, others): (Vec<Call>, Vec<Call>) = calls.into_iter().partition(|call| call.graph == decoder);
+    let prompts = runs.iter().flat_map(|call| &call.inputs).filter(|(name, _)| name == "inputs_embeds");
+    let longest = prompts.map(|(_, prompt)| prompt).max_by_key(|prompt| prompt.shape().get(1).copied());
+    let Some(prompt) = longest.cloned() else {
+        let nothing = || GenerateError::Engine("the decoder was not run".to_owned());
+        return Err(VerifyError::Question(refused.unwrap_or_else(nothing)));
+    };
+    Ok(Record { calls: once(others), prompt, adapter: watch.report(&model, reference) })
+}
+
+/// Leaves out runs whose inputs an earlier run of the graph had already.
+fn once(calls: Vec<Call>) -> Vec<Call> {
+    let same = |a: &Tensor, b: &Tensor| {
+        a.shape() == b.shape() && a.element() == b.element() && a.bytes() == b.bytes()
+    };
+    let equal = |a: &Call, b: &Call| {
+        let mut inputs = a.inputs.iter().zip(&b.inputs);
+        a.graph == b.graph && inputs.all(|(a, b)| a.0 == b.0 && same(&a.1, &b.1))
+    };
+    let mut kept: Vec<Call> = Vec::new();
+    for call in calls {
+        if !kept.iter().any(|earlier| equal(earlier, &call)) {
+            kept.push(call);
+        }
+    }
+    kept
+}
+
+/// What visual tokens looked like, by tier.
+#[derive(Default)]
+struct Embeds(Mutex<BTreeMap<usize, Statistics>>);
+
+impl Observer for Embeds {
+    fn note(&self, note: Note<'_>) {
+        if let Note::Embeds { tier, statistics } = note {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(tier, statistics);
+        }
+    }
+}
+
+impl Embeds {
+    fn report(&self, model: &Model, reference: &Bundle) -> Vec<AdapterReport> {
+        let (budgets, target) = (&model.info().token_budgets, reference.manifest().vision.embeds_target);
+        let tiers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = |(&tier, &statistics): (&usize, &Statistics)| {
+            let drift = target.and_then(|target| statistics.drift(&target));
+            Some(AdapterReport { tokens: *budgets.get(tier)?, statistics, drift })
+        };
+        tiers.iter().filter_map(report).collect()
+    }
+}

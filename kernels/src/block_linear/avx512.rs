@@ -1,0 +1,273 @@
+//! With AVX-512 VNNI, which multiplies groups of four bytes, unsigned with signed.
+//!
+//! Few rows: every weight is read once, in the order of memory, and multiplied with all rows.
+//!
+//! Many rows: a task takes the halves of a panel's bytes apart, once for all its rows. After every block the
+//! integers become floats and are added to sums of their own: half a dozen rows fill the registers.
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::rows::{BlockedRows, Words};
+use super::{BLOCK, BlockedWeight, Few, Kernel, Many, TILE, TILE_BYTES, ZERO};
+use crate::avx512::quantize::Largest;
+use crate::avx512::{BYTES, LANES, fetch, fetch_soon, load_f16, load_floats, store_floats, wide};
+use crate::quantize::Group;
+use crate::shared::Shared;
+use crate::table::Row;
+
+pub(super) const ROW: Row<Kernel> = Row {
+    instructions: "avx512vnni",
+    here: || wide() && is_x86_feature_detected!("avx512vnni"),
+    kernel: Kernel {
+        quantize,
+        few: Few { rows: 4, tiles: 2, multiply: few },
+        // So many rows that taking the weights apart costs next to nothing, so few that they stay near; so
+        // many panels that the threads share the work evenly.
+        many: Many { rows: 64 * ROWS, tiles: 4 * TILES, multiply: many },
+    },
+};
+
+/// An output to each lane.
+const _: () = assert!(TILE == LANES);
+
+/// Rows that are multiplied at once.
+const ROWS: usize = 6;
+/// Tiles of a panel: two sums for each row.
+const TILES: usize = 2;
+/// How far ahead of the products of few rows weights are asked for, blocks.
+const AHEAD: usize = 8;
+
+/// A row, block by block.
+#[target_feature(enable = "avx512f,avx512bw,ssse3")]
+fn quantize(x: &[f32], words: &mut [Words], about: &mut [Group]) {
+    for ((x, words), about) in x.as_chunks().0.iter().zip(words).zip(about) {
+        *about = quantize_block(x, words);
+    }
+}
+
+/// Writes a block. One with NaN or infinity gives NaN outputs.
+#[target_feature(enable = "avx512f,avx512bw,ssse3")]
+fn quantize_block(x: &[f32; BLOCK], words: &mut Words) -> Group {
+    let (low, high) = x.split_at(LANES);
+    let (low, high) = (load_floats(low), load_floats(high));
+    let Some(step) = Largest::of_none().and(low).and(high).step() else {
+        words.fill(0);
+        return Group::NOT_FINITE;
+    };
+    let ((low, low_words), (high, high_words)) = (step.round(low), step.round(high));
+    let evens_first = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    // SAFETY: the block takes two times four words.
+    unsafe {
+        _mm_storeu_si128(words.as_mut_ptr().cast(), _mm_shuffle_epi8(low, evens_first));
+        _mm_storeu_si128(words.as_mut_ptr().add(4).cast(), _mm_shuffle_epi8(high, evens_first));
+    }
+    let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_words, high_words));
+    Group { scale: step.back, correction: ZERO * sum }
+}
+
+/// The words of sixteen outputs, taken apart: the lower halves of their bytes, and the upper ones.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn halves(words: &[u8; BYTES]) -> [__m512i; 2] {
+    let half = _mm512_set1_epi8(0x0f);
+    // SAFETY: the array has the 64 bytes.
+    let both = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+    [_mm512_and_si512(both, half), _mm512_and_si512(_mm512_srli_epi16::<4>(both), half)]
+}
+
+/// # Safety
+/// As [`Few::multiply`] says.
+unsafe fn few(x: &BlockedRows<'_>, weight: BlockedWeight<'_>, tiles: Range<usize>, y: &Shared<'_, f32>) {
+    for tile in tiles {
+        // SAFETY: as the caller's.
+        unsafe {
+            match x.rows {
+                1 => one_tile::<1>(x, weight, tile, y),
+                2 => one_tile::<2>(x, weight, tile, y),
+                3 => one_tile::<3>(x, weight, tile, y),
+                _ => one_tile::<4>(x, weight, tile, y),
+            }
+        }
+    }
+}
+
+/// The outputs of a tile for `R` rows.
+///
+/// # Safety
+/// Only one task may have this tile, and the CPU must have AVX-512 VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn one_tile<const R: usize>(
+    x: &BlockedRows<'_>,
+    weight: BlockedWeight<'_>,
+    tile: usize,
+    y: &Shared<'_, f32>,
+) {
+    let (values, scales) = weight.tile(tile);
+    let rows: [_; R] = std::array::from_fn(|r| (x.blocks(r), x.about(r)));
+    assert!(rows.iter().all(|(blocks, about)| blocks.len() == values.len() && about.len() == values.len()));
+    let mut sums = [_mm512_setzero_ps(); R];
+    for (block, (values, scales)) in values.iter().zip(scales).enumerate() {
+        fetch_soon(values, AHEAD * TILE_BYTES);
+        let mut low = [_mm512_setzero_si512(); R];
+        let mut high = [_mm512_setzero_si512(); R];
+        for r in 0..R {
+            low[r] = _mm512_set1_epi32(-rows[r].1[block].correction);
+        }
+        for (word, weights) in values.as_chunks::<BYTES>().0.iter().enumerate() {
+            let [lower, upper] = halves(weights);
+            for r in 0..R {
+                let x: &[i32; BLOCK / 4] = &rows[r].0[block];
+                low[r] = _mm512_dpbusd_epi32(low[r], lower, _mm512_set1_epi32(x[2 * word]));
+                high[r] = _mm512_dpbusd_epi32(high[r], upper, _mm512_set1_epi32(x[2 * word + 1]));
+            }
+        }
+        let scales = load_f16(scales);
+        for r in 0..R {
+            let product = _mm512_cvtepi32_ps(_mm512_add_epi32(low[r], high[r]));
+            let scale = _mm512_mul_ps(_mm512_set1_ps(rows[r].1[block].scale), scales);
+            sums[r] = _mm512_fmadd_ps(product, scale, sums[r]);
+        }
+    }
+    for r in 0..R {
+        // SAFETY: the caller has this tile to itself.
+        store_floats(sums[r], unsafe { y.part(r * weight.outputs() + tile * TILE, TILE) });
+    }
+}
+
+/// A block of a panel: words of four weights, a byte each, \[8 words, 2 tiles, 16 outputs\], and the scales.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct PanelBlock {
+    words: [[[u8; BYTES]; TILES]; BLOCK / 4],
+    scales: [[f32; TILE]; TILES],
+}
+
+const EMPTY: PanelBlock =
+    PanelBlock { words: [[[0; BYTES]; TILES]; BLOCK / 4], scales: [[0.0; TILE]; TILES] };
+
+thread_local! {
+    static PANEL: RefCell<Vec<PanelBlock>> = const { RefCell::new(Vec::new()) };
+}
+
+/// # Safety
+/// As [`Many::multiply`] says.
+unsafe fn many(
+    x: &BlockedRows<'_>,
+    weight: BlockedWeight<'_>,
+    rows: Range<usize>,
+    tiles: Range<usize>,
+    y: &Shared<'_, f32>,
+) {
+    PANEL.with_borrow_mut(|panel| {
+        panel.resize(weight.blocks(), EMPTY);
+        for first in tiles.step_by(TILES) {
+            // SAFETY: as the caller's.
+            unsafe {
+                unpack(weight, first, panel);
+                multiply_panel(panel, rows.clone(), x, weight, first, y);
+            }
+        }
+    });
+}
+
+/// Takes the tiles from `first`; beyond the last, that one again, since nobody reads its sums.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn unpack(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
+    for tile in 0..TILES {
+        let (values, scales) = weight.tile((first + tile).min(weight.tiles() - 1));
+        for ((values, scales), block) in values.iter().zip(scales).zip(&mut *panel) {
+            store_floats(load_f16(scales), &mut block.scales[tile]);
+            for (word, weights) in values.as_chunks::<BYTES>().0.iter().enumerate() {
+                for (at, half) in halves(weights).into_iter().enumerate() {
+                    // SAFETY: the array takes the 64 bytes.
+                    unsafe { _mm512_store_si512(block.words[2 * word + at][tile].as_mut_ptr().cast(), half) };
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Only one task may have these outputs of these rows, and the CPU must have AVX-512 VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn multiply_panel(
+    panel: &[PanelBlock],
+    rows: Range<usize>,
+    x: &BlockedRows<'_>,
+    weight: BlockedWeight<'_>,
+    first: usize,
+    y: &Shared<'_, f32>,
+) {
+    let next = (first + TILES..first + 2 * TILES).map(|tile| weight.tile(tile.min(weight.tiles() - 1)).0);
+    let mut next = next.flatten();
+    let per_turn = (TILES * weight.blocks()).div_ceil((rows.len() / ROWS).max(1));
+    let mut row = rows.start;
+    // SAFETY: as the caller's.
+    unsafe {
+        while row + ROWS <= rows.end {
+            // The next panel comes from memory meanwhile.
+            next.by_ref().take(per_turn).for_each(|block| fetch(block));
+            run::<ROWS>(panel, row, x, weight, first, y);
+            row += ROWS;
+        }
+        while row + 2 <= rows.end {
+            run::<2>(panel, row, x, weight, first, y);
+            row += 2;
+        }
+        if row < rows.end {
+            run::<1>(panel, row, x, weight, first, y);
+        }
+    }
+}
+
+/// `R` rows from `row`.
+///
+/// # Safety
+/// As [`multiply_panel`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn run<const R: usize>(
+    panel: &[PanelBlock],
+    row: usize,
+    x: &BlockedRows<'_>,
+    weight: BlockedWeight<'_>,
+    first: usize,
+    y: &Shared<'_, f32>,
+) {
+    let rows: [_; R] = std::array::from_fn(|r| (x.blocks(row + r), x.about(row + r)));
+    assert!(rows.iter().all(|(blocks, about)| blocks.len() == panel.len() && about.len() == panel.len()));
+    let mut sums = [[_mm512_setzero_ps(); TILES]; R];
+    for (at, block) in panel.iter().enumerate() {
+        let mut products = [[_mm512_setzero_si512(); TILES]; R];
+        for r in 0..R {
+            products[r] = [_mm512_set1_epi32(-rows[r].1[at].correction); TILES];
+        }
+        for (word, weights) in block.words.iter().enumerate() {
+            // SAFETY: both arrays have the 64 bytes.
+            let weights = weights.each_ref().map(|tile| unsafe { _mm512_load_si512(tile.as_ptr().cast()) });
+            for r in 0..R {
+                let x = _mm512_set1_epi32(rows[r].0[at][word]);
+                for tile in 0..TILES {
+                    products[r][tile] = _mm512_dpbusd_epi32(products[r][tile], weights[tile], x);
+                }
+            }
+        }
+        for tile in 0..TILES {
+            // SAFETY: the array has sixteen floats.
+            let scales = unsafe { _mm512_load_ps(block.scales[tile].as_ptr()) };
+            for r in 0..R {
+                let scale = _mm512_mul_ps(_mm512_set1_ps(rows[r].1[at].scale), scales);
+                let product = _mm512_cvtepi32_ps(products[r][tile]);
+                sums[r][tile] = _mm512_fmadd_ps(product, scale, sums[r][tile]);
+            }
+        }
+    }
+    for tile in 0..TILES.min(weight.tiles() - first) {
+        for r in 0..R {
+            let start = (row + r) * weight.outputs() + (first + tile) * TILE;
+            // SAFETY: the caller has these outputs of this row to itself.
+            store_floats(sums[r][tile], unsafe { y.part(start, TILE) });
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Linear layers with weights in blocks of 32 along each row, of 4 bits and with a scale each: a decoder's.
+//!
+//! Activations are quantized block by block, too. A block's product is an integer and therefore exact; blocks
+//! are added in their order, in all kernels with the same roundings. So a row's result depends neither on the
+//! rows beside it nor on which kernel ran: prompts in chunks and answers in batches give the same bits.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod rows;
+
+use std::ops::Range;
+
+use half::f16;
+
+use crate::Threads;
+use crate::quantize::Group;
+use crate::shared::{Shared, part};
+use crate::table::Table;
+use rows::{BlockedRows, Words, quantize};
+
+/// The kernels, the fastest first.
+pub(crate) static TABLE: Table<Kernel> = Table::new(&[
+    #[cfg(target_arch = "x86_64")]
+    avx512::ROW,
+]);
+
+/// What a set of instructions does.
+pub(crate) struct Kernel {
+    /// Writes a row of whole blocks in 8 bits, and what brings each block back. One with NaN or infinity
+    /// becomes [`Group::NOT_FINITE`]; the correction of others is [`ZERO`] times the sum of their bytes.
+    ///
+    /// # Safety
+    /// The CPU must have the instructions.
+    quantize: unsafe fn(x: &[f32], words: &mut [Words], about: &mut [Group]),
+    few: Few,
+    many: Many,
+}
+
+/// A decoder's step: weights are read once, and multiplied as they lie.
+struct Few {
+    /// Most rows.
+    rows: usize,
+    /// Tiles of a task.
+    tiles: usize,
+    /// Multiplies all rows with some tiles.
+    ///
+    /// # Safety
+    /// Only one task may have these tiles, and the CPU must have the instructions.
+    multiply: unsafe fn(&BlockedRows<'_>, BlockedWeight<'_>, tiles: Range<usize>, y: &Shared<'_, f32>),
+}
+
+/// A prompt: it pays to take the weights' halves apart first.
+struct Many {
+    /// Rows of a task.
+    rows: usize,
+    /// Tiles of a task.
+    tiles: usize,
+    /// Multiplies some rows with some tiles.
+    ///
+    /// # Safety
+    /// Only one task may have these tiles of these rows, and the CPU must have the instructions.
+    multiply: unsafe fn(
+        &BlockedRows<'_>,
+        BlockedWeight<'_>,
+        rows: Range<usize>,
+        tiles: Range<usize>,
+        y: &Shared<'_, f32>,
+    ),
+}
+
+/// Weights of a block.
+pub const BLOCK: usize = 32;
+/// Outputs of a tile.
+pub const TILE: usize = 16;
+
+/// Bytes of a block of a tile's weights.
+const TILE_BYTES: usize = TILE * BLOCK / 2;
+/// What stands for zero in a weight.
+const ZERO: i32 = 8;
+
+/// A weight of 4 bits in the order in which the instruction takes it: `y = x * weight^T`.
+///
+/// Eight weights of an output, two to a byte and the first in the lower half, are a word; a tile's sixteen
+/// outputs have their words side by side. 8 stands for zero.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockedWeight<'a> {
+    /// Inputs: a whole number of blocks.
+    pub inputs: usize,
+    /// \[outputs / 16, blocks, 4 words, 16 outputs, 4 bytes\].
+    pub values: &'a [u8],
+    /// \[outputs / 16, blocks, 16 outputs\].
+    pub scales: &'a [f16],
+}
+
+impl BlockedWeight<'_> {
+    fn blocks(&self) -> usize {
+        self.inputs / BLOCK
+    }
+
+    fn tiles(&self) -> usize {
+        self.scales.len() / (self.blocks() * TILE)
+    }
+
+    fn outputs(&self) -> usize {
+        self.tiles() * TILE
+    }
+
+    /// A tile's blocks, and their scales.
+    fn tile(&self, tile: usize) -> (&[[u8; TILE_BYTES]], &[[f16; TILE]]) {
+        let (blocks, at) = (self.blocks(), tile * self.blocks());
+        (&self.values.as_chunks().0[at..][..blocks], &self.scales.as_chunks().0[at..][..blocks])
+    }
+}
+
+/// `y` \[rows, outputs\] from `x` \[rows, inputs\]. Each block of x is scaled so that its largest magnitude
+/// becomes 127, rounded to the nearest integer, multiplied, and scaled back. `scratch` keeps memory between
+/// calls.
+///
+/// # Panics
+/// When the slices do not fit each other, or the CPU has no kernel ([`crate::Operator::BlockLinear`]).
+pub fn block_linear(
+    x: &[f32],
+    weight: BlockedWeight<'_>,
+    y: &mut [f32],
+    scratch: &mut Vec<[i32; BLOCK / 4]>,
+    threads: &dyn Threads,
+) {
+    block_linear_with(TABLE.kernel(), x, weight, y, scratch, threads);
+}
+
+fn block_linear_with(
+    kernel: &Kernel,
+    x: &[f32],
+    weight: BlockedWeight<'_>,
+    y: &mut [f32],
+    scratch: &mut Vec<Words>,
+    threads: &dyn Threads,
+) {
+    let inputs = weight.inputs;
+    assert!(inputs > 0 && inputs.is_multiple_of(BLOCK), "inputs: expected whole blocks, found {inputs}");
+    let (rows, outputs) = (x.len() / inputs, weight.outputs());
+    if y.is_empty() {
+        return;
+    }
+    assert_eq!(x.len(), rows * inputs, "x: expected whole rows of {inputs}");
+    assert_eq!(weight.scales.len(), outputs * weight.blocks(), "scales: expected whole tiles");
+    assert_eq!(weight.values.len(), weight.scales.len() * BLOCK / 2, "values: expected whole blocks");
+    assert_eq!(y.len(), rows * outputs, "y: expected [{rows}, {outputs}]");
+
+    let x = quantize(kernel, x, inputs, scratch, threads);
+    let (y, tiles) = (Shared::new(y), weight.tiles());
+    let (few, many) = (&kernel.few, &kernel.many);
+    if rows <= few.rows {
+        threads.run(tiles.div_ceil(few.tiles), &|task| {
+            let part = part(task, few.tiles, tiles);
+            // SAFETY: every task has tiles of its own, and the table asked the CPU.
+            unsafe { (few.multiply)(&x, weight, part, &y) }
+        });
+    } else {
+        let groups = tiles.div_ceil(many.tiles);
+        threads.run(groups * rows.div_ceil(many.rows), &|task| {
+            let (rows, tiles) =
+                (part(task / groups, many.rows, rows), part(task % groups, many.tiles, tiles));
+            // SAFETY: every task has tiles or rows of its own, and the table asked the CPU.
+            unsafe { (many.multiply)(&x, weight, rows, tiles, &y) }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! The decoder of Llama, Mistral, Qwen2 and Qwen3, with the parameter names that their `...ForCausalLM` have
+//! in transformers.
+//!
+//! Pre-norm transformer with grouped-query attention, rotary positions and a gated MLP; Qwen3 also normalises
+//! queries and keys. Two flavours come from this one file: *fused* lets one operator rotate, extend a shared
+//! KV buffer in place and attend, *portable* spells the same out in standard operators with past and present
+//! tensors. Embedding is a graph of its own, since visual tokens enter as embeddings; tied weights are stored
+//! once for both.
+
+mod config;
+mod rope;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, Kind};
+pub use rope::{Rope, Scaling};
+
+use rope::rope;
+
+use arrcoc_bundle::names::cache;
+use arrcoc_bundle::{Meaning, Role, Target};
+
+use crate::bricks::{self, rotary};
+use crate::dims;
+use crate::graph::ops::cached_attention::CachedAttention;
+use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
+
+/// What a checkpoint calls the decoder.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// Module of `embed_tokens`, `layers` and `norm`.
+    pub body: &'a str,
+    /// Module of the output head; no tensor has that name where the weights are tied.
+    pub head: &'a str,
+}
+
+/// Distribution of random embeddings.
+const EMBEDDING: Init = Init::normal(0.02);
+
+/// Added to the logits of keys that a query must not see; vanishes in a softmax and fits half precision.
+const MASKED: f32 = -3e4;
+
+/// `input_ids` \[batch, seq\] to `inputs_embeds` \[batch, seq, H\].
+pub fn embedding_graph(config: &Config, names: Names<'_>, target: Target) -> Graph {
+    let mut builder = Builder::new("embedding", Role::Embedding, names.body, target);
+    let g = &mut builder;
+    let ids = g.input("input_ids", Element::I64, dims!["batch", "seq"]);
+    let table = g.param("embed_tokens.weight", &config.embedding_shape(), EMBEDDING);
+    let embeds = g.gather(&table, &ids, 0); // [B, S, H]
+    g.output("inputs_embeds", Meaning::Picked, &embeds, dims!["batch", "seq", config.hidden_size]);
+    builder.finish()
+}
+
+/// What the layers share, and the only difference between the flavours.
+enum Context {
+    /// Cosines and sines by token \[B * S, width / 2\], and each token's row in them \[B, S\].
+    Fused { cosines: Value, sines: Value, rows: Value, seqlens_k: Value, total: Value },
+    /// Cosines and sines by token \[B, 1, S, width / 2\].
+    Portable { mask: Value, cosines: Value, sines: Value },
+}
+
+/// `inputs_embeds` \[batch, seq, H\], `position_ids` \[3, batch, seq\], `deep_embeds` \[levels, batch, seq,
+/// H\] where there are levels, and the KV cache to `logits` \[batch, 1, V\] of the last position and the
+/// cache. `context_length` is how many positions there are.
+pub fn graph(config: &Config, names: Names<'_>, target: Target, context_length: usize) -> Graph {
+    let mut builder = Builder::new("decoder", Role::Decoder, "", target);
+    let g = &mut builder;
+    let (last, present) = {
+        let g = &mut g.scope(names.body);
+        let embeds = g.input("inputs_embeds", Element::F32, dims!["batch", "seq", config.hidden_size]);
+        let context = context(g, config, context_length);
+        let deep = deep_embeds(g, config);
+        let past = past(g, config);
+        let (normed, present) = layers(g, config, &context, &embeds, &deep, &past);
+        let x = g.reshape(&normed, dims!["batch", "seq", config.hidden_size]);
+        let last = g.skip(&x, -1, 1, 1.into()); // [B, 1, H]
+        (g.reshape(&last, dims!["batch", config.hidden_size]), present)
+    };
+    let logits = head(g, config, names, &last); // [B, V]
+    let logits = g.reshape(&logits, dims!["batch", 1, config.vocab_size]);
+    g.output("logits", Meaning::Logits, &logits, dims!["batch", 1, config.vocab_size]);
+    for (layer, values) in present.iter().enumerate() {
+        for (part, value) in cache::PARTS.into_iter().zip(values) {
+            let dims = dims!["batch", config.kv_heads, "total", config.head_dim];
+            g.bare_output(&cache::present(layer, part), value, dims);
+        }
+    }
+    builder.finish()
+}
+
+/// Keys and values of earlier tokens, by layer.
+fn past(g: &mut Builder, config: &Config) -> Vec<[Value; 2]> {
+    let dims = dims!["batch", config.kv_heads, "past", config.head_dim];
+    let parts =
+        |layer| cache::PARTS.map(|part| g.input(cache::past(layer, part), Element::F32, dims.clone()));
+    (0..config.layers).map(parts).collect()
+}
+
+/// What is added to the hidden states behind the first layers, rows of one level each; zeros where a token is
+/// no visual one.
+fn deep_embeds(g: &mut Builder, config: &Config) -> Vec<Value> {
+    let (levels, hidden) = (config.deep_levels, config.hidden_size);
+    if levels == 0 {
+        return Vec::new();
+    }
+    let all = g.input("deep_embeds", Element::F32, dims![levels, "batch", "seq", hidden]);
+    let rows = Dim::Axis("batch").times("seq");
+    let split = g.split(&all, &vec![1; levels], 0); // levels x [1, B, S, H]
+    split.iter().map(|level| g.reshape(level, dims![&rows, hidden])).collect()
+}
+
+/// All layers and the last norm: rows, and the extended caches.
+fn layers(
+    g: &mut Builder,
+    config: &Config,
+    context: &Context,
+    embeds: &Value,
+    deep: &[Value],
+    past: &[[Value; 2]],
+) -> (Value, Vec<[Value; 2]>) {
+    let rows = embeds.dim(0).times(embeds.dim(1));
+    let mut x = g.reshape(embeds, dims![rows, config.hidden_size]);
+    let mut normed = bricks::rms_norm(g, "layers.0.input_layernorm", &x, config.rms_norm_eps);
+    let mut present = Vec::new();
+    for (index, past) in past.iter().enumerate() {
+        let mut out = {
+            let g = &mut g.scope(format!("layers.{index}"));
+            let (attended, cache) = attention(g, config, context, &normed, past);
+            present.push(cache);
+            let (norm, sum) =
+                bricks::add_rms_norm(g, "post_attention_layernorm", &x, &attended, config.rms_norm_eps);
+            x = sum;
+            mlp(g, config, &norm)
+        };
+        if let Some(deep) = deep.get(index) {
+            x = g.add(&x, &out);
+            out = deep.clone();
+        }
+        // The next norm belongs to the next layer, or is the last one.
+        let next = match index + 1 {
+            last if last == config.layers => "norm".to_owned(),
+            next => format!("layers.{next}.input_layernorm"),
+        };
+        (normed, x) = bricks::add_rms_norm(g, &next, &x, &out, config.rms_norm_eps);
+    }
+    (normed, present)
+}
+
+fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
+    let (batch, seq) = (Dim::Axis("batch"), Dim::Axis("seq"));
+    let half = config.head_dim / 2;
+    match g.target() {
+        Target::Cpu => {
+            let position_ids = g.input("position_ids", Element::I64, dims![3, "batch", "seq"]);
+            let seqlens_k = g.input("seqlens_k", Element::I32, dims!["batch"]);
+            let total = g.input("total_sequence_length", Element::I32, vec![]);
+            let (cosines, sines) = rope(g, config, &position_ids, context_length);
+            let tokens = batch.times(&seq);
+            let [cosines, sines] = [cosines, sines].map(|x| g.reshape(&x, dims![&tokens, half]));
+            let rows = g.range(&Dim::Fixed(0), &tokens);
+            let rows = g.reshape(&rows, dims![&batch, &seq]);
+            Context::Fused { cosines, sines, rows, seqlens_k, total }
+        }
+        Target::Portable => {
+            let attention_mask = g.input("attention_mask", Element::I64, dims!["batch", "total"]);
+            let position_ids = g.input("position_ids", Element::I64, dims![3, "batch", "seq"]);
+            let (cosines, sines) = rope(g, config, &position_ids, context_length);
+            let [cosines, sines] = [cosines, sines].map(|x| g.reshape(&x, dims![&batch, 1, &seq, half]));
+            let mask = causal_mask(g, &attention_mask);
+            Context::Portable { mask, cosines, sines }
+        }
+    }
+}
+
+/// 0 where query i may see key j (j <= past + i, and not padding), [`MASKED`] elsewhere: \[B, 1, 1, S,
+/// total\].
+fn causal_mask(g: &mut Builder, attention_mask: &Value) -> Value {
+    let (seq, total) = (Dim::Axis("seq"), Dim::Axis("total"));
+    let keys = g.range(&Dim::Fixed(0), &total); // [total]
+    let queries = g.range(&Dim::Fixed(0), &seq); // [S]
+    let (length, new) = (g.size(&total), g.size(&seq));
+    let past = g.sub(&length, &new);
+    let queries = g.add(&queries, &past);
+    let queries = g.reshape(&queries, dims![&seq, 1]);
+    let causal = g.less_or_equal(&keys, &queries); // [S, total]
+    let one = g.ints(&[1], &[1]);
+    let real = g.equal(attention_mask, &one); // [B, total]
+    let real = g.reshape(&real, dims!["batch", 1, 1, 1, &total]);
+    let visible = g.and(&causal, &real); // [B, 1, 1, S, total]
+    let (zero, masked) = (g.float(0.0), g.float(MASKED));
+    g.select(&visible, &zero, &masked)
+}
+
+/// Rows to rows, and the extended cache.
+fn attention(
+    g: &mut Builder,
+    config: &Config,
+    context: &Context,
+    x: &Value,
+    past: &[Value; 2],
+) -> (Value, [Value; 2]) {
+    let g = &mut g.scope("self_attn");
+    let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let q = project(g, "q_proj", x, queries, config.qkv_bias);
+    let k = project(g, "k_proj", x, keys, config.qkv_bias);
+    let v = project(g, "v_proj", x, keys, config.qkv_bias);
+    let (q, k) = match config.head_norms {
+        true => (norm_heads(g, config, "q_norm", &q), norm_heads(g, config, "k_norm", &k)),
+        false => (q, k),
+    };
+    let (attended, cache) = match context {
+        Context::Fused { .. } => fused_attention(g, config, context, [&q, &k, &v], past),
+        Context::Portable { .. } => portable_attention(g, config, context, [&q, &k, &v], past),
+    };
+    (project(g, "o_proj", &attended, config.hidden_size, config.output_bias), cache)
+}
+
+fn project(g: &mut Builder, name: &str, x: &Value, out: usize, bias: bool) -> Value {
+    match bias {
+        true => bricks::linear(g, name, x, out),
+        false => bricks::linear_no_bias(g, name, x, out),
+    }
+}
+
+/// RMS norm of every head by itself: rows \[B * S, heads * width\] to the same.
+fn norm_heads(g: &mut Builder, config: &Config, name: &str, x: &Value) -> Value {
+    let (rows, columns) = (x.dim(0).clone(), bricks::width(x));
+    let heads = columns / config.head_dim;
+    let x = g.reshape(x, dims![rows.times(heads), config.head_dim]);
+    let x = bricks::rms_norm(g, name, &x, config.rms_norm_eps);
+    g.reshape(&x, dims![&rows, columns])
+}
+
+fn fused_attention(
+    g: &mut Builder,
+    config: &Config,
+    context: &Context,
+    qkv: [&Value; 3],
+    past: &[Value; 2],
+) -> (Value, [Value; 2]) {
+    let Context::Fused { cosines, sines, rows, seqlens_k, total } = context else {
+        unreachable!("the caller matched the flavour");
+    };
+    let (batch, seq) = (Dim::Axis("batch"), Dim::Axis("seq"));
+    let [q, k, v] = qkv.map(|x| g.reshape(x, dims![&batch, &seq, bricks::width(x)]));
+    let inputs = CachedAttention {
+        query: &q,
+        key: &k,
+        value: &v,
+        past_key: &past[0],
+        past_value: &past[1],
+        seqlens_k,
+        total_sequence_length: total,
+        rotary: (cosines, sines),
+        position_ids: rows,
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        scale: (config.head_dim as f32).sqrt().recip(),
+    };
+    let [o, key, value] = g.cached_attention(&inputs, &Dim::Axis("total")); // [B, S, heads * width]
+    let o = g.reshape(&o, dims![batch.times(&seq), config.heads * config.head_dim]);
+    (o, [key, value])
+}
+
+fn portable_attention(
+    g: &mut Builder,
+    config: &Config,
+    context: &Context,
+    [q, k, v]: [&Value; 3],
+    past: &[Value; 2],
+) -> (Value, [Value; 2]) {
+    let Context::Portable { mask, cosines, sines } = context else {
+        unreachable!("the caller matched the flavour");
+    };
+    let (batch, seq, total) = (Dim::Axis("batch"), Dim::Axis("seq"), Dim::Axis("total"));
+    let (heads, kv_heads, width) = (config.heads, config.kv_heads, config.head_dim);
+    let group = heads / kv_heads;
+
+    let q = bricks::expand_heads(g, q, &batch, &seq, heads); // [B, heads, S, width]
+    let k = bricks::expand_heads(g, k, &batch, &seq, kv_heads);
+    let v = bricks::expand_heads(g, v, &batch, &seq, kv_heads);
+    let q = rotary::rotate(g, &q, cosines, sines);
+    let q = g.scale(&q, (width as f32).sqrt().recip());
+    let k = rotary::rotate(g, &k, cosines, sines);
+    let key = extend(g, &past[0], &k, &total); // [B, kv_heads, total, width]
+    let value = extend(g, &past[1], &v, &total);
+
+    // The heads of a group lie side by side: they become more queries of one key/value head, and nothing is
+    // repeated.
+    let queries = seq.times(group);
+    let q = g.reshape(&q, dims![&batch, kv_heads, &queries, width]);
+    let transposed = g.transpose(&key, &[0, 1, 3, 2]);
+    let p = g.matmul(&q, &transposed); // [B, kv_heads, group * S, total]
+    let p = g.reshape(&p, dims![&batch, kv_heads, group, &seq, &total]);
+    let p = g.add(&p, mask);
+    let p = g.softmax(&p);
+    let p = g.reshape(&p, dims![&batch, kv_heads, &queries, &total]);
+    let o = g.matmul(&p, &value); // [B, kv_heads, group * S, width]
+    let o = g.reshape(&o, dims![&batch, heads, &seq, width]);
+    (bricks::merge_heads(g, &o), [key, value])
+}
+
+/// Appends along the sequence axis; the result's length is the contract's `total`.
+fn extend(g: &mut Builder, past: &Value, new: &Value, total: &Dim) -> Value {
+    let mut joined = g.concat(&[past, new], 2);
+    joined.dims[2] = total.clone();
+    joined
+}
+
+/// Gated MLP: rows to rows.
+fn mlp(g: &mut Builder, config: &Config, x: &Value) -> Value {
+    let g = &mut g.scope("mlp");
+    let gate = project(g, "gate_proj", x, config.intermediate_size, config.mlp_bias);
+    let up = project(g, "up_proj", x, config.intermediate_size, config.mlp_bias);
+    let gate = config.activation.apply(g, &gate);
+    let h = g.mul(&gate, &up);
+    project(g, "down_proj", &h, config.hidden_size, config.mlp_bias)
+}
+
+/// Logits \[B, V\] of hidden states \[B, H\].
+fn head(g: &mut Builder, config: &Config, names: Names<'_>, x: &Value) -> Value {
+    let module = match config.tied {
+        true => format!("{}.embed_tokens", names.body),
+        false => names.head.to_owned(),
+    };
+    let g = &mut g.scope(module);
+    let weight = g.param("weight", &config.embedding_shape(), EMBEDDING);
+    g.gemm(x, &weight, None)
+}

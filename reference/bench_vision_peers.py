@@ -1,0 +1,226 @@
+"""Times a picture and a question elsewhere: transformers in two precisions, llama.cpp's mtmd in three.
+
+    python bench_vision_peers.py --checkpoint ../target/smollm2/smolvlm --work DIR
+        [--llama-cpp SOURCE --bin DIR] [--peer transformers-bf16 ...] [--rounds 3] [--threads N] [--out FILE]
+
+One picture of 1536 x 1152 pixels, drawn, and one question of about twelve tokens; 32 greedy tokens. Every
+round runs each peer in a process of its own, after one warm-up within it (llama.cpp does its own). Seconds:
+`preprocess` (transformers only: llama.cpp does not say), `vision` (tower and connector, all tiles),
+`first_token` (vision and prefill), `step` (one token). `peak_rss` is in bytes, `prompt` in tokens.
+
+llama.cpp: SOURCE is its source tree, which has the converter, DIR holds llama-quantize and llama-mtmd-cli.
+The tower goes into an mmproj file in F16 (Q8_0 for the quantized peers), the decoder into one of the named
+precision, by way of a Llama checkpoint. Prints JSON.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from stock import pictures
+
+QUESTION = "What can be seen in this picture, and which colours?"
+STEPS = 32
+TRANSFORMERS = {"transformers-fp32": "float32", "transformers-bf16": "bfloat16"}
+LLAMA_CPP = {"llama.cpp-f16": "F16", "llama.cpp-q8_0": "Q8_0", "llama.cpp-q4_0": "Q4_0"}
+
+
+def main() -> None:
+    args = arguments()
+    if args.worker:
+        print(json.dumps(in_transformers(args)))
+        return
+    args.work.mkdir(parents=True, exist_ok=True)
+    picture = args.work / "photograph.png"
+    if not picture.exists():
+        pictures.photograph(1536, 1152, 0).save(picture)
+    rounds = {peer: [] for peer in args.peer or [*TRANSFORMERS, *(LLAMA_CPP if args.bin else [])]}
+    for _ in range(args.rounds):
+        for peer, figures in rounds.items():
+            figures.append(
+                run_transformers(args, peer) if peer in TRANSFORMERS else in_llama_cpp(args, peer, picture)
+            )
+            print(f"{peer}: {figures[-1]}", file=sys.stderr, flush=True)
+    medians = {
+        peer: {figure: statistics.median(each[figure] for each in figures) for figure in figures[0]}
+        for peer, figures in rounds.items()
+    }
+    content = {
+        "question": QUESTION,
+        "steps": STEPS,
+        "threads": args.threads,
+        "median": medians,
+        "rounds": rounds,
+    }
+    text = json.dumps(content, indent=1)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+
+
+def run_transformers(args: argparse.Namespace, peer: str) -> dict:
+    command = [sys.executable, __file__, "--checkpoint", args.checkpoint, "--work", args.work]
+    command += ["--threads", str(args.threads), "--worker", TRANSFORMERS[peer]]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def in_transformers(args: argparse.Namespace) -> dict:
+    """The second of two runs, in this process."""
+    import torch
+    import transformers
+    from stock import checkpoint, conversations, golden
+
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    _, model_class, processor_class, _ = checkpoint.CLASSES["smolvlm"]
+    processor = processor_class.from_pretrained(args.checkpoint)
+    model = model_class.from_pretrained(args.checkpoint, dtype=getattr(torch, args.worker)).eval()
+    picture = {"type": "image_url", "image_url": {"url": "photograph.png"}}
+    messages = golden.for_transformers([conversations.user(picture, conversations.text(QUESTION))], args.work)
+
+    @torch.no_grad()
+    def once() -> dict:
+        encoded, preprocess = timed(
+            lambda: processor.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
+        )
+        tower = {name: encoded[name] for name in ("pixel_values", "pixel_attention_mask")}
+        features, vision = timed(lambda: model.get_image_features(**tower, return_dict=True))
+        prompt = {"input_ids": encoded["input_ids"], "mm_encoder_outputs": {"image": features}}
+        output, prefill = timed(lambda: model(**prompt, use_cache=True, logits_to_keep=1))
+        steps = []
+        for _ in range(STEPS):
+            token = {"input_ids": output.logits[:, -1:].argmax(-1), "past_key_values": output.past_key_values}
+            output, step = timed(lambda token=token: model(**token, use_cache=True))
+            steps.append(step)
+        figures = {"preprocess": preprocess, "vision": vision, "first_token": vision + prefill}
+        return figures | {"step": statistics.median(steps), "prompt": encoded["input_ids"].shape[1]}
+
+    once()
+    return once() | {"peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def timed(work: Callable) -> tuple:
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
+
+
+def in_llama_cpp(args: argparse.Namespace, peer: str, picture: Path) -> dict:
+    text, mmproj = converted(args, LLAMA_CPP[peer])
+    command = [
+        args.bin / "llama-mtmd-cli",
+        "-m",
+        text,
+        "--mmproj",
+        mmproj,
+        "--image",
+        picture,
+        "-p",
+        QUESTION,
+    ]
+    command += [
+        "-n",
+        str(STEPS),
+        "--temp",
+        "0",
+        "--ignore-eos",
+        "-t",
+        str(args.threads),
+        "-c",
+        "4096",
+        "--jinja",
+    ]
+    process = subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise RuntimeError(f"{peer}: llama-mtmd-cli failed:\n{said[-2000:]}")
+    milliseconds = [float(each) for each in re.findall(r"(?:slice encoded|encoding done) in (\d+) ms", said)]
+    prefill = re.search(r"prompt eval time = +([\d.]+) ms / +(\d+) tokens", said)
+    step = re.search(r"[^t] eval time = +([\d.]+) ms / +(\d+) runs", said)
+    if not (milliseconds and prefill and step):
+        raise RuntimeError(f"{peer}: expected timings, found none in:\n{said[-2000:]}")
+    vision = sum(milliseconds) / 1000
+    return {
+        "vision": vision,
+        "first_token": vision + float(prefill[1]) / 1000,
+        "step": float(step[1]) / float(step[2]) / 1000,
+        "prompt": int(prefill[2]),
+        "peak_rss": usage.ru_maxrss * 1024,
+    }
+
+
+def converted(args: argparse.Namespace, precision: str) -> tuple[Path, Path]:
+    """The decoder's and the tower's files for llama.cpp, made where they are missing."""
+    full, text = args.work / "text-F16.gguf", args.work / f"text-{precision}.gguf"
+    kind = "f16" if precision == "F16" else "q8_0"
+    mmproj = args.work / f"mmproj-{kind}.gguf"
+    convert = [sys.executable, args.llama_cpp / "convert_hf_to_gguf.py"]
+    if not full.exists():
+        save_decoder(args.checkpoint, args.work / "decoder")
+        quietly([*convert, args.work / "decoder", "--outtype", "f16", "--outfile", full])
+    if not text.exists():
+        quietly([args.bin / "llama-quantize", full, text, precision])
+    if not mmproj.exists():
+        quietly([*convert, args.checkpoint, "--mmproj", "--outtype", kind, "--outfile", mmproj])
+    return text, mmproj
+
+
+def save_decoder(checkpoint_dir: Path, directory: Path) -> None:
+    """The checkpoint's text model as a Llama checkpoint: the converter does not take it out by itself."""
+    import torch
+    from stock import checkpoint
+    from transformers import LlamaForCausalLM
+
+    _, model_class, processor_class, _ = checkpoint.CLASSES["smolvlm"]
+    whole = model_class.from_pretrained(checkpoint_dir, dtype=torch.bfloat16)
+    config = whole.config.text_config
+    config.tie_word_embeddings = whole.config.tie_word_embeddings
+    decoder = LlamaForCausalLM(config).to(torch.bfloat16)
+    decoder.model.load_state_dict(whole.model.text_model.state_dict())
+    decoder.lm_head.load_state_dict(whole.lm_head.state_dict())
+    decoder.save_pretrained(directory)
+    processor = processor_class.from_pretrained(checkpoint_dir)
+    processor.tokenizer.chat_template = processor.chat_template
+    processor.tokenizer.save_pretrained(directory)
+
+
+def quietly(command: list) -> None:
+    done = subprocess.run(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-2000:]}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--llama-cpp", type=Path, help="its source tree")
+    parser.add_argument("--bin", type=Path, help="where its programs are")
+    parser.add_argument("--peer", action="append", choices=[*TRANSFORMERS, *LLAMA_CPP])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Renders chat templates of many families with transformers, and tokenises what they write.
+
+    python reference/prompts/make_table.py runtime/src/prompt/table.json
+
+The runtime's test `prompts_equal_transformers` renders the same conversations and compares. Versions: requirements.lock.
+"""
+
+import datetime
+import hashlib
+import json
+import sys
+
+import jinja2
+import tokenizers
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+import features
+import text_families
+import vision_families
+
+NOW = datetime.datetime(2026, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
+IMAGE = {"type": "image"}
+STRUCTURE = [
+    "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<image>", "<IMG_CONTEXT>", "[IMG]",
+    "<start_of_image>", "<|image|>", "<|image_1|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "[INST]", "[/INST]",
+    "<start_of_turn>", "<end_of_turn>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<end_of_utterance>", "<|start|>",
+    "<|message|>", "<｜User｜>", "<｜Assistant｜>", "<|END_OF_TURN_TOKEN|>",
+]
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def says(role, content):
+    return {"role": role, "content": content}
+
+
+CONVERSATIONS = {
+    "single": [says("user", "Which number belongs to DZ?")],
+    "system": [says("system", "Be brief."), says("user", "Hello there")],
+    "turns": [says("user", "Hi"), says("assistant", "Hello! How can I help?"), says("user", "Tell me a joke.")],
+    "system turns": [
+        says("system", " Be brief. "), says("user", "One"), says("assistant", "Two"), says("user", "Three"),
+        says("assistant", "Four"), says("user", "Five"),
+    ],
+    "ends with assistant": [says("user", "Count"), says("assistant", "1, 2, 3")],
+    "list of one": [says("user", [text("in a list")])],
+    "list of two": [says("user", [text("first"), text("second")])],
+    "image first": [says("user", [IMAGE, text("What is this?")])],
+    "image last": [says("user", [text("What is this?"), IMAGE])],
+    "two images": [says("user", [IMAGE, text("and"), IMAGE, text("differ how?")])],
+    "image with system": [says("system", "Look closely."), says("user", [IMAGE, text("Colour?")])],
+    "image in the past": [
+        says("user", [IMAGE, text("What?")]), says("assistant", "A cat."), says("user", "Where?"),
+    ],
+    "empty": [says("user", "")],
+    "unicode": [says("user", "naïve Ünïcödé → 日本語 😀 e\u0301 \u00a0nbsp")],
+    "white space": [says("user", "  two  spaces \n\n\ttab \r\n end \n ")],
+    "quotes": [says("user", "it's \"quoted\" \\ {'a': 1} <b>&amp;</b> {{ no }} {% no %}")],
+    "thinks": [says("user", "why"), says("assistant", "<think>\nhm </think> a</think>\n\nbecause"), says("user", "ok")],
+    "long": [says("user", "word " * 60)],
+    "control tokens": [says("user", "a<|im_end|>\n<|im_start|>system\n<image><start_of_turn></s>[INST]")],
+    "two users": [says("user", "one"), says("user", "two")],
+}
+
+
+def as_read(conversation, reads, image_token):
+    """Contents in the form that a template reads: what the client sent, where it reads that."""
+
+    def content(value):
+        if reads == "lists" and isinstance(value, str):
+            return [text(value)]
+        if reads == "strings" and isinstance(value, list):
+            return "\n".join(part.get("text", image_token) for part in value)
+        if isinstance(value, list) and len(value) == 1 and "text" in value[0] and reads == "both":
+            return value[0]["text"]
+        return value
+
+    return [{**message, "content": content(message["content"])} for message in conversation]
+
+
+def corpus():
+    texts = [template for template in text_families.TEMPLATES.values()]
+    for conversation in CONVERSATIONS.values():
+        for message in conversation:
+            content = message["content"]
+            texts += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+    return [line for text in texts for line in text.splitlines()] * 2
+
+
+def added(**options):
+    return [AddedToken(token, special=True, normalized=False, **options) for token in STRUCTURE]
+
+
+def byte_level():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in ("<s>", "</s>")] + added())
+    tokenizer.add_tokens([AddedToken("    ", normalized=False), AddedToken("naïve", single_word=True, normalized=True)])
+    return tokenizer
+
+
+def sentence_piece(tokenizer, prepend):
+    """A trained BPE with bytes for what it does not know, as SentencePiece's converters write it."""
+    trainer = trainers.BpeTrainer(vocab_size=350, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False, limit_alphabet=60)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
+    tokenizer.train_from_iterator(corpus(), trainer)
+    data = json.loads(tokenizer.to_str())
+    vocabulary = data["model"]["vocab"]
+    for byte in range(256):
+        vocabulary.setdefault(f"<0x{byte:02X}>", len(vocabulary))
+    data["model"].update(byte_fallback=True, fuse_unk=True, unk_token="<unk>")
+    return Tokenizer.from_str(json.dumps(data))
+
+
+def llama2():
+    tokenizer = sentence_piece(Tokenizer(models.BPE(unk_token="<unk>")), "always")
+    tokenizer.pre_tokenizer = None
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(added())
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return tokenizer
+
+
+def metaspace():
+    """Metaspace, and added tokens that take white space or only whole words."""
+    tokenizer = sentence_piece(Tokenizer(models.BPE(unk_token="<unk>")), "first")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    half = len(STRUCTURE) // 2
+    tokenizer.add_special_tokens(added(rstrip=True)[:half] + added(lstrip=True)[half:])
+    tokenizer.add_tokens([AddedToken("brief", single_word=True, normalized=False), AddedToken("joke", normalized=True, lstrip=True)])
+    return tokenizer
+
+
+def digest(ids):
+    return hashlib.sha256(b"".join(int(token).to_bytes(4, "little") for token in ids)).hexdigest()[:12]
+
+
+class FixedClock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls(*NOW.timetuple()[:6])
+
+
+def templates():
+    for name, source in text_families.TEMPLATES.items():
+        yield name, source, "<image>", "strings"
+    for name, (source, image, reads) in vision_families.TEMPLATES.items():
+        yield name, source, image, reads
+    for name, source in features.TEMPLATES.items():
+        yield name, source, "<image>", "strings"
+
+
+def config(name):
+    """Templates of text families name their tokens; the corners have none, and one of them a null."""
+    if name.startswith("py-"):
+        return {"bos_token": None, "eos_token": "</s>", "extra_special_tokens": {"image_token": "<image>"}}
+    return {"bos_token": "<s>", "eos_token": "</s>", "unk_token": None, "pad_token": "</s>"}
+
+
+def cell(fast, conversation, with_ids):
+    """What transformers' processors do: render, and add special tokens unless the prompt begins with the first of them."""
+    try:
+        prompt = fast[0].apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        return {"error": type(error).__name__}
+    ids = []
+    for tokenizer in fast if with_ids else []:
+        begun = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
+        ids.append(digest(tokenizer(prompt, add_special_tokens=not begun)["input_ids"]))
+    return {"prompt": prompt, "ids": ids}
+
+
+def main(destination):
+    chat_template_utils.datetime = FixedClock
+    backends = [byte_level(), llama2(), metaspace()]
+    rows = []
+    for name, source, image, reads in templates():
+        options = {key: value for key, value in config(name).items() if value is not None}
+        fast = [PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=source, **options) for backend in backends]
+        cells = []
+        for title, conversation in CONVERSATIONS.items():
+            # Control tokens in messages count in transformers, and not here: only what is rendered is compared.
+            cells.append(cell(fast, as_read(conversation, reads, image), title != "control tokens"))
+        rows.append({
+            "name": name, "template": source, "config": config(name), "image": image, "reads": reads, "cells": cells,
+        })
+    table = {
+        "transformers": transformers.__version__,
+        "jinja2": jinja2.__version__,
+        "tokenizers": tokenizers.__version__,
+        "now": int(NOW.timestamp()),
+        "backends": [json.loads(backend.to_str()) for backend in backends],
+        "conversations": [{"title": title, "messages": messages} for title, messages in CONVERSATIONS.items()],
+        "templates": rows,
+    }
+    with open(destination, "w", encoding="utf-8") as file:
+        json.dump(table, file, ensure_ascii=False, separators=(",", ":"))
+        file.write("\n")
+    cells = [cell for row in rows for cell in row["cells"]]
+    print(len(rows), "templates,", len(cells), "cells,", sum("error" in cell for cell in cells), "errors")
+    for row in rows:
+        if all("error" in cell for cell in row["cells"]):
+            print("always an error:", row["name"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,84 @@
+"""Conversations in OpenAI's form, and the pictures that they show."""
+
+import random
+from dataclasses import dataclass
+
+QUESTIONS = [
+    "What is in this picture?",
+    "Which colour has the car?",
+    "How many of them are there, 3 or 12?",
+    "Read the sign.",
+    "Describe the image in detail, please.",
+    "Where was it taken?",
+    "Was steht auf dem Schild? Größe: 42 cm",
+    "这是什么？",
+    "Say it with an emoji 🙂 and\ntwo lines.",
+    "  Is it   raining?  ",
+    "Compare the two.",
+    "What's the value of QX-047?",
+]
+# Width, height and mode.
+PICTURES = {
+    "dot": (1, 1, "RGB"),
+    "stick": (5, 109, "RGB"),
+    "square": (64, 64, "RGBA"),
+    "photograph": (300, 200, "RGB"),
+    "grey": (200, 301, "L"),
+    "panorama": (2000, 300, "P"),
+    "tall": (333, 1024, "RGB"),
+    "line": (640, 2, "RGB"),
+    "odd": (77, 51, "RGB"),
+}
+
+
+@dataclass
+class Conversation:
+    name: str
+    messages: list[dict]
+
+
+def image(name: str) -> dict:
+    return {"type": "image_url", "image_url": {"url": f"images/{name}.png"}}
+
+
+def text(what: str) -> dict:
+    return {"type": "text", "text": what}
+
+
+def conversation(name: str, chance: random.Random) -> Conversation:
+    """One of the named conversations, its texts drawn anew at every call."""
+    ask = lambda: chance.choice(QUESTIONS)  # noqa: E731
+    return Conversation(name, MAKERS[name](ask))
+
+
+def user(*parts: dict) -> dict:
+    return {"role": "user", "content": list(parts)}
+
+
+MAKERS = {
+    "text": lambda ask: [{"role": "user", "content": ask()}],
+    "system": lambda ask: [
+        {"role": "system", "content": "Answer briefly."},
+        {"role": "user", "content": ask()},
+    ],
+    "dot": lambda ask: [user(image("dot"), text(ask()))],
+    "stick": lambda ask: [user(image("stick"), text(ask()))],
+    "transparent": lambda ask: [user(text(ask()), image("square"))],
+    "photograph": lambda ask: [user(image("photograph"), text(ask()))],
+    "panorama": lambda ask: [
+        {"role": "system", "content": [text("Be exact.")]},
+        user(image("panorama"), text(ask())),
+    ],
+    "two": lambda ask: [user(text("First: "), image("tall"), text("\nSecond: "), image("grey"), text(ask()))],
+    "three": lambda ask: [user(image("odd"), image("line"), image("odd"), text(ask()))],
+    "turns": lambda ask: [
+        user(image("photograph"), text(ask())),
+        {"role": "assistant", "content": [text("A street, in the evening.")]},
+        user(text(ask()), image("odd")),
+        {"role": "assistant", "content": [text("It is a sign.")]},
+        user(text(ask())),
+    ],
+    "long": lambda ask: [user(image("square"), text(" ".join(ask() for _ in range(12))))],
+}
+# Those of the committed fixtures, whose files must be small.
+FEW = ["system", "transparent", "turns"]

@@ -1,0 +1,343 @@
+//! SmolVLM and Idefics3: a picture becomes square tiles and a small view of the whole, and each of them as many rows.
+//!
+//! Sizes, order and roundings are those of transformers' `Idefics3ImageProcessorPil` and `Idefics3Processor` (5.23;
+//! <https://github.com/huggingface/transformers/tree/main/src/transformers/models/idefics3>). Its padding and its masks exist for batches of
+//! several conversations only: the tiles of one are always full.
+
+use std::sync::Arc;
+
+use ::image::RgbImage;
+use arrcoc_bundle::names::axis;
+use arrcoc_bundle::processors::Idefics3 as Section;
+use arrcoc_bundle::{Bundle, BundleError, Manifest};
+
+use crate::engine::{EngineError, Runtime};
+use crate::error::LoadError;
+use crate::generate::{Budget, Place, Receipt};
+use crate::image::allocate;
+use crate::image::resample::resize;
+use crate::image::{DecodedImage, ImageError};
+use crate::tensor::{Tensor, try_zeroed};
+use crate::vision::family::{
+    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Settings, Span,
+    VisionModel, Visual, field,
+};
+use crate::vision::stages::{Stages, Step, unexpected};
+
+/// The graph from tiles to rows.
+const ENCODER: &str = "vision_encoder";
+
+/// No side is longer before a picture is cut, pixels (`MAX_IMAGE_SIZE` of transformers).
+const MOST_SIDE: usize = 4096;
+/// Largest tile, pixels.
+const MOST_TILE: usize = 4096;
+/// Most tiles along a side.
+const MOST_TILES: usize = 64;
+/// Most rows along a side of a tile.
+const MOST_ROWS: usize = 256;
+/// Longest text that frames a tile, bytes.
+const MOST_TEXT: usize = 200;
+
+/// The family.
+pub(crate) struct Idefics3;
+
+impl Family for Idefics3 {
+    fn names(&self) -> &'static [&'static str] {
+        &["idefics3", "smolvlm"]
+    }
+
+    fn check(&self, manifest: &Manifest) -> Result<(), BundleError> {
+        if !manifest.graphs.contains_key(ENCODER) {
+            return Err(BundleError::NoGraph { name: ENCODER.to_owned() });
+        }
+        let Section { tile, rows_per_side, longest_edge, scale, frame, whole, .. } = manifest.processor()?;
+        field("tile", "1 to 4096 pixels", (1..=MOST_TILE).contains(&tile), tile)?;
+        field("rows_per_side", "1 to 256", (1..=MOST_ROWS).contains(&rows_per_side), rows_per_side)?;
+        let edge = longest_edge.unwrap_or(1);
+        let few = edge > 0 && edge.min(MOST_SIDE).div_ceil(tile) <= MOST_TILES;
+        field("longest_edge", &format!("at most {MOST_TILES} tiles of {tile} pixels"), few, edge)?;
+        let finite = scale.tables().iter().flatten().all(|x| x.is_finite());
+        field("scale", "finite numbers, and a deviation above 0", finite, format!("{scale:?}"))?;
+        let short = frame.len().max(whole.len()) <= MOST_TEXT;
+        field("frame", "texts of at most 200 bytes", short, frame.len().max(whole.len()))
+    }
+
+    fn longest(&self, manifest: &Manifest, _: &Settings) -> Vec<(&'static str, u64)> {
+        let Ok(section) = manifest.processor::<Section>() else { return Vec::new() };
+        let range = manifest.graphs.get(ENCODER).and_then(|graph| graph.axes.get(axis::TILES));
+        let tiles = range.map_or(1, |range| range.max);
+        let rows = tiles.saturating_mul((section.rows_per_side as u64).saturating_pow(2));
+        vec![(axis::TILES, tiles), (axis::ROWS, rows)]
+    }
+
+    fn load(&self, bundle: &Bundle, library: &dyn Runtime, _: &Settings) -> Result<LoadedFamily, LoadError> {
+        let section: Section = bundle.manifest().processor()?;
+        let at_once = bundle.axis(ENCODER, axis::TILES).map_or(1, |range| range.max.max(1) as usize);
+        let width = bundle.manifest().decoder.hidden_size;
+        let encoder = Step::load(bundle, library, ENCODER)?;
+        let tiles = Tiles { tables: section.scale.tables(), section };
+        let model = Tiled { encoder, at_once, width, tiles: tiles.clone() };
+        Ok(LoadedFamily { processor: Arc::new(tiles), model: Box::new(model) })
+    }
+}
+
+/// How a picture is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cut {
+    /// Width and height before it is cut, pixels.
+    size: [usize; 2],
+    /// Rows and columns of tiles; none where the view of the whole is all there is.
+    grid: Option<[usize; 2]>,
+}
+
+#[derive(Clone)]
+struct Tiles {
+    section: Section,
+    /// What each byte becomes, per channel.
+    tables: [[f32; 256]; 3],
+}
+
+impl Tiles {
+    /// The sizes that a picture goes through: brought to the longest edge, then to whole tiles.
+    fn sizes(&self, picture: [usize; 2]) -> ([usize; 2], Cut) {
+        let Section { tile, longest_edge, split, .. } = self.section;
+        let first = longest_edge.map_or(picture, |longest| to_longest_edge(picture, longest));
+        if !split {
+            return (first, Cut { size: [tile, tile], grid: None });
+        }
+        let size = to_whole_tiles(first, tile);
+        let [width, height] = size;
+        let cut = width > tile || height > tile;
+        (first, Cut { size, grid: cut.then(|| [height / tile, width / tile]) })
+    }
+
+    /// The tiles of a picture, row by row, and the view of the whole, as squares of bytes.
+    fn cut(&self, image: &RgbImage) -> Result<Vec<RgbImage>, ImageError> {
+        let Section { tile, .. } = self.section;
+        let (first, cut) = self.sizes([image.width() as usize, image.height() as usize]);
+        let resized = self.resize(image, first)?;
+        let resized = self.resize(&resized, cut.size)?;
+        let Some([rows, columns]) = cut.grid else { return Ok(vec![resized]) };
+        let mut tiles = Vec::with_capacity(rows * columns + 1);
+        for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
+            let (x, y, side) = ((column * tile) as u32, (row * tile) as u32, tile as u32);
+            tiles.push(::image::imageops::crop_imm(&resized, x, y, side, side).to_image());
+        }
+        tiles.push(self.resize(&resized, [tile, tile])?);
+        Ok(tiles)
+    }
+
+    fn resize(&self, image: &RgbImage, [width, height]: [usize; 2]) -> Result<RgbImage, ImageError> {
+        let pixels = match (image.width() as usize, image.height() as usize) == (width, height) {
+            true => allocate::copied(image.as_raw())?,
+            false => resize(image, width, height, self.section.resampling)?,
+        };
+        Ok(RgbImage::from_raw(width as u32, height as u32, pixels).unwrap_or_default())
+    }
+
+    /// Rows of a tile.
+    fn rows(&self) -> usize {
+        self.section.rows_per_side.pow(2)
+    }
+
+    /// Where every row looks.
+    fn places(&self, original: [u32; 2]) -> Vec<Place> {
+        let (_, cut) = self.sizes(original.map(|side| side as usize));
+        let [rows, columns] = cut.grid.unwrap_or([0, 0]);
+        let whole = [0.0, 0.0, original[0] as f32, original[1] as f32];
+        let part = |row: usize, column: usize| {
+            let edge = |at: usize, of: usize, side: u32| at as f32 / of as f32 * side as f32;
+            [
+                edge(column, columns, original[0]),
+                edge(row, rows, original[1]),
+                edge(column + 1, columns, original[0]),
+                edge(row + 1, rows, original[1]),
+            ]
+        };
+        let tiles = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        let mut places = Vec::new();
+        for (index, (row, column)) in tiles.enumerate() {
+            self.cells(index, part(row, column), false, &mut places);
+        }
+        self.cells(rows * columns, whole, cut.grid.is_some(), &mut places);
+        places
+    }
+
+    /// The cells of one tile.
+    fn cells(&self, tile: usize, [left, top, right, bottom]: [f32; 4], gist: bool, places: &mut Vec<Place>) {
+        let side = self.section.rows_per_side;
+        let at = |from: f32, to: f32, cell: usize| from + (to - from) * cell as f32 / side as f32;
+        for (row, column) in (0..side).flat_map(|row| (0..side).map(move |column| (row, column))) {
+            places.push(Place {
+                rect: [
+                    at(left, right, column),
+                    at(top, bottom, row),
+                    at(left, right, column + 1),
+                    at(top, bottom, row + 1),
+                ],
+                cell: [tile as u32, row as u32, column as u32],
+                gist,
+                score: None,
+            });
+        }
+    }
+}
+
+impl Processor for Tiles {
+    fn budgets(&self) -> &[usize] {
+        &[]
+    }
+
+    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
+        match budget {
+            Budget::Auto | Budget::Full => Ok(Grant::Full),
+            Budget::Tokens(tokens) => Err(BudgetError {
+                expected: "`auto` or `full`: nothing in this model chooses tokens".to_owned(),
+                found: tokens.to_string(),
+            }),
+        }
+    }
+
+    fn plan(&self, size: [u32; 2], _: Grant) -> Result<ImagePlan, ImageError> {
+        let (_, cut) = self.sizes(size.map(|side| side as usize));
+        let (Section { frame, whole, .. }, rows) = (&self.section, self.rows());
+        let (mut spans, mut text) = (Vec::new(), String::new());
+        if let Some([tile_rows, columns]) = cut.grid {
+            for row in 1..=tile_rows {
+                for column in 1..=columns {
+                    text += &format!("{frame}<row_{row}_col_{column}>");
+                    spans.extend([Span::Text(std::mem::take(&mut text)), Span::Rows(rows)]);
+                }
+                text.push('\n');
+            }
+            text.push('\n');
+        }
+        text += &format!("{frame}{whole}");
+        spans.extend([Span::Text(text), Span::Rows(rows), Span::Text(frame.clone())]);
+        Ok(ImagePlan { spans })
+    }
+
+    fn pixels(&self, image: &DecodedImage) -> Result<Pixels, ImageError> {
+        let (tiles, side) = (self.cut(&image.pixels)?, self.section.tile);
+        let shape = [tiles.len(), 3, side, side];
+        let mut values =
+            try_zeroed::<f32>(shape.iter().product()).map_err(|error| ImageError::no_memory(&error))?;
+        let planes = values.chunks_exact_mut(side * side);
+        for (at, plane) in planes.enumerate() {
+            let (tile, channel) = (&tiles[at / 3], at % 3);
+            let table = &self.tables[channel];
+            for (value, pixel) in plane.iter_mut().zip(tile.as_raw().chunks_exact(3)) {
+                *value = table[usize::from(pixel[channel])];
+            }
+        }
+        let tensor = Tensor::from_vec(&shape, values).map_err(|error| ImageError::no_memory(&error))?;
+        let (width, height) = image.pixels.dimensions();
+        Ok(Pixels { tensors: vec![("pixel_values", tensor)], original: [width, height] })
+    }
+
+    fn identity(&self) -> String {
+        format!("{:?}", self.section)
+    }
+}
+
+/// The encoder, and what its rows are.
+struct Tiled {
+    encoder: Step,
+    /// Tiles that run together.
+    at_once: usize,
+    /// Width of a row.
+    width: usize,
+    tiles: Tiles,
+}
+
+impl VisionModel for Tiled {
+    fn reads_question(&self) -> bool {
+        false
+    }
+
+    fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, EngineError> {
+        let [(name, tiles)] = pixels.tensors.as_slice() else { unreachable!("`Tiles` makes one tensor") };
+        let count = tiles.shape()[0];
+        let mut rows = Vec::new();
+        for start in (0..count).step_by(self.at_once) {
+            let end = count.min(start + self.at_once);
+            let part = tiles.part(start..end)?;
+            let found = self.encoder.run(&[(name, &part)], stages)?.take("visual_rows")?;
+            let expected = [(end - start) * self.tiles.rows(), self.width];
+            if found.shape() != expected {
+                return Err(unexpected(ENCODER, "visual_rows", &expected, &found));
+            }
+            if (start, end) == (0, count) {
+                return Ok(Features { tensors: vec![found], original: pixels.original });
+            }
+            rows.extend_from_slice(found.as_slice::<f32>()?);
+        }
+        let tensor = Tensor::from_vec(&[count * self.tiles.rows(), self.width], rows)?;
+        Ok(Features { tensors: vec![tensor], original: pixels.original })
+    }
+
+    fn embed(&mut self, features: &Features, _: &Ask<'_>, _: &mut Stages<'_>) -> Result<Visual, EngineError> {
+        let [rows] = features.tensors.as_slice() else { unreachable!("`encode` makes one tensor") };
+        let (count, each) = (rows.shape()[0], self.tiles.rows());
+        let rows = rows.reshaped(&[1, count, self.width])?;
+        let runs = (0..count).step_by(each).map(|start| start..start + each).collect();
+        let places = self.tiles.places(features.original);
+        let receipt = Receipt { tokens: count, image_size: features.original, allocation: None, places };
+        Ok(Visual { rows, runs, receipt: Arc::new(receipt) })
+    }
+}
+
+/// The longer side becomes `longest`, the other follows and is made even; neither is more than [`MOST_SIDE`].
+fn to_longest_edge([width, height]: [usize; 2], longest: usize) -> [usize; 2] {
+    let aspect = width as f64 / height as f64;
+    let even = |side: usize| side + side % 2;
+    let [width, height] = if width >= height {
+        [longest, even((longest as f64 / aspect) as usize)]
+    } else {
+        [even((longest as f64 * aspect) as usize), longest]
+    };
+    let [width, height] = [width.max(1), height.max(1)];
+    let aspect = width as f64 / height as f64;
+    let [width, height] = if width >= height && width > MOST_SIDE {
+        [MOST_SIDE, (MOST_SIDE as f64 / aspect) as usize]
+    } else if height > width && height > MOST_SIDE {
+        [(MOST_SIDE as f64 * aspect) as usize, MOST_SIDE]
+    } else {
+        [width, height]
+    };
+    [width.max(1), height.max(1)]
+}
+
+/// Both sides up to whole tiles, the longer one first.
+fn to_whole_tiles([width, height]: [usize; 2], tile: usize) -> [usize; 2] {
+    let aspect = width as f64 / height as f64;
+    let whole = |side: usize| side.div_ceil(tile) * tile;
+    if width >= height {
+        let width = whole(width);
+        [width, whole((width as f64 / aspect) as usize)]
+    } else {
+        let height = whole(height);
+        [whole((height as f64 * aspect) as usize), height]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_transformers() {
+        // Sizes after the first and the second step of transformers' own functions.
+        let cases = [
+            ([1, 1], 112, 56, [112, 112], [112, 112]),
+            ([2000, 300], 112, 56, [112, 16], [112, 56]),
+            ([5, 109], 96, 48, [4, 96], [48, 96]),
+            ([333, 1024], 2048, 512, [666, 2048], [1024, 2048]),
+            ([1536, 1152], 2048, 512, [2048, 1536], [2048, 1536]),
+        ];
+        for (picture, longest, tile, first, second) in cases {
+            let found = to_longest_edge(picture, longest);
+            assert_eq!((found, to_whole_tiles(found, tile)), (first, second), "{picture:?}");
+        }
+    }
+}

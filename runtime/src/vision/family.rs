@@ -1,0 +1,219 @@
+//! What a family of checkpoints must do with pictures. Read this before you add one.
+//!
+//! A family is three values. [`Family`] opens a bundle. Its [`Processor`] needs no graph: from a file's header alone it says what stands in the
+//! picture's place in the prompt ([`ImagePlan`]), and later it makes the encoder's input ([`Pixels`]), on any thread. Its [`VisionModel`] runs the
+//! graphs, on the vision thread: pixels to features, which may be cached, and features to the rows that the decoder reads ([`Visual`]).
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrcoc_bundle::quote::excerpt;
+use arrcoc_bundle::{Bundle, BundleError, Manifest};
+
+use super::stages::Stages;
+use crate::engine::{EngineError, Runtime};
+use crate::error::LoadError;
+use crate::generate::{Budget, Receipt};
+use crate::image::{DecodedImage, ImageError};
+use crate::tensor::Tensor;
+
+/// A family of checkpoints.
+pub(crate) trait Family: Sync {
+    /// The values of `model_type` that it stands for.
+    fn names(&self) -> &'static [&'static str];
+
+    /// Checks the family's section of a manifest; no graph is loaded.
+    ///
+    /// # Errors
+    /// [`BundleError`] names the field.
+    fn check(&self, manifest: &Manifest) -> Result<(), BundleError>;
+
+    /// The longest that the family's own axes get with these settings, for whoever plans memory. Axes of the decoder are not among them.
+    fn longest(&self, manifest: &Manifest, settings: &Settings) -> Vec<(&'static str, u64)>;
+
+    /// Loads the graphs of the vision side.
+    ///
+    /// # Errors
+    /// [`LoadError`] when a graph does not load, or a setting does not fit the bundle.
+    fn load(
+        &self,
+        bundle: &Bundle,
+        library: &dyn Runtime,
+        settings: &Settings,
+    ) -> Result<LoadedFamily, LoadError>;
+}
+
+/// What a user can set of a family.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Settings {
+    /// Encoder input size, pixels, for families that have several.
+    pub(crate) image_size: Option<usize>,
+}
+
+/// A family, ready for pictures.
+pub(crate) struct LoadedFamily {
+    pub(crate) processor: Arc<dyn Processor>,
+    pub(crate) model: Box<dyn VisionModel>,
+}
+
+/// The part of a family that needs no graph; any thread may use it.
+pub(crate) trait Processor: Send + Sync {
+    /// Budgets that a request may name, ascending; empty where the family has no tiers.
+    fn budgets(&self) -> &[usize];
+
+    /// What a budget means here.
+    ///
+    /// # Errors
+    /// [`BudgetError`] when it is none of the model's.
+    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError>;
+
+    /// What stands in a picture's place in the prompt, from its upright width and height in pixels.
+    ///
+    /// # Errors
+    /// [`ImageError`] for a picture that the family cannot take.
+    fn plan(&self, size: [u32; 2], grant: Grant) -> Result<ImagePlan, ImageError>;
+
+    /// What the encoder reads.
+    ///
+    /// # Errors
+    /// [`ImageError`] for a picture that the family cannot take, or that there is no memory for.
+    fn pixels(&self, image: &DecodedImage) -> Result<Pixels, ImageError>;
+
+    /// All that the pixels depend on besides the file: part of the caches' keys.
+    fn identity(&self) -> String;
+}
+
+/// The part of a family that runs graphs.
+pub(crate) trait VisionModel: Send {
+    /// Whether the rows depend on the question.
+    fn reads_question(&self) -> bool;
+
+    /// Runs the encoder.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a graph fails.
+    fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, EngineError>;
+
+    /// Features to the rows that the decoder reads.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a graph fails, or is not what the family expects.
+    fn embed(
+        &mut self,
+        features: &Features,
+        ask: &Ask<'_>,
+        stages: &mut Stages<'_>,
+    ) -> Result<Visual, EngineError>;
+}
+
+/// Checks a field of a family's section.
+///
+/// # Errors
+/// [`BundleError::Field`] unless `ok`.
+pub(crate) fn field(name: &str, expected: &str, ok: bool, found: impl Display) -> Result<(), BundleError> {
+    if ok {
+        return Ok(());
+    }
+    let field = if name.contains('.') { name.to_owned() } else { format!("processor.{name}") };
+    Err(BundleError::Field { field, expected: expected.to_owned(), found: excerpt(&found.to_string()) })
+}
+
+/// A budget, as a model understands it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Grant {
+    /// The model decides.
+    Auto,
+    /// The tier of this index.
+    Tier(usize),
+    /// Nothing chooses.
+    Full,
+}
+
+/// A budget is none of the model's.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("expected {expected}, found {found}")]
+pub struct BudgetError {
+    /// What the model allows.
+    pub expected: String,
+    /// What was asked for.
+    pub found: String,
+}
+
+/// What stands in a picture's place in a prompt, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImagePlan {
+    /// Texts and runs of visual rows.
+    pub spans: Vec<Span>,
+}
+
+/// A part of an [`ImagePlan`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Span {
+    /// Text of the model's own, tokenised as a part of the prompt: headers of tiles, breaks between rows.
+    Text(String),
+    /// At most this many visual rows. Each run of a plan has a range of [`Visual::runs`].
+    Rows(usize),
+}
+
+impl ImagePlan {
+    /// One run of visual rows and nothing else.
+    pub fn rows(most: usize) -> Self {
+        Self { spans: vec![Span::Rows(most)] }
+    }
+
+    /// Most visual rows.
+    pub fn most_rows(&self) -> usize {
+        self.spans.iter().map(|span| if let Span::Rows(most) = span { *most } else { 0 }).sum()
+    }
+}
+
+/// A picture as the encoder reads it.
+#[derive(Debug, Clone)]
+pub(crate) struct Pixels {
+    /// The encoder's inputs, by name.
+    pub(crate) tensors: Vec<(&'static str, Tensor)>,
+    /// Width and height of the upright picture, pixels: what is to be known of its geometry follows from it.
+    pub(crate) original: [u32; 2],
+}
+
+/// What an encoder made of a picture.
+#[derive(Debug, Clone)]
+pub(crate) struct Features {
+    /// The encoder's outputs.
+    pub(crate) tensors: Vec<Tensor>,
+    /// As in [`Pixels`].
+    pub(crate) original: [u32; 2],
+}
+
+impl Features {
+    /// Memory that they hold, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tensors.iter().map(|tensor| tensor.bytes().len()).sum()
+    }
+}
+
+/// What is asked about a picture.
+pub(crate) struct Ask<'a> {
+    /// `[1, Q, H]`: the question's token embeddings; empty for models that do not read it.
+    pub(crate) question: &'a Tensor,
+    pub(crate) grant: Grant,
+}
+
+/// The rows of one picture, for the decoder.
+#[derive(Debug, Clone)]
+pub struct Visual {
+    /// `[1, rows, H]`.
+    pub rows: Tensor,
+    /// Which rows each run of the picture's plan has, in order.
+    pub runs: Vec<Range<usize>>,
+    /// Where each row looks, and why.
+    pub receipt: Arc<Receipt>,
+}
+
+impl Visual {
+    /// Memory that it holds, bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.rows.bytes().len() + self.receipt.bytes()
+    }
+}

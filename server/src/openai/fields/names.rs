@@ -1,0 +1,219 @@
+//! Names of fields that are not read: those that are refused, those that are let through, and what is done
+//! about all others.
+//!
+//! A field that would change the answer is never dropped in silence. Fields of other servers that ask for
+//! nothing (null, false, empty, or the value that we have anyway) pass, since clients send them as defaults.
+
+use crate::error::ApiError;
+use crate::json::Object;
+use crate::names::nearest;
+use arrcoc_bundle::quote::quote;
+
+/// A field that would change the answer, and is not implemented.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::openai) struct Refused {
+    name: &'static str,
+    /// Values that ask for what is done anyway, as JSON. `false` is one of them unless `true` is.
+    neutral: &'static [&'static str],
+    /// What to do instead.
+    instead: &'static str,
+}
+
+const fn refused(name: &'static str, neutral: &'static [&'static str], instead: &'static str) -> Refused {
+    Refused { name, neutral, instead }
+}
+
+const NO_TOOLS: &str = "describe the tools in the prompt and read the answer's text";
+const NO_GRAMMAR: &str =
+    "answers are not constrained to a form; ask for the form in the prompt and check the answer";
+const NO_IMAGES: &str =
+    "send images as parts of a message: {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:...\"}}";
+const NO_TEMPLATE: &str = "the prompt is written by the model's own template; leave it out";
+const NO_SAMPLER: &str = "leave it out; temperature, top_p, top_k, min_p and the penalties are there";
+const NO_OTHER_NAME: &str = "this is not its name here";
+
+/// Of both kinds of completion.
+#[rustfmt::skip]
+pub(in crate::openai) const REFUSED: &[Refused] = &[
+    refused("logit_bias", &[], "leave it out"),
+    refused("tools", &[], NO_TOOLS),
+    refused("tool_choice", &["\"none\"", "\"auto\""], NO_TOOLS),
+    refused("functions", &[], NO_TOOLS),
+    refused("function_call", &["\"none\"", "\"auto\""], NO_TOOLS),
+    refused("response_format", &["{\"type\":\"text\"}"], "only {\"type\": \"text\"} is"),
+    refused("guided_json", &[], NO_GRAMMAR),
+    refused("guided_regex", &[], NO_GRAMMAR),
+    refused("guided_choice", &[], NO_GRAMMAR),
+    refused("guided_grammar", &[], NO_GRAMMAR),
+    refused("structured_outputs", &[], NO_GRAMMAR),
+    refused("grammar", &[], NO_GRAMMAR),
+    refused("json_schema", &[], NO_GRAMMAR),
+    refused("format", &[], NO_GRAMMAR),
+    refused("bad_words", &[], NO_SAMPLER),
+    refused("allowed_token_ids", &[], NO_SAMPLER),
+    refused("logits_processors", &[], NO_SAMPLER),
+    refused("use_beam_search", &[], NO_SAMPLER),
+    refused("length_penalty", &["1", "1.0"], NO_SAMPLER),
+    refused("typical_p", &["1", "1.0"], NO_SAMPLER),
+    refused("mirostat", &["0"], NO_SAMPLER),
+    refused("xtc_probability", &["0", "0.0"], NO_SAMPLER),
+    refused("dry_multiplier", &["0", "0.0"], NO_SAMPLER),
+    refused("repeat_penalty", &["1", "1.0"], "it is `repetition_penalty` here"),
+    refused("max_new_tokens", &[], "it is `max_tokens` here"),
+    refused("max_output_tokens", &[], "it is `max_tokens` here"),
+    refused("max_length", &[], "`max_tokens` is the length of the answer"),
+    refused("stop_sequences", &["[]"], "it is `stop` here"),
+    refused("do_sample", &[], "`temperature` above 0 samples, 0 does not"),
+    refused("num_beams", &["1"], NO_SAMPLER),
+    refused("num_ctx", &[], "the context is the server's (engine.context_length)"),
+    refused("tfs_z", &["1", "1.0"], NO_SAMPLER),
+    refused("top_a", &["0", "0.0"], NO_SAMPLER),
+    refused("samplers", &[], NO_SAMPLER),
+    refused("detokenize", &["true"], "answers are text; `logprobs` names the tokens"),
+    refused("n_predict", &[], "it is `max_tokens` here"),
+    refused("num_predict", &[], "it is `max_tokens` here"),
+    refused("options", &[], "send what it holds as fields of the request, under their OpenAI names"),
+    refused("extra_body", &[], "send what it holds as fields of the request"),
+    refused("images", &[], NO_IMAGES),
+    refused("image", &[], NO_IMAGES),
+    refused("image_url", &[], NO_IMAGES),
+    refused("mm_processor_kwargs", &[], "images are prepared as the model was trained; `arrcoc.budget` sets their tokens"),
+    refused("prompt_logprobs", &[], "`logprobs` gives those of the answer"),
+    refused("truncate_prompt_tokens", &[], "shorten the prompt yourself"),
+    refused("include_stop_str_in_output", &[], "append the stop string yourself"),
+    refused("skip_special_tokens", &["true"], "control tokens are no text here"),
+    refused("return_token_ids", &[], "`logprobs` names the tokens"),
+    refused("return_tokens_as_token_ids", &[], "`logprobs` names the tokens"),
+    refused("best_of", &["1"], "ask for `n` answers and choose among them"),
+    refused("echo", &[], "prepend the prompt yourself"),
+    refused("suffix", &["\"\""], "the model only goes on from the prompt's end"),
+];
+
+/// Of chats alone.
+#[rustfmt::skip]
+pub(in crate::openai) const REFUSED_IN_CHATS: &[Refused] = &[
+    refused("modalities", &["[\"text\"]"], "only [\"text\"] is"),
+    refused("audio", &[], "answers are text"),
+    refused("web_search_options", &[], "leave it out"),
+    refused("continue_final_message", &[], NO_TEMPLATE),
+    refused("add_generation_prompt", &["true"], NO_TEMPLATE),
+    refused("chat_template", &[], NO_TEMPLATE),
+    refused("chat_template_kwargs", &[], NO_TEMPLATE),
+    refused("documents", &[], "write the documents into a message"),
+    refused("add_special_tokens", &[], NO_TEMPLATE),
+    refused("prompt", &[], "chats have `messages`; /v1/completions takes a prompt"),
+    refused("input", &[], "chats have `messages`"),
+    refused("system", &[], "send a message of the role system"),
+    refused("think", &[], NO_TEMPLATE),
+    refused("budget", &[], "it is `arrcoc.budget`: {\"arrcoc\": {\"budget\": 64}}"),
+    refused("explain", &[], "it is `arrcoc.explain`: {\"arrcoc\": {\"explain\": true}}"),
+];
+
+/// Of text completions alone.
+pub(in crate::openai) const REFUSED_IN_TEXTS: &[Refused] = &[
+    refused("messages", &[], "/v1/chat/completions takes messages"),
+    refused("add_special_tokens", &["true"], "control tokens in the prompt count; leave it out"),
+    refused("max_completion_tokens", &[], NO_OTHER_NAME),
+    refused("arrcoc", &[], "a text has no images"),
+];
+
+/// Fields that are taken and change no answer.
+#[rustfmt::skip]
+const WITHOUT_EFFECT: &[&str] = &[
+    // Who asks, for the provider's own books.
+    "user", "metadata", "store", "safety_identifier", "request_id", "safe_prompt",
+    // How soon and where it is computed.
+    "service_tier", "priority", "cache_salt", "cache_prompt", "prompt_cache_key", "prompt_cache_retention", "keep_alive",
+    "prediction", "kv_transfer_params", "timings_per_token",
+    // For models that call tools or think first, which ours do not.
+    "parallel_tool_calls", "reasoning_effort", "reasoning", "thinking", "verbosity", "include_reasoning",
+    // For constraints that are refused.
+    "guided_decoding_backend", "guided_whitespace_pattern", "spaces_between_special_tokens",
+];
+
+/// Checks the names of a request that has fields `taken`.
+///
+/// # Errors
+/// 400 for the first that is refused, or that is a slip of one that is known.
+pub(in crate::openai) fn check(
+    body: &Object<'_>,
+    taken: &[&[&'static str]],
+    tables: &[&[Refused]],
+) -> Result<(), ApiError> {
+    let refused = || tables.iter().copied().flatten();
+    let taken = || taken.iter().copied().flatten().copied();
+    for name in body.names().filter(|name| taken().all(|taken| taken != *name)) {
+        if let Some(refused) = refused().find(|refused| refused.name == name) {
+            refused.check(body)?;
+        } else if !WITHOUT_EFFECT.contains(&name) {
+            let known = taken().chain(refused().map(|refused| refused.name));
+            no_slip(name, known)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the names of an object inside of a request, of which others may be there too.
+pub(in crate::openai) fn check_nested(
+    object: &Object<'_>,
+    place: &str,
+    taken: &[&'static str],
+) -> Result<(), ApiError> {
+    let unknown = object.names().filter(|name| !taken.contains(name));
+    unknown.into_iter().try_for_each(|name| {
+        no_slip(name, taken.iter().copied())
+            .map_err(|error| ApiError { param: Some(place.to_owned()), ..error })
+    })
+}
+
+/// Checks the names of an object that is ours, where nothing else may be; `place` is empty for a whole body.
+pub(crate) fn check_own(object: &Object<'_>, place: &str, taken: &[&'static str]) -> Result<(), ApiError> {
+    let Some(name) = object.names().find(|name| !taken.contains(name)) else { return Ok(()) };
+    let nearest = nearest(name, taken.iter().copied());
+    let hint = nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
+    let known = taken.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let message = format!("expected only {known}, found {}{hint}", quote(name));
+    Err(match place {
+        "" => ApiError::malformed("unknown_parameter", message),
+        _ => ApiError::invalid(place, format!("`{place}`: {message}")),
+    })
+}
+
+impl Refused {
+    /// Refuses a value that asks for something.
+    fn check(&self, body: &Object<'_>) -> Result<(), ApiError> {
+        let field = body.field(self.name);
+        let off: &[&str] = if self.neutral.contains(&"true") { &[] } else { &["false"] };
+        let nothing = !field.is_set()
+            || field.is_one_of(&["[]", "{}", "\"\""])
+            || field.is_one_of(off)
+            || field.is_one_of(self.neutral);
+        if nothing { Ok(()) } else { Err(ApiError::unsupported(field.path(), self.instead)) }
+    }
+}
+
+/// Refuses a name that is nearly a known one: what it was meant to do would not be done.
+fn no_slip(name: &str, known: impl Iterator<Item = &'static str>) -> Result<(), ApiError> {
+    let Some(nearest) = nearest(name, known) else { return Ok(()) };
+    let message = format!("there is no field {}; did you mean `{nearest}`?", quote(name));
+    Err(ApiError { param: Some(nearest.into()), ..ApiError::malformed("unknown_parameter", message) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openai::sampling::Shared;
+
+    #[test]
+    fn no_name_is_in_two_lists() {
+        for of_one_kind in [REFUSED_IN_CHATS, REFUSED_IN_TEXTS] {
+            let mut names: Vec<&str> =
+                REFUSED.iter().chain(of_one_kind).map(|refused| refused.name).collect();
+            names.extend(WITHOUT_EFFECT);
+            names.extend(Shared::NAMES);
+            names.sort_unstable();
+            let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+            assert_eq!(twice, None);
+        }
+    }
+}
