@@ -6,7 +6,8 @@
 One picture of 1536 x 1152 pixels, drawn, and one question of about twelve tokens; 32 greedy tokens. Every
 round runs each peer in a process of its own, after one warm-up within it (llama.cpp does its own). Seconds:
 `preprocess` (transformers only: llama.cpp does not say), `vision` (tower and connector, all tiles),
-`first_token` (vision and prefill), `step` (one token). `peak_rss` is in bytes, `prompt` in tokens.
+`first_token` (vision and prefill: llama.cpp's by the clock of its log, from the first tile to the first
+token), `step` (one token). `peak_rss` is in bytes, `prompt` in tokens.
 
 llama.cpp: SOURCE is its source tree, which has the converter, DIR holds llama-quantize and llama-mtmd-cli.
 The tower goes into an mmproj file in F16 (Q8_0 for the quantized peers), the decoder into one of the named
@@ -140,6 +141,8 @@ def in_llama_cpp(args: argparse.Namespace, peer: str, picture: Path) -> dict:
         "-c",
         "4096",
         "--jinja",
+        "--verbosity",
+        "4",
     ]
     process = subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -148,19 +151,30 @@ def in_llama_cpp(args: argparse.Namespace, peer: str, picture: Path) -> dict:
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         raise RuntimeError(f"{peer}: llama-mtmd-cli failed:\n{said[-2000:]}")
-    milliseconds = [float(each) for each in re.findall(r"(?:slice encoded|encoding done) in (\d+) ms", said)]
-    prefill = re.search(r"prompt eval time = +([\d.]+) ms / +(\d+) tokens", said)
+    milliseconds = [float(each) for each in re.findall(r"(?:slice|batch) encod(?:ed|ing done) in (\d+) ms", said)]
+    prefill = re.search(r"prompt eval time = +[\d.]+ ms / +(\d+) tokens", said)
     step = re.search(r"[^t] eval time = +([\d.]+) ms / +(\d+) runs", said)
-    if not (milliseconds and prefill and step):
+    begin = re.search(rf"^{CLOCK} \w encoding mtmd batch", said, re.MULTILINE)
+    end = re.search(rf"^{CLOCK} \w llama_perf_context_print: +eval time", said, re.MULTILINE)
+    if not (milliseconds and prefill and step and begin and end):
         raise RuntimeError(f"{peer}: expected timings, found none in:\n{said[-2000:]}")
-    vision = sum(milliseconds) / 1000
+    steps = float(step[1]) / 1000
     return {
-        "vision": vision,
-        "first_token": vision + float(prefill[1]) / 1000,
-        "step": float(step[1]) / float(step[2]) / 1000,
-        "prompt": int(prefill[2]),
+        "vision": sum(milliseconds) / 1000,
+        "first_token": seconds(end) - seconds(begin) - steps,
+        "step": steps / float(step[2]),
+        "prompt": int(prefill[1]),
         "peak_rss": usage.ru_maxrss * 1024,
     }
+
+
+# Minutes, seconds, milliseconds and microseconds since llama.cpp's start, before each line of its log.
+CLOCK = r"(\d+)\.(\d+)\.(\d+)\.(\d+)"
+
+
+def seconds(line: re.Match) -> float:
+    minutes, whole, milli, micro = (int(each) for each in line.groups())
+    return minutes * 60 + whole + milli / 1e3 + micro / 1e6
 
 
 def converted(args: argparse.Namespace, precision: str) -> tuple[Path, Path]:

@@ -13,10 +13,9 @@ use crate::shared::Shared;
 
 /// Keys of a block: their products with the queries take 48 KiB, their numbers 64, of the second cache.
 const KEYS: usize = 256;
-/// Queries whose products are computed at once: two vectors of sums for each, 24 registers.
-const TILE_ROWS: usize = 12;
-/// Queries whose results are computed at once: four vectors of sums for each.
-const RESULT_ROWS: usize = 6;
+/// Queries whose products or results are computed at once: four vectors of sums for each, 24 registers. (Of
+/// twelve queries with two vectors each, not all addresses would fit the registers.)
+const TILE_ROWS: usize = 6;
 /// Four correct digits of an exponential: more than a bfloat16 keeps.
 const TERMS: usize = 5;
 /// Stands for minus infinity where there is no key: its exponential is zero, and differences of it are
@@ -58,12 +57,16 @@ impl Block {
         for first in (0..positions).step_by(KEYS) {
             let count = KEYS.min(positions - first);
             let panels = count.div_ceil(LANES);
-            match biases {
-                None => self.forget_products(queries.len(), count),
-                Some(biases) => self.spread_biases(head, queries.clone(), first, count, biases),
-            }
+            let begin = match biases {
+                None => Begin::Anew,
+                Some(biases) => {
+                    self.spread_biases(head, queries.clone(), first, count, biases);
+                    Begin::Sums
+                }
+            };
             let keys = packed.keys.panel(first / LANES, panels);
-            multiply_keys(words, keys, depth / 2, rows, &mut self.products, KEYS);
+            multiply_keys(words, keys, depth / 2, rows, &mut self.products, KEYS, begin);
+            self.forget_products(queries.len(), count..panels * LANES);
             self.softmax(queries.len(), panels, depth);
             let values = packed.values(first, panels * LANES);
             multiply_values(&self.weights, values, depth, rows, &mut self.results);
@@ -84,10 +87,9 @@ impl Block {
         let tables = biases.into_iter().flatten();
         for (table, products) in tables.zip([&mut self.row_biases, &mut self.column_biases]) {
             let distances = table.panels() * LANES;
-            products.clear();
             products.resize(QUERIES * distances, 0.0);
             let panels = table.panel(0, table.panels());
-            multiply_keys(queries, panels, depth / 2, rows, products, distances);
+            multiply_keys(queries, panels, depth / 2, rows, products, distances, Begin::Anew);
         }
         self.products.resize(QUERIES * KEYS, 0.0);
         self.weights.resize(QUERIES * KEYS / 2, 0);
@@ -101,11 +103,12 @@ impl Block {
         }
     }
 
-    /// Begins the products of `count` keys with nothing.
-    fn forget_products(&mut self, queries: usize, count: usize) {
-        for products in self.products.chunks_exact_mut(KEYS).take(queries) {
-            products[..count].fill(0.0);
-            products[count..].fill(NO_KEY);
+    /// Marks places of a panel that have no key.
+    fn forget_products(&mut self, queries: usize, places: Range<usize>) {
+        if !places.is_empty() {
+            self.products.chunks_exact_mut(KEYS).take(queries).for_each(|products| {
+                products[places.clone()].fill(NO_KEY);
+            });
         }
     }
 
@@ -126,7 +129,6 @@ impl Block {
             let rows = &self.row_biases[i * row_distances + height - 1 - query / width..][..height];
             let columns = &self.column_biases[i * column_distances + width - 1 - query % width..][..width];
             let products = &mut self.products[i * KEYS..][..KEYS];
-            products[count..].fill(NO_KEY);
             let mut done = 0;
             while done < count {
                 let (row, column) = ((first + done) / width, (first + done) % width);
@@ -185,8 +187,7 @@ fn whole(x: &[f32; LANES]) -> __m512 {
     unsafe { _mm512_loadu_ps(x.as_ptr()) }
 }
 
-/// Adds to `products` \[rows, stride\] those of `queries` \[rows, depth\] words with panels of keys; `rows`
-/// are whole dozens.
+/// Products \[rows, stride\] of `queries` \[rows, depth\] words with panels of keys; `rows` are whole tiles.
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn multiply_keys(
     queries: &[u32],
@@ -195,17 +196,20 @@ fn multiply_keys(
     rows: usize,
     products: &mut [f32],
     stride: usize,
+    begin: Begin,
 ) {
     let panels = keys.len() / (depth * LANES);
     let strides = Strides { left: depth, step: LANES, vector: depth * LANES, sums: stride };
-    for panel in (0..panels).step_by(2) {
+    for panel in (0..panels).step_by(4) {
         for first in (0..rows).step_by(TILE_ROWS) {
             let queries = &queries[first * depth..][..TILE_ROWS * depth];
             let products = &mut products[first * stride + panel * LANES..];
             let keys = &keys[panel * depth * LANES..];
             match panels - panel {
-                1 => tile::pairs::<TILE_ROWS, 1>(queries, keys, products, depth, strides, Begin::Sums),
-                _ => tile::pairs::<TILE_ROWS, 2>(queries, keys, products, depth, strides, Begin::Sums),
+                1 => tile::pairs::<TILE_ROWS, 1>(queries, keys, products, depth, strides, begin),
+                2 => tile::pairs::<TILE_ROWS, 2>(queries, keys, products, depth, strides, begin),
+                3 => tile::pairs::<TILE_ROWS, 3>(queries, keys, products, depth, strides, begin),
+                _ => tile::pairs::<TILE_ROWS, 4>(queries, keys, products, depth, strides, begin),
             }
         }
     }
@@ -219,14 +223,14 @@ fn multiply_values(weights: &[u32], values: &[u32], width: usize, rows: usize, r
     assert!(pairs <= KEYS / 2, "expected at most {KEYS} keys, found {}", 2 * pairs);
     let strides = Strides { left: KEYS / 2, step: width, vector: LANES, sums: width };
     for column in (0..width).step_by(4 * LANES) {
-        for first in (0..rows).step_by(RESULT_ROWS) {
+        for first in (0..rows).step_by(TILE_ROWS) {
             let weights = &weights[first * KEYS / 2..];
             let (values, results) = (&values[column..], &mut results[first * width + column..]);
             match ((width - column) / LANES).min(4) {
-                1 => tile::pairs::<RESULT_ROWS, 1>(weights, values, results, pairs, strides, Begin::Sums),
-                2 => tile::pairs::<RESULT_ROWS, 2>(weights, values, results, pairs, strides, Begin::Sums),
-                3 => tile::pairs::<RESULT_ROWS, 3>(weights, values, results, pairs, strides, Begin::Sums),
-                _ => tile::pairs::<RESULT_ROWS, 4>(weights, values, results, pairs, strides, Begin::Sums),
+                1 => tile::pairs::<TILE_ROWS, 1>(weights, values, results, pairs, strides, Begin::Sums),
+                2 => tile::pairs::<TILE_ROWS, 2>(weights, values, results, pairs, strides, Begin::Sums),
+                3 => tile::pairs::<TILE_ROWS, 3>(weights, values, results, pairs, strides, Begin::Sums),
+                _ => tile::pairs::<TILE_ROWS, 4>(weights, values, results, pairs, strides, Begin::Sums),
             }
         }
     }

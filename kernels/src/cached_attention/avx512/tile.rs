@@ -11,16 +11,13 @@ const AHEAD: usize = 2 * LANES;
 /// How many of so many rows and vectors the next tile takes, from the largest tiles that leave each register
 /// its sum.
 ///
-/// Twelve rows of two vectors are 24 sums; with fewer rows, more vectors keep the multipliers busy while a
-/// sum waits for its last product.
+/// Six rows of four vectors are 24 sums. (Twelve of two are as many, but need more addresses than there are
+/// registers for them.) With fewer rows, more vectors keep the multipliers busy while a sum waits for its
+/// last product.
 #[target_feature(enable = "avx512f")]
 pub(super) fn tile_size(rows: usize, vectors: usize) -> [usize; 2] {
-    let rows = [12, 6, 4, 2, 1].into_iter().find(|q| *q <= rows).unwrap_or(1);
-    let most = match rows {
-        12 => 2,
-        6 | 4 => 4,
-        _ => 8,
-    };
+    let rows = [6, 4, 2, 1].into_iter().find(|q| *q <= rows).unwrap_or(1);
+    let most = if rows >= 4 { 4 } else { 8 };
     [rows, [8, 4, 2, 1].into_iter().find(|n| *n <= vectors.min(most)).unwrap_or(1)]
 }
 
@@ -44,7 +41,6 @@ pub(super) fn run(
         };
     }
     sizes! {
-        [12, 1] [12, 2]
         [6, 1] [6, 2] [6, 4]
         [4, 1] [4, 2] [4, 4]
         [2, 1] [2, 2] [2, 4] [2, 8]
