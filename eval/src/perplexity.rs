@@ -5,9 +5,9 @@
 
 use arrcoc_bundle::{Bundle, Role};
 use arrcoc_runtime::decoder::{self, DecoderError, Embedder};
-use arrcoc_runtime::engine::Runtime;
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::GenerateError;
+use arrcoc_runtime::library::Library;
 use arrcoc_runtime::model::{Options, load};
 use arrcoc_runtime::prompt::Prompter;
 use arrcoc_runtime::sampling::{LogSoftmax, SamplingError};
@@ -128,7 +128,7 @@ fn windows(bundle: &Bundle, source: Source) -> Result<Vec<Vec<u32>>, PerplexityE
 /// Reads windows side by side: the sum of negative log-likelihoods, and how many there are.
 fn read(
     bundle: &Bundle,
-    library: &dyn Runtime,
+    library: &dyn Library,
     windows: &[Vec<u32>],
 ) -> Result<(f64, usize), PerplexityError> {
     let manifest = bundle.manifest();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrcoc_bundle::names::cache;
-use arrcoc_runtime::engine::{BundledGraph, EngineError, Graph, InPlace, Runtime};
+use arrcoc_runtime::library::{BundledGraph, Graph, InPlace, Library, LibraryError};
 use arrcoc_runtime::tensor::Tensor;
 
 /// Who is told. Called on the thread that ran the graph, one graph's runs one after the other.
@@ -16,8 +16,8 @@ pub trait Listener: Send + Sync {
     /// A graph ran. The outputs that are returned go on to whoever ran it.
     ///
     /// # Errors
-    /// [`EngineError`] where an output is not what the listener was told to expect; the run fails with it.
-    fn ran(&self, run: &Run<'_>, outputs: Named) -> Result<Named, EngineError>;
+    /// [`LibraryError`] where an output is not what the listener was told to expect; the run fails with it.
+    fn ran(&self, run: &Run<'_>, outputs: Named) -> Result<Named, LibraryError>;
 }
 
 /// Tensors by name, in graph order.
@@ -36,13 +36,13 @@ pub struct Run<'a> {
 
 /// The library.
 pub struct Tap<L> {
-    library: Box<dyn Runtime>,
+    library: Box<dyn Library>,
     listener: Arc<L>,
 }
 
 impl<L: Listener> Tap<L> {
     /// Tells `listener` of all that `library` runs.
-    pub fn new(library: Box<dyn Runtime>, listener: Arc<L>) -> Self {
+    pub fn new(library: Box<dyn Library>, listener: Arc<L>) -> Self {
         Self { library, listener }
     }
 }
@@ -53,16 +53,16 @@ impl<L: Listener + 'static> Tap<L> {
     }
 }
 
-impl<L: Listener + 'static> Runtime for Tap<L> {
+impl<L: Listener + 'static> Library for Tap<L> {
     fn describe(&self) -> String {
         self.library.describe()
     }
 
-    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError> {
+    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, LibraryError> {
         Ok(self.wrap(name, self.library.load(name, model)?))
     }
 
-    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
+    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, LibraryError> {
         Ok(self.wrap(graph.name, self.library.load_bundled(graph)?))
     }
 }
@@ -80,13 +80,13 @@ impl<L: Listener> Tapped<L> {
         inputs: &[(&str, Tensor)],
         started: Instant,
         outputs: Named,
-    ) -> Result<Named, EngineError> {
+    ) -> Result<Named, LibraryError> {
         self.listener.ran(&Run { graph: &self.name, inputs, took: started.elapsed() }, outputs)
     }
 }
 
 impl<L: Listener> Graph for Tapped<L> {
-    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Named, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Named, LibraryError> {
         let started = Instant::now();
         let outputs = self.graph.run(inputs)?;
         self.tell(inputs, started, outputs)
@@ -96,7 +96,7 @@ impl<L: Listener> Graph for Tapped<L> {
         &mut self,
         inputs: &[(&str, Tensor)],
         in_place: &mut [InPlace<'_>],
-    ) -> Result<Named, EngineError> {
+    ) -> Result<Named, LibraryError> {
         let started = Instant::now();
         let outputs = self.graph.run_in_place(inputs, in_place)?;
         self.tell(inputs, started, outputs)
@@ -128,7 +128,7 @@ impl Recording {
 }
 
 impl Listener for Recording {
-    fn ran(&self, run: &Run<'_>, outputs: Named) -> Result<Named, EngineError> {
+    fn ran(&self, run: &Run<'_>, outputs: Named) -> Result<Named, LibraryError> {
         let inputs = run.inputs.iter().filter(|(name, _)| !cache::is_past(name));
         let call = Call {
             graph: run.graph.to_owned(),

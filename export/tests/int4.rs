@@ -16,8 +16,8 @@ use arrcoc_export::calibrate::Calibration;
 use arrcoc_export::onnx::{self, FLOAT16, INT4, Initializer, UINT4};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::decoder;
-use arrcoc_runtime::engine::CpuOptions;
-use arrcoc_runtime::engine::ort::{OrtRuntime, Provider};
+use arrcoc_runtime::library::CpuOptions;
+use arrcoc_runtime::library::ort::{OrtLibrary, Provider};
 use arrcoc_runtime::tensor::Tensor;
 use arrcoc_tests::engines::operators_that_ran;
 use common::{Workshop, calibrated, has_onnx_runtime, program, run, verified};
@@ -66,7 +66,7 @@ fn int4(
 }
 
 /// The last logits of a prompt of made-up embeddings.
-fn logits(bundle: &Bundle, runtime: &OrtRuntime) -> Vec<f32> {
+fn logits(bundle: &Bundle, runtime: &OrtLibrary) -> Vec<f32> {
     const TOKENS: usize = 9;
     let width = bundle.manifest().decoder.hidden_size;
     let numbers = (0..TOKENS * width).map(|i| ((i * 7919 % 1013) as f32 / 506.5 - 1.0) * 0.03).collect();
@@ -214,7 +214,7 @@ fn weights_are_those_of_the_same_blocks_for_the_cpu() {
 #[test]
 fn onnx_runtime_makes_one_operator_of_unpacking_and_product() {
     let Some((workshop, calibration)) = prepared() else { return };
-    let open = || OrtRuntime::open(2, Provider::Cpu(CpuOptions::default())).unwrap();
+    let open = || OrtLibrary::open(2, Provider::Cpu(CpuOptions::default())).unwrap();
     let ort = open();
     for (size, symmetric) in [(32, true), (32, false)] {
         let profiles = workshop.path(&format!("profiles-{symmetric}"));

@@ -10,7 +10,7 @@ use arrcoc_bundle::Bundle;
 use arrcoc_bundle::{Precision, Target, WeightForm};
 use arrcoc_export::build;
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::engine::RuntimeKind;
+use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::tensor::Tensor;
 use common::{Workshop, chain, contents, has_onnx_runtime, program, run};
 
@@ -79,7 +79,7 @@ fn an_image_is_encoded_the_same_beside_any_other() {
     if !has_onnx_runtime() {
         return;
     }
-    let ort = RuntimeKind::Ort.open(1).unwrap();
+    let ort = LibraryKind::Ort.open(1).unwrap();
     let workshop = Workshop::new();
     let bundle = Bundle::open(&workshop.quantize(Precision::Int8)).unwrap();
     let mut encoder = ort.load_from(&bundle, "vision_encoder").unwrap();

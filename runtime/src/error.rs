@@ -1,6 +1,6 @@
 //! Why a model did not load.
 
-use crate::engine::EngineError;
+use crate::library::LibraryError;
 use arrcoc_bundle::BundleError;
 
 /// A bundle could not be turned into a running model.
@@ -11,7 +11,7 @@ pub enum LoadError {
     Bundle(#[from] BundleError),
     /// The inference library is at fault, or is not to be had.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(#[from] LibraryError),
     /// The bundle is of a family that this version does not know.
     #[error(
         "this version of arrcoc-serve knows the families {known}, found `{found}`; use the version that built the bundle"

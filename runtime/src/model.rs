@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::engine::{
-    CpuOptions, CudaOptions, Runtime, RuntimeKind, RuntimeOptions, TensorRtOptions, Workload,
-};
 use crate::generate::{Event, GenerateError, Observer, Request};
+use crate::library::{
+    CpuOptions, CudaOptions, Library, LibraryKind, LibraryOptions, TensorRtOptions, Workload,
+};
 use crate::prompt::Segment;
 use crate::scheduler::Ready;
 use crate::scheduler::job::{Job, Shared, Ticket};
@@ -33,7 +33,7 @@ pub use memory::{MemoryError, MemoryNeed, Mib, copies_of};
 pub struct Options {
     /// Which inference library; `None` takes ONNX Runtime, and tract for a portable bundle where ONNX Runtime is not
     /// to be had (with a warning in the log).
-    pub runtime: Option<RuntimeKind>,
+    pub runtime: Option<LibraryKind>,
     /// Threads per graph run; 0 takes one per processor.
     pub threads: usize,
     /// ONNX Runtime on the CPU.
@@ -111,7 +111,7 @@ impl Options {
     /// [`LoadError::Options`].
     pub fn check_target(&self, target: Target) -> Result<(), LoadError> {
         match (self.runtime, target) {
-            (Some(kind @ (RuntimeKind::Tract | RuntimeKind::Cuda | RuntimeKind::TensorRt)), Target::Cpu) => {
+            (Some(kind @ (LibraryKind::Tract | LibraryKind::Cuda | LibraryKind::TensorRt)), Target::Cpu) => {
                 Err(LoadError::Options {
                     what: "runtime",
                     expected: format!(
@@ -126,7 +126,7 @@ impl Options {
     }
 
     /// What the inference library needs to know of it.
-    pub(crate) fn runtime_options(&self) -> RuntimeOptions {
+    pub(crate) fn runtime_options(&self) -> LibraryOptions {
         let threads = match self.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -137,7 +137,7 @@ impl Options {
         };
         let (device, engines) = (self.cuda.device, self.tensorrt_engines.clone());
         let tensorrt = TensorRtOptions { device, engines, workload };
-        RuntimeOptions { threads, cpu: self.cpu, cuda: self.cuda, tensorrt, profile: self.profile.clone() }
+        LibraryOptions { threads, cpu: self.cpu, cuda: self.cuda, tensorrt, profile: self.profile.clone() }
     }
 }
 
@@ -253,7 +253,7 @@ impl Model {
     /// As [`Model::load`].
     pub fn load_on(
         bundle: Bundle,
-        library: &dyn Runtime,
+        library: &dyn Library,
         options: &Options,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, LoadError> {

@@ -6,9 +6,9 @@ use tokenizers::Tokenizer;
 
 use std::sync::Arc;
 
-use crate::engine::{EngineError, Graph, InPlace};
 use crate::generate::{Budget, Receipt};
 use crate::image::{DecodedImage, ImageError, ImageLimits};
+use crate::library::{Graph, InPlace, LibraryError};
 use crate::tensor::{Element, Tensor};
 use crate::vision::family::{BudgetError, Grant, ImagePlan, Pixels, Processor};
 use crate::vision::{Pictures, Visual};
@@ -134,7 +134,7 @@ pub(crate) fn embedding_row(id: usize) -> Vec<f32> {
 pub(crate) struct Embedding;
 
 impl Graph for Embedding {
-    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let ids = slice::<i64>(inputs, "input_ids")?;
         let rows: Vec<f32> = ids.iter().flat_map(|id| embedding_row(*id as usize)).collect();
         Ok(vec![("inputs_embeds".into(), tensor(&[1, ids.len(), WIDTH], rows)?)])
@@ -144,8 +144,8 @@ impl Graph for Embedding {
         &mut self,
         _: &[(&str, Tensor)],
         _: &mut [InPlace<'_>],
-    ) -> Result<Vec<(String, Tensor)>, EngineError> {
-        Err(EngineError::Unsupported { runtime: "toy", what: "run_in_place" })
+    ) -> Result<Vec<(String, Tensor)>, LibraryError> {
+        Err(LibraryError::Unsupported { runtime: "toy", what: "run_in_place" })
     }
 }
 
@@ -189,7 +189,7 @@ fn key_value(embed: &[f32], layer: usize, head: usize, lane: usize, position: i6
 
 impl Graph for Decoder {
     /// The portable contract.
-    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let embeds = slice::<f32>(inputs, "inputs_embeds")?;
         let positions = first_axis(inputs)?;
         let (seq, total) = (positions.len(), slice::<i64>(inputs, "attention_mask")?.len());
@@ -229,7 +229,7 @@ impl Graph for Decoder {
         &mut self,
         inputs: &[(&str, Tensor)],
         in_place: &mut [InPlace<'_>],
-    ) -> Result<Vec<(String, Tensor)>, EngineError> {
+    ) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let embeds = slice::<f32>(inputs, "inputs_embeds")?;
         let positions = first_axis(inputs)?;
         let lengths = slice::<i32>(inputs, "seqlens_k")?;
@@ -268,22 +268,22 @@ fn lanes() -> impl Iterator<Item = (usize, usize)> {
     (0..HEADS).flat_map(|head| (0..HEAD_DIM).map(move |lane| (head, lane)))
 }
 
-fn failed(reason: &str) -> EngineError {
-    EngineError::Run { graph: "toy".into(), reason: reason.into() }
+fn failed(reason: &str) -> LibraryError {
+    LibraryError::Run { graph: "toy".into(), reason: reason.into() }
 }
 
 /// Of the three axes of places, the one that a model of text reads.
-fn first_axis<'a>(inputs: &'a [(&str, Tensor)]) -> Result<&'a [i64], EngineError> {
+fn first_axis<'a>(inputs: &'a [(&str, Tensor)]) -> Result<&'a [i64], LibraryError> {
     let places = slice::<i64>(inputs, "position_ids")?;
     Ok(&places[..places.len() / 3])
 }
 
-fn slice<'a, T: Element>(inputs: &'a [(&str, Tensor)], name: &str) -> Result<&'a [T], EngineError> {
+fn slice<'a, T: Element>(inputs: &'a [(&str, Tensor)], name: &str) -> Result<&'a [T], LibraryError> {
     let found = inputs.iter().find(|(candidate, _)| *candidate == name).ok_or_else(|| failed(name))?;
     found.1.as_slice().map_err(|error| failed(&error.to_string()))
 }
 
-fn tensor(shape: &[usize], data: Vec<f32>) -> Result<Tensor, EngineError> {
+fn tensor(shape: &[usize], data: Vec<f32>) -> Result<Tensor, LibraryError> {
     Tensor::from_vec(shape, data).map_err(|error| failed(&error.to_string()))
 }
 

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arrcoc_runtime::engine::{CpuOptions, Kernels, RuntimeKind};
 use arrcoc_runtime::generate::{
     Budget, Cache, FinishReason, GenerateError, MaxTokens, Note, Observer, Request, Sampling,
 };
+use arrcoc_runtime::library::{CpuOptions, Kernels, LibraryKind};
 use arrcoc_runtime::model::{Load, Model, Options};
 use common::{ask, ask_about, collect, load, load_observed, options, picture, run};
 
@@ -97,7 +97,7 @@ fn integers_know_no_neighbours() {
 #[test]
 fn both_flavours_and_both_runtimes_agree() {
     let fused = tokens(&load("fp32-cpu", &options()));
-    for runtime in [RuntimeKind::Ort, RuntimeKind::Tract] {
+    for runtime in [LibraryKind::Ort, LibraryKind::Tract] {
         let model = load("fp32-portable", &Options { runtime: Some(runtime), ..options() });
         assert_eq!(tokens(&model), fused, "{runtime:?}");
     }

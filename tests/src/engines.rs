@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use arrcoc_bundle::{Bundle, Role};
 use arrcoc_runtime::decoder::Embedder;
-use arrcoc_runtime::engine::{CpuOptions, Graph, Kernels, Runtime, RuntimeKind, RuntimeOptions};
+use arrcoc_runtime::library::{CpuOptions, Graph, Kernels, Library, LibraryKind, LibraryOptions};
 use arrcoc_runtime::tensor::Tensor;
 
 use crate::goldens::Goldens;
@@ -18,7 +18,7 @@ pub struct Engine {
     /// The bundle.
     pub bundle: Bundle,
     /// The library.
-    pub runtime: Box<dyn Runtime>,
+    pub runtime: Box<dyn Library>,
 }
 
 impl Engine {
@@ -26,7 +26,7 @@ impl Engine {
     ///
     /// # Errors
     /// When either is not to be had.
-    pub fn open(preset: &str, target: &str, kind: RuntimeKind) -> Result<Self> {
+    pub fn open(preset: &str, target: &str, kind: LibraryKind) -> Result<Self> {
         Self::of(preset, &format!("fp32-{target}"), kind.open(2)?)
     }
 
@@ -35,8 +35,8 @@ impl Engine {
     /// # Errors
     /// When either is not to be had.
     pub fn on_cpu(preset: &str, precision: &str, kernels: Kernels) -> Result<Self> {
-        let options = RuntimeOptions { threads: 2, cpu: CpuOptions { kernels }, ..RuntimeOptions::default() };
-        Self::of(preset, &format!("{precision}-cpu"), RuntimeKind::Ort.open_with(&options)?)
+        let options = LibraryOptions { threads: 2, cpu: CpuOptions { kernels }, ..LibraryOptions::default() };
+        Self::of(preset, &format!("{precision}-cpu"), LibraryKind::Ort.open_with(&options)?)
     }
 
     /// The same with profiles of every graph under `profiles`, for [`operators_that_ran`].
@@ -44,16 +44,16 @@ impl Engine {
     /// # Errors
     /// When either is not to be had.
     pub fn profiled(preset: &str, precision: &str, kernels: Kernels, profiles: &Path) -> Result<Self> {
-        let options = RuntimeOptions {
+        let options = LibraryOptions {
             threads: 2,
             cpu: CpuOptions { kernels },
             profile: Some(profiles.to_owned()),
-            ..RuntimeOptions::default()
+            ..LibraryOptions::default()
         };
-        Self::of(preset, &format!("{precision}-cpu"), RuntimeKind::Ort.open_with(&options)?)
+        Self::of(preset, &format!("{precision}-cpu"), LibraryKind::Ort.open_with(&options)?)
     }
 
-    fn of(preset: &str, bundle: &str, runtime: Box<dyn Runtime>) -> Result<Self> {
+    fn of(preset: &str, bundle: &str, runtime: Box<dyn Library>) -> Result<Self> {
         let dir: PathBuf = repository("target/test-bundles").join(preset).join(bundle);
         let hint = || format!("no test bundle at {}: run `cargo xtask test`, which makes it", dir.display());
         Ok(Self { bundle: Bundle::open(&dir).with_context(hint)?, runtime })

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_kernels::Operator;
 use arrcoc_runtime::decoder;
-use arrcoc_runtime::engine::Kernels;
+use arrcoc_runtime::library::Kernels;
 use arrcoc_tests::engines::{Engine, operators_that_ran};
 use arrcoc_tests::goldens::Goldens;
 

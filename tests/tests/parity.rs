@@ -8,7 +8,7 @@
 use anyhow::{Context, Result, ensure};
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::decoder;
-use arrcoc_runtime::engine::RuntimeKind::{self, Ort, Tract};
+use arrcoc_runtime::library::LibraryKind::{self, Ort, Tract};
 use arrcoc_runtime::sampling::LogSoftmax;
 use arrcoc_runtime::tensor::Tensor;
 use arrcoc_tests::compare::{LOGPROB_FP32, assert_stage};
@@ -61,7 +61,7 @@ fn batch_portable_tract() -> Result<()> {
 }
 
 /// One photograph and one question through every stage, at every tier that the goldens have.
-fn photograph(preset: &str, target: &str, runtime: RuntimeKind, side: usize) -> Result<()> {
+fn photograph(preset: &str, target: &str, runtime: LibraryKind, side: usize) -> Result<()> {
     let goldens = Goldens::read(&format!("{preset}/size{side}.safetensors"))?;
     let engine = Engine::open(preset, target, runtime)?;
     encoder_and_allocator(&engine, &goldens, side)?;
@@ -80,7 +80,7 @@ fn photograph(preset: &str, target: &str, runtime: RuntimeKind, side: usize) -> 
 }
 
 /// Two images of different shapes with two questions of different lengths and two adapter heads, in one run.
-fn batch(target: &str, runtime: RuntimeKind) -> Result<()> {
+fn batch(target: &str, runtime: LibraryKind) -> Result<()> {
     let goldens = Goldens::read(&format!("{TINY}/batch.safetensors"))?;
     let engine = Engine::open(TINY, target, runtime)?;
     encoder_and_allocator(&engine, &goldens, 512)?;

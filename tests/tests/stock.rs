@@ -15,11 +15,11 @@ use arrcoc_export::build::{self, Options};
 use arrcoc_export::calibrate::RangeMethod;
 use arrcoc_export::progress::Progress;
 use arrcoc_export::tap::{Call, Recording, Tap};
-use arrcoc_runtime::engine::RuntimeKind;
 use arrcoc_runtime::generate::{
     Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Role, Sampling,
 };
 use arrcoc_runtime::image::ImageLimits;
+use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::model::{self, Model};
 use arrcoc_runtime::tensor::Tensor;
 use arrcoc_tests::compare::relative_error;
@@ -55,9 +55,9 @@ fn replay_all(dir: &Path) -> Result<()> {
     let mut failures = Vec::new();
     for dir in &drawn {
         for (target, library) in [
-            (Target::Cpu, RuntimeKind::Ort),
-            (Target::Portable, RuntimeKind::Ort),
-            (Target::Portable, RuntimeKind::Tract),
+            (Target::Cpu, LibraryKind::Ort),
+            (Target::Portable, LibraryKind::Ort),
+            (Target::Portable, LibraryKind::Tract),
         ] {
             let name = format!("{} {target} {}", dir.file_name().unwrap().display(), library.name());
             match replay(dir, target, library) {
@@ -98,7 +98,7 @@ impl Golden<'_> {
 }
 
 /// Exports a checkpoint for a target and replays its conversations on a library; the largest difference of a logit.
-fn replay(dir: &Path, target: Target, library: RuntimeKind) -> Result<f32> {
+fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
     let scratch = tempfile::tempdir()?;
     let options = Options {
         out: scratch.path().to_owned(),

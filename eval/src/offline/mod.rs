@@ -17,11 +17,11 @@ use arrcoc_bundle::Bundle;
 use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::decoder::{self, Decoder, DecoderError, Embedder};
-use arrcoc_runtime::engine::{EngineError, Runtime};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::Stage;
 use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Role};
 use arrcoc_runtime::image::{DecodedImage, ImageError, ImageLimits, decode};
+use arrcoc_runtime::library::{Library, LibraryError};
 use arrcoc_runtime::model::{Options, load};
 use arrcoc_runtime::prompt::{Layout, Prompter};
 use arrcoc_runtime::sampling::SamplingError;
@@ -47,7 +47,7 @@ const COMPOSITE: &str = "arr_coc_ovis";
 pub enum OfflineError {
     /// A vision graph or the embedding failed.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(#[from] LibraryError),
     /// The decoder failed.
     #[error(transparent)]
     Decoder(#[from] DecoderError),
@@ -135,7 +135,7 @@ impl OfflineModel {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load_on(bundle: &Bundle, runtime: &dyn Runtime, options: &Options) -> Result<Self, LoadError> {
+    pub fn load_on(bundle: &Bundle, runtime: &dyn Library, options: &Options) -> Result<Self, LoadError> {
         let sizes = load::sizes(bundle, options)?;
         let family = &bundle.manifest().family;
         if family != COMPOSITE {

@@ -13,10 +13,10 @@ use crate::arms::{Positions, Region};
 use arrcoc_bundle::Bundle;
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::cache::{ByteLru, Key};
-use arrcoc_runtime::engine::{EngineError, Runtime};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::NoObserver;
 use arrcoc_runtime::image::{DecodedImage, PixelValues};
+use arrcoc_runtime::library::{Library, LibraryError};
 use arrcoc_runtime::tensor::Tensor;
 use arrcoc_runtime::vision::families::arr_coc_ovis::layout::Layout;
 use arrcoc_runtime::vision::families::arr_coc_ovis::pipeline::{
@@ -74,7 +74,7 @@ pub(super) struct Made {
 impl VisionRunner {
     pub(super) fn load(
         bundle: &Bundle,
-        runtime: &dyn Runtime,
+        runtime: &dyn Library,
         size: usize,
         cache_bytes: usize,
     ) -> Result<Self, LoadError> {
@@ -94,7 +94,7 @@ impl VisionRunner {
 
     /// Encodes a picture at a size, or remembers it. Requests may have the bundle's sizes only; here any multiple of the
     /// patch will do, since the encoder's axes are dynamic.
-    pub(super) fn encode(&mut self, image: &DecodedImage, size: usize) -> Result<EncodedImage, EngineError> {
+    pub(super) fn encode(&mut self, image: &DecodedImage, size: usize) -> Result<EncodedImage, LibraryError> {
         let key = picture_key(image.sha256, size);
         if let Some(encoded) = self.encoded.get(&key) {
             return Ok(encoded);
@@ -103,7 +103,7 @@ impl VisionRunner {
             .preprocess
             .entry(size)
             .or_insert_with(|| Preprocess::new(size, self.spec.image_mean, self.spec.image_std));
-        let pixels = preprocess.apply(image).map_err(|error| EngineError::Run {
+        let pixels = preprocess.apply(image).map_err(|error| LibraryError::Run {
             graph: pipeline::ENCODER.to_owned(),
             reason: error.to_string(),
         })?;
@@ -125,7 +125,7 @@ impl VisionRunner {
         &mut self,
         features: &Tensor,
         query: Option<&Tensor>,
-    ) -> Result<(Allocation, Duration), EngineError> {
+    ) -> Result<(Allocation, Duration), LibraryError> {
         let query = match query {
             Some(query) => last_rows(query, self.max_query)?,
             None => Tensor::from_vec(&[1, 1, self.query_width], vec![0.0f32; self.query_width])?,
@@ -140,7 +140,7 @@ impl VisionRunner {
         &mut self,
         selection: &Selection<'_>,
         positions: Positions,
-    ) -> Result<Made, EngineError> {
+    ) -> Result<Made, LibraryError> {
         let repacked = match positions {
             Positions::Original => None,
             Positions::Repacked => {
@@ -159,7 +159,7 @@ impl VisionRunner {
     }
 
     /// The grid's features, `[1, n * n, C]`.
-    pub(super) fn grid(&self, encoded: &EncodedImage, n: usize) -> Result<Tensor, EngineError> {
+    pub(super) fn grid(&self, encoded: &EncodedImage, n: usize) -> Result<Tensor, LibraryError> {
         let features = self.neck.apply(matrix(&encoded.features)?.view(), n);
         let shape = [1, n * n, features.ncols()];
         Ok(Tensor::from_vec(&shape, features.into_raw_vec_and_offset().0)?)
@@ -173,7 +173,7 @@ impl VisionRunner {
         encoded: &EncodedImage,
         most: usize,
         tier: impl Fn(usize) -> usize,
-    ) -> Result<(Arc<Array2<f32>>, Duration), EngineError> {
+    ) -> Result<(Arc<Array2<f32>>, Duration), LibraryError> {
         const HAIR: f32 = 1e-4;
         let key = picture_key(encoded.pixels.sha256, encoded.layout.side());
         if let Some(all_patch_embeds) = self.patch_embeds.get(&key) {
@@ -217,13 +217,13 @@ impl VisionRunner {
 }
 
 /// Relevances as the compressor takes them.
-pub(super) fn masked(relevance: Vec<f32>, encoded: &EncodedImage) -> Result<Tensor, EngineError> {
+pub(super) fn masked(relevance: Vec<f32>, encoded: &EncodedImage) -> Result<Tensor, LibraryError> {
     let relevance = Tensor::from_vec(&[1, relevance.len()], relevance)?;
     mask_padding(&relevance, &encoded.layout, encoded.pixels.resized)
 }
 
 /// `[1, rows, width]` as a matrix.
-pub(super) fn matrix(tensor: &Tensor) -> Result<Array2<f32>, EngineError> {
+pub(super) fn matrix(tensor: &Tensor) -> Result<Array2<f32>, LibraryError> {
     let width = tensor.shape().last().copied().unwrap_or(0).max(1);
     let values = tensor.as_slice::<f32>()?;
     let view = ArrayView2::from_shape((values.len() / width, width), values);

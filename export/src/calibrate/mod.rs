@@ -18,10 +18,10 @@ use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{Bundle, BundleError, Statistics};
 use arrcoc_models::graph::{Graph, Initializer, Source};
 use arrcoc_runtime::dataset::{DataError, DataSet, Row};
-use arrcoc_runtime::engine::{EngineError, RuntimeKind};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::{Budget, GenerateError, MaxTokens, Note, Observer};
 use arrcoc_runtime::image::{ImageLimits, decode};
+use arrcoc_runtime::library::{LibraryError, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
 use sha2::{Digest as _, Sha256};
 
@@ -73,7 +73,7 @@ pub enum CalibrateError {
     Bundle(#[from] BundleError),
     /// ONNX Runtime is not to be had.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(#[from] LibraryError),
     /// A graph does not load.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -130,7 +130,7 @@ pub fn calibrate(
 ) -> Result<Calibration, CalibrateError> {
     let data = DataSet::read(&options.data, options.limit)?;
     let recorder = Arc::new(Recorder::default());
-    let library = Tap::new(RuntimeKind::Ort.open(options.threads)?, Arc::clone(&recorder));
+    let library = Tap::new(LibraryKind::Ort.open(options.threads)?, Arc::clone(&recorder));
     let scratch = Staging::begin(&scratch(&options.output), 0, Owned::Scratch)?;
     let mut described = Described::default();
     let prepare = |graph: Graph| {
@@ -141,7 +141,7 @@ pub fn calibrate(
     let bundle = Bundle::open(&built.bundle)?;
     let image_size = options.image_size.or_else(|| native_size(&bundle));
     let model_options = model::Options {
-        runtime: Some(RuntimeKind::Ort),
+        runtime: Some(LibraryKind::Ort),
         threads: options.threads,
         slots: 1,
         image_size: options.image_size,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use arrcoc_runtime::engine::EngineError;
+use arrcoc_runtime::library::LibraryError;
 use arrcoc_runtime::tensor::Tensor;
 
 use super::histogram::Histogram;
@@ -45,7 +45,7 @@ impl Recorder {
 }
 
 impl Listener for Recorder {
-    fn ran(&self, run: &Run<'_>, outputs: Named) -> Result<Named, EngineError> {
+    fn ran(&self, run: &Run<'_>, outputs: Named) -> Result<Named, LibraryError> {
         let mut observations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let noted = observations.entry(run.graph.to_owned()).or_default();
         let mut contract = Vec::new();
@@ -71,7 +71,7 @@ impl GraphObservations {
     }
 
     /// Notes an output that instruments a tensor; false for any other.
-    fn take(&mut self, output: &str, tensor: &Tensor) -> Result<bool, EngineError> {
+    fn take(&mut self, output: &str, tensor: &Tensor) -> Result<bool, LibraryError> {
         if let Some(name) = output.strip_suffix(LARGEST).or(output.strip_suffix(SMALLEST)) {
             let found = tensor.as_slice::<f32>()?.first().copied().unwrap_or(0.0).abs();
             let magnitude = self.magnitudes.entry(name.to_owned()).or_default();

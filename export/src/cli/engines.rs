@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use arrcoc_export::engines::{self, Options, Plan};
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::engine::ort::tensorrt::BuildOptions;
+use arrcoc_runtime::library::ort::tensorrt::BuildOptions;
 use serde_json::json;
 
 use super::gpu::Gpu;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use arrcoc_runtime::engine::{TensorRtOptions, Workload};
+use arrcoc_runtime::library::{TensorRtOptions, Workload};
 use arrcoc_runtime::model::DEFAULT_CONTEXT_LENGTH;
 
 /// Which GPU, and the lengths that engines of TensorRT take on it.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify::{self, Options};
-use arrcoc_runtime::engine::{CudaOptions, RuntimeKind, RuntimeOptions};
+use arrcoc_runtime::library::{CudaOptions, LibraryKind, LibraryOptions};
 
 use super::gpu::Gpu;
 
@@ -55,7 +55,7 @@ pub(super) struct Args {
     /// What runs the bundle: ort (ONNX Runtime on the CPU), or, for portable ones, cuda or tensorrt (on engines that
     /// `arrcoc-export engines` built with the same --device, --context and --prefill-chunk)
     #[arg(long, value_name = "NAME", default_value = "ort", value_parser = runtime)]
-    runtime: RuntimeKind,
+    runtime: LibraryKind,
     /// Directory of TensorRT's engines [default: .tensorrt beside the bundle]
     #[arg(long, value_name = "DIR")]
     engines: Option<PathBuf>,
@@ -66,8 +66,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-fn runtime(name: &str) -> Result<RuntimeKind, String> {
-    let known = [RuntimeKind::Ort, RuntimeKind::Cuda, RuntimeKind::TensorRt];
+fn runtime(name: &str) -> Result<LibraryKind, String> {
+    let known = [LibraryKind::Ort, LibraryKind::Cuda, LibraryKind::TensorRt];
     known
         .into_iter()
         .find(|kind| kind.name() == name)
@@ -77,13 +77,13 @@ fn runtime(name: &str) -> Result<RuntimeKind, String> {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let Self { bundle, reference, checkpoint, image, image_size, tokens, seed, runtime, json, .. } = self;
-        let library = RuntimeOptions {
+        let library = LibraryOptions {
             threads: self
                 .threads
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
             cuda: CudaOptions { device: self.gpu.device, ..CudaOptions::default() },
             tensorrt: self.gpu.tensorrt(self.engines),
-            ..RuntimeOptions::default()
+            ..LibraryOptions::default()
         };
         let options = Options {
             reference,

@@ -3,7 +3,7 @@
 //! [`plan`] works out what is to be built, without a GPU: each graph is held against what TensorRT's parser takes
 //! ([`parser`], [`parser_table`]), its profile follows from the manifest's axes, and its place from what it depends on.
 //! [`build`] builds it, engine by engine. How an engine is built and loaded is the runtime's affair
-//! ([`arrcoc_runtime::engine::ort::tensorrt`]), so that both sides agree on its key.
+//! ([`arrcoc_runtime::library::ort::tensorrt`]), so that both sides agree on its key.
 
 pub mod parser;
 pub mod parser_table;
@@ -16,11 +16,11 @@ use std::time::Instant;
 
 use arrcoc_bundle::Target;
 use arrcoc_bundle::{Bundle, BundleError};
-use arrcoc_runtime::engine::ort::tensorrt::{
+use arrcoc_runtime::library::ort::tensorrt::{
     self, BuildOptions, InputProfile, Job, Machine, NoRange, Place, Profile,
 };
-use arrcoc_runtime::engine::ort::{OrtRuntime, Provider};
-use arrcoc_runtime::engine::{Axis, BundledGraph, CpuOptions, EngineError, TensorRtOptions};
+use arrcoc_runtime::library::ort::{OrtLibrary, Provider};
+use arrcoc_runtime::library::{Axis, BundledGraph, CpuOptions, LibraryError, TensorRtOptions};
 use serde::Serialize;
 
 use crate::onnx::{self, Graph, OnnxError, Value};
@@ -82,7 +82,7 @@ pub enum EnginesError {
     Bundle(#[from] BundleError),
     /// TensorRT, or a library below it.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(#[from] LibraryError),
     /// A graph's file.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
@@ -140,8 +140,8 @@ pub fn dry_run(dir: &Path, options: &Options) -> Result<Plan, EnginesError> {
     match open(&options.tensorrt) {
         Ok((_, machine)) => plan(&bundle, options, &machine.slug(), None),
         Err(error) => {
-            let onnxruntime = OrtRuntime::open(1, Provider::Cpu(CpuOptions::default()));
-            let version = onnxruntime.as_ref().ok().map(OrtRuntime::version);
+            let onnxruntime = OrtLibrary::open(1, Provider::Cpu(CpuOptions::default()));
+            let version = onnxruntime.as_ref().ok().map(OrtLibrary::version);
             plan(&bundle, options, &Machine::placeholder(version), Some(error.to_string()))
         }
     }
@@ -179,9 +179,9 @@ pub fn build(dir: &Path, options: &Options, progress: Progress) -> Result<Plan, 
     Ok(plan)
 }
 
-fn open(options: &TensorRtOptions) -> Result<(OrtRuntime, Machine), EngineError> {
-    let runtime = OrtRuntime::open(0, Provider::TensorRt(options.clone()))?;
-    let machine = runtime.machine().cloned().ok_or_else(|| EngineError::Unavailable {
+fn open(options: &TensorRtOptions) -> Result<(OrtLibrary, Machine), LibraryError> {
+    let runtime = OrtLibrary::open(0, Provider::TensorRt(options.clone()))?;
+    let machine = runtime.machine().cloned().ok_or_else(|| LibraryError::Unavailable {
         runtime: "TensorRT",
         reason: "expected to know the GPU, found nothing of it".into(),
     })?;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use arrcoc_runtime::engine::ort::tensorrt::shape;
+use arrcoc_runtime::library::ort::tensorrt::shape;
 
 use super::{Engine, Plan};
 use crate::progress::human_bytes;

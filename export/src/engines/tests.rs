@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use arrcoc_bundle::Precision;
 use arrcoc_models::families::{self, GraphOptions, Preset};
 use arrcoc_models::graph::Layout;
-use arrcoc_runtime::engine::Workload;
+use arrcoc_runtime::library::Workload;
 use prost::Message;
 use tempfile::TempDir;
 

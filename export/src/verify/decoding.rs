@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arrcoc_bundle::{Bundle, Manifest, Meaning, Role};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
-use arrcoc_runtime::engine::Runtime;
+use arrcoc_runtime::library::Library;
 use arrcoc_runtime::tensor::Tensor;
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use super::{Options, VerifyError, tolerances};
 /// One bundle on one library.
 pub(super) struct Side<'a> {
     pub(super) bundle: &'a Bundle,
-    pub(super) library: &'a dyn Runtime,
+    pub(super) library: &'a dyn Library,
 }
 
 /// The greedy continuation, token by token.

@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use arrcoc_bundle::{Bundle, BundleError, MANIFEST};
 use arrcoc_bundle::{Drift, Precision, Role, Statistics, Target};
 use arrcoc_runtime::decoder::DecoderError;
-use arrcoc_runtime::engine::{EngineError, RuntimeKind, RuntimeOptions};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::GenerateError;
 use arrcoc_runtime::image::ImageError;
+use arrcoc_runtime::library::{LibraryError, LibraryKind, LibraryOptions};
 use arrcoc_runtime::prompt::Prompter;
 use arrcoc_runtime::tensor::TensorError;
 use serde::Serialize;
@@ -57,9 +57,9 @@ pub struct Options {
     /// Seed of the test question.
     pub seed: u64,
     /// What runs the bundle; the reference always runs on tract.
-    pub runtime: RuntimeKind,
+    pub runtime: LibraryKind,
     /// How it runs, and, of engines that take no other lengths, what they were built for.
-    pub library: RuntimeOptions,
+    pub library: LibraryOptions,
 }
 
 /// The outcome; a failed comparison is an outcome, not an error.
@@ -201,7 +201,7 @@ pub enum VerifyError {
     Load(#[from] LoadError),
     /// A graph does not run, or a library is not to be had.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(#[from] LibraryError),
     /// The decoder does not run.
     #[error(transparent)]
     Decoder(#[from] DecoderError),
@@ -273,14 +273,14 @@ fn run(
         return Err(VerifyError::Context { found: context });
     }
     let library = options.runtime.open_with(&options.library)?;
-    let tract = RuntimeKind::Tract.open_with(&options.library)?;
+    let tract = LibraryKind::Tract.open_with(&options.library)?;
     report.runtimes = [library.describe(), tract.describe()];
     let record = record::record(reference, tract, options, progress)?;
     every_graph_ran(subject, &record.calls)?;
     report.adapter = record.adapter;
     report.stages = replay::replay(&record.calls, subject, library.as_ref(), progress)?;
     progress.note("decoding on both sides");
-    let tract = RuntimeKind::Tract.open_with(&options.library)?;
+    let tract = LibraryKind::Tract.open_with(&options.library)?;
     let sides = [
         Side { bundle: subject, library: library.as_ref() },
         Side { bundle: reference, library: tract.as_ref() },

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrcoc_bundle::{Bundle, Role, Statistics};
-use arrcoc_runtime::engine::{Runtime, RuntimeKind};
 use arrcoc_runtime::generate::{GenerateError, MaxTokens, Note, Observer};
+use arrcoc_runtime::library::{Library, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
 use arrcoc_runtime::tensor::Tensor;
 
@@ -28,7 +28,7 @@ pub(super) struct Record {
 /// Asks the reference at every budget that it has room for.
 pub(super) fn record(
     reference: &Bundle,
-    library: Box<dyn Runtime>,
+    library: Box<dyn Library>,
     options: &Options,
     progress: Progress,
 ) -> Result<Record, VerifyError> {
@@ -38,7 +38,7 @@ pub(super) fn record(
     let watch = Arc::new(Embeds::default());
     let context = reference.manifest().decoder.context_length;
     let model_options = model::Options {
-        runtime: Some(RuntimeKind::Tract),
+        runtime: Some(LibraryKind::Tract),
         slots: 1,
         context_length: Some(context),
         // The whole prompt in one run, so that it is recorded whole.

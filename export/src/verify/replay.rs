@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use arrcoc_bundle::{Bundle, Manifest, Meaning, Role};
-use arrcoc_runtime::engine::{Graph, Runtime};
+use arrcoc_runtime::library::{Graph, Library};
 use serde::Serialize;
 
 use super::compare::{cosine, distance};
@@ -54,7 +54,7 @@ struct Worst {
 pub(super) fn replay(
     calls: &[Call],
     subject: &Bundle,
-    library: &dyn Runtime,
+    library: &dyn Library,
     progress: Progress,
 ) -> Result<Vec<StageReport>, VerifyError> {
     let mut names: Vec<&str> = Vec::new();

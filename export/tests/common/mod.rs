@@ -14,7 +14,7 @@ use arrcoc_export::init::{self, SHARD_BYTES, WeightType};
 use arrcoc_export::progress::Progress;
 use arrcoc_export::verify;
 use arrcoc_models::families;
-use arrcoc_runtime::engine::{EngineError, RuntimeKind, RuntimeOptions};
+use arrcoc_runtime::library::{LibraryError, LibraryKind, LibraryOptions};
 use arrcoc_tests::require::can_run;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -171,8 +171,8 @@ pub fn verify_options() -> verify::Options {
         image_size: None,
         tokens: 16,
         seed: 1,
-        runtime: RuntimeKind::Ort,
-        library: RuntimeOptions { threads: 2, ..RuntimeOptions::default() },
+        runtime: LibraryKind::Ort,
+        library: LibraryOptions { threads: 2, ..LibraryOptions::default() },
     }
 }
 
@@ -205,9 +205,9 @@ pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
 
 /// Whether ONNX Runtime can be had; named (by its path, or as `ort` in `ARRCOC_REQUIRE`) and absent is a failure, not a reason to skip.
 pub fn has_onnx_runtime() -> bool {
-    let runtime = RuntimeKind::Ort.open(2);
+    let runtime = LibraryKind::Ort.open(2);
     if let Err(error) = &runtime {
-        assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
+        assert!(matches!(error, LibraryError::Unavailable { .. }), "{error}");
     }
     can_run("ort", &runtime)
 }

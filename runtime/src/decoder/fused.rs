@@ -6,7 +6,7 @@
 //! the operator writes one position after what they hold, where the next real token will overwrite it. That position
 //! always exists, because [`super::Slots`] keeps one spare.
 
-use crate::engine::{Graph, InPlace};
+use crate::library::{Graph, InPlace};
 use crate::tensor::{ElementType, Tensor, TensorError, try_zeroed};
 use arrcoc_bundle::manifest::DecoderSpec;
 

@@ -5,8 +5,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::engine::{EngineError, Graph, Runtime};
 use crate::error::LoadError;
+use crate::library::{Graph, Library, LibraryError};
 use crate::tensor::{Tensor, TensorError};
 use arrcoc_bundle::{Bundle, Role, Target};
 
@@ -18,7 +18,7 @@ pub mod portable;
 pub enum DecoderError {
     /// The engine failed.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(#[from] LibraryError),
     /// A tensor is not what the graph contract (design 4.1) says.
     #[error("graph `{graph}`: expected {expected}, found {found}; export the checkpoint again")]
     Contract {
@@ -208,7 +208,7 @@ pub trait Decoder: Send {
 /// [`LoadError`] when the graph does not load.
 pub fn load(
     bundle: &Bundle,
-    runtime: &dyn Runtime,
+    runtime: &dyn Library,
     slots: usize,
     capacity: usize,
 ) -> Result<Box<dyn Decoder>, LoadError> {

@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use crate::engine::{Graph, Kept, RunOutputs};
+use crate::library::{Graph, Kept, RunOutputs};
 use crate::tensor::{Element, ElementType, Tensor, try_with_capacity};
 use arrcoc_bundle::manifest::{CacheElement, DecoderSpec};
 

@@ -9,10 +9,10 @@ use super::admission::Admission;
 use super::memory::{MemoryNeed, on_gpu};
 use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options, WarmUp};
 use crate::decoder::{self, Decoder, Embedder};
-use crate::engine::{EngineError, Runtime, RuntimeKind};
 use crate::error::LoadError;
 use crate::generate::{Budget, NoObserver, Observer};
 use crate::image::DecodedImage;
+use crate::library::{Library, LibraryError, LibraryKind};
 use crate::prompt::{FALLBACK_QUESTION, Prompter};
 use crate::scheduler::encode::{Encoder, Preparer, image_queue};
 use crate::scheduler::job::{Job, Shared};
@@ -39,7 +39,7 @@ struct Loaded {
 
 pub(super) fn load(
     bundle: &Bundle,
-    library: &dyn Runtime,
+    library: &dyn Library,
     options: &Options,
     observer: Arc<dyn Observer>,
 ) -> Result<Model, LoadError> {
@@ -85,7 +85,7 @@ pub(super) fn load(
 
 fn load_graphs(
     bundle: &Bundle,
-    library: &dyn Runtime,
+    library: &dyn Library,
     options: &Options,
     sizes: &Sizes,
 ) -> Result<Loaded, LoadError> {
@@ -256,16 +256,16 @@ pub(super) fn context_length(longest: usize, options: &Options) -> usize {
 ///
 /// # Errors
 /// [`LoadError`] when it is not to be had, or does not run bundles of the target.
-pub fn open_library(target: Target, options: &Options) -> Result<Box<dyn Runtime>, LoadError> {
+pub fn open_library(target: Target, options: &Options) -> Result<Box<dyn Library>, LoadError> {
     options.check_target(target)?;
     let library = options.runtime_options();
     match (options.runtime, target) {
         (Some(kind), _) => Ok(kind.open_with(&library)?),
-        (None, Target::Cpu) => Ok(RuntimeKind::Ort.open_with(&library)?),
-        (None, Target::Portable) => match RuntimeKind::Ort.open_with(&library) {
-            Err(error @ EngineError::Unavailable { .. }) => {
+        (None, Target::Cpu) => Ok(LibraryKind::Ort.open_with(&library)?),
+        (None, Target::Portable) => match LibraryKind::Ort.open_with(&library) {
+            Err(error @ LibraryError::Unavailable { .. }) => {
                 tracing::warn!("{error}; running on tract, which gives the same answers more slowly");
-                Ok(RuntimeKind::Tract.open_with(&library)?)
+                Ok(LibraryKind::Tract.open_with(&library)?)
             }
             opened => Ok(opened?),
         },
@@ -274,7 +274,7 @@ pub fn open_library(target: Target, options: &Options) -> Result<Box<dyn Runtime
 
 fn info(
     bundle: &Bundle,
-    library: &dyn Runtime,
+    library: &dyn Library,
     options: &Options,
     sizes: &Sizes,
     pictures: &Pictures,
@@ -372,7 +372,7 @@ mod tests {
     /// A runtime for portable bundles is refused for any other before a library is looked for.
     #[test]
     fn gpu_runtimes_take_portable_bundles_only() {
-        for kind in [RuntimeKind::Cuda, RuntimeKind::TensorRt, RuntimeKind::Tract] {
+        for kind in [LibraryKind::Cuda, LibraryKind::TensorRt, LibraryKind::Tract] {
             let options = Options { runtime: Some(kind), ..Options::default() };
             let text = options.check_target(Target::Cpu).unwrap_err().to_string();
             assert!(text.contains("`portable`") && text.contains(kind.name()), "{text}");

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::activations::Shapes;
 use super::{Options, load};
-use crate::engine::RuntimeKind;
 use crate::image::decode;
+use crate::library::LibraryKind;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{MANIFEST, Manifest, Role, Target};
 
@@ -188,5 +188,5 @@ fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result
 
 /// Whether the options have graphs run on a GPU.
 pub(super) fn on_gpu(options: &Options) -> bool {
-    options.runtime.is_some_and(RuntimeKind::is_gpu)
+    options.runtime.is_some_and(LibraryKind::is_gpu)
 }

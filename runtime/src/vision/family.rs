@@ -12,10 +12,10 @@ use arrcoc_bundle::quote::excerpt;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
 use super::stages::Stages;
-use crate::engine::{EngineError, Runtime};
 use crate::error::LoadError;
 use crate::generate::{Budget, Receipt};
 use crate::image::{DecodedImage, ImageError};
+use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
 
 /// A family of checkpoints.
@@ -39,7 +39,7 @@ pub(crate) trait Family: Sync {
     fn load(
         &self,
         bundle: &Bundle,
-        library: &dyn Runtime,
+        library: &dyn Library,
         settings: &Settings,
     ) -> Result<LoadedFamily, LoadError>;
 }
@@ -92,19 +92,19 @@ pub(crate) trait VisionModel: Send {
     /// Runs the encoder.
     ///
     /// # Errors
-    /// [`EngineError`] when a graph fails.
-    fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, EngineError>;
+    /// [`LibraryError`] when a graph fails.
+    fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, LibraryError>;
 
     /// Features to the rows that the decoder reads.
     ///
     /// # Errors
-    /// [`EngineError`] when a graph fails, or is not what the family expects.
+    /// [`LibraryError`] when a graph fails, or is not what the family expects.
     fn embed(
         &mut self,
         features: &Features,
         ask: &Ask<'_>,
         stages: &mut Stages<'_>,
-    ) -> Result<Visual, EngineError>;
+    ) -> Result<Visual, LibraryError>;
 }
 
 /// Checks a field of a family's section.

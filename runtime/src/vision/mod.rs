@@ -11,10 +11,10 @@ use arrcoc_bundle::{Bundle, Manifest, Statistics};
 use sha2::{Digest as _, Sha256};
 
 use crate::cache::{ByteLru, Key};
-use crate::engine::{EngineError, Runtime};
 use crate::error::LoadError;
 use crate::generate::{Budget, Cache, Note, Observer, Place, Receipt, Stage};
 use crate::image::{DecodedImage, ImageError, ImageLimits, decode};
+use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
 use family::{Ask, Features, Grant, LoadedFamily, Pixels, Processor, Settings, VisionModel};
 use stages::Stages;
@@ -210,7 +210,7 @@ impl Vision {
     ///
     /// # Errors
     /// [`LoadError`] when a graph does not load, the family is unknown, or an option does not fit the bundle.
-    pub fn load(bundle: &Bundle, library: &dyn Runtime, options: &VisionOptions) -> Result<Self, LoadError> {
+    pub fn load(bundle: &Bundle, library: &dyn Library, options: &VisionOptions) -> Result<Self, LoadError> {
         let family = families::of(bundle.manifest())?;
         let settings = Settings { image_size: options.image_size };
         let LoadedFamily { processor, model } = family.load(bundle, library, &settings)?;
@@ -242,13 +242,13 @@ impl Vision {
     /// The visual rows of one picture. `question` is `[1, Q, H]`, the question's token embeddings.
     ///
     /// # Errors
-    /// [`EngineError`] when a graph fails.
+    /// [`LibraryError`] when a graph fails.
     pub(crate) fn embed(
         &mut self,
         prepared: Prepared,
         question: &Tensor,
         observer: &dyn Observer,
-    ) -> Result<(Visual, Vec<(Stage, Duration)>), EngineError> {
+    ) -> Result<(Visual, Vec<(Stage, Duration)>), LibraryError> {
         let Prepared { keys, grant, state, stages: mut ran } = prepared;
         // An equal picture may have been encoded while this one was prepared.
         let state = match state {
@@ -278,7 +278,7 @@ impl Vision {
         state: State,
         keys: &Keys,
         stages: &mut Stages<'_>,
-    ) -> Result<Arc<Features>, EngineError> {
+    ) -> Result<Arc<Features>, LibraryError> {
         let hit = matches!(state, State::Features(_));
         stages.observer().note(Note::Cache { cache: Cache::ImageFeatures, hit });
         let pixels = match state {
@@ -292,7 +292,7 @@ impl Vision {
     }
 
     /// Tells what the decoder gets, where it is known what it should get.
-    fn note_statistics(&self, visual: &Visual, observer: &dyn Observer) -> Result<(), EngineError> {
+    fn note_statistics(&self, visual: &Visual, observer: &dyn Observer) -> Result<(), LibraryError> {
         if let (Some(_), Some(allocation)) = (&self.target, &visual.receipt.allocation) {
             let statistics = Statistics::of(visual.rows.as_slice()?);
             observer.note(Note::Embeds { tier: allocation.tier, statistics });

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use arrcoc_bundle::Bundle;
 
-use crate::engine::{EngineError, Graph, Runtime};
 use crate::error::LoadError;
 use crate::generate::{Note, Observer, Stage};
+use crate::library::{Graph, Library, LibraryError};
 use crate::tensor::Tensor;
 
 /// Measures stages, for the caller and for an observer.
@@ -48,7 +48,7 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    pub(crate) fn load(bundle: &Bundle, library: &dyn Runtime, name: &str) -> Result<Self, LoadError> {
+    pub(crate) fn load(bundle: &Bundle, library: &dyn Library, name: &str) -> Result<Self, LoadError> {
         Ok(Self { stage: Stage::graph(name), graph: library.load_from(bundle, name)? })
     }
 
@@ -57,7 +57,7 @@ impl Step {
         &mut self,
         inputs: &[(&str, &Tensor)],
         stages: &mut Stages<'_>,
-    ) -> Result<Outputs, EngineError> {
+    ) -> Result<Outputs, LibraryError> {
         let Self { stage, graph } = self;
         let inputs: Vec<_> = inputs.iter().map(|&(name, tensor)| (name, tensor.clone())).collect();
         let tensors = stages.time(stage, || graph.run(&inputs))?;
@@ -73,10 +73,10 @@ pub(crate) struct Outputs {
 
 impl Outputs {
     /// Takes an output by name.
-    pub(crate) fn take(&mut self, name: &str) -> Result<Tensor, EngineError> {
+    pub(crate) fn take(&mut self, name: &str) -> Result<Tensor, LibraryError> {
         match self.tensors.iter().position(|(output, _)| output == name) {
             Some(at) => Ok(self.tensors.swap_remove(at).1),
-            None => Err(EngineError::Run {
+            None => Err(LibraryError::Run {
                 graph: self.graph.clone(),
                 reason: format!("expected an output `{name}`, found none; export the checkpoint again"),
             }),
@@ -85,10 +85,10 @@ impl Outputs {
 }
 
 /// An output has another shape than the family's contract says.
-pub(crate) fn unexpected(graph: &str, output: &str, expected: &[usize], found: &Tensor) -> EngineError {
+pub(crate) fn unexpected(graph: &str, output: &str, expected: &[usize], found: &Tensor) -> LibraryError {
     let reason = format!(
         "output `{output}`: expected shape {expected:?} for this picture, found {:?}; export the checkpoint again",
         found.shape()
     );
-    EngineError::Run { graph: graph.to_owned(), reason }
+    LibraryError::Run { graph: graph.to_owned(), reason }
 }

@@ -146,11 +146,11 @@ mod tests {
     fn the_example_for_a_gpu_is_what_it_says() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/serve-gpu.yaml");
         let options = Config::load(Some(&path), &Overrides::default()).unwrap().options();
-        assert_eq!(options.runtime, Some(arrcoc_runtime::engine::RuntimeKind::TensorRt));
+        assert_eq!(options.runtime, Some(arrcoc_runtime::library::LibraryKind::TensorRt));
         let yaml = "engine: {runtime: cuda, gpu: 1, gpu_arena: 2GiB, gpu_arena_growth: doubling}";
         let cuda = load(yaml, &[]).unwrap().options().cuda;
         assert_eq!((cuda.device, cuda.arena_limit), (1, Some(2 << 30)));
-        assert_eq!(cuda.arena_growth, arrcoc_runtime::engine::ArenaGrowth::Doubling);
+        assert_eq!(cuda.arena_growth, arrcoc_runtime::library::ArenaGrowth::Doubling);
         let error = load("engine: {runtime: gpu, gpu_arena_growth: fast}", &[]).unwrap_err().to_string();
         assert!(
             error.contains("auto, ort, cuda, tensorrt or tract") && error.contains("requested or doubling"),

@@ -7,8 +7,8 @@
 
 use std::path::Path;
 
-use arrcoc_runtime::engine::{CpuOptions, CudaOptions};
 use arrcoc_runtime::image::ImageLimits;
+use arrcoc_runtime::library::{CpuOptions, CudaOptions};
 use arrcoc_runtime::model::{Options, WarmUp};
 use serde::Serialize;
 

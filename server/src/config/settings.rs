@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use arrcoc_bundle::Precision;
-use arrcoc_runtime::engine::{ArenaGrowth, Kernels};
+use arrcoc_runtime::library::{ArenaGrowth, Kernels};
 
 use super::checks;
 use super::table::settings;

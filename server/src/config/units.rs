@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use arrcoc_bundle::Precision;
-use arrcoc_runtime::engine::{ArenaGrowth, Kernels, RuntimeKind};
+use arrcoc_runtime::library::{ArenaGrowth, Kernels, LibraryKind};
 use serde::{Serialize, Serializer};
 use subtle::{Choice, ConstantTimeEq};
 
@@ -158,13 +158,13 @@ pub enum RuntimeChoice {
 
 impl RuntimeChoice {
     /// The runtime's own form, in which absence means "choose".
-    pub fn kind(self) -> Option<RuntimeKind> {
+    pub fn kind(self) -> Option<LibraryKind> {
         match self {
             Self::Auto => None,
-            Self::Ort => Some(RuntimeKind::Ort),
-            Self::Cuda => Some(RuntimeKind::Cuda),
-            Self::TensorRt => Some(RuntimeKind::TensorRt),
-            Self::Tract => Some(RuntimeKind::Tract),
+            Self::Ort => Some(LibraryKind::Ort),
+            Self::Cuda => Some(LibraryKind::Cuda),
+            Self::TensorRt => Some(LibraryKind::TensorRt),
+            Self::Tract => Some(LibraryKind::Tract),
         }
     }
 }

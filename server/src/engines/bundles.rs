@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arrcoc_bundle::{Bundle, MANIFEST};
-use arrcoc_runtime::engine::{RuntimeKind, gpu};
 use arrcoc_runtime::generate::Observer;
+use arrcoc_runtime::library::{LibraryKind, gpu};
 use arrcoc_runtime::model::{Footprint, MemoryNeed, Model, Options};
 
 use super::trial::Trial;
@@ -84,7 +84,7 @@ impl Source for Bundles {
         let Some(trial) = self.trial.as_ref().filter(|_| !self.proven().contains(&digest)) else {
             return Ok(*need);
         };
-        let on_gpu = self.options.runtime.is_some_and(RuntimeKind::is_gpu);
+        let on_gpu = self.options.runtime.is_some_and(LibraryKind::is_gpu);
         let started = Instant::now();
         // What CUDA maps says nothing about what it takes.
         let limit = (!on_gpu).then(|| memory::trial_limit(need));
@@ -111,7 +111,7 @@ impl Source for Bundles {
     }
 
     fn free_gpu_memory(&self) -> Result<Option<u64>, LoadFailure> {
-        match self.options.runtime.is_some_and(RuntimeKind::is_gpu) {
+        match self.options.runtime.is_some_and(LibraryKind::is_gpu) {
             true => Ok(Some(gpu::free_memory(self.options.cuda.device)?)),
             false => Ok(None),
         }

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrcoc_bundle::{Precision, Statistics, Target};
-use arrcoc_runtime::engine::has_int8_products;
 use arrcoc_runtime::generate::Observer;
+use arrcoc_runtime::library::has_int8_products;
 use arrcoc_runtime::model::{MemoryNeed, ModelInfo, copies_of};
 
 use crate::engine::{Engine, target_name};

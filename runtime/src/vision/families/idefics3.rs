@@ -11,12 +11,12 @@ use arrcoc_bundle::names::axis;
 use arrcoc_bundle::processors::Idefics3 as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
-use crate::engine::{EngineError, Runtime};
 use crate::error::LoadError;
 use crate::generate::{Budget, Place, Receipt};
 use crate::image::allocate;
 use crate::image::resample::resize;
 use crate::image::{DecodedImage, ImageError};
+use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::vision::family::{
     Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Settings, Span,
@@ -70,7 +70,7 @@ impl Family for Idefics3 {
         vec![(axis::TILES, tiles), (axis::ROWS, rows)]
     }
 
-    fn load(&self, bundle: &Bundle, library: &dyn Runtime, _: &Settings) -> Result<LoadedFamily, LoadError> {
+    fn load(&self, bundle: &Bundle, library: &dyn Library, _: &Settings) -> Result<LoadedFamily, LoadError> {
         let section: Section = bundle.manifest().processor()?;
         let at_once = bundle.axis(ENCODER, axis::TILES).map_or(1, |range| range.max.max(1) as usize);
         let width = bundle.manifest().decoder.hidden_size;
@@ -255,7 +255,7 @@ impl VisionModel for Tiled {
         false
     }
 
-    fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, EngineError> {
+    fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, LibraryError> {
         let [(name, tiles)] = pixels.tensors.as_slice() else { unreachable!("`Tiles` makes one tensor") };
         let count = tiles.shape()[0];
         let mut rows = Vec::new();
@@ -276,7 +276,12 @@ impl VisionModel for Tiled {
         Ok(Features { tensors: vec![tensor], original: pixels.original })
     }
 
-    fn embed(&mut self, features: &Features, _: &Ask<'_>, _: &mut Stages<'_>) -> Result<Visual, EngineError> {
+    fn embed(
+        &mut self,
+        features: &Features,
+        _: &Ask<'_>,
+        _: &mut Stages<'_>,
+    ) -> Result<Visual, LibraryError> {
         let [rows] = features.tensors.as_slice() else { unreachable!("`encode` makes one tensor") };
         let (count, each) = (rows.shape()[0], self.tiles.rows());
         let rows = rows.reshaped(&[1, count, self.width])?;

@@ -6,10 +6,10 @@ use arrcoc_bundle::names::axis;
 use arrcoc_bundle::processors::ArrCocOvis as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest, Statistics};
 
-use crate::engine::{EngineError, Runtime};
 use crate::error::LoadError;
 use crate::generate::Budget;
 use crate::image::{DecodedImage, ImageError};
+use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
 use crate::vision::family::{
     Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Settings,
@@ -71,7 +71,7 @@ impl Family for ArrCocOvis {
     fn load(
         &self,
         bundle: &Bundle,
-        library: &dyn Runtime,
+        library: &dyn Library,
         settings: &Settings,
     ) -> Result<LoadedFamily, LoadError> {
         let section: Section = bundle.manifest().processor()?;
@@ -154,7 +154,7 @@ impl VisionModel for Allocated {
         true
     }
 
-    fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, EngineError> {
+    fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, LibraryError> {
         let [(_, pixel_values)] = pixels.tensors.as_slice() else {
             unreachable!("`SquareImages` makes one tensor");
         };
@@ -167,7 +167,7 @@ impl VisionModel for Allocated {
         features: &Features,
         ask: &Ask<'_>,
         stages: &mut Stages<'_>,
-    ) -> Result<Visual, EngineError> {
+    ) -> Result<Visual, LibraryError> {
         let [image_features] = features.tensors.as_slice() else {
             unreachable!("`encode` makes one tensor");
         };
@@ -246,8 +246,8 @@ pub fn longest_query(bundle: &Bundle) -> usize {
 /// The last `most` rows of a `[1, rows, width]` tensor.
 ///
 /// # Errors
-/// [`EngineError::Tensor`] when it is no such tensor of floats.
-pub fn last_rows(tensor: &Tensor, most: usize) -> Result<Tensor, EngineError> {
+/// [`LibraryError::Tensor`] when it is no such tensor of floats.
+pub fn last_rows(tensor: &Tensor, most: usize) -> Result<Tensor, LibraryError> {
     let (rows, width) = match *tensor.shape() {
         [1, rows, width] => (rows, width),
         _ => (0, 0),

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use arrcoc_bundle::Bundle;
 
 use super::layout::{Layout, Token};
-use crate::engine::{EngineError, Runtime};
 use crate::error::LoadError;
 use crate::generate::{self, Place, Receipt, Score};
+use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
 use crate::vision::family::Visual;
 use crate::vision::stages::{Stages, Step, unexpected};
@@ -105,7 +105,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`LoadError`] when one does not load.
-    pub fn load(bundle: &Bundle, library: &dyn Runtime) -> Result<Self, LoadError> {
+    pub fn load(bundle: &Bundle, library: &dyn Library) -> Result<Self, LoadError> {
         let load = |name| Step::load(bundle, library, name);
         Ok(Self {
             encoder: load(ENCODER)?,
@@ -119,21 +119,21 @@ impl Pipeline {
     /// `pixel_values [1, 3, S, S]` to `image_features [1, P, C]`.
     ///
     /// # Errors
-    /// [`EngineError`], as for the other stages.
-    pub fn encode(&mut self, pixel_values: &Tensor, stages: &mut Stages<'_>) -> Result<Tensor, EngineError> {
+    /// [`LibraryError`], as for the other stages.
+    pub fn encode(&mut self, pixel_values: &Tensor, stages: &mut Stages<'_>) -> Result<Tensor, LibraryError> {
         self.encoder.run(&[("pixel_values", pixel_values)], stages)?.take("image_features")
     }
 
     /// Scores every patch for a question, `query_embeds [1, Q, H]`.
     ///
     /// # Errors
-    /// [`EngineError`].
+    /// [`LibraryError`].
     pub fn allocate(
         &mut self,
         image_features: &Tensor,
         query_embeds: &Tensor,
         stages: &mut Stages<'_>,
-    ) -> Result<Allocation, EngineError> {
+    ) -> Result<Allocation, LibraryError> {
         let length = query_embeds.shape().get(1).copied().unwrap_or(0);
         let query_mask = Tensor::from_vec(&[1, length], vec![1i64; length])?;
         let inputs =
@@ -160,7 +160,7 @@ impl Pipeline {
         view: &View,
         (tier, budget): (usize, usize),
         stages: &mut Stages<'_>,
-    ) -> Result<Visual, EngineError> {
+    ) -> Result<Visual, LibraryError> {
         let relevance = mask_padding(&allocation.relevance, layout, view.resized)?;
         let selection =
             Selection { image_features, relevance: &relevance, tokens: budget, tier, positions: None };
@@ -183,12 +183,12 @@ impl Pipeline {
     /// Compresses, refines and adapts.
     ///
     /// # Errors
-    /// [`EngineError`].
+    /// [`LibraryError`].
     pub fn tokens(
         &mut self,
         selection: &Selection<'_>,
         stages: &mut Stages<'_>,
-    ) -> Result<Tokens, EngineError> {
+    ) -> Result<Tokens, LibraryError> {
         let &Selection { image_features, relevance, tokens, tier, positions } = selection;
         let token_slots = Tensor::from_vec(&[tokens], vec![0_i64; tokens])?;
         let inputs =
@@ -207,7 +207,7 @@ impl Pipeline {
 }
 
 /// Relevance with padding pushed below everything else, so that it is picked last.
-pub fn mask_padding(relevance: &Tensor, layout: &Layout, resized: [u32; 2]) -> Result<Tensor, EngineError> {
+pub fn mask_padding(relevance: &Tensor, layout: &Layout, resized: [u32; 2]) -> Result<Tensor, LibraryError> {
     let valid = layout.valid_region(resized);
     if valid.patches() == layout.patches() {
         return Ok(relevance.clone());

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use ::image::RgbImage;
 
 use super::*;
-use crate::engine::{Graph, InPlace};
 use crate::generate::{Note, Observer, Receipt, Stage};
+use crate::library::{Graph, InPlace};
 use crate::vision::{Vision, VisionOptions};
 use arrcoc_bundle::manifest::RawManifest;
 use arrcoc_tests::bundles;
@@ -33,19 +33,19 @@ struct FakeGraph {
     runs: Arc<[AtomicUsize; 5]>,
 }
 
-impl Runtime for Fake {
+impl Library for Fake {
     fn describe(&self) -> String {
         "fake".to_owned()
     }
 
-    fn load(&self, name: &str, _model: &Path) -> Result<Box<dyn Graph>, EngineError> {
+    fn load(&self, name: &str, _model: &Path) -> Result<Box<dyn Graph>, LibraryError> {
         let name = GRAPHS.iter().find(|known| **known == name).unwrap();
         Ok(Box::new(FakeGraph { name, runs: Arc::clone(&self.runs) }))
     }
 }
 
 impl Graph for FakeGraph {
-    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
         self.runs[GRAPHS.iter().position(|name| *name == self.name).unwrap()].fetch_add(1, Ordering::SeqCst);
         let input = |name: &str| &inputs.iter().find(|(input, _)| *input == name).unwrap().1;
         let outputs = match self.name {
@@ -67,7 +67,7 @@ impl Graph for FakeGraph {
         &mut self,
         _inputs: &[(&str, Tensor)],
         _in_place: &mut [InPlace<'_>],
-    ) -> Result<Vec<(String, Tensor)>, EngineError> {
+    ) -> Result<Vec<(String, Tensor)>, LibraryError> {
         unreachable!("the vision side has no cache of its own")
     }
 }

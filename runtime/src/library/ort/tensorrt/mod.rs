@@ -17,8 +17,8 @@ use ::ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use sha2::{Digest as _, Sha256};
 
 use super::linked::{self, Mapped};
-use super::{OrtRuntime, Provider, ProviderOption};
-use crate::engine::{BundledGraph, EngineError, TensorRtOptions};
+use super::{OrtLibrary, Provider, ProviderOption};
+use crate::library::{BundledGraph, LibraryError, TensorRtOptions};
 use arrcoc_bundle::hex;
 
 mod machine;
@@ -131,9 +131,9 @@ pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
 /// Builds an engine into an existing directory, which takes minutes. Whoever calls it moves that to the engine's place when it is complete.
 ///
 /// # Errors
-/// [`EngineError::Load`] with TensorRT's reason, a node that it does not take among them.
-pub fn build(runtime: &OrtRuntime, job: &Job<'_>, dir: &Path) -> Result<(), EngineError> {
-    let failed = |reason: String| EngineError::Load { graph: job.graph.name.to_owned(), reason };
+/// [`LibraryError::Load`] with TensorRT's reason, a node that it does not take among them.
+pub fn build(runtime: &OrtLibrary, job: &Job<'_>, dir: &Path) -> Result<(), LibraryError> {
+    let failed = |reason: String| LibraryError::Load { graph: job.graph.name.to_owned(), reason };
     let timing = &job.place.timing;
     std::fs::create_dir_all(timing)
         .map_err(|error| failed(format!("cannot write `{}`: {error}", timing.display())))?;
@@ -150,15 +150,15 @@ pub fn build(runtime: &OrtRuntime, job: &Job<'_>, dir: &Path) -> Result<(), Engi
 /// Loads an engine that was built.
 ///
 /// # Errors
-/// [`EngineError::NoEngine`] where there is none; [`EngineError::Load`] with the library's reason.
+/// [`LibraryError::NoPlan`] where there is none; [`LibraryError::Load`] with the library's reason.
 pub(super) fn load(
-    runtime: &OrtRuntime,
+    runtime: &OrtLibrary,
     graph: &BundledGraph<'_>,
     place: &Place,
     options: &TensorRtOptions,
-) -> Result<Session, EngineError> {
+) -> Result<Session, LibraryError> {
     if !place.is_built() {
-        return Err(EngineError::NoEngine {
+        return Err(LibraryError::NoPlan {
             graph: graph.name.to_owned(),
             expected: place.context.clone(),
             command: command(graph.bundle, options),
@@ -166,7 +166,7 @@ pub(super) fn load(
     }
     // The graph is one node: there is nothing to optimise, and looking for it only takes time.
     session(runtime, &place.context, GraphOptimizationLevel::Disable, &[])
-        .map_err(|error| EngineError::Load { graph: graph.name.to_owned(), reason: error.to_string() })
+        .map_err(|error| LibraryError::Load { graph: graph.name.to_owned(), reason: error.to_string() })
 }
 
 /// The command that builds the engines which these options ask for.
@@ -183,7 +183,7 @@ fn command(bundle: &Path, options: &TensorRtOptions) -> String {
 
 /// A session of a bundle's own graph, whose weights may lie behind links.
 fn linked_session(
-    runtime: &OrtRuntime,
+    runtime: &OrtLibrary,
     job: &Job<'_>,
     level: GraphOptimizationLevel,
     options: &[ProviderOption],
@@ -194,7 +194,7 @@ fn linked_session(
 
 /// A session of TensorRT alone: a node that it does not take is an error, for there is no other provider to take it.
 fn session(
-    runtime: &OrtRuntime,
+    runtime: &OrtLibrary,
     model: &Path,
     level: GraphOptimizationLevel,
     options: &[ProviderOption],
@@ -204,7 +204,7 @@ fn session(
 }
 
 fn commit(
-    runtime: &OrtRuntime,
+    runtime: &OrtLibrary,
     builder: SessionBuilder,
     model: &Path,
     level: GraphOptimizationLevel,
@@ -221,7 +221,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::engine::Workload;
+    use crate::library::Workload;
     use arrcoc_bundle::AxisRange;
     use arrcoc_bundle::GraphFile;
     use arrcoc_bundle::Role;

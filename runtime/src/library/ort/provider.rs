@@ -12,8 +12,8 @@ use ::ort::session::builder::SessionBuilder;
 use super::locate::VARIABLE;
 use super::{RELEASE, Shared, gpu_libraries};
 #[cfg(target_arch = "x86_64")]
-use crate::engine::Kernels;
-use crate::engine::{ArenaGrowth, CpuOptions, CudaOptions, EngineError, TensorRtOptions};
+use crate::library::Kernels;
+use crate::library::{ArenaGrowth, CpuOptions, CudaOptions, LibraryError, TensorRtOptions};
 
 /// What fits this release of ONNX Runtime, as its release on PyPI links it.
 fn versions() -> String {
@@ -61,14 +61,14 @@ impl Provider {
     /// Registers the provider once, to see whether it can be.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] with the reason, the libraries that are missing and the versions that fit.
-    pub(super) fn check(&self, shared: &Shared, builder: SessionBuilder) -> Result<(), EngineError> {
+    /// [`LibraryError::Unavailable`] with the reason, the libraries that are missing and the versions that fit.
+    pub(super) fn check(&self, shared: &Shared, builder: SessionBuilder) -> Result<(), LibraryError> {
         let (built_in, runtime) = match self {
             Self::Cpu(_) => return Ok(()),
             Self::Cuda(_) => (::ort::ep::CUDA::is_available(), "ONNX Runtime on CUDA"),
             Self::TensorRt(_) => (::ort::ep::TensorRT::is_available(), "ONNX Runtime on TensorRT"),
         };
-        let unavailable = |reason| EngineError::Unavailable { runtime, reason };
+        let unavailable = |reason| LibraryError::Unavailable { runtime, reason };
         if !built_in.map_err(|error| unavailable(error.to_string()))? {
             return Err(unavailable(not_built_in(self.name(), &shared.path, &shared.version)));
         }

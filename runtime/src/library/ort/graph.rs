@@ -8,8 +8,8 @@ use ::ort::session::{Session, SessionInputValue};
 use super::linked::Mapped;
 use super::values::{adopt, bind_inputs, port, view, view_of};
 use super::{Provider, kept, tensorrt};
-use crate::engine::port::{Offer, Port, check, check_ranges};
-use crate::engine::{EngineError, Graph, InPlace, Kept, RunOutputs};
+use crate::library::port::{Offer, Port, check, check_ranges};
+use crate::library::{Graph, InPlace, Kept, LibraryError, RunOutputs};
 use crate::tensor::Tensor;
 
 /// A session.
@@ -33,8 +33,8 @@ impl OrtGraph {
         weights: Mapped,
         ranges: tensorrt::Ranges,
         provider: &Provider,
-    ) -> Result<Self, EngineError> {
-        let error = |reason| EngineError::Load { graph: name.to_owned(), reason };
+    ) -> Result<Self, LibraryError> {
+        let error = |reason| LibraryError::Load { graph: name.to_owned(), reason };
         let memory = provider.memory().map_err(|reason| error(reason.to_string()))?;
         let inputs = session.inputs().iter().map(port).collect::<Result<_, _>>().map_err(error)?;
         let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
@@ -43,7 +43,7 @@ impl OrtGraph {
 }
 
 impl Graph for OrtGraph {
-    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let offers = offers(inputs);
         check(&self.name, &self.inputs, &offers)?;
         check_ranges(&self.name, &self.inputs, &offers, &self.ranges)?;
@@ -55,7 +55,7 @@ impl Graph for OrtGraph {
         inputs: &[(&str, Tensor)],
         kept: &[(&str, Kept)],
         keep: &[&str],
-    ) -> Result<RunOutputs, EngineError> {
+    ) -> Result<RunOutputs, LibraryError> {
         let mut offers = offers(inputs);
         offers.extend(kept.iter().map(|(name, kept)| Offer {
             name,
@@ -73,7 +73,7 @@ impl Graph for OrtGraph {
         &mut self,
         inputs: &[(&str, Tensor)],
         in_place: &mut [InPlace<'_>],
-    ) -> Result<Vec<(String, Tensor)>, EngineError> {
+    ) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let mut offers = offers(inputs);
         for buffer in in_place.iter() {
             offers.push(Offer { name: buffer.input, element: buffer.element, shape: buffer.shape });
@@ -89,12 +89,12 @@ fn offers<'a>(inputs: &'a [(&'a str, Tensor)]) -> Vec<Offer<'a>> {
     inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect()
 }
 
-pub(super) fn failed(graph: &str, reason: impl ToString) -> EngineError {
-    EngineError::Run { graph: graph.to_owned(), reason: reason.to_string() }
+pub(super) fn failed(graph: &str, reason: impl ToString) -> LibraryError {
+    LibraryError::Run { graph: graph.to_owned(), reason: reason.to_string() }
 }
 
 /// The buffer has the size that its shape needs, its alignment, and an output to go with it.
-fn check_buffer(graph: &str, outputs: &[String], buffer: &InPlace<'_>) -> Result<(), EngineError> {
+fn check_buffer(graph: &str, outputs: &[String], buffer: &InPlace<'_>) -> Result<(), LibraryError> {
     let InPlace { input, output, shape, element, bytes } = buffer;
     if !outputs.iter().any(|name| name == output) {
         return Err(failed(graph, format!("there is no output `{output}`; expected {}", outputs.join(", "))));

@@ -131,9 +131,9 @@ mod tests {
 
     use arrcoc_tests::require::can_run;
 
-    use super::super::{OrtRuntime, Provider};
+    use super::super::{OrtLibrary, Provider};
     use super::*;
-    use crate::engine::CpuOptions;
+    use crate::library::CpuOptions;
 
     fn on(provider: &str, operator: &str) -> Assigned {
         Assigned { provider: provider.into(), operator: operator.into() }
@@ -151,7 +151,7 @@ mod tests {
     /// On a session of the CPU provider everything is on the CPU, and the check must see it.
     #[test]
     fn a_network_on_the_cpu_is_found_out() {
-        let runtime = OrtRuntime::open(1, Provider::Cpu(CpuOptions::default()));
+        let runtime = OrtLibrary::open(1, Provider::Cpu(CpuOptions::default()));
         if !can_run("ort", &runtime) {
             return;
         }

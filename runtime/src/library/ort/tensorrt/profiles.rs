@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::engine::{Axis, Workload};
+use crate::library::{Axis, Workload};
 use arrcoc_bundle::AxisRange;
 
 /// Ranges by axis.

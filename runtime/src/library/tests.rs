@@ -12,15 +12,15 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// Every library that is to be had; tract always is.
-fn runtimes() -> Vec<Box<dyn Runtime>> {
-    [RuntimeKind::Tract.open(2).unwrap()].into_iter().chain(ort()).collect()
+fn runtimes() -> Vec<Box<dyn Library>> {
+    [LibraryKind::Tract.open(2).unwrap()].into_iter().chain(ort()).collect()
 }
 
 /// ONNX Runtime, unless the machine has none; a library that was named must load.
-fn ort() -> Option<Box<dyn Runtime>> {
-    let runtime = RuntimeKind::Ort.open(2);
+fn ort() -> Option<Box<dyn Library>> {
+    let runtime = LibraryKind::Ort.open(2);
     if let Err(error) = &runtime {
-        assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
+        assert!(matches!(error, LibraryError::Unavailable { .. }), "{error}");
     }
     can_run("ort", &runtime).then(|| runtime.unwrap())
 }
@@ -111,7 +111,7 @@ fn files_that_are_no_graphs_are_load_errors() {
     for runtime in runtimes() {
         for path in [&junk, &orphan, &dir.path().join("none.onnx")] {
             let error = runtime.load("g", path).err().unwrap();
-            assert!(matches!(&error, EngineError::Load { graph, .. } if graph == "g"), "{error}");
+            assert!(matches!(&error, LibraryError::Load { graph, .. } if graph == "g"), "{error}");
         }
     }
 }
@@ -203,7 +203,7 @@ fn window_padding_runs_at_more_sizes_than_plans_are_kept() {
 
 #[test]
 fn tract_refuses_in_place_updates() {
-    let runtime = RuntimeKind::Tract.open(1).unwrap();
+    let runtime = LibraryKind::Tract.open(1).unwrap();
     let mut graph = runtime.load("affine", &fixture("affine")).unwrap();
     let error = graph.run_in_place(&[], &mut []).unwrap_err();
     assert!(error.to_string().contains("portable"), "{error}");
@@ -309,7 +309,7 @@ fn buffers_of_the_wrong_size_or_name_are_refused() {
 fn runtimes_describe_themselves_and_share_a_process() {
     let Some(runtime) = ort() else { return };
     assert!(runtime.describe().starts_with("ONNX Runtime 1."), "{}", runtime.describe());
-    let other = RuntimeKind::Ort.open(1).unwrap();
+    let other = LibraryKind::Ort.open(1).unwrap();
     let mut graph = other.load("affine", &fixture("affine")).unwrap();
     let inputs = [("x", f32s(&[1, 3], &[0.0; 3])), ("ids", i64s(&[1, 1], &[5]))];
     assert_close(named(&graph.run(&inputs).unwrap(), "y").as_slice().unwrap(), &[0.5, -0.5]);
@@ -319,12 +319,12 @@ fn runtimes_describe_themselves_and_share_a_process() {
 #[test]
 fn opening_onnx_runtime_says_what_is_expected() {
     let Some(expected) = std::env::var_os("ARRCOC_TEST_EXPECT") else { return };
-    let error = RuntimeKind::Ort.open(1).err().unwrap();
-    assert!(matches!(error, EngineError::Unavailable { .. }));
+    let error = LibraryKind::Ort.open(1).err().unwrap();
+    assert!(matches!(error, LibraryError::Unavailable { .. }));
     let (text, expected) = (error.to_string(), expected.to_string_lossy());
     assert!(text.contains(&*expected), "`{expected}` is missing in: {text}");
     assert!(text.contains("set ORT_DYLIB_PATH"), "{text}");
-    RuntimeKind::Tract.open(1).unwrap();
+    LibraryKind::Tract.open(1).unwrap();
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn a_missing_or_broken_library_is_an_error_and_never_a_panic() {
     let missing = dir.path().join("none.so");
     for (path, expected) in [(&missing, "is not a file"), (&junk, "failed to load")] {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "engine::tests::opening_onnx_runtime_says_what_is_expected"])
+            .args(["--exact", "library::tests::opening_onnx_runtime_says_what_is_expected"])
             .env("ORT_DYLIB_PATH", path)
             .env("ARRCOC_TEST_EXPECT", expected)
             .output()
@@ -351,13 +351,13 @@ fn a_provider_that_is_not_there_is_an_error_that_says_what_to_install() {
     if ort().is_none() {
         return;
     }
-    for (kind, name) in [(RuntimeKind::Cuda, "CUDA"), (RuntimeKind::TensorRt, "TensorRT")] {
+    for (kind, name) in [(LibraryKind::Cuda, "CUDA"), (LibraryKind::TensorRt, "TensorRT")] {
         let Err(error) = kind.open(1) else {
             eprintln!("skipped: this machine has {name}");
             continue;
         };
         let text = error.to_string();
-        assert!(matches!(error, EngineError::Unavailable { .. }), "{text}");
+        assert!(matches!(error, LibraryError::Unavailable { .. }), "{text}");
         for part in [name, "cuDNN 9", "TensorRT 10", "CUDA 13", "driver of 580"] {
             assert!(text.contains(part), "`{part}` is missing in: {text}");
         }

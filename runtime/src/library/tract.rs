@@ -14,7 +14,7 @@ use tract_onnx::tract_hir::internal::DimLike as _;
 use tract_onnx::tract_hir::internal::bail;
 
 use super::port::{Axis, Offer, Port, check};
-use super::{BundledGraph, EngineError, Graph, InPlace};
+use super::{BundledGraph, Graph, InPlace, LibraryError};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
 const NAME: &str = "tract";
@@ -24,18 +24,18 @@ const PLANS: usize = 8;
 
 /// tract, on the calling thread.
 #[derive(Debug, Default)]
-pub struct TractRuntime {}
+pub struct TractLibrary {}
 
-impl super::Runtime for TractRuntime {
+impl super::Library for TractLibrary {
     fn describe(&self) -> String {
         format!("{NAME} 0.23.9, CPU")
     }
 
-    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError> {
+    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, LibraryError> {
         loaded(name, onnx().model_for_path(model))
     }
 
-    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
+    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, LibraryError> {
         loaded(graph.name, read_bundled(graph))
     }
 }
@@ -45,10 +45,10 @@ fn onnx() -> tract_onnx::Onnx {
     tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true)
 }
 
-fn loaded(name: &str, model: TractResult<InferenceModel>) -> Result<Box<dyn Graph>, EngineError> {
+fn loaded(name: &str, model: TractResult<InferenceModel>) -> Result<Box<dyn Graph>, LibraryError> {
     match model.and_then(|model| TractGraph::new(name, model)) {
         Ok(graph) => Ok(Box::new(graph)),
-        Err(reason) => Err(EngineError::Load { graph: name.to_owned(), reason: format!("{reason:#}") }),
+        Err(reason) => Err(LibraryError::Load { graph: name.to_owned(), reason: format!("{reason:#}") }),
     }
 }
 
@@ -174,19 +174,19 @@ fn specialise(model: &InferenceModel, inputs: &[&Tensor]) -> TractResult<Plan> {
 }
 
 impl Graph for TractGraph {
-    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError> {
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let offers: Vec<_> = inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect();
         check(&self.name, &self.inputs, &offers)?;
         self.run_checked(inputs)
-            .map_err(|reason| EngineError::Run { graph: self.name.clone(), reason: format!("{reason:#}") })
+            .map_err(|reason| LibraryError::Run { graph: self.name.clone(), reason: format!("{reason:#}") })
     }
 
     fn run_in_place(
         &mut self,
         _inputs: &[(&str, Tensor)],
         _in_place: &mut [InPlace<'_>],
-    ) -> Result<Vec<(String, Tensor)>, EngineError> {
-        Err(EngineError::Unsupported {
+    ) -> Result<Vec<(String, Tensor)>, LibraryError> {
+        Err(LibraryError::Unsupported {
             runtime: NAME,
             what: "updating a KV cache in place; use a `portable` bundle",
         })

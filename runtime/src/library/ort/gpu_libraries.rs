@@ -67,8 +67,8 @@ fn open(name: &str) -> Result<Library, libloading::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::CpuOptions;
-    use crate::engine::{CudaOptions, TensorRtOptions};
+    use crate::library::CpuOptions;
+    use crate::library::{CudaOptions, TensorRtOptions};
 
     #[test]
     fn versions_are_read_as_tensorrt_writes_them() {

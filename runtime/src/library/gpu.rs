@@ -2,7 +2,7 @@
 
 use libloading::Library;
 
-use super::EngineError;
+use super::LibraryError;
 
 /// CUDA's runtime library, which ONNX Runtime's CUDA provider and TensorRT load too.
 const CUDART: &str = if cfg!(windows) { "cudart64_13.dll" } else { "libcudart.so.13" };
@@ -11,9 +11,9 @@ const CUDART: &str = if cfg!(windows) { "cudart64_13.dll" } else { "libcudart.so
 /// in another order.
 ///
 /// # Errors
-/// [`EngineError::Unavailable`] when CUDA is not there or does not tell.
-pub fn free_memory(device: u32) -> Result<u64, EngineError> {
-    let unavailable = |reason| EngineError::Unavailable { runtime: "CUDA", reason };
+/// [`LibraryError::Unavailable`] when CUDA is not there or does not tell.
+pub fn free_memory(device: u32) -> Result<u64, LibraryError> {
+    let unavailable = |reason| LibraryError::Unavailable { runtime: "CUDA", reason };
     let number = i32::try_from(device).map_err(|_| unavailable(format!("there is no GPU {device}")))?;
     // SAFETY: loading runs the initialisers of NVIDIA's library, the same that ONNX Runtime runs when it loads it.
     let library = unsafe { Library::new(CUDART) };

@@ -14,7 +14,7 @@ use ::ort::environment::Environment;
 use ::ort::session::Session;
 use ::ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
-use super::{BundledGraph, CpuOptions, EngineError, Graph, Kernels, Runtime, has_int8_products};
+use super::{BundledGraph, CpuOptions, Graph, Kernels, Library, LibraryError, has_int8_products};
 use graph::OrtGraph;
 
 mod assignment;
@@ -42,7 +42,7 @@ fn oldest() -> String {
 }
 
 /// ONNX Runtime on one provider.
-pub struct OrtRuntime {
+pub struct OrtLibrary {
     shared: Shared,
     provider: Provider,
     /// What TensorRT's engines are bound to.
@@ -65,14 +65,14 @@ struct Shared {
 
 static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
 
-impl OrtRuntime {
+impl OrtLibrary {
     /// Finds and loads the library; `threads` counts the calling thread too, and 0 means one per physical core.
     ///
     /// The first call in a process decides the library.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when there is no library, it is too old, or the provider cannot be registered.
-    pub fn open(threads: usize, provider: Provider) -> Result<Self, EngineError> {
+    /// [`LibraryError::Unavailable`] when there is no library, it is too old, or the provider cannot be registered.
+    pub fn open(threads: usize, provider: Provider) -> Result<Self, LibraryError> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = match &mut *shared {
             Some(shared) => shared,
@@ -81,7 +81,7 @@ impl OrtRuntime {
         let mut runtime = Self { shared: shared.clone(), provider, machine: None, threads, profile: None };
         let builder = runtime
             .session(false)
-            .map_err(|error| EngineError::Unavailable { runtime: NAME, reason: error.to_string() })?;
+            .map_err(|error| LibraryError::Unavailable { runtime: NAME, reason: error.to_string() })?;
         runtime.provider.check(&runtime.shared, builder)?;
         if let Provider::TensorRt(options) = &runtime.provider {
             runtime.machine = Some(tensorrt::Machine::detect(options.device, &runtime.shared.version)?);
@@ -100,8 +100,8 @@ impl OrtRuntime {
         name: &str,
         model: &Path,
         bundled: Option<&BundledGraph<'_>>,
-    ) -> Result<Box<dyn Graph>, EngineError> {
-        let error = |reason: String| EngineError::Load { graph: name.to_owned(), reason };
+    ) -> Result<Box<dyn Graph>, LibraryError> {
+        let error = |reason: String| LibraryError::Load { graph: name.to_owned(), reason };
         let on_gpu = matches!(self.provider, Provider::Cuda(_));
         let mut mapped = linked::Mapped::default();
         let session = self
@@ -183,8 +183,8 @@ fn first_alone<T>(make: impl FnOnce() -> Result<T, ::ort::Error>) -> Result<T, :
 }
 
 /// Finds and loads the library and makes the environment.
-fn load_library() -> Result<Shared, EngineError> {
-    let unavailable = |reason| EngineError::Unavailable { runtime: NAME, reason };
+fn load_library() -> Result<Shared, LibraryError> {
+    let unavailable = |reason| LibraryError::Unavailable { runtime: NAME, reason };
     let advice = format!(
         "run `cargo xtask onnxruntime`, or set {} to the library (libonnxruntime.so.{RELEASE}.x) in the Python package \
          onnxruntime {RELEASE}; {} is the oldest that is taken",
@@ -207,7 +207,7 @@ fn load_library() -> Result<Shared, EngineError> {
     Ok(Shared { environment, version: locate::version(&path), path })
 }
 
-impl Runtime for OrtRuntime {
+impl Library for OrtLibrary {
     fn describe(&self) -> String {
         let version = &self.shared.version;
         match &self.machine {
@@ -216,9 +216,9 @@ impl Runtime for OrtRuntime {
         }
     }
 
-    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError> {
+    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, LibraryError> {
         if self.machine.is_some() {
-            return Err(EngineError::Unsupported {
+            return Err(LibraryError::Unsupported {
                 runtime: "TensorRT",
                 what: "graphs outside a bundle: its manifest says which lengths an engine takes",
             });
@@ -226,7 +226,7 @@ impl Runtime for OrtRuntime {
         self.load_graph(name, model, None)
     }
 
-    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
+    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, LibraryError> {
         let (Provider::TensorRt(options), Some(machine)) = (&self.provider, &self.machine) else {
             return self.load_graph(graph.name, &graph.file.path, Some(graph));
         };

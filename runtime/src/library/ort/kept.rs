@@ -10,15 +10,15 @@ use ::ort::value::{DynTensorValueType, DynValue, Value};
 
 use super::graph::failed;
 use super::values::{adopt, bind_inputs, shape_of};
-use crate::engine::kept::LibraryMemory;
-use crate::engine::{EngineError, Kept, RunOutputs};
+use crate::library::kept::LibraryMemory;
+use crate::library::{Kept, LibraryError, RunOutputs};
 use crate::tensor::Tensor;
 
 /// An output in whatever memory the provider computes in.
 struct OrtMemory(Value<DynTensorValueType>);
 
 impl LibraryMemory for OrtMemory {
-    fn to_host(&self) -> Result<Tensor, EngineError> {
+    fn to_host(&self) -> Result<Tensor, LibraryError> {
         let copied = self.0.to(AllocationDevice::CPU, 0).and_then(|value| adopt(value.into_dyn()));
         copied.map_err(|reason| failed("(an output kept on the device)", reason))
     }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::EngineError;
+use super::LibraryError;
 use crate::tensor::{ElementType, Tensor};
 
 /// An output of a run that is to be an input of a later run of the same graph, as a KV cache is. Cheap to clone, never written again.
@@ -33,8 +33,8 @@ pub(super) trait LibraryMemory: Any + Send + Sync {
     /// A copy that the CPU can read.
     ///
     /// # Errors
-    /// [`EngineError::Run`] when the library fails.
-    fn to_host(&self) -> Result<Tensor, EngineError>;
+    /// [`LibraryError::Run`] when the library fails.
+    fn to_host(&self) -> Result<Tensor, LibraryError>;
 
     /// For the library that made it.
     fn as_any(&self) -> &dyn Any;
@@ -63,8 +63,8 @@ impl Kept {
     /// The numbers, where the CPU can read them: a copy, unless they are there already.
     ///
     /// # Errors
-    /// [`EngineError::Run`] when the library fails.
-    pub fn to_host(&self) -> Result<Tensor, EngineError> {
+    /// [`LibraryError::Run`] when the library fails.
+    pub fn to_host(&self) -> Result<Tensor, LibraryError> {
         match &self.memory {
             Memory::Host(tensor) => Ok(tensor.clone()),
             Memory::Library(memory) => memory.to_host(),

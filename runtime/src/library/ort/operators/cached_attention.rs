@@ -187,11 +187,11 @@ mod tests {
     use arrcoc_tests::require::can_run;
 
     use super::*;
-    use crate::engine::RuntimeKind;
+    use crate::library::LibraryKind;
 
     /// Errors of its operators are ONNX Runtime's own.
     fn has_errors() -> bool {
-        can_run("ort", &RuntimeKind::Ort.open(1))
+        can_run("ort", &LibraryKind::Ort.open(1))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::EngineError;
+use super::LibraryError;
 use crate::tensor::{ElementType, Tensor};
 use arrcoc_bundle::AxisRange;
 
@@ -48,8 +48,8 @@ impl<'a> Offer<'a> {
 }
 
 /// Checks that `offers` are exactly what `ports` ask for, axis by axis.
-pub(super) fn check(graph: &str, ports: &[Port], offers: &[Offer<'_>]) -> Result<(), EngineError> {
-    let error = |reason| EngineError::Run { graph: graph.to_owned(), reason };
+pub(super) fn check(graph: &str, ports: &[Port], offers: &[Offer<'_>]) -> Result<(), LibraryError> {
+    let error = |reason| LibraryError::Run { graph: graph.to_owned(), reason };
     if let Some(extra) = offers.iter().find(|offer| !ports.iter().any(|port| port.name == offer.name)) {
         let names: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
         return Err(error(format!("there is no input `{}`; expected {}", extra.name, names.join(", "))));
@@ -96,7 +96,7 @@ pub(super) fn check_ranges(
     ports: &[Port],
     offers: &[Offer<'_>],
     ranges: &BTreeMap<String, AxisRange>,
-) -> Result<(), EngineError> {
+) -> Result<(), LibraryError> {
     for port in ports {
         let Some(offer) = offers.iter().find(|offer| offer.name == port.name) else { continue };
         for (axis, &length) in port.shape.iter().zip(offer.shape) {
@@ -107,7 +107,7 @@ pub(super) fn check_ranges(
                     "axis `{axis}` of input `{}`: expected {min} to {max}, which the engine was built for, found {length}",
                     port.name
                 );
-                return Err(EngineError::Run { graph: graph.to_owned(), reason });
+                return Err(LibraryError::Run { graph: graph.to_owned(), reason });
             }
         }
     }

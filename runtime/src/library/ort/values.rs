@@ -8,7 +8,7 @@ use ::ort::memory::MemoryInfo;
 use ::ort::session::{IoBinding, Session};
 use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Value, ValueType};
 
-use crate::engine::port::{Axis, Port};
+use crate::library::port::{Axis, Port};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
 /// A value over memory that stays the caller's. (`ort`'s own borrowed tensors are copied when they are bound.)

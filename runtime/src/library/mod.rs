@@ -1,7 +1,7 @@
 //! The engine contract: what an inference library must do to run a bundle. One file per library beside this one.
 //!
 //! A [`Runtime`] loads graphs; a [`Graph`] runs one. All that arrcoc knows of ONNX Runtime or tract stands behind
-//! these two traits: a library is one file here, a provider of ONNX Runtime one below [`ort`], and either a variant of [`RuntimeKind`].
+//! these two traits: a library is one file here, a provider of ONNX Runtime one below [`ort`], and either a variant of [`LibraryKind`].
 
 use std::path::{Path, PathBuf};
 
@@ -20,13 +20,13 @@ mod tests;
 pub mod tract;
 
 pub use kept::{Kept, RunOutputs};
-pub use options::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, RuntimeOptions, TensorRtOptions, Workload};
+pub use options::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, LibraryOptions, TensorRtOptions, Workload};
 pub use port::Axis;
 
 /// Which inference library runs the graphs, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RuntimeKind {
+pub enum LibraryKind {
     /// ONNX Runtime on the CPU, loaded as a dynamic library.
     Ort,
     /// ONNX Runtime with its CUDA provider; `portable` bundles.
@@ -37,27 +37,27 @@ pub enum RuntimeKind {
     Tract,
 }
 
-impl RuntimeKind {
+impl LibraryKind {
     /// Makes the library ready. `threads` counts the calling thread too; with 0 the library chooses.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when the library is not to be had.
-    pub fn open(self, threads: usize) -> Result<Box<dyn Runtime>, EngineError> {
-        self.open_with(&RuntimeOptions { threads, ..RuntimeOptions::default() })
+    /// [`LibraryError::Unavailable`] when the library is not to be had.
+    pub fn open(self, threads: usize) -> Result<Box<dyn Library>, LibraryError> {
+        self.open_with(&LibraryOptions { threads, ..LibraryOptions::default() })
     }
 
-    /// As [`RuntimeKind::open`], with everything that can be set; a library ignores what concerns another.
+    /// As [`LibraryKind::open`], with everything that can be set; a library ignores what concerns another.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when the library, or one that it needs for the GPU, is not to be had.
-    pub fn open_with(self, options: &RuntimeOptions) -> Result<Box<dyn Runtime>, EngineError> {
+    /// [`LibraryError::Unavailable`] when the library, or one that it needs for the GPU, is not to be had.
+    pub fn open_with(self, options: &LibraryOptions) -> Result<Box<dyn Library>, LibraryError> {
         let provider = match self {
             Self::Ort => ort::Provider::Cpu(options.cpu),
             Self::Cuda => ort::Provider::Cuda(options.cuda),
             Self::TensorRt => ort::Provider::TensorRt(options.tensorrt.clone()),
-            Self::Tract => return Ok(Box::new(tract::TractRuntime::default())),
+            Self::Tract => return Ok(Box::new(tract::TractLibrary::default())),
         };
-        let runtime = ort::OrtRuntime::open(options.threads, provider)?;
+        let runtime = ort::OrtLibrary::open(options.threads, provider)?;
         Ok(Box::new(runtime.profiled(options.profile.clone())))
     }
 
@@ -78,26 +78,26 @@ impl RuntimeKind {
 }
 
 /// An inference library, ready to load graphs.
-pub trait Runtime: Send + Sync {
+pub trait Library: Send + Sync {
     /// The library's name and version, for logs and `arrcoc_engine_info`.
     fn describe(&self) -> String;
 
     /// Loads one ONNX file (its external data lies beside it).
     ///
     /// # Errors
-    /// [`EngineError::Load`] with the library's own reason.
-    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, EngineError>;
+    /// [`LibraryError::Load`] with the library's own reason.
+    fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, LibraryError>;
 
     /// Loads a graph of a bundle; libraries that prepare engines ahead of time find theirs by what it says.
     ///
     /// # Errors
-    /// As [`Runtime::load`], and [`EngineError::NoEngine`] where an engine is needed and not there.
-    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, EngineError> {
+    /// As [`Library::load`], and [`LibraryError::NoPlan`] where an engine is needed and not there.
+    fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, LibraryError> {
         self.load(graph.name, &graph.file.path)
     }
 }
 
-impl dyn Runtime + '_ {
+impl dyn Library + '_ {
     /// Loads a graph of a bundle by its name.
     ///
     /// # Errors
@@ -140,19 +140,19 @@ pub trait Graph: Send {
     /// Runs the graph; returns every output in graph order.
     ///
     /// # Errors
-    /// [`EngineError::Run`] when an input is missing, of another shape or type, or the library fails.
-    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, EngineError>;
+    /// [`LibraryError::Run`] when an input is missing, of another shape or type, or the library fails.
+    fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError>;
 
     /// Runs the graph with `in_place` pairs (an input and an output over the same memory, as the fused attention's KV
     /// cache is) bound to caller-owned memory; returns the other outputs.
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] where the library cannot share memory between input and output.
+    /// [`LibraryError::Unsupported`] where the library cannot share memory between input and output.
     fn run_in_place(
         &mut self,
         inputs: &[(&str, Tensor)],
         in_place: &mut [InPlace<'_>],
-    ) -> Result<Vec<(String, Tensor)>, EngineError>;
+    ) -> Result<Vec<(String, Tensor)>, LibraryError>;
 
     /// Runs the graph with inputs that earlier runs kept besides; the outputs called `keep` are kept in turn, in that order, and all others
     /// returned. Where a library computes on a GPU what is kept stays there; by default it is the host's.
@@ -164,7 +164,7 @@ pub trait Graph: Send {
         inputs: &[(&str, Tensor)],
         kept: &[(&str, Kept)],
         keep: &[&str],
-    ) -> Result<RunOutputs, EngineError> {
+    ) -> Result<RunOutputs, LibraryError> {
         let mut inputs = inputs.to_vec();
         for (name, kept) in kept {
             inputs.push((name, kept.to_host()?));
@@ -174,7 +174,7 @@ pub trait Graph: Send {
             let found = returned.iter().position(|(output, _)| output == name);
             found
                 .map(|at| Kept::host(returned.swap_remove(at).1))
-                .ok_or_else(|| EngineError::NoOutput { output: (*name).to_owned() })
+                .ok_or_else(|| LibraryError::NoOutput { output: (*name).to_owned() })
         });
         let kept = kept.collect::<Result<_, _>>()?;
         Ok(RunOutputs { returned, kept })
@@ -197,7 +197,7 @@ pub struct InPlace<'a> {
 
 /// A library failed, or was asked for what it cannot do.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
+pub enum LibraryError {
     /// The library itself is not to be had.
     #[error("{runtime} cannot be used: {reason}")]
     Unavailable {
@@ -220,7 +220,7 @@ pub enum EngineError {
          with `{command}`",
         expected.display()
     )]
-    NoEngine {
+    NoPlan {
         /// The graph's name in the bundle.
         graph: String,
         /// Where it would lie.

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::super::gpu_libraries;
-use crate::engine::EngineError;
+use crate::library::LibraryError;
 
 /// The tool that comes with NVIDIA's driver.
 const NVIDIA_SMI: &str = "nvidia-smi";
@@ -35,10 +35,10 @@ impl Machine {
     /// Asks the driver and TensorRT.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] when there is no GPU, no TensorRT, or GPUs of several kinds and no telling which one
+    /// [`LibraryError::Unavailable`] when there is no GPU, no TensorRT, or GPUs of several kinds and no telling which one
     /// `device` is.
-    pub fn detect(device: u32, onnxruntime: &str) -> Result<Self, EngineError> {
-        let unavailable = |reason| EngineError::Unavailable { runtime: "TensorRT", reason };
+    pub fn detect(device: u32, onnxruntime: &str) -> Result<Self, LibraryError> {
+        let unavailable = |reason| LibraryError::Unavailable { runtime: "TensorRT", reason };
         let by_bus = std::env::var("CUDA_DEVICE_ORDER").is_ok_and(|order| order == "PCI_BUS_ID")
             && std::env::var_os("CUDA_VISIBLE_DEVICES").is_none();
         let listed = list().map_err(unavailable)?;

@@ -6,7 +6,7 @@ use crate::model::DEFAULT_CONTEXT_LENGTH;
 
 /// Everything that can be set of a library.
 #[derive(Debug, Clone, Default)]
-pub struct RuntimeOptions {
+pub struct LibraryOptions {
     /// Threads per session, the calling one among them; 0 leaves it to the library.
     pub threads: usize,
     /// ONNX Runtime on the CPU.
@@ -66,7 +66,7 @@ pub enum ArenaGrowth {
 pub struct TensorRtOptions {
     /// Number of the GPU, as CUDA counts.
     pub device: u32,
-    /// Where engines lie; `None` for [`crate::engine::ort::tensorrt::ENGINES`] beside the bundle.
+    /// Where engines lie; `None` for [`crate::library::ort::tensorrt::ENGINES`] beside the bundle.
     pub engines: Option<PathBuf>,
     /// What the engines are for.
     pub workload: Workload,
