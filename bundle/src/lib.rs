@@ -43,11 +43,9 @@ pub use files::hex;
 pub use generation::GenerationSpec;
 pub use graph::{AxisRange, Meaning, Role};
 pub use manifest::{Precision, Target};
+pub use names::file::MANIFEST;
 pub use statistics::{Drift, Statistics};
 pub use weight_rule::{WeightForm, WeightRule};
-
-/// The manifest's file name.
-pub const MANIFEST: &str = "manifest.yaml";
 
 /// A bundle whose manifest was validated and whose files match their hashes.
 #[derive(Debug, Clone)]

@@ -1,4 +1,7 @@
-//! Names that exporter and runtime must spell alike: axes, tensors of the decoder, operators of our own, files.
+//! Names that several crates must spell alike: axes, tensors, operators of our own, files. Every other crate takes
+//! them from here.
+//!
+//! Tests may spell a name once more: then they notice a change of the format.
 
 /// Axes that several graphs share. A family may add axes of its own.
 pub mod axis {
@@ -26,29 +29,59 @@ pub mod axis {
     pub const WIDTH: &str = "width";
 }
 
+/// Tensors of graphs that every family has.
+pub mod tensor {
+    /// Input of the embedding: tokens.
+    pub const INPUT_IDS: &str = "input_ids";
+    /// Output of the embedding, input of the decoder.
+    pub const INPUTS_EMBEDS: &str = "inputs_embeds";
+    /// Input of the decoder: three planes of positions.
+    pub const POSITION_IDS: &str = "position_ids";
+    /// Input of the portable decoder.
+    pub const ATTENTION_MASK: &str = "attention_mask";
+    /// Input of the fused decoder: length of each row after the run, minus one.
+    pub const SEQLENS_K: &str = "seqlens_k";
+    /// Input of the fused decoder: length of the longest row after the run.
+    pub const TOTAL_SEQUENCE_LENGTH: &str = "total_sequence_length";
+    /// Input of decoders that read visual rows at several depths.
+    pub const DEEP_EMBEDS: &str = "deep_embeds";
+    /// Output of the decoder.
+    pub const LOGITS: &str = "logits";
+    /// Input of the vision encoder.
+    pub const PIXEL_VALUES: &str = "pixel_values";
+    /// Output of the vision encoder.
+    pub const IMAGE_FEATURES: &str = "image_features";
+}
+
 /// Tensors of the decoder's KV cache.
 pub mod cache {
     /// The two parts of a layer's cache.
     pub const PARTS: [&str; 2] = ["key", "value"];
 
+    /// How the names of inputs begin.
+    pub const PAST: &str = "past_key_values.";
+
+    /// How the names of outputs begin.
+    pub const PRESENT: &str = "present.";
+
     /// Input of a layer's keys or values.
     pub fn past(layer: usize, part: &str) -> String {
-        format!("past_key_values.{layer}.{part}")
+        format!("{PAST}{layer}.{part}")
     }
 
     /// Output of a layer's keys or values.
     pub fn present(layer: usize, part: &str) -> String {
-        format!("present.{layer}.{part}")
+        format!("{PRESENT}{layer}.{part}")
     }
 
     /// Whether an input is part of the cache.
     pub fn is_past(input: &str) -> bool {
-        input.starts_with("past_key_values.")
+        input.starts_with(PAST)
     }
 
     /// Whether an output is part of the cache.
     pub fn is_present(output: &str) -> bool {
-        output.starts_with("present.")
+        output.starts_with(PRESENT)
     }
 }
 
@@ -64,14 +97,42 @@ pub mod operator {
     pub const CACHED_ATTENTION: &str = "CachedAttention";
     /// Attention over a grid of patches.
     pub const GRID_ATTENTION: &str = "GridAttention";
+    /// The same, with factors that a kernel may round to bfloat16.
+    pub const GRID_ATTENTION_BF16: &str = "GridAttentionBf16";
+    /// Attention of a sequence with itself, with factors that a kernel may round to bfloat16.
+    pub const ATTENTION_BF16: &str = "AttentionBf16";
 }
 
 /// Files of a bundle besides its graphs.
 pub mod file {
+    /// The manifest.
+    pub const MANIFEST: &str = "manifest.yaml";
     /// The tokenizer, as the `tokenizers` library writes it.
     pub const TOKENIZER: &str = "tokenizer.json";
     /// The tokenizer's special tokens, and in some checkpoints the chat template.
     pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
     /// The chat template.
     pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
+}
+
+/// Files of a checkpoint, as transformers names them, besides those that a bundle carries too ([`file`]).
+pub mod checkpoint {
+    /// The networks' configuration.
+    pub const CONFIG: &str = "config.json";
+    /// Weights that lie in one file.
+    pub const WEIGHTS: &str = "model.safetensors";
+    /// Index of weights that lie in several files.
+    pub const INDEX: &str = "model.safetensors.index.json";
+    /// How tokens are picked, and which end an answer.
+    pub const GENERATION_CONFIG: &str = "generation_config.json";
+    /// The image processor's configuration.
+    pub const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
+    /// The processor's configuration, in newer checkpoints with the image processor's inside.
+    pub const PROCESSOR_CONFIG: &str = "processor_config.json";
+    /// Where processors had their template before it got a file of its own.
+    pub const LEGACY_CHAT_TEMPLATE: &str = "chat_template.json";
+    /// The default among named templates.
+    pub const DEFAULT_TEMPLATE: &str = "chat_templates/default.jinja";
+    /// Tokens that older tokenizer configurations do not name themselves.
+    pub const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 }

@@ -1,6 +1,7 @@
 //! A checkpoint as its family reads it, and what the manifest says of it. No family is named here.
 
 use arrcoc_bundle::manifest::{CacheElement, DecoderSpec};
+use arrcoc_bundle::names::checkpoint::CONFIG;
 use arrcoc_bundle::quote::Brief;
 use arrcoc_models::config::ConfigError;
 use arrcoc_models::families::{self, Composition, Files};
@@ -8,7 +9,7 @@ use arrcoc_models::families::{self, Composition, Files};
 use super::error::BuildError;
 use super::processor::ProcessorFiles;
 use super::text::{Expected, Text};
-use crate::checkpoint::{CONFIG, Checkpoint, LeftOut};
+use crate::checkpoint::{Checkpoint, LeftOut};
 
 /// A checkpoint whose tensors are the ones that its family's networks ask for.
 #[derive(Debug)]

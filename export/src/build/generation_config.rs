@@ -13,9 +13,7 @@ use serde_json::{Map, Value};
 
 use super::error::TextError;
 use super::text::{parse, read};
-use crate::checkpoint::CONFIG;
-
-const GENERATION_CONFIG: &str = "generation_config.json";
+use arrcoc_bundle::names::checkpoint::{CONFIG, GENERATION_CONFIG};
 
 /// What the file says.
 #[derive(Debug, Clone, PartialEq)]

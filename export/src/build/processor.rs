@@ -6,12 +6,11 @@
 
 use std::path::Path;
 
+use arrcoc_bundle::names::checkpoint::{PREPROCESSOR_CONFIG, PROCESSOR_CONFIG};
 use serde_json::Value;
 
 use super::error::TextError;
-use super::text::{PROCESSOR_CONFIG, parse, read};
-
-const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
+use super::text::{parse, read};
 
 /// Key of the image processor in [`PROCESSOR_CONFIG`].
 const INNER: &str = "image_processor";

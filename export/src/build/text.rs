@@ -5,6 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use arrcoc_bundle::names::checkpoint::{
+    DEFAULT_TEMPLATE, LEGACY_CHAT_TEMPLATE, PROCESSOR_CONFIG, SPECIAL_TOKENS_MAP,
+};
+use arrcoc_bundle::names::file::{CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG};
 use arrcoc_bundle::quote::Brief;
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::prompt::{Prompter, default_template, read_tokenizer};
@@ -13,17 +17,6 @@ use serde_json::Value;
 use super::error::TextError;
 use super::generation_config;
 use super::generation_config::Generation;
-
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const CHAT_TEMPLATE: &str = "chat_template.jinja";
-/// Where processors had their template before it got a file of its own.
-pub(super) const PROCESSOR_CONFIG: &str = "processor_config.json";
-const LEGACY_CHAT_TEMPLATE: &str = "chat_template.json";
-/// The directory of named templates.
-const DEFAULT_TEMPLATE: &str = "chat_templates/default.jinja";
-/// Tokens that older tokenizer configs do not name themselves.
-const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 
 /// The checked contents of the text files.
 #[derive(Debug)]

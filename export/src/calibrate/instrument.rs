@@ -4,6 +4,7 @@
 //! whole: its channels and their distribution are looked at one by one. [`super::recorder`] takes these outputs away again, so that
 //! who runs the graph sees the contract's only.
 
+use arrcoc_bundle::names::cache;
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -48,7 +49,7 @@ pub(super) fn products(graph: &Graph) -> impl Iterator<Item = (&str, &str)> {
 
 /// Float tensors that a run computes or is given. The cache's keys and values are the outputs of earlier runs, and empty at first.
 fn observed(graph: &Graph) -> Vec<Value> {
-    let given = graph.inputs.iter().filter(|input| !input.name().starts_with("past_key_values."));
+    let given = graph.inputs.iter().filter(|input| !cache::is_past(input.name()));
     given.chain(&graph.values).filter(|value| value.element() == Element::F32).cloned().collect()
 }
 

@@ -1,5 +1,6 @@
 //! What can be wrong with a checkpoint.
 
+use arrcoc_bundle::names::checkpoint::{INDEX, WEIGHTS};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -8,7 +9,6 @@ use arrcoc_models::config::ConfigError;
 
 use super::expect::Mismatch;
 use super::header::{Dtype, HeaderError, MAX_HEADER_BYTES};
-use super::{INDEX, WEIGHTS};
 
 /// A checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]

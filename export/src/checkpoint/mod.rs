@@ -8,6 +8,7 @@ mod expect;
 mod header;
 mod names;
 
+use arrcoc_bundle::names::checkpoint::{CONFIG, INDEX, WEIGHTS};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
@@ -24,13 +25,6 @@ pub(crate) use digest::hex;
 pub use error::CheckpointError;
 pub use expect::{LeftOut, Mismatch};
 pub use header::{Dtype, HeaderError, MAX_HEADER_BYTES, TensorEntry, read_header};
-
-/// File name of the model configuration.
-pub const CONFIG: &str = "config.json";
-/// File name of the weights, where they are one file.
-pub const WEIGHTS: &str = "model.safetensors";
-/// File name of the table from tensors to files, where they are several.
-pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Source bytes converted at a time: with the result, they fit the second-level cache.
 const CHUNK_BYTES: usize = 256 << 10;

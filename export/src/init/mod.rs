@@ -6,13 +6,15 @@ mod random;
 mod shards;
 mod tokenizer;
 
+use arrcoc_bundle::names::checkpoint::{CONFIG, GENERATION_CONFIG, INDEX, PREPROCESSOR_CONFIG};
+use arrcoc_bundle::names::file::{CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG};
 use std::path::{Path, PathBuf};
 
 use arrcoc_models::config::ConfigError;
 use arrcoc_models::families::{self, Composition, Files, Preset};
 use serde_json::Value;
 
-use crate::checkpoint::{CONFIG, Dtype, INDEX};
+use crate::checkpoint::Dtype;
 use crate::progress::Progress;
 use crate::staging::{INIT_MARK, Owned, Staging, StagingError};
 use shards::Shard;
@@ -145,11 +147,11 @@ fn write_texts(
     composition: &dyn Composition,
 ) -> Result<(), StagingError> {
     let (dialogue, context) = (preset.dialogue, composition.decoder().max_positions);
-    write_json(staging, "generation_config.json", &tokenizer::generation_config(dialogue))?;
-    write_json(staging, "preprocessor_config.json", &(preset.image_processor)())?;
-    write_json(staging, "tokenizer.json", &tokenizer::tokenizer(dialogue))?;
-    write_json(staging, "tokenizer_config.json", &tokenizer::tokenizer_config(dialogue, context))?;
-    staging.write("chat_template.jinja", dialogue.template.as_bytes())
+    write_json(staging, GENERATION_CONFIG, &tokenizer::generation_config(dialogue))?;
+    write_json(staging, PREPROCESSOR_CONFIG, &(preset.image_processor)())?;
+    write_json(staging, TOKENIZER, &tokenizer::tokenizer(dialogue))?;
+    write_json(staging, TOKENIZER_CONFIG, &tokenizer::tokenizer_config(dialogue, context))?;
+    staging.write(CHAT_TEMPLATE, dialogue.template.as_bytes())
 }
 
 fn write_shard(

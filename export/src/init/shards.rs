@@ -1,5 +1,6 @@
 //! Weight files with random contents, written by every core at once.
 
+use arrcoc_bundle::names::checkpoint::WEIGHTS;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -12,7 +13,7 @@ use arrcoc_models::graph::Parameter;
 use serde_json::{Map, Value, json};
 
 use super::random;
-use crate::checkpoint::{Dtype, WEIGHTS};
+use crate::checkpoint::Dtype;
 use crate::progress::Step;
 
 /// Elements that one thread makes and writes at a time.

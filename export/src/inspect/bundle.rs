@@ -1,5 +1,6 @@
 //! A bundle's manifest and graphs.
 
+use arrcoc_bundle::names::cache;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -148,7 +149,7 @@ impl fmt::Display for BundleReport {
 fn interface(graph: &GraphReport) -> Table {
     let mut table = Table::new(&["", "", ""]);
     for (direction, values) in [("in", &graph.inputs), ("out", &graph.outputs)] {
-        let is_cache = |name: &str| name.starts_with("past_key_values.") || name.starts_with("present.");
+        let is_cache = |name: &str| cache::is_past(name) || cache::is_present(name);
         let later_layer = |name: &str| is_cache(name) && !name.contains(".0.");
         let hidden = values.iter().filter(|(name, _)| later_layer(name)).count();
         for (name, kind) in values.iter().filter(|(name, _)| !later_layer(name)) {

@@ -3,17 +3,14 @@
 //! Those carry an error of their own, larger than what rounding to 16 bits adds. The operator means the same as before
 //! (`GridAttention`'s body, or `MultiHeadAttention`); its name says that a kernel may round.
 
+use arrcoc_bundle::names::operator::{ATTENTION_BF16, GRID_ATTENTION, GRID_ATTENTION_BF16};
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use arrcoc_models::graph::ops::attention::{ATTENTION_BF16, NUM_HEADS, attention_bf16};
+use arrcoc_models::graph::ops::attention::{NUM_HEADS, attention_bf16};
 use arrcoc_models::graph::{Attribute, DOMAIN, Function, Graph, Node};
-use arrcoc_models::networks::sam::GRID_ATTENTION;
 
 use super::rewrite::Rewriter;
-
-/// `GridAttention` whose factors may be rounded to bfloat16.
-const GRID_ATTENTION_BF16: &str = "GridAttentionBf16";
 
 /// Tensors that integer products made.
 #[derive(Default)]

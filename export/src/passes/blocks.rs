@@ -4,10 +4,11 @@
 //! The latter two read one layout, so that tied embeddings in such blocks stay one tensor on disk (with `BlockLinear`'s they become two). What multiplies is quantized by the operator
 //! itself, row by row and block by block (`accuracy_level` 4).
 
+use arrcoc_bundle::names::operator::BLOCK_LINEAR;
 use std::rc::Rc;
 
 use arrcoc_models::graph::ops::fused::INT8_ACCUMULATION;
-use arrcoc_models::graph::ops::linear::{BLOCK_LINEAR, BLOCK_LINEAR_ATTRIBUTES, block_linear};
+use arrcoc_models::graph::ops::linear::{BLOCK_LINEAR_ATTRIBUTES, block_linear};
 use arrcoc_models::graph::quantized::{Blocks, Part, Scheme};
 use arrcoc_models::graph::{Initializer, Node};
 

@@ -12,6 +12,7 @@
 //! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]), one in blocks of 4 bits a product that unpacks it
 //! ([`super::int4`]); what goes in and comes out of either has 16 bits.
 
+use arrcoc_bundle::names::cache;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
@@ -30,9 +31,6 @@ use crate::quantize;
 /// The magnitude from which on a tensor is not trusted to 16 bits: a quarter of the largest half (65504), since other images than
 /// the calibration's may go further than those did.
 const LIMIT: f32 = 65504.0 / 4.0;
-
-/// Prefixes of the cache's inputs and outputs.
-const CACHE: [&str; 2] = ["past_key_values.", "present."];
 
 /// Operators that hand on what they are given.
 pub(super) const MOVING: [&str; 11] = [
@@ -73,7 +71,7 @@ pub(super) fn lower(graph: Graph, settings: &mut Settings<'_>) -> Result<(Graph,
     let mut outcome = Ok(());
     let mut flow = Flow::default();
     let mut rewriter = Rewriter::new(graph);
-    for input in rewriter.inputs_with_prefix(CACHE[0]) {
+    for input in rewriter.inputs_with_prefix(cache::PAST) {
         rewriter.set_element(&input, Element::F16);
         flow.after_product.insert(input);
     }
@@ -100,7 +98,7 @@ fn gate(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Option<Kep
     if magnitude < LIMIT {
         return Ok(None);
     }
-    if node.outputs.iter().any(|output| output.starts_with(CACHE[1])) {
+    if node.outputs.iter().any(|output| cache::is_present(output)) {
         let (node, tensor) = (node.name.clone(), tensor.to_string());
         return Err(PassError::CacheOverflow { node, tensor, magnitude });
     }
@@ -160,7 +158,7 @@ impl Flow {
         let half = match node.operator {
             // Attention: both sides are made of what a linear layer made.
             "MatMul" => running.len() == 2 && inputs.iter().any(|name| self.after_product.contains(name)),
-            "Identity" if g.is_output(&node.outputs[0]) => node.outputs[0].starts_with(CACHE[1]),
+            "Identity" if g.is_output(&node.outputs[0]) => cache::is_present(&node.outputs[0]),
             "Concat" => running.iter().any(is_half),
             // The square of a norm's mean.
             "Mul" if node.inputs[0] == node.inputs[1] => false,
@@ -293,7 +291,7 @@ fn largest(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Largest
 fn calibrated(g: &Rewriter, settings: &Settings<'_>, tensor: &str) -> Result<f32, PassError> {
     match settings.ranges.magnitudes.get(tensor) {
         Some(&magnitude) => Ok(magnitude),
-        None if g.is_output(tensor) || tensor.starts_with(CACHE[0]) => Ok(0.0),
+        None if g.is_output(tensor) || cache::is_past(tensor) => Ok(0.0),
         None => Err(unknown(g, tensor)),
     }
 }

@@ -18,10 +18,10 @@ mod tests;
 mod w8a8;
 
 use arrcoc_bundle::manifest::{CacheElement, KeptNode};
+use arrcoc_bundle::names::operator::GRID_ATTENTION;
 use arrcoc_bundle::{Precision, Target, WeightForm, WeightRule};
 use arrcoc_models::graph::quantized::{Bits, Blocks};
 use arrcoc_models::graph::{Graph, Initializer, Node};
-use arrcoc_models::networks::sam::GRID_ATTENTION;
 
 use crate::calibrate::{Calibration, RangeMethod, structure};
 use forms::Rules;

@@ -1,9 +1,10 @@
 //! int8 weights, int8 activations: linear layers as `QuantizedLinear`, and embedding tables in the same numbers, so that a tied one
 //! stays one tensor on disk.
 
+use arrcoc_bundle::names::operator::QUANTIZED_LINEAR;
 use std::rc::Rc;
 
-use arrcoc_models::graph::ops::linear::{QUANTIZED_LINEAR, quantized_linear};
+use arrcoc_models::graph::ops::linear::quantized_linear;
 use arrcoc_models::graph::quantized::{Part, Scheme};
 use arrcoc_models::graph::{Attribute, Dim, Element, Initializer, Node};
 

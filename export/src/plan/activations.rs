@@ -5,6 +5,7 @@
 //! what a runtime with a perfect allocator needs that reuses no buffer in place: ONNX Runtime does reuse some, and loses some
 //! to fragmentation and convolution workspaces.
 
+use arrcoc_bundle::names::{cache, tensor};
 use std::collections::{HashMap, HashSet};
 
 use arrcoc_models::graph::{Element, Graph, Value};
@@ -16,8 +17,8 @@ pub(super) type Axes<'a> = &'a [(&'static str, usize)];
 /// Operators whose result is their first input under another shape: runtimes copy nothing.
 const VIEWS: &[&str] = &["Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten"];
 
-/// Logits leave the decoder in 32 bits in every precision (design section 5).
-const ALWAYS_FP32: &str = "logits";
+/// Logits leave the decoder in 32 bits in every precision.
+const ALWAYS_FP32: &str = tensor::LOGITS;
 
 /// The moment at which a graph needs most.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,7 +95,7 @@ pub(super) fn peak(graph: &Graph, axes: Axes<'_>, float_bytes: u64) -> Peak {
 
 /// Tensors in whose memory the KV cache lies, before and after the run.
 fn caches<'a>(graph: &'a Graph, owner: &HashMap<&'a str, &'a str>) -> HashSet<&'a str> {
-    let is_cache = |name: &str| name.starts_with("past_key_values.") || name.starts_with("present.");
+    let is_cache = |name: &str| cache::is_past(name) || cache::is_present(name);
     let ends = graph.inputs.iter().chain(&graph.outputs).map(Value::name).filter(|name| is_cache(name));
     ends.filter_map(|name| owner.get(name).copied()).collect()
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use arrcoc_bundle::MANIFEST;
+use arrcoc_bundle::names::{checkpoint, file};
 use arrcoc_bundle::quote::quote;
 use arrcoc_bundle::yaml;
 
@@ -124,13 +125,13 @@ fn checkpoint_files(dir: &Path, found: &BTreeSet<String>) -> Option<BTreeSet<Str
     let untouched = |name: &str| written(name).is_some_and(|time| time <= mark);
     let texts = [
         INIT_MARK,
-        crate::checkpoint::CONFIG,
-        crate::checkpoint::INDEX,
-        "generation_config.json",
-        "preprocessor_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
+        checkpoint::CONFIG,
+        checkpoint::INDEX,
+        checkpoint::GENERATION_CONFIG,
+        checkpoint::PREPROCESSOR_CONFIG,
+        file::TOKENIZER,
+        file::TOKENIZER_CONFIG,
+        file::CHAT_TEMPLATE,
     ];
     let is_weights = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
     let ours = found.iter().filter(|name| texts.contains(&name.as_str()) || is_weights(name));

@@ -2,6 +2,7 @@
 //!
 //! Bundles for different targets pass their KV cache differently, so the runs are not replayed: each side has a decoder of its own.
 
+use arrcoc_bundle::names::tensor;
 use std::time::{Duration, Instant};
 
 use arrcoc_bundle::{Bundle, Manifest, Meaning, Role};
@@ -74,7 +75,7 @@ impl Speaker {
 pub(super) const SHORTEST_CONTEXT: usize = 3;
 
 fn no_logits() -> VerifyError {
-    VerifyError::Output { stage: Role::Decoder.name().to_owned(), output: "logits".to_owned() }
+    VerifyError::Output { stage: Role::Decoder.name().to_owned(), output: tensor::LOGITS.to_owned() }
 }
 
 /// Tokens that prompt and answer may have together: the model's limit, or that of the engines, where it is smaller.
@@ -128,7 +129,7 @@ pub(super) fn decode(
     let stage = StageReport {
         stage: sides[0].bundle.manifest().only(Role::Decoder).to_owned(),
         role: Role::Decoder,
-        output: "logits".to_owned(),
+        output: tensor::LOGITS.to_owned(),
         meaning: Meaning::Logits,
         distance: worst,
         limit,

@@ -1,5 +1,6 @@
 //! One question, put to the reference by the runtime's own pipeline, and all that its graphs did.
 
+use arrcoc_bundle::names::tensor;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -65,7 +66,7 @@ pub(super) fn record(
     }
     let decoder = reference.manifest().only(Role::Decoder);
     let (runs, others): (Vec<Call>, Vec<Call>) = calls.into_iter().partition(|call| call.graph == decoder);
-    let prompts = runs.iter().flat_map(|call| &call.inputs).filter(|(name, _)| name == "inputs_embeds");
+    let prompts = runs.iter().flat_map(|call| &call.inputs).filter(|(name, _)| name == tensor::INPUTS_EMBEDS);
     let longest = prompts.map(|(_, prompt)| prompt).max_by_key(|prompt| prompt.shape().get(1).copied());
     let Some(prompt) = longest.cloned() else {
         let nothing = || GenerateError::Engine("the decoder was not run".to_owned());

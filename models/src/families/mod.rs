@@ -4,6 +4,7 @@
 //! graphs from [`crate::networks`] and says what a runtime must know. The other half is `vision/families/NAME.rs` of the runtime, which turns
 //! pictures into the graphs' inputs; what passes between the halves is a struct of [`arrcoc_bundle::processors`].
 
+use arrcoc_bundle::names::checkpoint::PREPROCESSOR_CONFIG;
 use std::fmt;
 
 use arrcoc_bundle::manifest::VisionSpec;
@@ -64,7 +65,7 @@ impl<'a> Files<'a> {
         Self {
             config,
             image_processor,
-            image_processor_file: "preprocessor_config.json",
+            image_processor_file: PREPROCESSOR_CONFIG,
             processor: &Value::Null,
             has_tensor: None,
         }

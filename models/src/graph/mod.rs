@@ -27,10 +27,10 @@ pub use function::Function;
 pub use layout::{DataFile, Layout, Piece};
 pub use ops::Attribute;
 
-use arrcoc_bundle::{AxisRange, Meaning, Role, Target};
-
 /// Domain of our own operators ([`Function`]).
-pub const DOMAIN: &str = arrcoc_bundle::names::operator::DOMAIN;
+pub use arrcoc_bundle::names::operator::DOMAIN;
+
+use arrcoc_bundle::{AxisRange, Meaning, Role, Target};
 
 /// Domain of ONNX Runtime's own operators (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>).
 pub const MICROSOFT: &str = "com.microsoft";

@@ -6,6 +6,7 @@
 //! scorers accordingly; a head picks the tier. Selection itself is another graph ([`super::compressor`]), so that an image
 //! is encoded once and reselected for each question.
 
+use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;
 
 use crate::bricks;
@@ -72,17 +73,18 @@ struct Query {
 pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("allocator", Role::Chooser, prefix, target);
     let g = &mut builder;
-    let features = g.input("image_features", Element::F32, dims!["batch", "patches", widths.features]);
-    let embeds = g.input("query_embeds", Element::F32, dims!["batch", "query_len", widths.decoder]);
-    let mask = g.input("query_mask", Element::I64, dims!["batch", "query_len"]);
+    let features =
+        g.input(tensor::IMAGE_FEATURES, Element::F32, dims![axis::BATCH, axis::PATCHES, widths.features]);
+    let embeds = g.input("query_embeds", Element::F32, dims![axis::BATCH, axis::QUERY_LEN, widths.decoder]);
+    let mask = g.input("query_mask", Element::I64, dims![axis::BATCH, axis::QUERY_LEN]);
 
     let query = encode_query(g, config, &embeds, &mask);
     let normed = bricks::layer_norm(g, "norm", &features, EPSILON); // [B, P, C]
     let propositional = propositional(g, config, widths, &features, &normed); // [B, P]
     let perspectival = perspectival(g, config, &normed); // [B, P]
     let participatory = participatory(g, config, widths, &normed, &query); // [B, P]
-    let [a, b, c] =
-        [propositional, perspectival, participatory].map(|x| g.reshape(&x, dims!["batch", 1, "patches"]));
+    let [a, b, c] = [propositional, perspectival, participatory]
+        .map(|x| g.reshape(&x, dims![axis::BATCH, 1, axis::PATCHES]));
     let scores = g.concat(&[&a, &b, &c], 1); // [B, 3, P]
     let knowing = g.sigmoid(&scores);
 
@@ -93,10 +95,10 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     let relevance = relevance(g, &scores, &weights, &tensions); // [B, P]
     let tier_logits = tier_logits(g, config, widths, [&query.pooled, &statistics, &tensions], &relevance);
 
-    g.output("relevance", Meaning::Network, &relevance, dims!["batch", "patches"]);
-    g.output("knowing", Meaning::Network, &knowing, dims!["batch", 3, "patches"]);
-    g.output("tension_weights", Meaning::Network, &weights, dims!["batch", 3]);
-    g.output("tier_logits", Meaning::Network, &tier_logits, dims!["batch", widths.tiers]);
+    g.output("relevance", Meaning::Network, &relevance, dims![axis::BATCH, axis::PATCHES]);
+    g.output("knowing", Meaning::Network, &knowing, dims![axis::BATCH, 3, axis::PATCHES]);
+    g.output("tension_weights", Meaning::Network, &weights, dims![axis::BATCH, 3]);
+    g.output("tier_logits", Meaning::Network, &tier_logits, dims![axis::BATCH, widths.tiers]);
     builder.finish()
 }
 
@@ -104,7 +106,7 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
 fn encode_query(g: &mut Builder, config: &Config, embeds: &Value, mask: &Value) -> Query {
     let g = &mut g.scope("query_encoder");
     let d = config.hidden_size;
-    let (batch, length) = (Dim::Axis("batch"), Dim::Axis("query_len"));
+    let (batch, length) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::QUERY_LEN));
     let mask = g.cast(mask, Element::F32); // [B, Q]
     let ones = g.scale(&mask, -1.0);
     let padding = g.add_scalar(&ones, 1.0);
@@ -168,7 +170,7 @@ fn perspectival(g: &mut Builder, config: &Config, normed: &Value) -> Value {
 
 /// The mean over patches of x \[B, P, C\], \[B, 1, C\], as a product: reducing a middle axis is slow where products are fast.
 fn mean_over_patches(g: &mut Builder, x: &Value) -> Value {
-    let patches = Dim::Axis("patches");
+    let patches = Dim::Axis(axis::PATCHES);
     let count = g.size(&patches);
     let count = g.cast(&count, Element::F32); // [1]
     let one = g.float(1.0);
@@ -182,7 +184,8 @@ fn mean_over_patches(g: &mut Builder, x: &Value) -> Value {
 fn participatory(g: &mut Builder, config: &Config, widths: Widths, normed: &Value, query: &Query) -> Value {
     let g = &mut g.scope("participatory");
     let (d, heads) = (config.hidden_size, config.heads);
-    let (batch, patches, length) = (Dim::Axis("batch"), Dim::Axis("patches"), Dim::Axis("query_len"));
+    let (batch, patches, length) =
+        (Dim::Axis(axis::BATCH), Dim::Axis(axis::PATCHES), Dim::Axis(axis::QUERY_LEN));
     let rows = g.reshape(normed, dims![batch.times(&patches), widths.features]);
     let q = bricks::linear(g, "q_proj", &rows, d); // rows [B * P, d]
     let tokens = g.reshape(&query.tokens, dims![batch.times(&length), d]);
@@ -212,7 +215,7 @@ fn participatory(g: &mut Builder, config: &Config, widths: Widths, normed: &Valu
 
 /// A scorer's perceptron over x \[B, P, in\], plus a learned share of a measured quantity \[B, P, 1\]: \[B, P\].
 fn score(g: &mut Builder, config: &Config, x: &Value, measured: &Value, gain: &str) -> Value {
-    let (batch, patches) = (Dim::Axis("batch"), Dim::Axis("patches"));
+    let (batch, patches) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::PATCHES));
     let rows = g.reshape(x, dims![batch.times(&patches), x.dim(-1)]);
     let h = bricks::linear(g, "fc1", &rows, config.hidden_size);
     let h = bricks::gelu(g, &h);
@@ -244,7 +247,7 @@ fn statistics(g: &mut Builder, x: &Value) -> Value {
     let variance = g.add_scalar(&variance, EPSILON);
     let std = g.sqrt(&variance);
     let max = g.reduce_max(x, &[-1]);
-    let [mean, std, max] = [mean, std, max].map(|x| g.reshape(&x, dims!["batch", rows]));
+    let [mean, std, max] = [mean, std, max].map(|x| g.reshape(&x, dims![axis::BATCH, rows]));
     g.concat(&[&mean, &std, &max], -1)
 }
 
@@ -257,9 +260,9 @@ fn tensions(g: &mut Builder, config: &Config, pooled: &Value, statistics: &Value
 
 /// The weighed scores, sharpened by exploit/explore and held against their mean by focus/diversify: \[B, P\].
 fn relevance(g: &mut Builder, scores: &Value, weights: &Value, tensions: &Value) -> Value {
-    let weights = g.reshape(weights, dims!["batch", 1, 3]);
+    let weights = g.reshape(weights, dims![axis::BATCH, 1, 3]);
     let mixed = g.matmul(&weights, scores); // [B, 1, P]
-    let mixed = g.reshape(&mixed, dims!["batch", "patches"]);
+    let mixed = g.reshape(&mixed, dims![axis::BATCH, axis::PATCHES]);
     let tensions = g.split(tensions, &[1, 1, 1], -1);
     let (exploit, focus) = (&tensions[1], &tensions[2]); // [B, 1]
     let mean = g.reduce_mean(&mixed, &[-1]); // [B, 1]
@@ -278,7 +281,7 @@ fn tier_logits(
     [pooled, scorers, tensions]: [&Value; 3],
     relevance: &Value,
 ) -> Value {
-    let map = g.reshape(relevance, dims!["batch", 1, "patches"]);
+    let map = g.reshape(relevance, dims![axis::BATCH, 1, axis::PATCHES]);
     let map = statistics(g, &map); // [B, 3]
     let context = g.concat(&[pooled, scorers, &map, tensions], -1); // [B, d + 15]
     bricks::perceptron(g, "tier_head", &context, config.hidden_size, widths.tiers)

@@ -5,6 +5,7 @@
 //! DeepSeek-OCR, the tokens stand in for the patch embedding and the class token is dropped at the end; the final norm,
 //! which the reference applies to the class token only, is never reached.
 
+use arrcoc_bundle::names::axis;
 use serde::Deserialize;
 
 use crate::bricks::{self, Activation, interpolate};
@@ -102,8 +103,8 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("refiner", Role::Encoder, prefix, target);
     let g = &mut builder;
     let hidden = config.hidden_size;
-    let tokens = g.input("visual_tokens", Element::F32, dims!["batch", "tokens", hidden]);
-    let places = g.input("token_positions", Element::F32, dims!["batch", "tokens", 2]);
+    let tokens = g.input("visual_tokens", Element::F32, dims![axis::BATCH, axis::TOKENS, hidden]);
+    let places = g.input("token_positions", Element::F32, dims![axis::BATCH, axis::TOKENS, 2]);
     declare_unused(g, config);
 
     let x = embeddings(g, config, &tokens, &places); // [B, 1 + T, D]
@@ -114,8 +115,8 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
         x = layer(g, config, index, &x, &batch, &seq); // rows
     }
     let x = g.reshape(&x, dims![&batch, &seq, hidden]);
-    let refined = g.skip(&x, 1, 1, "tokens".into()); // [B, T, D], without the class token
-    g.output("refined_tokens", Meaning::Network, &refined, dims!["batch", "tokens", hidden]);
+    let refined = g.skip(&x, 1, 1, axis::TOKENS.into()); // [B, T, D], without the class token
+    g.output("refined_tokens", Meaning::Network, &refined, dims![axis::BATCH, axis::TOKENS, hidden]);
     builder.finish()
 }
 

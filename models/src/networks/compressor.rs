@@ -4,6 +4,7 @@
 //! decoder still sees a thumbnail. How many tokens there are is the *length* of `token_slots`; a budget given as a value would
 //! become a shape input in TensorRT, and selection by value (`NonZero`) would split its engines.
 
+use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;
 
 use crate::bricks;
@@ -71,25 +72,26 @@ struct Candidates {
 pub fn graph(config: &Config, widths: &Widths, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("compressor", Role::Chooser, prefix, target);
     let g = &mut builder;
-    let features = g.input("image_features", Element::F32, dims!["batch", "patches", widths.features]);
-    let relevance = g.input("relevance", Element::F32, dims!["batch", "patches"]);
-    g.input("token_slots", Element::I64, dims!["tokens"]); // read through the axis alone
+    let features =
+        g.input(tensor::IMAGE_FEATURES, Element::F32, dims![axis::BATCH, axis::PATCHES, widths.features]);
+    let relevance = g.input("relevance", Element::F32, dims![axis::BATCH, axis::PATCHES]);
+    g.input("token_slots", Element::I64, dims![axis::TOKENS]); // read through the axis alone
 
     let candidates = candidates(g, config, &features, &relevance);
     let indices = choose(g, config, widths, &relevance); // [B, T]
     let tokens = embed(g, config, widths, &candidates, &indices); // [B, T, D]
     let positions = g.gather(&candidates.places, &indices, 0); // [B, T, 2]
 
-    g.output("visual_tokens", Meaning::Network, &tokens, dims!["batch", "tokens", widths.refiner]);
-    g.output("token_positions", Meaning::Arithmetic, &positions, dims!["batch", "tokens", 2]);
-    g.output("token_indices", Meaning::Picked, &indices, dims!["batch", "tokens"]);
+    g.output("visual_tokens", Meaning::Network, &tokens, dims![axis::BATCH, axis::TOKENS, widths.refiner]);
+    g.output("token_positions", Meaning::Arithmetic, &positions, dims![axis::BATCH, axis::TOKENS, 2]);
+    g.output("token_indices", Meaning::Picked, &indices, dims![axis::BATCH, axis::TOKENS]);
     builder.finish()
 }
 
 /// Adds the gist, the mean of each cell of a coarse grid, to the patches.
 fn candidates(g: &mut Builder, config: &Config, features: &Value, relevance: &Value) -> Candidates {
     let (grid, gist) = (config.gist_grid, config.gist());
-    let patches = Dim::Axis("patches");
+    let patches = Dim::Axis(axis::PATCHES);
     let count = g.size(&patches);
     let count = g.cast(&count, Element::F32);
     let side = g.sqrt(&count); // [1]; the grid is square
@@ -117,9 +119,9 @@ fn candidates(g: &mut Builder, config: &Config, features: &Value, relevance: &Va
 
     let gist_features = g.matmul(&mean, features); // [B, G, C]
     let positive = g.relu(relevance); // [B, P]
-    let column_vector = g.reshape(&positive, dims!["batch", &patches, 1]);
+    let column_vector = g.reshape(&positive, dims![axis::BATCH, &patches, 1]);
     let gist_relevance = g.matmul(&mean, &column_vector); // [B, G, 1]
-    let gist_relevance = g.reshape(&gist_relevance, dims!["batch", gist]);
+    let gist_relevance = g.reshape(&gist_relevance, dims![axis::BATCH, gist]);
 
     let place = |g: &mut Builder, x: &Value| {
         let x = g.add_scalar(x, 0.5);
@@ -141,7 +143,7 @@ fn candidates(g: &mut Builder, config: &Config, features: &Value, relevance: &Va
 /// Indices of the chosen candidates, \[B, T\]: all gist cells, then patches by falling relevance.
 fn choose(g: &mut Builder, config: &Config, widths: &Widths, relevance: &Value) -> Value {
     let most = widths.budgets.last().copied().unwrap_or_default();
-    let batch = Dim::Axis("batch");
+    let batch = Dim::Axis(axis::BATCH);
     // A small image has fewer patches than the largest budget; the constant tail keeps TopK's k valid, and sorts last.
     let tail = g.floats(&[1, 1], &[-2.0]);
     let tail = g.expand(&tail, dims![&batch, most]);
@@ -150,11 +152,11 @@ fn choose(g: &mut Builder, config: &Config, widths: &Widths, relevance: &Value) 
 
     let gist: Vec<i64> = (0..config.gist() as i64).collect();
     let gist = g.ints(&[1, config.gist()], &gist);
-    let patches = g.size(&Dim::Axis("patches"));
+    let patches = g.size(&Dim::Axis(axis::PATCHES));
     let gist = g.add(&gist, &patches);
     let gist = g.expand(&gist, dims![&batch, config.gist()]); // [B, G]
     let order = g.concat(&[&gist, &fine], 1); // [B, G + most]
-    g.take(&order, &Dim::Axis("tokens"), 1)
+    g.take(&order, &Dim::Axis(axis::TOKENS), 1)
 }
 
 /// Tokens \[B, T, D\] from the chosen candidates: one expert per tier, mixed softly by content and by closeness of the budget.
@@ -165,7 +167,7 @@ fn embed(
     candidates: &Candidates,
     indices: &Value,
 ) -> Value {
-    let (batch, tokens) = (Dim::Axis("batch"), Dim::Axis("tokens"));
+    let (batch, tokens) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::TOKENS));
     let (channels, out, experts) = (widths.features, widths.refiner, widths.budgets.len());
 
     let index = g.reshape(indices, dims![&batch, &tokens, 1]);
@@ -198,7 +200,7 @@ fn embed(
 fn gates(g: &mut Builder, widths: &Widths, x: &Value) -> Value {
     let experts = widths.budgets.len();
     let logits = bricks::linear(g, "router", x, experts);
-    let count = g.size(&Dim::Axis("tokens"));
+    let count = g.size(&Dim::Axis(axis::TOKENS));
     let count = g.cast(&count, Element::F32);
     let log = g.log(&count); // [1]
     let logs: Vec<f32> = widths.budgets.iter().map(|&budget| (budget as f32).ln()).collect();

@@ -17,7 +17,7 @@ pub use rope::{Rope, Scaling};
 
 use rope::rope;
 
-use arrcoc_bundle::names::cache;
+use arrcoc_bundle::names::{axis, cache, tensor};
 use arrcoc_bundle::{Meaning, Role, Target};
 
 use crate::bricks::{self, rotary};
@@ -44,10 +44,15 @@ const MASKED: f32 = -3e4;
 pub fn embedding_graph(config: &Config, names: Names<'_>, target: Target) -> Graph {
     let mut builder = Builder::new("embedding", Role::Embedding, names.body, target);
     let g = &mut builder;
-    let ids = g.input("input_ids", Element::I64, dims!["batch", "seq"]);
+    let ids = g.input(tensor::INPUT_IDS, Element::I64, dims![axis::BATCH, axis::SEQ]);
     let table = g.param("embed_tokens.weight", &config.embedding_shape(), EMBEDDING);
     let embeds = g.gather(&table, &ids, 0); // [B, S, H]
-    g.output("inputs_embeds", Meaning::Picked, &embeds, dims!["batch", "seq", config.hidden_size]);
+    g.output(
+        tensor::INPUTS_EMBEDS,
+        Meaning::Picked,
+        &embeds,
+        dims![axis::BATCH, axis::SEQ, config.hidden_size],
+    );
     builder.finish()
 }
 
@@ -67,21 +72,22 @@ pub fn graph(config: &Config, names: Names<'_>, target: Target, context_length: 
     let g = &mut builder;
     let (last, present) = {
         let g = &mut g.scope(names.body);
-        let embeds = g.input("inputs_embeds", Element::F32, dims!["batch", "seq", config.hidden_size]);
+        let embeds =
+            g.input(tensor::INPUTS_EMBEDS, Element::F32, dims![axis::BATCH, axis::SEQ, config.hidden_size]);
         let context = context(g, config, context_length);
         let deep = deep_embeds(g, config);
         let past = past(g, config);
         let (normed, present) = layers(g, config, &context, &embeds, &deep, &past);
-        let x = g.reshape(&normed, dims!["batch", "seq", config.hidden_size]);
+        let x = g.reshape(&normed, dims![axis::BATCH, axis::SEQ, config.hidden_size]);
         let last = g.skip(&x, -1, 1, 1.into()); // [B, 1, H]
-        (g.reshape(&last, dims!["batch", config.hidden_size]), present)
+        (g.reshape(&last, dims![axis::BATCH, config.hidden_size]), present)
     };
     let logits = head(g, config, names, &last); // [B, V]
-    let logits = g.reshape(&logits, dims!["batch", 1, config.vocab_size]);
-    g.output("logits", Meaning::Logits, &logits, dims!["batch", 1, config.vocab_size]);
+    let logits = g.reshape(&logits, dims![axis::BATCH, 1, config.vocab_size]);
+    g.output(tensor::LOGITS, Meaning::Logits, &logits, dims![axis::BATCH, 1, config.vocab_size]);
     for (layer, values) in present.iter().enumerate() {
         for (part, value) in cache::PARTS.into_iter().zip(values) {
-            let dims = dims!["batch", config.kv_heads, "total", config.head_dim];
+            let dims = dims![axis::BATCH, config.kv_heads, axis::TOTAL, config.head_dim];
             g.bare_output(&cache::present(layer, part), value, dims);
         }
     }
@@ -90,7 +96,7 @@ pub fn graph(config: &Config, names: Names<'_>, target: Target, context_length: 
 
 /// Keys and values of earlier tokens, by layer.
 fn past(g: &mut Builder, config: &Config) -> Vec<[Value; 2]> {
-    let dims = dims!["batch", config.kv_heads, "past", config.head_dim];
+    let dims = dims![axis::BATCH, config.kv_heads, axis::PAST, config.head_dim];
     let parts =
         |layer| cache::PARTS.map(|part| g.input(cache::past(layer, part), Element::F32, dims.clone()));
     (0..config.layers).map(parts).collect()
@@ -103,8 +109,8 @@ fn deep_embeds(g: &mut Builder, config: &Config) -> Vec<Value> {
     if levels == 0 {
         return Vec::new();
     }
-    let all = g.input("deep_embeds", Element::F32, dims![levels, "batch", "seq", hidden]);
-    let rows = Dim::Axis("batch").times("seq");
+    let all = g.input(tensor::DEEP_EMBEDS, Element::F32, dims![levels, axis::BATCH, axis::SEQ, hidden]);
+    let rows = Dim::Axis(axis::BATCH).times(axis::SEQ);
     let split = g.split(&all, &vec![1; levels], 0); // levels x [1, B, S, H]
     split.iter().map(|level| g.reshape(level, dims![&rows, hidden])).collect()
 }
@@ -147,13 +153,13 @@ fn layers(
 }
 
 fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
-    let (batch, seq) = (Dim::Axis("batch"), Dim::Axis("seq"));
+    let (batch, seq) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::SEQ));
     let half = config.head_dim / 2;
     match g.target() {
         Target::Cpu => {
-            let position_ids = g.input("position_ids", Element::I64, dims![3, "batch", "seq"]);
-            let seqlens_k = g.input("seqlens_k", Element::I32, dims!["batch"]);
-            let total = g.input("total_sequence_length", Element::I32, vec![]);
+            let position_ids = g.input(tensor::POSITION_IDS, Element::I64, dims![3, axis::BATCH, axis::SEQ]);
+            let seqlens_k = g.input(tensor::SEQLENS_K, Element::I32, dims![axis::BATCH]);
+            let total = g.input(tensor::TOTAL_SEQUENCE_LENGTH, Element::I32, vec![]);
             let (cosines, sines) = rope(g, config, &position_ids, context_length);
             let tokens = batch.times(&seq);
             let [cosines, sines] = [cosines, sines].map(|x| g.reshape(&x, dims![&tokens, half]));
@@ -162,8 +168,9 @@ fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
             Context::Fused { cosines, sines, rows, seqlens_k, total }
         }
         Target::Portable => {
-            let attention_mask = g.input("attention_mask", Element::I64, dims!["batch", "total"]);
-            let position_ids = g.input("position_ids", Element::I64, dims![3, "batch", "seq"]);
+            let attention_mask =
+                g.input(tensor::ATTENTION_MASK, Element::I64, dims![axis::BATCH, axis::TOTAL]);
+            let position_ids = g.input(tensor::POSITION_IDS, Element::I64, dims![3, axis::BATCH, axis::SEQ]);
             let (cosines, sines) = rope(g, config, &position_ids, context_length);
             let [cosines, sines] = [cosines, sines].map(|x| g.reshape(&x, dims![&batch, 1, &seq, half]));
             let mask = causal_mask(g, &attention_mask);
@@ -175,7 +182,7 @@ fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
 /// 0 where query i may see key j (j <= past + i, and not padding), [`MASKED`] elsewhere: \[B, 1, 1, S,
 /// total\].
 fn causal_mask(g: &mut Builder, attention_mask: &Value) -> Value {
-    let (seq, total) = (Dim::Axis("seq"), Dim::Axis("total"));
+    let (seq, total) = (Dim::Axis(axis::SEQ), Dim::Axis(axis::TOTAL));
     let keys = g.range(&Dim::Fixed(0), &total); // [total]
     let queries = g.range(&Dim::Fixed(0), &seq); // [S]
     let (length, new) = (g.size(&total), g.size(&seq));
@@ -185,7 +192,7 @@ fn causal_mask(g: &mut Builder, attention_mask: &Value) -> Value {
     let causal = g.less_or_equal(&keys, &queries); // [S, total]
     let one = g.ints(&[1], &[1]);
     let real = g.equal(attention_mask, &one); // [B, total]
-    let real = g.reshape(&real, dims!["batch", 1, 1, 1, &total]);
+    let real = g.reshape(&real, dims![axis::BATCH, 1, 1, 1, &total]);
     let visible = g.and(&causal, &real); // [B, 1, 1, S, total]
     let (zero, masked) = (g.float(0.0), g.float(MASKED));
     g.select(&visible, &zero, &masked)
@@ -241,7 +248,7 @@ fn fused_attention(
     let Context::Fused { cosines, sines, rows, seqlens_k, total } = context else {
         unreachable!("the caller matched the flavour");
     };
-    let (batch, seq) = (Dim::Axis("batch"), Dim::Axis("seq"));
+    let (batch, seq) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::SEQ));
     let [q, k, v] = qkv.map(|x| g.reshape(x, dims![&batch, &seq, bricks::width(x)]));
     let inputs = CachedAttention {
         query: &q,
@@ -257,7 +264,7 @@ fn fused_attention(
         kv_heads: config.kv_heads,
         scale: (config.head_dim as f32).sqrt().recip(),
     };
-    let [o, key, value] = g.cached_attention(&inputs, &Dim::Axis("total")); // [B, S, heads * width]
+    let [o, key, value] = g.cached_attention(&inputs, &Dim::Axis(axis::TOTAL)); // [B, S, heads * width]
     let o = g.reshape(&o, dims![batch.times(&seq), config.heads * config.head_dim]);
     (o, [key, value])
 }
@@ -272,7 +279,7 @@ fn portable_attention(
     let Context::Portable { mask, cosines, sines } = context else {
         unreachable!("the caller matched the flavour");
     };
-    let (batch, seq, total) = (Dim::Axis("batch"), Dim::Axis("seq"), Dim::Axis("total"));
+    let (batch, seq, total) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::SEQ), Dim::Axis(axis::TOTAL));
     let (heads, kv_heads, width) = (config.heads, config.kv_heads, config.head_dim);
     let group = heads / kv_heads;
 

@@ -7,6 +7,7 @@ use crate::bricks::{self, space_to_depth};
 use crate::config::{Check, ConfigError};
 use crate::dims;
 use crate::graph::{Builder, Element, Graph};
+use arrcoc_bundle::names::{axis, tensor};
 use arrcoc_bundle::{Meaning, Role, Target};
 
 /// Hyperparameters.
@@ -46,14 +47,14 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("vision_encoder", Role::Encoder, prefix, target);
     let g = &mut builder;
     let (side, grid) = (config.tile, config.vision.grid(config.tile));
-    let pixels = g.input("pixel_values", Element::F32, dims!["tiles", 3, side, side]);
+    let pixels = g.input(tensor::PIXEL_VALUES, Element::F32, dims![axis::TILES, 3, side, side]);
     let x = {
         let g = &mut g.scope("vision_model");
         siglip::transformer(g, &config.vision, side, &pixels) // rows [tiles * grid * grid, D]
     };
     let x = space_to_depth(g, &x, [grid, grid], config.scale_factor); // rows of tokens
     let rows = bricks::linear_no_bias(g, "connector.modality_projection.proj", &x, config.hidden_size);
-    g.output("visual_rows", Meaning::Network, &rows, dims!["rows", config.hidden_size]);
+    g.output("visual_rows", Meaning::Network, &rows, dims![axis::ROWS, config.hidden_size]);
     builder.finish()
 }
 

@@ -4,6 +4,7 @@
 //! are stacked in the checkpoint (first axis: tier) and the wanted one is gathered, which serves a batch of mixed tiers
 //! with one graph.
 
+use arrcoc_bundle::names::axis;
 use serde::Deserialize;
 
 use crate::bricks;
@@ -74,8 +75,8 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     let mut builder = Builder::new("quality_adapter", Role::Projector, prefix, target);
     let g = &mut builder;
     let Widths { refiner, decoder, tiers } = widths;
-    let tokens = g.input("refined_tokens", Element::F32, dims!["batch", "tokens", refiner]);
-    let tier = g.input("tier", Element::I64, dims!["batch"]);
+    let tokens = g.input("refined_tokens", Element::F32, dims![axis::BATCH, axis::TOKENS, refiner]);
+    let tier = g.input("tier", Element::I64, dims![axis::BATCH]);
 
     let h = head_linear(g, "fc1", &tokens, &tier, tiers, config.hidden_size); // [B, T, hidden]
     let h = head_norm(g, &h, &tier, tiers);
@@ -106,7 +107,7 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     let shifted = g.add(&scaled, &shift);
     let out = g.scale(&shifted, config.target_std);
     let out = g.add_scalar(&out, config.target_mean); // [B, T, H]
-    g.output("visual_embeds", Meaning::Network, &out, dims!["batch", "tokens", decoder]);
+    g.output("visual_embeds", Meaning::Network, &out, dims![axis::BATCH, axis::TOKENS, decoder]);
     builder.finish()
 }
 
@@ -122,7 +123,7 @@ fn head_linear(g: &mut Builder, name: &str, x: &Value, tier: &Value, tiers: usiz
     let y = g.transpose(&y, &[0, 2, 1]); // [B, T, out]
     let biases = g.param("bias", &[tiers, out], Init::BIAS);
     let bias = g.gather(&biases, tier, 0); // [B, out]
-    let bias = g.reshape(&bias, dims!["batch", 1, out]);
+    let bias = g.reshape(&bias, dims![axis::BATCH, 1, out]);
     g.add(&y, &bias)
 }
 
@@ -136,7 +137,7 @@ fn head_norm(g: &mut Builder, x: &Value, tier: &Value, tiers: usize) -> Value {
     let [scale, bias] = [("weight", Init::SCALE), ("bias", Init::BIAS)].map(|(name, init)| {
         let rows = g.param(name, &[tiers, width], init);
         let row = g.gather(&rows, tier, 0); // [B, width]
-        g.reshape(&row, dims!["batch", 1, width])
+        g.reshape(&row, dims![axis::BATCH, 1, width])
     });
     let scaled = g.mul(&normed, &scale);
     g.add(&scaled, &bias)
@@ -146,5 +147,5 @@ fn head_norm(g: &mut Builder, x: &Value, tier: &Value, tiers: usize) -> Value {
 fn head_scalar(g: &mut Builder, name: &str, init: Init, tier: &Value, tiers: usize) -> Value {
     let all = g.param(name, &[tiers], init);
     let one = g.gather(&all, tier, 0); // [B]
-    g.reshape(&one, vec![Dim::Axis("batch"), 1.into(), 1.into()])
+    g.reshape(&one, vec![Dim::Axis(axis::BATCH), 1.into(), 1.into()])
 }

@@ -6,6 +6,8 @@
 //! positions are resampled bicubically and the relative tables of the global layers linearly, as DeepSeek-OCR does with
 //! the same encoder (<https://arxiv.org/abs/2510.18234>); at the native size both are exact identities.
 
+use arrcoc_bundle::names::operator::GRID_ATTENTION;
+use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;
 
 use crate::bricks::{self, interpolate};
@@ -13,9 +15,6 @@ use crate::config::{Check, ConfigError, check_model_type, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Function, Graph, Init, Value};
 use arrcoc_bundle::{Meaning, Role, Target};
-
-/// The operator that an encoder for the CPU does its attention with.
-pub const GRID_ATTENTION: &str = "GridAttention";
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
@@ -164,9 +163,11 @@ impl Grid {
 pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("vision_encoder", Role::Encoder, prefix, target);
     let g = &mut builder;
-    let pixels = g.input("pixel_values", Element::F32, dims!["batch", 3, "height", "width"]);
-    let (h, w) = (Dim::Axis("height").over(config.patch_size), Dim::Axis("width").over(config.patch_size));
-    let grid = Grid { batch: Dim::Axis("batch"), height: h, width: w };
+    let pixels =
+        g.input(tensor::PIXEL_VALUES, Element::F32, dims![axis::BATCH, 3, axis::HEIGHT, axis::WIDTH]);
+    let (h, w) =
+        (Dim::Axis(axis::HEIGHT).over(config.patch_size), Dim::Axis(axis::WIDTH).over(config.patch_size));
+    let grid = Grid { batch: Dim::Axis(axis::BATCH), height: h, width: w };
 
     let x = patch_embedding(g, config, &pixels, &grid); // [B, h, w, hidden]
     let mut x = g.reshape(&x, dims![grid.rows(), config.hidden_size]); // rows
@@ -177,10 +178,10 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let features = g.transpose(&x, &[0, 2, 1]); // [B, P, C]
     let features = layer_norm_2d(g, "neck.layer_norm2", &features);
     g.output(
-        "image_features",
+        tensor::IMAGE_FEATURES,
         Meaning::Network,
         &features,
-        dims!["batch", "patches", config.output_channels],
+        dims![axis::BATCH, axis::PATCHES, config.output_channels],
     );
     builder.finish()
 }
@@ -278,9 +279,9 @@ fn attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid, table_sid
 
 /// [`grid_attention`] as an operator of its own.
 fn grid_attention_function(hidden: usize, width: usize) -> Function {
-    let (h, w) = (Dim::Axis("height"), Dim::Axis("width"));
+    let (h, w) = (Dim::Axis(axis::HEIGHT), Dim::Axis(axis::WIDTH));
     let inputs = [
-        ("qkv", Element::F32, dims!["batch", &h, &w, 3 * hidden]),
+        ("qkv", Element::F32, dims![axis::BATCH, &h, &w, 3 * hidden]),
         ("vertical", Element::F32, dims![h.relative(), width]),
         ("horizontal", Element::F32, dims![w.relative(), width]),
     ];

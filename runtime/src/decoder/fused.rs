@@ -9,6 +9,7 @@
 use crate::library::{Graph, InPlace};
 use crate::tensor::{ElementType, Tensor, TensorError, try_zeroed};
 use arrcoc_bundle::manifest::DecoderSpec;
+use arrcoc_bundle::names::{cache, tensor};
 
 use super::{Decoder, DecoderError, Logits, Mark, Slots, output, position_ids, sequence_length};
 
@@ -32,8 +33,8 @@ impl Buffer {
     /// Zeros come as zeroed pages: memory is used as positions are, not before.
     fn new(layer: usize, part: &str, elements: usize) -> Result<Self, TensorError> {
         Ok(Self {
-            input: format!("past_key_values.{layer}.{part}"),
-            output: format!("present.{layer}.{part}"),
+            input: cache::past(layer, part),
+            output: cache::present(layer, part),
             elements: try_zeroed(elements)?,
         })
     }
@@ -63,7 +64,7 @@ impl Fused {
         let factors = [slots, spec.kv_heads, capacity, spec.head_dim];
         let elements = factors.into_iter().fold(1_usize, usize::saturating_mul);
         let buffers = (0..spec.layers)
-            .flat_map(|layer| ["key", "value"].map(|part| Buffer::new(layer, part, elements)))
+            .flat_map(|layer| cache::PARTS.map(|part| Buffer::new(layer, part, elements)))
             .collect::<Result<_, _>>()?;
         Ok(Self { graph, spec: spec.clone(), slots: Slots::new(slots, capacity), capacity, buffers })
     }
@@ -89,7 +90,7 @@ impl Fused {
             })
             .collect();
         let outputs = self.graph.run_in_place(&feed.inputs()?, &mut in_place)?;
-        output(outputs, "decoder", "logits")
+        output(outputs, "decoder", tensor::LOGITS)
     }
 
     /// Spreads `[1, n, H]` over `batch` rows `[batch, 1, H]`, zeros in between; no copy where there is nothing between.
@@ -112,10 +113,13 @@ impl Feed {
         let totals = || self.marks.iter().map(|mark| (mark.length + seq) as i32);
         let positions = position_ids(self.marks.iter().copied(), seq);
         Ok(vec![
-            ("inputs_embeds", self.embeds.clone()),
-            ("position_ids", Tensor::from_vec(&[3, batch, seq], positions)?),
-            ("seqlens_k", Tensor::from_vec::<i32>(&[batch], totals().map(|total| total - 1).collect())?),
-            ("total_sequence_length", Tensor::from_vec::<i32>(&[], vec![totals().max().unwrap_or(0)])?),
+            (tensor::INPUTS_EMBEDS, self.embeds.clone()),
+            (tensor::POSITION_IDS, Tensor::from_vec(&[3, batch, seq], positions)?),
+            (
+                tensor::SEQLENS_K,
+                Tensor::from_vec::<i32>(&[batch], totals().map(|total| total - 1).collect())?,
+            ),
+            (tensor::TOTAL_SEQUENCE_LENGTH, Tensor::from_vec::<i32>(&[], vec![totals().max().unwrap_or(0)])?),
         ])
     }
 }

@@ -3,6 +3,7 @@
 //! A [`Decoder`] keeps a fixed number of slots, one per answer in work. Two flavours (design 4.3) stand behind one trait:
 //! [`fused::Fused`] updates one shared buffer in place, [`portable::Portable`] passes past and present tensors around.
 
+use arrcoc_bundle::names::tensor;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::LoadError;
@@ -245,9 +246,9 @@ impl Embedder {
         let ids = Tensor::from_vec(&shape, ids.iter().map(|id| i64::from(*id)).collect())?;
         // The lock guards no invariant of ours: a graph whose run panicked is no worse than one whose run failed.
         let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
-        let outputs = graph.run(&[("input_ids", ids)])?;
+        let outputs = graph.run(&[(tensor::INPUT_IDS, ids)])?;
         drop(graph);
-        let embeds = output(outputs, "embedding", "inputs_embeds")?;
+        let embeds = output(outputs, "embedding", tensor::INPUTS_EMBEDS)?;
         let expected = [1, shape[1], self.hidden_size];
         if embeds.shape() != expected {
             return Err(DecoderError::Contract {

@@ -1,6 +1,7 @@
 //! The portable flavour: past tensors go in, present tensors come out and are kept without a copy, on a GPU in its own memory. One slot per run,
 //! since rows of different lengths cannot share a past tensor.
 
+use arrcoc_bundle::names::{cache, tensor};
 use half::f16;
 
 use crate::library::{Graph, Kept, RunOutputs};
@@ -25,9 +26,7 @@ impl Portable {
     pub fn new(graph: Box<dyn Graph>, spec: &DecoderSpec, slots: usize, capacity: usize) -> Self {
         let names = (0..spec.layers)
             .flat_map(|layer| {
-                ["key", "value"].map(|part| {
-                    (format!("past_key_values.{layer}.{part}"), format!("present.{layer}.{part}"))
-                })
+                cache::PARTS.map(|part| (cache::past(layer, part), cache::present(layer, part)))
             })
             .collect();
         Self {
@@ -66,7 +65,7 @@ impl Portable {
                 return Err(contract(format!("`{name}` {expected:?}"), format!("{:?}", kept.shape())));
             }
         }
-        let logits = outputs.returned.iter().find(|(name, _)| name == "logits");
+        let logits = outputs.returned.iter().find(|(name, _)| name == tensor::LOGITS);
         let (_, logits) =
             logits.ok_or_else(|| contract("an output `logits`".into(), "none of that name".into()))?;
         Logits::new(logits, 0, 1, self.spec.vocab_size)
@@ -89,9 +88,9 @@ impl Decoder for Portable {
         let positions = position_ids(std::iter::once(mark), seq);
         let past = self.prefix(slot, mark.length)?;
         let inputs = [
-            ("inputs_embeds", embeds.clone()),
-            ("attention_mask", Tensor::from_vec::<i64>(&[1, total], vec![1; total])?),
-            ("position_ids", Tensor::from_vec(&[3, 1, seq], positions)?),
+            (tensor::INPUTS_EMBEDS, embeds.clone()),
+            (tensor::ATTENTION_MASK, Tensor::from_vec::<i64>(&[1, total], vec![1; total])?),
+            (tensor::POSITION_IDS, Tensor::from_vec(&[3, 1, seq], positions)?),
         ];
         let past: Vec<_> = self.names.iter().map(|(name, _)| name.as_str()).zip(past).collect();
         let keep: Vec<_> = self.names.iter().map(|(_, name)| name.as_str()).collect();

@@ -5,6 +5,7 @@
 //! (SAM's window padding, its interpolated tables) does not simplify symbolically: they are specialised to the shapes of
 //! the call, and the last few plans are kept.
 
+use arrcoc_bundle::names::axis;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -79,15 +80,15 @@ fn read_bundled(graph: &BundledGraph<'_>) -> TractResult<InferenceModel> {
 
 type Plan = Arc<TypedRunnableModel>;
 
-/// Tells tract that `past = total - seq` (design section 4.3), without which it cannot follow the attention's shapes. That
+/// Tells tract that `past = total - seq`, without which it cannot follow the attention's shapes. That
 /// way round, because what it computes with is `total`: sizes like `seq * total` stay simple enough to be divided.
 fn relate_past(model: &mut InferenceModel, inputs: &[Port]) -> TractResult<()> {
-    let past = Axis::Named("past".to_owned());
+    let past = Axis::Named(axis::PAST.to_owned());
     let symbol = |model: &InferenceModel, name: &str| model.symbols.sym(name).to_dim();
     for (at, port) in inputs.iter().enumerate().filter(|(_, port)| port.shape.contains(&past)) {
         let dim = |axis: &Axis| match axis {
             Axis::Fixed(length) => length.to_dim(),
-            axis if *axis == past => symbol(model, "total") - symbol(model, "seq"),
+            axis if *axis == past => symbol(model, axis::TOTAL) - symbol(model, axis::SEQ),
             Axis::Named(name) => symbol(model, name),
         };
         let shape: TVec<TDim> = port.shape.iter().map(dim).collect();
@@ -120,7 +121,7 @@ impl TractGraph {
             label.unwrap_or(&model.nodes[outlet.node].name).to_owned()
         };
         let outputs = model.outputs.iter().map(label).collect();
-        let steps = Axis::Named("seq".to_owned());
+        let steps = Axis::Named(axis::SEQ.to_owned());
         let plans = if inputs.iter().any(|port| port.shape.contains(&steps)) {
             relate_past(&mut model, &inputs)?;
             Plans::Symbolic(model.into_optimized()?.into_runnable()?)

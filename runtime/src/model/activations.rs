@@ -4,6 +4,7 @@
 //! lives from the operator to its last reader, and the peak is the largest sum over what lives at once. A graph whose shapes say nothing, or
 //! lie, is no danger to who reads them here: what it really takes shows when it runs.
 
+use arrcoc_bundle::names::cache;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -72,7 +73,7 @@ impl Shapes {
 }
 
 fn is_cache(name: &str) -> bool {
-    name.starts_with("past_key_values.") || name.starts_with("present.")
+    cache::is_past(name) || cache::is_present(name)
 }
 
 /// For every tensor the one whose memory it lies in.

@@ -1,5 +1,6 @@
 //! Loading a bundle: the inference library, the graphs, a first run, the threads.
 
+use arrcoc_bundle::names::axis;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
@@ -224,8 +225,8 @@ pub fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
         }
     }
     let most = |axis| bundle.axis("decoder", axis).map_or(usize::MAX, |range| range.max as usize);
-    if bundle.manifest().target == Target::Cpu && options.slots > most("batch") {
-        let expected = format!("at most {}, the largest batch of the bundle's decoder", most("batch"));
+    if bundle.manifest().target == Target::Cpu && options.slots > most(axis::BATCH) {
+        let expected = format!("at most {}, the largest batch of the bundle's decoder", most(axis::BATCH));
         return Err(LoadError::Options { what: "slots", expected, found: options.slots.to_string() });
     }
     let longest = bundle.manifest().decoder.context_length;
@@ -238,9 +239,9 @@ pub fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
             found: context_length.to_string(),
         });
     }
-    let prefill_chunk = options.prefill_chunk.min(most("seq"));
+    let prefill_chunk = options.prefill_chunk.min(most(axis::SEQ));
     let solo_chunk = match bundle.manifest().target {
-        Target::Cpu => prefill_chunk.saturating_mul(SOLO_CHUNKS).min(most("seq")),
+        Target::Cpu => prefill_chunk.saturating_mul(SOLO_CHUNKS).min(most(axis::SEQ)),
         // A GPU's kernels and engines were readied for lengths up to the chunk's.
         Target::Portable => prefill_chunk,
     };

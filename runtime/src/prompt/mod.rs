@@ -1,5 +1,6 @@
 //! From messages to what the decoder reads: the chat template, tokens, and the places of the images among them.
 
+use arrcoc_bundle::names::file;
 use std::ops::Range;
 use std::path::Path;
 
@@ -104,13 +105,13 @@ impl Prompter {
     /// # Errors
     /// [`LoadError`] names the file and what is wrong with it.
     pub fn load(bundle: &Bundle) -> Result<Self, LoadError> {
-        let tokenizer = read(bundle, "tokenizer.json")?;
-        let config = match bundle.file_path("tokenizer_config.json") {
-            Ok(path) => read_path(path, "tokenizer_config.json")?,
+        let tokenizer = read(bundle, file::TOKENIZER)?;
+        let config = match bundle.file_path(file::TOKENIZER_CONFIG) {
+            Ok(path) => read_path(path, file::TOKENIZER_CONFIG)?,
             Err(_) => "{}".into(),
         };
-        let template = match bundle.file_path("chat_template.jinja") {
-            Ok(path) => Some(read_path(path, "chat_template.jinja")?),
+        let template = match bundle.file_path(file::CHAT_TEMPLATE) {
+            Ok(path) => Some(read_path(path, file::CHAT_TEMPLATE)?),
             Err(_) => None,
         };
         let manifest = bundle.manifest();
@@ -120,7 +121,7 @@ impl Prompter {
         let rows = manifest.decoder.vocab_size;
         if largest >= rows {
             let reason = format!("expected token ids below the model's {rows}, found {largest}");
-            return Err(LoadError::Text { file: "tokenizer.json", reason });
+            return Err(LoadError::Text { file: file::TOKENIZER, reason });
         }
         Ok(prompter)
     }
@@ -136,7 +137,7 @@ impl Prompter {
         template: Option<String>,
         image_token_id: u32,
     ) -> Result<Self, LoadError> {
-        let in_tokenizer = |reason: String| LoadError::Text { file: "tokenizer.json", reason };
+        let in_tokenizer = |reason: String| LoadError::Text { file: file::TOKENIZER, reason };
         let tokenizer = read_tokenizer(tokenizer.as_bytes()).map_err(in_tokenizer)?;
         let vocabulary = Vocabulary::new(&tokenizer).map_err(|error| in_tokenizer(error.to_string()))?;
         let image_token = tokenizer.id_to_token(image_token_id).unwrap_or_default();

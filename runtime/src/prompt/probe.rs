@@ -12,7 +12,7 @@ use crate::error::LoadError;
 use crate::generate::{Message, Part, Prompt, Role};
 use crate::vision::ImagePlan;
 
-const FILE: &str = "chat_template.jinja";
+const FILE: &str = arrcoc_bundle::names::file::CHAT_TEMPLATE;
 
 /// What the probing user says. Templates for models that think cut texts at `</think>`, and keep one side.
 const WORDS: [&str; 2] = ["kevuda mirosi", "lutapo</think>kevuda mirosi"];

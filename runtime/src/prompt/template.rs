@@ -4,9 +4,10 @@
 use super::jinja::{Failure, Limits, Moment, RenderError, Template, Text, Value};
 use crate::error::LoadError;
 use crate::generate::{GenerateError, Message, Part, Role};
+use arrcoc_bundle::names::file;
 
-const NAME: &str = "chat_template.jinja";
-const CONFIG: &str = "tokenizer_config.json";
+const NAME: &str = file::CHAT_TEMPLATE;
+const CONFIG: &str = file::TOKENIZER_CONFIG;
 
 /// The tokens that every tokenizer of transformers names.
 const NAMED_TOKENS: [&str; 7] =

@@ -1,5 +1,6 @@
 //! What a directory is, where it is not what a setting wants: people give the one beside the right one.
 
+use arrcoc_bundle::names::checkpoint::CONFIG;
 use std::path::Path;
 
 use arrcoc_bundle::MANIFEST;
@@ -55,7 +56,7 @@ fn hint(dir: &Path) -> Option<String> {
     if !dir.exists() {
         return Some("there is nothing at this place".into());
     }
-    if dir.join("config.json").is_file() {
+    if dir.join(CONFIG).is_file() {
         return Some(
             "this one is a checkpoint: `arrcoc-export build CHECKPOINT --out engines` makes a bundle of it"
                 .into(),

@@ -5,6 +5,7 @@
 
 use arrcoc_bundle::manifest::VisionSpec;
 use arrcoc_bundle::names::axis;
+use arrcoc_bundle::names::checkpoint::PROCESSOR_CONFIG;
 use arrcoc_bundle::processors::{self, PixelScale, Resampling};
 use arrcoc_bundle::{AxisRange, Target};
 use serde::Deserialize;
@@ -124,7 +125,7 @@ impl Config {
         let stated = &files.processor["image_seq_len"];
         let agrees = stated.is_null() || stated.as_u64() == Some(rows as u64);
         let expected = format!("{rows}, the visual tokens of a tile of {} pixels", images.tile);
-        Check("processor_config.json").that(agrees, "image_seq_len", expected, stated)?;
+        Check(PROCESSOR_CONFIG).that(agrees, "image_seq_len", expected, stated)?;
         let image_token_id = raw.image_token_id.unwrap_or(IMAGE_TOKEN);
         Ok(Self { encoder, decoder, image_token_id, images })
     }

@@ -2,9 +2,7 @@
 
 use crate::dims;
 use crate::graph::{Attribute, Element, Function};
-
-/// Attention whose factors may be rounded to bfloat16: [`attention_bf16`].
-pub const ATTENTION_BF16: &str = "AttentionBf16";
+use arrcoc_bundle::names::operator::ATTENTION_BF16;
 
 /// Its attribute, as `MultiHeadAttention` calls it.
 pub const NUM_HEADS: &str = "num_heads";

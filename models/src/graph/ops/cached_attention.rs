@@ -3,9 +3,7 @@
 use crate::dims;
 use crate::graph::MICROSOFT;
 use crate::graph::{Attribute, Builder, Dim, Element, Function, Value};
-
-/// Attention of new tokens to a cache that they join: [`cached_attention`].
-pub const CACHED_ATTENTION: &str = "CachedAttention";
+use arrcoc_bundle::names::operator::CACHED_ATTENTION;
 
 /// Attributes of [`cached_attention`], as `GroupQueryAttention` calls them: query heads, key/value heads, and the factor on the products.
 const HEADS: &str = "num_heads";

@@ -4,12 +4,7 @@ use crate::dims;
 use crate::graph::MICROSOFT;
 use crate::graph::quantized::Blocks;
 use crate::graph::{Attribute, Builder, Element, Function, Value};
-
-/// Linear layers in 8 bits: [`quantized_linear`].
-pub const QUANTIZED_LINEAR: &str = "QuantizedLinear";
-
-/// Linear layers with weights in tiles of blocks: [`block_linear`].
-pub const BLOCK_LINEAR: &str = "BlockLinear";
+use arrcoc_bundle::names::operator::{BLOCK_LINEAR, QUANTIZED_LINEAR};
 
 /// Attributes of [`block_linear`], as `MatMulNBits` calls them: inputs and outputs.
 pub const BLOCK_LINEAR_ATTRIBUTES: [&str; 2] = ["K", "N"];

@@ -5,6 +5,7 @@
 //! registered and takes the call; where it cannot, nothing is registered, and ONNX Runtime puts the body in
 //! the call's place. One file of a bundle serves both.
 
+use arrcoc_bundle::names::operator::DOMAIN;
 use std::ops::{Range, RangeInclusive};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,9 +24,7 @@ mod cached_attention;
 mod grid_attention;
 mod quantized_linear;
 
-/// Domain of our operators in a graph.
-const DOMAIN: &str = "arrcoc";
-/// Their version.
+/// Version of our operators in a graph.
 const VERSION: RangeInclusive<u32> = 1..=1;
 
 /// Registers what this CPU can run.

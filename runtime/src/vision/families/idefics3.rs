@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use ::image::RgbImage;
-use arrcoc_bundle::names::axis;
+use arrcoc_bundle::names::{axis, tensor};
 use arrcoc_bundle::processors::Idefics3 as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
@@ -232,7 +232,7 @@ impl Processor for Tiles {
         }
         let tensor = Tensor::from_vec(&shape, values).map_err(|error| ImageError::no_memory(&error))?;
         let (width, height) = image.pixels.dimensions();
-        Ok(Pixels { tensors: vec![("pixel_values", tensor)], original: [width, height] })
+        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, tensor)], original: [width, height] })
     }
 
     fn identity(&self) -> String {

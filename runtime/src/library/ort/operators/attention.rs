@@ -3,6 +3,7 @@
 use ::ort::Error;
 use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float32};
+use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{Grid, attention};
 
 use super::{Call, Kernel, check};
@@ -14,7 +15,7 @@ pub(super) struct Attention {
 
 impl Kernel for Attention {
     const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::Attention;
-    const NAME: &'static str = "AttentionBf16";
+    const NAME: &'static str = operator::ATTENTION_BF16;
     const INPUTS: &'static [(&'static str, TensorElementType)] =
         &[("q", Float32), ("k", Float32), ("v", Float32)];
     type Scratch = Vec<u32>;

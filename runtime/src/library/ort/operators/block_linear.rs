@@ -3,6 +3,7 @@
 use ::ort::Error;
 use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float16, Float32, Uint8};
+use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{BLOCK, BlockedWeight, TILE, block_linear};
 use half::f16;
 
@@ -14,7 +15,7 @@ pub(super) struct BlockLinear;
 
 impl Kernel for BlockLinear {
     const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::BlockLinear;
-    const NAME: &'static str = "BlockLinear";
+    const NAME: &'static str = operator::BLOCK_LINEAR;
     const INPUTS: &'static [(&'static str, TensorElementType)] =
         &[("x", Float32), ("values", Uint8), ("scales", Float16)];
     type Scratch = Vec<[i32; BLOCK / 4]>;

@@ -4,6 +4,7 @@ use ::ort::Error;
 use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float32, Int32, Int64};
 use ::ort::value::ValueRefMut;
+use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
 
 use super::{Call, Kernel, Span, check, span};
@@ -21,7 +22,7 @@ pub(super) struct CachedAttention {
 
 impl Kernel for CachedAttention {
     const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::CachedAttention;
-    const NAME: &'static str = "CachedAttention";
+    const NAME: &'static str = operator::CACHED_ATTENTION;
     const INPUTS: &'static [(&'static str, TensorElementType)] = &[
         ("query", Float32),
         ("key", Float32),

@@ -3,6 +3,7 @@
 use ::ort::Error;
 use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float32};
+use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{Grid, Tables, grid_attention};
 
 use super::{Call, Kernel, check};
@@ -14,7 +15,7 @@ pub(super) struct GridAttention;
 
 impl Kernel for GridAttention {
     const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::Attention;
-    const NAME: &'static str = "GridAttentionBf16";
+    const NAME: &'static str = operator::GRID_ATTENTION_BF16;
     const INPUTS: &'static [(&'static str, TensorElementType)] =
         &[("qkv", Float32), ("vertical", Float32), ("horizontal", Float32)];
     type Scratch = Vec<u32>;

@@ -3,6 +3,7 @@
 use ::ort::Error;
 use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float32, Int8};
+use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{MOST_INPUTS, Weight, linear};
 
 use super::{Call, Kernel, check};
@@ -12,7 +13,7 @@ pub(super) struct QuantizedLinear;
 
 impl Kernel for QuantizedLinear {
     const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::Linear;
-    const NAME: &'static str = "QuantizedLinear";
+    const NAME: &'static str = operator::QUANTIZED_LINEAR;
     const INPUTS: &'static [(&'static str, TensorElementType)] =
         &[("x", Float32), ("weight", Int8), ("scale", Float32), ("bias", Float32)];
     type Scratch = Vec<u8>;

@@ -3,6 +3,7 @@
 //! TensorRT picks kernels at `opt`, sets memory aside for `max`, and refuses what lies outside. Where a dynamic input has
 //! no profile, ONNX Runtime would build engines anew as requests come in, each time a range widens; so every one has one.
 
+use arrcoc_bundle::names::axis;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -18,23 +19,23 @@ pub type Ranges = BTreeMap<String, AxisRange>;
 /// seq`, and TensorRT looks at all of them at min, at opt and at max: the sum holds at each of the three points.
 pub fn ranges(axes: &BTreeMap<String, AxisRange>, workload: Workload) -> Ranges {
     let context = workload.context_length.max(1) as u64;
-    let decodes = axes.contains_key("past");
+    let decodes = axes.contains_key(axis::PAST);
     let longest_step = if decodes { (workload.prefill_chunk.max(1) as u64).min(context) } else { context };
     let mut narrowed: Ranges = axes
         .iter()
         .map(|(name, range)| {
             let most = match name.as_str() {
-                "batch" => 1,
-                "seq" => longest_step,
-                "past" => context - 1,
-                "total" | "query_len" => context,
+                axis::BATCH => 1,
+                axis::SEQ => longest_step,
+                axis::PAST => context - 1,
+                axis::TOTAL | axis::QUERY_LEN => context,
                 _ => range.max,
             };
             (name.clone(), at_most(*range, most))
         })
         .collect();
-    if let (Some(past), Some(seq)) = (narrowed.get("past").copied(), narrowed.get("seq").copied())
-        && let Some(total) = narrowed.get_mut("total")
+    if let (Some(past), Some(seq)) = (narrowed.get(axis::PAST).copied(), narrowed.get(axis::SEQ).copied())
+        && let Some(total) = narrowed.get_mut(axis::TOTAL)
     {
         *total = AxisRange { min: past.min + seq.min, opt: past.opt + seq.opt, max: past.max + seq.max };
     }

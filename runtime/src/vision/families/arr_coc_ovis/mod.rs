@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrcoc_bundle::names::axis;
+use arrcoc_bundle::names::{axis, tensor};
 use arrcoc_bundle::processors::ArrCocOvis as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest, Statistics};
 
@@ -130,7 +130,7 @@ impl Processor for SquareImages {
 
     fn pixels(&self, image: &DecodedImage) -> Result<Pixels, ImageError> {
         let pixels = self.preprocess.apply(image)?;
-        Ok(Pixels { tensors: vec![("pixel_values", pixels.tensor)], original: pixels.original })
+        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, pixels.tensor)], original: pixels.original })
     }
 
     fn identity(&self) -> String {

@@ -4,6 +4,7 @@
 //! One graph's outputs are the next one's inputs as they lie in memory; only the masked relevance, one float per patch, is
 //! written anew, and only where there is padding. Experiments put their own relevances in the allocator's place.
 
+use arrcoc_bundle::names::tensor;
 use std::sync::Arc;
 
 use arrcoc_bundle::Bundle;
@@ -121,7 +122,7 @@ impl Pipeline {
     /// # Errors
     /// [`LibraryError`], as for the other stages.
     pub fn encode(&mut self, pixel_values: &Tensor, stages: &mut Stages<'_>) -> Result<Tensor, LibraryError> {
-        self.encoder.run(&[("pixel_values", pixel_values)], stages)?.take("image_features")
+        self.encoder.run(&[(tensor::PIXEL_VALUES, pixel_values)], stages)?.take(tensor::IMAGE_FEATURES)
     }
 
     /// Scores every patch for a question, `query_embeds [1, Q, H]`.
@@ -136,8 +137,11 @@ impl Pipeline {
     ) -> Result<Allocation, LibraryError> {
         let length = query_embeds.shape().get(1).copied().unwrap_or(0);
         let query_mask = Tensor::from_vec(&[1, length], vec![1i64; length])?;
-        let inputs =
-            [("image_features", image_features), ("query_embeds", query_embeds), ("query_mask", &query_mask)];
+        let inputs = [
+            (tensor::IMAGE_FEATURES, image_features),
+            ("query_embeds", query_embeds),
+            ("query_mask", &query_mask),
+        ];
         let mut outputs = self.allocator.run(&inputs, stages)?;
         let tension_weights = outputs.take("tension_weights")?;
         let Ok(tension_weights) = <[f32; 3]>::try_from(tension_weights.as_slice::<f32>()?) else {
@@ -191,8 +195,11 @@ impl Pipeline {
     ) -> Result<Tokens, LibraryError> {
         let &Selection { image_features, relevance, tokens, tier, positions } = selection;
         let token_slots = Tensor::from_vec(&[tokens], vec![0_i64; tokens])?;
-        let inputs =
-            [("image_features", image_features), ("relevance", relevance), ("token_slots", &token_slots)];
+        let inputs = [
+            (tensor::IMAGE_FEATURES, image_features),
+            ("relevance", relevance),
+            ("token_slots", &token_slots),
+        ];
         let mut compressed = self.compressor.run(&inputs, stages)?;
         let visual_tokens = compressed.take("visual_tokens")?;
         let own_positions = compressed.take("token_positions")?;
