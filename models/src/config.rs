@@ -1,11 +1,13 @@
 //! `config.json` in two stages: raw structures mirror the file, validated ones are what the networks take.
 //!
 //! The raw structures stay inside the modules that read them. Keys that nothing reads are refused unless they are known to
-//! change nothing ([`neutral`]): Hugging Face configs carry many of those.
+//! change nothing ([`Neutral`]): configurations of Hugging Face carry many such keys.
 
 use serde::de::DeserializeOwned;
 
 mod neutral;
+
+pub use neutral::Neutral;
 
 /// A `config.json` that cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -57,15 +59,17 @@ fn place(section: &str) -> String {
     if section.ends_with(".json") { section.to_owned() } else { format!("config.json, {section}") }
 }
 
-/// Parses one section of the file; of what its structure does not read, only neutral keys may be there.
+/// Parses one section of the file. Of what its structure does not read, only keys may be there that `neutral` or every
+/// family knows to change nothing.
 pub(crate) fn section<T: DeserializeOwned>(
     json: &serde_json::Value,
     name: &'static str,
+    neutral: Neutral,
 ) -> Result<T, ConfigError> {
     let mut unread = Vec::new();
     let parsed = serde_ignored::deserialize(json, |path| unread.push(path.to_string()));
     let parsed = parsed.map_err(|error| ConfigError::Parse { section: name, reason: error.to_string() })?;
-    match unread.into_iter().find(|key| !neutral::is_neutral(name, key, &json[key.as_str()])) {
+    match unread.into_iter().find(|key| !neutral.covers(name, key, &json[key.as_str()])) {
         // The path spells an optional object as `?`.
         Some(key) => Err(ConfigError::Unknown { section: name, key: key.replace("?.", "") }),
         None => Ok(parsed),

@@ -8,7 +8,7 @@ use arrcoc_models::families::{self, Composition, Files};
 
 use super::error::BuildError;
 use super::processor::ProcessorFiles;
-use super::text::{Expected, Text};
+use super::text::{Expected, Text, tokenizer_attributes};
 use crate::checkpoint::{Checkpoint, LeftOut};
 
 /// A checkpoint whose tensors are the ones that its family's networks ask for.
@@ -71,11 +71,13 @@ impl Described {
 /// The networks of a checkpoint, as its configuration describes them; its tensors are not compared with them.
 fn compose(checkpoint: &Checkpoint) -> Result<Box<dyn Composition>, BuildError> {
     let processors = ProcessorFiles::read(checkpoint.dir())?;
+    let tokenizer = tokenizer_attributes(checkpoint.dir())?;
     let files = Files {
         config: checkpoint.config(),
         image_processor: &processors.image_processor,
         image_processor_file: processors.file,
         processor: &processors.rest,
+        tokenizer: &tokenizer,
         has_tensor: Some(&|name| checkpoint.tensors().contains_key(name)),
     };
     families::read(&files).map_err(|source| {

@@ -118,6 +118,11 @@ fn tokenizer_config(dir: &Path) -> Result<Option<Vec<u8>>, TextError> {
     Ok(Some(config.to_string().into_bytes()))
 }
 
+/// The same parsed; `null` where there is none.
+pub(super) fn tokenizer_attributes(dir: &Path) -> Result<Value, TextError> {
+    tokenizer_config(dir)?.map_or(Ok(Value::Null), |bytes| parse(dir, TOKENIZER_CONFIG, &bytes))
+}
+
 /// The model's template and the file that it stands in, in the order in which transformers' processors look.
 fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<(&'static str, String), TextError> {
     for name in [PROCESSOR_CONFIG, LEGACY_CHAT_TEMPLATE] {

@@ -1,13 +1,14 @@
-//! Keys of `config.json` that change nothing of what a model answers.
+//! Keys of `config.json` that change nothing of what a model answers, for the families that read it.
 //!
-//! A key that is neither read nor listed here is refused: it may change the result, and nobody would notice. The lists are
-//! what transformers 5.23 and 4.57 write for the default configurations (`tests/fixtures/make_config_keys.py`), less what
-//! is read.
+//! A key that is neither read nor known to be neutral is refused: it may change the result, and nobody would notice.
+//! The lists here hold for every section that transformers writes. What a family's own sections may hold besides is
+//! a [`Neutral`] in the family's file. The keys are what transformers 5.23 and 4.57 write for the default
+//! configurations (`tests/fixtures/make_config_keys.py`), less what is read.
 
 use serde_json::Value;
 
-/// Keys that transformers writes into every section: of training, of bookkeeping, and of generation, which has a file of
-/// its own, and without that file is read from here by whoever exports.
+/// Keys that transformers writes into every section. They concern training, bookkeeping and generation. Generation has
+/// a file of its own. Where that file is missing, the exporter reads these keys itself.
 const EVERYWHERE: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -78,40 +79,20 @@ const UNLESS_SET: &[&str] = &[
     "tie_encoder_decoder",
 ];
 
-/// Keys of one section; [`EVERYWHERE`] is not repeated.
-fn of_section(section: &str) -> &'static [&'static str] {
-    match section {
-        // Code of the checkpoint's own is never run. The decoder ties its weights where `text_config` says so.
-        "top level" => &["_pad_token_id", "auto_map", "tie_word_embeddings", "vocab_size"],
-        // A slower way to the same products, and what earlier code of SmolVLM and Idefics wrote: the decoders of transformers read none of it.
-        "text_config" => &[
-            "_flash_attn_2_enabled",
-            "is_llama_config",
-            "neftune_noise_alpha",
-            "perceiver_config",
-            "pixel_shuffle_factor",
-            "pretraining_tp",
-            "qk_layer_norms",
-            "rope_interleaved",
-            "transformers.js_config",
-            "use_resampler",
-        ],
-        // Of the prompt encoder and the projection, which are not part of these networks.
-        "vision_config" => {
-            &["max_image_size", "num_pos_feats", "scale", "size", "tie_word_embeddings", "use_base_siglip"]
-        }
-        "clip_config" => &["projection_dim", "tie_word_embeddings"],
-        _ => &[],
-    }
-}
+/// Keys of a family's sections that change nothing: section, and what it may hold besides [`EVERYWHERE`].
+#[derive(Debug, Clone, Copy)]
+pub struct Neutral(pub &'static [(&'static str, &'static [&'static str])]);
 
-/// Whether `key`, which nothing reads, changes nothing in `section`.
-pub(super) fn is_neutral(section: &str, key: &str, value: &Value) -> bool {
-    let unset = match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
-    };
-    EVERYWHERE.contains(&key) || of_section(section).contains(&key) || (unset && UNLESS_SET.contains(&key))
+impl Neutral {
+    /// Whether `key`, which nothing reads, changes nothing in `section`.
+    pub(super) fn covers(self, section: &str, key: &str, value: &Value) -> bool {
+        let unset = match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Object(map) => map.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            _ => false,
+        };
+        let of_family = self.0.iter().any(|(name, keys)| *name == section && keys.contains(&key));
+        EVERYWHERE.contains(&key) || of_family || (unset && UNLESS_SET.contains(&key))
+    }
 }

@@ -55,6 +55,8 @@ pub struct Files<'a> {
     pub image_processor_file: &'static str,
     /// What `processor_config.json` says besides; `null` without one.
     pub processor: &'a Value,
+    /// `tokenizer_config.json`; `null` without one.
+    pub tokenizer: &'a Value,
     /// Whether the checkpoint has a tensor of this name; `None` for a shape that is only planned.
     pub has_tensor: Option<&'a dyn Fn(&str) -> bool>,
 }
@@ -67,6 +69,7 @@ impl<'a> Files<'a> {
             image_processor,
             image_processor_file: PREPROCESSOR_CONFIG,
             processor: &Value::Null,
+            tokenizer: &Value::Null,
             has_tensor: None,
         }
     }

@@ -10,7 +10,7 @@ use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;
 
 use crate::bricks;
-use crate::config::{Check, ConfigError, section};
+use crate::config::{Check, ConfigError, Neutral, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
 use arrcoc_bundle::{Meaning, Role, Target};
@@ -31,8 +31,8 @@ struct RawConfig {
 }
 
 impl Config {
-    pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(json, "allocator_config")?;
+    pub(crate) fn from_json(json: &serde_json::Value, neutral: Neutral) -> Result<Self, ConfigError> {
+        let raw: RawConfig = section(json, "allocator_config", neutral)?;
         let check = Check("allocator_config");
         check.sizes(&[("hidden_size", raw.hidden_size), ("num_attention_heads", raw.num_attention_heads)])?;
         check.divides("hidden_size", raw.hidden_size, raw.num_attention_heads, "num_attention_heads")?;

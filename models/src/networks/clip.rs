@@ -9,7 +9,7 @@ use arrcoc_bundle::names::axis;
 use serde::Deserialize;
 
 use crate::bricks::{self, Activation, interpolate};
-use crate::config::{Check, ConfigError, check_model_type, section};
+use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
 use arrcoc_bundle::{Meaning, Role, Target};
@@ -69,8 +69,8 @@ impl Default for RawConfig {
 }
 
 impl Config {
-    pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(json, "clip_config")?;
+    pub(crate) fn from_json(json: &serde_json::Value, neutral: Neutral) -> Result<Self, ConfigError> {
+        let raw: RawConfig = section(json, "clip_config", neutral)?;
         check_model_type("clip_config", raw.model_type.as_deref(), &["clip_vision_model", "clip"])?;
         let check = Check("clip_config");
         check.sizes(&[

@@ -8,7 +8,7 @@ use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;
 
 use crate::bricks;
-use crate::config::{Check, ConfigError, section};
+use crate::config::{Check, ConfigError, Neutral, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
 use arrcoc_bundle::{Meaning, Role, Target};
@@ -29,8 +29,8 @@ struct RawConfig {
 }
 
 impl Config {
-    pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(json, "compressor_config")?;
+    pub(crate) fn from_json(json: &serde_json::Value, neutral: Neutral) -> Result<Self, ConfigError> {
+        let raw: RawConfig = section(json, "compressor_config", neutral)?;
         let check = Check("compressor_config");
         check.sizes(&[("hidden_size", raw.hidden_size)])?;
         check.that((1..=8).contains(&raw.gist_grid), "gist_grid", "1 to 8", raw.gist_grid)?;

@@ -65,6 +65,7 @@ mod tests {
 
     use super::*;
     use crate::bricks::Activation;
+    use crate::config::Neutral;
 
     fn config() -> Config {
         let vision = json!({
@@ -72,7 +73,7 @@ mod tests {
             "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 100, "patch_size": 8,
         });
         Config {
-            vision: siglip::Config::from_json(&vision).unwrap(),
+            vision: siglip::Config::from_json(&vision, Neutral(&[])).unwrap(),
             tile: 100,
             scale_factor: 3,
             hidden_size: 40,
@@ -113,11 +114,11 @@ mod tests {
 
     #[test]
     fn what_a_file_does_not_state_is_the_default_of_its_class() {
-        let vision = siglip::Config::from_json(&json!({})).unwrap();
+        let vision = siglip::Config::from_json(&json!({}), Neutral(&[])).unwrap();
         assert_eq!((vision.hidden_size, vision.intermediate_size, vision.layers), (1152, 3072, 12));
         assert_eq!((vision.heads, vision.grid(224), vision.activation), (16, 7, Activation::GeluTanh));
         let refused = |key: &str, value: serde_json::Value| {
-            siglip::Config::from_json(&json!({key: value})).unwrap_err().to_string()
+            siglip::Config::from_json(&json!({key: value}), Neutral(&[])).unwrap_err().to_string()
         };
         assert!(
             refused("hidden_size", json!(1150)).contains("vision_config.hidden_size: expected a multiple")

@@ -8,7 +8,7 @@ use arrcoc_bundle::names::axis;
 use serde::Deserialize;
 
 use crate::bricks;
-use crate::config::{Check, ConfigError, section};
+use crate::config::{Check, ConfigError, Neutral, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
 use arrcoc_bundle::{Meaning, Role, Target};
@@ -37,8 +37,8 @@ struct RawConfig {
 }
 
 impl Config {
-    pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(json, "adapter_config")?;
+    pub(crate) fn from_json(json: &serde_json::Value, neutral: Neutral) -> Result<Self, ConfigError> {
+        let raw: RawConfig = section(json, "adapter_config", neutral)?;
         let check = Check("adapter_config");
         check.sizes(&[("hidden_size", raw.hidden_size)])?;
         check.that(raw.target_mean.is_finite(), "target_mean", "a finite number", raw.target_mean)?;

@@ -11,7 +11,7 @@ use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;
 
 use crate::bricks::{self, interpolate};
-use crate::config::{Check, ConfigError, check_model_type, section};
+use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Element, Function, Graph, Init, Value};
 use arrcoc_bundle::{Meaning, Role, Target};
@@ -91,8 +91,8 @@ impl Default for RawConfig {
 }
 
 impl Config {
-    pub(crate) fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(json, "vision_config")?;
+    pub(crate) fn from_json(json: &serde_json::Value, neutral: Neutral) -> Result<Self, ConfigError> {
+        let raw: RawConfig = section(json, "vision_config", neutral)?;
         check_model_type("vision_config", raw.model_type.as_deref(), &["sam_vision_model", "sam"])?;
         let check = Check("vision_config");
         check.sizes(&[

@@ -10,7 +10,7 @@
 use serde::Deserialize;
 
 use crate::bricks::{self, Activation};
-use crate::config::{Check, ConfigError, check_model_type, section};
+use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
 use crate::dims;
 use crate::graph::{Builder, Dim, Init, Value};
 
@@ -73,11 +73,11 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`], naming key, what was expected and what was found.
-    pub fn from_json(json: &serde_json::Value) -> Result<Self, ConfigError> {
+    pub fn from_json(json: &serde_json::Value, neutral: Neutral) -> Result<Self, ConfigError> {
         const SECTION: &str = "vision_config";
         /// Files of both families name their vision model by its own name or by the family's.
         const MODEL_TYPES: [&str; 4] = ["smolvlm_vision", "smolvlm", "idefics3_vision", "idefics3"];
-        let raw: RawConfig = section(json, SECTION)?;
+        let raw: RawConfig = section(json, SECTION, neutral)?;
         check_model_type(SECTION, raw.model_type.as_deref(), &MODEL_TYPES)?;
         let check = Check(SECTION);
         check.sizes(&[

@@ -6,7 +6,7 @@ use arrcoc_bundle::{AxisRange, Statistics, processors};
 use serde::Deserialize;
 
 use super::{Composition, Family, Files, GraphOptions, Picture, PictureError, Preset};
-use crate::config::{Check, ConfigError, section};
+use crate::config::{Check, ConfigError, Neutral, section};
 use crate::graph::Graph;
 use crate::image_processor::ImageProcessor;
 use crate::networks::{allocator, clip, compressor, decoder, quality_adapter, sam};
@@ -32,6 +32,16 @@ impl Family for ArrCocOvis {
 
 /// Where a checkpoint has its decoder.
 const DECODER: decoder::Names<'_> = decoder::Names { body: "ovis_llm.model", head: "ovis_llm.lm_head" };
+
+/// Keys of the configuration that change nothing.
+const NEUTRAL: Neutral = Neutral(&[
+    // The checkpoint's own code is never run. The decoder ties its weights where `text_config` says so.
+    ("top level", &["_pad_token_id", "auto_map", "tie_word_embeddings", "vocab_size"]),
+    // Of SAM's prompt encoder, which is not part of these networks.
+    ("vision_config", &["num_pos_feats", "scale", "tie_word_embeddings"]),
+    // Of CLIP's projection, likewise.
+    ("clip_config", &["projection_dim", "tie_word_embeddings"]),
+]);
 
 /// Validated configuration of the composite.
 #[derive(Debug, Clone)]
@@ -90,16 +100,16 @@ fn yes() -> bool {
 
 impl Config {
     fn read(files: &Files<'_>) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(files.config, "top level")?;
-        let vision = sam::Config::from_json(&raw.vision_config)?;
+        let raw: RawConfig = section(files.config, "top level", NEUTRAL)?;
+        let vision = sam::Config::from_json(&raw.vision_config, NEUTRAL)?;
         let pixels = ImageProcessor::new(files)?.square(vision.image_size)?;
         let config = Self {
             vision,
-            allocator: allocator::Config::from_json(&raw.allocator_config)?,
-            compressor: compressor::Config::from_json(&raw.compressor_config)?,
-            refiner: clip::Config::from_json(&raw.clip_config)?,
-            adapter: quality_adapter::Config::from_json(&raw.adapter_config)?,
-            decoder: decoder::Config::from_json(&raw.text_config, &[decoder::Kind::Qwen3])?,
+            allocator: allocator::Config::from_json(&raw.allocator_config, NEUTRAL)?,
+            compressor: compressor::Config::from_json(&raw.compressor_config, NEUTRAL)?,
+            refiner: clip::Config::from_json(&raw.clip_config, NEUTRAL)?,
+            adapter: quality_adapter::Config::from_json(&raw.adapter_config, NEUTRAL)?,
+            decoder: decoder::Config::from_json(&raw.text_config, NEUTRAL, &[decoder::Kind::Qwen3])?,
             token_budgets: raw.token_budgets,
             image_sizes: raw.image_sizes,
             image_token_id: raw.image_token_id,

@@ -12,12 +12,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Composition, Family, Files, GraphOptions, Picture, PictureError, Preset};
-use crate::config::{Check, ConfigError, section};
+use crate::config::{Check, ConfigError, Neutral, section};
 use crate::graph::Graph;
 use crate::image_processor::ImageProcessor;
 use crate::networks::{decoder, idefics3, siglip};
 
+mod marks;
 mod presets;
+
+use marks::Marks;
 
 /// Image processors of transformers that do what the runtime does.
 const PROCESSORS: [&str; 6] = [
@@ -39,9 +42,30 @@ const PATCHES_AT_ONCE: usize = 8192;
 /// Where a checkpoint has its decoder.
 const DECODER: decoder::Names<'_> = decoder::Names { body: "model.text_model", head: "lm_head" };
 
-/// Text around the rows of a tile, and before those of the view of the whole: the names of both processors of transformers.
-const FRAME: &str = "<fake_token_around_image>";
-const WHOLE: &str = "<global-img>";
+/// Keys of the configuration that change nothing.
+const NEUTRAL: Neutral = Neutral(&[
+    // The checkpoint's own code is never run.
+    ("top level", &["_pad_token_id", "auto_map", "vocab_size"]),
+    // A slower way to the same products, and what earlier code of SmolVLM and Idefics wrote. The decoders of
+    // transformers read none of it.
+    (
+        "text_config",
+        &[
+            "_flash_attn_2_enabled",
+            "is_llama_config",
+            "neftune_noise_alpha",
+            "perceiver_config",
+            "pixel_shuffle_factor",
+            "pretraining_tp",
+            "qk_layer_norms",
+            "rope_interleaved",
+            "transformers.js_config",
+            "use_resampler",
+        ],
+    ),
+    // Earlier code of SmolVLM and Idefics wrote these too.
+    ("vision_config", &["max_image_size", "size", "tie_word_embeddings", "use_base_siglip"]),
+]);
 
 /// The family.
 pub(super) struct Idefics3;
@@ -67,6 +91,7 @@ struct Config {
     decoder: decoder::Config,
     image_token_id: u32,
     images: Images,
+    marks: Marks,
 }
 
 /// What the image processor's file says.
@@ -105,17 +130,17 @@ const IMAGE_TOKEN: u32 = 128_257;
 
 impl Config {
     fn read(files: &Files<'_>) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(files.config, "top level")?;
+        let raw: RawConfig = section(files.config, "top level", NEUTRAL)?;
         let images = Images::read(&ImageProcessor::new(files)?)?;
         // What the class takes where there is no section at all.
         let text = match raw.text_config {
             Value::Null => json!({ "model_type": "llama", "rms_norm_eps": 1e-5 }),
             text => text,
         };
-        let mut decoder = decoder::Config::from_json(&text, &decoder::Kind::ALL)?;
+        let mut decoder = decoder::Config::from_json(&text, NEUTRAL, &decoder::Kind::ALL)?;
         decoder.tied = files.tied("lm_head.weight", raw.tie_word_embeddings);
         let encoder = idefics3::Config {
-            vision: siglip::Config::from_json(&raw.vision_config)?,
+            vision: siglip::Config::from_json(&raw.vision_config, NEUTRAL)?,
             tile: images.tile,
             scale_factor: raw.scale_factor,
             hidden_size: decoder.hidden_size,
@@ -127,7 +152,7 @@ impl Config {
         let expected = format!("{rows}, the visual tokens of a tile of {} pixels", images.tile);
         Check(PROCESSOR_CONFIG).that(agrees, "image_seq_len", expected, stated)?;
         let image_token_id = raw.image_token_id.unwrap_or(IMAGE_TOKEN);
-        Ok(Self { encoder, decoder, image_token_id, images })
+        Ok(Self { encoder, decoder, image_token_id, images, marks: Marks::read(files)? })
     }
 
     /// Visual tokens of a tile.
@@ -210,8 +235,8 @@ impl Composition for Config {
             split,
             resampling,
             scale,
-            frame: FRAME.to_owned(),
-            whole: WHOLE.to_owned(),
+            frame: self.marks.frame.clone(),
+            whole: self.marks.whole.clone(),
         })
     }
 

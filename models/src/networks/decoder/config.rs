@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::rope::{Keys, RawRope, Rope};
 use crate::bricks::Activation;
-use crate::config::{Check, ConfigError, check_model_type, section};
+use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
 
 /// Section of `config.json` that has the decoder.
 const SECTION: &str = "text_config";
@@ -155,8 +155,12 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`], naming key, what was expected and what was found.
-    pub fn from_json(json: &serde_json::Value, kinds: &[Kind]) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(json, SECTION)?;
+    pub fn from_json(
+        json: &serde_json::Value,
+        neutral: Neutral,
+        kinds: &[Kind],
+    ) -> Result<Self, ConfigError> {
+        let raw: RawConfig = section(json, SECTION, neutral)?;
         let names: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
         check_model_type(SECTION, raw.model_type.as_deref(), &names)?;
         let named = |kind: &&Kind| raw.model_type.as_deref() == Some(kind.name());

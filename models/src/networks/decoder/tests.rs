@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Neutral};
 
 fn read(text_config: Value) -> Result<Config, ConfigError> {
-    Config::from_json(&text_config, &Kind::ALL)
+    Config::from_json(&text_config, Neutral(&[]), &Kind::ALL)
 }
 
 fn config(kind: Kind) -> Config {
@@ -25,7 +25,7 @@ fn what_a_file_does_not_state_is_the_default_of_its_class() {
     assert_eq!(defaults(config(Kind::Qwen3)), (22_016, 32, 128, 151_936, 32_768, None));
     let halved = |kind: Kind| read(json!({"model_type": kind.name(), "hidden_size": 2048})).unwrap().head_dim;
     assert_eq!(Kind::ALL.map(halved), [64, 64, 64, 128]);
-    let unnamed = Config::from_json(&json!({}), &[Kind::Qwen2, Kind::Llama]).unwrap();
+    let unnamed = Config::from_json(&json!({}), Neutral(&[]), &[Kind::Qwen2, Kind::Llama]).unwrap();
     assert!(unnamed.qkv_bias && !unnamed.output_bias);
 }
 
