@@ -1,4 +1,5 @@
-//! The files of a bundle: where they are, whether they are what the exporter wrote, and whether they still are.
+//! The files of a bundle: where they are, whether they are what the exporter wrote, and whether they still
+//! are.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Seek as _};
@@ -10,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 use sha2::{Digest as _, Sha256};
 
-use super::{BundleError, lease};
+use super::lease;
+use crate::error::BundleError;
 use crate::quote::{excerpt, one_line};
 
 /// A file of the bundle and the digest that it must have.
@@ -29,8 +31,8 @@ const MOST_PATH: usize = 1000;
 
 /// Finds the file of a manifest path; `field` names it in errors, `dir` is canonical.
 ///
-/// The path itself stays inside the bundle. What lies there may be a symbolic link to anywhere, as in Hugging Face's cache: the file's hash says
-/// whether it is the right one.
+/// The path itself stays inside the bundle. What lies there may be a symbolic link to anywhere, as in Hugging
+/// Face's cache: the file's hash says whether it is the right one.
 pub(super) fn resolve(dir: &Path, field: &str, name: &str) -> Result<PathBuf, BundleError> {
     let refuse = |reason| BundleError::Path { field: field.to_owned(), path: excerpt(name), reason };
     if name.len() > MOST_PATH {
@@ -102,15 +104,16 @@ impl HashedFiles {
         results.into_iter().collect::<Result<_, _>>().map(Self)
     }
 
-    /// Has writers held off where the system can do that, until these files are closed; [`Self::check_contents`] then tells of the first one that waits.
+    /// Has writers held off where the system can do that, until these files are closed;
+    /// [`Self::check_contents`] then tells of the first one that waits.
     pub fn hold_off_writers(&self) {
         for file in &self.0 {
             file.leased.store(lease::take(&file.file), Ordering::Relaxed);
         }
     }
 
-    /// Checks that no file's content has changed since it was hashed, and that every path still leads to that file: for right after a library opened
-    /// them by their paths.
+    /// Checks that no file's content has changed since it was hashed, and that every path still leads to that
+    /// file: for right after a library opened them by their paths.
     ///
     /// # Errors
     /// As for [`Self::check`], and [`BundleError::Replaced`].
@@ -119,7 +122,8 @@ impl HashedFiles {
         self.0.iter().try_for_each(HashedFile::check_path)
     }
 
-    /// Checks the content alone: a bundle that was replaced by another one is still the one that was loaded, for whoever has it open.
+    /// Checks the content alone: a bundle that was replaced by another one is still the one that was loaded,
+    /// for whoever has it open.
     ///
     /// # Errors
     /// As for [`Self::check`].
@@ -148,7 +152,8 @@ impl HashedFile {
         Ok(())
     }
 
-    /// Looks at the file's times and length, and hashes it again where they have changed: links, owners and names may come and go.
+    /// Looks at the file's times and length, and hashes it again where they have changed: links, owners and
+    /// names may come and go.
     fn check_content(&self) -> Result<(), BundleError> {
         let name = || self.listed.name.clone();
         if self.leased.load(Ordering::Relaxed) && lease::is_wanted(&self.file) {

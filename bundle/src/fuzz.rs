@@ -1,4 +1,5 @@
-//! Manifests as nobody wrote them: mutations of a real one. What `cargo xtask fuzz` runs besides the tests named `fuzz`.
+//! Manifests as nobody wrote them: mutations of a real one. What `cargo xtask fuzz` runs besides the tests
+//! named `fuzz`.
 
 use std::time::{Duration, Instant};
 

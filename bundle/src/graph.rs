@@ -1,4 +1,5 @@
-//! What a graph says about itself: for whoever chooses precisions, compares outputs, plans memory or names metrics.
+//! What a graph says about itself: for whoever chooses precisions, compares outputs, plans memory or names
+//! metrics.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,11 +9,13 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// Token ids to rows of a table.
     Embedding,
-    /// Pixels, or what an encoder made of them, to features: where the products are large and quantization pays.
+    /// Pixels, or what an encoder made of them, to features: where the products are large and quantization
+    /// pays.
     Encoder,
     /// Says which features become tokens. Its numbers are compared with each other, so they keep 32 bits.
     Chooser,
-    /// Features to rows in the decoder's space. It costs little, so it keeps 32 bits where the precision is not its own affair.
+    /// Features to rows in the decoder's space. It costs little, so it keeps 32 bits where the precision is
+    /// not its own affair.
     Projector,
     /// Rows and a KV cache to logits.
     Decoder,

@@ -1,9 +1,11 @@
-//! Leases on the files of a bundle in service: the system holds off whoever wants to write to one, until somebody has looked.
+//! Leases on the files of a bundle in service: the system holds off whoever wants to write to one, until
+//! somebody has looked.
 //!
-//! Inference libraries map weights into memory. What is written to such a file changes answers at once, and a file that becomes shorter ends
-//! the process (SIGBUS). With a lease (Linux, `fcntl(2)`, `F_SETLEASE`) the writer's `open` waits instead, for as long as
-//! `/proc/sys/fs/lease-break-time` says (45 seconds), in which the model that reads the file stops. Where there are no leases (other systems, network file systems, files of another
-//! user), a change is noticed afterwards.
+//! Inference libraries map weights into memory. What is written to such a file changes answers at once, and a
+//! file that becomes shorter ends the process (SIGBUS). With a lease (Linux, `fcntl(2)`, `F_SETLEASE`) the
+//! writer's `open` waits instead, for as long as `/proc/sys/fs/lease-break-time` says (45 seconds), in which
+//! the model that reads the file stops. Where there are no leases (other systems, network file systems, files
+//! of another user), a change is noticed afterwards.
 
 use std::fs::File;
 
@@ -16,8 +18,8 @@ mod linux {
     const F_SETSIG: libc::c_int = 10;
 
     pub(super) fn take(file: &File) -> bool {
-        // SAFETY: all three calls take numbers, of a descriptor that is open. The signal in place of SIGIO, which would end the process, is one that
-        // does nothing unless it is asked for.
+        // SAFETY: all three calls take numbers, of a descriptor that is open. The signal in place of SIGIO,
+        // which would end the process, is one that does nothing unless it is asked for.
         unsafe {
             let fd = file.as_raw_fd();
             libc::fcntl(fd, F_SETSIG, libc::SIGURG) == 0

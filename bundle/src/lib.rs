@@ -1,23 +1,25 @@
-//! Bundles: the directory that the exporter writes and the runtime runs. All that the two share is said here, once.
+//! Bundles: the directory that the exporter writes and the runtime runs. All that the two share is said here,
+//! once.
 //!
-//! [`Bundle::open`] is the only way in. It parses `manifest.yaml` into [`RawManifest`], checks every field and turns it
-//! into a [`Manifest`], resolves every path inside the bundle and hashes every file. Whoever holds a [`Bundle`]
-//! holds something that passed all of that. Files that the manifest does not list are nobody's business, unless a graph would read them.
+//! [`Bundle::open`] is the only way in. It parses `manifest.yaml` into [`RawManifest`], checks every field
+//! and turns it into a [`Manifest`], resolves every path inside the bundle and hashes every file. Whoever
+//! holds a [`Bundle`] holds something that passed all of that. Files that the manifest does not list are
+//! nobody's business, unless a graph would read them.
 //!
-//! Libraries map large files instead of reading them, so a file that is written to after it was hashed would change what is computed.
-//! [`Bundle::check_unchanged`] sees that after loading, and [`files::HashedFiles`] looks again while a model serves.
+//! Libraries map large files instead of reading them, so a file that is written to after it was hashed would
+//! change what is computed. [`Bundle::check_unchanged`] sees that after loading, and [`files::HashedFiles`]
+//! looks again while a model serves.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
-use manifest::{DecoderSpec, RawManifest, VisionSpec};
-use quote::excerpt;
-use yaml::YamlError;
+use manifest::RawManifest;
 
+mod checked;
+mod error;
 pub mod files;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -38,6 +40,8 @@ mod validate;
 mod weight_rule;
 pub mod yaml;
 
+pub use checked::{GraphFile, Manifest};
+pub use error::BundleError;
 use files::HashedFiles;
 pub use files::hex;
 pub use generation::GenerationSpec;
@@ -54,195 +58,6 @@ pub struct Bundle {
     manifest: Manifest,
     digest: [u8; 32],
     files: Arc<HashedFiles>,
-}
-
-/// A manifest that passed every check. Paths in it are absolute and inside the bundle; what lies there may be a symbolic link.
-#[derive(Debug, Clone)]
-pub struct Manifest {
-    /// Model name.
-    pub model: String,
-    /// The family of checkpoints, `model_type` of their `config.json`.
-    pub family: String,
-    /// Numeric precision.
-    pub precision: Precision,
-    /// What the graphs are written for.
-    pub target: Target,
-    /// Name and version of the exporter.
-    pub tool: String,
-    /// Digest of the checkpoint, hex.
-    pub checkpoint_sha256: String,
-    /// Graphs by name.
-    pub graphs: BTreeMap<String, GraphFile>,
-    /// The other files: path in the bundle to absolute path.
-    pub files: BTreeMap<String, PathBuf>,
-    /// The vision side.
-    pub vision: VisionSpec,
-    /// The family's own section; see [`Manifest::processor`].
-    processor: serde_yaml::Value,
-    /// The decoder.
-    pub decoder: DecoderSpec,
-    /// How tokens are picked where a request does not say.
-    pub generation: GenerationSpec,
-}
-
-impl Manifest {
-    /// The family's own section, as a struct of [`processors`].
-    ///
-    /// # Errors
-    /// [`BundleError::Field`] where the section is of another form.
-    pub fn processor<T: DeserializeOwned>(&self) -> Result<T, BundleError> {
-        serde_yaml::from_value(self.processor.clone()).map_err(|error| BundleError::Field {
-            field: "processor".to_owned(),
-            expected: format!("what the family {} needs", self.family),
-            found: excerpt(&error.to_string()),
-        })
-    }
-
-    /// The name of the one graph with a role that only one has: [`Role::Embedding`], [`Role::Decoder`].
-    pub fn only(&self, role: Role) -> &str {
-        let named = self.graphs.iter().find(|(_, graph)| graph.role == role);
-        named.map_or(role.name(), |(name, _)| name.as_str())
-    }
-}
-
-/// One graph of a checked manifest.
-#[derive(Debug, Clone)]
-pub struct GraphFile {
-    /// What it is for.
-    pub role: Role,
-    /// The `.onnx` file.
-    pub path: PathBuf,
-    /// SHA-256 of that file, hex.
-    pub sha256: String,
-    /// ONNX opset of the default domain.
-    pub opset: i64,
-    /// Dynamic axes and their ranges.
-    pub axes: BTreeMap<String, AxisRange>,
-    /// The outputs, and what their numbers mean; the KV cache is not among them.
-    pub outputs: BTreeMap<String, Meaning>,
-    /// The files that its large tensors lie in: as the graph writes them, and their absolute paths. Known once the graph has been read.
-    pub external: BTreeMap<String, PathBuf>,
-}
-
-/// A bundle that cannot be used, and why.
-#[derive(Debug, thiserror::Error)]
-pub enum BundleError {
-    /// The directory or its manifest cannot be read.
-    #[error(
-        "`{}` is not a bundle: {source}; expected a directory with a `{MANIFEST}`, as `arrcoc-export build` writes it",
-        path.display()
-    )]
-    Open {
-        /// What was to be read.
-        path: PathBuf,
-        /// Why it was not.
-        source: std::io::Error,
-    },
-    /// The manifest does not parse.
-    #[error("`{}` does not parse: {source}; export the checkpoint again", path.display())]
-    Yaml {
-        /// The manifest.
-        path: PathBuf,
-        /// Where and why.
-        source: YamlError,
-    },
-    /// The manifest has another format version.
-    #[error(
-        "expected bundle format {}, found {found}; export the checkpoint again with this version of arrcoc-export",
-        manifest::FORMAT
-    )]
-    Format {
-        /// The manifest's version.
-        found: u32,
-    },
-    /// A field has a value that makes no sense.
-    #[error("manifest field `{field}`: expected {expected}, found {found}")]
-    Field {
-        /// Path of the field.
-        field: String,
-        /// What would be right.
-        expected: String,
-        /// What stands there.
-        found: String,
-    },
-    /// A path leads out of the bundle.
-    #[error("manifest field `{field}`: expected a path inside the bundle, found `{path}` ({reason})")]
-    Path {
-        /// Path of the field.
-        field: String,
-        /// The offending value.
-        path: String,
-        /// Why it is refused.
-        reason: &'static str,
-    },
-    /// A file that the manifest names cannot be read.
-    #[error("`{file}` of the bundle cannot be read: {source}; copy the whole directory or export again")]
-    Read {
-        /// Path in the bundle.
-        file: String,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// A graph reads a file that the manifest does not list, so that nobody has checked it.
-    #[error(
-        "graph `{graph}` reads `{}`, expected only files that the manifest lists; export the checkpoint again",
-        excerpt(file)
-    )]
-    Unlisted {
-        /// The graph's name.
-        graph: String,
-        /// The file, as the graph writes it.
-        file: String,
-    },
-    /// A graph's file is none, or reads what cannot be checked.
-    #[error("graph `{graph}` cannot be used: {reason}; export the checkpoint again")]
-    Graph {
-        /// The graph's name.
-        graph: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A file was replaced between its hash and its use.
-    #[error(
-        "`{file}` of the bundle was replaced while it was being loaded; load it again when the bundle is complete"
-    )]
-    Replaced {
-        /// Path in the bundle.
-        file: String,
-    },
-    /// A file is not the one that the exporter wrote.
-    #[error(
-        "`{file}` was changed after the export: expected SHA-256 {expected}, found {found}; copy it again or export again"
-    )]
-    Hash {
-        /// Path in the bundle.
-        file: String,
-        /// The manifest's digest, hex.
-        expected: String,
-        /// The file's digest, hex.
-        found: String,
-    },
-    /// Somebody is about to write to a file that is in use.
-    #[error(
-        "`{file}` is about to be written to: the writer is held off until the model has stopped; replace bundles as a whole, as \
-         `arrcoc-export build` and `mv` do"
-    )]
-    Written {
-        /// Path in the bundle.
-        file: String,
-    },
-    /// The manifest names no such graph.
-    #[error("the bundle has no graph `{name}`; export the checkpoint again")]
-    NoGraph {
-        /// The graph's name.
-        name: String,
-    },
-    /// The manifest lists no such file.
-    #[error("the bundle has no file `{name}`; export the checkpoint again")]
-    NoFile {
-        /// The file's path in the bundle.
-        name: String,
-    },
 }
 
 impl Bundle {
@@ -306,7 +121,8 @@ impl Bundle {
         &self.manifest
     }
 
-    /// SHA-256 of the manifest, and so of every file that it lists: the identity of the engines for the caches.
+    /// SHA-256 of the manifest, and so of every file that it lists: the identity of the engines for the
+    /// caches.
     pub fn digest(&self) -> [u8; 32] {
         self.digest
     }
@@ -334,7 +150,8 @@ impl Bundle {
     }
 }
 
-/// The files that a graph reads besides its own. All of them are listed, so that all of them have been hashed.
+/// The files that a graph reads besides its own. All of them are listed, so that all of them have been
+/// hashed.
 fn external_files(
     dir: &Path,
     name: &str,
@@ -362,7 +179,8 @@ fn read_manifest(dir: &Path) -> Result<(RawManifest, [u8; 32]), BundleError> {
     let path = dir.join(MANIFEST);
     let open = |source| BundleError::Open { path: path.clone(), source };
     let text = yaml::read(&path).map_err(open)?;
-    // The version goes first: an older or newer manifest differs in fields too, and those errors would mislead.
+    // The version goes first: an older or newer manifest differs in fields too, and those errors would
+    // mislead.
     let unreadable = |source| BundleError::Yaml { path: path.clone(), source };
     let FormatOnly { format } = yaml::parse(&text).map_err(unreadable)?;
     if format != manifest::FORMAT {

@@ -1,4 +1,5 @@
-//! The manifest of a bundle, in two stages: [`RawManifest`] is what the YAML says, [`super::Bundle`] what was checked.
+//! The manifest of a bundle, in two stages: [`RawManifest`] is what the YAML says, [`super::Bundle`] what was
+//! checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -79,9 +80,11 @@ pub enum Precision {
     Fp16,
     /// As fp16, with weights and products of encoders and decoder in 8-bit floats.
     Fp8,
-    /// int8 weights with a scale per output channel and int8 activations with one per token, in encoders, decoder and embeddings.
+    /// int8 weights with a scale per output channel and int8 activations with one per token, in encoders,
+    /// decoder and embeddings.
     Int8,
-    /// As int8, with blocks of int4 weights in the decoder, or in portable bundles as fp16, with such blocks in the decoder's layers.
+    /// As int8, with blocks of int4 weights in the decoder, or in portable bundles as fp16, with such blocks
+    /// in the decoder's layers.
     Int4,
 }
 
@@ -143,7 +146,8 @@ impl Target {
         }
     }
 
-    /// Opset of the default ONNX domain; 21 for portable graphs, too, where there are 8-bit floats or 4-bit integers.
+    /// Opset of the default ONNX domain; 21 for portable graphs, too, where there are 8-bit floats or 4-bit
+    /// integers.
     pub const fn opset(self) -> i64 {
         match self {
             Self::Cpu => 21,
@@ -191,7 +195,8 @@ pub struct RawGraph {
 pub struct VisionSpec {
     /// Id of the placeholder that an image's tokens replace. It may lie beyond the vocabulary.
     pub image_token_id: u32,
-    /// Whether the model was trained on messages whose images stand before their text, and so gets them in that order.
+    /// Whether the model was trained on messages whose images stand before their text, and so gets them in
+    /// that order.
     pub images_first: bool,
     /// Token budgets, one per tier, ascending; none where the family has no allocator of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,5 +1,5 @@
-//! Names that several crates must spell alike: axes, tensors, operators of our own, files. Every other crate takes
-//! them from here.
+//! Names that several crates must spell alike: axes, tensors, operators of our own, files. Every other crate
+//! takes them from here.
 //!
 //! Tests may spell a name once more: then they notice a change of the format.
 

@@ -1,7 +1,8 @@
 //! Which files a graph reads besides its own.
 //!
-//! ONNX files name their large tensors' files themselves. Only what leads to such names is declared here, with the field numbers of `onnx.proto`; everything
-//! else is skipped, so that reading costs little however large the graph is.
+//! ONNX files name their large tensors' files themselves. Only what leads to such names is declared here,
+//! with the field numbers of `onnx.proto`; everything else is skipped, so that reading costs little however
+//! large the graph is.
 
 use std::collections::BTreeSet;
 

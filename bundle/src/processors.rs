@@ -1,6 +1,8 @@
-//! What each family's runtime must know to turn a picture into tensors: the `processor` section of a manifest.
+//! What each family's runtime must know to turn a picture into tensors: the `processor` section of a
+//! manifest.
 //!
-//! The exporter fills one of these structs from the checkpoint's own files, the runtime's file of the family reads it and checks its ranges.
+//! The exporter fills one of these structs from the checkpoint's own files, the runtime's file of the family
+//! reads it and checks its ranges.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,5 @@
-//! What others wrote, fit to be repeated: short, and on one line. Error messages and log lines take it from here alone.
+//! What others wrote, fit to be repeated: short, and on one line. Error messages and log lines take it from
+//! here alone.
 
 use std::fmt;
 
@@ -10,8 +11,8 @@ pub fn quote(text: &str) -> String {
     format!("`{}`", excerpt(text))
 }
 
-/// The beginning of `text`, with an ellipsis where it goes on, and nothing in it that a terminal or a reader of lines
-/// would act upon.
+/// The beginning of `text`, with an ellipsis where it goes on, and nothing in it that a terminal or a reader
+/// of lines would act upon.
 pub fn excerpt(text: &str) -> String {
     one_line(text, EXCERPT)
 }
@@ -29,7 +30,8 @@ pub fn one_line(text: &str, most: usize) -> String {
     line
 }
 
-/// An error from elsewhere, a parser's say, whose text repeats what it found at any length: shown as [`one_line`] has it.
+/// An error from elsewhere, a parser's say, whose text repeats what it found at any length: shown as
+/// [`one_line`] has it.
 #[derive(Debug)]
 pub struct Brief<E>(pub E);
 

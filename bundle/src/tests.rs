@@ -4,7 +4,7 @@ use std::fs;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::manifest::{CacheElement, FORMAT, RawGraph};
+use super::manifest::{CacheElement, DecoderSpec, FORMAT, RawGraph, VisionSpec};
 use super::*;
 
 mod disk;

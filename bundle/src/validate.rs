@@ -6,8 +6,11 @@ use std::path::Path;
 
 use super::files::{ListedFile, resolve};
 use super::manifest::{DecoderSpec, RawGraph, RawManifest, VisionSpec};
-use super::{AxisRange, BundleError, GraphFile, Manifest, Role, Statistics};
+use crate::checked::{GraphFile, Manifest};
+use crate::error::BundleError;
+use crate::graph::{AxisRange, Role};
 use crate::quote::excerpt;
+use crate::statistics::Statistics;
 
 /// Longest name of a model, bytes: it stands in every answer and in every series of the metrics.
 const MOST_NAME: usize = 200;

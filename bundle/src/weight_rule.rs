@@ -17,7 +17,8 @@ pub struct WeightRule {
     /// What the graph is for; any where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
-    /// Name of the weight in the checkpoint; `*` stands for any characters, and leaving it out for every weight.
+    /// Name of the weight in the checkpoint; `*` stands for any characters, and leaving it out for every
+    /// weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensor: Option<String>,
     /// Operator that reads the weight: `Gemm` (linear layers) or `Gather` (embedding tables).

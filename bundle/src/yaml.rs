@@ -1,7 +1,8 @@
 //! YAML that somebody else wrote: manifests, configurations, rules of weights.
 //!
-//! The parser's time grows with the square of the nesting: 40,000 brackets in one another took six seconds. None of our files nests more than a
-//! few levels or is longer than some kilobytes, so both are bounded before the parser sees a byte.
+//! The parser's time grows with the square of the nesting: 40,000 brackets in one another took six seconds.
+//! None of our files nests more than a few levels or is longer than some kilobytes, so both are bounded
+//! before the parser sees a byte.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -12,7 +13,8 @@ use serde::de::DeserializeOwned;
 /// Longest text that is read, bytes.
 pub const MOST_BYTES: usize = 1 << 20;
 
-/// Most `[` and `{` in a text. All are counted, in strings too: a scan that knew strings could be deceived about where they end.
+/// Most `[` and `{` in a text. All are counted, in strings too: a scan that knew strings could be deceived
+/// about where they end.
 const MOST_BRACKETS: usize = 2000;
 
 /// Most `- ` and `? ` in front of a line's first value: levels that take no indentation.

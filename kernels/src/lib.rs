@@ -21,6 +21,9 @@
 //! every kernel of the table that the CPU has (those of [`cached_attention()`] the chosen one), so they need
 //! nothing new. What kernels of several operators share has a folder of its own, as [`avx512`].
 //!
+//! An operator's `mod.rs` and the files beside it are one thought: the table names its kernels, and a kernel
+//! is written against the contract.
+//!
 //! Vector instructions read through pointers, and tasks write their own parts of one output: that is what
 //! `unsafe` is for here, and every block says which slice bounds it.
 
@@ -40,11 +43,13 @@ mod shared;
 mod table;
 #[cfg(test)]
 mod testing;
+mod threads;
 
 pub use attention::{Grid, Tables, attention, grid_attention};
 pub use block_linear::{BLOCK, BlockedWeight, TILE, block_linear};
 pub use cached_attention::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
 pub use linear::{MOST_INPUTS, Weight, linear};
+pub use threads::Threads;
 
 /// The operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +80,4 @@ impl Operator {
     pub fn has_kernel(self) -> bool {
         self.instructions().is_some()
     }
-}
-
-/// Somebody who runs tasks, in any order, perhaps at once.
-///
-/// # Safety
-/// A call runs every number below `tasks` once at most, and returns when all have ended: each task writes a
-/// part of the output that it takes for its own.
-pub unsafe trait Threads {
-    /// Runs `task(0)` to `task(tasks - 1)`.
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
 }

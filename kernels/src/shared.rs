@@ -39,8 +39,8 @@ impl<'a, T> Shared<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Threads;
     use crate::testing::Three;
+    use crate::threads::Threads;
 
     #[test]
     fn parts_of_many_tasks_make_the_whole() {

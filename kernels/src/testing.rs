@@ -1,7 +1,7 @@
 //! What the tests of all kernels need.
 
-use crate::Threads;
 use crate::table::Table;
+use crate::threads::Threads;
 
 // This crate depends on none of ours, so it takes the file.
 #[path = "../../tests/src/require.rs"]

@@ -1,7 +1,7 @@
 //! `config.json` in two stages: raw structures mirror the file, validated ones are what the networks take.
 //!
-//! The raw structures stay inside the modules that read them. Keys that nothing reads are refused unless they are known to
-//! change nothing ([`Neutral`]): configurations of Hugging Face carry many such keys.
+//! The raw structures stay inside the modules that read them. Keys that nothing reads are refused unless they
+//! are known to change nothing ([`Neutral`]): configurations of Hugging Face carry many such keys.
 
 use serde::de::DeserializeOwned;
 
@@ -59,8 +59,8 @@ fn place(section: &str) -> String {
     if section.ends_with(".json") { section.to_owned() } else { format!("config.json, {section}") }
 }
 
-/// Parses one section of the file. Of what its structure does not read, only keys may be there that `neutral` or every
-/// family knows to change nothing.
+/// Parses one section of the file. Of what its structure does not read, only keys may be there that `neutral`
+/// or every family knows to change nothing.
 pub(crate) fn section<T: DeserializeOwned>(
     json: &serde_json::Value,
     name: &'static str,

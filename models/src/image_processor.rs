@@ -1,17 +1,18 @@
-//! The image processor's configuration, as transformers writes it: what of it a family follows, and what it refuses by name.
+//! The image processor's configuration, as transformers writes it: what of it a family follows, and what it
+//! refuses by name.
 //!
-//! A key that changes pixel values is followed or refused. Which factor pixels are rescaled by, and whether they are rescaled and normalised at all,
-//! becomes one mean and one deviation per channel.
+//! A key that changes pixel values is followed or refused. Which factor pixels are rescaled by, and whether
+//! they are rescaled and normalised at all, becomes one mean and one deviation per channel.
 
 use arrcoc_bundle::processors::PixelScale;
 use arrcoc_bundle::quote::excerpt;
 use serde_json::Value;
 
 use crate::config::ConfigError;
-use crate::families::Files;
+use crate::families::contract::Files;
 
-/// Keys that change nothing of the pixel values: of masks, of the form in which transformers returns them, and what it
-/// reads only beside a key that is refused.
+/// Keys that change nothing of the pixel values: of masks, of the form in which transformers returns them,
+/// and what it reads only beside a key that is refused.
 const NEUTRAL: [&str; 14] = [
     "_valid_processor_keys",
     "crop_size",
@@ -74,7 +75,8 @@ impl<'a> ImageProcessor<'a> {
         })
     }
 
-    /// Mean and deviation of a processor that resizes to the longest edge, rescales, normalises and pads to a square, in this order.
+    /// Mean and deviation of a processor that resizes to the longest edge, rescales, normalises and pads to a
+    /// square, in this order.
     ///
     /// # Errors
     /// [`ConfigError`] for everything else.
@@ -115,7 +117,8 @@ impl<'a> ImageProcessor<'a> {
         }
     }
 
-    /// Refuses a processor that is none of `types`, and keys that are neither read here, nor by the family, nor known to change nothing.
+    /// Refuses a processor that is none of `types`, and keys that are neither read here, nor by the family,
+    /// nor known to change nothing.
     pub(crate) fn check_keys(&self, types: &[&str], read: &[&str]) -> Result<(), ConfigError> {
         let keys = self.config.as_object().into_iter().flatten();
         let known = |key: &str| READ.contains(&key) || NEUTRAL.contains(&key) || read.contains(&key);
@@ -167,9 +170,9 @@ impl<'a> ImageProcessor<'a> {
         self.expect(only("pad_size", &["height", "width"]), "pad_size", wanted)
     }
 
-    /// Mean and standard deviation for pixels in 0..1. transformers computes `(byte * factor - mean) / deviation`, which is
-    /// `(byte / 255 - mean / s) / (deviation / s)` with `s = 255 * factor`; it leaves out the factor without `do_rescale`,
-    /// and mean and deviation without `do_normalize`.
+    /// Mean and standard deviation for pixels in 0..1. transformers computes `(byte * factor - mean) /
+    /// deviation`, which is `(byte / 255 - mean / s) / (deviation / s)` with `s = 255 * factor`; it leaves
+    /// out the factor without `do_rescale`, and mean and deviation without `do_normalize`.
     pub(crate) fn statistics(&self) -> Result<[[f32; 3]; 2], ConfigError> {
         let scale = if self.switch("do_rescale", true)? { self.scale()? } else { 255.0 };
         let statistics = match self.switch("do_normalize", true)? {

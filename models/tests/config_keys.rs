@@ -1,4 +1,5 @@
-//! Keys of `config.json`: what transformers saves by itself is taken, and what would change the result is refused by name.
+//! Keys of `config.json`: what transformers saves by itself is taken, and what would change the result is
+//! refused by name.
 
 #![allow(clippy::unwrap_used)]
 

@@ -106,7 +106,8 @@ impl Stage {
     }
 }
 
-/// How often each operator ran, by the profiles under `dir`. ONNX Runtime writes a profile when its graph is dropped.
+/// How often each operator ran, by the profiles under `dir`. ONNX Runtime writes a profile when its graph is
+/// dropped.
 ///
 /// # Errors
 /// When a file is no profile.

@@ -1,7 +1,7 @@
 //! Every stage against PyTorch, in every flavour, on every runtime.
 //!
-//! Each stage is fed the reference's own input, so that an error shows where it arises; the decoder is fed the reference's visual
-//! embeddings and then runs alone for 64 tokens.
+//! Each stage is fed the reference's own input, so that an error shows where it arises; the decoder is fed
+//! the reference's visual embeddings and then runs alone for 64 tokens.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 

@@ -12,9 +12,9 @@ mod avx512;
 
 use std::ops::Range;
 
-use crate::Threads;
 use crate::shared::{Shared, part};
 use crate::table::Table;
+use crate::threads::Threads;
 
 /// The kernels, the fastest first.
 pub(crate) static TABLE: Table<Kernel> = Table::new(&[

@@ -12,10 +12,10 @@ use std::ops::Range;
 
 use half::f16;
 
-use crate::Threads;
 use crate::quantize::Group;
 use crate::shared::{Shared, part};
 use crate::table::Table;
+use crate::threads::Threads;
 use rows::{BlockedRows, Words, quantize};
 
 /// The kernels, the fastest first.

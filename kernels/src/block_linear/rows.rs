@@ -1,9 +1,9 @@
 //! Rows of floats to rows of bytes, block by block.
 
 use super::{BLOCK, Kernel};
-use crate::Threads;
 use crate::quantize::Group;
 use crate::shared::Shared;
+use crate::threads::Threads;
 
 /// Rows of one task.
 const ROWS_PER_TASK: usize = 8;

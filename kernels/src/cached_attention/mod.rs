@@ -18,9 +18,9 @@ mod rotary;
 
 use std::ops::Range;
 
-use crate::Threads;
 use crate::shared::{Shared, part};
 use crate::table::Table;
+use crate::threads::Threads;
 use append::{Append, copy};
 pub use rotary::Rotary;
 

@@ -192,8 +192,9 @@ unsafe fn many(
     });
 }
 
-/// Writes the weights of a panel's outputs, raised by 128; outputs beyond the last and inputs beyond the depth's
-/// true end may be anything, since nobody reads the former's sums and the rows are zero at the latter.
+/// Writes the weights of a panel's outputs, raised by 128; outputs beyond the last and inputs beyond the
+/// depth's true end may be anything, since nobody reads the former's sums and the rows are zero at the
+/// latter.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn pack_panel(weight: Weight<'_>, first: usize, depth: usize, panel: &mut [u8]) {
     let last = weight.outputs() - 1;

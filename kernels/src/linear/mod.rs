@@ -11,10 +11,10 @@ mod rows;
 
 use std::ops::Range;
 
-use crate::Threads;
 use crate::quantize::Group;
 use crate::shared::{Shared, part};
 use crate::table::Table;
+use crate::threads::Threads;
 use rows::{QuantizedRows, quantize};
 
 /// The kernels, the fastest first.

@@ -1,9 +1,9 @@
 //! Rows of floats to rows of bytes.
 
 use super::Kernel;
-use crate::Threads;
 use crate::quantize::Group;
 use crate::shared::Shared;
+use crate::threads::Threads;
 
 /// Rows of one task.
 const ROWS_PER_TASK: usize = 16;

@@ -5,9 +5,9 @@ use crate::dims;
 use crate::graph::{Builder, Dim, Value};
 use arrcoc_bundle::Target;
 
-/// Attention of `heads` heads: q \[batch, seq, heads, width\], k \[batch, keys, heads, width\] and v \[batch, keys, heads,
-/// value_width\] to rows \[batch * seq, heads * value_width\]. The width of q and k may be dynamic: it carries extra
-/// dimensions for position biases.
+/// Attention of `heads` heads: q \[batch, seq, heads, width\], k \[batch, keys, heads, width\] and v \[batch,
+/// keys, heads, value_width\] to rows \[batch * seq, heads * value_width\]. The width of q and k may be
+/// dynamic: it carries extra dimensions for position biases.
 ///
 /// The scale is applied to q, not to the products, so that they stay small in half precision.
 pub fn attention(g: &mut Builder, q: &Value, k: &Value, v: &Value, scale: Option<f32>) -> Value {

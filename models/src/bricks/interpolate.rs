@@ -1,13 +1,13 @@
 //! Resampling of position tables as products with a matrix that the graph computes from the sizes.
 //!
-//! ONNX has `Resize`, but tract lacks its cubic mode and TensorRT wants its sizes at build time. A matrix \[out, in\]
-//! of filter weights takes some twenty elementwise operators, runs everywhere, and is exactly the identity when the sizes are
-//! equal: at its native size a network computes exactly what its reference does.
+//! ONNX has `Resize`, but tract lacks its cubic mode and TensorRT wants its sizes at build time. A matrix
+//! \[out, in\] of filter weights takes some twenty elementwise operators, runs everywhere, and is exactly the
+//! identity when the sizes are equal: at its native size a network computes exactly what its reference does.
 
 use crate::graph::{Builder, Dim, Element, Value};
 
-/// Weights \[out, in\] of bicubic resampling with antialiasing, as PyTorch's `interpolate(mode="bicubic", antialias=True)`
-/// has them (Keys' kernel with a = -0.5, widened when shrinking).
+/// Weights \[out, in\] of bicubic resampling with antialiasing, as PyTorch's `interpolate(mode="bicubic",
+/// antialias=True)` has them (Keys' kernel with a = -0.5, widened when shrinking).
 pub fn bicubic(g: &mut Builder, out: &Dim, len: usize) -> Value {
     let (source, ratio) = source_positions(g, out, len); // [out, 1], []
     let one = g.float(1.0);
@@ -29,15 +29,15 @@ pub fn bicubic(g: &mut Builder, out: &Dim, len: usize) -> Value {
     g.div(&weights, &sums)
 }
 
-/// Weights \[out, in\] of linear resampling, as PyTorch's `interpolate(mode="linear", align_corners=False)` has them: no
-/// antialiasing, positions clamped to the table.
+/// Weights \[out, in\] of linear resampling, as PyTorch's `interpolate(mode="linear", align_corners=False)`
+/// has them: no antialiasing, positions clamped to the table.
 pub fn linear(g: &mut Builder, out: &Dim, len: usize) -> Value {
     let (source, _) = source_positions(g, out, len); // [out, 1]
     tent(g, &source, len)
 }
 
-/// Weights \[..., len\] of linear interpolation between the entries of a table of `len`, at positions \[..., 1\]
-/// clamped to 0..=len-1.
+/// Weights \[..., len\] of linear interpolation between the entries of a table of `len`, at positions \[...,
+/// 1\] clamped to 0..=len-1.
 pub fn tent(g: &mut Builder, positions: &Value, len: usize) -> Value {
     let (low, high) = (g.float(0.0), g.float((len - 1) as f32));
     let clamped = g.max(positions, &low);

@@ -1,8 +1,8 @@
-//! What the networks share. A brick names its parameters as the reference does and picks the operators of the target,
-//! so that a network file says what is computed and never how.
+//! What the networks share. A brick names its parameters as the reference does and picks the operators of the
+//! target, so that a network file says what is computed and never how.
 //!
-//! Between bricks, tensors are *rows*: \[batch * positions, width\]. Weights then multiply as they lie in the checkpoint
-//! (`Gemm` with a transposed right side), and only attention needs the axes apart.
+//! Between bricks, tensors are *rows*: \[batch * positions, width\]. Weights then multiply as they lie in the
+//! checkpoint (`Gemm` with a transposed right side), and only attention needs the axes apart.
 
 mod activation;
 mod attention;

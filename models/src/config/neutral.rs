@@ -1,14 +1,14 @@
 //! Keys of `config.json` that change nothing of what a model answers, for the families that read it.
 //!
-//! A key that is neither read nor known to be neutral is refused: it may change the result, and nobody would notice.
-//! The lists here hold for every section that transformers writes. What a family's own sections may hold besides is
-//! a [`Neutral`] in the family's file. The keys are what transformers 5.23 and 4.57 write for the default
-//! configurations (`tests/fixtures/make_config_keys.py`), less what is read.
+//! A key that is neither read nor known to be neutral is refused: it may change the result, and nobody would
+//! notice. The lists here hold for every section that transformers writes. What a family's own sections may
+//! hold besides is a [`Neutral`] in the family's file. The keys are what transformers 5.23 and 4.57 write for
+//! the default configurations (`tests/fixtures/make_config_keys.py`), less what is read.
 
 use serde_json::Value;
 
-/// Keys that transformers writes into every section. They concern training, bookkeeping and generation. Generation has
-/// a file of its own. Where that file is missing, the exporter reads these keys itself.
+/// Keys that transformers writes into every section. They concern training, bookkeeping and generation.
+/// Generation has a file of its own. Where that file is missing, the exporter reads these keys itself.
 const EVERYWHERE: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",

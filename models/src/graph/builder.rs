@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 
-use super::{Attribute, Dim, Element, Function, Graph, Init, Initializer, Node, Parameter, Source, Value};
+use super::{Attribute, Dim, Element, Graph, Init, Initializer, Node, Parameter, Source, Value};
 use arrcoc_bundle::{Meaning, Role, Target};
 
 /// Grows a [`Graph`].
 #[derive(Debug)]
 pub struct Builder {
-    graph: Graph,
+    pub(super) graph: Graph,
     scope: Vec<String>,
     counters: HashMap<String, usize>,
     constants: HashMap<(Vec<u8>, Vec<usize>, Element), Value>,
@@ -68,7 +68,8 @@ impl Builder {
         value
     }
 
-    /// Declares an output of the graph contract, under the contract's name and axes, and says what its numbers mean.
+    /// Declares an output of the graph contract, under the contract's name and axes, and says what its
+    /// numbers mean.
     pub fn output(&mut self, name: &str, meaning: Meaning, value: &Value, dims: Vec<Dim>) {
         self.graph.meanings.insert(name.to_owned(), meaning);
         self.finish_output(name, value, dims);
@@ -311,11 +312,6 @@ impl Builder {
         let inputs =
             inputs.iter().map(|input| input.map_or_else(|| "".into(), |value| value.name.clone())).collect();
         self.graph.nodes.push(Node { name, operator, domain, inputs, outputs, attributes });
-    }
-
-    /// Adds a function to the graph, unless it is there already.
-    pub(super) fn define(&mut self, function: Function) {
-        self.graph.define(function);
     }
 
     /// The finished graph.

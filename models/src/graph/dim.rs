@@ -10,7 +10,8 @@ use std::rc::Rc;
 pub enum Dim {
     /// Known at export.
     Fixed(usize),
-    /// A dynamic axis of the graph contract (`batch`, `seq`, ...), measured on the first input that carries it.
+    /// A dynamic axis of the graph contract (`batch`, `seq`, ...), measured on the first input that carries
+    /// it.
     Axis(&'static str),
     /// Product.
     Mul(Rc<Dim>, Rc<Dim>),
@@ -131,4 +132,101 @@ impl fmt::Display for Dim {
 #[macro_export]
 macro_rules! dims {
     ($($dim:expr),* $(,)?) => { vec![$($crate::graph::Dim::from($dim)),*] };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes of every kind.
+    fn sizes() -> Vec<Dim> {
+        let (a, b) = (Dim::Axis("a"), Dim::Axis("b"));
+        let two = a.plus(&b);
+        let product = a.times(&b);
+        vec![
+            Dim::Fixed(0),
+            Dim::Fixed(1),
+            Dim::Fixed(7),
+            a.over(2),
+            b.rounded_up(4),
+            a.relative(),
+            product.plus(&two),
+            two.times(&b),
+            a,
+            b,
+            two,
+            product,
+        ]
+    }
+
+    /// The number at a = 5, b = 3.
+    fn number(dim: &Dim) -> usize {
+        dim.at(&|name| Some(if name == "a" { 5 } else { 3 })).expect("both axes are known")
+    }
+
+    #[test]
+    fn sizes_are_numbers_once_the_axes_are() {
+        for x in sizes() {
+            assert_eq!(number(&x.over(2)), number(&x) / 2, "{x}");
+            assert_eq!(number(&x.rounded_up(4)), number(&x).div_ceil(4) * 4, "{x}");
+            if number(&x) > 0 {
+                assert_eq!(number(&x.relative()), 2 * number(&x) - 1, "{x}");
+            }
+            for y in sizes() {
+                assert_eq!(number(&x.plus(&y)), number(&x) + number(&y), "{x} + {y}");
+                assert_eq!(number(&x.times(&y)), number(&x) * number(&y), "{x} * {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn neutral_numbers_leave_no_trace() {
+        for x in sizes() {
+            assert_eq!(x.plus(0), x);
+            assert_eq!(Dim::Fixed(0).plus(&x), x);
+            assert_eq!(x.times(1), x);
+            assert_eq!(Dim::Fixed(1).times(&x), x);
+        }
+    }
+
+    #[test]
+    fn sums_and_products_are_written_alike_however_they_are_grouped() {
+        for x in sizes() {
+            for y in sizes() {
+                for z in sizes() {
+                    if [&x, &y, &z].iter().all(|dim| dim.fixed().is_none()) {
+                        assert_eq!(x.plus(&y.plus(&z)), x.plus(&y).plus(&z));
+                        assert_eq!(x.times(&y.times(&z)), x.times(&y).times(&z));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_at_export_is_a_number_there() {
+        let seven = Dim::Fixed(7);
+        let known = [seven.plus(2), seven.times(3), seven.over(2), seven.rounded_up(4), seven.relative()];
+        assert_eq!(known.map(|dim| dim.fixed()), [9, 21, 3, 8, 13].map(Some));
+        assert_eq!(Dim::Axis("a").plus(2).fixed(), None);
+    }
+
+    #[test]
+    fn an_unknown_axis_gives_no_number() {
+        let only_a = |name: &str| (name == "a").then_some(5);
+        let sum = Dim::Axis("a").plus("b");
+        for dim in [sum.clone(), sum.times(2), sum.over(2), sum.rounded_up(2), sum.relative()] {
+            assert_eq!(dim.at(&only_a), None, "{dim}");
+        }
+        assert_eq!(Dim::Axis("a").times(2).at(&only_a), Some(10));
+    }
+
+    #[test]
+    fn names_in_graphs_say_how_a_size_is_made() {
+        let a = Dim::Axis("a");
+        assert_eq!(a.times(2).plus("b").to_string(), "(a*2+b)");
+        assert_eq!(a.rounded_up(4).over(2).to_string(), "ceil(a,4)/2");
+        assert_eq!(a.relative().to_string(), "(2*a-1)");
+        assert_eq!(dims!["a", 3, &a], [a.clone(), Dim::Fixed(3), a]);
+    }
 }

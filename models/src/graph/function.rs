@@ -1,8 +1,9 @@
 //! Operators of our own: a name, and a graph of others that says what it means.
 //!
-//! ONNX calls them functions (<https://github.com/onnx/onnx/blob/main/docs/IR.md#functions>). Whoever has a kernel of that name may run it; for all
-//! others the body takes the operator's place. So a graph that uses one runs on every CPU that ONNX Runtime
-//! runs on (bodies use its operators, too), and faster where there is a kernel.
+//! ONNX calls them functions (<https://github.com/onnx/onnx/blob/main/docs/IR.md#functions>). Whoever has a
+//! kernel of that name may run it; for all others the body takes the operator's place. So a graph that uses
+//! one runs on every CPU that ONNX Runtime runs on (bodies use its operators, too), and faster where there is
+//! a kernel.
 
 use super::{Attribute, Builder, DOMAIN, Dim, Element, Graph, Source, Value};
 use arrcoc_bundle::{Role, Target};
@@ -10,9 +11,11 @@ use arrcoc_bundle::{Role, Target};
 /// An operator and its meaning.
 #[derive(Debug, Clone)]
 pub struct Function {
-    /// Attributes that a call must give; the body may refer to them with [`Attribute::Reference`] and [`Attribute::FloatReference`].
+    /// Attributes that a call must give; the body may refer to them with [`Attribute::Reference`] and
+    /// [`Attribute::FloatReference`].
     pub attributes: Vec<&'static str>,
-    /// The body, named as the operator; its inputs and outputs are the operator's. It has constants, and no weights.
+    /// The body, named as the operator; its inputs and outputs are the operator's. It has constants, and no
+    /// weights.
     pub body: Graph,
 }
 
@@ -89,7 +92,7 @@ impl Builder {
         outputs: Vec<(Element, Vec<Dim>)>,
     ) -> Vec<Value> {
         let name = function.name();
-        self.define(function);
+        self.graph.define(function);
         let inputs: Vec<_> = inputs.iter().map(|&value| Some(value)).collect();
         self.emit_in(DOMAIN, name, &inputs, attributes, outputs.into_iter().map(Some).collect())
     }

@@ -4,22 +4,15 @@
 
 use std::collections::HashMap;
 
-use super::{Element, Graph, Source, proto};
+use super::proto::{self, Placement};
+use super::{Element, Graph, Source};
 
-/// Constants from this size on go to the data file; smaller ones stay in the `.onnx` file, where shape inference needs
-/// them (readers do not look into external data for shapes and axes).
+/// Constants from this size on go to the data file; smaller ones stay in the `.onnx` file, where shape
+/// inference needs them (readers do not look into external data for shapes and axes).
 const INLINE_LIMIT: usize = 4096;
 
 /// Large tensors start on a page, so that a reader can map them.
 const PAGE: u64 = 4096;
-
-/// Where an external tensor lies.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Placement {
-    pub(super) file: String,
-    pub(super) offset: u64,
-    pub(super) length: u64,
-}
 
 /// One tensor of a data file.
 #[derive(Debug, Clone)]

@@ -1,14 +1,20 @@
 //! A small ONNX graph builder.
 //!
-//! [`Builder`] grows a graph one operator at a time; every operator is a method in [`ops`] that checks its inputs, works
-//! out the shape of its result and names it, so that each tensor of the finished [`Graph`] has a `value_info`.
-//! Shapes may hold dynamic axes ([`Dim`]). The builder's scope is both the prefix of node names and that of
-//! the checkpoint's tensor names, so a node is found by the weight it uses.
+//! [`Builder`] grows a graph one operator at a time; every operator is a method in [`ops`] that checks its
+//! inputs, works out the shape of its result and names it, so that each tensor of the finished [`Graph`] has
+//! a `value_info`. Shapes may hold dynamic axes ([`Dim`]). The builder's scope is both the prefix of node
+//! names and that of the checkpoint's tensor names, so a node is found by the weight it uses.
 //!
-//! Mistakes in a network (shapes that do not fit) are bugs of this crate, not of its user, and panic with the scope's name.
+//! Mistakes in a network (shapes that do not fit) are bugs of this crate, not of its user, and panic with the
+//! scope's name.
+//!
+//! [`Graph`] here and [`Function`] in its own file are one thought: a graph has functions, and a function's
+//! body is a graph.
 
 mod builder;
 mod dim;
+mod element;
+mod factors;
 mod function;
 mod layout;
 pub mod ops;
@@ -16,13 +22,13 @@ mod proto;
 pub mod quantized;
 
 use std::collections::BTreeMap;
-use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
 pub use builder::{Builder, Scope};
 pub use dim::Dim;
+pub use element::Element;
+pub use factors::Factors;
 pub use function::Function;
 pub use layout::{DataFile, Layout, Piece};
 pub use ops::Attribute;
@@ -32,47 +38,9 @@ pub use arrcoc_bundle::names::operator::DOMAIN;
 
 use arrcoc_bundle::{AxisRange, Meaning, Role, Target};
 
-/// Domain of ONNX Runtime's own operators (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>).
+/// Domain of ONNX Runtime's own operators
+/// (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>).
 pub const MICROSOFT: &str = "com.microsoft";
-
-/// Element types that graphs use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Element {
-    /// 32-bit float.
-    F32,
-    /// 16-bit float.
-    F16,
-    /// 8-bit float of 4 exponent and 3 mantissa bits, without infinities: what Ada and Hopper multiply
-    /// (Micikevicius et al. 2022, <https://arxiv.org/abs/2209.05433>).
-    F8E4M3,
-    /// 64-bit signed integer.
-    I64,
-    /// 32-bit signed integer.
-    I32,
-    /// Boolean.
-    Bool,
-    /// 8-bit signed integer: quantized weights.
-    I8,
-    /// 8-bit unsigned integer: quantized activations and packed weights.
-    U8,
-    /// 4-bit signed integer, two in a byte, the first in the lower half: weights in symmetric blocks.
-    I4,
-    /// 4-bit unsigned integer, likewise: weights in blocks with zero points, and the zero points.
-    U4,
-}
-
-impl Element {
-    /// Bytes that so many elements take.
-    pub const fn bytes(self, elements: usize) -> usize {
-        match self {
-            Self::I64 => elements * 8,
-            Self::F32 | Self::I32 => elements * 4,
-            Self::F16 => elements * 2,
-            Self::Bool | Self::I8 | Self::U8 | Self::F8E4M3 => elements,
-            Self::I4 | Self::U4 => elements.div_ceil(2),
-        }
-    }
-}
 
 /// A tensor in a graph under construction: a name, an element type and a shape.
 #[derive(Debug, Clone)]
@@ -83,7 +51,8 @@ pub struct Value {
 }
 
 impl Value {
-    /// A tensor of this name, type and shape. Networks get theirs from the [`Builder`]; this is for those who rewrite graphs.
+    /// A tensor of this name, type and shape. Networks get theirs from the [`Builder`]; this is for those who
+    /// rewrite graphs.
     pub fn new(name: impl Into<Rc<str>>, element: Element, dims: Vec<Dim>) -> Self {
         Self { name: name.into(), element, dims }
     }
@@ -168,40 +137,6 @@ pub enum Source {
     Data(Vec<u8>),
 }
 
-/// Numbers that a checkpoint's are multiplied with on their way into a bundle; two are equal when their bits are.
-#[derive(Debug, Clone)]
-pub struct Factors(Arc<[f32]>);
-
-impl Factors {
-    /// Takes the numbers.
-    pub fn new(numbers: Vec<f32>) -> Self {
-        Self(numbers.into())
-    }
-
-    /// The numbers.
-    pub fn numbers(&self) -> &[f32] {
-        &self.0
-    }
-
-    fn bits(&self) -> impl Iterator<Item = u32> {
-        self.0.iter().map(|x| x.to_bits())
-    }
-}
-
-impl PartialEq for Factors {
-    fn eq(&self, other: &Self) -> bool {
-        self.bits().eq(other.bits())
-    }
-}
-
-impl Eq for Factors {}
-
-impl Hash for Factors {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.bits().for_each(|bits| bits.hash(state));
-    }
-}
-
 /// A tensor that a checkpoint must have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
@@ -284,9 +219,10 @@ impl Graph {
         axes
     }
 
-    /// Opset of the default ONNX domain: the target's, or, where there are 8-bit floats, the first in which every operator that moves tensors moves
-    /// those too. (19 has the floats; ONNX Runtime then pulls QuantizeLinear in front of a Transpose that refuses them.) It is also the first with
-    /// 4-bit integers, and with blocks in DequantizeLinear.
+    /// Opset of the default ONNX domain: the target's, or, where there are 8-bit floats, the first in which
+    /// every operator that moves tensors moves those too. (19 has the floats; ONNX Runtime then pulls
+    /// QuantizeLinear in front of a Transpose that refuses them.) It is also the first with 4-bit integers,
+    /// and with blocks in DequantizeLinear.
     pub fn opset(&self) -> i64 {
         self.target.opset().max(if self.has_newer_elements() { 21 } else { 0 })
     }

@@ -2,7 +2,6 @@
 
 use prost::Message as _;
 
-use super::layout::Placement;
 use super::{Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, MICROSOFT, Node, Source, Value};
 use crate::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
@@ -26,6 +25,14 @@ pub(super) fn data_type(element: Element) -> i32 {
         Element::U4 => DataType::Uint4,
     };
     code as i32
+}
+
+/// Where an external tensor lies.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Placement {
+    pub(super) file: String,
+    pub(super) offset: u64,
+    pub(super) length: u64,
 }
 
 /// Serialises a graph whose external initializers lie where `placements` says (`None`: stored inline).

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Element, Factors};
+use super::element::Element;
+use super::factors::Factors;
 
 /// One stored part of a quantized matrix \[rows, columns\] of the checkpoint, \[out, in\] for a linear layer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,14 +27,16 @@ pub struct Quantized {
 pub enum Scheme {
     /// int8 from -127 to 127, one scale per row, no zero point. Stored as it lies.
     PerRow,
-    /// 8-bit floats with one 16-bit scale for the whole matrix, which maps its largest magnitude to the format's, 448. Stored as it lies.
+    /// 8-bit floats with one 16-bit scale for the whole matrix, which maps its largest magnitude to the
+    /// format's, 448. Stored as it lies.
     Fp8,
     /// Blocks along each row with a scale of their own, in the layout of ONNX Runtime's `MatMulNBits`.
     Blocks(Blocks),
     /// [`Blocks::TILED`] with 16-bit scales, sixteen rows side by side: in the order in which
     /// [`BlockLinear`](super::ops::linear::block_linear) multiplies them.
     Tiles,
-    /// Blocks of 4-bit weights along each row, transposed, \[columns, rows\]: what ONNX's `DequantizeLinear` reads in front of a `MatMul`.
+    /// Blocks of 4-bit weights along each row, transposed, \[columns, rows\]: what ONNX's `DequantizeLinear`
+    /// reads in front of a `MatMul`.
     Int4(Int4),
 }
 
@@ -98,7 +101,8 @@ impl Blocks {
     /// The smallest block that the operators take.
     pub const SMALLEST: usize = 16;
 
-    /// The same, or the largest smaller blocks that divide rows of `columns` weights; padding wastes bytes and time.
+    /// The same, or the largest smaller blocks that divide rows of `columns` weights; padding wastes bytes
+    /// and time.
     pub fn fitting(self, columns: usize) -> Self {
         let mut size = self.size;
         while size > Self::SMALLEST && !columns.is_multiple_of(size) {

@@ -1,10 +1,12 @@
-//! The query-aware allocator: how relevant is each patch to the question, and how many tokens does the image deserve?
+//! The query-aware allocator: how relevant is each patch to the question, and how many tokens does the image
+//! deserve?
 //!
-//! Three scorers look at every patch, after Vervaeke's ways of knowing: *propositional* (how much is there), *perspectival*
-//! (what stands out) and *participatory* (what answers the question). Opponent processing reads the question and the
-//! scorers' statistics, settles three tensions (compress/particularize, exploit/explore, focus/diversify) and weighs the
-//! scorers accordingly; a head picks the tier. Selection itself is another graph ([`super::compressor`]), so that an image
-//! is encoded once and reselected for each question.
+//! Three scorers look at every patch, after Vervaeke's ways of knowing: *propositional* (how much is there),
+//! *perspectival* (what stands out) and *participatory* (what answers the question). Opponent processing
+//! reads the question and the scorers' statistics, settles three tensions (compress/particularize,
+//! exploit/explore, focus/diversify) and weighs the scorers accordingly; a head picks the tier. Selection
+//! itself is another graph ([`super::compressor`]), so that an image is encoded once and reselected for each
+//! question.
 
 use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;
@@ -67,9 +69,9 @@ struct Query {
     bias: Value,
 }
 
-/// `image_features` \[batch, patches, C\], `query_embeds` \[batch, query_len, H\] and `query_mask` \[batch, query_len\] to
-/// `relevance` \[batch, patches\], `knowing` \[batch, 3, patches\] (both 0..1), `tension_weights` \[batch, 3\] and `tier_logits`
-/// \[batch, tiers\].
+/// `image_features` \[batch, patches, C\], `query_embeds` \[batch, query_len, H\] and `query_mask` \[batch,
+/// query_len\] to `relevance` \[batch, patches\], `knowing` \[batch, 3, patches\] (both 0..1),
+/// `tension_weights` \[batch, 3\] and `tier_logits` \[batch, tiers\].
 pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("allocator", Role::Chooser, prefix, target);
     let g = &mut builder;
@@ -102,7 +104,8 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     builder.finish()
 }
 
-/// Each token sees its neighbours (a key of several tokens is one thing to look for), then attention pools them.
+/// Each token sees its neighbours (a key of several tokens is one thing to look for), then attention pools
+/// them.
 fn encode_query(g: &mut Builder, config: &Config, embeds: &Value, mask: &Value) -> Query {
     let g = &mut g.scope("query_encoder");
     let d = config.hidden_size;
@@ -168,7 +171,8 @@ fn perspectival(g: &mut Builder, config: &Config, normed: &Value) -> Value {
     score(g, config, &contrast, &energy, "contrast_gain")
 }
 
-/// The mean over patches of x \[B, P, C\], \[B, 1, C\], as a product: reducing a middle axis is slow where products are fast.
+/// The mean over patches of x \[B, P, C\], \[B, 1, C\], as a product: reducing a middle axis is slow where
+/// products are fast.
 fn mean_over_patches(g: &mut Builder, x: &Value) -> Value {
     let patches = Dim::Axis(axis::PATCHES);
     let count = g.size(&patches);
@@ -213,7 +217,8 @@ fn participatory(g: &mut Builder, config: &Config, widths: Widths, normed: &Valu
     score(g, config, &coupled, &best, "match_gain")
 }
 
-/// A scorer's perceptron over x \[B, P, in\], plus a learned share of a measured quantity \[B, P, 1\]: \[B, P\].
+/// A scorer's perceptron over x \[B, P, in\], plus a learned share of a measured quantity \[B, P, 1\]: \[B,
+/// P\].
 fn score(g: &mut Builder, config: &Config, x: &Value, measured: &Value, gain: &str) -> Value {
     let (batch, patches) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::PATCHES));
     let rows = g.reshape(x, dims![batch.times(&patches), x.dim(-1)]);
@@ -227,8 +232,8 @@ fn score(g: &mut Builder, config: &Config, x: &Value, measured: &Value, gain: &s
     g.add(&learned, &measured)
 }
 
-/// The scorer's last layer, `fc2`. A random one spreads its scores three times as wide as a usual layer would: the order of
-/// relevances decides which patches become tokens, and it must not hang on rounding.
+/// The scorer's last layer, `fc2`. A random one spreads its scores three times as wide as a usual layer
+/// would: the order of relevances decides which patches become tokens, and it must not hang on rounding.
 fn verdict(g: &mut Builder, h: &Value) -> Value {
     let g = &mut g.scope("fc2");
     let width = bricks::width(h);
@@ -273,7 +278,8 @@ fn relevance(g: &mut Builder, scores: &Value, weights: &Value, tensions: &Value)
     g.sigmoid(&logits)
 }
 
-/// One logit per tier from the question, the scorers' statistics, the tensions, and the relevance map's own statistics.
+/// One logit per tier from the question, the scorers' statistics, the tensions, and the relevance map's own
+/// statistics.
 fn tier_logits(
     g: &mut Builder,
     config: &Config,

@@ -1,9 +1,9 @@
-//! CLIP's vision transformer (<https://arxiv.org/abs/2103.00020>) over tokens that something else made, with the parameter
-//! names of Hugging Face's `CLIPVisionTransformer`.
+//! CLIP's vision transformer (<https://arxiv.org/abs/2103.00020>) over tokens that something else made, with
+//! the parameter names of Hugging Face's `CLIPVisionTransformer`.
 //!
 //! The tokens no longer form a grid, so the position table is sampled bilinearly at each token's place. As in
-//! DeepSeek-OCR, the tokens stand in for the patch embedding and the class token is dropped at the end; the final norm,
-//! which the reference applies to the class token only, is never reached.
+//! DeepSeek-OCR, the tokens stand in for the patch embedding and the class token is dropped at the end; the
+//! final norm, which the reference applies to the class token only, is never reached.
 
 use arrcoc_bundle::names::axis;
 use serde::Deserialize;
@@ -97,8 +97,8 @@ impl Config {
     }
 }
 
-/// `visual_tokens` \[batch, tokens, D\] and `token_positions` \[batch, tokens, 2\] (y, x in 0..1) to `refined_tokens`
-/// \[batch, tokens, D\].
+/// `visual_tokens` \[batch, tokens, D\] and `token_positions` \[batch, tokens, 2\] (y, x in 0..1) to
+/// `refined_tokens` \[batch, tokens, D\].
 pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("refiner", Role::Encoder, prefix, target);
     let g = &mut builder;

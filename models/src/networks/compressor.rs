@@ -1,8 +1,10 @@
-//! The variable compressor: from a relevance map to exactly as many visual tokens as the caller has slots for.
+//! The variable compressor: from a relevance map to exactly as many visual tokens as the caller has slots
+//! for.
 //!
-//! The first tokens are a coarse gist of the whole image, the rest its most relevant patches: where the allocation is wrong the
-//! decoder still sees a thumbnail. How many tokens there are is the *length* of `token_slots`; a budget given as a value would
-//! become a shape input in TensorRT, and selection by value (`NonZero`) would split its engines.
+//! The first tokens are a coarse gist of the whole image, the rest its most relevant patches: where the
+//! allocation is wrong the decoder still sees a thumbnail. How many tokens there are is the *length* of
+//! `token_slots`; a budget given as a value would become a shape input in TensorRT, and selection by value
+//! (`NonZero`) would split its engines.
 
 use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;
@@ -64,9 +66,9 @@ struct Candidates {
     places: Value,
 }
 
-/// `image_features` \[batch, patches, C\] of a square grid, `relevance` \[batch, patches\] (negative: never take) and
-/// `token_slots` \[tokens\] to `visual_tokens` \[batch, tokens, D\], `token_positions` \[batch, tokens, 2\] and `token_indices`
-/// \[batch, tokens\]: below P a fine patch, from P on a gist cell.
+/// `image_features` \[batch, patches, C\] of a square grid, `relevance` \[batch, patches\] (negative: never
+/// take) and `token_slots` \[tokens\] to `visual_tokens` \[batch, tokens, D\], `token_positions` \[batch,
+/// tokens, 2\] and `token_indices` \[batch, tokens\]: below P a fine patch, from P on a gist cell.
 ///
 /// The caller asks for at most P + G tokens; beyond that indices repeat gist cells.
 pub fn graph(config: &Config, widths: &Widths, prefix: &str, target: Target) -> Graph {
@@ -144,7 +146,8 @@ fn candidates(g: &mut Builder, config: &Config, features: &Value, relevance: &Va
 fn choose(g: &mut Builder, config: &Config, widths: &Widths, relevance: &Value) -> Value {
     let most = widths.budgets.last().copied().unwrap_or_default();
     let batch = Dim::Axis(axis::BATCH);
-    // A small image has fewer patches than the largest budget; the constant tail keeps TopK's k valid, and sorts last.
+    // A small image has fewer patches than the largest budget; the constant tail keeps TopK's k valid, and
+    // sorts last.
     let tail = g.floats(&[1, 1], &[-2.0]);
     let tail = g.expand(&tail, dims![&batch, most]);
     let padded = g.concat(&[relevance, &tail], 1); // [B, P + most]
@@ -159,7 +162,8 @@ fn choose(g: &mut Builder, config: &Config, widths: &Widths, relevance: &Value) 
     g.take(&order, &Dim::Axis(axis::TOKENS), 1)
 }
 
-/// Tokens \[B, T, D\] from the chosen candidates: one expert per tier, mixed softly by content and by closeness of the budget.
+/// Tokens \[B, T, D\] from the chosen candidates: one expert per tier, mixed softly by content and by
+/// closeness of the budget.
 fn embed(
     g: &mut Builder,
     config: &Config,
@@ -196,7 +200,8 @@ fn embed(
     g.add(&x, &kinds)
 }
 
-/// Mixing weights of the experts, rows \[.., E\]: the router's opinion, less the distance of the budget from each tier's.
+/// Mixing weights of the experts, rows \[.., E\]: the router's opinion, less the distance of the budget from
+/// each tier's.
 fn gates(g: &mut Builder, widths: &Widths, x: &Value) -> Value {
     let experts = widths.budgets.len();
     let logits = bricks::linear(g, "router", x, experts);

@@ -1,7 +1,8 @@
 //! One file per network, readable from top to bottom.
 //!
-//! Letters, the same in every file: B batch, P patches, C width of the image features, Q query length, H width of the
-//! decoder, T visual tokens, D width of the refiner, S sequence, V vocabulary; `rows` are \[B * positions, width\].
+//! Letters, the same in every file: B batch, P patches, C width of the image features, Q query length, H
+//! width of the decoder, T visual tokens, D width of the refiner, S sequence, V vocabulary; `rows` are \[B *
+//! positions, width\].
 
 pub mod allocator;
 pub mod clip;

@@ -1,8 +1,9 @@
-//! The quality adapter: brings refined tokens to the statistics of the embeddings that the decoder was trained on.
+//! The quality adapter: brings refined tokens to the statistics of the embeddings that the decoder was
+//! trained on.
 //!
-//! Tokens squeezed to 64 and tokens at ease among 400 are distributed differently, so each tier has a head of its own. The heads
-//! are stacked in the checkpoint (first axis: tier) and the wanted one is gathered, which serves a batch of mixed tiers
-//! with one graph.
+//! Tokens squeezed to 64 and tokens at ease among 400 are distributed differently, so each tier has a head of
+//! its own. The heads are stacked in the checkpoint (first axis: tier) and the wanted one is gathered, which
+//! serves a batch of mixed tiers with one graph.
 
 use arrcoc_bundle::names::axis;
 use serde::Deserialize;
@@ -70,7 +71,8 @@ pub struct Widths {
     pub tiers: usize,
 }
 
-/// `refined_tokens` \[batch, tokens, D\] and `tier` \[batch\] (index into the budgets) to `visual_embeds` \[batch, tokens, H\].
+/// `refined_tokens` \[batch, tokens, D\] and `tier` \[batch\] (index into the budgets) to `visual_embeds`
+/// \[batch, tokens, H\].
 pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("quality_adapter", Role::Projector, prefix, target);
     let g = &mut builder;
@@ -111,7 +113,8 @@ pub fn graph(config: &Config, widths: Widths, prefix: &str, target: Target) -> G
     builder.finish()
 }
 
-/// The tier's own linear layer: x \[B, T, in\] to \[B, T, out\]; parameters \[tiers, out, in\] and \[tiers, out\].
+/// The tier's own linear layer: x \[B, T, in\] to \[B, T, out\]; parameters \[tiers, out, in\] and \[tiers,
+/// out\].
 fn head_linear(g: &mut Builder, name: &str, x: &Value, tier: &Value, tiers: usize, out: usize) -> Value {
     let g = &mut g.scope(name);
     let width = bricks::width(x);

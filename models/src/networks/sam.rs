@@ -1,10 +1,11 @@
-//! The image encoder of Segment Anything (<https://arxiv.org/abs/2304.02643>), with the parameter names of Hugging Face's
-//! `SamVisionEncoder`.
+//! The image encoder of Segment Anything (<https://arxiv.org/abs/2304.02643>), with the parameter names of
+//! Hugging Face's `SamVisionEncoder`.
 //!
 //! A ViT with decomposed relative positions: most layers attend within windows, a few over the whole grid; a
-//! convolutional neck follows. One graph takes any square or oblong input whose sides are multiples of the patch: absolute
-//! positions are resampled bicubically and the relative tables of the global layers linearly, as DeepSeek-OCR does with
-//! the same encoder (<https://arxiv.org/abs/2510.18234>); at the native size both are exact identities.
+//! convolutional neck follows. One graph takes any square or oblong input whose sides are multiples of the
+//! patch: absolute positions are resampled bicubically and the relative tables of the global layers linearly,
+//! as DeepSeek-OCR does with the same encoder (<https://arxiv.org/abs/2510.18234>); at the native size both
+//! are exact identities.
 
 use arrcoc_bundle::names::operator::GRID_ATTENTION;
 use arrcoc_bundle::names::{axis, tensor};
@@ -159,7 +160,8 @@ impl Grid {
     }
 }
 
-/// `pixel_values` \[batch, 3, height, width\] to `image_features` \[batch, patches, C\], patches in row-major order.
+/// `pixel_values` \[batch, 3, height, width\] to `image_features` \[batch, patches, C\], patches in row-major
+/// order.
 pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("vision_encoder", Role::Encoder, prefix, target);
     let g = &mut builder;
@@ -224,8 +226,8 @@ fn layer(g: &mut Builder, config: &Config, index: usize, x: &Value, grid: &Grid)
     g.add(&x, &h)
 }
 
-/// Attention within windows. The grid is padded with zeros to whole windows *after* the norm, so that padding takes part in
-/// the attention with the projection's bias, as in the reference.
+/// Attention within windows. The grid is padded with zeros to whole windows *after* the norm, so that padding
+/// takes part in the attention with the projection's bias, as in the reference.
 fn windowed_attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid) -> Value {
     let (size, hidden) = (config.window_size, config.hidden_size);
     let (high, wide) = (grid.height.rounded_up(size), grid.width.rounded_up(size));
@@ -252,9 +254,10 @@ fn windowed_attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid) 
 /// Attention over a grid with decomposed relative positions: the product of a query and a key gains
 /// `q · R_h[row(q) - row(k)] + q · R_w[column(q) - column(k)]`.
 ///
-/// Both terms depend on the key through its row and column only. So they ride in extra dimensions: the query is extended by its
-/// products with every row's and every column's embedding, the key by one-hot codes of its row and column. One plain
-/// attention then does it all, without a bias of \[positions, positions\] in memory.
+/// Both terms depend on the key through its row and column only. So they ride in extra dimensions: the query
+/// is extended by its products with every row's and every column's embedding, the key by one-hot codes of its
+/// row and column. One plain attention then does it all, without a bias of \[positions, positions\] in
+/// memory.
 fn attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid, table_side: usize) -> Value {
     let g = &mut g.scope("attn");
     let (heads, hidden) = (config.heads, config.hidden_size);
@@ -290,8 +293,8 @@ fn grid_attention_function(hidden: usize, width: usize) -> Function {
     })
 }
 
-/// Attention of every place of a grid to all others, with decomposed relative positions: qkv \[B, h, w, 3 * hidden\] and the tables
-/// \[2h - 1, width\] and \[2w - 1, width\] to rows \[B * h * w, hidden\].
+/// Attention of every place of a grid to all others, with decomposed relative positions: qkv \[B, h, w, 3 *
+/// hidden\] and the tables \[2h - 1, width\] and \[2w - 1, width\] to rows \[B * h * w, hidden\].
 fn grid_attention(g: &mut Builder, qkv: &Value, vertical: &Value, horizontal: &Value) -> Value {
     let [batch, h, w] = [0, 1, 2].map(|axis| qkv.dim(axis).clone());
     let (hidden, width) = (bricks::width(qkv) / 3, bricks::width(vertical));
@@ -343,8 +346,8 @@ fn position_products(
     (rows, columns)
 }
 
-/// The embeddings of all distances on an axis of length `n`, \[2n - 1, width\]. The checkpoint has those of an axis of `table_side`,
-/// which are resampled when the axis is not the trained one.
+/// The embeddings of all distances on an axis of length `n`, \[2n - 1, width\]. The checkpoint has those of
+/// an axis of `table_side`, which are resampled when the axis is not the trained one.
 fn relative_table(g: &mut Builder, name: &str, n: &Dim, table_side: usize, width: usize) -> Value {
     let distances = 2 * table_side - 1;
     let table = g.param(name, &[distances, width], Init::normal(0.1));
@@ -409,8 +412,8 @@ fn neck(g: &mut Builder, config: &Config, x: &Value, grid: &Grid) -> Value {
     g.reshape(&x, dims![&grid.batch, channels, grid.positions()])
 }
 
-/// The reference normalises over channels at each place; with channels last that is an ordinary LayerNorm. Its
-/// epsilon is the constant 1e-6, whatever the config says.
+/// The reference normalises over channels at each place; with channels last that is an ordinary LayerNorm.
+/// Its epsilon is the constant 1e-6, whatever the config says.
 fn layer_norm_2d(g: &mut Builder, name: &str, x: &Value) -> Value {
     bricks::layer_norm(g, name, x, 1e-6)
 }

@@ -109,7 +109,8 @@ impl Config {
     }
 }
 
-/// Tiles \[tiles, 3, tile, tile\] to rows \[tiles * grid * grid, D\] behind the last norm, patches in row-major order.
+/// Tiles \[tiles, 3, tile, tile\] to rows \[tiles * grid * grid, D\] behind the last norm, patches in
+/// row-major order.
 pub fn transformer(g: &mut Builder, config: &Config, tile: usize, pixels: &Value) -> Value {
     let grid = config.grid(tile);
     let (tiles, patches) = (pixels.dim(0).clone(), Dim::Fixed(grid * grid));
@@ -145,11 +146,13 @@ fn embeddings(g: &mut Builder, config: &Config, grid: usize, pixels: &Value) -> 
     g.add(&x, &positions)
 }
 
-/// The row of the table, of `side` by `side`, for every patch of a grid: a patch lies in the bucket of its fraction of the picture.
+/// The row of the table, of `side` by `side`, for every patch of a grid: a patch lies in the bucket of its
+/// fraction of the picture.
 ///
-/// transformers compares fractions of 32 bits with `torch.arange(1 / side, 1.0, 1 / side)`, whose roundings put a patch one bucket too low in a
-/// few grids (19, 25, 29 or 31 patches a side; 24, 26, 27 and 32, which released models have, are exact). A checkpoint was trained with these rows,
-/// so they are followed: `arange` computes in steps of eight lanes up to the last whole sixteen, and one by one behind it.
+/// transformers compares fractions of 32 bits with `torch.arange(1 / side, 1.0, 1 / side)`, whose roundings
+/// put a patch one bucket too low in a few grids (19, 25, 29 or 31 patches a side; 24, 26, 27 and 32, which
+/// released models have, are exact). A checkpoint was trained with these rows, so they are followed: `arange`
+/// computes in steps of eight lanes up to the last whole sixteen, and one by one behind it.
 fn position_rows(grid: usize, side: usize) -> Vec<i64> {
     let step = 1.0 / side as f64;
     let count = ((1.0 - step) / step).ceil() as usize;

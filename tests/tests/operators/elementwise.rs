@@ -44,13 +44,15 @@ fn joint(a: &[usize], b: &[usize]) -> Vec<usize> {
 
 type Unary = fn(&mut Builder, &Value) -> Value;
 type Binary = fn(&mut Builder, &Value, &Value) -> Value;
+type OfOne = fn(f64) -> f64;
+type OfTwo = fn(f64, f64) -> f64;
 
 fn unary() -> Vec<Case> {
     let any = Draw::Floats(-3.0, 3.0);
     let positive = Draw::Floats(0.01, 9.0);
     // Zero is among the whole numbers, where the sign and the floor turn.
     let turning = Draw::Whole(-2, 2);
-    let all: [(&'static str, Unary, Draw, fn(f64) -> f64); 14] = [
+    let all: [(&'static str, Unary, Draw, OfOne); 14] = [
         ("abs", |g, x| g.abs(x), any, f64::abs),
         ("exp", |g, x| g.exp(x), any, f64::exp),
         ("floor", |g, x| g.floor(x), any, f64::floor),
@@ -81,7 +83,8 @@ fn unary() -> Vec<Case> {
     cases
 }
 
-/// Pairs of shapes that broadcast in every way: equal, axes of length 1 on either side, axes that are missing.
+/// Pairs of shapes that broadcast in every way: equal, axes of length 1 on either side, axes that are
+/// missing.
 fn pairs() -> Vec<[Vec<Dim>; 2]> {
     vec![
         [dims!["a", 5, "b"], dims!["a", 5, "b"]],
@@ -98,7 +101,7 @@ fn binary(
     method: &'static str,
     build: Binary,
     input: impl Fn(Vec<Dim>) -> Input,
-    function: fn(f64, f64) -> f64,
+    function: OfTwo,
 ) -> Vec<Case> {
     let case = |pair: [Vec<Dim>; 2]| {
         Case::new(
@@ -115,7 +118,7 @@ fn binary(
 }
 
 fn arithmetic() -> Vec<Case> {
-    let all: [(&'static str, Binary, fn(f64, f64) -> f64); 5] = [
+    let all: [(&'static str, Binary, OfTwo); 5] = [
         ("add", |g, a, b| g.add(a, b), |a, b| a + b),
         ("sub", |g, a, b| g.sub(a, b), |a, b| a - b),
         ("mul", |g, a, b| g.mul(a, b), |a, b| a * b),
@@ -143,7 +146,7 @@ fn arithmetic() -> Vec<Case> {
 }
 
 fn comparisons() -> Vec<Case> {
-    let all: [(&'static str, Binary, fn(f64, f64) -> f64); 3] = [
+    let all: [(&'static str, Binary, OfTwo); 3] = [
         ("equal", |g, a, b| g.equal(a, b), |a, b| truth(a == b)),
         ("less", |g, a, b| g.less(a, b), |a, b| truth(a < b)),
         ("less_or_equal", |g, a, b| g.less_or_equal(a, b), |a, b| truth(a <= b)),

@@ -12,8 +12,9 @@ use arrcoc_runtime::tensor::{ElementType, Tensor};
 /// Lengths of the dynamic axes `a` and `b`, one set per run of a graph: odd ones, ones, and some that differ.
 pub(crate) const SIZES: [[usize; 2]; 3] = [[3, 5], [1, 1], [7, 2]];
 
-/// Most that a float may be off, absolute for small numbers and relative for large ones. Libraries compute in 32
-/// bits, with approximations of functions that are good to a few units in the last place; the loops in 64 bits.
+/// Most that a float may be off, absolute for small numbers and relative for large ones. Libraries compute in
+/// 32 bits, with approximations of functions that are good to a few units in the last place; the loops in 64
+/// bits.
 const CLOSE: f64 = 1e-5;
 
 /// Numbers of a shape. 64-bit floats hold every number that the tests draw.
@@ -41,7 +42,8 @@ impl Array {
         Self { shape: shape.to_vec(), numbers }
     }
 
-    /// The element at a place of a larger array: axes are compared from the last, and those of length 1 repeat.
+    /// The element at a place of a larger array: axes are compared from the last, and those of length 1
+    /// repeat.
     pub(crate) fn at(&self, place: &[usize]) -> f64 {
         let place = &place[place.len() - self.shape.len()..];
         let index = |sum, (&at, &length): (&usize, &usize)| sum * length + if length == 1 { 0 } else { at };

@@ -1,7 +1,7 @@
 //! Every operator that the graph builder offers, on both libraries, against plain loops.
 //!
-//! Each case builds one small graph, runs it at several sizes with drawn inputs, and compares. Graphs for CPUs
-//! run on ONNX Runtime alone.
+//! Each case builds one small graph, runs it at several sizes with drawn inputs, and compares. Graphs for
+//! CPUs run on ONNX Runtime alone.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 

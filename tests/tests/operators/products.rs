@@ -135,10 +135,11 @@ pub(crate) fn row(x: &Array, place: &[usize]) -> Vec<f64> {
     (0..x.shape[rank - 1]).map(along).collect()
 }
 
+type Fold = fn(&[f64]) -> f64;
 type Reduction = fn(&mut Builder, &Value, &[isize]) -> Value;
 
 fn reductions() -> Vec<Case> {
-    let all: [(&'static str, Reduction, fn(&[f64]) -> f64); 3] = [
+    let all: [(&'static str, Reduction, Fold); 3] = [
         (
             "reduce_max",
             |g, x, axes| g.reduce_max(x, axes),
@@ -171,7 +172,7 @@ fn reductions() -> Vec<Case> {
     cases
 }
 
-fn reduce(x: &Array, axes: &[isize], fold: fn(&[f64]) -> f64) -> Array {
+fn reduce(x: &Array, axes: &[isize], fold: Fold) -> Array {
     let reduced: Vec<usize> =
         axes.iter().map(|&axis| axis.rem_euclid(x.shape.len() as isize) as usize).collect();
     let mut shape = x.shape.clone();

@@ -208,7 +208,7 @@ fn lengths() -> Vec<Case> {
         a.times(&b).plus(3),
         a.plus(&b).over(2),
         a.rounded_up(4).times(&b),
-        b.relative().plus(&a.relative()),
+        b.relative().plus(a.relative()),
     ] {
         let length = dim.clone();
         cases.push(Case::of_several(

@@ -5,7 +5,7 @@ use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{AxisRange, Statistics, processors};
 use serde::Deserialize;
 
-use super::{Composition, Family, Files, GraphOptions, Picture, PictureError, Preset};
+use super::contract::{self, Composition, Family, Files, GraphOptions, Picture, PictureError, Preset};
 use crate::config::{Check, ConfigError, Neutral, section};
 use crate::graph::Graph;
 use crate::image_processor::ImageProcessor;
@@ -183,7 +183,7 @@ impl Composition for Config {
         let mut image_sizes = self.image_sizes.clone();
         image_sizes.sort_unstable();
         let [image_mean, image_std] = self.pixels;
-        super::section(&processors::ArrCocOvis {
+        contract::section(&processors::ArrCocOvis {
             patch_size: self.vision.patch_size,
             feature_size: self.vision.output_channels,
             image_sizes,

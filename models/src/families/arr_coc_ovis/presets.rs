@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::families::{Dialogue, Preset};
+use crate::families::contract::{Dialogue, Preset};
 
 pub(super) static PRESETS: [Preset; 3] = [
     Preset {
@@ -99,7 +99,8 @@ struct Qwen {
     context: usize,
 }
 
-/// Every mechanism at the smallest widths that keep it: two of four SAM layers windowed, two query heads per KV head.
+/// Every mechanism at the smallest widths that keep it: two of four SAM layers windowed, two query heads per
+/// KV head.
 const TINY: Sizes = Sizes {
     sam: Sam {
         hidden: 64,
@@ -127,7 +128,8 @@ const TINY: Sizes = Sizes {
     },
 };
 
-/// `facebook/sam-vit-base`, `openai/clip-vit-large-patch14` and `Qwen/Qwen3-0.6B`, by their own configurations.
+/// `facebook/sam-vit-base`, `openai/clip-vit-large-patch14` and `Qwen/Qwen3-0.6B`, by their own
+/// configurations.
 const BASE: Sizes = Sizes {
     sam: Sam {
         hidden: 768,

@@ -1,14 +1,14 @@
 //! The texts around the rows of tiles, for the family's description of its processor.
 //!
-//! transformers 5.23 has two processors. `Idefics3Processor` always writes the same texts. `SmolVLMProcessor` asks the
-//! tokenizer for `fake_image_token` and `global_image_token`, and falls back to the same texts. The picture's own token
-//! is the one with the configuration's `image_token_id`.
+//! transformers 5.23 has two processors. `Idefics3Processor` always writes the same texts. `SmolVLMProcessor`
+//! asks the tokenizer for `fake_image_token` and `global_image_token`, and falls back to the same texts. The
+//! picture's own token is the one with the configuration's `image_token_id`.
 
 use arrcoc_bundle::names::file::TOKENIZER_CONFIG;
 use serde_json::Value;
 
 use crate::config::{Check, ConfigError};
-use crate::families::Files;
+use crate::families::contract::Files;
 
 /// Before and behind the rows of a tile, where the tokenizer does not say.
 const FRAME: &str = "<fake_token_around_image>";
@@ -43,8 +43,8 @@ impl Marks {
     }
 }
 
-/// Whether the processor is SmolVLM's: the class that a file names, in the order of transformers' `AutoProcessor`, or
-/// the one that belongs to the model.
+/// Whether the processor is SmolVLM's: the class that a file names, in the order of transformers'
+/// `AutoProcessor`, or the one that belongs to the model.
 fn asks_the_tokenizer(files: &Files<'_>) -> bool {
     let named = [files.processor, files.image_processor, files.tokenizer]
         .into_iter()
@@ -55,8 +55,8 @@ fn asks_the_tokenizer(files: &Files<'_>) -> bool {
     }
 }
 
-/// An attribute of the tokenizer. transformers takes it from `extra_special_tokens`, where that has names, else from
-/// the top level. There it is a text, or an object with the text as its `content`.
+/// An attribute of the tokenizer. transformers takes it from `extra_special_tokens`, where that has names,
+/// else from the top level. There it is a text, or an object with the text as its `content`.
 fn token(tokenizer: &Value, key: &'static str, default: &str) -> Result<String, ConfigError> {
     let places = [&tokenizer["extra_special_tokens"], &tokenizer["model_specific_special_tokens"], tokenizer];
     let Some(found) = places.into_iter().map(|place| &place[key]).find(|value| !value.is_null()) else {

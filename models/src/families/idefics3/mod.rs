@@ -1,6 +1,7 @@
 //! SmolVLM and Idefics3: SigLIP over square tiles, pixel shuffle, one product, and a Llama decoder.
 //!
-//! The reference is transformers' `Idefics3ForConditionalGeneration` and `Idefics3Processor` (SmolVLM's are the same under other names):
+//! The reference is transformers' `Idefics3ForConditionalGeneration` and `Idefics3Processor` (SmolVLM's are
+//! the same under other names):
 //! <https://github.com/huggingface/transformers/tree/main/src/transformers/models/idefics3>.
 
 use arrcoc_bundle::manifest::VisionSpec;
@@ -11,7 +12,7 @@ use arrcoc_bundle::{AxisRange, Target};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Composition, Family, Files, GraphOptions, Picture, PictureError, Preset};
+use super::contract::{self, Composition, Family, Files, GraphOptions, Picture, PictureError, Preset};
 use crate::config::{Check, ConfigError, Neutral, section};
 use crate::graph::Graph;
 use crate::image_processor::ImageProcessor;
@@ -228,7 +229,7 @@ impl Composition for Config {
 
     fn processor(&self) -> serde_yaml::Value {
         let Images { tile, longest_edge, split, resampling, scale } = self.images;
-        super::section(&processors::Idefics3 {
+        contract::section(&processors::Idefics3 {
             tile,
             rows_per_side: self.encoder.side(),
             longest_edge,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::families::{Dialogue, Preset};
+use crate::families::contract::{Dialogue, Preset};
 
 pub(super) static PRESETS: [Preset; 6] = [
     Preset {

@@ -7,7 +7,8 @@ use arrcoc_bundle::names::operator::ATTENTION_BF16;
 /// Its attribute, as `MultiHeadAttention` calls it.
 pub const NUM_HEADS: &str = "num_heads";
 
-/// `AttentionBf16`: softmax(q k / sqrt(width)) v of a sequence with itself, all \[batch, seq, heads * width\].
+/// `AttentionBf16`: softmax(q k / sqrt(width)) v of a sequence with itself, all \[batch, seq, heads *
+/// width\].
 pub fn attention_bf16() -> Function {
     let inputs = ["q", "k", "v"].map(|name| (name, Element::F32, dims!["batch", "seq", "columns"]));
     Function::new(ATTENTION_BF16, &[NUM_HEADS], &inputs, |g, inputs| {

@@ -5,7 +5,8 @@ use crate::graph::MICROSOFT;
 use crate::graph::{Attribute, Builder, Dim, Element, Function, Value};
 use arrcoc_bundle::names::operator::CACHED_ATTENTION;
 
-/// Attributes of [`cached_attention`], as `GroupQueryAttention` calls them: query heads, key/value heads, and the factor on the products.
+/// Attributes of [`cached_attention`], as `GroupQueryAttention` calls them: query heads, key/value heads, and
+/// the factor on the products.
 const HEADS: &str = "num_heads";
 const KV_HEADS: &str = "kv_num_heads";
 const SCALE: &str = "scale";
@@ -83,8 +84,8 @@ fn outputs(query: &Value, past: &Value, total: &Dim) -> [(Element, Vec<Dim>); 3]
 }
 
 impl Builder {
-    /// Attention to a cache that is `total` long afterwards: its output, and the present keys and values (a graph's outputs). Only for
-    /// [`arrcoc_bundle::Target::Cpu`].
+    /// Attention to a cache that is `total` long afterwards: its output, and the present keys and values (a
+    /// graph's outputs). Only for [`arrcoc_bundle::Target::Cpu`].
     pub fn cached_attention(&mut self, a: &CachedAttention<'_>, total: &Dim) -> [Value; 3] {
         let attributes = vec![
             (HEADS, Attribute::Int(a.heads as i64)),

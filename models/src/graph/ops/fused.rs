@@ -7,7 +7,8 @@ pub const INT8_ACCUMULATION: i64 = 4;
 
 /// ONNX Runtime's fused operators; only for [`arrcoc_bundle::Target::Cpu`].
 impl Builder {
-    /// `com.microsoft.MultiHeadAttention`, without mask: Q and K \[batch, seq, heads * width\], V may have another width.
+    /// `com.microsoft.MultiHeadAttention`, without mask: Q and K \[batch, seq, heads * width\], V may have
+    /// another width.
     pub fn multi_head_attention(
         &mut self,
         q: &Value,

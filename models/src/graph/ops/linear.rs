@@ -1,4 +1,5 @@
-//! Linear layers of quantized weights as operators of our own; what each means in ONNX Runtime's operators is its body.
+//! Linear layers of quantized weights as operators of our own; what each means in ONNX Runtime's operators is
+//! its body.
 
 use crate::dims;
 use crate::graph::MICROSOFT;
@@ -16,11 +17,11 @@ const ZERO_POINT: u8 = 128;
 /// Keeps the scale of a row of zeros (padding) above zero; no activation that matters is that small.
 const SMALLEST: f32 = 1e-20;
 
-/// `QuantizedLinear`: x \[rows, in\] with int8 weights \[out, in\], their scales \[out\] and a bias \[out\] to \[rows, out\]. Rows of x are quantized
-/// at run time with a scale each.
+/// `QuantizedLinear`: x \[rows, in\] with int8 weights \[out, in\], their scales \[out\] and a bias \[out\]
+/// to \[rows, out\]. Rows of x are quantized at run time with a scale each.
 ///
-/// A scale for the whole tensor would spare a pass over the output, and make a token's result depend on what else is in the batch: then
-/// streams, batches and chunked prompts would no longer give the same answers.
+/// A scale for the whole tensor would spare a pass over the output, and make a token's result depend on what
+/// else is in the batch: then streams, batches and chunked prompts would no longer give the same answers.
 pub fn quantized_linear() -> Function {
     let inputs = [
         ("x", Element::F32, dims!["rows", "in"]),
@@ -59,11 +60,12 @@ fn quantized_rows(g: &mut Builder, x: &Value) -> (Value, Value) {
     (g.emit("QuantizeLinear", &inputs, attributes, Element::U8, x.dims.clone()), scales)
 }
 
-/// `BlockLinear`: x \[rows, in\] with 4-bit weights in symmetric blocks of 32 along each row to \[rows, out\]. x is quantized at run time, row by
-/// row and block by block (`accuracy_level` 4).
+/// `BlockLinear`: x \[rows, in\] with 4-bit weights in symmetric blocks of 32 along each row to \[rows,
+/// out\]. x is quantized at run time, row by row and block by block (`accuracy_level` 4).
 ///
-/// Weights lie in the order in which a kernel multiplies them, \[out / 16, blocks, 4, 16, 4\] bytes of two weights, and so do their 16-bit
-/// scales, \[out / 16, blocks, 16\]: sixteen outputs side by side. `MatMulNBits` takes output after output.
+/// Weights lie in the order in which a kernel multiplies them, \[out / 16, blocks, 4, 16, 4\] bytes of two
+/// weights, and so do their 16-bit scales, \[out / 16, blocks, 16\]: sixteen outputs side by side.
+/// `MatMulNBits` takes output after output.
 pub fn block_linear() -> Function {
     let (words, rows, bytes) =
         (Blocks::TILED.bytes() / Blocks::WORD_BYTES, Blocks::TILE_ROWS, Blocks::WORD_BYTES);

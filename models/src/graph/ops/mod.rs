@@ -1,7 +1,8 @@
 //! One method per ONNX operator: it checks its inputs, works out the result's shape and adds the node.
 //!
-//! Standard operators follow <https://onnx.ai/onnx/operators/> at opset 18 and are unchanged at 21; those of ONNX Runtime
-//! ([`fused`]) follow <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
+//! Standard operators follow <https://onnx.ai/onnx/operators/> at opset 18 and are unchanged at 21; those of
+//! ONNX Runtime ([`fused`]) follow
+//! <https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md>.
 
 pub mod attention;
 pub mod cached_attention;

@@ -13,7 +13,8 @@ impl Builder {
         self.emit("MatMul", &[a, b], vec![], a.element, dims)
     }
 
-    /// `x W^T + b` for x \[rows, in\] and W \[out, in\]: the weight lies in the file as it lies in the checkpoint.
+    /// `x W^T + b` for x \[rows, in\] and W \[out, in\]: the weight lies in the file as it lies in the
+    /// checkpoint.
     pub fn gemm(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Value {
         assert_eq!(x.rank(), 2, "{}: Gemm takes rows", self.path(""));
         assert_eq!(x.dim(1), weight.dim(1), "{}: inner sizes of Gemm", self.path(""));
@@ -23,8 +24,9 @@ impl Builder {
         self.emit_in("", "Gemm", &inputs, attributes, vec![Some((x.element, dims))]).remove(0)
     }
 
-    /// Convolution of x \[batch, in, spatial...\] with W \[out, in, kernel...\], the same padding on both sides.
-    /// Without padding the kernel must tile the axis (a patch embedding); with it the size must be kept.
+    /// Convolution of x \[batch, in, spatial...\] with W \[out, in, kernel...\], the same padding on both
+    /// sides. Without padding the kernel must tile the axis (a patch embedding); with it the size must be
+    /// kept.
     pub fn conv(
         &mut self,
         x: &Value,

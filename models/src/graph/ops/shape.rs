@@ -4,8 +4,8 @@ use crate::graph::{Attribute, Builder, Dim, Element, Value};
 
 /// Shapes and indices.
 impl Builder {
-    /// Changes the shape and keeps the order of elements. Sizes that `x` has in the same place are copied by the operator
-    /// and one more may be left to it; only what remains is computed.
+    /// Changes the shape and keeps the order of elements. Sizes that `x` has in the same place are copied by
+    /// the operator and one more may be left to it; only what remains is computed.
     pub fn reshape(&mut self, x: &Value, dims: Vec<Dim>) -> Value {
         if x.dims == dims {
             return x.clone();

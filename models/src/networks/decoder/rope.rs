@@ -1,5 +1,8 @@
 //! Rotary positions of the decoder: frequencies as transformers' `modeling_rope_utils.py` computes them, and
 //! cosines and sines by token.
+//!
+//! This file and `config.rs` are one thought: a configuration has a rope, and a rope is read from the
+//! configuration's keys.
 
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
