@@ -11,8 +11,8 @@ use crate::graph::{AxisRange, Meaning, Role};
 use crate::manifest::{DecoderSpec, Precision, Target, VisionSpec};
 use crate::quote::excerpt;
 
-/// A manifest that passed every check. Paths in it are absolute and inside the bundle; what lies there may be
-/// a symbolic link.
+/// A manifest that passed every check. Its paths are absolute and inside the bundle. A file there may be a
+/// symbolic link.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     /// Model name.
@@ -42,7 +42,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The family's own section, as a struct of [`processors`].
+    /// The family's own section, as a struct of [`crate::processors`].
     ///
     /// # Errors
     /// [`BundleError::Field`] where the section is of another form.

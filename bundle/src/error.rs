@@ -77,7 +77,7 @@ pub enum BundleError {
         /// The file, as the graph writes it.
         file: String,
     },
-    /// A graph's file is none, or reads what cannot be checked.
+    /// A graph's file holds no graph, or reads files that cannot be checked.
     #[error("graph `{graph}` cannot be used: {reason}; export the checkpoint again")]
     Graph {
         /// The graph's name.

@@ -70,7 +70,7 @@ struct HashedFile {
     file: File,
     /// Its state when it was last known to match its hash.
     seen: Mutex<State>,
-    /// Whoever wants to write to it waits.
+    /// Whether the system holds off a writer.
     leased: AtomicBool,
 }
 
@@ -122,8 +122,8 @@ impl HashedFiles {
         self.0.iter().try_for_each(HashedFile::check_path)
     }
 
-    /// Checks the content alone: a bundle that was replaced by another one is still the one that was loaded,
-    /// for whoever has it open.
+    /// Checks the content alone. A file that another one has replaced is still the one that was loaded: the
+    /// process has it open.
     ///
     /// # Errors
     /// As for [`Self::check`].

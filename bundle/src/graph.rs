@@ -1,4 +1,4 @@
-//! What a graph says about itself: for whoever chooses precisions, compares outputs, plans memory or names
+//! What a graph says about itself, for code that chooses precisions, compares outputs, plans memory or names
 //! metrics.
 
 use serde::{Deserialize, Serialize};

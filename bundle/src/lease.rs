@@ -1,11 +1,11 @@
-//! Leases on the files of a bundle in service: the system holds off whoever wants to write to one, until
-//! somebody has looked.
+//! Leases on the files of a bundle in service: the system holds off a writer until the process has seen that
+//! one waits.
 //!
-//! Inference libraries map weights into memory. What is written to such a file changes answers at once, and a
-//! file that becomes shorter ends the process (SIGBUS). With a lease (Linux, `fcntl(2)`, `F_SETLEASE`) the
-//! writer's `open` waits instead, for as long as `/proc/sys/fs/lease-break-time` says (45 seconds), in which
-//! the model that reads the file stops. Where there are no leases (other systems, network file systems, files
-//! of another user), a change is noticed afterwards.
+//! Inference libraries map weights into memory. A write to such a file changes answers at once, and a file
+//! that becomes shorter ends the process (SIGBUS). With a lease (Linux, `fcntl(2)`, `F_SETLEASE`) the
+//! writer's `open` waits instead, for as long as `/proc/sys/fs/lease-break-time` says (45 seconds). In this
+//! time the model that reads the file stops. Other systems, network file systems and files of another user
+//! have no leases. There a change is noticed afterwards.
 
 use std::fs::File;
 

@@ -1,14 +1,14 @@
 //! Bundles: the directory that the exporter writes and the runtime runs. All that the two share is said here,
 //! once.
 //!
-//! [`Bundle::open`] is the only way in. It parses `manifest.yaml` into [`RawManifest`], checks every field
-//! and turns it into a [`Manifest`], resolves every path inside the bundle and hashes every file. Whoever
-//! holds a [`Bundle`] holds something that passed all of that. Files that the manifest does not list are
-//! nobody's business, unless a graph would read them.
+//! [`Bundle::open`] is the only way in. It parses `manifest.yaml` into [`RawManifest`] and checks every
+//! field. The result is a [`Manifest`]. Then every path is resolved inside the bundle, and every file is
+//! hashed. A [`Bundle`] has passed all of these checks. Files that the manifest does not list are ignored,
+//! unless a graph would read one: that is an error.
 //!
-//! Libraries map large files instead of reading them, so a file that is written to after it was hashed would
-//! change what is computed. [`Bundle::check_unchanged`] sees that after loading, and [`files::HashedFiles`]
-//! looks again while a model serves.
+//! Libraries map large files instead of reading them. A file that somebody writes to after it was hashed
+//! would change what is computed. [`Bundle::check_unchanged`] sees that after loading, and
+//! [`files::HashedFiles`] looks again while a model serves.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ impl Bundle {
         self.files.check_paths()
     }
 
-    /// The files, for whoever looks at them from time to time.
+    /// The files, for code that checks them from time to time.
     pub fn hashed_files(&self) -> Arc<HashedFiles> {
         Arc::clone(&self.files)
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 const ZERO: f32 = 1e-6;
 
 /// How far the mean may lie from its target, in target standard deviations. A decoder's input norm forgives
-/// scale more than an offset; the seeds of this project alarm at an eighth, for one trained model.
+/// scale more than an offset.
 const MEAN_LIMIT: f32 = 0.25;
 /// By what factor the standard deviation may differ, either way.
 const STD_LIMIT: f32 = 1.5;

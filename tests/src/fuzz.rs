@@ -82,7 +82,7 @@ impl Mutator {
         (self.next() % (end as u64).max(1)) as usize
     }
 
-    /// True once in so many times.
+    /// True once in this many calls, on average.
     pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }

@@ -74,7 +74,7 @@ pub(crate) fn load_f16(x: &[f16; LANES]) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(x.as_ptr().cast()) })
 }
 
-/// Asks for as many bytes, so much further on in memory, whatever is there.
+/// Asks the CPU to fetch the bytes that lie `ahead` behind these, as many as these are. They need not exist.
 #[inline]
 pub(crate) fn fetch_soon(bytes: &[u8], ahead: usize) {
     for line in (0..bytes.len()).step_by(BYTES) {

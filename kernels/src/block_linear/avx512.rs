@@ -23,8 +23,8 @@ pub(super) const ROW: Row<Kernel> = Row {
     kernel: Kernel {
         quantize,
         few: Few { rows: 4, tiles: 2, multiply: few },
-        // So many rows that taking the weights apart costs next to nothing, so few that they stay near; so
-        // many panels that the threads share the work evenly.
+        // With this many rows, unpacking the weights costs next to nothing, and the rows still fit the cache.
+        // With panels of this size, the threads share the work evenly.
         many: Many { rows: 64 * ROWS, tiles: 4 * TILES, multiply: many },
     },
 };
@@ -172,7 +172,8 @@ unsafe fn many(
     });
 }
 
-/// Takes the tiles from `first`; beyond the last, that one again, since nobody reads its sums.
+/// Unpacks the tiles from `first` on. Behind the last tile it unpacks the last one again: nobody reads the
+/// sums.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn unpack(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
     for tile in 0..TILES {

@@ -51,7 +51,7 @@ struct Few {
 
 /// An encoder, or a prompt: it pays to bring the weights into another order first.
 struct Many {
-    /// Rows of a task: so many that ordering the weights costs next to nothing.
+    /// Rows of a task: with this many, ordering the weights costs next to nothing.
     rows: usize,
     /// Outputs of a task.
     outputs: usize,
@@ -68,9 +68,9 @@ struct Many {
     ),
 }
 
-/// Most inputs of a [`linear()`] layer: so many products of signed bytes fit 32 bits, and so does the
-/// correction. Products with raised weights, which are added first, may not: they wrap, and taking the
-/// correction off wraps back.
+/// Most inputs of a [`linear()`] layer. The sum of this many products of signed bytes fits 32 bits, and so
+/// does the correction. Kernels first sum products with raised weights. This sum may be too large for 32
+/// bits: it wraps, and subtracting the correction wraps back.
 pub const MOST_INPUTS: usize = 1 << 17;
 
 /// A weight in 8 bits, as checkpoints order it: `y = x * weight^T * scale + bias`.

@@ -7,7 +7,7 @@ use crate::threads::Threads;
 
 /// Rows of one task.
 const ROWS_PER_TASK: usize = 16;
-/// Rows are padded to a multiple of so many bytes: the longest vector of any CPU.
+/// Rows are padded to a multiple of this many bytes: the longest vector of any CPU.
 const VECTOR: usize = 64;
 
 /// Rows of x in 8 bits.

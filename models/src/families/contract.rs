@@ -90,8 +90,8 @@ pub trait Composition: fmt::Debug + Send + Sync {
     /// Range of an axis that is the family's own; `None` for the decoder's.
     fn range(&self, axis: &str) -> Option<AxisRange>;
 
-    /// What the worst picture of a size takes, for whoever plans memory. `None` is the size that the model
-    /// was made for.
+    /// What the worst picture of a size takes, for plans of memory. `None` is the size that the model was
+    /// made for.
     ///
     /// # Errors
     /// [`PictureError`] where the encoder has no such size.

@@ -1,9 +1,10 @@
 //! The families of checkpoints: one file each, and one line in [`FAMILIES`].
 //!
-//! Whoever adds a family writes `families/NAME.rs` here: a [`Family`] that reads the checkpoint's files into
-//! a [`Composition`], which composes graphs from [`crate::networks`] and says what a runtime must know. The
-//! other half is `vision/families/NAME.rs` of the runtime, which turns pictures into the graphs' inputs; what
-//! passes between the halves is a struct of [`arrcoc_bundle::processors`].
+//! A new family is a file `families/NAME.rs` here. Its [`Family`] reads the checkpoint's files into a
+//! [`Composition`]. The composition makes graphs from [`crate::networks`] and says what a runtime must know.
+//! The file also names the keys of the configuration that change nothing. The other half of a family is
+//! `vision/families/NAME.rs` of the runtime, which turns pictures into the graphs' inputs. A struct of
+//! [`arrcoc_bundle::processors`] passes between the halves.
 
 use serde::Deserialize;
 

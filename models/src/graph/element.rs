@@ -27,7 +27,7 @@ pub enum Element {
 }
 
 impl Element {
-    /// Bytes that so many elements take.
+    /// Bytes that this many elements take.
     pub const fn bytes(self, elements: usize) -> usize {
         match self {
             Self::I64 => elements * 8,

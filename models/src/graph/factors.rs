@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// Numbers that a checkpoint's are multiplied with on their way into a bundle; two are equal when their bits
+/// Factors of a checkpoint's numbers on their way into a bundle. Two are equal when their bits
 /// are.
 #[derive(Debug, Clone)]
 pub struct Factors(Arc<[f32]>);

@@ -1,9 +1,9 @@
 //! Operators of our own: a name, and a graph of others that says what it means.
 //!
-//! ONNX calls them functions (<https://github.com/onnx/onnx/blob/main/docs/IR.md#functions>). Whoever has a
-//! kernel of that name may run it; for all others the body takes the operator's place. So a graph that uses
-//! one runs on every CPU that ONNX Runtime runs on (bodies use its operators, too), and faster where there is
-//! a kernel.
+//! ONNX calls them functions (<https://github.com/onnx/onnx/blob/main/docs/IR.md#functions>). A library with
+//! a kernel of that name may run it. In every other library the body takes the operator's place. Bodies use
+//! operators of ONNX Runtime too. So a graph with such a function runs on every CPU that ONNX Runtime runs
+//! on, and faster where there is a kernel.
 
 use super::{Attribute, Builder, DOMAIN, Dim, Element, Graph, Source, Value};
 use arrcoc_bundle::{Role, Target};

@@ -1,6 +1,6 @@
 //! A small ONNX graph builder.
 //!
-//! [`Builder`] grows a graph one operator at a time; every operator is a method in [`ops`] that checks its
+//! [`Builder`] grows a graph one operator at a time. Every operator is a method in [`ops`]. It checks its
 //! inputs, works out the shape of its result and names it, so that each tensor of the finished [`Graph`] has
 //! a `value_info`. Shapes may hold dynamic axes ([`Dim`]). The builder's scope is both the prefix of node
 //! names and that of the checkpoint's tensor names, so a node is found by the weight it uses.

@@ -2,8 +2,8 @@
 //! in transformers.
 //!
 //! Pre-norm transformer with grouped-query attention, rotary positions and a gated MLP; Qwen3 also normalises
-//! queries and keys. Two flavours come from this one file: *fused* lets one operator rotate, extend a shared
-//! KV buffer in place and attend, *portable* spells the same out in standard operators with past and present
+//! queries and keys. Two flavours come from this one file. *Fused* lets one operator rotate, extend a shared
+//! KV buffer in place and attend. *Portable* spells the same out in standard operators with past and present
 //! tensors. Embedding is a graph of its own, since visual tokens enter as embeddings; tied weights are stored
 //! once for both.
 

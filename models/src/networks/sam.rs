@@ -237,7 +237,8 @@ fn windowed_attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid) 
 
     let x = g.reshape(x, dims![&grid.batch, &grid.height, &grid.width, hidden]); // [B, h, w, hidden]
     let x = g.pad_to(&x, &[(1, high.clone()), (2, wide.clone())]); // [B, high, wide, hidden]
-    let x = g.reshape(&x, dims![grid.batch.times(&down), size, &across, size * hidden]); // [B * down, size, across, size * hidden]
+    // [B * down, size, across, size * hidden]
+    let x = g.reshape(&x, dims![grid.batch.times(&down), size, &across, size * hidden]);
     let x = g.transpose(&x, &[0, 2, 1, 3]); // [B * down, across, size, size * hidden]
     let x = g.reshape(&x, dims![windows.rows(), hidden]); // rows of windows
 
@@ -267,7 +268,8 @@ fn attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid, table_sid
         true => bricks::linear(g, "qkv", x, 3 * hidden),
         false => bricks::linear_no_bias(g, "qkv", x, 3 * hidden),
     };
-    let qkv = g.reshape(&qkv, dims![&grid.batch, &grid.height, &grid.width, 3 * hidden]); // [B, h, w, 3 * hidden]
+    // [B, h, w, 3 * hidden]
+    let qkv = g.reshape(&qkv, dims![&grid.batch, &grid.height, &grid.width, 3 * hidden]);
     let vertical = relative_table(g, "rel_pos_h", &grid.height, table_side, width); // [2h - 1, width]
     let horizontal = relative_table(g, "rel_pos_w", &grid.width, table_side, width); // [2w - 1, width]
     let o = match g.target() {

@@ -8,8 +8,8 @@ use crate::avx512::{LANES, load_floats, transposed};
 /// How many keys ahead [`transpose`] asks the memory for: rows are far apart, and no CPU guesses the next.
 const AHEAD: usize = 2 * LANES;
 
-/// How many of so many rows and vectors the next tile takes, from the largest tiles that leave each register
-/// its sum.
+/// How many of the remaining rows and vectors the next tile takes. Tiles are as large as they can be while
+/// every sum has a register.
 ///
 /// Six rows of four vectors are 24 sums. (Twelve of two are as many, but need more addresses than there are
 /// registers for them.) With fewer rows, more vectors keep the multipliers busy while a sum waits for its

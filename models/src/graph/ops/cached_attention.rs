@@ -41,8 +41,8 @@ pub struct CachedAttention<'a> {
 }
 
 /// `CachedAttention`: causal attention with rotary embedding inside and the cache extended in place. The body
-/// is ONNX Runtime's `RotaryEmbedding` of queries and keys, and its `GroupQueryAttention`. That one could
-/// rotate too, but asks for tables as long as the cache.
+/// is ONNX Runtime's `RotaryEmbedding` of queries and keys, and its `GroupQueryAttention`. The
+/// latter could rotate too, but asks for tables as long as the cache.
 fn cached_attention() -> Function {
     let past = || dims!["batch", "kv_heads", "past", "head_dim"];
     let table = || dims!["positions", "half"];
