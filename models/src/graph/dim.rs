@@ -195,8 +195,8 @@ mod tests {
             for y in sizes() {
                 for z in sizes() {
                     if [&x, &y, &z].iter().all(|dim| dim.fixed().is_none()) {
-                        assert_eq!(x.plus(&y.plus(&z)), x.plus(&y).plus(&z));
-                        assert_eq!(x.times(&y.times(&z)), x.times(&y).times(&z));
+                        assert_eq!(x.plus(y.plus(&z)), x.plus(&y).plus(&z));
+                        assert_eq!(x.times(y.times(&z)), x.times(&y).times(&z));
                     }
                 }
             }
