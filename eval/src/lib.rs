@@ -17,6 +17,7 @@ pub mod provenance;
 pub mod report;
 mod run;
 pub mod summary;
+pub mod times;
 pub mod variants;
 
 pub use run::{EvalError, Finished, run};

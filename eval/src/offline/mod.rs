@@ -8,7 +8,6 @@
 //! [`arms`]: crate::arms
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -18,7 +17,6 @@ use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::decoder::{self, Decoder, DecoderError, Embedder};
 use arrcoc_runtime::error::LoadError;
-use arrcoc_runtime::generate::Stage;
 use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Role};
 use arrcoc_runtime::image::{DecodedImage, ImageError, ImageLimits, decode};
 use arrcoc_runtime::library::{Library, LibraryError};
@@ -27,7 +25,7 @@ use arrcoc_runtime::prompt::{Layout, Prompter};
 use arrcoc_runtime::sampling::SamplingError;
 use arrcoc_runtime::tensor::TensorError;
 use arrcoc_runtime::vision::ImagePlan;
-use arrcoc_runtime::vision::families::arr_coc_ovis::{self, pipeline};
+use arrcoc_runtime::vision::families::arr_coc_ovis;
 use vision_runner::VisionRunner;
 
 mod answer;
@@ -216,32 +214,5 @@ impl OfflineModel {
     /// [`OfflineError::Prompt`] when the tokenizer fails.
     pub fn count_tokens(&self, text: &str) -> Result<usize, OfflineError> {
         Ok(self.prompter.tokenize(text)?.len())
-    }
-}
-
-/// Time that was spent on a part of an answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Times {
-    /// The encoder, when it ran for this picture at this size (it runs once for all arms and questions).
-    pub encode: Duration,
-    /// Making the map of relevances, whatever makes it: the allocator, coverage, the grid's neck.
-    pub allocator: Duration,
-    /// The compressor.
-    pub compressor: Duration,
-    /// The refiner.
-    pub refiner: Duration,
-    /// The quality adapter.
-    pub adapter: Duration,
-}
-
-impl Times {
-    /// Adds the time of a stage that comes after the allocator's.
-    fn note(&mut self, stage: &Stage, took: Duration) {
-        match stage.name() {
-            pipeline::COMPRESSOR => self.compressor += took,
-            pipeline::REFINER => self.refiner += took,
-            pipeline::ADAPTER => self.adapter += took,
-            _ => {}
-        }
     }
 }
