@@ -21,5 +21,3 @@ pub mod times;
 pub mod variants;
 
 pub use run::{EvalError, Finished, run};
-
-use arrcoc_bundle::hex;

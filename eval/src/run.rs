@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::arms::Arm;
 use crate::offline::{Answer, AnswerRequest, ArmBudget, Example, OfflineError, OfflineModel, VisualTokens};
-use arrcoc_bundle::Bundle;
+use arrcoc_bundle::{Bundle, hex};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::{FinishReason, Stage};
 use arrcoc_runtime::model::Options;
@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::journal::{
     AnswerLine, Configuration, DECODE_PER_TOKEN, FILE, Header, Journal, JournalError, Line, Omitted, RowLine,
 };
+use super::measure;
 use super::mismatched_questions::mismatched_questions;
 use super::neck::{self, NeckFileError};
 use super::options::{EvalOptions, Tokens};
@@ -21,7 +22,6 @@ use super::report::{self, ReportError};
 use super::summary::{About, Summary};
 use super::times::StageTimes;
 use super::variants::{Unsupported, Variant, variants};
-use super::{hex, measure};
 use arrcoc_runtime::dataset::{DataError, DataSet, Row};
 
 /// Tokens that an answer may be longer than the longest reference.

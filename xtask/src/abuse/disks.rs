@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 
 use super::ring::{Ring, Row};
 use crate::shell;
-use crate::soak::{CHECKPOINT, PAGE};
 use crate::traffic::http;
 use crate::traffic::questions;
 use crate::traffic::server::{Launch, Log};
+use crate::traffic::{CHECKPOINT, PAGE};
 
 const ASKED: usize = 20;
 /// Longest wait for a server that was asked to end.

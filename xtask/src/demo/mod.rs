@@ -70,7 +70,7 @@ impl Runtime {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
-    let subject = Subject::of(args);
+    let subject = Subject::new(args.preset.as_deref(), args.image.as_deref(), &args.question);
     let picture = &subject.picture;
     let image = fs::read(picture).with_context(|| format!("cannot read the image {}", picture.display()))?;
     let dir = shell::target("demo");

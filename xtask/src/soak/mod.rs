@@ -21,12 +21,10 @@ use crate::traffic::questions::{self, Question, Said};
 use crate::traffic::random::Random;
 use crate::traffic::server::{Launch, Log};
 use crate::traffic::watch;
+use crate::traffic::{CHECKPOINT, PAGE};
 use bad::{Bad, Outcome};
 use report::{Report, Tally};
 
-/// The checkpoint that traffic asks, and the page that it asks about.
-pub(crate) const CHECKPOINT: &str = "reference/checkpoints/arr-coc-ledger";
-pub(crate) const PAGE: &str = "tests/fixtures/ledger/page.png";
 /// The key that good requests bring.
 const KEY: &str = "soak-key";
 /// Longest wait for one good answer.

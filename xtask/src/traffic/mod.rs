@@ -6,3 +6,7 @@ pub(crate) mod questions;
 pub(crate) mod random;
 pub(crate) mod server;
 pub(crate) mod watch;
+
+/// The checkpoint that traffic asks, and the page that it asks about.
+pub(crate) const CHECKPOINT: &str = "reference/checkpoints/arr-coc-ledger";
+pub(crate) const PAGE: &str = "tests/fixtures/ledger/page.png";
