@@ -1,7 +1,7 @@
 //! `answers.jsonl`: what was run, every answer, and how far the run has come.
 //!
-//! The first line says what is run. Then come, row by row, the answers of all variants and a line that closes the row. A
-//! run that broke off goes on behind the last closed row, if it is the same run.
+//! The first line says what is run. Then come, row by row, the answers of all variants and a line that closes
+//! the row. A run that broke off goes on behind the last closed row, if it is the same run.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -17,8 +17,8 @@ use super::times::StageTimes;
 /// The file's name.
 pub const FILE: &str = "answers.jsonl";
 
-/// The stage that is one token of an answer: its share of the steps of its batch. Absent where the first token was the
-/// last.
+/// The stage that is one token of an answer: its share of the steps of its batch. Absent where the first
+/// token was the last.
 pub const DECODE_PER_TOKEN: &str = "decode_per_token";
 
 /// One line.
@@ -125,7 +125,8 @@ pub struct RowLine {
     pub seconds: f64,
 }
 
-/// An arm that a row could not be answered with: it needs what the row has not, or there is no room for the prompt.
+/// An arm that a row could not be answered with: it needs what the row has not, or there is no room for the
+/// prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Omitted {
     /// The arm.

@@ -83,7 +83,8 @@ pub struct Finished {
     pub page: String,
 }
 
-/// Runs a data set, or what is left of it, and writes the results. `progress` is told how many rows are done, of how many.
+/// Runs a data set, or what is left of it, and writes the results. `progress` is told how many rows are done,
+/// of how many.
 ///
 /// # Errors
 /// [`EvalError`]; the answers of complete rows stay, and the same call goes on behind them.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::measure::median;
 
-/// Milliseconds by the name of the stage, in the order in which the stages first ran. In JSON an object in that order.
+/// Milliseconds by the name of the stage, in the order in which the stages first ran. In JSON an object in
+/// that order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StageTimes(Vec<(String, f64)>);
 
@@ -51,8 +52,8 @@ impl StageTimes {
     }
 }
 
-/// The names of all stages that any answer went through. Where two answers went through different stages, those of the
-/// first keep their order, and each further stage follows the one that it ran behind.
+/// The names of all stages that any answer went through. Where two answers went through different stages,
+/// those of the first keep their order, and each further stage follows the one that it ran behind.
 pub fn stage_names<'a>(all: impl Iterator<Item = &'a StageTimes>) -> Vec<&'a str> {
     let mut names: Vec<&str> = Vec::new();
     for times in all {

@@ -144,7 +144,8 @@ pub(crate) struct Perplexity {
     /// Text files; one after the other.
     #[arg(value_name = "FILE")]
     pub(crate) text: Vec<PathBuf>,
-    /// Token ids of another tool's windows instead of texts: JSON, a list of lists, or an object with such a list `windows`.
+    /// Token ids of another tool's windows instead of texts: JSON, a list of lists, or an object with such a
+    /// list `windows`.
     #[arg(long, value_name = "FILE")]
     pub(crate) windows: Option<PathBuf>,
     /// Tokens of a window of text.

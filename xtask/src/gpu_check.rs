@@ -1,7 +1,8 @@
 //! `cargo xtask gpu-check`: everything that only a GPU can show, on any machine that has one.
 //!
-//! The real-width preset is exported and calibrated, and every precision that the card has runs on CUDA, and on TensorRT where it is, against
-//! the fp32 graphs on the CPU (`arrcoc-export verify`); then an answer is timed beside PyTorch on the same card.
+//! The real-width preset is exported and calibrated, and every precision that the card has runs on CUDA, and
+//! on TensorRT where it is, against the fp32 graphs on the CPU (`arrcoc-export verify`); then an answer is
+//! timed beside PyTorch on the same card.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -92,7 +93,8 @@ impl Bench<'_> {
         let engines = self.work.join("engines");
         let mut bundles = vec![self.programs.bundle(&checkpoint, &engines, &Build::portable(REAL_WIDTH))?];
         let calibration = self.programs.calibration(&checkpoint, &self.work, &self.library)?;
-        // int4 is only stored in 4 bits, so every card multiplies it; products of 8-bit floats need tensor cores that have them.
+        // int4 is only stored in 4 bits, so every card multiplies it; products of 8-bit floats need tensor
+        // cores that have them.
         let precisions =
             if card.capability >= FP8 { &["fp16", "int4", "fp8"][..] } else { &["fp16", "int4"] };
         for precision in precisions {
@@ -108,8 +110,8 @@ impl Bench<'_> {
         export
     }
 
-    /// Builds engines where the runtime wants some, compares, and times an answer. What fails is part of the result: the next run may
-    /// work.
+    /// Builds engines where the runtime wants some, compares, and times an answer. What fails is part of the
+    /// result: the next run may work.
     fn run(&self, runtime: &str, bundle: &Path) -> Value {
         let attempt = || -> Result<Value> {
             if runtime == "tensorrt" {

@@ -1,9 +1,9 @@
-//! A model for experiments: the same graphs as [`arrcoc_runtime::model`], run by the caller's thread, with any of the [`arms`] in
-//! the allocator's place.
+//! A model for experiments: the same graphs as [`arrcoc_runtime::model`], run by the caller's thread, with
+//! any of the [`arms`] in the allocator's place.
 //!
-//! There is no queue and no concurrency, so the same calls in the same order give the same answers. Several answers are
-//! decoded side by side all the same ([`OfflineModel::answer`]); their tokens do not depend on what else runs, as far as an
-//! engine's arithmetic does not depend on the size of a batch.
+//! There is no queue and no concurrency, so the same calls in the same order give the same answers. Several
+//! answers are decoded side by side all the same ([`OfflineModel::answer`]); their tokens do not depend on
+//! what else runs, as far as an engine's arithmetic does not depend on the size of a batch.
 //!
 //! [`arms`]: crate::arms
 
@@ -119,8 +119,8 @@ pub struct OfflineModel {
 }
 
 impl OfflineModel {
-    /// Loads every graph of the bundle. `options` as for [`arrcoc_runtime::model::Model`]; queue, timeout and the token cache are
-    /// not used.
+    /// Loads every graph of the bundle. `options` as for [`arrcoc_runtime::model::Model`]; queue, timeout and
+    /// the token cache are not used.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -129,7 +129,8 @@ impl OfflineModel {
         Self::load_on(bundle, runtime.as_ref(), options)
     }
 
-    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not used.
+    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not
+    /// used.
     ///
     /// # Errors
     /// [`LoadError`].

@@ -93,8 +93,8 @@ impl VisionRunner {
         })
     }
 
-    /// Encodes a picture at a size, or remembers it. Requests may have the bundle's sizes only; here any multiple of the
-    /// patch will do, since the encoder's axes are dynamic.
+    /// Encodes a picture at a size, or remembers it. Requests may have the bundle's sizes only; here any
+    /// multiple of the patch will do, since the encoder's axes are dynamic.
     pub(super) fn encode(&mut self, image: &DecodedImage, size: usize) -> Result<EncodedImage, LibraryError> {
         let key = picture_key(image.sha256, size);
         if let Some(encoded) = self.encoded.get(&key) {
@@ -120,8 +120,8 @@ impl VisionRunner {
         Ok(encoded)
     }
 
-    /// Asks the allocator; with no question at all, one token of zeros. (A mask that leaves out everything would leave
-    /// nothing to attend to: every match would be the mask's own value.)
+    /// Asks the allocator; with no question at all, one token of zeros. (A mask that leaves out everything
+    /// would leave nothing to attend to: every match would be the mask's own value.)
     pub(super) fn allocate(
         &mut self,
         features: &Tensor,
@@ -162,9 +162,9 @@ impl VisionRunner {
         Ok(Tensor::from_vec(&shape, features.into_raw_vec_and_offset().0)?)
     }
 
-    /// Every patch as the decoder would see it, `[P, H]`: a pass in which all are tokens. Where the compressor takes fewer
-    /// than there are, several passes, each with patches from all over the picture; all patches have the same relevance
-    /// but for a hair, which decides whose pass it is.
+    /// Every patch as the decoder would see it, `[P, H]`: a pass in which all are tokens. Where the
+    /// compressor takes fewer than there are, several passes, each with patches from all over the picture;
+    /// all patches have the same relevance but for a hair, which decides whose pass it is.
     pub(super) fn all_patch_embeds(
         &mut self,
         encoded: &EncodedImage,

@@ -19,11 +19,12 @@ use arrcoc_runtime::tensor::Tensor;
 use arrcoc_runtime::vision::families::arr_coc_ovis::layout::Token;
 use arrcoc_runtime::vision::families::arr_coc_ovis::pipeline::{Allocation, Selection};
 
-/// The stage that makes the relevances. It has the allocator's name in every arm, whatever makes them: the allocator,
-/// coverage, the grid's neck.
+/// The stage that makes the relevances. It has the allocator's name in every arm, whatever makes them: the
+/// allocator, coverage, the grid's neck.
 const RELEVANCES: &str = "allocator";
 
-/// A question about a picture, with what else the arms need. It remembers what several arms and budgets share.
+/// A question about a picture, with what else the arms need. It remembers what several arms and budgets
+/// share.
 pub struct Example {
     image: DecodedImage,
     question: Question,
@@ -56,14 +57,14 @@ pub struct VisualTokens {
     pub tokens: usize,
     /// The adapter's tier.
     pub tier: usize,
-    /// What each token is, in the order of the tokens: an index of the patches that the arm gave, or beyond them of a gist
-    /// cell.
+    /// What each token is, in the order of the tokens: an index of the patches that the arm gave, or beyond
+    /// them of a gist cell.
     pub indices: Vec<i64>,
-    /// Of the patches where the answer is, the share that became tokens; `None` without an answer box, or where tokens
-    /// are not patches of the picture.
+    /// Of the patches where the answer is, the share that became tokens; `None` without an answer box, or
+    /// where tokens are not patches of the picture.
     pub recall: Option<f64>,
-    /// Time per stage of the vision side. The encoder runs once for all arms and questions of a picture, and has here
-    /// what it took then.
+    /// Time per stage of the vision side. The encoder runs once for all arms and questions of a picture, and
+    /// has here what it took then.
     pub times: StageTimes,
 }
 
@@ -98,7 +99,8 @@ impl Example {
 }
 
 impl OfflineModel {
-    /// Makes the visual tokens of an example. `arm_budget` comes from [`super::Capacity::arm_budget`] of this model.
+    /// Makes the visual tokens of an example. `arm_budget` comes from [`super::Capacity::arm_budget`] of this
+    /// model.
     ///
     /// # Errors
     /// [`OfflineError::MissingInput`] when the example has not what the arm needs, or an engine's error.
@@ -283,7 +285,8 @@ impl OfflineModel {
                 }
                 relevance::oracle(&answer, patches)
             }
-            // `Full` keeps everything. The other two are given their tokens elsewhere, from features of their own.
+            // `Full` keeps everything. The other two are given their tokens elsewhere, from features of their
+            // own.
             Arm::Full | Arm::Grid | Arm::Downsampled => vec![NEUTRAL; patches],
         };
         Ok(RelevanceMap { relevance, allocation: None, took: started.elapsed() })

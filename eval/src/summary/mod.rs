@@ -1,7 +1,7 @@
 //! From answers to figures.
 //!
-//! A *cell* is an arm at a budget with one kind of positions, over one kind of questions or over all that are about one
-//! place. Differences are paired: both arms on the same row at the same budget.
+//! A *cell* is an arm at a budget with one kind of positions, over one kind of questions or over all that are
+//! about one place. Differences are paired: both arms on the same row at the same budget.
 
 use std::collections::BTreeMap;
 

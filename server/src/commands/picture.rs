@@ -12,8 +12,8 @@ const TINT: f32 = 0.35;
 const RELEVANT: Rgb<u8> = Rgb([255, 140, 0]);
 const GIST: Rgb<u8> = Rgb([90, 160, 220]);
 
-/// The image with the patches that got a token of their own bright, tinted by relevance, and the cells of the gist
-/// grid outlined.
+/// The image with the patches that got a token of their own bright, tinted by relevance, and the cells of the
+/// gist grid outlined.
 ///
 /// # Errors
 /// The image library's; the runtime read the same bytes before, so this is rare.

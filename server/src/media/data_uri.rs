@@ -1,4 +1,5 @@
-//! `data:image/png;base64,...` (RFC 2397), read strictly but for line breaks in the data: what is not that is refused, with its place.
+//! `data:image/png;base64,...` (RFC 2397), read strictly but for line breaks in the data: what is not that is
+//! refused, with its place.
 
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};

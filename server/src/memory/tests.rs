@@ -97,7 +97,8 @@ fn both_versions_at_once() {
     assert_eq!(root.left(), Some(200));
 }
 
-/// A container whose groups are mounted from its own on, and one that is told of a group outside of what it sees.
+/// A container whose groups are mounted from its own on, and one that is told of a group outside of what it
+/// sees.
 #[test]
 fn groups_seen_from_within_a_container() {
     let mounts = V1.replace("0:32 / ", "0:32 /docker/abc ");

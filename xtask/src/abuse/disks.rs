@@ -48,7 +48,8 @@ pub(super) fn log(ring: &Ring<'_>) -> Result<Vec<Row>> {
                 continue;
             }
         };
-        // Nobody reads while it loads either: the reader is gone from the beginning, or stalls from the beginning.
+        // Nobody reads while it loads either: the reader is gone from the beginning, or stalls from the
+        // beginning.
         let pipe = server.pipe.take();
         let kept = if reader == Reader::Gone { None } else { pipe };
         if let Err(error) = server.await_ready() {

@@ -155,7 +155,8 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(if path.is_absolute() { path.to_path_buf() } else { shell::root().join(path) })
 }
 
-/// Seconds by stage, of what `arrcoc-serve ask --json` says. There all steps of the decoder are one sum, here one step.
+/// Seconds by stage, of what `arrcoc-serve ask --json` says. There all steps of the decoder are one sum, here
+/// one step.
 pub(crate) fn our_stages(report: &Value) -> Value {
     let all = report["seconds"]["stages"].as_array().into_iter().flatten();
     // The first token comes from the prompt; every further one takes a step.
@@ -207,7 +208,8 @@ fn summary(values: &[f64]) -> Value {
     json!({"median": median(values), "all": values})
 }
 
-/// A row per stage, a column per side, and the time to the first token below. A side without a stage has a dash there.
+/// A row per stage, a column per side, and the time to the first token below. A side without a stage has a
+/// dash there.
 fn page(result: &Value) -> String {
     let sides = result["sides"].as_array().map(Vec::as_slice).unwrap_or_default();
     let name = |side: &Value| side["name"].as_str().unwrap_or_default().to_owned();
@@ -230,8 +232,8 @@ fn page(result: &Value) -> String {
         let cell = |side: &Value| seconds(side, stage).map_or_else(|| "-".to_owned(), |x| format!("{x:.4}"));
         page += &row(stage, sides.iter().map(cell).collect());
     }
-    // The sum of what every side has, without the steps behind the first token. PyTorch gets pixels, so that our reading
-    // of the file, some ten milliseconds, is not in the sum.
+    // The sum of what every side has, without the steps behind the first token. PyTorch gets pixels, so that
+    // our reading of the file, some ten milliseconds, is not in the sum.
     let shared = |stage: &&&str| **stage != STEP && sides.iter().all(|side| seconds(side, stage).is_some());
     let first =
         |side: &Value| stages.iter().filter(shared).filter_map(|stage| seconds(side, stage)).sum::<f64>();

@@ -29,8 +29,8 @@ pub(crate) struct Args {
     /// What to ask; may be given several times
     #[arg(long, value_name = "TEXT")]
     question: Vec<String>,
-    /// Use random weights of this shape, a preset of `arrcoc-export init`, in place of the repository's trained checkpoint;
-    /// arr-coc-ovis-base takes minutes, 6 GB of disk and as much memory
+    /// Use random weights of this shape, a preset of `arrcoc-export init`, in place of the repository's
+    /// trained checkpoint; arr-coc-ovis-base takes minutes, 6 GB of disk and as much memory
     #[arg(long)]
     preset: Option<String>,
     /// Leave the server running until Ctrl-C

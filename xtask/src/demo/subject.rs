@@ -34,8 +34,8 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// What was asked for: a preset, a picture and questions, or the repository's own. Random weights where the repository
-    /// has no trained ones.
+    /// What was asked for: a preset, a picture and questions, or the repository's own. Random weights where
+    /// the repository has no trained ones.
     pub(super) fn new(preset: Option<&str>, picture: Option<&Path>, asked: &[String]) -> Self {
         let shipped = shell::root().join(CHECKPOINT).is_dir();
         let preset = preset.map(str::to_owned).or_else(|| (!shipped).then(|| RANDOM.to_owned()));

@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: tens of thousands of requests, a quarter of them abusive, to a server that must lose and mix nothing.
+//! `cargo xtask soak`: tens of thousands of requests, a quarter of them abusive, to a server that must lose
+//! and mix nothing.
 
 mod bad;
 mod report;
@@ -269,7 +270,8 @@ impl Soak<'_> {
         }
     }
 
-    /// Sends on the connection that is open, or on a new one. A server that closes one without a word has lost an answer.
+    /// Sends on the connection that is open, or on a new one. A server that closes one without a word has
+    /// lost an answer.
     fn send(&self, request: &[u8], connection: &mut Option<Connection>) -> io::Result<Answer> {
         let mut open = match connection.take() {
             Some((open, used)) if used.elapsed() < IDLE => open,

@@ -1,7 +1,7 @@
 //! Files that import each other in a circle, for `cargo xtask tidy`.
 //!
-//! A folder's `mod.rs` and the files below it are one thought: a child may take its parent's types, and the parent is
-//! the child's front. All other circles are found, in the crates where there are none left.
+//! A folder's `mod.rs` and the files below it are one thought: a child may take its parent's types, and the
+//! parent is the child's front. All other circles are found, in the crates where there are none left.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,7 +105,8 @@ fn resolve<'a>(from: &[String], path: &[String], modules: &'a BTreeMap<Module, &
     modules.get_key_value(&at).map(|(module, _)| module).filter(|module| module.as_slice() != from)
 }
 
-/// The paths that are imported or written out. What `pub use` hands on is the front of a folder, not an import.
+/// The paths that are imported or written out. What `pub use` hands on is the front of a folder, not an
+/// import.
 fn paths(tokens: &[&str]) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut at = 0;

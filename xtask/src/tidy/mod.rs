@@ -155,7 +155,8 @@ fn machine_path(line: &str) -> Option<String> {
     roots.into_iter().find(|root| line.match_indices(root.as_str()).any(|(at, _)| starts(at)))
 }
 
-/// Whether a line of the programs takes standard output or standard error into its own hands. To ask whether they are terminals is fine.
+/// Whether a line of the programs takes standard output or standard error into its own hands. To ask whether
+/// they are terminals is fine.
 fn standard_stream(file: &str, line: &str) -> bool {
     let ours =
         ["bundle/src", "kernels/src", "models/src", "export/src", "runtime/src", "eval/src", "server/src"]

@@ -4,7 +4,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longest answer that is read, bytes: ours are far shorter, and one that repeats its request is not worth more.
+/// Longest answer that is read, bytes: ours are far shorter, and one that repeats its request is not worth
+/// more.
 const MOST: u64 = 64 << 20;
 
 /// An answer.

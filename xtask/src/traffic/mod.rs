@@ -1,4 +1,5 @@
-//! Traffic for a server of our own on the loopback interface: what `soak` and `abuse` send, and what they watch meanwhile.
+//! Traffic for a server of our own on the loopback interface: what `soak` and `abuse` send, and what they
+//! watch meanwhile.
 
 pub(crate) mod http;
 pub(crate) mod pictures;
