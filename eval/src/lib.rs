@@ -2,8 +2,8 @@
 //!
 //! [`arrcoc_runtime::dataset`] reads the questions, [`run()`] puts them to an
 //! [`OfflineModel`](crate::offline::OfflineModel) with every arm, budget and kind of positions and writes
-//! each answer into the [`journal`], from which [`summary`] computes all that [`report`] shows: whoever has
-//! the journal can compute it again.
+//! each answer into the [`journal`], from which [`summary`] computes all that [`report`] shows. From the
+//! journal, all of it can be computed again.
 
 pub mod arms;
 pub mod bootstrap;

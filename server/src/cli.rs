@@ -174,7 +174,7 @@ pub(crate) struct Eval {
     /// Where the refiner takes tokens to be, between commas: original, repacked.
     #[arg(long, value_name = "LIST", default_value = "original")]
     pub(crate) positions: PositionKinds,
-    /// Only the first so many rows.
+    /// At most this many rows, from the first.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
     /// Trained neck of the grid, safetensors with `weight` and `bias`; means take its place unless given.

@@ -167,7 +167,7 @@ impl App {
         Some(others.kept.remove(place))
     }
 
-    /// Keeps an engine that no longer serves; returns those that are one too many, the least recently used
+    /// Keeps an engine that no longer serves. Returns the engines beyond the limit, the least recently used
     /// ones.
     pub(crate) fn keep(&self, previous: Option<Arc<Serving>>) -> Vec<Arc<Serving>> {
         let mut others = self.others();
@@ -212,7 +212,7 @@ impl App {
         self.others().kept.iter().fold(0, |sum, serving| sum.saturating_add(serving.memory()))
     }
 
-    /// How busy all engines are together: those that end count until they have.
+    /// How busy all engines are together. An engine that is being retired counts until it has ended.
     pub fn load_now(&self) -> Load {
         let sum = |sum: Load, load: Load| Load {
             running: sum.running + load.running,

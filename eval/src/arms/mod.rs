@@ -23,7 +23,7 @@ pub mod saliency;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arm {
-    /// Nothing: every patch becomes a token, as far as the compressor takes so many.
+    /// Nothing: every patch becomes a token, up to what the compressor takes.
     Full,
     /// A fixed strided grid with a neck of its own (DeepSeek-OCR's 16x); see [`grid`].
     Grid,

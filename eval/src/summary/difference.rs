@@ -13,11 +13,11 @@ use super::{Answers, share};
 /// What the query-aware arm has to beat: other ways to make few tokens that do not know the question.
 pub const BASELINES: [Arm; 3] = [Arm::Grid, Arm::Downsampled, Arm::Agnostic];
 
-/// The claim that was registered before any measurement is about rows with at least so many characters per
+/// The claim that was registered before any measurement is about rows with at least this many characters per
 /// token ...
 pub const DENSE_RATIO: f64 = 10.0;
 
-/// ... at budgets of at most so many tokens.
+/// ... at budgets of at most this many tokens.
 pub const DENSE_BUDGET: usize = 100;
 
 /// What a difference is taken over: questions about one place; against [`Arm::FirstQuestion`], all that have

@@ -38,7 +38,7 @@ pub struct Summary {
     pub resamples: usize,
     /// Rows with answers.
     pub questions: usize,
-    /// Of so many images.
+    /// Images that these rows are about.
     pub images: usize,
     /// Rows whose image does not open, or whose question cannot be put.
     pub skipped: Vec<Skipped>,
@@ -139,7 +139,7 @@ pub struct Cell {
     pub ms: StageTimes,
 }
 
-/// Accuracy of one arm where so many characters share a token.
+/// Accuracy of one arm over the answers with a similar number of characters per token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
     /// The arm.

@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 const V1: &str = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n35 31 0:32 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n";
 const V2: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
-/// A directory that looks like `/` to whoever asks for limits.
+/// A directory that looks like `/` to the code that reads limits.
 struct Root(tempfile::TempDir);
 
 impl Root {
