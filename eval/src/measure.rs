@@ -1,4 +1,4 @@
-//! Whether an answer is right.
+//! Whether an answer is right, for [`crate::run()`]; and the median, for all that reports times.
 
 /// Whether an answer is the reference, but for white space around it.
 pub fn exact(answer: &str, reference: &str) -> bool {

@@ -1,11 +1,12 @@
-//! Whose question a row is looked at with, to see what the right question is worth.
+//! For the arm `shuffled`: which other row's question a picture is looked at with, to see what the right
+//! question is worth.
 
 use std::collections::BTreeMap;
 
 use arrcoc_runtime::dataset::Row;
 
-/// For every row another one whose question it gets: each row's question goes to one other row. `None` where
-/// all that is left is the same question. The same rows give the same result.
+/// For every row the row whose question it gets. Each question goes to one other row. `None` where only the
+/// same question is left. The same rows give the same result.
 ///
 /// Best is another question of the same kind about another image: a question of another kind is told apart by
 /// its words alone, and then says less about what choosing by the question is worth. Where that cannot be had

@@ -189,7 +189,7 @@ fn configuration(
 struct Runner<'a> {
     model: OfflineModel,
     rows: &'a [Row],
-    /// For every row another one, whose question it is mismatched with.
+    /// For every row the row whose question the arm `shuffled` takes.
     mismatched: Vec<Option<usize>>,
     variants: &'a [Variant],
     max_tokens: usize,

@@ -1,4 +1,4 @@
-//! Slips in names: which known one was meant.
+//! Slips in the names of fields and settings: which known name was meant.
 
 /// The known name that another is a slip of: the same letters written otherwise, or a quarter of them wrong
 /// at most.

@@ -159,7 +159,7 @@ impl App {
         }
     }
 
-    /// Takes the engine of a precision and target out of those that are kept.
+    /// Takes the kept engine of a precision and target.
     pub(crate) fn take_loaded(&self, wanted: &Available) -> Option<Arc<Serving>> {
         let mut others = self.others();
         let fits = |serving: &Arc<Serving>| wanted.is(serving.engine.info()) && serving.engine.healthy();
@@ -177,7 +177,7 @@ impl App {
         others.kept.drain(..surplus).collect()
     }
 
-    /// Takes the least recently used engine out of those that are kept.
+    /// Takes the kept engine that was used longest ago.
     pub(crate) fn drop_least_recent(&self) -> Option<Arc<Serving>> {
         let mut others = self.others();
         (!others.kept.is_empty()).then(|| others.kept.remove(0))
@@ -207,7 +207,7 @@ impl App {
         self.loaded().iter().fold(0, |sum, (_, serving)| sum.saturating_add(serving.memory()))
     }
 
-    /// What those take that are kept for later.
+    /// Memory of the engines that are kept for a swap back.
     pub(crate) fn kept_bytes(&self) -> u64 {
         self.others().kept.iter().fold(0, |sum, serving| sum.saturating_add(serving.memory()))
     }

@@ -103,7 +103,7 @@ impl Capacity {
         let budget = match (arm, budget) {
             (Arm::Full, _) => Budget::Full,
             (Arm::QueryAware, Budget::Auto) => {
-                // The smallest tier must fit; the head chooses among those that do.
+                // The smallest tier must fit; the head chooses among the tiers that fit.
                 self.check_tokens(self.budgets.first().copied().unwrap_or(0), budget)?
             }
             (_, Budget::Auto | Budget::Full) => return Err(Unsupported::Auto),

@@ -56,7 +56,7 @@ pub struct Difference {
 
 type ByRow<'a> = BTreeMap<(usize, Tokens), &'a AnswerLine>;
 
-/// All differences: per kind of positions, those at each budget and then those over dense pages.
+/// All differences: per kind of positions, first at each budget, then over dense pages.
 pub(super) fn differences(answers: &Answers<'_>) -> Vec<Difference> {
     let numbered = || answers.lines.iter().copied().filter(|line| line.budget.number().is_some());
     let positions: BTreeSet<Positions> = numbered().map(|line| line.positions).collect();

@@ -1,4 +1,4 @@
-//! Where an image's tokens went, drawn over the image.
+//! Where an image's tokens went, drawn over the image: `ask --picture`.
 
 use std::io::Cursor;
 

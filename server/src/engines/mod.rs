@@ -23,7 +23,7 @@ pub use bundles::Bundles;
 
 /// Where engines come from: bundles on disk, and scripts in tests.
 pub trait Source: Send + Sync + 'static {
-    /// Every engine that could be loaded, those that cannot be used included.
+    /// Every engine that was found, also the ones that cannot be used.
     ///
     /// # Errors
     /// The directory cannot be read.

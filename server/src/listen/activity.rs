@@ -1,5 +1,5 @@
 //! What a connection is doing, told by its socket ([`super::socket`]) and by its requests
-//! ([`super::service`]), asked by whoever needs its place ([`super::connections`]).
+//! ([`super::service`]), asked by [`super::connections`] when somebody needs its place.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;

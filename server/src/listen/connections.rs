@@ -1,7 +1,7 @@
-//! Who may stay connected. A listener has a fixed number of places. When all are taken, the connection that has been
-//! idle longest gives its place to a new one, then the one whose body has stood still longest. Where everyone
-//! is at work, a few reserved places are left, in which only probes are answered: a load balancer must not
-//! take a busy server for a dead one.
+//! Who may stay connected. A listener has a fixed number of places. When all are taken, the connection that
+//! has been idle longest gives its place to a new one, then the one whose body has stood still longest. Where
+//! everyone is at work, a few reserved places are left, in which only probes are answered: a load balancer
+//! must not take a busy server for a dead one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

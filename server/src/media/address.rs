@@ -1,5 +1,6 @@
-//! Which network addresses are the public Internet's. Everything else is somebody's inside: a request that
-//! makes the server fetch from there reads what its sender cannot reach (server-side request forgery).
+//! Which network addresses are the public Internet's. All other addresses are inside somebody's network: a
+//! request that makes the server fetch from there reads what its sender cannot reach (server-side request
+//! forgery).
 //!
 //! Source: the IANA special-purpose registries for IPv4 and IPv6. `std`'s own `is_global` is not stable yet.
 //! When in doubt the answer is no.

@@ -120,7 +120,7 @@ pub(super) fn changed_files(ring: &Ring<'_>) -> Result<Vec<Row>> {
                 row.expect(right, "answers from changed weights");
             }
         }));
-        // A server whose bundle was written to says so at /health as well, until somebody restarts it.
+        // When its bundle was written to, a server says so at /health as well, until it is restarted.
         row.wrong.retain(|wrong| !wrong.starts_with("/health") && !wrong.ends_with("probes failed"));
         row.wrong.dedup();
         if let Some(status) = server.wait(Duration::from_millis(300)) {
