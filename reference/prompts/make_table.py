@@ -1,4 +1,4 @@
-# !/usr/bin/env python3
+#!/usr/bin/env python3
 """Renders chat templates of many families with transformers, and tokenises what they write.
 
     python reference/prompts/make_table.py runtime/src/prompt/table.json
