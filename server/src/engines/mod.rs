@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Source ── list ──> Available ── load, warm up ──> Serving ── App's slot: new requests
-//!                                                      └── retire: what still runs on it ends, then it is unloaded
+//!                                                      └── retire: its last answer ends, then it is unloaded
 //! ```
 
 use std::path::PathBuf;
