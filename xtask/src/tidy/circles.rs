@@ -158,7 +158,7 @@ fn branches<'a>(tokens: &mut impl Iterator<Item = &'a str>, prefix: &[String], f
         match (token, depth) {
             ("}", 0) | (",", 0) => {
                 if !branch.is_empty() {
-                    tree(&mut branch.drain(..).collect::<Vec<_>>().into_iter(), prefix, found);
+                    tree(&mut std::mem::take(&mut branch).into_iter(), prefix, found);
                 }
                 if token == "}" {
                     return;
