@@ -27,17 +27,18 @@ from arrcoc_reference.model import weight_files
 
 FORMAT = "arrcoc-goldens 1"
 STEPS = 64
-# Of pixel_values only every 8th row and column is kept: the whole follows from `resized_image`, at a quarter the size.
+# Of pixel_values only every 8th row and column is kept: the whole follows from `resized_image`, at a quarter
+# the size.
 STRIDE = 8
-# Relevances that decide which patches are taken, or in which order, must differ by more than fp32 noise: swapped
-# tokens would be a different prompt, and parity of everything after them would mean nothing. Likewise the two best
-# logits of every greedy step. Measured on the tiny preset, against fp64 as between AVX-512, AVX2 and SSE kernels:
-# differences of neighbouring relevances move by up to 6e-7, logits by up to 5e-7.
+# Relevances that decide which patches are taken, or in which order, must differ by more than fp32 noise:
+# swapped tokens would be a different prompt, and parity of everything after them would mean nothing. Likewise
+# the two best logits of every greedy step. Measured on the tiny preset, against fp64 as between AVX-512, AVX2
+# and SSE kernels: differences of neighbouring relevances move by up to 6e-7, logits by up to 5e-7.
 MIN_RELEVANCE_GAP = 2e-6
 MIN_LOGIT_MARGIN = 1e-5
-# Largest max|a-b| / max|b| in a comparison. Not 0: matrix products sum in the order that suits the CPU's vector width
-# and threads, and that alone, AVX-512 against AVX2 and SSE kernels, moved results by up to 9e-6 (the margins;
-# activations by up to 3e-6).
+# Largest max|a-b| / max|b| in a comparison. Not 0: matrix products sum in the order that suits the CPU's
+# vector width and threads, and that alone, AVX-512 against AVX2 and SSE kernels, moved results by up to 9e-6
+# (the margins; activations by up to 3e-6).
 TOLERANCE = 2e-5
 
 Tensors = dict[str, Tensor]

@@ -1,7 +1,7 @@
 //! How far a mean can be trusted: percentile bootstrap (Efron 1979) over images.
 //!
-//! Questions about one image fail or succeed together, so images are drawn, each with all its questions. Where every
-//! image has one question, that is the ordinary bootstrap over questions.
+//! Questions about one image fail or succeed together, so images are drawn, each with all its questions.
+//! Where every image has one question, that is the ordinary bootstrap over questions.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +26,8 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// The mean of values that belong to clusters (images), with its interval; `None` of no values. The same values in the
-/// same clusters and the same seed give the same interval, in whatever order they come.
+/// The mean of values that belong to clusters (images), with its interval; `None` of no values. The same
+/// values in the same clusters and the same seed give the same interval, in whatever order they come.
 pub fn interval(values: impl IntoIterator<Item = (usize, f64)>, seed: u64) -> Option<Interval> {
     let mut clusters: BTreeMap<usize, Cluster> = BTreeMap::new();
     for (cluster, value) in values {
@@ -41,7 +41,8 @@ pub fn interval(values: impl IntoIterator<Item = (usize, f64)>, seed: u64) -> Op
     }
     let mean = Cluster::total(clusters.iter()).mean();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // Lemire's multiplication instead of a remainder; written out, so that intervals do not change with a library.
+    // Lemire's multiplication instead of a remainder; written out, so that intervals do not change with a
+    // library.
     let mut draw = || &clusters[((u64::from(rng.next_u32()) * clusters.len() as u64) >> 32) as usize];
     let mut means: Vec<f64> =
         (0..RESAMPLES).map(|_| Cluster::total((0..clusters.len()).map(|_| draw())).mean()).collect();

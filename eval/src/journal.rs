@@ -1,7 +1,7 @@
 //! `answers.jsonl`: what was run, every answer, and how far the run has come.
 //!
-//! The first line says what is run. Then come, row by row, the answers of all variants and a line that closes the row. A
-//! run that broke off goes on behind the last closed row, if it is the same run.
+//! The first line says what is run. Then come, row by row, the answers of all variants and a line that closes
+//! the row. A run that broke off goes on behind the last closed row, if it is the same run.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -12,9 +12,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::options::{Arms, Budgets, PositionKinds, Tokens};
+use super::times::StageTimes;
 
 /// The file's name.
 pub const FILE: &str = "answers.jsonl";
+
+/// The stage that is one token of an answer: its share of the steps of its batch. Absent where the first
+/// token was the last.
+pub const DECODE_PER_TOKEN: &str = "decode_per_token";
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,27 +106,8 @@ pub struct AnswerLine {
     pub cer: f64,
     /// Share of the answer's patches that became tokens.
     pub recall: Option<f64>,
-    /// Milliseconds per stage.
-    pub ms: Milliseconds,
-}
-
-/// Milliseconds per stage.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Milliseconds {
-    /// The encoder; for a picture that was encoded before, what it took then.
-    pub encode: f64,
-    /// Making the relevances, whatever makes them.
-    pub allocator: f64,
-    /// The compressor.
-    pub compressor: f64,
-    /// The refiner.
-    pub refiner: f64,
-    /// The quality adapter.
-    pub adapter: f64,
-    /// Feeding the prompt.
-    pub prefill: f64,
-    /// One token of the answer: its share of the steps of its batch. None where the first token was the last.
-    pub decode_per_token: Option<f64>,
+    /// Time per stage; [`DECODE_PER_TOKEN`] is one of them.
+    pub ms: StageTimes,
 }
 
 /// A row is done.
@@ -139,7 +125,8 @@ pub struct RowLine {
     pub seconds: f64,
 }
 
-/// An arm that a row could not be answered with: it needs what the row has not, or there is no room for the prompt.
+/// An arm that a row could not be answered with: it needs what the row has not, or there is no room for the
+/// prompt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Omitted {
     /// The arm.
@@ -359,7 +346,7 @@ pub(super) mod tests {
             exact,
             cer: f64::from(u8::from(!exact)),
             recall: None,
-            ms: Milliseconds::default(),
+            ms: StageTimes::default(),
         }
     }
 

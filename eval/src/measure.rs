@@ -1,12 +1,12 @@
-//! Whether an answer is right.
+//! Whether an answer is right, for [`crate::run()`]; and the median, for all that reports times.
 
 /// Whether an answer is the reference, but for white space around it.
 pub fn exact(answer: &str, reference: &str) -> bool {
     answer.trim() == reference.trim()
 }
 
-/// Character error rate: Levenshtein's distance over the reference's length, both without white space around them. May
-/// exceed 1. Against an empty reference, any answer is wrong altogether.
+/// Character error rate: Levenshtein's distance over the reference's length, both without white space around
+/// them. May exceed 1. Against an empty reference, any answer is wrong altogether.
 pub fn character_error_rate(answer: &str, reference: &str) -> f64 {
     let (answer, reference) = (answer.trim(), reference.trim());
     match reference.chars().count() {

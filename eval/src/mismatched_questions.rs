@@ -1,15 +1,16 @@
-//! Whose question a row is looked at with, to see what the right question is worth.
+//! For the arm `shuffled`: which other row's question a picture is looked at with, to see what the right
+//! question is worth.
 
 use std::collections::BTreeMap;
 
 use arrcoc_runtime::dataset::Row;
 
-/// For every row another one whose question it gets: each row's question goes to one other row. `None` where all that is
-/// left is the same question. The same rows give the same result.
+/// For every row the row whose question it gets. Each question goes to one other row. `None` where only the
+/// same question is left. The same rows give the same result.
 ///
-/// Best is another question of the same kind about another image: a question of another kind is told apart by its words
-/// alone, and then says less about what choosing by the question is worth. Where that cannot be had for all rows, the
-/// kind is given up first, then the other image; the other question never.
+/// Best is another question of the same kind about another image: a question of another kind is told apart by
+/// its words alone, and then says less about what choosing by the question is worth. Where that cannot be had
+/// for all rows, the kind is given up first, then the other image; the other question never.
 pub fn mismatched_questions(rows: &[Row]) -> Vec<Option<usize>> {
     let count = rows.len();
     let mut given = half_way_round(rows);
@@ -32,7 +33,8 @@ pub fn mismatched_questions(rows: &[Row]) -> Vec<Option<usize>> {
     given.into_iter().enumerate().map(|(row, other)| (fit(row, other) > 0).then_some(other)).collect()
 }
 
-/// Every row gets the question half way round its kind: questions about one image stand together in most files.
+/// Every row gets the question half way round its kind: questions about one image stand together in most
+/// files.
 fn half_way_round(rows: &[Row]) -> Vec<usize> {
     let mut kinds: BTreeMap<Option<&str>, Vec<usize>> = BTreeMap::new();
     for (index, row) in rows.iter().enumerate() {
@@ -49,8 +51,9 @@ fn half_way_round(rows: &[Row]) -> Vec<usize> {
 
 const BEST: i32 = 13;
 
-/// 0 for the same question. Else 8, 4 more for another image and 1 more for the same kind: no number of rows that keep
-/// their kind is worth one that gets its own question, and no two are worth one that keeps its image.
+/// 0 for the same question. Else 8, 4 more for another image and 1 more for the same kind: no number of rows
+/// that keep their kind is worth one that gets its own question, and no two are worth one that keeps its
+/// image.
 fn fit(row: &Row, other: &Row) -> i32 {
     if row.query == other.query {
         return 0;

@@ -58,7 +58,7 @@ pub fn read(path: &Path, channels: usize) -> Result<(Neck, String), NeckFileErro
         Ok(Raw { shape: view.shape().to_vec(), values })
     };
     let neck = Neck::trained(channels, &tensor("weight")?, &tensor("bias")?)?;
-    Ok((neck, super::hex(&Sha256::digest(&bytes))))
+    Ok((neck, arrcoc_bundle::hex(&Sha256::digest(&bytes))))
 }
 
 fn numbers<const N: usize>(bytes: &[u8], parse: impl Fn([u8; N]) -> f32) -> Vec<f32> {

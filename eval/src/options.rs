@@ -19,7 +19,7 @@ pub struct EvalOptions {
     pub budgets: Budgets,
     /// Positions.
     pub positions: PositionKinds,
-    /// Only so many rows, from the first.
+    /// At most this many rows, from the first.
     pub limit: Option<usize>,
     /// A trained neck for the grid.
     pub grid_neck: Option<PathBuf>,

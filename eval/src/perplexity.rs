@@ -1,7 +1,8 @@
 //! `arrcoc-serve perplexity`: how surprised a bundle's decoder is by a text.
 //!
-//! Windows of token ids are read side by side, one KV slot each, token after token. The first token of a window is given; every other one is scored by
-//! the logits before it. That is the measure of llama.cpp's and of transformers' tutorials, without a stride.
+//! Windows of token ids are read side by side, one KV slot each, token after token. The first token of a
+//! window is given; every other one is scored by the logits before it. That is the measure of llama.cpp's and
+//! of transformers' tutorials, without a stride.
 
 use arrcoc_bundle::{Bundle, Role};
 use arrcoc_runtime::decoder::{self, DecoderError, Embedder};

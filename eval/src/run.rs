@@ -1,26 +1,27 @@
 //! Rows through the model, answers into the journal.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::arms::Arm;
 use crate::offline::{Answer, AnswerRequest, ArmBudget, Example, OfflineError, OfflineModel, VisualTokens};
-use arrcoc_bundle::Bundle;
+use arrcoc_bundle::{Bundle, hex};
 use arrcoc_runtime::error::LoadError;
-use arrcoc_runtime::generate::FinishReason;
+use arrcoc_runtime::generate::{FinishReason, Stage};
 use arrcoc_runtime::model::Options;
 use sha2::{Digest as _, Sha256};
 
 use super::journal::{
-    AnswerLine, Configuration, FILE, Header, Journal, JournalError, Line, Milliseconds, Omitted, RowLine,
+    AnswerLine, Configuration, DECODE_PER_TOKEN, FILE, Header, Journal, JournalError, Line, Omitted, RowLine,
 };
+use super::measure;
 use super::mismatched_questions::mismatched_questions;
 use super::neck::{self, NeckFileError};
 use super::options::{EvalOptions, Tokens};
 use super::report::{self, ReportError};
 use super::summary::{About, Summary};
+use super::times::StageTimes;
 use super::variants::{Unsupported, Variant, variants};
-use super::{hex, measure};
 use arrcoc_runtime::dataset::{DataError, DataSet, Row};
 
 /// Tokens that an answer may be longer than the longest reference.
@@ -82,7 +83,8 @@ pub struct Finished {
     pub page: String,
 }
 
-/// Runs a data set, or what is left of it, and writes the results. `progress` is told how many rows are done, of how many.
+/// Runs a data set, or what is left of it, and writes the results. `progress` is told how many rows are done,
+/// of how many.
 ///
 /// # Errors
 /// [`EvalError`]; the answers of complete rows stay, and the same call goes on behind them.
@@ -187,7 +189,7 @@ fn configuration(
 struct Runner<'a> {
     model: OfflineModel,
     rows: &'a [Row],
-    /// For every row another one, whose question it is mismatched with.
+    /// For every row the row whose question the arm `shuffled` takes.
     mismatched: Vec<Option<usize>>,
     variants: &'a [Variant],
     max_tokens: usize,
@@ -329,23 +331,18 @@ fn line(index: usize, row: &Row, variant: &Variant, visual: &VisualTokens, answe
         exact: measure::exact(&answer.text, &row.answer),
         cer: measure::character_error_rate(&answer.text, &row.answer),
         recall: visual.recall,
-        ms: milliseconds(visual, &answer),
+        ms: stage_times(visual, &answer),
         answer: answer.text,
         reference: row.answer.clone(),
     }
 }
 
-fn milliseconds(visual: &VisualTokens, answer: &Answer) -> Milliseconds {
-    // Microseconds are enough, and keep the file short.
-    let ms = |took: Duration| (took.as_secs_f64() * 1e6).round() / 1e3;
+fn stage_times(visual: &VisualTokens, answer: &Answer) -> StageTimes {
+    let mut times = visual.times.clone();
+    times.add(Stage::PREFILL.name(), answer.prefill);
     let steps = answer.generated.saturating_sub(1);
-    Milliseconds {
-        encode: ms(visual.times.encode),
-        allocator: ms(visual.times.allocator),
-        compressor: ms(visual.times.compressor),
-        refiner: ms(visual.times.refiner),
-        adapter: ms(visual.times.adapter),
-        prefill: ms(answer.prefill),
-        decode_per_token: (steps > 0).then(|| ms(answer.decode / steps as u32)),
+    if steps > 0 {
+        times.add(DECODE_PER_TOKEN, answer.decode / steps as u32);
     }
+    times
 }

@@ -29,7 +29,7 @@ pub struct Unsupported {
     pub reason: String,
 }
 
-/// All variants in the order of arms, budgets and positions, and those that cannot be had.
+/// All variants in the order of arms, budgets and positions, and the ones that cannot be had.
 pub fn variants(capacity: &Capacity, options: &EvalOptions) -> (Vec<Variant>, Vec<Unsupported>) {
     let (mut variants, mut left_out): (Vec<Variant>, Vec<Unsupported>) = Default::default();
     for &arm in &options.arms.0 {

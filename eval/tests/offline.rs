@@ -1,5 +1,5 @@
-//! The offline model over the real graphs of the tiny bundle: with the allocator it is the model, and every arm gives what
-//! it says.
+//! The offline model over the real graphs of the tiny bundle: with the allocator it is the model, and every
+//! arm gives what it says.
 
 #![allow(clippy::unwrap_used)]
 

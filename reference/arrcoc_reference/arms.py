@@ -1,6 +1,6 @@
 """The arms of the comparison: other ways than the allocator's to decide what the compressor is given.
 
-`runtime/src/arms/` computes the same from the exported graphs; these are for training, so that one decoder knows every
+`eval/src/arms/` computes the same from the exported graphs; these are for training, so that one decoder knows every
 arm's tokens. Letters are those of the package's docstring; n is the side of a square grid of tokens.
 """
 

@@ -13,7 +13,8 @@ from .layers import LAYER_NORM_EPS, Weight, stacked_linear
 
 # The largest tier. Selection always ranks this many, so that exported graphs have a constant k.
 MAX_FINE = 400
-# Lower than any relevance, a padding patch's -1 included: filler so that there are always MAX_FINE candidates.
+# Lower than any relevance, a padding patch's -1 included: filler so that there are always MAX_FINE
+# candidates.
 FILLER = -2.0
 
 
@@ -82,6 +83,7 @@ class Compressor(nn.Module):
         h = torch.einsum("btc,ehc->beth", xn, self.fc1.weight) + self.fc1.bias[:, None]  # [B, E, T, hidden]
         y = torch.einsum("beth,edh->betd", F.gelu(h), self.fc2.weight) + self.fc2.bias[:, None]  # [B, E, T, D]
         y = torch.einsum("bte,betd->btd", gate, y)  # [B, T, D]
-        # `weight[kind]` would be the same rows, but its gradient is summed in whatever order the threads arrive.
+        # `weight[kind]` would be the same rows, but its gradient is summed in whatever order the threads
+        # arrive.
         y = y + self.relevance_embed.weight * rel[:, :, None] + F.embedding(kind, self.kind_embed.weight)  # [B, T, D]
         return y, places[indices], indices

@@ -21,8 +21,9 @@ from .compressor import Compressor
 from .quality_adapter import QualityAdapter
 from .vision import encode_image, refine
 
-# Module tree (left) to checkpoint (right). Below these prefixes the names are the same: transformers 5.23 calls the
-# parameters of its models as the checkpoint does. (4.x has one more `vision_model.` below CLIPVisionModel.)
+# Module tree (left) to checkpoint (right). Below these prefixes the names are the same: transformers 5.23
+# calls the parameters of its models as the checkpoint does. (4.x has one more `vision_model.` below
+# CLIPVisionModel.)
 PREFIXES = {
     "sam.vision_encoder.": "sam_encoder.",
     "allocator.": "arr_coc_allocator.",

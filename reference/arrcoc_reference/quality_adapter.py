@@ -40,7 +40,8 @@ class QualityAdapter(nn.Module):
         y = F.gelu(F.layer_norm(y, y.shape[-1:], eps=LAYER_NORM_EPS) * gain + bias)  # [B, T, Ha]
         y = y @ w2.transpose(1, 2) + b2  # [B, T, H]
 
-        # Whiten over all tokens and channels of one image, shrink what is small to exact zeros, then re-colour.
+        # Whiten over all tokens and channels of one image, shrink what is small to exact zeros, then
+        # re-colour.
         mean = y.mean((1, 2), keepdim=True)  # [B, 1, 1]
         var = (y - mean).square().mean((1, 2), keepdim=True)  # [B, 1, 1]
         z = (y - mean) / (var + VARIANCE_EPS).sqrt()  # [B, T, H]

@@ -16,7 +16,8 @@ def initialise(model: ArrCocOvis, seed: int) -> None:
         if leaf == "threshold":
             continue
         if module in ("q_norm", "k_norm"):
-            # At 1 products are at most the root of the heads' width, too little to pick one of a hundred tokens.
+            # At 1 products are at most the root of the heads' width, too little to pick one of a hundred
+            # tokens.
             parameter.fill_(1.5)
             continue
         if leaf in ("scale", "prior_sharpness") or ("norm" in module and leaf == "weight") or leaf == "match_gain":

@@ -198,7 +198,8 @@ def allocate(learner: Learner, batch: Batch, features: Tensor) -> tuple[Tensor, 
     """Losses of relevance and of the tier's choice, and two relevances: with the question [N, P], and without one [G, P]."""
     model = learner.model
     page = batch.page.repeat_interleave(batch.turns)  # [N]
-    # In full precision: in bfloat16 relevances would be equal by the dozen, and their order that of the patches.
+    # In full precision: in bfloat16 relevances would be equal by the dozen, and their order that of the
+    # patches.
     with torch.autocast("cpu", enabled=False):
         return allocate_exactly(model, batch, page, features.float(), learner.gist)
 

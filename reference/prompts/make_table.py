@@ -194,7 +194,8 @@ def main(destination):
         fast = [PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=source, **options) for backend in backends]
         cells = []
         for title, conversation in CONVERSATIONS.items():
-            # Control tokens in messages count in transformers, and not here: only what is rendered is compared.
+            # Control tokens in messages count in transformers, and not here: only what is rendered is
+            # compared.
             cells.append(cell(fast, as_read(conversation, reads, image), title != "control tokens"))
         rows.append({
             "name": name, "template": source, "config": config(name), "image": image, "reads": reads, "cells": cells,

@@ -140,7 +140,8 @@ def test_gradients_reach_every_trainable_parameter(checkpoint):
         if any(name.startswith(prefix) for prefix in WITHOUT_GRADIENT):
             assert parameter.grad is None, name
         elif not name.endswith(ZERO_GRADIENT):
-            # Rounding leaves 1e-9 where the gradient is zero (ZERO_GRADIENT); the smallest real one is near 3e-4.
+            # Rounding leaves 1e-9 where the gradient is zero (ZERO_GRADIENT); the smallest real one is near
+            # 3e-4.
             assert parameter.grad is not None and parameter.grad.abs().max() > 1e-6, name
 
 

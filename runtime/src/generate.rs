@@ -26,7 +26,7 @@ pub struct Request {
     pub choices: usize,
     /// Most tokens per answer.
     pub max_tokens: MaxTokens,
-    /// Strings that end an answer and are not part of it; they may span token borders.
+    /// Strings that end an answer and are not part of it, none of them empty; they may span token borders.
     pub stop: Vec<String>,
     /// How many alternatives to report per token; `None` reports no log-probabilities at all.
     pub top_logprobs: Option<usize>,
@@ -122,7 +122,8 @@ impl MaxTokens {
     }
 }
 
-/// How the next token is picked. `temperature` 0 is greedy.
+/// How the next token is picked. `temperature` 0 is greedy. Whoever reads these numbers from a user holds them to their
+/// ranges; the runtime takes them as they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 is greedy, 1 the model's own distribution.

@@ -167,8 +167,6 @@ pub struct ModelInfo {
     pub family: String,
     /// Visual tokens that a request may ask for, ascending; none where the family has no tiers.
     pub token_budgets: Vec<usize>,
-    /// Images that a request may carry.
-    pub max_images: usize,
     /// Whether images go before the text of their message: the model was trained so.
     pub images_first: bool,
     /// How tokens are picked where a request does not say.

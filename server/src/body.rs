@@ -35,8 +35,8 @@ impl<T> JsonBody<T> {
 /// step.
 pub(crate) const OFFLOAD_BYTES: usize = 64 << 10;
 
-/// A decoder may leave input for another step this often, and once more for so many bytes; others get their
-/// turn after so many steps.
+/// A decoder may leave input for another step this often, and once more for this many bytes; others get their
+/// turn after this many steps.
 const MOST_STEPS: usize = 1000;
 const STEP_BYTES: usize = 1 << 10;
 const STEPS_IN_TURN: usize = 32;

@@ -144,7 +144,8 @@ pub(crate) struct Perplexity {
     /// Text files; one after the other.
     #[arg(value_name = "FILE")]
     pub(crate) text: Vec<PathBuf>,
-    /// Token ids of another tool's windows instead of texts: JSON, a list of lists, or an object with such a list `windows`.
+    /// Token ids of another tool's windows instead of texts: JSON, a list of lists, or an object with such a
+    /// list `windows`.
     #[arg(long, value_name = "FILE")]
     pub(crate) windows: Option<PathBuf>,
     /// Tokens of a window of text.
@@ -173,7 +174,7 @@ pub(crate) struct Eval {
     /// Where the refiner takes tokens to be, between commas: original, repacked.
     #[arg(long, value_name = "LIST", default_value = "original")]
     pub(crate) positions: PositionKinds,
-    /// Only the first so many rows.
+    /// At most this many rows, from the first.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) limit: Option<usize>,
     /// Trained neck of the grid, safetensors with `weight` and `bias`; means take its place unless given.

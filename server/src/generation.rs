@@ -1,4 +1,7 @@
-//! A request on its way through the engine: its events, watched for time and metrics.
+//! A request on its way through the engine, for the two routes of completions: its events, watched for time
+//! and metrics. The clock runs from the request's arrival, so it holds for uploads, fetched images and
+//! engines that hang. The runtime's own clock (`Options::timeout`) runs from submission and ends work that
+//! nobody watches.
 
 use std::time::{Duration, Instant};
 

@@ -10,7 +10,8 @@ pub(crate) fn address_of(host: &str) -> Option<IpAddr> {
     }
 }
 
-/// Host and port of `host[:port]`, the port as it is written, or empty; `None` where the text is something else.
+/// Host and port of `host[:port]`, the port as it is written, or empty; `None` where the text is something
+/// else.
 pub(crate) fn split(text: &str) -> Option<(&str, &str)> {
     let end = match text.strip_prefix('[') {
         Some(rest) => rest.find(']')? + 2,

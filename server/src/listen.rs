@@ -1,4 +1,5 @@
-//! From a socket to responses: bounded connections, time limits on headers and on unread answers, and an orderly end.
+//! From a socket to responses: bounded connections, time limits on headers and on unread answers, and an
+//! orderly end.
 //!
 //! `axum::serve` offers none of these bounds, and without them a few thousand idle sockets stop a server.
 
@@ -60,11 +61,13 @@ impl From<TcpListener> for Listeners {
     }
 }
 
-/// Serves until `stop` completes. Then readiness ends and new requests get 503 while running ones finish, for at most
-/// `timeouts.drain`; probes and metrics go on until the last one has. Returns how many requests had to be cut off.
+/// Serves until `stop` completes. Then readiness ends and new requests get 503 while running ones finish, for
+/// at most `timeouts.drain`; probes and metrics go on until the last one has. Returns how many requests had
+/// to be cut off.
 ///
 /// # Errors
-/// The system does not tell a listener's address. Once it serves there are none: a connection that fails does not stop the others.
+/// The system does not tell a listener's address. Once it serves there are none: a connection that fails does
+/// not stop the others.
 pub async fn serve(
     listeners: impl Into<Listeners>,
     app: App,
@@ -100,7 +103,8 @@ pub async fn serve(
     Ok(cut_off)
 }
 
-/// Answers probes on a thread of its own, so that nothing that keeps the others busy delays them, until what is returned is dropped.
+/// Answers probes on a thread of its own, so that nothing that keeps the others busy delays them, until what
+/// is returned is dropped.
 fn probe(listener: TcpListener, app: App) -> io::Result<oneshot::Sender<()>> {
     let (end, ended) = oneshot::channel();
     let address = listener.local_addr()?;
@@ -170,7 +174,8 @@ fn connection_of(
     let keep_alive =
         TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE).with_retries(4);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&keep_alive);
-    // HTTP/1 only: what OpenAI's clients and the gateways speak, and the header timeout holds from the first byte on.
+    // HTTP/1 only: what OpenAI's clients and the gateways speak, and the header timeout holds from the first
+    // byte on.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
@@ -195,8 +200,8 @@ fn connection_of(
     }
 }
 
-/// Errors of `accept` are either this connection's, and over, or the process' (no file descriptors left): then an idle connection is closed, and
-/// accepting again at once would only spin.
+/// Errors of `accept` are either this connection's, and over, or the process' (no file descriptors left):
+/// then an idle connection is closed, and accepting again at once would only spin.
 async fn refused(error: &io::Error, connections: &Connections) {
     tracing::warn!(%error, "a connection was not accepted");
     if !matches!(

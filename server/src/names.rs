@@ -1,6 +1,7 @@
-//! Slips in names: which known one was meant.
+//! Slips in the names of fields and settings: which known name was meant.
 
-/// The known name that another is a slip of: the same letters written otherwise, or a quarter of them wrong at most.
+/// The known name that another is a slip of: the same letters written otherwise, or a quarter of them wrong
+/// at most.
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // No name of ours is longer, and distances take the product of both lengths.
     if name.len() > 64 {

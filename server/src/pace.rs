@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Bytes per second below which a body stands still, as far as others who need its place are concerned. The slowest mobile networks are
-/// ten times as fast.
+/// Bytes per second below which a body stands still, as far as others who need its place are concerned. The
+/// slowest mobile networks are ten times as fast.
 const FAIR_RATE: f64 = 4096.0;
 
 /// The rate is measured over this long at least, so that one lost packet is no standstill.

@@ -159,7 +159,7 @@ impl App {
         }
     }
 
-    /// Takes the engine of a precision and target out of those that are kept.
+    /// Takes the kept engine of a precision and target.
     pub(crate) fn take_loaded(&self, wanted: &Available) -> Option<Arc<Serving>> {
         let mut others = self.others();
         let fits = |serving: &Arc<Serving>| wanted.is(serving.engine.info()) && serving.engine.healthy();
@@ -167,7 +167,7 @@ impl App {
         Some(others.kept.remove(place))
     }
 
-    /// Keeps an engine that no longer serves; returns those that are one too many, the least recently used
+    /// Keeps an engine that no longer serves. Returns the engines beyond the limit, the least recently used
     /// ones.
     pub(crate) fn keep(&self, previous: Option<Arc<Serving>>) -> Vec<Arc<Serving>> {
         let mut others = self.others();
@@ -177,7 +177,7 @@ impl App {
         others.kept.drain(..surplus).collect()
     }
 
-    /// Takes the least recently used engine out of those that are kept.
+    /// Takes the kept engine that was used longest ago.
     pub(crate) fn drop_least_recent(&self) -> Option<Arc<Serving>> {
         let mut others = self.others();
         (!others.kept.is_empty()).then(|| others.kept.remove(0))
@@ -207,12 +207,12 @@ impl App {
         self.loaded().iter().fold(0, |sum, (_, serving)| sum.saturating_add(serving.memory()))
     }
 
-    /// What those take that are kept for later.
+    /// Memory of the engines that are kept for a swap back.
     pub(crate) fn kept_bytes(&self) -> u64 {
         self.others().kept.iter().fold(0, |sum, serving| sum.saturating_add(serving.memory()))
     }
 
-    /// How busy all engines are together: those that end count until they have.
+    /// How busy all engines are together. An engine that is being retired counts until it has ended.
     pub fn load_now(&self) -> Load {
         let sum = |sum: Load, load: Load| Load {
             running: sum.running + load.running,

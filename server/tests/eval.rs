@@ -136,7 +136,8 @@ fn a_small_set_with_every_arm() {
         // The weights alone take more.
         assert!(summary["circumstances"]["peak_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20));
     }
-    // One second question at two budgets, about a dense page: each alone and, among dense ones, both and each alone.
+    // One second question at two budgets, about a dense page: each alone and, among dense ones, both and each
+    // alone.
     let second = |one: &&Value| one["against"] == "first_question" && one["positions"] == "original";
     let differences = summary["differences"].as_array().unwrap();
     let pairs: Vec<_> = differences.iter().filter(second).map(|one| one["pairs"].clone()).collect();
@@ -228,7 +229,8 @@ fn an_answer_that_is_the_reference_is_right() {
 fn rows_that_do_not_fit_end_no_run() {
     let dir = tempfile::tempdir().unwrap();
     let row = |query: &str| json!({"image": image("rgb.png"), "query": query, "answer": "a"});
-    // The first is refused as a prompt; the second leaves room for few visual tokens; both may be mismatched with another.
+    // The first is refused as a prompt; the second leaves room for few visual tokens; both may be mismatched
+    // with another.
     let rows = json!([
         row(&"long ".repeat(200_000)),
         row(&"word ".repeat(10)),

@@ -1,5 +1,5 @@
-//! Request bodies and data URIs, mutated, through the whole service with an engine that plays a script: each is answered or refused
-//! in words that can be shown, and never as if the server were at fault.
+//! Request bodies and data URIs, mutated, through the whole service with an engine that plays a script: each
+//! is answered or refused in words that can be shown, and never as if the server were at fault.
 
 #![allow(clippy::unwrap_used, missing_docs, dead_code, unreachable_pub)]
 

@@ -55,8 +55,9 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Builds them: optimised, or as the tests use them. The latter comes with the tests themselves: built apart, the
-    /// dependencies would be compiled twice, once with the features that the tests' own dependencies ask for.
+    /// Builds them: optimised, or as the tests use them. The latter comes with the tests themselves: built
+    /// apart, the dependencies would be compiled twice, once with the features that the tests' own
+    /// dependencies ask for.
     pub(crate) fn build(release: bool) -> Result<Self> {
         let mut build = shell::cargo();
         match release {
@@ -102,8 +103,8 @@ impl Programs {
         shell::check(init.arg("--out").arg(out))
     }
 
-    /// Builds `OUT/NAME/PRECISION-TARGET` from a checkpoint and returns its path. What stands there may be the work of yesterday's exporter, under today's
-    /// version number: it is built again.
+    /// Builds `OUT/NAME/PRECISION-TARGET` from a checkpoint and returns its path. What stands there may be
+    /// the work of yesterday's exporter, under today's version number: it is built again.
     pub(crate) fn bundle(&self, checkpoint: &Path, out: &Path, build: &Build<'_>) -> Result<PathBuf> {
         let Build { name, precision, target, calibration, rules } = *build;
         let mut build = self.export();

@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 
 use crate::shell::{self, section};
 
-/// Where the fuzz tests are: a crate, which of its tests cargo is to build, and which of them is meant where others are beside it.
+/// Where the fuzz tests are: a crate, which of its tests cargo is to build, and which of them is meant where
+/// others are beside it.
 const TARGETS: [(&str, &[&str], &str); 5] = [
     ("arrcoc-server", &["--test", "fuzz"], ""),
     ("arrcoc-runtime", &["--test", "fuzz"], ""),

@@ -1,4 +1,5 @@
-//! `cargo xtask goldens`: the committed goldens, made again from PyTorch. And the one list of what they are made of.
+//! `cargo xtask goldens`: the committed goldens, made again from PyTorch. And the one list of what they are
+//! made of.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -52,7 +53,8 @@ pub(crate) const GOLDENS: &[Goldens] = &[
         tiers: "64,256",
         batch: false,
     },
-    // Trained weights, and so the smallest tier only: what does not matter has relevances next to 0, whose order is noise.
+    // Trained weights, and so the smallest tier only: what does not matter has relevances next to 0, whose
+    // order is noise.
     Goldens {
         model: "arr-coc-ledger",
         weights: Weights::Shipped("reference/checkpoints/arr-coc-ledger"),

@@ -1,7 +1,8 @@
 //! `cargo xtask gpu-check`: everything that only a GPU can show, on any machine that has one.
 //!
-//! The real-width preset is exported and calibrated, and every precision that the card has runs on CUDA, and on TensorRT where it is, against
-//! the fp32 graphs on the CPU (`arrcoc-export verify`); then an answer is timed beside PyTorch on the same card.
+//! The real-width preset is exported and calibrated, and every precision that the card has runs on CUDA, and
+//! on TensorRT where it is, against the fp32 graphs on the CPU (`arrcoc-export verify`); then an answer is
+//! timed beside PyTorch on the same card.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::bench::report::{circumstances, write};
+use crate::bench::stages;
 use crate::bundles::{Build, Programs, REAL_WIDTH};
 use crate::goldens::{environment, reference_dir};
 use crate::onnxruntime;
@@ -91,7 +93,8 @@ impl Bench<'_> {
         let engines = self.work.join("engines");
         let mut bundles = vec![self.programs.bundle(&checkpoint, &engines, &Build::portable(REAL_WIDTH))?];
         let calibration = self.programs.calibration(&checkpoint, &self.work, &self.library)?;
-        // int4 is only stored in 4 bits, so every card multiplies it; products of 8-bit floats need tensor cores that have them.
+        // int4 is only stored in 4 bits, so every card multiplies it; products of 8-bit floats need tensor
+        // cores that have them.
         let precisions =
             if card.capability >= FP8 { &["fp16", "int4", "fp8"][..] } else { &["fp16", "int4"] };
         for precision in precisions {
@@ -107,8 +110,8 @@ impl Bench<'_> {
         export
     }
 
-    /// Builds engines where the runtime wants some, compares, and times an answer. What fails is part of the result: the next run may
-    /// work.
+    /// Builds engines where the runtime wants some, compares, and times an answer. What fails is part of the
+    /// result: the next run may work.
     fn run(&self, runtime: &str, bundle: &Path) -> Value {
         let attempt = || -> Result<Value> {
             if runtime == "tensorrt" {
@@ -141,7 +144,7 @@ impl Bench<'_> {
         ask.args(["--engine-feature-cache", "0", "--engine-token-cache", "0", "--engine-runtime", runtime]);
         ask.arg("--image").arg(shell::root().join(PHOTOGRAPH)).arg("--bundle").arg(bundle);
         let report: Value = serde_json::from_str(&shell::output(&mut ask)?)?;
-        Ok(crate::bench::stages::our_stages(&report))
+        Ok(stages::our_stages(&report))
     }
 
     /// Whatever PyTorch has a GPU to itself: that of the lock file has none, so one can be named.
@@ -187,27 +190,33 @@ fn card() -> Result<Card> {
 }
 
 fn page(result: &Value) -> String {
+    let runs = || result["runs"].as_array().into_iter().flatten();
+    let torch = || result["torch"].as_object().into_iter().flatten();
+    let timed = runs().map(|run| &run["result"]["seconds"]);
+    let names = stages::union(timed.chain(torch().map(|(_, report)| &report["seconds"])));
     let mut page = format!(
         "# On a GPU\n\n{}, driver {}. `{REAL_WIDTH}` at 1024 px, tier 256, against the fp32 graphs on the CPU; seconds per stage.\n\n\
-         | bundle | runtime | verified | vision_encoder | refiner | prefill | decode_step |\n|---|---|---|---|---|---|---|\n",
+         | bundle | runtime | verified | {} |\n|---|---|---|{}\n",
         result["gpu"]["name"].as_str().unwrap_or_default(),
         result["gpu"]["driver"].as_str().unwrap_or_default(),
+        names.join(" | "),
+        "---|".repeat(names.len()),
     );
-    let stages = |seconds: &Value| {
+    let cells = |seconds: &Value| {
         let cell = |stage: &str| seconds[stage].as_f64().map_or("-".to_owned(), |x| format!("{x:.4}"));
-        ["vision_encoder", "refiner", "prefill", "decode_step"].map(cell).join(" | ")
+        names.iter().map(|stage| cell(stage)).collect::<Vec<_>>().join(" | ")
     };
-    for run in result["runs"].as_array().into_iter().flatten() {
+    for run in runs() {
         let (bundle, runtime) = (run["bundle"].as_str().unwrap_or(""), run["runtime"].as_str().unwrap_or(""));
         let verdict = match (&run["error"], &run["result"]["verify"]["passed"]) {
             (Value::String(error), _) => error.lines().next().unwrap_or_default().replace('|', "/"),
             (_, Value::Bool(true)) => "passed".to_owned(),
             _ => "FAILED".to_owned(),
         };
-        page += &format!("| {bundle} | {runtime} | {verdict} | {} |\n", stages(&run["result"]["seconds"]));
+        page += &format!("| {bundle} | {runtime} | {verdict} | {} |\n", cells(&run["result"]["seconds"]));
     }
-    for (dtype, report) in result["torch"].as_object().into_iter().flatten() {
-        page += &format!("| PyTorch {dtype} | cuda | | {} |\n", stages(&report["seconds"]));
+    for (dtype, report) in torch() {
+        page += &format!("| PyTorch {dtype} | cuda | | {} |\n", cells(&report["seconds"]));
     }
     page
 }
@@ -225,11 +234,11 @@ mod tests {
                  "result": {"verify": {"passed": true}, "seconds": {"prefill": 0.5}}},
                 {"bundle": "fp16-portable", "runtime": "tensorrt", "error": "no TensorRT\nmore"},
             ],
-            "torch": {"float16": {"seconds": {"prefill": 0.25}}},
+            "torch": {"float16": {"seconds": {"new_graph": 0.125, "prefill": 0.25}}},
         });
         let page = page(&result);
-        assert!(page.contains("| fp16-portable | cuda | passed | - | - | 0.5000 | - |"), "{page}");
-        assert!(page.contains("| fp16-portable | tensorrt | no TensorRT | - |"), "{page}");
-        assert!(page.contains("| PyTorch float16 | cuda | | - | - | 0.2500 | - |"), "{page}");
+        assert!(page.contains("| fp16-portable | cuda | passed | - | 0.5000 |"), "{page}");
+        assert!(page.contains("| fp16-portable | tensorrt | no TensorRT | - | - |"), "{page}");
+        assert!(page.contains("| PyTorch float16 | cuda | | 0.1250 | 0.2500 |"), "{page}");
     }
 }

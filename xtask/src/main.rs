@@ -53,7 +53,8 @@ enum Command {
     Bench(bench::Command),
     /// Everything that only an NVIDIA GPU can show: every precision on CUDA and TensorRT, beside PyTorch
     GpuCheck(gpu_check::Args),
-    /// Tens of thousands of requests, a quarter of them abusive: nothing may be lost or mixed, and memory stays flat
+    /// Tens of thousands of requests, a quarter of them abusive: nothing may be lost or mixed, and memory
+    /// stays flat
     Soak(soak::Args),
     /// Known attacks on a server and its exporter, each with what it costs: a table
     Abuse(abuse::Args),

@@ -31,8 +31,8 @@ pub(crate) fn run() -> Result<()> {
     }
 }
 
-/// The library: the one that `ORT_DYLIB_PATH` names, the one fetched earlier, or one fetched now. `None`, with the
-/// reason printed, where there is no pip, no network or no wheel for this machine.
+/// The library: the one that `ORT_DYLIB_PATH` names, the one fetched earlier, or one fetched now. `None`,
+/// with the reason printed, where there is no pip, no network or no wheel for this machine.
 ///
 /// # Errors
 /// `ORT_DYLIB_PATH` names something that is not there.
@@ -80,7 +80,8 @@ fn download(library: &Path) -> Result<()> {
     fs::create_dir_all(shell::target("onnxruntime"))?;
     let mut pip = python::pip(&python);
     pip.args(["download", "--quiet", "--no-deps", "--only-binary=:all:"]);
-    // The library is the same in the wheels of every Python, and so any will do: this one, whichever runs pip.
+    // The library is the same in the wheels of every Python, and so any will do: this one, whichever runs
+    // pip.
     pip.args(["--python-version", "3.12", "--dest"]).arg(&work).arg(format!("onnxruntime=={VERSION}"));
     shell::output(&mut pip)?;
     let files = fs::read_dir(&work)?.flatten().map(|entry| entry.path());

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 
 use crate::shell;
 
-/// `promtool` from the PATH or, where apt is the package manager, out of Debian's package, which takes no root.
-/// `None`, with the reason printed, where neither is to be had; the test that needs it then fails and says so.
+/// `promtool` from the PATH or, where apt is the package manager, out of Debian's package, which takes no
+/// root. `None`, with the reason printed, where neither is to be had; the test that needs it then fails and
+/// says so.
 pub(crate) fn find() -> Option<PathBuf> {
     if let Some(path) = shell::find(&["promtool"]) {
         return Some(path);

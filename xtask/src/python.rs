@@ -36,7 +36,8 @@ impl Environment {
 
     fn install(&self, lock: &Path) -> Result<()> {
         let python = interpreter().context("expected Python 3 on the PATH, found none")?;
-        // Without pip inside: Debian keeps `ensurepip` in a package of its own, and the outer pip can do it all.
+        // Without pip inside: Debian keeps `ensurepip` in a package of its own, and the outer pip can do it
+        // all.
         let mut venv = shell::command(&python);
         shell::check(venv.args(["-m", "venv", "--clear", "--without-pip"]).arg(&self.dir))?;
         let mut pip = pip(&python);

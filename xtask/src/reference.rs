@@ -1,4 +1,5 @@
-//! `cargo xtask reference`: is the PyTorch reference sound, and do the committed goldens still come out of it?
+//! `cargo xtask reference`: is the PyTorch reference sound, and do the committed goldens still come out of
+//! it?
 
 use std::fs;
 use std::time::Instant;

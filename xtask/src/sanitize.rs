@@ -1,4 +1,5 @@
-//! `cargo xtask sanitize`: the kernels' unsafe code under AddressSanitizer, and what Miri can run of it under Miri.
+//! `cargo xtask sanitize`: the kernels' unsafe code under AddressSanitizer, and what Miri can run of it under
+//! Miri.
 
 use anyhow::Result;
 
@@ -16,7 +17,8 @@ pub(crate) fn run() -> Result<()> {
     section("Miri", miri)
 }
 
-/// Loads and stores through vector instructions are checked like all others; every test runs, odd shapes and all.
+/// Loads and stores through vector instructions are checked like all others; every test runs, odd shapes and
+/// all.
 fn address() -> Result<()> {
     let mut test = shell::command("cargo");
     // Rustup's own name of the toolchain that runs this would win over `+nightly`.
@@ -26,7 +28,8 @@ fn address() -> Result<()> {
     shell::check(&mut test)
 }
 
-/// Miri knows few vector instructions: it runs what is portable, and the tests of the rest say that they were skipped.
+/// Miri knows few vector instructions: it runs what is portable, and the tests of the rest say that they were
+/// skipped.
 fn miri() -> Result<()> {
     if shell::output(shell::command("cargo").env_remove("RUSTUP_TOOLCHAIN").args([
         "+nightly",

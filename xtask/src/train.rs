@@ -1,4 +1,5 @@
-//! `cargo xtask train`: the reference checkpoint, trained anew in PyTorch. Nothing else calls this: it takes hours.
+//! `cargo xtask train`: the reference checkpoint, trained anew in PyTorch. Nothing else calls this: it takes
+//! hours.
 
 use std::path::PathBuf;
 
@@ -7,10 +8,10 @@ use anyhow::Result;
 use crate::goldens::{environment, reference_dir};
 use crate::shell::{self, section};
 
-/// Trains on ARR-Ledger as the configuration says. About two hours on two cores for the committed one; a run that was
-/// killed goes on where its last checkpoint was. What it writes: `checkpoint/`, which `arrcoc-export` reads, `arms/`,
-/// which `arrcoc-serve eval` reads, and `log.jsonl`. To ship them, copy `checkpoint/` to
-/// reference/checkpoints/arr-coc-ledger and `arms/grid_neck.safetensors` to
+/// Trains on ARR-Ledger as the configuration says. About two hours on two cores for the committed one; a run
+/// that was killed goes on where its last checkpoint was. What it writes: `checkpoint/`, which
+/// `arrcoc-export` reads, `arms/`, which `arrcoc-serve eval` reads, and `log.jsonl`. To ship them, copy
+/// `checkpoint/` to reference/checkpoints/arr-coc-ledger and `arms/grid_neck.safetensors` to
 /// reference/checkpoints/arr-coc-ledger-grid-neck.safetensors.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

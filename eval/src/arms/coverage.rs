@@ -1,8 +1,8 @@
 //! Training-free choice: greedy coverage of the question and of the picture itself.
 //!
-//! MMTok (arXiv 2508.18264) and SCOPE (arXiv 2510.24214) choose patches one after the other, each time the one that adds
-//! most to how well every row (a token of the question, a patch of the picture) is covered by its best patch so far.
-//! They differ in rows and weights only, so both are given to one kernel.
+//! MMTok (arXiv 2508.18264) and SCOPE (arXiv 2510.24214) choose patches one after the other, each time the
+//! one that adds most to how well every row (a token of the question, a patch of the picture) is covered by
+//! its best patch so far. They differ in rows and weights only, so both are given to one kernel.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -26,11 +26,11 @@ pub struct Rows {
 }
 
 /// The first `k` candidates of greedy coverage, in the order of choice: each time the `i` that maximises
-/// `sum over r of weights[r] * max(0, rows[r, i] - best[r])`, where `best[r]` is the most that those before cover of row
-/// `r`, at first 0. The lower index wins among equals.
+/// `sum over r of weights[r] * max(0, rows[r, i] - best[r])`, where `best[r]` is the most that those before
+/// cover of row `r`, at first 0. The lower index wins among equals.
 ///
-/// A gain never grows as others are chosen, so a stale one is a bound: only candidates at the head of a queue are
-/// computed anew (Minoux 1978), with the same outcome as computing all of them.
+/// A gain never grows as others are chosen, so a stale one is a bound: only candidates at the head of a queue
+/// are computed anew (Minoux 1978), with the same outcome as computing all of them.
 pub fn greedy_coverage(rows: ArrayView2<'_, f32>, weights: &[f32], k: usize) -> Vec<usize> {
     let gain = |index: usize, best: &[f32]| {
         let column = rows.column(index);
@@ -83,11 +83,12 @@ impl PartialEq for Candidate {
 
 impl Eq for Candidate {}
 
-/// MMTok's rows: `[P; Q]` with P = softmax over patches of t . x / 0.02, divided by the question's length m, of weight 1,
-/// and Q = softmax over patches of v . v / 0.2, divided by the number of patches n, of weight 1/2.
+/// MMTok's rows: `[P; Q]` with P = softmax over patches of t . x / 0.02, divided by the question's length m,
+/// of weight 1, and Q = softmax over patches of v . v / 0.2, divided by the number of patches n, of weight
+/// 1/2.
 ///
-/// `text` t is `[m, H]`, the question's token embeddings; `visual` x `[n, H]`, the patches as the decoder sees them;
-/// `features` v `[n, C]`, the patches as the encoder sees them. All are normalised here.
+/// `text` t is `[m, H]`, the question's token embeddings; `visual` x `[n, H]`, the patches as the decoder
+/// sees them; `features` v `[n, C]`, the patches as the encoder sees them. All are normalised here.
 pub fn mmtok_rows(
     text: ArrayView2<'_, f32>,
     visual: ArrayView2<'_, f32>,
@@ -158,7 +159,8 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // Candidate 2 covers most alone; after it, 0 adds 0.5 to the first row, 1 adds 0.4 to the second, 3 adds nothing.
+        // Candidate 2 covers most alone; after it, 0 adds 0.5 to the first row, 1 adds 0.4 to the second, 3
+        // adds nothing.
         let rows = array![[0.9, 0.0, 0.4, 0.4], [0.0, 0.9, 0.5, 0.1], [0.0, 0.0, 0.3, 0.3]];
         assert_eq!(greedy_coverage(rows.view(), &[1.0; 3], 4), [2, 0, 1, 3]);
         // With the second row alone, its best candidate goes first; then nobody adds, and indices decide.

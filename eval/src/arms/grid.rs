@@ -1,4 +1,5 @@
-//! DeepSeek-OCR's fixed strided grid at any side: average pooling to 2n x 2n, then a 2 x 2 convolution of stride 2.
+//! DeepSeek-OCR's fixed strided grid at any side: average pooling to 2n x 2n, then a 2 x 2 convolution of
+//! stride 2.
 
 use ndarray::{Array1, Array2, ArrayView2};
 
@@ -6,7 +7,8 @@ use ndarray::{Array1, Array2, ArrayView2};
 #[derive(Debug, Clone)]
 pub struct Neck {
     channels: usize,
-    /// Trained weights, `[4 C, C]` with rows in the order of [`windows`], and bias; `None` takes the mean of the four.
+    /// Trained weights, `[4 C, C]` with rows in the order of [`windows`], and bias; `None` takes the mean of
+    /// the four.
     convolution: Option<(Array2<f32>, Array1<f32>)>,
 }
 
@@ -83,8 +85,8 @@ impl Neck {
     }
 }
 
-/// PyTorch's `adaptive_avg_pool2d` to m x m: cell i covers rows (and columns) floor(i s / m) to ceil((i + 1) s / m).
-/// `[s * s, C]` to `[m * m, C]`; m may be larger than s.
+/// PyTorch's `adaptive_avg_pool2d` to m x m: cell i covers rows (and columns) floor(i s / m) to ceil((i + 1)
+/// s / m). `[s * s, C]` to `[m * m, C]`; m may be larger than s.
 pub fn adaptive_average(features: ArrayView2<'_, f32>, m: usize) -> Array2<f32> {
     let side = features.nrows().isqrt();
     let span = |cell: usize| cell * side / m..((cell + 1) * side).div_ceil(m);
@@ -146,8 +148,8 @@ mod tests {
 
     #[test]
     fn the_convolution_is_pytorchs() {
-        // Two channels: the patch's number and its negative. Output 0 takes corner (0, 1) of channel 0 and half of corner
-        // (1, 0) of channel 1; output 1 is its bias.
+        // Two channels: the patch's number and its negative. Output 0 takes corner (0, 1) of channel 0 and
+        // half of corner (1, 0) of channel 1; output 1 is its bias.
         let features = Array2::from_shape_fn((4, 2), |(patch, channel)| [1.0, -1.0][channel] * patch as f32);
         let mut values = vec![0.0; 16];
         values[1] = 1.0; // [0, 0, 0, 1]

@@ -1,12 +1,13 @@
 //! The arms of the comparison: ways to decide which parts of a picture become visual tokens.
 //!
-//! All arms feed the same compressor, refiner, adapter and decoder. The compressor takes a map of relevances, so an arm
-//! is a way to make one, and for some other features. The compressor also adds `relevance_embed * relevance` to every
-//! token: relevance is a cue for the decoder. An arm that does not know the question must neither give such a cue nor
-//! garble it, so its order of patches becomes relevances that lie close together ([`relevance::from_order`]).
+//! All arms feed the same compressor, refiner, adapter and decoder. The compressor takes a map of relevances,
+//! so an arm is a way to make one, and for some other features. The compressor also adds
+//! `relevance_embed * relevance` to every token: relevance is a cue for the decoder. An arm that does not
+//! know the question must neither give such a cue nor garble it, so its order of patches becomes relevances
+//! that lie close together ([`relevance::from_order`]).
 //!
-//! The makers here are plain functions of numbers; [`crate::offline`] runs them on a bundle's graphs. Those arms that the
-//! decoder meets in training are defined a second time in `reference/arrcoc_reference/arms.py`.
+//! The makers here are plain functions of numbers; [`crate::offline`] runs them on a bundle's graphs. Those
+//! arms that the decoder meets in training are defined a second time in `reference/arrcoc_reference/arms.py`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,7 +23,7 @@ pub mod saliency;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arm {
-    /// Nothing: every patch becomes a token, as far as the compressor takes so many.
+    /// Nothing: every patch becomes a token, up to what the compressor takes.
     Full,
     /// A fixed strided grid with a neck of its own (DeepSeek-OCR's 16x); see [`grid`].
     Grid,

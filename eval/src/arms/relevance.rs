@@ -15,8 +15,8 @@ const ORDER: [f32; 2] = [0.45, 0.1];
 /// Relevance of a patch that holds the answer, and of any other: not 1 and 0, which a sigmoid never reaches.
 const ORACLE: [f32; 2] = [0.98, 0.02];
 
-/// Relevances `[P]` that say nothing but an order, given best first: 0.45 + 0.1 s, where s falls evenly from 1 to 0.
-/// Patches that are not in the order get the lowest.
+/// Relevances `[P]` that say nothing but an order, given best first: 0.45 + 0.1 s, where s falls evenly from
+/// 1 to 0. Patches that are not in the order get the lowest.
 pub fn from_order(order: &[usize], patches: usize) -> Vec<f32> {
     let [lowest, spread] = ORDER;
     let mut relevance = vec![lowest; patches];
@@ -34,8 +34,8 @@ pub fn by_score(scores: &[f32], region: Region) -> Vec<usize> {
     order
 }
 
-/// The order that takes, each time, the patch farthest from all before it, beginning in the middle. Any beginning of it
-/// is spread evenly over the picture. Of equals the first is taken.
+/// The order that takes, each time, the patch farthest from all before it, beginning in the middle. Any
+/// beginning of it is spread evenly over the picture. Of equals the first is taken.
 pub fn spread(region: Region) -> Vec<usize> {
     let places: Vec<(i64, i64)> =
         region.filled().map(|patch| ((patch / region.side) as i64, (patch % region.side) as i64)).collect();

@@ -5,8 +5,9 @@ use super::Region;
 /// Weights of red, green and blue in brightness (ITU-R BT.601).
 const LUMINANCE: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// Per patch the standard deviation of the differences between neighbouring pixels' luminance, across and down taken
-/// together and both pixels inside the patch: `[P]`. `pixels` is the encoder's input, `[3, S, S]`; padding scores 0.
+/// Per patch the standard deviation of the differences between neighbouring pixels' luminance, across and
+/// down taken together and both pixels inside the patch: `[P]`. `pixels` is the encoder's input, `[3, S, S]`;
+/// padding scores 0.
 pub fn scores(pixels: &[f32], region: Region, patch: usize) -> Vec<f32> {
     let size = region.side * patch;
     let plane = size * size;
@@ -68,7 +69,8 @@ mod tests {
             &[3.0, 0.0, 5.0, 5.0],
         ]);
         let scores = scores(&pixels, Region::whole(2), 2);
-        // A step: differences 2, 2 across and 0, 0 down, hence a deviation of 1. A checkerboard: 3, -3, 3, -3.
+        // A step: differences 2, 2 across and 0, 0 down, hence a deviation of 1. A checkerboard: 3, -3, 3,
+        // -3.
         for (found, expected) in scores.iter().zip([0.0, 1.0, 3.0, 0.0]) {
             assert!((found - expected).abs() < 1e-5, "{scores:?}");
         }

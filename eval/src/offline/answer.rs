@@ -46,7 +46,8 @@ struct Running {
 }
 
 impl OfflineModel {
-    /// Answers questions of at most `max_tokens` tokens each, as many at a time as there are slots; the order is kept.
+    /// Answers questions of at most `max_tokens` tokens each, as many at a time as there are slots; the order
+    /// is kept.
     ///
     /// # Errors
     /// [`OfflineError`]; no slot stays taken.

@@ -103,7 +103,7 @@ impl Capacity {
         let budget = match (arm, budget) {
             (Arm::Full, _) => Budget::Full,
             (Arm::QueryAware, Budget::Auto) => {
-                // The smallest tier must fit; the head chooses among those that do.
+                // The smallest tier must fit; the head chooses among the tiers that fit.
                 self.check_tokens(self.budgets.first().copied().unwrap_or(0), budget)?
             }
             (_, Budget::Auto | Budget::Full) => return Err(Unsupported::Auto),
@@ -134,8 +134,8 @@ impl Capacity {
         }
     }
 
-    /// The tier whose budget is nearest to a number of tokens in log scale; the lower one of two as near. Training does
-    /// the same.
+    /// The tier whose budget is nearest to a number of tokens in log scale; the lower one of two as near.
+    /// Training does the same.
     pub fn nearest_tier(&self, tokens: usize) -> usize {
         // ln t - ln a > ln b - ln t exactly when t * t > a * b, and integers do not round.
         self.budgets.windows(2).take_while(|pair| tokens * tokens > pair[0] * pair[1]).count()

@@ -1,14 +1,13 @@
-//! A model for experiments: the same graphs as [`arrcoc_runtime::model`], run by the caller's thread, with any of the [`arms`] in
-//! the allocator's place.
+//! A model for experiments: the same graphs as [`arrcoc_runtime::model`], run by the caller's thread, with
+//! any of the [`arms`] in the allocator's place.
 //!
-//! There is no queue and no concurrency, so the same calls in the same order give the same answers. Several answers are
-//! decoded side by side all the same ([`OfflineModel::answer`]); their tokens do not depend on what else runs, as far as an
-//! engine's arithmetic does not depend on the size of a batch.
+//! There is no queue and no concurrency, so the same calls in the same order give the same answers. Several
+//! answers are decoded side by side all the same ([`OfflineModel::answer`]); their tokens do not depend on
+//! what else runs, as far as an engine's arithmetic does not depend on the size of a batch.
 //!
 //! [`arms`]: crate::arms
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -18,7 +17,6 @@ use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::decoder::{self, Decoder, DecoderError, Embedder};
 use arrcoc_runtime::error::LoadError;
-use arrcoc_runtime::generate::Stage;
 use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Role};
 use arrcoc_runtime::image::{DecodedImage, ImageError, ImageLimits, decode};
 use arrcoc_runtime::library::{Library, LibraryError};
@@ -27,7 +25,7 @@ use arrcoc_runtime::prompt::{Layout, Prompter};
 use arrcoc_runtime::sampling::SamplingError;
 use arrcoc_runtime::tensor::TensorError;
 use arrcoc_runtime::vision::ImagePlan;
-use arrcoc_runtime::vision::families::arr_coc_ovis::{self, pipeline};
+use arrcoc_runtime::vision::families::arr_coc_ovis;
 use vision_runner::VisionRunner;
 
 mod answer;
@@ -121,8 +119,8 @@ pub struct OfflineModel {
 }
 
 impl OfflineModel {
-    /// Loads every graph of the bundle. `options` as for [`arrcoc_runtime::model::Model`]; queue, timeout and the token cache are
-    /// not used.
+    /// Loads every graph of the bundle. `options` as for [`arrcoc_runtime::model::Model`]; queue, timeout and
+    /// the token cache are not used.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -131,7 +129,8 @@ impl OfflineModel {
         Self::load_on(bundle, runtime.as_ref(), options)
     }
 
-    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not used.
+    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not
+    /// used.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -216,32 +215,5 @@ impl OfflineModel {
     /// [`OfflineError::Prompt`] when the tokenizer fails.
     pub fn count_tokens(&self, text: &str) -> Result<usize, OfflineError> {
         Ok(self.prompter.tokenize(text)?.len())
-    }
-}
-
-/// Time that was spent on a part of an answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Times {
-    /// The encoder, when it ran for this picture at this size (it runs once for all arms and questions).
-    pub encode: Duration,
-    /// Making the map of relevances, whatever makes it: the allocator, coverage, the grid's neck.
-    pub allocator: Duration,
-    /// The compressor.
-    pub compressor: Duration,
-    /// The refiner.
-    pub refiner: Duration,
-    /// The quality adapter.
-    pub adapter: Duration,
-}
-
-impl Times {
-    /// Adds the time of a stage that comes after the allocator's.
-    fn note(&mut self, stage: &Stage, took: Duration) {
-        match stage.name() {
-            pipeline::COMPRESSOR => self.compressor += took,
-            pipeline::REFINER => self.refiner += took,
-            pipeline::ADAPTER => self.adapter += took,
-            _ => {}
-        }
     }
 }

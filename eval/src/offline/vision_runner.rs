@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use ndarray::{Array2, ArrayView2};
 use sha2::{Digest as _, Sha256};
 
-use super::Times;
 use crate::arms::grid::Neck;
 use crate::arms::{Positions, Region};
+use crate::times::StageTimes;
 use arrcoc_bundle::Bundle;
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::cache::{ByteLru, Key};
@@ -48,7 +48,8 @@ pub(super) struct VisionRunner {
 pub(super) struct EncodedImage {
     /// `[1, P, C]`.
     pub(super) features: Tensor,
-    pub(super) encode: Duration,
+    /// The encoder, when it ran for this picture at this size.
+    pub(super) times: StageTimes,
     pub(super) pixels: Arc<PixelValues>,
     pub(super) layout: Layout,
 }
@@ -65,10 +66,10 @@ impl EncodedImage {
     }
 }
 
-/// Tokens and the time that they took.
+/// Tokens, and the time of the graphs behind the choice.
 pub(super) struct Made {
     pub(super) tokens: Tokens,
-    pub(super) times: Times,
+    pub(super) times: StageTimes,
 }
 
 impl VisionRunner {
@@ -92,8 +93,8 @@ impl VisionRunner {
         })
     }
 
-    /// Encodes a picture at a size, or remembers it. Requests may have the bundle's sizes only; here any multiple of the
-    /// patch will do, since the encoder's axes are dynamic.
+    /// Encodes a picture at a size, or remembers it. Requests may have the bundle's sizes only; here any
+    /// multiple of the patch will do, since the encoder's axes are dynamic.
     pub(super) fn encode(&mut self, image: &DecodedImage, size: usize) -> Result<EncodedImage, LibraryError> {
         let key = picture_key(image.sha256, size);
         if let Some(encoded) = self.encoded.get(&key) {
@@ -111,7 +112,7 @@ impl VisionRunner {
         let features = self.pipeline.encode(&pixels.tensor, &mut stages)?;
         let encoded = EncodedImage {
             features,
-            encode: total(stages),
+            times: stage_times(stages),
             pixels: Arc::new(pixels),
             layout: Layout::new(size / self.spec.patch_size, self.spec.patch_size, self.spec.gist_grid),
         };
@@ -119,8 +120,8 @@ impl VisionRunner {
         Ok(encoded)
     }
 
-    /// Asks the allocator; with no question at all, one token of zeros. (A mask that leaves out everything would leave
-    /// nothing to attend to: every match would be the mask's own value.)
+    /// Asks the allocator; with no question at all, one token of zeros. (A mask that leaves out everything
+    /// would leave nothing to attend to: every match would be the mask's own value.)
     pub(super) fn allocate(
         &mut self,
         features: &Tensor,
@@ -151,11 +152,7 @@ impl VisionRunner {
         let selection = &Selection { positions: repacked.as_ref(), ..*selection };
         let mut stages = Stages::new(&NoObserver);
         let tokens = self.pipeline.tokens(selection, &mut stages)?;
-        let mut times = Times::default();
-        for (stage, took) in stages.into_ran() {
-            times.note(&stage, took);
-        }
-        Ok(Made { tokens, times })
+        Ok(Made { tokens, times: stage_times(stages) })
     }
 
     /// The grid's features, `[1, n * n, C]`.
@@ -165,9 +162,9 @@ impl VisionRunner {
         Ok(Tensor::from_vec(&shape, features.into_raw_vec_and_offset().0)?)
     }
 
-    /// Every patch as the decoder would see it, `[P, H]`: a pass in which all are tokens. Where the compressor takes fewer
-    /// than there are, several passes, each with patches from all over the picture; all patches have the same relevance
-    /// but for a hair, which decides whose pass it is.
+    /// Every patch as the decoder would see it, `[P, H]`: a pass in which all are tokens. Where the
+    /// compressor takes fewer than there are, several passes, each with patches from all over the picture;
+    /// all patches have the same relevance but for a hair, which decides whose pass it is.
     pub(super) fn all_patch_embeds(
         &mut self,
         encoded: &EncodedImage,
@@ -232,6 +229,12 @@ pub(super) fn matrix(tensor: &Tensor) -> Result<Array2<f32>, LibraryError> {
 
 fn total(stages: Stages<'_>) -> Duration {
     stages.into_ran().iter().map(|(_, took)| *took).sum()
+}
+
+fn stage_times(stages: Stages<'_>) -> StageTimes {
+    let mut times = StageTimes::default();
+    stages.into_ran().iter().for_each(|(stage, took)| times.add(stage.name(), *took));
+    times
 }
 
 fn picture_key(sha256: [u8; 32], size: usize) -> Key {

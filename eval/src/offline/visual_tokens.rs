@@ -9,16 +9,22 @@ use ndarray::{Array2, Axis};
 use sha2::{Digest as _, Sha256};
 
 use super::vision_runner::{self, EncodedImage, matrix};
-use super::{ArmBudget, OfflineError, OfflineModel, Question, Times};
+use super::{ArmBudget, OfflineError, OfflineModel, Question};
 use crate::arms::relevance::{self, NEUTRAL};
 use crate::arms::{Arm, Positions, coverage, saliency};
+use crate::times::StageTimes;
 use arrcoc_runtime::generate::Budget;
 use arrcoc_runtime::image::DecodedImage;
 use arrcoc_runtime::tensor::Tensor;
 use arrcoc_runtime::vision::families::arr_coc_ovis::layout::Token;
 use arrcoc_runtime::vision::families::arr_coc_ovis::pipeline::{Allocation, Selection};
 
-/// A question about a picture, with what else the arms need. It remembers what several arms and budgets share.
+/// The stage that makes the relevances. It has the allocator's name in every arm, whatever makes them: the
+/// allocator, coverage, the grid's neck.
+const RELEVANCES: &str = "allocator";
+
+/// A question about a picture, with what else the arms need. It remembers what several arms and budgets
+/// share.
 pub struct Example {
     image: DecodedImage,
     question: Question,
@@ -51,14 +57,15 @@ pub struct VisualTokens {
     pub tokens: usize,
     /// The adapter's tier.
     pub tier: usize,
-    /// What each token is, in the order of the tokens: an index of the patches that the arm gave, or beyond them of a gist
-    /// cell.
+    /// What each token is, in the order of the tokens: an index of the patches that the arm gave, or beyond
+    /// them of a gist cell.
     pub indices: Vec<i64>,
-    /// Of the patches where the answer is, the share that became tokens; `None` without an answer box, or where tokens
-    /// are not patches of the picture.
+    /// Of the patches where the answer is, the share that became tokens; `None` without an answer box, or
+    /// where tokens are not patches of the picture.
     pub recall: Option<f64>,
-    /// Time per stage.
-    pub times: Times,
+    /// Time per stage of the vision side. The encoder runs once for all arms and questions of a picture, and
+    /// has here what it took then.
+    pub times: StageTimes,
 }
 
 impl VisualTokens {
@@ -92,7 +99,8 @@ impl Example {
 }
 
 impl OfflineModel {
-    /// Makes the visual tokens of an example. `arm_budget` comes from [`super::Capacity::arm_budget`] of this model.
+    /// Makes the visual tokens of an example. `arm_budget` comes from [`super::Capacity::arm_budget`] of this
+    /// model.
     ///
     /// # Errors
     /// [`OfflineError::MissingInput`] when the example has not what the arm needs, or an engine's error.
@@ -209,7 +217,9 @@ impl OfflineModel {
         took: Duration,
     ) -> Result<VisualTokens, OfflineError> {
         let made = self.vision.tokens(selection, positions)?;
-        let times = Times { encode: encoded.encode, allocator: took, ..made.times };
+        let mut times = encoded.times.clone();
+        times.add(RELEVANCES, took);
+        times.append(&made.times);
         Ok(VisualTokens {
             indices: made.tokens.indices.as_slice::<i64>()?.to_vec(),
             embeds: made.tokens.embeds,
@@ -275,7 +285,8 @@ impl OfflineModel {
                 }
                 relevance::oracle(&answer, patches)
             }
-            // `Full` keeps everything. The other two are given their tokens elsewhere, from features of their own.
+            // `Full` keeps everything. The other two are given their tokens elsewhere, from features of their
+            // own.
             Arm::Full | Arm::Grid | Arm::Downsampled => vec![NEUTRAL; patches],
         };
         Ok(RelevanceMap { relevance, allocation: None, took: started.elapsed() })

@@ -1,7 +1,7 @@
 //! The curves: accuracy against visual tokens, and against characters per token.
 //!
-//! One drawing for both forms. The font comes with the program: what a plotting library finds on a system differs, and a
-//! server often has none.
+//! One drawing for both forms. The font comes with the program: what a plotting library finds on a system
+//! differs, and a server often has none.
 
 use std::collections::BTreeSet;
 use std::sync::Once;

@@ -11,6 +11,7 @@ use super::super::summary::{
     BASELINES, BINS, Cell, Claim, DENSE_BUDGET, DENSE_RATIO, DenseBudget, Difference, ENOUGH_PAIRS, Scope,
     Summary, Verdict,
 };
+use super::super::times::stage_names;
 
 /// The whole page.
 pub(super) fn page(summary: &Summary) -> String {
@@ -155,36 +156,21 @@ fn bins(summary: &Summary, positions: Positions) -> String {
     text
 }
 
-const COSTS: [&str; 13] = [
-    "arm",
-    "budget",
-    "tokens",
-    "character errors",
-    "answer's patches kept",
-    "encode",
-    "allocator",
-    "compressor",
-    "refiner",
-    "adapter",
-    "prefill",
-    "per token",
-    "KV",
-];
-
 fn costs(summary: &Summary, positions: Positions) -> String {
     let cells: Vec<&Cell> = summary.of_kind(None).filter(|cell| cell.positions == positions).collect();
     if cells.is_empty() {
         return String::new();
     }
+    let stages = stage_names(cells.iter().map(|cell| &cell.ms));
     let mut text = "Times are medians in milliseconds. An image is encoded once for all arms and questions; `allocator` is \
-                    the making of relevances, whatever makes them. Answers are decoded side by side, and `per token` is \
-                    an answer's share of that. KV is the memory of a prompt's keys and values.\n\n"
+                    the making of relevances, whatever makes them. Answers are decoded side by side, and \
+                    `decode_per_token` is an answer's share of that. KV is the memory of a prompt's keys and values.\n\n"
         .to_owned();
-    text += &row(COSTS.map(str::to_owned));
-    text += &rule(COSTS.len());
+    let head = ["arm", "budget", "tokens", "character errors", "answer's patches kept"];
+    let titles = head.iter().chain(&stages).chain(&["KV"]);
+    text += &row(titles.map(|title| (*title).to_owned()));
+    text += &rule(head.len() + stages.len() + 1);
     for cell in cells {
-        let ms = &cell.ms;
-        let times = [ms.encode, ms.allocator, ms.compressor, ms.refiner, ms.adapter, ms.prefill];
         let head = [
             cell.arm.to_string(),
             cell.budget.to_string(),
@@ -192,11 +178,10 @@ fn costs(summary: &Summary, positions: Positions) -> String {
             percent(cell.cer),
             cell.recall.map_or_else(String::new, percent),
         ];
-        let tail = [
-            ms.decode_per_token.map_or_else(String::new, |ms| format!("{ms:.2}")),
-            format!("{:.2} MiB", cell.kv_bytes / f64::from(1 << 20)),
-        ];
-        text += &row(head.into_iter().chain(times.map(|ms| format!("{ms:.2}"))).chain(tail));
+        let times =
+            stages.iter().map(|stage| cell.ms.get(stage).map_or_else(String::new, |ms| format!("{ms:.2}")));
+        let memory = format!("{:.2} MiB", cell.kv_bytes / f64::from(1 << 20));
+        text += &row(head.into_iter().chain(times).chain([memory]));
     }
     text
 }
@@ -294,6 +279,8 @@ fn signed(Interval { mean, low, high }: Interval) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::super::journal::tests::answer;
     use super::super::super::summary::tests::summary;
     use super::*;
@@ -306,6 +293,11 @@ mod tests {
                 let mut line = answer(row, arm, 64, arm == Arm::QueryAware);
                 line.characters = Some(700.0);
                 line.kind = Some("a|b".into());
+                // A stage that nobody has heard of, and one that some arms go without.
+                line.ms.add("new_graph", Duration::from_millis(3));
+                if arm == Arm::Grid {
+                    line.ms.add("prefill", Duration::from_millis(5));
+                }
                 answers.push(line);
             }
         }
@@ -322,6 +314,9 @@ mod tests {
             "| budget 64 | query_aware | **grid** |",
             "| arm | 10-20 |",
             "questions of kind `a|b`",
+            "| answer's patches kept | new_graph | prefill | KV |",
+            "|  | 3.00 |  | 0.01 MiB |",
+            "|  | 3.00 | 5.00 | 0.01 MiB |",
             "plain means",
         ] {
             assert!(page.contains(part), "{part} is missing in {page}");

@@ -1,5 +1,5 @@
-//! What became of the claim that was registered before anything was measured: on dense pages, choosing by the question
-//! beats every other way to make few tokens.
+//! What became of the claim that was registered before anything was measured: on dense pages, choosing by the
+//! question beats every other way to make few tokens.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -101,7 +101,8 @@ mod tests {
     use super::super::tests::summary;
     use super::*;
 
-    /// The only claim of a run in which the arms, each with its number of right answers, had `rows` dense rows.
+    /// The only claim of a run in which the arms, each with its number of right answers, had `rows` dense
+    /// rows.
     fn claim(rows: usize, arms: &[(Arm, usize)]) -> Claim {
         let mut lines = Vec::new();
         for &(arm, right) in arms {

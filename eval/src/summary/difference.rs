@@ -13,13 +13,15 @@ use super::{Answers, share};
 /// What the query-aware arm has to beat: other ways to make few tokens that do not know the question.
 pub const BASELINES: [Arm; 3] = [Arm::Grid, Arm::Downsampled, Arm::Agnostic];
 
-/// The claim that was registered before any measurement is about rows with at least so many characters per token ...
+/// The claim that was registered before any measurement is about rows with at least this many characters per
+/// token ...
 pub const DENSE_RATIO: f64 = 10.0;
 
-/// ... at budgets of at most so many tokens.
+/// ... at budgets of at most this many tokens.
 pub const DENSE_BUDGET: usize = 100;
 
-/// What a difference is taken over: questions about one place; against [`Arm::FirstQuestion`], all that have one.
+/// What a difference is taken over: questions about one place; against [`Arm::FirstQuestion`], all that have
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -54,7 +56,7 @@ pub struct Difference {
 
 type ByRow<'a> = BTreeMap<(usize, Tokens), &'a AnswerLine>;
 
-/// All differences: per kind of positions, those at each budget and then those over dense pages.
+/// All differences: per kind of positions, first at each budget, then over dense pages.
 pub(super) fn differences(answers: &Answers<'_>) -> Vec<Difference> {
     let numbered = || answers.lines.iter().copied().filter(|line| line.budget.number().is_some());
     let positions: BTreeSet<Positions> = numbered().map(|line| line.positions).collect();
@@ -90,8 +92,8 @@ pub(super) fn differences(answers: &Answers<'_>) -> Vec<Difference> {
     differences
 }
 
-/// Whether a line counts. Density is that of the budget, so that all arms are compared on the same rows: some have a few
-/// tokens more or fewer than their budget.
+/// Whether a line counts. Density is that of the budget, so that all arms are compared on the same rows: some
+/// have a few tokens more or fewer than their budget.
 pub(super) fn within(scope: Scope, line: &AnswerLine) -> bool {
     match (scope, line.budget.number()) {
         (Scope::Budget(budget), _) => line.budget == budget,

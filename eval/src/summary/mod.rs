@@ -1,7 +1,7 @@
 //! From answers to figures.
 //!
-//! A *cell* is an arm at a budget with one kind of positions, over one kind of questions or over all that are about one
-//! place. Differences are paired: both arms on the same row at the same budget.
+//! A *cell* is an arm at a budget with one kind of positions, over one kind of questions or over all that are
+//! about one place. Differences are paired: both arms on the same row at the same budget.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use arrcoc_runtime::generate::Budget;
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Interval, RESAMPLES, interval};
-use super::journal::{AnswerLine, Header, Line, Milliseconds};
-use super::measure::median;
+use super::journal::{AnswerLine, Header, Line};
 use super::options::Tokens;
 use super::provenance::Circumstances;
+use super::times::StageTimes;
 use super::variants::Unsupported;
 use arrcoc_runtime::dataset::DataSet;
 
@@ -38,7 +38,7 @@ pub struct Summary {
     pub resamples: usize,
     /// Rows with answers.
     pub questions: usize,
-    /// Of so many images.
+    /// Images that these rows are about.
     pub images: usize,
     /// Rows whose image does not open, or whose question cannot be put.
     pub skipped: Vec<Skipped>,
@@ -135,11 +135,11 @@ pub struct Cell {
     pub tokens: f64,
     /// Mean size of keys and values of a prompt, bytes.
     pub kv_bytes: f64,
-    /// Medians.
-    pub ms: Milliseconds,
+    /// Medians per stage.
+    pub ms: StageTimes,
 }
 
-/// Accuracy of one arm where so many characters share a token.
+/// Accuracy of one arm over the answers with a similar number of characters per token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bin {
     /// The arm.
@@ -292,26 +292,10 @@ fn cells(answers: &Answers<'_>, kv_bytes_per_token: usize) -> Vec<Cell> {
             recall: answers.interval(&lines, |line| line.recall),
             tokens: mean(|line| line.tokens),
             kv_bytes: mean(|line| line.prompt_tokens) * kv_bytes_per_token as f64,
-            ms: medians(&lines),
+            ms: StageTimes::medians(lines.iter().map(|line| &line.ms)),
         })
     };
     groups.into_iter().filter_map(cell).collect()
-}
-
-fn medians(lines: &[&AnswerLine]) -> Milliseconds {
-    let of = |value: fn(&Milliseconds) -> Option<f64>| {
-        median(&mut lines.iter().filter_map(|line| value(&line.ms)).collect::<Vec<_>>())
-    };
-    let always = |value: fn(&Milliseconds) -> Option<f64>| of(value).unwrap_or(0.0);
-    Milliseconds {
-        encode: always(|ms| Some(ms.encode)),
-        allocator: always(|ms| Some(ms.allocator)),
-        compressor: always(|ms| Some(ms.compressor)),
-        refiner: always(|ms| Some(ms.refiner)),
-        adapter: always(|ms| Some(ms.adapter)),
-        prefill: always(|ms| Some(ms.prefill)),
-        decode_per_token: of(|ms| ms.decode_per_token),
-    }
 }
 
 fn bins(answers: &Answers<'_>) -> Vec<Bin> {
@@ -334,6 +318,8 @@ fn bins(answers: &Answers<'_>) -> Vec<Bin> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::super::journal::tests::{answer, closed, header};
     use super::super::journal::{Omitted, RowLine};
     use super::*;
@@ -374,7 +360,9 @@ pub(super) mod tests {
         answers[1].one_place = false;
         answers[2].recall = Some(0.5);
         answers[3].tokens = 66;
-        answers[3].ms.prefill = 3.0;
+        for (line, ms) in answers.iter_mut().zip([1, 9, 2, 5]) {
+            line.ms.add("prefill", Duration::from_millis(ms));
+        }
         let summary = summary(answers);
         let budget = summary.cells[0].budget;
         // Rows 0, 2 and 3: row 1 is a control.
@@ -384,7 +372,7 @@ pub(super) mod tests {
         assert_eq!(pooled.recall.unwrap().mean, 0.5);
         assert!((pooled.tokens - 194.0 / 3.0).abs() < 1e-9);
         assert_eq!(pooled.kv_bytes, 74.0 * 100.0);
-        assert_eq!((pooled.ms.prefill, pooled.ms.decode_per_token), (0.0, None));
+        assert_eq!((pooled.ms.get("prefill"), pooled.ms.get("decode_per_token")), (Some(2.0), None));
         let kinds: Vec<_> = summary.cells.iter().map(|cell| cell.kind.as_deref()).collect();
         assert_eq!(kinds, [None, Some("count"), Some("record")]);
         assert_eq!(summary.of_kind(Some("count")).next().unwrap().exact.mean, 1.0);

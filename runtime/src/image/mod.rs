@@ -46,14 +46,12 @@ pub struct ImageLimits {
     pub max_aspect: u32,
     /// Most bytes of one encoded file.
     pub max_bytes: usize,
-    /// Most images in one request (the caller's to check).
-    pub max_images: usize,
 }
 
 impl Default for ImageLimits {
     /// 50 megapixels, sides of 32,768 pixels, 200 to 1, 20 MiB, 8 images.
     fn default() -> Self {
-        Self { max_pixels: 50_000_000, max_side: 32_768, max_aspect: 200, max_bytes: 20 << 20, max_images: 8 }
+        Self { max_pixels: 50_000_000, max_side: 32_768, max_aspect: 200, max_bytes: 20 << 20 }
     }
 }
 

@@ -52,12 +52,8 @@ pub(super) fn load(
     bundle.check_unchanged()?;
 
     let info = info(bundle, library, options, &sizes, &pictures)?;
-    let admission = Admission {
-        prompter: Arc::clone(&loaded.prompter),
-        context_length: sizes.context_length,
-        pictures,
-        limits: options.limits,
-    };
+    let admission =
+        Admission { prompter: Arc::clone(&loaded.prompter), context_length: sizes.context_length, pictures };
     let (images, jobs) = channel();
     let (ready, inbox) = channel();
     let mut model = Model {
@@ -291,7 +287,6 @@ fn info(
         context_length: sizes.context_length,
         family: manifest.family.clone(),
         token_budgets: pictures.budgets().to_vec(),
-        max_images: options.limits.max_images,
         images_first: manifest.vision.images_first,
         generation: manifest.generation.clone(),
         kv_slots: options.slots,

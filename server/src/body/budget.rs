@@ -173,8 +173,8 @@ impl Held {
 
     /// Counts `bytes` in all. Whoever needs more than there is gets everything.
     ///
-    /// Where there are too few, whoever holds nothing waits a moment for them. Whoever holds some is refused
-    /// at once: two that held a part each and waited for the other's would wait in vain.
+    /// Where there are too few, a request that holds none waits a moment. A request that holds some is
+    /// refused at once: two that held a part each and waited for the other's would wait in vain.
     ///
     /// # Errors
     /// [`Exhausted`].

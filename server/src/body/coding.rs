@@ -1,4 +1,5 @@
-//! `Content-Encoding`: bodies that a client has compressed, decoded as they arrive into a buffer that the caller bounds.
+//! `Content-Encoding`: bodies that a client has compressed, decoded as they arrive into a buffer that the
+//! caller bounds.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,5 @@
-//! The image files of a request, counted among the bodies until the last of them is dropped, wherever it has got to by then.
+//! The image files of a request, counted among the bodies until the last of them is dropped, wherever it has
+//! got to by then.
 
 use std::sync::{Arc, OnceLock};
 

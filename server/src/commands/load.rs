@@ -18,8 +18,9 @@ pub(crate) fn start_quiet_logging(config: &Config) {
     start_logging(config, if quiet { "warn" } else { &config.log.filter });
 }
 
-/// Logs go to standard error: standard output is for answers. They pass through [`console::Log`], which waits for nobody, and whatever goes wrong
-/// with a line stays with that line. Panics are logged like everything else.
+/// Logs go to standard error: standard output is for answers. They pass through [`console::Log`], which waits
+/// for nobody, and whatever goes wrong with a line stays with that line. Panics are logged like everything
+/// else.
 pub(crate) fn start_logging(config: &Config, filter: &str) {
     let builder = tracing_subscriber::fmt()
         .with_writer(|| console::Log)
@@ -46,7 +47,8 @@ pub(crate) fn source(config: &Config) -> Result<Bundles, ConfigError> {
     Ok(Bundles::new(config.root()?, config.options()))
 }
 
-/// Opens the bundle that the configuration names, or the one to begin with: its manifest and hashes are checked.
+/// Opens the bundle that the configuration names, or the one to begin with: its manifest and hashes are
+/// checked.
 pub(crate) fn open(config: &Config) -> anyhow::Result<Bundle> {
     let dir = match &config.bundle {
         Some(dir) => dir.clone(),

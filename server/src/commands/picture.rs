@@ -1,4 +1,4 @@
-//! Where an image's tokens went, drawn over the image.
+//! Where an image's tokens went, drawn over the image: `ask --picture`.
 
 use std::io::Cursor;
 
@@ -12,8 +12,8 @@ const TINT: f32 = 0.35;
 const RELEVANT: Rgb<u8> = Rgb([255, 140, 0]);
 const GIST: Rgb<u8> = Rgb([90, 160, 220]);
 
-/// The image with the patches that got a token of their own bright, tinted by relevance, and the cells of the gist
-/// grid outlined.
+/// The image with the patches that got a token of their own bright, tinted by relevance, and the cells of the
+/// gist grid outlined.
 ///
 /// # Errors
 /// The image library's; the runtime read the same bytes before, so this is rare.

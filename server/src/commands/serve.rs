@@ -50,7 +50,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     });
     let (available, need) = in_time(choosing, config.timeouts.load.0).await?;
     warn_if_open(config, address);
-    // Before the address is out: whoever reads it may send a signal at once.
+    // Before the address is printed: a reader of the address may send a signal at once.
     let stop = shutdown_signal()?;
     announce(config, address);
     if let Some(admin) = &admin {

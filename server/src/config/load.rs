@@ -1,14 +1,13 @@
 //! From text to [`Config`]: read the file, lay flags and environment over it, check every value, report every
 //! problem.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use arrcoc_bundle::yaml;
 
 use super::file::File;
 use super::settings::Config;
-use super::table::Values;
+use super::table::{Problem, Values};
 use super::{LEAST_BODIES, Overrides};
 
 /// Why there is no configuration.
@@ -40,26 +39,6 @@ pub enum ConfigError {
     /// Values are wrong: all of them are listed.
     #[error("the configuration has {} problem(s):{}", .0.len(), list(.0))]
     Invalid(Vec<Problem>),
-}
-
-/// One wrong value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Dotted key.
-    pub key: &'static str,
-    /// Where the value was given.
-    pub source: String,
-    /// The value; `<hidden>` for secrets.
-    pub value: String,
-    /// What would have been right.
-    pub expected: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, source, value, expected } = self;
-        write!(f, "{key}: expected {expected}; found `{value}` (from {source})")
-    }
 }
 
 fn list(problems: &[Problem]) -> String {

@@ -22,12 +22,12 @@ mod settings;
 mod table;
 mod units;
 
-pub use load::{ConfigError, Problem};
+pub use load::ConfigError;
 pub use overrides::Overrides;
 pub use settings::{
     Auth, Config, Cors, EngineConfig, KEYS, LOG_FILTER, Limits, Log, RemoteImages, Server, Timeouts,
 };
-pub use table::Key;
+pub use table::{Key, Problem};
 pub use units::{Count, Keys, LogFormat, RuntimeChoice, Setting, Size, Span};
 
 /// Bodies of the largest size that `limits.body_memory` has room for unless it is set.
@@ -99,7 +99,6 @@ impl Config {
                 max_side: u32::try_from(limits.image_side.0).unwrap_or(u32::MAX),
                 max_aspect: u32::try_from(limits.image_aspect.0).unwrap_or(u32::MAX),
                 max_bytes: limits.image_bytes.0,
-                max_images: limits.images,
             },
             timeout: self.timeouts.request.0,
             warm_up: WarmUp::Short,

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use arrcoc_bundle::MANIFEST;
 
-/// What is expected in the place of `dir` as `bundle`, and what to do with what it is; `None` where it is a bundle.
+/// What is expected in the place of `dir` as `bundle`, and what to do with what it is; `None` where it is a
+/// bundle.
 pub(super) fn not_a_bundle(dir: &Path) -> Option<String> {
     if is_bundle(dir) {
         return None;

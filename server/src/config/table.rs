@@ -1,8 +1,8 @@
 //! From rows to types: the macro behind [`super::settings`], and how a value is looked up, read and checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use super::load::Problem;
 use super::units::Setting;
 
 /// What users see of a setting.
@@ -99,6 +99,26 @@ macro_rules! settings {
     };
 }
 pub(super) use settings;
+
+/// One wrong value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted key.
+    pub key: &'static str,
+    /// Where the value was given.
+    pub source: String,
+    /// The value; `<hidden>` for secrets.
+    pub value: String,
+    /// What would have been right.
+    pub expected: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, source, value, expected } = self;
+        write!(f, "{key}: expected {expected}; found `{value}` (from {source})")
+    }
+}
 
 /// What a setting's row adds to its type: what is expected instead of a value that is not good.
 pub(super) type Check<T> = fn(&T) -> Option<String>;

@@ -118,8 +118,8 @@ impl Source for Bundles {
     }
 }
 
-/// Directories with a manifest at `root`, below it, or one level deeper, by name; and those that cannot be looked into, which are no reason to do
-/// without the others.
+/// Directories with a manifest at `root`, below it, or one level deeper, by name; and those that cannot be
+/// looked into, which are no reason to do without the others.
 fn directories(root: &Path) -> std::io::Result<(Vec<PathBuf>, Vec<Found>)> {
     if root.join(MANIFEST).is_file() {
         return Ok((vec![root.to_owned()], Vec::new()));

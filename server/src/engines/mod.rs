@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Source ── list ──> Available ── load, warm up ──> Serving ── App's slot: new requests
-//!                                                      └── retire: what still runs on it ends, then it is unloaded
+//!                                                      └── retire: its last answer ends, then it is unloaded
 //! ```
 
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub use bundles::Bundles;
 
 /// Where engines come from: bundles on disk, and scripts in tests.
 pub trait Source: Send + Sync + 'static {
-    /// Every engine that could be loaded, those that cannot be used included.
+    /// Every engine that was found, also the ones that cannot be used.
     ///
     /// # Errors
     /// The directory cannot be read.

@@ -1,7 +1,9 @@
-//! One engine takes another's place: load beside the running one, warm up, switch, and unload what nobody uses any more.
+//! One engine takes another's place: load beside the running one, warm up, switch, and unload what nobody
+//! uses any more.
 //!
-//! Nothing is taken away from the running engine before the new one has answered its first question: whatever fails on the way
-//! leaves it as it was. (Engines that are only kept for later may have made room by then.) A request finishes on the engine that it began on, since it holds on to it.
+//! Nothing is taken away from the running engine before the new one has answered its first question: whatever
+//! fails on the way leaves it as it was. (Engines that are only kept for later may have made room by then.) A
+//! request finishes on the engine that it began on, since it holds on to it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,8 +194,8 @@ async fn load(
     }
     let observer = Arc::clone(&metrics) as Arc<dyn Observer>;
     let limit = app.config.timeouts.load.0;
-    // A thread cannot be ended from outside. One that takes too long is left to itself with the turn: a third engine must not be loaded beside
-    // it. What it has loaded in the end is dropped, then the turn.
+    // A thread cannot be ended from outside. One that takes too long is left to itself with the turn: a third
+    // engine must not be loaded beside it. What it has loaded in the end is dropped, then the turn.
     let loading = blocking(move || source.load(&available, observer).map(|engine| (engine, turn)));
     let (engine, turn) = tokio::time::timeout(limit, loading).await.map_err(|_| SwapError::Slow(limit))??;
     Ok((app.serving_of(engine, metrics), turn))
@@ -207,8 +209,8 @@ async fn blocking<T: Send + 'static>(
     answer.map_err(SwapError::Load)
 }
 
-/// Unloads engines that are kept for later, the least recently used one first, until there is room for another; none of them where all together would
-/// not make enough.
+/// Unloads engines that are kept for later, the least recently used one first, until there is room for
+/// another; none of them where all together would not make enough.
 async fn make_room(app: &App, source: &Arc<dyn Source>, need: &MemoryNeed) -> Result<(), SwapError> {
     loop {
         let gpu = gpu_memory(source).await;
@@ -251,8 +253,8 @@ fn shortage(app: &App, need: &MemoryNeed, gpu: Option<u64>) -> Option<Shortage> 
     })
 }
 
-/// Memory that the engines have touched, bytes: what the process holds beyond its beginnings and requests' bodies. Where the system does not tell,
-/// all of theirs.
+/// Memory that the engines have touched, bytes: what the process holds beyond its beginnings and requests'
+/// bodies. Where the system does not tell, all of theirs.
 fn touched(app: &App) -> u64 {
     let others = app.base_memory.saturating_add(app.bodies.held());
     memory::resident().map_or(u64::MAX, |held| held.saturating_sub(others))
@@ -264,7 +266,8 @@ fn retire(app: &App, engine: Arc<Serving>) -> impl Future<Output = ()> + use<> {
     unload(engine)
 }
 
-/// Unloads an engine once its last request has ended. Unloading joins its threads, so it happens on a thread that may block.
+/// Unloads an engine once its last request has ended. Unloading joins its threads, so it happens on a thread
+/// that may block.
 async fn unload(mut engine: Arc<Serving>) {
     let last = loop {
         match Arc::try_unwrap(engine) {

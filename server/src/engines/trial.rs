@@ -1,7 +1,9 @@
-//! The trial of an engine in a process of its own: what a hostile or broken bundle does there, it does to nobody else.
+//! The trial of an engine in a process of its own: what a hostile or broken bundle does there, it does to
+//! nobody else.
 //!
-//! The server starts its own program again, hands it the configuration without any secret, and waits for one line. A crash, a graph that never
-//! ends and memory beyond all measure end that process and are told by what ended it.
+//! The server starts its own program again, hands it the configuration without any secret, and waits for one
+//! line. A crash, a graph that never ends and memory beyond all measure end that process and are told by what
+//! ended it.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt as _;
@@ -186,8 +188,8 @@ fn describe(signal: i32) -> String {
     format!("{name} ({meaning})")
 }
 
-/// Writes on a thread of its own: a child that reads nothing has a deadline, too. One that ends before it has read everything is judged by how it
-/// ended.
+/// Writes on a thread of its own: a child that reads nothing has a deadline, too. One that ends before it has
+/// read everything is judged by how it ended.
 fn tell(mut pipe: impl Write + Send + 'static, text: String) -> std::io::Result<()> {
     let write = move || drop(pipe.write_all(text.as_bytes()));
     std::thread::Builder::new().name("arrcoc-trial".into()).spawn(write).map(drop)

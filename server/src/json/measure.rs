@@ -1,7 +1,9 @@
-//! What a body costs to read, known before anything is built from it: one pass over its bytes, without an allocation.
+//! What a body costs to read, known before anything is built from it: one pass over its bytes, without an
+//! allocation.
 //!
-//! JSON can be made of millions of tiny values, and each becomes dozens of bytes once it is a value in memory. Images
-//! and long texts are single strings and cost what they are long. So strings are measured apart from all else.
+//! JSON can be made of millions of tiny values, and each becomes dozens of bytes once it is a value in
+//! memory. Images and long texts are single strings and cost what they are long. So strings are measured
+//! apart from all else.
 
 /// A string value of this many bytes or more counts as text or as an image, and not as structure.
 const LONG: usize = 1024;
@@ -88,7 +90,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Against the parser: the depth is that of the value, and structure is what is left without long strings.
+        /// Against the parser: the depth is that of the value, and structure is what is left without long
+        /// strings.
         #[test]
         fn any_bytes_have_a_measure(bytes in proptest::collection::vec(0_u8.., 0..400)) {
             let Measure { structure, depth } = measure(&bytes);

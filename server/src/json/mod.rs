@@ -1,8 +1,9 @@
 //! Reading the JSON of requests without building more than is asked for.
 //!
-//! A body is measured ([`measure`]), then split into the fields of its outermost object ([`Object`]), each of which is
-//! still text. Whoever knows a field reads it as what it should be ([`Field`]); nobody builds a tree. All errors are
-//! made here, so that they name the field, say what was expected, and show what was found, shortened.
+//! A body is measured ([`measure`]), then split into the fields of its outermost object ([`Object`]), each of
+//! which is still text. Whoever knows a field reads it as what it should be ([`Field`]); nobody builds a
+//! tree. All errors are made here, so that they name the field, say what was expected, and show what was
+//! found, shortened.
 
 use crate::config::Limits;
 use crate::error::ApiError;

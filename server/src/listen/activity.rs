@@ -1,5 +1,5 @@
-//! What a connection is doing, told by its socket ([`super::socket`]) and by its requests ([`super::service`]), asked by whoever needs its
-//! place ([`super::connections`]).
+//! What a connection is doing, told by its socket ([`super::socket`]) and by its requests
+//! ([`super::service`]), asked by [`super::connections`] when somebody needs its place.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -77,7 +77,8 @@ impl Activity {
         state.pace.note(bytes.len(), Instant::now());
     }
 
-    /// Notes that a request goes to its handler; it is in progress until the guard is dropped. `last`: the client announced no other.
+    /// Notes that a request goes to its handler; it is in progress until the guard is dropped. `last`: the
+    /// client announced no other.
     pub(super) fn begin(self: &Arc<Self>, last: bool) -> Answering {
         let state = &mut *self.state();
         state.answering += 1;
@@ -99,8 +100,8 @@ impl Activity {
         self.state().framing.fault()
     }
 
-    /// Notes that the client has ended its side. Whether that is to be kept from hyper for now, since whole requests are being answered; the
-    /// waker hears when they no longer are.
+    /// Notes that the client has ended its side. Whether that is to be kept from hyper for now, since whole
+    /// requests are being answered; the waker hears when they no longer are.
     pub(super) fn holds_end(&self, waker: &Waker) -> bool {
         let state = &mut *self.state();
         state.ended = true;

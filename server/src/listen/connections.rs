@@ -1,6 +1,7 @@
-//! Who may stay connected. A listener has so many places; when all are taken, the connection that has been idle longest gives its place to a
-//! new one, then the one whose body has stood still longest. Where everyone is at work, a few reserved places are left, in which only probes
-//! are answered: a load balancer must not take a busy server for a dead one.
+//! Who may stay connected. A listener has a fixed number of places. When all are taken, the connection that
+//! has been idle longest gives its place to a new one, then the one whose body has stood still longest. Where
+//! everyone is at work, a few reserved places are left, in which only probes are answered: a load balancer
+//! must not take a busy server for a dead one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,15 +14,16 @@ use super::activity::{Activity, Standing};
 /// Places for probes.
 const RESERVED: usize = 16;
 
-/// A new connection keeps its place this long before it counts as idle: its request is on the way. In a reserved place that is shorter, since
-/// there are few.
+/// A new connection keeps its place this long before it counts as idle: its request is on the way. In a
+/// reserved place that is shorter, since there are few.
 const GRACE: Duration = Duration::from_millis(250);
 const RESERVED_GRACE: Duration = Duration::from_millis(10);
 
 /// Longest time in a reserved place.
 const RESERVED_TIME: Duration = Duration::from_secs(5);
 
-/// A request that came in a reserved place and is no probe waits this long for a regular one, and no more than so many wait at once.
+/// A request that came in a reserved place and is no probe waits this long for a regular one, and no more
+/// than so many wait at once.
 const PROMOTION_TIME: Duration = Duration::from_secs(1);
 const PROMOTIONS: usize = RESERVED / 2;
 
@@ -58,7 +60,8 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place. It has to wait only when every regular place is at work and every reserved one answers a probe.
+    /// Waits for a place. It has to wait only when every regular place is at work and every reserved one
+    /// answers a probe.
     pub(super) async fn enter(self: &Arc<Self>, activity: &Arc<Activity>) -> Place {
         loop {
             let freed = self.freed.notified();
@@ -84,7 +87,8 @@ impl Connections {
         Some(Place { connections: Arc::clone(self), number: open.next })
     }
 
-    /// Closes the connection that costs the least, if there is one: for a process that has run out of file descriptors.
+    /// Closes the connection that costs the least, if there is one: for a process that has run out of file
+    /// descriptors.
     pub(super) fn close_one(&self) {
         let open = &mut *self.open();
         let most = open.regular.len();

@@ -1,5 +1,6 @@
-//! Where requests begin and end among the bytes of a connection, beside hyper, which does not tell: it takes a line that ends in a bare line
-//! feed, drops `Content-Length` beside `Transfer-Encoding`, and keeps to itself whether a request has arrived in whole.
+//! Where requests begin and end among the bytes of a connection, beside hyper, which does not tell: it takes
+//! a line that ends in a bare line feed, drops `Content-Length` beside `Transfer-Encoding`, and keeps to
+//! itself whether a request has arrived in whole.
 
 /// What of a line is kept: enough for the fields that are looked at. One of these that is longer is a fault.
 const LINE_BYTES: usize = 256;

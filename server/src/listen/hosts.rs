@@ -1,5 +1,6 @@
-//! Under which names the server answers. A web page can have a name of its own lead to this machine (DNS rebinding) and then reads what the
-//! browser takes for its own site: a server on a loopback address, which has no keys as a rule, must look at the name.
+//! Under which names the server answers. A web page can have a name of its own lead to this machine (DNS
+//! rebinding) and then reads what the browser takes for its own site: a server on a loopback address, which
+//! has no keys as a rule, must look at the name.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,13 +30,14 @@ impl Hosts {
         Self { names: names.iter().map(|name| name.to_ascii_lowercase()).collect(), checked }
     }
 
-    /// Those of a listener for probes: whoever scrapes it calls it by a name that this server does not know, and finds nothing but numbers.
+    /// Those of a listener for probes: whoever scrapes it calls it by a name that this server does not know,
+    /// and finds nothing but numbers.
     pub(super) fn any() -> Self {
         Self { names: Vec::new(), checked: false }
     }
 
-    /// Checks the head of a request as far as hyper does not. A probe may come under any address: pods and scrapers are not known by name, and
-    /// an address cannot be rebound.
+    /// Checks the head of a request as far as hyper does not. A probe may come under any address: pods and
+    /// scrapers are not known by name, and an address cannot be rebound.
     ///
     /// # Errors
     /// 400 for a head that is not to be understood in one way only, 421 for a foreign name.
@@ -58,13 +60,15 @@ impl Hosts {
     }
 }
 
-/// `localhost` and names below it lead here by definition. For rebinding, a stranger needs a name that is theirs in the DNS. One without a dot is a
-/// machine's in the local network, or a top-level domain, which belongs to a registry.
+/// `localhost` and names below it lead here by definition. For rebinding, a stranger needs a name that is
+/// theirs in the DNS. One without a dot is a machine's in the local network, or a top-level domain, which
+/// belongs to a registry.
 fn is_local_name(host: &str) -> bool {
     !host.is_empty() && !host.contains('%') && (!host.contains('.') || host.ends_with(".localhost"))
 }
 
-/// The one name that a request is for, in small letters and without its port; `None` in HTTP/1.0, which knows none.
+/// The one name that a request is for, in small letters and without its port; `None` in HTTP/1.0, which knows
+/// none.
 fn host_of(head: &Parts) -> Result<Option<String>, ApiError> {
     let mut fields = head.headers.get_all(HOST).iter();
     let bad = |what: &str| {

@@ -1,4 +1,5 @@
-//! From hyper to the router: what is refused before anything is looked up, and when a request begins and ends.
+//! From hyper to the router: what is refused before anything is looked up, and when a request begins and
+//! ends.
 
 use std::convert::Infallible;
 use std::future::Future;

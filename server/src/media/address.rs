@@ -1,8 +1,9 @@
-//! Which network addresses are the public Internet's. Everything else is somebody's inside: a request that makes the
-//! server fetch from there reads what its sender cannot reach (server-side request forgery).
+//! Which network addresses are the public Internet's. All other addresses are inside somebody's network: a
+//! request that makes the server fetch from there reads what its sender cannot reach (server-side request
+//! forgery).
 //!
-//! Source: the IANA special-purpose registries for IPv4 and IPv6. `std`'s own `is_global` is not stable yet. When in
-//! doubt the answer is no.
+//! Source: the IANA special-purpose registries for IPv4 and IPv6. `std`'s own `is_global` is not stable yet.
+//! When in doubt the answer is no.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -48,14 +49,15 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
         | [0x2002, ..]                      // 6to4: an IPv4 address inside
         | [0x2620, 0x4f, 0x8000, ..]        // AS112
         | [0x3fff, 0..=0xfff, ..] => false, // documentation
-        // Global unicast is 2000::/3. Outside it: unspecified, loopback, IPv4-compatible, unique local (fc00::/7),
-        // link-local (fe80::/10), site-local (fec0::/10), multicast (ff00::/8), discard-only (100::/64), local NAT64.
+        // Global unicast is 2000::/3. Outside it: unspecified, loopback, IPv4-compatible, unique local
+        // (fc00::/7), link-local (fe80::/10), site-local (fec0::/10), multicast (ff00::/8), discard-only
+        // (100::/64), local NAT64.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }
 
-/// Whether an address is one of an organisation's own network: private, carrier-grade NAT or unique local. Loopback and
-/// link-local addresses are not, and neither are those where clouds have their metadata.
+/// Whether an address is one of an organisation's own network: private, carrier-grade NAT or unique local.
+/// Loopback and link-local addresses are not, and neither are those where clouds have their metadata.
 pub fn is_internal(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_internal_v4(v4),

@@ -1,4 +1,8 @@
-//! `data:image/png;base64,...` (RFC 2397), read strictly but for line breaks in the data: what is not that is refused, with its place.
+//! `data:image/png;base64,...` (RFC 2397), for [`super::load`]. Read strictly, except that the data may have
+//! line breaks. An error names the place of what is wrong.
+//!
+//! The size is checked here before the data is decoded, to bound what the server holds. The runtime checks
+//! the size of every file against the same setting, wherever the file comes from.
 
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeError, Engine};

@@ -1,14 +1,16 @@
 //! What this process's own control groups leave it, on version 1, version 2 and both together.
 //!
-//! A group's limit holds for everything below it, so the groups from the process's own one up to the mount are asked, and the least counts.
-//! Files that were read once and could be dropped (`inactive_file`) are charged to a group, too, and do not stop it from growing.
+//! A group's limit holds for everything below it, so the groups from the process's own one up to the mount
+//! are asked, and the least counts. Files that were read once and could be dropped (`inactive_file`) are
+//! charged to a group, too, and do not stop it from growing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Allowance;
 
-/// From here on version 1 means "no limit": the largest multiple of a page in 63 bits, and whatever is near it.
+/// From here on version 1 means "no limit": the largest multiple of a page in 63 bits, and whatever is near
+/// it.
 const NO_LIMIT: u64 = 1 << 62;
 
 /// A hierarchy of groups with a memory controller, as it is mounted.
@@ -46,7 +48,8 @@ impl Version {
     }
 }
 
-/// What the tightest group leaves; `None` where no group sets a limit. `root` is `/`, and another directory in tests.
+/// What the tightest group leaves; `None` where no group sets a limit. `root` is `/`, and another directory
+/// in tests.
 pub(super) fn allowance(root: &Path) -> Option<Allowance> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
@@ -57,7 +60,8 @@ pub(super) fn allowance(root: &Path) -> Option<Allowance> {
     left.min_by_key(|allowance| allowance.free)
 }
 
-/// Reads a line of `mountinfo`: numbers, root, mount point, options, optional fields, `-`, type, source, options of the file system.
+/// Reads a line of `mountinfo`: numbers, root, mount point, options, optional fields, `-`, type, source,
+/// options of the file system.
 fn hierarchy(line: &str) -> Option<Hierarchy> {
     let (mount, system) = line.split_once(" - ")?;
     let mut system = system.split(' ');
@@ -104,8 +108,8 @@ fn own_group(groups: &str, version: Version) -> Option<&str> {
     })
 }
 
-/// What the tightest group leaves from the process's own one up to the mount. A group that is not visible here, as in a container without a
-/// name space of its own for groups, is looked for at the mount itself.
+/// What the tightest group leaves from the process's own one up to the mount. A group that is not visible
+/// here, as in a container without a name space of its own for groups, is looked for at the mount itself.
 fn tightest(root: &Path, hierarchy: &Hierarchy, own: &Path) -> Option<Allowance> {
     let outside = own.components().any(|part| part.as_os_str() == "..");
     let below = own.strip_prefix(&hierarchy.root).ok().filter(|_| !outside);

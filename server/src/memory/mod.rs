@@ -114,8 +114,9 @@ pub fn peak() -> Option<u64> {
     limits::held_bytes(Path::new("/"), "VmHWM")
 }
 
-/// Whether an engine fits into what is left, of which `promised` bytes belong to other engines and to requests' bodies that have not touched them yet. `gpu` is what is free on
-/// the GPU, where engines run on one: weights pass through the system's memory on their way there.
+/// Whether an engine fits into what is left, of which `promised` bytes belong to other engines and to
+/// requests' bodies that have not touched them yet. `gpu` is what is free on the GPU, where engines run on
+/// one: weights pass through the system's memory on their way there.
 ///
 /// # Errors
 /// [`Shortage`]: the first limit that it exceeds.
@@ -162,8 +163,9 @@ pub(crate) fn trial_limit(need: &MemoryNeed) -> u64 {
     free.saturating_add(TRIAL_BASE).saturating_add(need.threads.saturating_mul(STACK_BYTES))
 }
 
-/// Makes this process the one that suffers when an engine is tried out in it: it may allocate `data` bytes at most, it is the first to be ended when
-/// memory runs out, it leaves no core file, and it ends with the process that started it.
+/// Makes this process the one that suffers when an engine is tried out in it: it may allocate `data` bytes at
+/// most, it is the first to be ended when memory runs out, it leaves no core file, and it ends with the
+/// process that started it.
 ///
 /// # Errors
 /// The system refuses.
@@ -209,26 +211,31 @@ fn limit(resource: Resource, bytes: u64) -> std::io::Result<()> {
     }
 }
 
-/// From this many bytes on an allocation is a mapping of its own, which goes back to the system as soon as it is freed.
+/// From this many bytes on an allocation is a mapping of its own, which goes back to the system as soon as it
+/// is freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const OWN_MAPPING_BYTES: libc::c_int = 1 << 20;
 
-/// Has the C library give every large allocation a mapping of its own, for as long as the process lives. By itself glibc raises that limit,
-/// up to 32 MiB, with every mapping that is freed: the weights of the engines after the first then lie between small things that outlive
-/// them, and twenty swaps of a small model under load left 190 MiB behind where now they leave none. To be called before there are threads.
+/// Has the C library give every large allocation a mapping of its own, for as long as the process lives. By
+/// itself glibc raises that limit, up to 32 MiB, with every mapping that is freed: the weights of the engines
+/// after the first then lie between small things that outlive them, and twenty swaps of a small model under
+/// load left 190 MiB behind where now they leave none. To be called before there are threads.
 pub fn keep_large_allocations_apart() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: `mallopt` takes no pointer and locks what it writes. Should it refuse, memory is given back later than it could be.
+    // SAFETY: `mallopt` takes no pointer and locks what it writes. Should it refuse, memory is given back
+    // later than it could be.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING_BYTES);
     }
 }
 
-/// Gives the system back what the C library keeps of memory that was freed. glibc keeps it per thread that allocated it, and an engine's
-/// threads are gone with it: without this, thirty swaps of a small model held 600 MiB more than none.
+/// Gives the system back what the C library keeps of memory that was freed. glibc keeps it per thread that
+/// allocated it, and an engine's threads are gone with it: without this, thirty swaps of a small model held
+/// 600 MiB more than none.
 pub(crate) fn give_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: `malloc_trim` takes no pointer, locks each arena while it looks at it, and touches free memory only.
+    // SAFETY: `malloc_trim` takes no pointer, locks each arena while it looks at it, and touches free memory
+    // only.
     unsafe {
         libc::malloc_trim(0);
     }

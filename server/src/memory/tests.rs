@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 const V1: &str = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n35 31 0:32 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n";
 const V2: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
-/// A directory that looks like `/` to whoever asks for limits.
+/// A directory that looks like `/` to the code that reads limits.
 struct Root(tempfile::TempDir);
 
 impl Root {
@@ -97,7 +97,8 @@ fn both_versions_at_once() {
     assert_eq!(root.left(), Some(200));
 }
 
-/// A container whose groups are mounted from its own on, and one that is told of a group outside of what it sees.
+/// A container whose groups are mounted from its own on, and one that is told of a group outside of what it
+/// sees.
 #[test]
 fn groups_seen_from_within_a_container() {
     let mounts = V1.replace("0:32 / ", "0:32 /docker/abc ");

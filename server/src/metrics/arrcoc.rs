@@ -30,9 +30,8 @@ pub(super) struct Arrcoc {
     adapter: Option<Adapter>,
     info: GaugeVec,
     requests: IntCounterVec,
+    /// Budgets of the tiers, which are their label values too.
     token_budgets: Vec<usize>,
-    /// Label values of the tiers: their budgets.
-    budgets: Vec<String>,
 }
 
 impl Arrcoc {
@@ -59,12 +58,11 @@ impl Arrcoc {
                 "precision",
             ),
             token_budgets: token_budgets.to_vec(),
-            budgets: token_budgets.iter().map(usize::to_string).collect(),
         };
-        for budget in &arrcoc.budgets {
-            arrcoc.tiers.with_label_values(&[budget]);
+        for budget in token_budgets.iter().map(usize::to_string) {
+            arrcoc.tiers.with_label_values(&[&budget]);
             if let Some(adapter) = &arrcoc.adapter {
-                adapter.drifted.with_label_values(&[budget]);
+                adapter.drifted.with_label_values(&[&budget]);
             }
         }
         for cache in Cache::ALL {
@@ -97,7 +95,7 @@ impl Arrcoc {
             Note::Image { tier, tokens } => {
                 self.visual_tokens.observe(tokens as f64);
                 if let Some(tier) = tier {
-                    self.tiers.with_label_values(&[self.tier(tier)]).inc();
+                    self.tiers.with_label_values(&[&self.tier(tier)]).inc();
                 }
             }
             Note::Cache { cache, hit } => {
@@ -106,15 +104,15 @@ impl Arrcoc {
             }
             Note::Embeds { tier, statistics } => {
                 if let Some(adapter) = &self.adapter {
-                    adapter.note(self.tier(tier), statistics);
+                    adapter.note(&self.tier(tier), statistics);
                 }
             }
             Note::Iteration { .. } => {}
         }
     }
 
-    fn tier(&self, tier: usize) -> &str {
-        self.budgets.get(tier).map_or("unknown", String::as_str)
+    fn tier(&self, tier: usize) -> String {
+        self.token_budgets.get(tier).map_or_else(|| "unknown".to_owned(), usize::to_string)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The text that scrapers read, version 0.0.4, with bucket bounds as Python's client spells them.
 //!
-//! A bound is a label, so its spelling counts: `le="1.0"` and `le="1"` are different series, and dashboards that were
-//! written for vLLM ask for the first.
+//! A bound is a label, so its spelling counts: `le="1.0"` and `le="1"` are different series, and dashboards
+//! that were written for vLLM ask for the first.
 
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};

@@ -143,9 +143,9 @@ impl Observer for EngineMetrics {
     fn note(&self, note: Note<'_>) {
         self.arrcoc.note(note);
         match note {
-            // vLLM's multi-modal cache spares an image its processing, and each of ours does. An image is looked
-            // up among the visual tokens first, and among the image features only where it was not found: one
-            // query, whichever answers.
+            // vLLM's multi-modal cache spares an image its processing, and each of ours does. An image is
+            // looked up among the visual tokens first, and among the image features only where it was not
+            // found: one query, whichever answers.
             Note::Cache { cache, hit } if hit || cache == Cache::ImageFeatures => self.vllm.mm_cache(hit),
             Note::Iteration { tokens } => self.vllm.iteration(tokens),
             _ => {}

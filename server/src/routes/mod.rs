@@ -108,7 +108,7 @@ async fn unknown_route(State(_): State<App>, request: Request) -> ApiError {
     ApiError::unknown_route(request.uri().path())
 }
 
-/// Says that there is another address, and not which: whoever runs the server has read it at the start.
+/// Says that there is another address, and not which: the operator has read it at the start.
 async fn admin_elsewhere(request: Request) -> ApiError {
     let mut error = ApiError::unknown_route(request.uri().path());
     error.message = "there is no /admin at this address: it has a listener of its own (admin_listen, with auth.admin_keys)".into();

@@ -52,7 +52,7 @@ pub(super) fn one() -> Endpoint {
 
 async fn handle_list(_key: ApiKey, State(app): State<App>) -> Json<List<Model>> {
     let models = match app.slot() {
-        Slot::Ready(serving) => vec![Model::from(&*serving)],
+        Slot::Ready(serving) => vec![Model::new(&serving, app.config.limits.images)],
         Slot::Loading(_) => vec![],
     };
     Json(models.into())
@@ -65,7 +65,7 @@ async fn handle_one(
 ) -> Result<Json<Model>, ApiError> {
     let Slot::Ready(serving) = app.slot() else { return Err(ApiError::loading()) };
     serving.check_model(Some(&id))?;
-    Ok(Json(Model::from(&*serving)))
+    Ok(Json(Model::new(&serving, app.config.limits.images)))
 }
 
 /// A model that can be asked.
@@ -112,8 +112,8 @@ struct Defaults {
     max_tokens: Option<usize>,
 }
 
-impl From<&Serving> for Model {
-    fn from(serving: &Serving) -> Self {
+impl Model {
+    fn new(serving: &Serving, max_images: usize) -> Self {
         let info = serving.engine.info();
         let sampling = Sampling::of(&info.generation);
         Self {
@@ -126,7 +126,7 @@ impl From<&Serving> for Model {
                 precision: info.precision.name(),
                 target: target_name(info.target),
                 token_budgets: info.token_budgets.clone(),
-                max_images: info.max_images,
+                max_images,
                 images_first: info.images_first,
                 defaults: Defaults {
                     temperature: sampling.temperature.into(),

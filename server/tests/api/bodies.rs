@@ -100,7 +100,8 @@ async fn a_field_that_is_there_twice_is_refused() {
     assert_eq!(service.post_text(CHAT, inside).await.error(400).0.as_deref(), Some("arrcoc"));
 }
 
-/// Image files are counted until the engine has dropped them, so that many large requests at once are refused rather than held.
+/// Image files are counted until the engine has dropped them, so that many large requests at once are refused
+/// rather than held.
 #[tokio::test]
 async fn files_that_wait_for_the_engine_are_counted() {
     const BUDGET: usize = 8 << 20;

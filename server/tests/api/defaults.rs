@@ -83,7 +83,8 @@ impl Write for Log {
 
 #[tokio::test]
 async fn a_refusal_is_one_line_of_the_log_whatever_the_request_held() {
-    // For the whole process: a subscriber of one thread may be missed by lines that other threads reach first.
+    // For the whole process: a subscriber of one thread may be missed by lines that other threads reach
+    // first.
     tracing::subscriber::set_global_default(
         tracing_subscriber::fmt().with_ansi(false).with_writer(|| Log).finish(),
     )

@@ -1,4 +1,5 @@
-//! How connections end: a client that has said all it has to say, one that is gone, and a server that has heard enough.
+//! How connections end: a client that has said all it has to say, one that is gone, and a server that has
+//! heard enough.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -126,7 +127,8 @@ async fn large_bodies_wait_for_each_other_and_small_ones_for_nobody() {
 
     let mut small = server.post(&chat_body(json!({}))).await;
     assert!(read_to_end(&mut small).await.starts_with("HTTP/1.1 200"));
-    // Which of them got there first, both know in the end: one is told to come again, and the other one is answered.
+    // Which of them got there first, both know in the end: one is told to come again, and the other one is
+    // answered.
     let (refused, accepted) = tokio::select! {
         refused = read_to_end(&mut first) => (refused, &mut second),
         refused = read_to_end(&mut second) => (refused, &mut first),
@@ -137,7 +139,8 @@ async fn large_bodies_wait_for_each_other_and_small_ones_for_nobody() {
     assert!(read_to_end(accepted).await.starts_with("HTTP/1.1 200"));
 }
 
-/// A length that is announced is counted before a byte of the body is read: no two bodies hold a part each and wait for the other's.
+/// A length that is announced is counted before a byte of the body is read: no two bodies hold a part each
+/// and wait for the other's.
 #[tokio::test]
 async fn two_bodies_that_do_not_fit_together_are_read_one_after_the_other() {
     let settings = [("limits.body", "1MiB"), ("limits.body_memory", "3MiB")];
@@ -160,7 +163,8 @@ async fn two_bodies_that_do_not_fit_together_are_read_one_after_the_other() {
     }
 }
 
-/// A body of which nobody knows the length grows as it comes. Where another one has the rest of the memory, it is told to come again at once.
+/// A body of which nobody knows the length grows as it comes. Where another one has the rest of the memory,
+/// it is told to come again at once.
 #[tokio::test]
 async fn a_body_without_a_length_does_not_wait_with_what_it_holds() {
     let settings = [("limits.body", "1MiB"), ("limits.body_memory", "2MiB")];

@@ -71,7 +71,6 @@ impl Fake {
                 checkpoint_sha256: "0123456789abcdef".into(),
                 context_length: 2048,
                 token_budgets: vec![64, 100, 160, 256, 400],
-                max_images: 8,
                 images_first: false,
                 generation: GenerationSpec::default(),
                 kv_slots: 4,

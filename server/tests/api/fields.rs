@@ -1,5 +1,5 @@
-//! Fields of requests: those that are honoured or refused by name, those that are let through, and contents as clients
-//! send them.
+//! Fields of requests: those that are honoured or refused by name, those that are let through, and contents
+//! as clients send them.
 
 use arrcoc_runtime::generate::{Budget, Part, Prompt};
 use serde_json::{Value, json};

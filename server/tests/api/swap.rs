@@ -350,7 +350,8 @@ async fn what_a_trial_measures_counts() {
     assert_eq!(shelf.loads.load(Ordering::SeqCst), 0);
 }
 
-/// A load that takes too long is given up. No other engine is loaded beside it, and what it loads in the end is dropped.
+/// A load that takes too long is given up. No other engine is loaded beside it, and what it loads in the end
+/// is dropped.
 #[tokio::test]
 async fn a_load_that_takes_too_long_is_given_up() {
     let shelf = Shelf::new(|engine| {

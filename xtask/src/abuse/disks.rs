@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 
 use super::ring::{Ring, Row};
 use crate::shell;
-use crate::soak::{CHECKPOINT, PAGE};
 use crate::traffic::http;
 use crate::traffic::questions;
 use crate::traffic::server::{Launch, Log};
+use crate::traffic::{CHECKPOINT, PAGE};
 
 const ASKED: usize = 20;
 /// Longest wait for a server that was asked to end.
@@ -48,7 +48,8 @@ pub(super) fn log(ring: &Ring<'_>) -> Result<Vec<Row>> {
                 continue;
             }
         };
-        // Nobody reads while it loads either: the reader is gone from the beginning, or stalls from the beginning.
+        // Nobody reads while it loads either: the reader is gone from the beginning, or stalls from the
+        // beginning.
         let pipe = server.pipe.take();
         let kept = if reader == Reader::Gone { None } else { pipe };
         if let Err(error) = server.await_ready() {
@@ -119,7 +120,7 @@ pub(super) fn changed_files(ring: &Ring<'_>) -> Result<Vec<Row>> {
                 row.expect(right, "answers from changed weights");
             }
         }));
-        // A server whose bundle was written to says so at /health as well, until somebody restarts it.
+        // When its bundle was written to, a server says so at /health as well, until it is restarted.
         row.wrong.retain(|wrong| !wrong.starts_with("/health") && !wrong.ends_with("probes failed"));
         row.wrong.dedup();
         if let Some(status) = server.wait(Duration::from_millis(300)) {

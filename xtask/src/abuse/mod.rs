@@ -18,13 +18,6 @@ use crate::shell::{self, section, shown};
 use crate::soak::Subject;
 use ring::{Ring, Row};
 
-/// Most resident memory above what an idle server has, for the worst single request: bytes.
-const SINGLE: f64 = 600e6;
-/// The same for 32 of them at once.
-const MANY: f64 = 1500e6;
-/// 99 of 100 probes are answered within so many milliseconds.
-const HEALTH: f64 = 50.0;
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Use the programs in this directory instead of building them

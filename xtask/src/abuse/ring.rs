@@ -8,14 +8,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{HEALTH, MANY, SINGLE};
 use crate::shell;
-use crate::soak::{PAGE, Subject};
+use crate::soak::Subject;
+use crate::traffic::PAGE;
 use crate::traffic::http::{self, Answer};
 use crate::traffic::questions::{self, Question, Said};
 use crate::traffic::server::{Launch, Log, Server};
 use crate::traffic::watch;
 
+/// Most resident memory above what an idle server has, for the worst single request: bytes.
+const SINGLE: f64 = 600e6;
+/// The same for 32 of them at once.
+const MANY: f64 = 1500e6;
+/// 99 of 100 probes are answered within this many milliseconds.
+const HEALTH: f64 = 50.0;
 /// Address space of a server under attack, bytes: it must not take the machine down with it.
 const ADDRESS_SPACE: u64 = 10 << 30;
 /// Longest wait for an answer to an attack.

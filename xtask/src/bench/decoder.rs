@@ -1,7 +1,9 @@
-//! `cargo xtask bench decoder`: the decoder alone, beside onnxruntime-genai and llama.cpp on a decoder of the same shape.
+//! `cargo xtask bench decoder`: the decoder alone, beside onnxruntime-genai and llama.cpp on a decoder of the
+//! same shape.
 //!
-//! A prompt of 256 tokens of text, then 64 more. The peers run their own best way (reference/bench_decoder_peers.py), each in a process
-//! of its own, in turn with us: a machine that is busy for a while is so for all.
+//! A prompt of 256 tokens of text, then 64 more. The peers run their own best way
+//! (reference/bench_decoder_peers.py), each in a process of its own, in turn with us: a machine that is busy
+//! for a while is so for all.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,7 +36,8 @@ pub(crate) struct Args {
     /// Threads
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Virtual environment with reference/requirements-peers.txt [default: one below target/, which compiles llama.cpp]
+    /// Virtual environment with reference/requirements-peers.txt
+    /// [default: one below target/, which compiles llama.cpp]
     #[arg(long, value_name = "DIR")]
     environment: Option<PathBuf>,
 }

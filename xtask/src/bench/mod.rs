@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: our figures beside those of what one would use otherwise, taken in the same run.
+//! `cargo xtask bench`: our figures beside those of other programs for the same work, taken in the same run.
 
 mod decoder;
 mod export;

@@ -1,7 +1,8 @@
 //! `cargo xtask bench precisions`: what every precision costs in exactness, and saves on disk, at real width.
 //!
-//! Each bundle is held against the fp32 graphs on tract (`arrcoc-export verify`), on random weights: what is compared is the arithmetic, not
-//! what it is good for. For that, see the trained checkpoint in docs/relevance.md.
+//! Each bundle is held against the fp32 graphs on tract (`arrcoc-export verify`), on random weights: what is
+//! compared is the arithmetic, not what it is good for. For that, see the trained checkpoint in
+//! docs/relevance.md.
 
 use std::path::{Path, PathBuf};
 

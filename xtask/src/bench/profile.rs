@@ -1,7 +1,7 @@
 //! `cargo xtask bench profile`: where the time to the first token goes, operator by operator.
 //!
-//! ONNX Runtime notes every operator of every run (`engine.profile`). Of each graph the last run counts; of the decoder the last one with more
-//! than one token, which is the prompt.
+//! ONNX Runtime notes every operator of every run (`engine.profile`). Of each graph the last run counts; of
+//! the decoder the last one with more than one token, which is the prompt.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -32,7 +32,8 @@ pub(crate) struct Args {
     /// Pages at each density of the sweep
     #[arg(long, default_value_t = 60)]
     sweep: usize,
-    /// Where data, engines and answers are written; a run that broke off goes on there [default: target/relevance]
+    /// Where data, engines and answers are written; a run that broke off goes on there
+    /// [default: target/relevance]
     #[arg(long, value_name = "DIR")]
     work: Option<PathBuf>,
 }
@@ -124,8 +125,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     publish(&results)
 }
 
-/// The neck that was trained with the checkpoint: beside the shipped one, or where training puts it. Another checkpoint's
-/// would be no baseline; without one, `grid` takes means, and the page says so.
+/// The neck that was trained with the checkpoint: beside the shipped one, or where training puts it. Another
+/// checkpoint's would be no baseline; without one, `grid` takes means, and the page says so.
 fn neck(checkpoint: Option<&Path>) -> Option<PathBuf> {
     match checkpoint {
         None => Some(shell::root().join(CHECKPOINTS).join(NECK)),

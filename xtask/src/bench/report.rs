@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::{python, shell};
 
-/// Runs a command and reports, as `/usr/bin/time -v` does, what the kernel says of it. Its own output goes to a file,
-/// so that progress bars cost nothing.
+/// Runs a command and reports, as `/usr/bin/time -v` does, what the kernel says of it. Its own output goes to
+/// a file, so that progress bars cost nothing.
 const MEASURE: &str = "\
 import json, resource, subprocess, sys, time
 start = time.perf_counter()

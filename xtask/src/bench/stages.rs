@@ -1,10 +1,9 @@
 //! `cargo xtask bench stages`: seconds per stage of one answer, in ONNX Runtime and in PyTorch, alternating.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::report::{circumstances, measure, median, write};
@@ -13,9 +12,8 @@ use crate::goldens::{environment, reference_dir};
 use crate::onnxruntime;
 use crate::shell;
 
-/// The stages that both have, in order.
-const STAGES: [&str; 7] =
-    ["vision_encoder", "allocator", "compressor", "refiner", "quality_adapter", "prefill", "decode_step"];
+/// The one stage that runs once per token, behind the first one.
+const STEP: &str = "decode_step";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -71,8 +69,8 @@ impl Side {
 /// What one side took.
 #[derive(Default)]
 struct Taken {
-    /// By stage, one value per round.
-    seconds: BTreeMap<&'static str, Vec<f64>>,
+    /// By stage, in the order in which they ran: one value per round.
+    seconds: Vec<(String, Vec<f64>)>,
     peak_mib: Vec<f64>,
 }
 
@@ -104,14 +102,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                     (report["seconds"].clone(), peak)
                 }
             };
-            add(&mut taken.seconds, &seconds)?;
+            add(&mut taken.seconds, &seconds).with_context(|| side.name())?;
             taken.peak_mib.push(peak_mib);
         }
         println!("round {round} of {}", args.rounds);
     }
     let columns = sides.iter().zip(&taken).map(|(side, taken)| {
         let stages: Value =
-            STAGES.iter().map(|stage| (stage.to_string(), summary(&taken.seconds[stage]))).collect();
+            taken.seconds.iter().map(|(stage, seconds)| (stage.clone(), summary(seconds))).collect();
         json!({"name": side.name(), "seconds": stages, "peak_rss_mib": summary(&taken.peak_mib)})
     });
     let result = json!({
@@ -157,42 +155,65 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(if path.is_absolute() { path.to_path_buf() } else { shell::root().join(path) })
 }
 
-/// What `arrcoc-serve ask --json` says: all steps of the decoder together, of which we want one.
+/// Seconds by stage, of what `arrcoc-serve ask --json` says. There all steps of the decoder are one sum, here
+/// one step.
 pub(crate) fn our_stages(report: &Value) -> Value {
-    let all = report["seconds"]["stages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let all = report["seconds"]["stages"].as_array().into_iter().flatten();
     // The first token comes from the prompt; every further one takes a step.
     let steps = report["usage"]["completion_tokens"].as_f64().unwrap_or(f64::NAN) - 1.0;
-    let seconds = |stage: &str| -> f64 {
-        let runs = all.iter().filter(|run| run["stage"] == stage);
-        let times: Vec<f64> = runs.filter_map(|run| run["seconds"].as_f64()).collect();
-        match times.iter().sum::<f64>() {
-            // No number in JSON: `add` then says which stage is missing.
-            _ if times.is_empty() => f64::NAN,
-            sum if stage == "decode_step" => sum / steps,
-            sum => sum,
-        }
+    let seconds = |run: &Value| {
+        let stage = run["stage"].as_str()?;
+        let sum = run["seconds"].as_f64()?;
+        Some((stage.to_owned(), json!(if stage == STEP { sum / steps } else { sum })))
     };
-    STAGES.iter().map(|stage| (stage.to_string(), json!(seconds(stage)))).collect()
+    all.filter_map(seconds).collect()
 }
 
-fn add(all: &mut BTreeMap<&'static str, Vec<f64>>, one: &Value) -> Result<()> {
-    for stage in STAGES {
-        let seconds =
-            one[stage].as_f64().with_context(|| format!("no time of the stage {stage} in {one}"))?;
-        all.entry(stage).or_default().push(seconds);
+/// Adds a round. Every round has the same stages, or a median would be of other rounds than its neighbour's.
+fn add(all: &mut Vec<(String, Vec<f64>)>, round: &Value) -> Result<()> {
+    let round = round.as_object().filter(|round| !round.is_empty()).context("no times of stages")?;
+    if all.is_empty() {
+        all.extend(round.keys().map(|stage| (stage.clone(), Vec::new())));
+    }
+    if !all.iter().map(|(stage, _)| stage).eq(round.keys()) {
+        let [before, now] = [all.iter().map(|(stage, _)| stage).collect(), round.keys().collect::<Vec<_>>()];
+        bail!("expected the stages of the first round, {before:?}, found {now:?}");
+    }
+    for (stage, seconds) in all {
+        seconds
+            .push(round[stage.as_str()].as_f64().with_context(|| format!("no time of the stage {stage}"))?);
     }
     Ok(())
+}
+
+/// The stages that any of the runs has, each run's in its own order; `runs` are objects with a key per stage.
+pub(crate) fn union<'a>(runs: impl Iterator<Item = &'a Value>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for run in runs {
+        let mut next = 0;
+        for name in run.as_object().into_iter().flat_map(|run| run.keys()) {
+            next = match names.iter().position(|known| known == name) {
+                Some(at) => at + 1,
+                None => {
+                    names.insert(next, name);
+                    next + 1
+                }
+            };
+        }
+    }
+    names
 }
 
 fn summary(values: &[f64]) -> Value {
     json!({"median": median(values), "all": values})
 }
 
-/// A row per stage, a column per side, and the time to the first token below.
+/// A row per stage, a column per side, and the time to the first token below. A side without a stage has a
+/// dash there.
 fn page(result: &Value) -> String {
     let sides = result["sides"].as_array().map(Vec::as_slice).unwrap_or_default();
     let name = |side: &Value| side["name"].as_str().unwrap_or_default().to_owned();
-    let seconds = |side: &Value, stage: &str| side["seconds"][stage]["median"].as_f64().unwrap_or(f64::NAN);
+    let seconds = |side: &Value, stage: &str| side["seconds"][stage]["median"].as_f64();
     let row = |label: &str, cells: Vec<String>| format!("| {label} | {} |\n", cells.join(" | "));
     let mut page = format!(
         "# Seconds per stage\n\nOne photograph at {} px, a question of {} tokens, {} visual tokens, {} threads, nothing cached; medians of {} \
@@ -206,15 +227,55 @@ fn page(result: &Value) -> String {
     );
     page += &row("stage", sides.iter().map(&name).collect());
     page += &row("---", sides.iter().map(|_| "---".to_owned()).collect());
-    for stage in STAGES {
-        page += &row(stage, sides.iter().map(|side| format!("{:.4}", seconds(side, stage))).collect());
+    let stages = union(sides.iter().map(|side| &side["seconds"]));
+    for stage in &stages {
+        let cell = |side: &Value| seconds(side, stage).map_or_else(|| "-".to_owned(), |x| format!("{x:.4}"));
+        page += &row(stage, sides.iter().map(cell).collect());
     }
-    // All but the steps behind the first token; decoding and preprocessing the image, some ten milliseconds, are not in it.
+    // The sum of what every side has, without the steps behind the first token. PyTorch gets pixels, so that
+    // our reading of the file, some ten milliseconds, is not in the sum.
+    let shared = |stage: &&&str| **stage != STEP && sides.iter().all(|side| seconds(side, stage).is_some());
     let first =
-        |side: &Value| STAGES[..STAGES.len() - 1].iter().map(|stage| seconds(side, stage)).sum::<f64>();
+        |side: &Value| stages.iter().filter(shared).filter_map(|stage| seconds(side, stage)).sum::<f64>();
     page += &row("**first token**", sides.iter().map(|side| format!("**{:.3}**", first(side))).collect());
     let memory = |side: &Value| side["peak_rss_mib"]["median"].as_f64().unwrap_or(f64::NAN);
     page +=
         &row("peak resident memory, MiB", sides.iter().map(|side| format!("{:.0}", memory(side))).collect());
     page + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_read_from_the_report() {
+        let stages =
+            json!([{"stage": "new_graph", "seconds": 2.0}, {"stage": "decode_step", "seconds": 3.0}]);
+        let report = json!({"seconds": {"stages": stages}, "usage": {"completion_tokens": 4}});
+        assert_eq!(our_stages(&report), json!({"new_graph": 2.0, "decode_step": 1.0}));
+    }
+
+    #[test]
+    fn a_stage_that_one_side_lacks_has_a_row_and_no_place_in_the_sum() {
+        let side = |name: &str, stages: &[(&str, f64)]| {
+            let seconds: Value =
+                stages.iter().map(|(stage, x)| ((*stage).to_owned(), summary(&[*x]))).collect();
+            json!({"name": name, "seconds": seconds, "peak_rss_mib": summary(&[1.0])})
+        };
+        let ours = side("ours", &[("preprocess", 0.5), ("new_graph", 2.0), ("prefill", 1.0), (STEP, 7.0)]);
+        let torch = side("torch", &[("new_graph", 4.0), ("prefill", 3.0), (STEP, 9.0)]);
+        let page = page(&json!({"sides": [torch, ours]}));
+        let rows = "| preprocess | - | 0.5000 |\n| new_graph | 4.0000 | 2.0000 |\n| prefill | 3.0000 | 1.0000 |\n\
+                    | decode_step | 9.0000 | 7.0000 |\n| **first token** | **7.000** | **3.000** |\n";
+        assert!(page.contains(rows), "{page}");
+    }
+
+    #[test]
+    fn rounds_have_the_same_stages() {
+        let mut all = Vec::new();
+        add(&mut all, &json!({"a": 1.0, "b": 2.0})).expect("a first round");
+        assert!(add(&mut all, &json!({"a": 1.0})).is_err());
+        assert!(add(&mut Vec::new(), &json!({})).is_err());
+    }
 }

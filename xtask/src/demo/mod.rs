@@ -29,8 +29,8 @@ pub(crate) struct Args {
     /// What to ask; may be given several times
     #[arg(long, value_name = "TEXT")]
     question: Vec<String>,
-    /// Use random weights of this shape, a preset of `arrcoc-export init`, in place of the repository's trained checkpoint;
-    /// arr-coc-ovis-base takes minutes, 6 GB of disk and as much memory
+    /// Use random weights of this shape, a preset of `arrcoc-export init`, in place of the repository's
+    /// trained checkpoint; arr-coc-ovis-base takes minutes, 6 GB of disk and as much memory
     #[arg(long)]
     preset: Option<String>,
     /// Leave the server running until Ctrl-C
@@ -70,7 +70,7 @@ impl Runtime {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
-    let subject = Subject::of(args);
+    let subject = Subject::new(args.preset.as_deref(), args.image.as_deref(), &args.question);
     let picture = &subject.picture;
     let image = fs::read(picture).with_context(|| format!("cannot read the image {}", picture.display()))?;
     let dir = shell::target("demo");

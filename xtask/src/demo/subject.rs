@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::Args;
 use crate::bundles::{Programs, SEED};
 use crate::shell::{self, shown};
 
@@ -35,13 +34,14 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// What the arguments ask for; random weights where the repository has no trained ones.
-    pub(super) fn of(args: &Args) -> Self {
+    /// What was asked for: a preset, a picture and questions, or the repository's own. Random weights where
+    /// the repository has no trained ones.
+    pub(super) fn new(preset: Option<&str>, picture: Option<&Path>, asked: &[String]) -> Self {
         let shipped = shell::root().join(CHECKPOINT).is_dir();
-        let preset = args.preset.clone().or_else(|| (!shipped).then(|| RANDOM.to_owned()));
+        let preset = preset.map(str::to_owned).or_else(|| (!shipped).then(|| RANDOM.to_owned()));
         let trained = preset.is_none();
         let default_picture = shell::root().join(if trained { PAGE } else { PHOTOGRAPH });
-        let questions = match (&args.question[..], trained && args.image.is_none()) {
+        let questions = match (asked, trained && picture.is_none()) {
             ([], true) => PAGE_QUESTIONS
                 .map(|(text, expected)| Question { text: text.to_owned(), expected: Some(expected) })
                 .into(),
@@ -51,7 +51,7 @@ impl Subject {
         Self {
             model: preset.clone().unwrap_or_else(|| "arr-coc-ledger".to_owned()),
             preset,
-            picture: args.image.clone().unwrap_or(default_picture),
+            picture: picture.map_or(default_picture, Path::to_path_buf),
             questions,
         }
     }

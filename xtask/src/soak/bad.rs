@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::PAGE;
 use crate::shell;
+use crate::traffic::PAGE;
 use crate::traffic::http::{self, Answer};
 use crate::traffic::pictures::{data_uri, grey_png, gzip_bomb, profile_bomb, stretched_jpeg};
 use crate::traffic::random::Random;

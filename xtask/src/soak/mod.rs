@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: tens of thousands of requests, a quarter of them abusive, to a server that must lose and mix nothing.
+//! `cargo xtask soak`: tens of thousands of requests, a quarter of them abusive, to a server that must lose
+//! and mix nothing.
 
 mod bad;
 mod report;
@@ -21,12 +22,10 @@ use crate::traffic::questions::{self, Question, Said};
 use crate::traffic::random::Random;
 use crate::traffic::server::{Launch, Log};
 use crate::traffic::watch;
+use crate::traffic::{CHECKPOINT, PAGE};
 use bad::{Bad, Outcome};
 use report::{Report, Tally};
 
-/// The checkpoint that traffic asks, and the page that it asks about.
-pub(crate) const CHECKPOINT: &str = "reference/checkpoints/arr-coc-ledger";
-pub(crate) const PAGE: &str = "tests/fixtures/ledger/page.png";
 /// The key that good requests bring.
 const KEY: &str = "soak-key";
 /// Longest wait for one good answer.
@@ -271,7 +270,8 @@ impl Soak<'_> {
         }
     }
 
-    /// Sends on the connection that is open, or on a new one. A server that closes one without a word has lost an answer.
+    /// Sends on the connection that is open, or on a new one. A server that closes one without a word has
+    /// lost an answer.
     fn send(&self, request: &[u8], connection: &mut Option<Connection>) -> io::Result<Answer> {
         let mut open = match connection.take() {
             Some((open, used)) if used.elapsed() < IDLE => open,

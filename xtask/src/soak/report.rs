@@ -11,12 +11,13 @@ use crate::shell::shown;
 use crate::traffic::watch::Latencies;
 
 const MEGABYTE: f64 = 1e6;
-/// How far resident memory may grow between the second tenth of the time and the last, bytes: allocators keep a little here and
-/// there; a leak of 2 kB a request would show.
+/// How far resident memory may grow between the second tenth of the time and the last, bytes: allocators keep
+/// a little here and there; a leak of 2 kB a request would show.
 const GROWTH: f64 = 48.0 * MEGABYTE;
 /// How far it may ever be above what it is at rest, bytes.
 const ABOVE_REST: f64 = 600.0 * MEGABYTE;
-/// Longest answer to a bad request, bytes. What is wrong with it can be said in less than it takes to repeat it.
+/// Longest answer to a bad request, bytes. What is wrong with it can be said in less than it takes to repeat
+/// it.
 const LONGEST_ERROR: usize = 4096;
 /// How many failures of a kind are shown.
 const SHOWN: usize = 5;

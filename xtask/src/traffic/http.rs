@@ -1,10 +1,12 @@
-//! HTTP/1.1 by hand: no library sends half a request, and what comes back is wanted as it came.
+//! HTTP/1.1 by hand, for `soak` and `abuse`: no library sends half a request, or returns an answer's bytes as
+//! they came.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longest answer that is read, bytes: ours are far shorter, and one that repeats its request is not worth more.
+/// Longest answer that is read, bytes: ours are far shorter, and one that repeats its request is not worth
+/// more.
 const MOST: u64 = 64 << 20;
 
 /// An answer.
@@ -64,7 +66,7 @@ pub(crate) fn exchange(address: SocketAddr, request: &[u8], patience: Duration) 
     }
 }
 
-/// Reads one answer; those before it that only say to go on are passed over.
+/// Reads one answer. Interim answers (100 Continue) before it are passed over.
 pub(crate) fn read(stream: &mut impl BufRead) -> io::Result<Answer> {
     loop {
         let answer = read_one(stream)?;

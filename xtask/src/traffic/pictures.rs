@@ -77,7 +77,7 @@ pub(crate) fn grey_png(width: u32, height: u32) -> Vec<u8> {
     .concat()
 }
 
-/// A small PNG whose colour profile unpacks to so many bytes.
+/// A small PNG whose colour profile unpacks to this many bytes.
 pub(crate) fn profile_bomb(bytes: usize) -> Vec<u8> {
     let small = grey_png(8, 8);
     let mut data = ZlibEncoder::new(b"bomb\0\0".to_vec(), Compression::best());

@@ -10,8 +10,8 @@ use super::pictures::{Picture, data_uri};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
-/// Questions about the page that the repository ships, and what stands there where the checkpoint reads it; others are compared with
-/// their own first answer only.
+/// Questions about the page that the repository ships, and what stands there where the checkpoint reads it;
+/// others are compared with their own first answer only.
 const ASKED: [(&str, Option<&str>); 4] = [
     ("Which number belongs to DZ?", Some("284")),
     ("What is written in the brown diamond?", Some("07")),
@@ -94,7 +94,8 @@ pub(crate) fn all(path: &Path, pages: usize) -> Result<Vec<Question>> {
     Ok(questions)
 }
 
-/// What an answer says, without what differs from one to the next: texts, ends, log-probabilities, and tokens counted.
+/// What an answer says, without what differs from one to the next: texts, ends, log-probabilities, and tokens
+/// counted.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Said {
     /// Text and reason of every choice.

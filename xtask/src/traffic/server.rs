@@ -33,7 +33,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) library: &'a Path,
     /// Command line behind `serve --listen ...`.
     pub(crate) flags: Vec<String>,
-    /// Most address space, bytes: what a program does when memory runs out must not be tried on the whole machine.
+    /// Most address space, bytes: what a program does when memory runs out must not be tried on the whole
+    /// machine.
     pub(crate) address_space: Option<u64>,
     pub(crate) log: Log,
 }

@@ -89,8 +89,9 @@ pub(crate) fn probes(address: SocketAddr) -> Watch<Probe> {
     })
 }
 
-/// What probes found. While one waits, those that would have been sent meanwhile are not: they count as if they had been, each with the
-/// rest of the wait. Otherwise a single probe of three seconds would be lost among a hundred quick ones.
+/// What probes found. While a probe waits, later probes are not sent: they count as if
+/// they had been, each with the rest of the wait. Otherwise a single probe of three seconds would be lost
+/// among a hundred quick ones.
 pub(crate) fn latencies(probes: Vec<Probe>) -> Latencies {
     let failed = probes.iter().filter(|(_, fine)| !fine).count();
     let rests = |(wait, _): (f64, bool)| {

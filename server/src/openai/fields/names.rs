@@ -1,4 +1,4 @@
-//! Names of fields that are not read: those that are refused, those that are let through, and what is done
+//! Names of fields that are not read: refused ones, ones without effect, and what is done
 //! about all others.
 //!
 //! A field that would change the answer is never dropped in silence. Fields of other servers that ask for

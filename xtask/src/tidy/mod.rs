@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: the rules of the code that no compiler checks.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -8,8 +9,12 @@ use serde_json::Value;
 
 use crate::shell;
 
+mod circles;
+
 /// Longer files are two rooms.
 const MAX_LINES: usize = 500;
+/// Columns of a comment; rustfmt holds code to the same.
+const MAX_COLUMNS: usize = 110;
 
 /// Which of our crates each may use. Cargo would allow any direction without a cycle; the house has one.
 const DEPENDENCIES: &[(&str, &[&str])] = &[
@@ -33,12 +38,17 @@ pub(crate) fn run() -> Result<()> {
         "--exclude-standard",
     ]))?;
     let mut read = 0;
+    let mut rust = BTreeMap::new();
     for file in files.lines() {
         // Deleted files are listed until that is committed, and what is not text is not ours to read.
         let Ok(text) = fs::read_to_string(shell::root().join(file)) else { continue };
         read += 1;
         findings.extend(check_file(file, &text));
+        if file.ends_with(".rs") {
+            rust.insert(file.to_owned(), text);
+        }
     }
+    findings.extend(circles::circles(&rust));
     findings.extend(crates()?);
     findings.extend(changelog());
     for finding in &findings {
@@ -69,6 +79,18 @@ fn check_file(file: &str, text: &str) -> Vec<String> {
         if let Some(path) = machine_path(line).filter(|_| !lock) {
             findings.push(format!("{at}: `{path}` is a path of one machine"));
         }
+        if code && comment(file, line) && line.chars().count() > MAX_COLUMNS {
+            findings.push(format!("{at}: a comment of more than {MAX_COLUMNS} columns"));
+        }
+        if let Some(what) = elsewhere(line).filter(|_| code) {
+            findings.push(format!("{at}: `{what}` cites what is not in the repository: say it here"));
+        }
+        if let Some(host) = machine_host(line).filter(|_| !lock) {
+            findings.push(format!("{at}: `{host}` is a host of one network"));
+        }
+        if code && silent_skip(line) {
+            findings.push(format!("{at}: a test that is ignored without a word: `#[ignore = \"why\"]`"));
+        }
         if standard_stream(file, line) {
             findings.push(format!(
                 "{at}: only runtime/src/console.rs writes to standard output and standard error: what may be lost must not stop or hold up the rest"
@@ -93,6 +115,35 @@ fn unfinished(line: &str) -> Option<&'static str> {
     words.into_iter().find(|word| line.match_indices(word).any(|(at, _)| is_word(at, word)))
 }
 
+/// Whether a line is a comment and nothing else. A long address cannot be broken.
+fn comment(file: &str, line: &str) -> bool {
+    let mark = if file.ends_with(".rs") { "//" } else { "#" };
+    line.trim_start().starts_with(mark) && !line.contains("://")
+}
+
+/// Citations of documents that readers do not have. Spelt in halves, as above.
+fn elsewhere(line: &str) -> Option<&'static str> {
+    let words = [concat!("design ", "section"), concat!("design", ".md"), concat!("house", ".md")];
+    words.into_iter().find(|word| line.contains(word))
+}
+
+/// Names that only this or that network knows.
+fn machine_host(line: &str) -> Option<&'static str> {
+    let ends = [concat!(".inter", "nal"), concat!(".la", "n"), concat!(".co", "rp")];
+    // Only in addresses: elsewhere a dot may be anything.
+    let hosts = line
+        .split("://")
+        .skip(1)
+        .map(|rest| rest.split(['/', ' ', '"', '`', ')']).next().unwrap_or_default());
+    let mut hosts = hosts.map(|host| host.split(':').next().unwrap_or_default());
+    hosts.find_map(|host| ends.into_iter().find(|end| host.ends_with(end)))
+}
+
+/// A test that does not run and does not say why.
+fn silent_skip(line: &str) -> bool {
+    line.trim() == concat!("#[ig", "nore]")
+}
+
 /// Absolute paths into places that only this or that machine has.
 fn machine_path(line: &str) -> Option<String> {
     let roots = ["work", "farm", "root", "tmp/bash_jobs"].map(|root| format!("/{root}/"));
@@ -104,7 +155,8 @@ fn machine_path(line: &str) -> Option<String> {
     roots.into_iter().find(|root| line.match_indices(root.as_str()).any(|(at, _)| starts(at)))
 }
 
-/// Whether a line of the programs takes standard output or standard error into its own hands. To ask whether they are terminals is fine.
+/// Whether a line of the programs takes standard output or standard error into its own hands. To ask whether
+/// they are terminals is fine.
 fn standard_stream(file: &str, line: &str) -> bool {
     let ours =
         ["bundle/src", "kernels/src", "models/src", "export/src", "runtime/src", "eval/src", "server/src"]
@@ -188,6 +240,23 @@ mod tests {
     fn machine_paths_are_absolute() {
         assert!(machine_path(&format!("see {}", "/work".to_owned() + "/main")).is_some());
         assert!(machine_path("target/work/x and ../root/y").is_none());
+    }
+
+    #[test]
+    fn comments_are_as_narrow_as_code() {
+        let wide = "x".repeat(MAX_COLUMNS);
+        assert_eq!(check_file("a.rs", &format!("    // {wide}\n")).len(), 1);
+        assert_eq!(check_file("a.py", &format!("# {wide}\n")).len(), 1);
+        assert_eq!(check_file("a.rs", &format!("let text = \"{wide}\";\n// <https://{wide}>\n")).len(), 0);
+    }
+
+    #[test]
+    fn what_readers_do_not_have_is_not_cited() {
+        assert!(elsewhere(concat!("// (design ", "section 4.3)")).is_some());
+        assert_eq!(elsewhere("// a section of the design"), None);
+        assert!(machine_host(concat!("see http://build.la", "n:80/x")).is_some());
+        assert!(machine_host("https://github.com/a and x.lane").is_none());
+        assert!(silent_skip(concat!("    #[ig", "nore]")) && !silent_skip("#[ignore = \"needs a GPU\"]"));
     }
 
     #[test]
