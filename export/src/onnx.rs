@@ -1,4 +1,4 @@
-//! The part of ONNX files that `inspect`, `verify` and `engines` look at: interface, operators, size and external weights.
+//! The part of ONNX files that `inspect`, `verify` and `compile` look at: interface, operators, size and external weights.
 //!
 //! Field numbers are those of `onnx.proto`; fields that are not declared here are skipped on reading, so a graph of any
 //! size costs little more than its names.

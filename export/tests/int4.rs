@@ -19,7 +19,7 @@ use arrcoc_runtime::decoder;
 use arrcoc_runtime::library::CpuOptions;
 use arrcoc_runtime::library::ort::{OrtLibrary, Provider};
 use arrcoc_runtime::tensor::Tensor;
-use arrcoc_tests::engines::operators_that_ran;
+use arrcoc_tests::graphs::operators_that_ran;
 use common::{Workshop, calibrated, has_onnx_runtime, program, run, verified};
 use half::f16;
 

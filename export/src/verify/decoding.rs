@@ -77,7 +77,7 @@ fn no_logits() -> VerifyError {
     VerifyError::Output { stage: Role::Decoder.name().to_owned(), output: "logits".to_owned() }
 }
 
-/// Tokens that prompt and answer may have together: the model's limit, or that of the engines, where it is smaller.
+/// Tokens that prompt and answer may have together: the model's limit, or that of the TensorRT plans, where it is smaller.
 pub(super) fn context_length(options: &Options, manifest: &Manifest) -> usize {
     options.library.tensorrt.workload.context_length.min(manifest.decoder.context_length)
 }
@@ -90,7 +90,7 @@ pub(super) fn decode(
 ) -> Result<(StageReport, DecodingReport), VerifyError> {
     let spec = &sides[0].bundle.manifest().decoder;
     let context_length = context_length(options, sides[0].bundle.manifest());
-    // As a server would: engines for GPUs take no more.
+    // As a server would: TensorRT plans take no more.
     let prefill_chunk = options.library.tensorrt.workload.prefill_chunk;
     let prompt = prompt.as_slice::<f32>()?;
     // A model of short context takes as much of the prompt as leaves room for one token and the decoder's spare place.

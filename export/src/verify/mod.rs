@@ -58,7 +58,7 @@ pub struct Options {
     pub seed: u64,
     /// What runs the bundle; the reference always runs on tract.
     pub runtime: LibraryKind,
-    /// How it runs, and, of engines that take no other lengths, what they were built for.
+    /// How it runs, and the lengths that TensorRT plans were compiled for.
     pub library: LibraryOptions,
 }
 
