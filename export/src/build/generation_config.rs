@@ -12,7 +12,7 @@ use arrcoc_bundle::quote::excerpt;
 use serde_json::{Map, Value};
 
 use super::error::TextError;
-use super::text::{parse, read};
+use super::files::{parse, read};
 use crate::checkpoint::CONFIG;
 
 const GENERATION_CONFIG: &str = "generation_config.json";

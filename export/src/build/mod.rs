@@ -5,6 +5,7 @@
 
 mod describe;
 mod error;
+mod files;
 mod generation_config;
 mod plan;
 mod processor;
@@ -25,7 +26,8 @@ use serde::Serialize;
 pub(crate) use describe::Described;
 pub use error::{BuildError, TextError};
 
-use crate::calibrate::{Calibration, RangeMethod};
+use crate::calibrate::file::Calibration;
+use crate::calibrate::histogram::RangeMethod;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::hashed_file::HashedFile;
 use crate::progress::{Progress, Step, peak_memory};

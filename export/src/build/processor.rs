@@ -9,7 +9,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::error::TextError;
-use super::text::{PROCESSOR_CONFIG, parse, read};
+use super::files::{parse, read};
+use super::text::PROCESSOR_CONFIG;
 
 const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
 

@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use arrcoc_bundle::quote::Brief;
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::prompt::{Prompter, default_template, read_tokenizer};
 use serde_json::Value;
 
 use super::error::TextError;
+use super::files::{parse, read};
 use super::generation_config;
 use super::generation_config::Generation;
 
@@ -61,21 +61,6 @@ impl Text {
         let generation = generation_config::generation(dir, config, expected.vocab_size)?;
         Ok(Self { files, generation })
     }
-}
-
-/// Reads a file that may be absent.
-pub(super) fn read(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, TextError> {
-    let path = dir.join(name);
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Io { path, source }),
-    }
-}
-
-pub(super) fn parse(dir: &Path, name: &str, bytes: &[u8]) -> Result<Value, TextError> {
-    serde_json::from_slice(bytes)
-        .map_err(|source| TextError::Json { path: dir.join(name), source: Brief(source) })
 }
 
 fn check_tokenizer(path: &Path, bytes: &[u8], expected: Expected) -> Result<(), TextError> {

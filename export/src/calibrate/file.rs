@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use arrcoc_bundle::Statistics;
 use arrcoc_bundle::quote::{Brief, excerpt, one_line};
+use arrcoc_models::graph::Graph;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -300,4 +301,18 @@ fn check_magnitudes(field: &str, values: &[f32]) -> Result<(), Wrong> {
             Err(Wrong { field: field.to_owned(), expected: "finite numbers from 0 on", found: x.to_string() })
         }
     }
+}
+
+/// A digest of a graph's operators and of what they read and make: names of tensors mean the same only where it is the same.
+pub(crate) fn structure(graph: &Graph) -> String {
+    let mut hash = Sha256::new();
+    for node in &graph.nodes {
+        hash.update(node.operator);
+        for name in node.inputs.iter().chain(&node.outputs) {
+            hash.update([0]);
+            hash.update(&**name);
+        }
+        hash.update([1]);
+    }
+    hex(&hash.finalize())
 }

@@ -4,8 +4,8 @@
 //! ([`Model`] on a [`Tap`]), and what they say is noted ([`recorder`]). The file that comes of it decides what `build --precision fp16`
 //! leaves in 32 bits (and `fp8` and portable `int4`), how `int8` smooths outliers, and which scales `fp8` uses.
 
-mod file;
-mod histogram;
+pub(crate) mod file;
+pub(crate) mod histogram;
 mod instrument;
 mod recorder;
 mod tiers;
@@ -23,15 +23,15 @@ use arrcoc_runtime::generate::{Budget, GenerateError, MaxTokens, Note, Observer}
 use arrcoc_runtime::image::{ImageLimits, decode};
 use arrcoc_runtime::library::{LibraryError, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
-use sha2::{Digest as _, Sha256};
 
 use crate::ask::{PATIENCE, ask};
 use crate::build::{self, BuildError};
-use crate::checkpoint::{Checkpoint, CheckpointError, hex};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::progress::Progress;
 use crate::quantize::{self, Matrix};
 use crate::staging::{Owned, Staging, StagingError};
 use crate::tap::Tap;
+use file::structure;
 pub use file::{Calibration, CalibrationFileError, Circumstances, GraphRanges, Skipped, TierStatistics};
 pub use histogram::{Histogram, RangeMethod};
 pub use recorder::Activation;
@@ -202,20 +202,6 @@ impl Described {
         }));
         self.graphs.insert(graph.name.to_owned(), (structure(graph), products));
     }
-}
-
-/// A digest of a graph's operators and of what they read and make: names of tensors mean the same only where it is the same.
-pub(crate) fn structure(graph: &Graph) -> String {
-    let mut hash = Sha256::new();
-    for node in &graph.nodes {
-        hash.update(node.operator);
-        for name in node.inputs.iter().chain(&node.outputs) {
-            hash.update([0]);
-            hash.update(&**name);
-        }
-        hash.update([1]);
-    }
-    hex(&hash.finalize())
 }
 
 /// The input size that the checkpoint was trained at, where its encoder has several.

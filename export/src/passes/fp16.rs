@@ -12,19 +12,17 @@
 //! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]), one in blocks of 4 bits a product that unpacks it
 //! ([`super::int4`]); what goes in and comes out of either has 16 bits.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use arrcoc_bundle::WeightForm;
 use arrcoc_bundle::manifest::KeptNode;
 use arrcoc_models::graph::quantized::Blocks;
 use arrcoc_models::graph::{Attribute, Element, Graph, Node, Source};
-use half::f16;
 
-use super::forms::Rules;
+use super::flow::{MOVING, Settings};
 use super::rewrite::{Operator, Rewriter};
 use super::{PassError, described, fp8, int4};
-use crate::calibrate::{GraphRanges, RangeMethod};
 use crate::quantize;
 
 /// The magnitude from which on a tensor is not trusted to 16 bits: a quarter of the largest half (65504), since other images than
@@ -34,35 +32,9 @@ const LIMIT: f32 = 65504.0 / 4.0;
 /// Prefixes of the cache's inputs and outputs.
 const CACHE: [&str; 2] = ["past_key_values.", "present."];
 
-/// Operators that hand on what they are given.
-pub(super) const MOVING: [&str; 11] = [
-    "Reshape",
-    "Transpose",
-    "Slice",
-    "Split",
-    "Expand",
-    "Unsqueeze",
-    "Squeeze",
-    "Gather",
-    "GatherElements",
-    "Pad",
-    "Identity",
-];
-
 /// Operators that stay in 16 bits when all that they read at run time is.
 const BENDING: [&str; 12] =
     ["Add", "Sub", "Mul", "Div", "Erf", "Sigmoid", "Tanh", "Relu", "Neg", "Gelu", "QuickGelu", "Softmax"];
-
-/// What the pass is told.
-pub(super) struct Settings<'a> {
-    pub(super) rules: &'a mut Rules,
-    /// What the graph's tensors reached.
-    pub(super) ranges: &'a GraphRanges,
-    /// Largest magnitudes of everything that comes from the checkpoint.
-    pub(super) weights: &'a BTreeMap<String, Vec<f32>>,
-    /// How the range of an 8-bit activation is chosen.
-    pub(super) range: RangeMethod,
-}
 
 /// Brings a graph to 16 bits; also returns what it had to leave in 32.
 ///
@@ -304,9 +276,4 @@ fn unknown(g: &Rewriter, tensor: &str) -> PassError {
 
 fn largest_constant(bytes: &[u8]) -> f32 {
     quantize::floats(bytes).fold(0.0, |most, x| most.max(x.abs()))
-}
-
-/// Little-endian floats as halves.
-pub(super) fn halves(bytes: &[u8]) -> Vec<u8> {
-    quantize::floats(bytes).flat_map(|x| f16::from_f32(x).to_le_bytes()).collect()
 }

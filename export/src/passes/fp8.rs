@@ -11,7 +11,7 @@ use std::rc::Rc;
 use arrcoc_models::graph::quantized::{Part, Scheme};
 use arrcoc_models::graph::{Element, Node};
 
-use super::fp16::{MOVING, Settings};
+use super::flow::{MOVING, Settings};
 use super::rewrite::{Operator, Rewriter};
 use crate::quantize::fp8::scale;
 

@@ -7,6 +7,7 @@
 
 mod attention;
 mod blocks;
+mod flow;
 mod forms;
 mod fp16;
 mod fp8;
@@ -23,7 +24,8 @@ use arrcoc_models::graph::quantized::{Bits, Blocks};
 use arrcoc_models::graph::{Graph, Initializer, Node};
 use arrcoc_models::networks::sam::GRID_ATTENTION;
 
-use crate::calibrate::{Calibration, RangeMethod, structure};
+use crate::calibrate::file::{Calibration, structure};
+use crate::calibrate::histogram::RangeMethod;
 use forms::Rules;
 use rewrite::Rewriter;
 
@@ -183,7 +185,7 @@ fn apply_floats(request: &Request<'_>, mut rules: Rules, graphs: Vec<Graph>) -> 
         let ranges = ranges.filter(|ranges| ranges.structure == structure(&graph));
         let ranges = ranges.ok_or(PassError::OtherGraph { graph: graph.name })?;
         let weights = &calibration.weights;
-        let mut settings = fp16::Settings { rules: &mut rules, ranges, weights, range };
+        let mut settings = flow::Settings { rules: &mut rules, ranges, weights, range };
         let (graph, left) = fp16::lower(graph, &mut settings)?;
         lowered.push(graph);
         kept.extend(left);

@@ -8,6 +8,8 @@ use arrcoc_models::graph::{
     Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, MICROSOFT, Node, Source, Value,
 };
 
+use super::flow::halves;
+
 /// A graph whose operators are replaced one by one.
 pub(super) struct Rewriter {
     graph: Graph,
@@ -134,7 +136,7 @@ impl Rewriter {
     pub(super) fn half_constant(&mut self, name: &str) -> Option<Rc<str>> {
         let constant = self.initializer(name)?.clone();
         let source = match constant.source {
-            Source::Data(bytes) => Source::Data(super::fp16::halves(&bytes)),
+            Source::Data(bytes) => Source::Data(halves(&bytes)),
             source => source,
         };
         Some(self.store(format!("{name}.fp16").into(), Element::F16, constant.shape, source))

@@ -15,7 +15,7 @@ use arrcoc_bundle::WeightForm;
 use arrcoc_models::graph::{Attribute, Factors, Graph, Node, Source};
 
 use super::forms::Rules;
-use crate::calibrate::Calibration;
+use crate::calibrate::file::Calibration;
 
 /// Limits of a factor: a channel that was hardly used says little of what it will be.
 const SMALLEST: f32 = 1e-3;

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::devices::Device;
 use super::memory::{Model, Workload};
 use super::precision::{Precision, Refusal};
+use super::units::gib;
 
 /// Contexts are offered in multiples of this many tokens.
 const CONTEXT_STEP: usize = 64;
@@ -188,7 +189,6 @@ fn largest(least: usize, most: usize, fits: impl Fn(usize) -> bool) -> Option<us
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gib = super::report::gib;
         match self {
             Self::Precision { precision, left } => write!(f, "take {precision}, which leaves {}", gib(*left)),
             Self::Context { tokens, left } => {

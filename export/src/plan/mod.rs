@@ -14,6 +14,7 @@ mod precision;
 mod report;
 #[cfg(test)]
 mod tests;
+mod units;
 
 use std::path::PathBuf;
 
