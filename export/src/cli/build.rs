@@ -15,9 +15,9 @@ use super::report;
 
 const EXAMPLES: &str = "\
 Examples:
-  arrcoc-export build ./my-checkpoint --out engines
-  arrcoc-export build ./my-checkpoint --out engines --precision int8
-  arrcoc-export build ./my-checkpoint --out engines --target portable --max-context 8192
+  arrcoc-export build ./my-checkpoint && arrcoc-serve serve
+  arrcoc-export build ./my-checkpoint --precision int8
+  arrcoc-export build ./my-checkpoint --out elsewhere --target portable --max-context 8192
 
 Precisions:
   fp32  the reference
@@ -49,7 +49,7 @@ pub(super) struct Args {
     /// Hugging Face checkpoint directory (config.json, safetensors, tokenizer)
     checkpoint: PathBuf,
     /// Directory of bundles; this one becomes DIR/NAME/PRECISION-TARGET
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", default_value = "engines")]
     out: PathBuf,
     /// Numeric precision of weights and compute
     #[arg(long, default_value = "fp32", value_parser = precision())]

@@ -39,6 +39,13 @@ impl Workshop {
         Self { dir }
     }
 
+    /// A directory with a copy of a stock checkpoint in the place of the tiny preset's.
+    pub fn stock(family: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&stock(family), &dir.path().join("tiny"));
+        Self { dir }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -191,6 +198,19 @@ pub fn mended(bundle: &Path, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
     let manifest = fs::read_to_string(bundle.join("manifest.yaml")).unwrap();
     assert!(manifest.contains(&before));
     fs::write(bundle.join("manifest.yaml"), manifest.replace(&before, &hash(&bytes))).unwrap();
+}
+
+/// A checkpoint of a stock family, as transformers saved it.
+pub fn stock(family: &str) -> PathBuf {
+    arrcoc_tests::repository("tests/fixtures/stock").join(family).join("checkpoint")
+}
+
+/// Copies the files of a directory.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for (name, bytes) in contents(from) {
+        fs::write(to.join(name), bytes).unwrap();
+    }
 }
 
 /// Every file below a directory, with its contents.
