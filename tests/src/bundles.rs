@@ -27,7 +27,8 @@ fn model(producer: &str) -> Vec<u8> {
     [&[0x12, producer.len() as u8], producer.as_bytes()].concat()
 }
 
-/// A manifest of the composite family: inputs of 64 and 128 pixels, patches of 16, 2 x 2 gist cells, five tiers. Writes the graphs that it lists.
+/// A manifest of the composite family: inputs of 64 and 128 pixels, patches of 16, 2 x 2 gist cells, five
+/// tiers. Writes the graphs that it lists.
 ///
 /// # Panics
 /// When `dir` cannot be written to.

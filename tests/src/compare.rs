@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 
-/// One stage in fp32: max |a - b| against max |b|. Kernels differ in the order of summation; over a dozen layers of
-/// width 1,024 that stays a hundred times below this, and a real mistake (a forgotten scale, a wrong axis) far above.
+/// One stage in fp32: max |a - b| against max |b|. Kernels differ in the order of summation; over a dozen
+/// layers of width 1,024 that stays a hundred times below this, and a real mistake (a forgotten scale, a
+/// wrong axis) far above.
 pub const STAGE_FP32: f32 = 1e-3;
 
 /// Log-probabilities in fp32, absolute.

@@ -1,7 +1,7 @@
 //! Many cases of mutated input, the same with the same seed: what the crates' fuzz tests are made of.
 //!
-//! `ARRCOC_FUZZ_CASES` is how many (20,000 unless set), `ARRCOC_FUZZ_SEED` where the random choices begin (1), and
-//! `ARRCOC_FUZZ_CASE` runs one case alone. A case that fails prints the last two.
+//! `ARRCOC_FUZZ_CASES` is how many (20,000 unless set), `ARRCOC_FUZZ_SEED` where the random choices begin
+//! (1), and `ARRCOC_FUZZ_CASE` runs one case alone. A case that fails prints the last two.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -40,7 +40,8 @@ pub fn cases(name: &str, mut case: impl FnMut(&mut Mutator)) {
     }
 }
 
-/// Fails unless an error can be shown on a terminal and kept in a log: short, one line, no control characters.
+/// Fails unless an error can be shown on a terminal and kept in a log: short, one line, no control
+/// characters.
 ///
 /// # Panics
 /// When it is not.
@@ -81,7 +82,7 @@ impl Mutator {
         (self.next() % (end as u64).max(1)) as usize
     }
 
-    /// True once in so many times.
+    /// True once in this many times.
     pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
@@ -129,7 +130,8 @@ impl Mutator {
         String::from_utf8_lossy(&self.bytes(sound.as_bytes(), &words)).into_owned()
     }
 
-    /// Changes one to three places of a JSON value: another value, another type, a key gone, renamed or doubled.
+    /// Changes one to three places of a JSON value: another value, another type, a key gone, renamed or
+    /// doubled.
     pub fn json(&mut self, sound: &Value) -> Value {
         let mut value = sound.clone();
         for _ in 0..1 + self.below(3) {

@@ -1,4 +1,5 @@
-//! For tests that run single graphs: the test bundles, each on a library, which must all compute what the reference computes.
+//! For tests that run single graphs: the test bundles, each on a library, which must all compute what the
+//! reference computes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -106,7 +107,8 @@ impl Loaded {
     }
 }
 
-/// How often each operator ran, by the profiles under `dir`. ONNX Runtime writes a profile when its graph is dropped.
+/// How often each operator ran, by the profiles under `dir`. ONNX Runtime writes a profile when its graph is
+/// dropped.
 ///
 /// # Errors
 /// When a file is no profile.

@@ -1,4 +1,5 @@
-//! What tests of several crates share: goldens, the graphs of test bundles, the one way to compare, and mutated input.
+//! What tests of several crates share: goldens, the graphs of test bundles, the one way to compare, and
+//! mutated input.
 //!
 //! Beside this crate lie its materials: `goldens/` (tensors from PyTorch, made by `cargo xtask goldens`),
 //! `fixtures/` (images and small graphs, each with the script that made it) and `client/` (the tests of a

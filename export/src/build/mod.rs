@@ -1,7 +1,8 @@
 //! From a checkpoint to a bundle: `arrcoc-export build`.
 //!
-//! `plan` settles everything that does not need the weights; then the weights stream through once, converted, written
-//! and hashed at the same time, into a directory that appears only when it is complete ([`crate::staging`]).
+//! `plan` settles everything that does not need the weights; then the weights stream through once, converted,
+//! written and hashed at the same time, into a directory that appears only when it is complete
+//! ([`crate::staging`]).
 
 mod describe;
 mod error;

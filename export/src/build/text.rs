@@ -85,8 +85,8 @@ fn check_tokenizer(path: &Path, bytes: &[u8], expected: Expected) -> Result<(), 
     Ok(())
 }
 
-/// The tokenizer's configuration, with the tokens of `special_tokens_map.json` where transformers still reads that: beside
-/// a configuration that does not list the added tokens itself.
+/// The tokenizer's configuration, with the tokens of `special_tokens_map.json` where transformers still reads
+/// that: beside a configuration that does not list the added tokens itself.
 fn tokenizer_config(dir: &Path) -> Result<Option<Vec<u8>>, TextError> {
     let own = read(dir, TOKENIZER_CONFIG)?;
     let Some(map) = read(dir, SPECIAL_TOKENS_MAP)? else { return Ok(own) };

@@ -1,8 +1,9 @@
 //! What a checkpoint's tensors reach on real images and questions: `arrcoc-export calibrate`.
 //!
-//! The portable graphs are built in 32-bit floats with extra outputs ([`instrument`]), run as a server runs them
-//! ([`Model`] on a [`Tap`]), and what they say is noted ([`recorder`]). The file that comes of it decides what `build --precision fp16`
-//! leaves in 32 bits (and `fp8` and portable `int4`), how `int8` smooths outliers, and which scales `fp8` uses.
+//! The portable graphs are built in 32-bit floats with extra outputs ([`instrument`]), run as a server runs
+//! them ([`Model`] on a [`Tap`]), and what they say is noted ([`recorder`]). The file that comes of it
+//! decides what `build --precision fp16` leaves in 32 bits (and `fp8` and portable `int4`), how `int8`
+//! smooths outliers, and which scales `fp8` uses.
 
 pub(crate) mod file;
 pub(crate) mod histogram;
@@ -175,7 +176,8 @@ pub fn calibrate(
     Ok(calibration)
 }
 
-/// Where the instrumented graphs lie while they are needed: hidden, beside the output, and emptied by the next run if this one is killed.
+/// Where the instrumented graphs lie while they are needed: hidden, beside the output, and emptied by the
+/// next run if this one is killed.
 fn scratch(output: &Path) -> PathBuf {
     let name = output.file_name().unwrap_or_default().to_string_lossy();
     output.with_file_name(format!("{name}.graphs"))
@@ -306,7 +308,8 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Puts it at every tier, and has it answered with the budget that the model chooses. A model without tiers is asked once.
+    /// Puts it at every tier, and has it answered with the budget that the model chooses. A model without
+    /// tiers is asked once.
     fn put(&self, model: &Model, watch: &Watch, tiers: &mut Tiers) -> Result<(), GenerateError> {
         let ask = |budget, tokens| ask(model, self.picture, self.text, budget, tokens);
         let answer = MaxTokens::AtMost(self.tokens.max(1));

@@ -60,12 +60,12 @@ pub(super) struct Args {
     /// YAML list of rules that give weights another form than the precision does
     #[arg(long, value_name = "FILE")]
     weight_rules: Option<PathBuf>,
-    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16, fp8 and portable int4 need it, int8 and int4 for cpu smooth
-    /// outliers with it
+    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16, fp8 and portable int4 need it, int8 and
+    /// int4 for cpu smooth outliers with it
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// How the range of a linear layer's input is chosen, for fp8: as large as was seen (absmax), or less, so that the
-    /// rest is told apart better (entropy, percentile)
+    /// How the range of a linear layer's input is chosen, for fp8: as large as was seen (absmax), or less, so
+    /// that the rest is told apart better (entropy, percentile)
     #[arg(long, value_name = "METHOD", value_parser = range_method)]
     range: Option<RangeMethod>,
     /// Name of the model; the checkpoint directory's unless given

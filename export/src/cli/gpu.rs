@@ -1,4 +1,5 @@
-//! Options shared by the commands that compile plans for a GPU and load them: both must be given the same values.
+//! Options shared by the commands that compile plans for a GPU and load them: both must be given the same
+//! values.
 
 use std::path::PathBuf;
 

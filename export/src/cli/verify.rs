@@ -40,7 +40,8 @@ pub(super) struct Args {
     /// Image to test with; fp8's scales fit images like those of its calibration [default: a random one]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Side of the encoder's input, pixels, where it has several sizes [default: the smallest that fills every tier]
+    /// Side of the encoder's input, pixels, where it has several sizes [default: the smallest that fills
+    /// every tier]
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
     /// Tokens to decode
@@ -52,8 +53,8 @@ pub(super) struct Args {
     /// Threads of ONNX Runtime [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// What runs the bundle: ort (ONNX Runtime on the CPU), or, for portable ones, cuda or tensorrt (on plans that
-    /// `arrcoc-export compile` made with the same --device, --context and --prefill-chunk)
+    /// What runs the bundle: ort (ONNX Runtime on the CPU), or, for portable ones, cuda or tensorrt (on plans
+    /// that `arrcoc-export compile` made with the same --device, --context and --prefill-chunk)
     #[arg(long, value_name = "NAME", default_value = "ort", value_parser = runtime)]
     runtime: LibraryKind,
     /// Directory of TensorRT plans [default: .tensorrt beside the bundle]

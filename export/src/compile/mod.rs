@@ -1,9 +1,9 @@
 //! TensorRT plans for a bundle: `arrcoc-export compile`.
 //!
-//! [`list`] works out what is to be compiled, without a GPU: each graph is held against what TensorRT's parser takes
-//! ([`parser`], [`parser_table`]), its profile follows from the manifest's axes, and its place from what it depends on.
-//! [`compile`] compiles it, plan by plan. How a plan is compiled and loaded is the runtime's affair
-//! ([`arrcoc_runtime::library::ort::tensorrt`]), so that both sides agree on its key.
+//! [`list`] works out what is to be compiled, without a GPU: each graph is held against what TensorRT's
+//! parser takes ([`parser`], [`parser_table`]), its profile follows from the manifest's axes, and its place
+//! from what it depends on. [`compile`] compiles it, plan by plan. How a plan is compiled and loaded is the
+//! runtime's affair ([`arrcoc_runtime::library::ort::tensorrt`]), so that both sides agree on its key.
 
 pub mod parser;
 pub mod parser_table;
@@ -191,8 +191,8 @@ fn open(options: &TensorRtOptions) -> Result<(OrtLibrary, Machine), LibraryError
 /// Works out what is to be compiled on a machine.
 ///
 /// # Errors
-/// [`CompileError`] when the bundle has another target, lacks a graph that is asked for, or holds one that TensorRT
-/// would refuse.
+/// [`CompileError`] when the bundle has another target, lacks a graph that is asked for, or holds one that
+/// TensorRT would refuse.
 pub fn list(
     bundle: &Bundle,
     options: &Options,

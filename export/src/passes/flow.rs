@@ -1,4 +1,5 @@
-//! What the passes of 16- and 8-bit floats share: the operators that such numbers flow through, and what the passes are told.
+//! What the passes of 16- and 8-bit floats share: the operators that such numbers flow through, and what the
+//! passes are told.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,11 @@
 //! Precision passes: graphs in 32-bit floats in, graphs of another precision out.
 //!
-//! Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules). A form is one file here, which replaces the
-//! operator that reads the weight, and one arm of [`replace`]; 16-bit and 8-bit floats flow from operator to operator and have a pass of their own ([`fp16`], [`fp8`]), which blocks of 4-bit weights are
-//! part of where graphs are portable ([`int4`]). The numbers are computed when they are written
-//! ([`crate::quantize`]). Passes see every graph of the model before anything is laid out, so they may refuse with a reason.
+//! For `build`. Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules).
+//! Integers have a file here for each form. It replaces the operator that reads the weight, and [`replace`]
+//! has an arm for it. Floats of 16 and 8 bits flow from operator to operator, so they have a pass of their
+//! own ([`fp16`], with [`fp8`] and [`flow`]). In portable graphs that pass also places blocks of 4-bit weights
+//! ([`int4`]). The numbers are computed when they are written ([`crate::quantize`]). Passes see every graph of
+//! the model before anything is laid out, so they may refuse a model with a reason.
 
 mod attention;
 mod blocks;

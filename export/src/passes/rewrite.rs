@@ -73,7 +73,8 @@ impl Rewriter {
         Self { graph, pending, shapes, elements, initializers }
     }
 
-    /// Passes every operator to `replace`, in order; it adds what takes the operator's place, or hands it back to be kept.
+    /// Passes every operator to `replace`, in order; it adds what takes the operator's place, or hands it
+    /// back to be kept.
     pub(super) fn each(mut self, mut replace: impl FnMut(&mut Self, Node) -> Option<Node>) -> Graph {
         for node in std::mem::take(&mut self.pending) {
             if let Some(kept) = replace(&mut self, node) {

@@ -101,7 +101,8 @@ impl Report {
         table
     }
 
-    /// Where the activations come from: in the last precision of more than 8 bits, or the one that was asked for.
+    /// Where the activations come from: in the last precision of more than 8 bits, or the one that was asked
+    /// for.
     fn peaks(&self) -> Table {
         let wanted =
             self.estimates.iter().find(|x| x.precision == self.budgets_in).or(self.estimates.first());

@@ -25,7 +25,8 @@ const DEPTH: usize = 4;
 pub enum Owned {
     /// A directory with a manifest of ours, and no file besides those that it lists.
     Bundle,
-    /// A directory with the mark of `init`, no other files than `init` writes, and none of them changed since.
+    /// A directory with the mark of `init`, no other files than `init` writes, and none of them changed
+    /// since.
     Checkpoint,
     /// A directory with nothing but ONNX models and a TensorRT plan.
     Plan,

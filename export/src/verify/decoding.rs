@@ -1,6 +1,7 @@
 //! The decoder, token by token: the same prompt and the reference's choices go to both sides.
 //!
-//! Bundles for different targets pass their KV cache differently, so the runs are not replayed: each side has a decoder of its own.
+//! Bundles for different targets pass their KV cache differently, so the runs are not replayed: each side has
+//! a decoder of its own.
 
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,8 @@ fn no_logits() -> VerifyError {
     VerifyError::Output { stage: Role::Decoder.name().to_owned(), output: "logits".to_owned() }
 }
 
-/// Tokens that prompt and answer may have together: the model's limit, or that of the TensorRT plans, where it is smaller.
+/// Tokens that prompt and answer may have together: the model's limit, or that of the TensorRT plans, where
+/// it is smaller.
 pub(super) fn context_length(options: &Options, manifest: &Manifest) -> usize {
     options.library.tensorrt.workload.context_length.min(manifest.decoder.context_length)
 }
@@ -93,7 +95,8 @@ pub(super) fn decode(
     // As a server would: TensorRT plans take no more.
     let prefill_chunk = options.library.tensorrt.workload.prefill_chunk;
     let prompt = prompt.as_slice::<f32>()?;
-    // A model of short context takes as much of the prompt as leaves room for one token and the decoder's spare place.
+    // A model of short context takes as much of the prompt as leaves room for one token and the decoder's
+    // spare place.
     let length = (prompt.len() / spec.hidden_size).min(context_length - 2);
     let tokens = options.tokens.min(context_length - length - 1);
     let prompt = &prompt[prompt.len() - length * spec.hidden_size..];
