@@ -1,11 +1,12 @@
 //! Every graph of the composite against PyTorch, in every flavour, on every library.
 //!
-//! Each graph is fed the reference's own input, so that an error shows where it arises. The decoder is fed the reference's visual
-//! embeddings and then runs alone for 64 tokens.
+//! Each graph is fed the reference's own input, so that an error shows where it arises. The decoder is fed
+//! the reference's visual embeddings and then runs alone for 64 tokens.
 //!
-//! The graphs are run by hand, and not by the pipeline on a tap (`arrcoc_export::tap`), which `verify` records. A tap sees what the
-//! pipeline feeds, and here the goldens are fed: the padded question of the reference, two pictures of different shapes in one
-//! batch, one tier's own tokens. A server makes none of these inputs. `stock.rs` compares the whole pipeline, on a tap.
+//! The graphs are run by hand, and not by the pipeline on a tap (`arrcoc_export::tap`), which `verify`
+//! records. A tap sees what the pipeline feeds, and here the goldens are fed: the padded question of the
+//! reference, two pictures of different shapes in one batch, one tier's own tokens. A server makes none of
+//! these inputs. `stock.rs` compares the whole pipeline, on a tap.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 

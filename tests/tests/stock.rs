@@ -1,7 +1,8 @@
 //! Stock families: checkpoints that transformers saved, exported and answered as it answers.
 //!
-//! The two below `tests/fixtures/stock` are always replayed. `ARRCOC_STOCK` names a directory of others, as `python -m stock.draw` (`reference/`) makes
-//! them: checkpoints of drawn shapes, with the ids, features, logits and greedy tokens of transformers.
+//! The two below `tests/fixtures/stock` are always replayed. `ARRCOC_STOCK` names a directory of others, as
+//! `python -m stock.draw` (`reference/`) makes them: checkpoints of drawn shapes, with the ids, features,
+//! logits and greedy tokens of transformers.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
@@ -97,7 +98,8 @@ impl Golden<'_> {
     }
 }
 
-/// Exports a checkpoint for a target and replays its conversations on a library; the largest difference of a logit.
+/// Exports a checkpoint for a target and replays its conversations on a library; the largest difference of a
+/// logit.
 fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
     let scratch = tempfile::tempdir()?;
     let options = Options {
