@@ -223,7 +223,8 @@ pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Whether ONNX Runtime can be had; named (by its path, or as `ort` in `ARRCOC_REQUIRE`) and absent is a failure, not a reason to skip.
+/// Whether ONNX Runtime can be had; named (by its path, or as `ort` in `ARRCOC_REQUIRE`) and absent is a
+/// failure, not a reason to skip.
 pub fn has_onnx_runtime() -> bool {
     let runtime = LibraryKind::Ort.open(2);
     if let Err(error) = &runtime {
