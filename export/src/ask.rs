@@ -10,7 +10,8 @@ use arrcoc_runtime::model::Model;
 /// Nobody waits at a socket: slow libraries take their time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Asks about a picture and waits until the answer of at most `tokens` tokens has ended. The likeliest tokens are taken.
+/// Asks about a picture and waits until the answer of at most `tokens` tokens has ended. The likeliest tokens
+/// are taken.
 pub(crate) fn ask(
     model: &Model,
     picture: &[u8],
@@ -40,7 +41,8 @@ pub(crate) fn ask(
     Err(GenerateError::Engine("the model ended before its answer did".to_owned()))
 }
 
-/// The budgets that a picture can be asked about with: every tier, or all that it has where the family has no tiers.
+/// The budgets that a picture can be asked about with: every tier, or all that it has where the family has no
+/// tiers.
 pub(crate) fn budgets(model: &Model) -> Vec<Budget> {
     let tiers = &model.info().token_budgets;
     if tiers.is_empty() {

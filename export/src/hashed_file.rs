@@ -1,7 +1,7 @@
 //! A file whose SHA-256 is known when it is written.
 //!
-//! Conversion, writing and hashing each have a thread and pass the same few buffers along: on two cores the hash then
-//! costs next to nothing, where reading the file again would double the time.
+//! Conversion, writing and hashing each have a thread and pass the same few buffers along: on two cores the
+//! hash then costs next to nothing, where reading the file again would double the time.
 
 use std::fs::File;
 use std::io::{self, Write};

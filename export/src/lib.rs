@@ -1,15 +1,16 @@
 //! Checkpoints in, engine bundles out.
 //!
-//! [`checkpoint`] reads Hugging Face directories, [`calibrate`] sees how large their tensors get, [`build`] turns them into bundles,
-//! [`init`] makes random ones, [`inspect`] shows either, [`plan`] says where a model fits, [`verify`] proves a bundle on two inference
-//! libraries, and [`engines`] builds TensorRT's engines for one. The networks themselves are `arrcoc-models`'s, the bundle's format is
+//! [`checkpoint`] reads Hugging Face directories, [`calibrate`] sees how large their tensors get, [`build`]
+//! turns them into bundles, [`init`] makes random ones, [`inspect`] shows either, [`plan`] says where a model
+//! fits, [`verify`] proves a bundle on two inference libraries, and [`compile`] compiles the graphs of one
+//! into TensorRT plans. The networks themselves are `arrcoc-models`'s, the bundle's format is
 //! `arrcoc-bundle`'s.
 
 mod ask;
 pub mod build;
 pub mod calibrate;
 pub mod checkpoint;
-pub mod engines;
+pub mod compile;
 pub mod hashed_file;
 pub mod init;
 pub mod inspect;

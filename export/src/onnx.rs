@@ -1,7 +1,8 @@
-//! The part of ONNX files that `inspect`, `verify` and `engines` look at: interface, operators, size and external weights.
+//! The part of ONNX files that `inspect`, `verify` and `compile` look at: interface, operators, size and
+//! external weights.
 //!
-//! Field numbers are those of `onnx.proto`; fields that are not declared here are skipped on reading, so a graph of any
-//! size costs little more than its names.
+//! Field numbers are those of `onnx.proto`; fields that are not declared here are skipped on reading, so a
+//! graph of any size costs little more than its names.
 
 use std::path::{Path, PathBuf};
 
@@ -251,7 +252,8 @@ impl Initializer {
     /// Where the bytes lie; `None` when they are inline.
     ///
     /// # Errors
-    /// [`OnnxError::External`] when fields are missing, are not numbers, or the location is not a plain file name.
+    /// [`OnnxError::External`] when fields are missing, are not numbers, or the location is not a plain file
+    /// name.
     pub fn location(&self, model: &Path) -> Result<Option<Location>, OnnxError> {
         if self.external.is_empty() {
             return Ok(None);

@@ -1,7 +1,7 @@
 //! What a long command says while it runs: bars on a terminal, lines elsewhere, or JSON objects for machines.
 //!
-//! Bars and lines go to standard error, JSON to standard output, one object a line. The work goes on when nobody reads them; only the last object, the
-//! result, must be written.
+//! Bars and lines go to standard error, JSON to standard output, one object a line. The work goes on when
+//! nobody reads them; only the last object, the result, must be written.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};

@@ -1,9 +1,10 @@
 //! Directories that appear at their destination complete, or not at all.
 //!
-//! Files are written into a hidden sibling of the destination, which is exchanged with it in one step at the end. A
-//! process killed before that leaves only the sibling, which the next one removes; a process killed after it has
-//! finished in all but cleaning up. The sibling is locked while in use, so two writers cannot mix their files.
-//! What stands at the destination is replaced where it is what the same command writes, and otherwise left alone ([`Owned`]).
+//! Files are written into a hidden sibling of the destination, which is exchanged with it in one step at the
+//! end. A process killed before that leaves only the sibling, which the next one removes; a process killed
+//! after it has finished in all but cleaning up. The sibling is locked while in use, so two writers cannot
+//! mix their files. What stands at the destination is replaced where it is what the same command writes, and
+//! otherwise left alone ([`Owned`]).
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -73,15 +74,16 @@ pub struct Staging {
     temporary: PathBuf,
     destination: PathBuf,
     owned: Owned,
-    /// Parents that were made for it, the innermost first: they go with it, unless something else has been put there.
+    /// Parents that were made for it, the innermost first: they go with it, unless something else has been
+    /// put there.
     made: Vec<PathBuf>,
     committed: bool,
     _lock: File,
 }
 
 impl Staging {
-    /// Starts an empty directory that will become `destination`, and removes what a killed predecessor left. What stands at the destination must be
-    /// `owned`, or nothing.
+    /// Starts an empty directory that will become `destination`, and removes what a killed predecessor left.
+    /// What stands at the destination must be `owned`, or nothing.
     ///
     /// # Errors
     /// [`StagingError`], when `needed` bytes do not fit the file system, too. Nothing is left behind then.
@@ -114,7 +116,8 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Removes what a killed predecessor left of a destination that needs no writing; what a living one writes stays.
+    /// Removes what a killed predecessor left of a destination that needs no writing; what a living one
+    /// writes stays.
     ///
     /// # Errors
     /// [`StagingError::Io`] or [`StagingError::Foreign`].
@@ -189,7 +192,8 @@ fn places(destination: &Path) -> Result<(&Path, PathBuf), StagingError> {
     Ok((parent, parent.join(format!(".{}.partial", name.to_string_lossy()))))
 }
 
-/// The innermost directory above a destination that is there already. The parent of a bare name is the empty path, which is always there.
+/// The innermost directory above a destination that is there already. The parent of a bare name is the empty
+/// path, which is always there.
 fn existing_ancestor(parent: &Path) -> &Path {
     parent.ancestors().find(|dir| dir.as_os_str().is_empty() || dir.exists()).unwrap_or(parent)
 }
@@ -226,8 +230,8 @@ fn aside(temporary: &Path) -> PathBuf {
     temporary.with_extension("old")
 }
 
-/// Ends what a killed [`exchange_in_steps`] began: what stood at the destination goes back there, or away where its successor has arrived.
-/// What has the same name but is not ours stays.
+/// Ends what a killed [`exchange_in_steps`] began: what stood at the destination goes back there, or away
+/// where its successor has arrived. What has the same name but is not ours stays.
 fn finish_exchange(temporary: &Path, destination: &Path, owned: Owned) -> Result<(), StagingError> {
     let aside = aside(temporary);
     if aside.symlink_metadata().is_err() || owned.check(&aside).is_err() {
@@ -251,7 +255,8 @@ fn exchange(temporary: &Path, destination: &Path) -> io::Result<()> {
     }
 }
 
-/// Puts `temporary` in the place of `destination`. Killed between the steps, [`finish_exchange`] has the rest to do.
+/// Puts `temporary` in the place of `destination`. Killed between the steps, [`finish_exchange`] has the rest
+/// to do.
 fn exchange_in_steps(temporary: &Path, destination: &Path) -> io::Result<()> {
     let aside = aside(temporary);
     // Fails where something lies there: what was ours is gone since the beginning.

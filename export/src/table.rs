@@ -10,8 +10,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table with these columns; a name that starts with `>` makes a column of numbers, aligned to the right.
-    /// Columns without names make a table without a head.
+    /// A table with these columns; a name that starts with `>` makes a column of numbers, aligned to the
+    /// right. Columns without names make a table without a head.
     pub fn new(columns: &[&str]) -> Self {
         let right = columns.iter().map(|column| column.starts_with('>')).collect();
         let head = columns.iter().map(|column| column.trim_start_matches('>').to_owned()).collect();

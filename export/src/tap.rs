@@ -1,7 +1,8 @@
 //! An inference library that tells somebody of every run of a graph.
 //!
-//! The runtime's own pipeline runs on a [`Tap`] as on any library, so whoever wants to see what passes between graphs wires nothing himself:
-//! `calibrate` notes what tensors reach, `verify` records a question ([`Recording`]) and replays it on another library.
+//! The runtime's own pipeline runs on a [`Tap`] as on any library, so whoever wants to see what passes
+//! between graphs wires nothing himself: `calibrate` notes what tensors reach, `verify` records a question
+//! ([`Recording`]) and replays it on another library.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,7 +68,8 @@ impl<L: Listener + 'static> Library for Tap<L> {
     }
 }
 
-/// A graph of the library. What runs keep goes through [`Graph::run`] too, in the host's memory, so that the listener sees it.
+/// A graph of the library. What runs keep goes through [`Graph::run`] too, in the host's memory, so that the
+/// listener sees it.
 struct Tapped<L> {
     name: String,
     graph: Box<dyn Graph>,
@@ -103,7 +105,8 @@ impl<L: Listener> Graph for Tapped<L> {
     }
 }
 
-/// A listener that keeps every run. The KV cache is left out: it would be as large as all other tensors together.
+/// A listener that keeps every run. The KV cache is left out: it would be as large as all other tensors
+/// together.
 #[derive(Debug, Default)]
 pub struct Recording(Mutex<Vec<Call>>);
 

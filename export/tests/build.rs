@@ -40,7 +40,8 @@ fn shards_make_no_difference() {
 
 #[test]
 fn weights_arrive_unchanged() {
-    // 32-bit weights need no conversion: each tensor's bytes must stand in the bundle as they stand in the checkpoint.
+    // 32-bit weights need no conversion: each tensor's bytes must stand in the bundle as they stand in the
+    // checkpoint.
     let workshop = Workshop::with(WeightType::Float32, SHARD_BYTES);
     workshop.build(Target::Cpu).unwrap();
     let (header, data) = common::split(&fs::read(workshop.checkpoint().join("model.safetensors")).unwrap());

@@ -122,8 +122,8 @@ fn a_planted_overflow_stays_in_32_bits_and_verifies() {
     assert!(report.passed, "{report}");
 }
 
-/// Large weights behind a norm that makes the products what they were: the gate keeps them in 32 bits; where there is no gate the build fails and says
-/// which rule does.
+/// Large weights behind a norm that makes the products what they were: the gate keeps them in 32 bits; where
+/// there is no gate the build fails and says which rule does.
 #[test]
 fn a_weight_too_large_for_its_form_stays_in_32_bits_or_fails_the_build() {
     const LAYER: &str = "ovis_llm.model.layers.1";
@@ -284,8 +284,8 @@ fn encoder(workshop: &Workshop, calibration: Option<Calibration>) -> (f64, f64) 
     (stage.distance, stage.cosine)
 }
 
-/// Three channels of every norm 64 times larger than trained norms would have them, and the weights behind them as much smaller:
-/// the same function, with outliers.
+/// Three channels of every norm 64 times larger than trained norms would have them, and the weights behind
+/// them as much smaller: the same function, with outliers.
 #[test]
 fn smoothing_holds_what_planted_outliers_cost() {
     if !has_onnx_runtime() {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 #[test]
 fn help() {
-    for command in ["", "init", "build", "calibrate", "engines", "inspect", "plan", "verify", "completions"] {
+    for command in ["", "init", "build", "calibrate", "compile", "inspect", "plan", "verify", "completions"] {
         let mut program = program();
         program.args((!command.is_empty()).then_some(command)).arg("--help");
         let (status, stdout, _) = run(&mut program);
@@ -51,6 +51,19 @@ fn failures_exit_with_one_and_are_said_once() {
     assert_eq!(stderr.matches("error:").count(), 1);
     assert_eq!(stderr.matches("its header claims").count(), 1);
     assert!(stderr.contains("\n  because: "), "{stderr}");
+}
+
+/// What `arrcoc-serve serve` looks for in `engines`.
+#[test]
+fn a_checkpoint_of_transformers_is_built_into_engines_unless_told_otherwise() {
+    let here = tempfile::tempdir().unwrap();
+    let checkpoint = here.path().join("SmolVLM");
+    common::copy(&common::stock("smolvlm"), &checkpoint);
+    let mut program = program();
+    let (status, _, stderr) = run(program.current_dir(here.path()).args(["build", "SmolVLM"]));
+    assert_eq!(status, 0, "{stderr}");
+    let bundle = arrcoc_bundle::Bundle::open(&here.path().join("engines/SmolVLM/fp32-cpu")).unwrap();
+    assert_eq!((bundle.manifest().model.as_str(), bundle.manifest().family.as_str()), ("SmolVLM", "smolvlm"));
 }
 
 #[test]

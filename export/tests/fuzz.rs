@@ -1,5 +1,5 @@
-//! Files that the exporter reads, mutated: it may refuse them, in words that can be shown; it must not panic, nor take more memory
-//! than a few times the file.
+//! Files that the exporter reads, mutated: it may refuse them, in words that can be shown; it must not panic,
+//! nor take more memory than a few times the file.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Memory that reading a file of so many bytes may take. JSON's shortest numbers become floats of a vector that grows by doubling.
+/// Memory that reading a file of this many bytes may take. JSON's shortest numbers become floats of a vector
+/// that grows by doubling.
 fn bound(file: usize) -> usize {
     (1 << 20) + 100 * file
 }

@@ -1,4 +1,5 @@
-//! The header reader against random files: it may refuse, it must not panic, and what it accepts lies inside the file.
+//! The header reader against random files: it may refuse, it must not panic, and what it accepts lies inside
+//! the file.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
-//! Damaged checkpoints: each is refused with an error that names the place and says what was expected and found, and
-//! leaves no bundle behind.
+//! Damaged checkpoints: each is refused with an error that names the place and says what was expected and
+//! found, and leaves no bundle behind.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! Portable bundles with 4-bit weights: what they compute, what ONNX Runtime makes of them, and what TensorRT takes.
+//! Portable bundles with 4-bit weights: what they compute, what ONNX Runtime makes of them, and what TensorRT
+//! takes.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -19,7 +20,7 @@ use arrcoc_runtime::decoder;
 use arrcoc_runtime::library::CpuOptions;
 use arrcoc_runtime::library::ort::{OrtLibrary, Provider};
 use arrcoc_runtime::tensor::Tensor;
-use arrcoc_tests::engines::operators_that_ran;
+use arrcoc_tests::graphs::operators_that_ran;
 use common::{Workshop, calibrated, has_onnx_runtime, program, run, verified};
 use half::f16;
 
@@ -206,7 +207,8 @@ fn weights_are_those_of_the_same_blocks_for_the_cpu() {
         println!("blocks of {size}, symmetric {symmetric}: {equal} of {all} the same, {apart} steps apart");
         // Two roundings that know nothing of each other are the root of 2/12 apart, 0.41 of a step.
         assert!(apart < 0.5, "{apart}");
-        // With zero points both lay the same sixteen numbers over a block; only the scale's sixteen bits are between them.
+        // With zero points both lay the same sixteen numbers over a block; only the scale's sixteen bits are
+        // between them.
         assert!(symmetric || equal * 100 > all * 98, "{equal} of {all}");
     }
 }
@@ -233,7 +235,8 @@ fn onnx_runtime_makes_one_operator_of_unpacking_and_product() {
         let expected = logits(&int4(&workshop, &calibration, Target::Cpu, rules), &ort);
         let apart = distance(&found, &expected);
         println!("symmetric {symmetric}: {apart} from the same blocks for the CPU");
-        // With zero points the weights are the same but for a few: what is left is that for the CPU activations are rounded to 8 bits.
+        // With zero points the weights are the same but for a few: what is left is that for the CPU
+        // activations are rounded to 8 bits.
         assert!(symmetric || apart < 8e-2, "{apart}");
     }
 }

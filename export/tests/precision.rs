@@ -73,7 +73,8 @@ fn rules_of_weights_are_kept_in_the_manifest() {
     assert!(status == 1 && stderr.contains("nowhere.yaml"), "{stderr}");
 }
 
-/// Every token is quantized by itself: a bright image beside it must not cost a dark one its accuracy, or its sameness.
+/// Every token is quantized by itself: a bright image beside it must not cost a dark one its accuracy, or its
+/// sameness.
 #[test]
 fn an_image_is_encoded_the_same_beside_any_other() {
     if !has_onnx_runtime() {

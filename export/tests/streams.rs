@@ -1,4 +1,5 @@
-//! Where the program writes: progress may go nowhere, results may not, and a reader that has seen enough is no failure.
+//! Where the program writes: progress may go nowhere, results may not, and a reader that has seen enough is
+//! no failure.
 
 #![allow(clippy::unwrap_used)]
 

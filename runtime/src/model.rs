@@ -40,8 +40,8 @@ pub struct Options {
     pub cpu: CpuOptions,
     /// The GPU and its arenas, for the runtimes that have one.
     pub cuda: CudaOptions,
-    /// Where TensorRT's engines lie; `None` for the directory beside the bundle.
-    pub tensorrt_engines: Option<PathBuf>,
+    /// Where TensorRT plans lie; `None` for the directory beside the bundle.
+    pub tensorrt_plans: Option<PathBuf>,
     /// Where ONNX Runtime's profiles go; `None` writes none.
     pub profile: Option<PathBuf>,
     /// KV slots: answers that decode at the same time, at least 1.
@@ -88,7 +88,7 @@ impl Default for Options {
             threads: 0,
             cpu: CpuOptions::default(),
             cuda: CudaOptions::default(),
-            tensorrt_engines: None,
+            tensorrt_plans: None,
             profile: None,
             slots: 4,
             context_length: None,
@@ -135,8 +135,8 @@ impl Options {
             context_length: self.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH),
             prefill_chunk: self.prefill_chunk,
         };
-        let (device, engines) = (self.cuda.device, self.tensorrt_engines.clone());
-        let tensorrt = TensorRtOptions { device, engines, workload };
+        let (device, plans) = (self.cuda.device, self.tensorrt_plans.clone());
+        let tensorrt = TensorRtOptions { device, plans, workload };
         LibraryOptions { threads, cpu: self.cpu, cuda: self.cuda, tensorrt, profile: self.profile.clone() }
     }
 }

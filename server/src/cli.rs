@@ -14,6 +14,7 @@ the file of --config (limits: {body: 8MiB}). A flag outranks the environment, wh
 the default.
 
 Examples:
+  arrcoc-serve serve
   arrcoc-serve serve engines/base/fp32-cpu
   arrcoc-serve serve engines/base --port 9000 --auth-admin-keys KEY
   arrcoc-serve swap int4
@@ -89,7 +90,8 @@ pub(crate) struct Configured {
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Bundle, or directory of bundles of one model: short for --bundle or --engines, whichever it is.
+    /// Bundle, or directory of bundles of one model: short for --bundle or --engines, whichever it is. The
+    /// directory `engines`, where `arrcoc-export build` puts bundles, unless any of the three is given.
     #[arg(value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// The same as DIR, for fingers that know other servers.

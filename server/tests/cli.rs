@@ -6,7 +6,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use arrcoc_bundle::manifest::RawManifest;
 use arrcoc_server::config::{Config, KEYS, Overrides};
+use arrcoc_tests::bundles;
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_arrcoc-serve"));
@@ -127,6 +129,40 @@ fn serve_takes_a_directory_a_host_and_a_port() {
         ["serve", "/nonexistent", "--port", "0"],
     ] {
         assert_eq!(run(&words, &[]).status.code(), Some(2), "{words:?}");
+    }
+}
+
+/// `arrcoc-export build CHECKPOINT && arrcoc-serve serve`: both know the directory `engines`.
+#[test]
+fn serve_without_a_place_takes_engines_where_it_holds_one_model() {
+    let here = tempfile::tempdir().unwrap();
+    let serve = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_arrcoc-serve"));
+        let output = command.args(["serve", "--port", "0"]).current_dir(here.path()).output().unwrap();
+        (output.status.code(), stderr(&output))
+    };
+    let add = |model: &str, variant: &str| {
+        let dir = here.path().join("engines").join(model).join(variant);
+        std::fs::create_dir_all(&dir).unwrap();
+        let manifest = RawManifest { model: model.into(), ..bundles::composite(&dir) };
+        std::fs::write(dir.join("manifest.yaml"), serde_yaml::to_string(&manifest).unwrap()).unwrap();
+    };
+    let (status, text) = serve();
+    assert!(status == Some(2) && text.contains("no directory `engines`"), "{text}");
+    std::fs::create_dir(here.path().join("engines")).unwrap();
+    let (status, text) = serve();
+    assert!(status == Some(2) && text.contains("no bundle in the directory `engines`"), "{text}");
+    assert!(text.contains("--engines DIR") && text.contains("arrcoc-export build"), "{text}");
+    // Empty graphs: the server gets as far as loading them.
+    add("one", "fp32-portable");
+    add("one", "int4-portable");
+    let (status, text) = serve();
+    assert!(status == Some(1) && text.contains("engines/one/fp32-portable"), "{text}");
+    add("two", "fp32-portable");
+    let (status, text) = serve();
+    assert_eq!(status, Some(2), "{text}");
+    for part in ["one (engines/one/", "two (engines/two/", "`serve DIR`"] {
+        assert!(text.contains(part), "{part} is missing in: {text}");
     }
 }
 

@@ -1,4 +1,5 @@
-//! What tests of several crates share: goldens, engines, the one way to compare, and mutated input.
+//! What tests of several crates share: goldens, the graphs of test bundles, the one way to compare, and
+//! mutated input.
 //!
 //! Beside this crate lie its materials: `goldens/` (tensors from PyTorch, made by `cargo xtask goldens`),
 //! `fixtures/` (images and small graphs, each with the script that made it) and `client/` (the tests of a
@@ -9,9 +10,9 @@
 pub mod allocated;
 pub mod bundles;
 pub mod compare;
-pub mod engines;
 pub mod fuzz;
 pub mod goldens;
+pub mod graphs;
 pub mod require;
 
 use std::path::PathBuf;

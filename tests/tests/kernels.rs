@@ -8,8 +8,8 @@ use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_kernels::Operator;
 use arrcoc_runtime::decoder;
 use arrcoc_runtime::library::Kernels;
-use arrcoc_tests::engines::{Engine, operators_that_ran};
 use arrcoc_tests::goldens::Goldens;
+use arrcoc_tests::graphs::{Graphs, operators_that_ran};
 
 /// How much further than ONNX Runtime's. Rounding falls to another side here and there, so neither is always
 /// the nearer; attention in 16-bit floats adds a tenth of what products in 8 bits do.
@@ -24,26 +24,26 @@ fn strays(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// How far image features, refined tokens and the prompt's logits are from the goldens.
-fn errors(engine: &Engine, goldens: &Goldens, size: usize, tier: usize) -> Result<[f64; 3]> {
-    let processor = engine.bundle.manifest().processor::<ArrCocOvis>()?;
+fn errors(graphs: &Graphs, goldens: &Goldens, size: usize, tier: usize) -> Result<[f64; 3]> {
+    let processor = graphs.bundle.manifest().processor::<ArrCocOvis>()?;
     let pixels = goldens.pixel_values(size, processor.image_mean, processor.image_std)?;
-    let outputs = engine.graph("vision_encoder")?.run(&[("pixel_values", pixels)])?;
+    let outputs = graphs.load("vision_encoder")?.run(&[("pixel_values", pixels)])?;
     let features = strays(outputs.floats("image_features")?, &goldens.floats("image_features")?);
 
     let golden = |name: &str| format!("tier{tier}.{name}");
-    let outputs = engine.graph("refiner")?.run(&[
+    let outputs = graphs.load("refiner")?.run(&[
         ("visual_tokens", goldens.tensor(&golden("visual_tokens"))?),
         ("token_positions", goldens.tensor(&golden("token_positions"))?),
     ])?;
     let refined = strays(outputs.floats("refined_tokens")?, &goldens.floats(&golden("refined_tokens"))?);
-    Ok([features, refined, logits(engine, goldens, tier)?])
+    Ok([features, refined, logits(graphs, goldens, tier)?])
 }
 
 /// How far the logits behind the goldens' prompt are from them.
-fn logits(engine: &Engine, goldens: &Goldens, tier: usize) -> Result<f64> {
+fn logits(graphs: &Graphs, goldens: &Goldens, tier: usize) -> Result<f64> {
     let golden = |name: &str| format!("tier{tier}.{name}");
-    let prompt = engine.prompt(goldens, &goldens.tensor(&golden("visual_embeds"))?)?;
-    let mut decoder = decoder::load(&engine.bundle, engine.runtime.as_ref(), 1, prompt.shape()[1] + 1)?;
+    let prompt = graphs.prompt(goldens, &goldens.tensor(&golden("visual_embeds"))?)?;
+    let mut decoder = decoder::load(&graphs.bundle, graphs.runtime.as_ref(), 1, prompt.shape()[1] + 1)?;
     let slot = decoder.slots_mut().allocate().context("a fresh decoder has a free slot")?;
     let logits = decoder.prefill(slot, &prompt)?;
     Ok(strays(logits.values(), &goldens.floats(&golden("prefill_logits"))?))
@@ -53,7 +53,7 @@ fn no_further(preset: &str, size: usize, tier: usize) -> Result<()> {
     let goldens = Goldens::read(&format!("{preset}/size{size}.safetensors"))?;
     for precision in ["int8", "int4"] {
         let [own, library] = [Kernels::Own, Kernels::Library]
-            .map(|kernels| errors(&Engine::on_cpu(preset, precision, kernels)?, &goldens, size, tier));
+            .map(|kernels| errors(&Graphs::on_cpu(preset, precision, kernels)?, &goldens, size, tier));
         let (own, library) = (own?, library?);
         println!("{preset} {precision}: own {own:.5?}, library {library:.5?}");
         for (own, library) in own.iter().zip(&library) {
@@ -79,9 +79,9 @@ fn every_kernel_runs_where_it_is_wanted() -> Result<()> {
     for kernels in [Kernels::Own, Kernels::Library] {
         let profiles = tempfile::tempdir()?;
         // int4 has all five: its encoders have 8 bits.
-        let engine = Engine::profiled("arr-coc-ovis-tiny", "int4", kernels, profiles.path())?;
-        errors(&engine, &goldens, 640, 64)?;
-        drop(engine);
+        let graphs = Graphs::profiled("arr-coc-ovis-tiny", "int4", kernels, profiles.path())?;
+        errors(&graphs, &goldens, 640, 64)?;
+        drop(graphs);
         let ran = operators_that_ran(profiles.path())?;
         for (operator, supported) in all {
             let wanted = supported && kernels == Kernels::Own;
@@ -101,7 +101,7 @@ const FLOATS: f64 = 1e-5;
 fn attention_in_floats() -> Result<()> {
     for (preset, size) in [("arr-coc-ovis-tiny", 640), ("arr-coc-ovis-wide", 1024), ("arr-coc-ledger", 320)] {
         let goldens = Goldens::read(&format!("{preset}/size{size}.safetensors"))?;
-        let error = |kernels| logits(&Engine::on_cpu(preset, "fp32", kernels)?, &goldens, 64);
+        let error = |kernels| logits(&Graphs::on_cpu(preset, "fp32", kernels)?, &goldens, 64);
         let (own, library) = (error(Kernels::Own)?, error(Kernels::Library)?);
         println!("{preset} fp32: own {own:e}, library {library:e}");
         ensure!(

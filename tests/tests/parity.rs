@@ -1,7 +1,12 @@
-//! Every stage against PyTorch, in every flavour, on every runtime.
+//! Every graph of the composite against PyTorch, in every flavour, on every library.
 //!
-//! Each stage is fed the reference's own input, so that an error shows where it arises; the decoder is fed
+//! Each graph is fed the reference's own input, so that an error shows where it arises. The decoder is fed
 //! the reference's visual embeddings and then runs alone for 64 tokens.
+//!
+//! The graphs are run by hand, and not by the pipeline on a tap (`arrcoc_export::tap`), which `verify`
+//! records. A tap sees what the pipeline feeds, and here the goldens are fed: the padded question of the
+//! reference, two pictures of different shapes in one batch, one tier's own tokens. A server makes none of
+//! these inputs. `stock.rs` compares the whole pipeline, on a tap.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
@@ -12,8 +17,8 @@ use arrcoc_runtime::library::LibraryKind::{self, Ort, Tract};
 use arrcoc_runtime::sampling::LogSoftmax;
 use arrcoc_runtime::tensor::Tensor;
 use arrcoc_tests::compare::{LOGPROB_FP32, assert_stage};
-use arrcoc_tests::engines::Engine;
 use arrcoc_tests::goldens::Goldens;
+use arrcoc_tests::graphs::Graphs;
 
 const TINY: &str = "arr-coc-ovis-tiny";
 const WIDE: &str = "arr-coc-ovis-wide";
@@ -63,15 +68,15 @@ fn batch_portable_tract() -> Result<()> {
 /// One photograph and one question through every stage, at every tier that the goldens have.
 fn photograph(preset: &str, target: &str, runtime: LibraryKind, side: usize) -> Result<()> {
     let goldens = Goldens::read(&format!("{preset}/size{side}.safetensors"))?;
-    let engine = Engine::open(preset, target, runtime)?;
-    encoder_and_allocator(&engine, &goldens, side)?;
-    let budgets = engine.bundle.manifest().vision.token_budgets.clone();
+    let graphs = Graphs::open(preset, target, runtime)?;
+    encoder_and_allocator(&graphs, &goldens, side)?;
+    let budgets = graphs.bundle.manifest().vision.token_budgets.clone();
     let mut tiers = 0;
     for (tier, budget) in budgets.into_iter().enumerate() {
         let prefix = format!("tier{budget}.");
         if goldens.has(&format!("{prefix}visual_tokens")) {
-            tokens(&engine, &goldens, &prefix, budget, &[tier as i64])?;
-            answer(&engine, &goldens, &prefix).with_context(|| format!("tier {budget}"))?;
+            tokens(&graphs, &goldens, &prefix, budget, &[tier as i64])?;
+            answer(&graphs, &goldens, &prefix).with_context(|| format!("tier {budget}"))?;
             tiers += 1;
         }
     }
@@ -82,29 +87,29 @@ fn photograph(preset: &str, target: &str, runtime: LibraryKind, side: usize) -> 
 /// Two images of different shapes with two questions of different lengths and two adapter heads, in one run.
 fn batch(target: &str, runtime: LibraryKind) -> Result<()> {
     let goldens = Goldens::read(&format!("{TINY}/batch.safetensors"))?;
-    let engine = Engine::open(TINY, target, runtime)?;
-    encoder_and_allocator(&engine, &goldens, 512)?;
+    let graphs = Graphs::open(TINY, target, runtime)?;
+    encoder_and_allocator(&graphs, &goldens, 512)?;
     let heads = goldens.ints("adapter_tier")?;
     ensure!(heads.len() == 2 && heads[0] != heads[1], "the batch is to use two heads, found {heads:?}");
-    tokens(&engine, &goldens, "", 64, &heads)
+    tokens(&graphs, &goldens, "", 64, &heads)
 }
 
-fn encoder_and_allocator(engine: &Engine, goldens: &Goldens, side: usize) -> Result<()> {
-    let processor = engine.bundle.manifest().processor::<ArrCocOvis>()?;
+fn encoder_and_allocator(graphs: &Graphs, goldens: &Goldens, side: usize) -> Result<()> {
+    let processor = graphs.bundle.manifest().processor::<ArrCocOvis>()?;
     let pixels = goldens.pixel_values(side, processor.image_mean, processor.image_std)?;
     assert_stage("pixel_values", &every_eighth(&pixels)?, &goldens.floats("pixel_values.stride8")?)?;
 
-    let outputs = engine.graph("vision_encoder")?.run(&[("pixel_values", pixels)])?;
+    let outputs = graphs.load("vision_encoder")?.run(&[("pixel_values", pixels)])?;
     assert_stage("image_features", outputs.floats("image_features")?, &goldens.floats("image_features")?)?;
 
     let ids: Vec<u32> = goldens.ints("query_ids")?.iter().map(|&id| id as u32).collect();
     let mask = goldens.tensor("query_mask")?;
-    let embeds = engine.embed(&ids)?.reshaped(goldens.tensor("query_embeds")?.shape())?;
+    let embeds = graphs.embed(&ids)?.reshaped(goldens.tensor("query_embeds")?.shape())?;
     // Padding ids are the reference's affair: what they embed to is masked.
     if mask.shape()[0] == 1 {
         assert_stage("query_embeds", embeds.as_slice()?, &goldens.floats("query_embeds")?)?;
     }
-    let outputs = engine.graph("allocator")?.run(&[
+    let outputs = graphs.load("allocator")?.run(&[
         ("image_features", goldens.tensor("image_features")?),
         ("query_embeds", goldens.tensor("query_embeds")?),
         ("query_mask", mask),
@@ -116,9 +121,9 @@ fn encoder_and_allocator(engine: &Engine, goldens: &Goldens, side: usize) -> Res
 }
 
 /// Compressor, refiner and quality adapter.
-fn tokens(engine: &Engine, goldens: &Goldens, prefix: &str, budget: usize, heads: &[i64]) -> Result<()> {
+fn tokens(graphs: &Graphs, goldens: &Goldens, prefix: &str, budget: usize, heads: &[i64]) -> Result<()> {
     let golden = |name: &str| format!("{prefix}{name}");
-    let outputs = engine.graph("compressor")?.run(&[
+    let outputs = graphs.load("compressor")?.run(&[
         ("image_features", goldens.tensor("image_features")?),
         ("relevance", goldens.tensor("masked_relevance")?),
         ("token_slots", Tensor::from_vec(&[budget], vec![0i64; budget])?),
@@ -129,14 +134,14 @@ fn tokens(engine: &Engine, goldens: &Goldens, prefix: &str, budget: usize, heads
         assert_stage(&golden(name), outputs.floats(name)?, &goldens.floats(&golden(name))?)?;
     }
 
-    let outputs = engine.graph("refiner")?.run(&[
+    let outputs = graphs.load("refiner")?.run(&[
         ("visual_tokens", goldens.tensor(&golden("visual_tokens"))?),
         ("token_positions", goldens.tensor(&golden("token_positions"))?),
     ])?;
     let name = golden("refined_tokens");
     assert_stage(&name, outputs.floats("refined_tokens")?, &goldens.floats(&name)?)?;
 
-    let outputs = engine.graph("quality_adapter")?.run(&[
+    let outputs = graphs.load("quality_adapter")?.run(&[
         ("refined_tokens", goldens.tensor(&golden("refined_tokens"))?),
         ("tier", Tensor::from_vec(&[heads.len()], heads.to_vec())?),
     ])?;
@@ -145,15 +150,15 @@ fn tokens(engine: &Engine, goldens: &Goldens, prefix: &str, budget: usize, heads
 }
 
 /// Prefill, then greedy decoding: logits, every token, every log-probability.
-fn answer(engine: &Engine, goldens: &Goldens, prefix: &str) -> Result<()> {
+fn answer(graphs: &Graphs, goldens: &Goldens, prefix: &str) -> Result<()> {
     let golden = |name: &str| format!("{prefix}{name}");
     let expected_ids = goldens.ints(&golden("greedy_ids"))?;
     let expected_logprobs = goldens.floats(&golden("greedy_logprobs"))?;
     ensure!(expected_ids.len() == 64, "expected 64 golden tokens, found {}", expected_ids.len());
-    let prompt = engine.prompt(goldens, &goldens.tensor(&golden("visual_embeds"))?)?;
+    let prompt = graphs.prompt(goldens, &goldens.tensor(&golden("visual_embeds"))?)?;
 
     let capacity = prompt.shape()[1] + expected_ids.len() + 1;
-    let mut decoder = decoder::load(&engine.bundle, engine.runtime.as_ref(), 1, capacity)?;
+    let mut decoder = decoder::load(&graphs.bundle, graphs.runtime.as_ref(), 1, capacity)?;
     let slot = decoder.slots_mut().allocate().context("a fresh decoder has a free slot")?;
     let mut logits = decoder.prefill(slot, &prompt)?;
     assert_stage(&golden("prefill_logits"), logits.values(), &goldens.floats(&golden("prefill_logits"))?)?;
@@ -165,7 +170,7 @@ fn answer(engine: &Engine, goldens: &Goldens, prefix: &str) -> Result<()> {
         ensure!(best as i64 == expected, "{prefix} step {step}: expected token {expected}, found {best}");
         let logprob = LogSoftmax::new(logits.values())?.of(best as u32);
         worst = worst.max((logprob - expected_logprob).abs());
-        let embeds = engine.embed(&[best as u32])?;
+        let embeds = graphs.embed(&[best as u32])?;
         logits = decoder.step(&[slot], &embeds)?.remove(0);
     }
     println!("{:<40} {worst:.1e}", golden("greedy_logprobs"));

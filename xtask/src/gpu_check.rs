@@ -110,12 +110,12 @@ impl Bench<'_> {
         export
     }
 
-    /// Builds engines where the runtime wants some, compares, and times an answer. What fails is part of the
+    /// Compiles plans where the runtime wants some, compares, and times an answer. What fails is part of the
     /// result: the next run may work.
     fn run(&self, runtime: &str, bundle: &Path) -> Value {
         let attempt = || -> Result<Value> {
             if runtime == "tensorrt" {
-                shell::check(self.export("engines").arg(bundle))?;
+                shell::check(self.export("compile").arg(bundle))?;
             }
             let mut verify = self.export("verify");
             verify

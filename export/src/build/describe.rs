@@ -21,7 +21,8 @@ pub(crate) struct Described {
 }
 
 impl Described {
-    /// Reads the configuration, gives tensors the names that the networks use, and compares them with what the networks ask for.
+    /// Reads the configuration, gives tensors the names that the networks use, and compares them with what
+    /// the networks ask for.
     pub(crate) fn read(checkpoint: &mut Checkpoint) -> Result<Self, BuildError> {
         let composition = compose(checkpoint)?;
         checkpoint.rename(composition.renames())?;

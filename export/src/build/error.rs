@@ -9,7 +9,8 @@ use crate::checkpoint::CheckpointError;
 use crate::passes::PassError;
 use crate::staging::StagingError;
 
-/// A bundle could not be built; nothing was left at its destination, and a bundle that stood there still stands.
+/// A bundle could not be built; nothing was left at its destination, and a bundle that stood there still
+/// stands.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {

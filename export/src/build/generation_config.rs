@@ -1,9 +1,9 @@
-//! What the runtime takes from `generation_config.json`: the ids that end an answer, and how tokens are picked where a
-//! request does not say.
+//! What the runtime takes from `generation_config.json`: the ids that end an answer, and how tokens are
+//! picked where a request does not say.
 //!
-//! Every key is followed, known to change nothing, or refused by its name: one that is dropped in silence would make
-//! answers differ from those that the checkpoint's author sees. Absent keys are off, as vLLM has it; transformers' own
-//! `top_k` of 50 for files that name none is not taken.
+//! Every key is followed, known to change nothing, or refused by its name: one that is dropped in silence
+//! would make answers differ from those that the checkpoint's author sees. Absent keys are off, as vLLM has
+//! it; transformers' own `top_k` of 50 for files that name none is not taken.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use arrcoc_bundle::quote::excerpt;
 use serde_json::{Map, Value};
 
 use super::error::TextError;
-use super::text::{parse, read};
+use super::files::{parse, read};
 use arrcoc_bundle::names::checkpoint::{CONFIG, GENERATION_CONFIG};
 
 /// What the file says.
@@ -75,8 +75,8 @@ const OFF: [(&str, f64); 13] = [
     ("min_new_tokens", 0.0),
 ];
 
-/// Keys that `config.json` may hold too, from before the file existed, and the values that transformers takes for "not set".
-/// What `config.json` may not hold is refused with it.
+/// Keys that `config.json` may hold too, from before the file existed, and the values that transformers takes
+/// for "not set". What `config.json` may not hold is refused with it.
 #[rustfmt::skip]
 const ALSO_IN_CONFIG: [(&str, Option<f64>); 23] = [
     ("eos_token_id", None), ("do_sample", None), ("early_stopping", None), ("bad_words_ids", None),
@@ -88,8 +88,9 @@ const ALSO_IN_CONFIG: [(&str, Option<f64>); 23] = [
     ("encoder_no_repeat_ngram_size", Some(0.0)), ("min_length", Some(0.0)), ("num_return_sequences", Some(1.0)),
 ];
 
-/// What transformers makes of a checkpoint without the file (`GenerationConfig.from_model_config`): the keys at the top of
-/// `config.json`, and those of `text_config` where the top sets none or says what is the default.
+/// What transformers makes of a checkpoint without the file (`GenerationConfig.from_model_config`): the keys
+/// at the top of `config.json`, and those of `text_config` where the top sets none or says what is the
+/// default.
 fn of_model_config(config: &Value) -> Value {
     let unset = |value: &Value, default: Option<f64>| match value {
         Value::Null | Value::Bool(false) => true,

@@ -1,10 +1,12 @@
 //! From a checkpoint to a bundle: `arrcoc-export build`.
 //!
-//! `plan` settles everything that does not need the weights; then the weights stream through once, converted, written
-//! and hashed at the same time, into a directory that appears only when it is complete ([`crate::staging`]).
+//! `plan` settles everything that does not need the weights; then the weights stream through once, converted,
+//! written and hashed at the same time, into a directory that appears only when it is complete
+//! ([`crate::staging`]).
 
 mod describe;
 mod error;
+mod files;
 mod generation_config;
 mod plan;
 mod processor;
@@ -25,7 +27,8 @@ use serde::Serialize;
 pub(crate) use describe::Described;
 pub use error::{BuildError, TextError};
 
-use crate::calibrate::{Calibration, RangeMethod};
+use crate::calibrate::file::Calibration;
+use crate::calibrate::histogram::RangeMethod;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::hashed_file::HashedFile;
 use crate::progress::{Progress, Step, peak_memory};

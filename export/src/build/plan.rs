@@ -1,5 +1,5 @@
-//! Everything about a bundle that is known before its weights are read: graphs, file layout, and the manifest up to the
-//! hashes of the data files.
+//! Everything about a bundle that is known before its weights are read: graphs, file layout, and the manifest
+//! up to the hashes of the data files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,7 +32,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Checks the checkpoint against its configuration and lays the bundle out; `prepare` may change the finished graphs.
+    /// Checks the checkpoint against its configuration and lays the bundle out; `prepare` may change the
+    /// finished graphs.
     pub(super) fn new(
         checkpoint: &mut Checkpoint,
         options: &Options,

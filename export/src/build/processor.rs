@@ -1,8 +1,8 @@
 //! Where a checkpoint keeps the configuration of its processor.
 //!
-//! transformers 5 saves one file, `processor_config.json`, with the image processor inside; earlier versions wrote the image processor to
-//! `preprocessor_config.json`. Where both have one, the inner one counts, as in transformers 5.23 (`image_processing_base.py`,
-//! `get_image_processor_dict`).
+//! transformers 5 saves one file, `processor_config.json`, with the image processor inside; earlier versions
+//! wrote the image processor to `preprocessor_config.json`. Where both have one, the inner one counts, as in
+//! transformers 5.23 (`image_processing_base.py`, `get_image_processor_dict`).
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use arrcoc_bundle::names::checkpoint::{PREPROCESSOR_CONFIG, PROCESSOR_CONFIG};
 use serde_json::Value;
 
 use super::error::TextError;
-use super::text::{parse, read};
+use super::files::{parse, read};
 
 /// Key of the image processor in [`PROCESSOR_CONFIG`].
 const INNER: &str = "image_processor";

@@ -9,12 +9,12 @@ use arrcoc_bundle::names::checkpoint::{
     DEFAULT_TEMPLATE, LEGACY_CHAT_TEMPLATE, PROCESSOR_CONFIG, SPECIAL_TOKENS_MAP,
 };
 use arrcoc_bundle::names::file::{CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG};
-use arrcoc_bundle::quote::Brief;
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::prompt::{Prompter, default_template, read_tokenizer};
 use serde_json::Value;
 
 use super::error::TextError;
+use super::files::{parse, read};
 use super::generation_config;
 use super::generation_config::Generation;
 
@@ -56,21 +56,6 @@ impl Text {
     }
 }
 
-/// Reads a file that may be absent.
-pub(super) fn read(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, TextError> {
-    let path = dir.join(name);
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Io { path, source }),
-    }
-}
-
-pub(super) fn parse(dir: &Path, name: &str, bytes: &[u8]) -> Result<Value, TextError> {
-    serde_json::from_slice(bytes)
-        .map_err(|source| TextError::Json { path: dir.join(name), source: Brief(source) })
-}
-
 fn check_tokenizer(path: &Path, bytes: &[u8], expected: Expected) -> Result<(), TextError> {
     let tokenizer =
         read_tokenizer(bytes).map_err(|reason| TextError::Tokenizer { path: path.to_owned(), reason })?;
@@ -93,8 +78,8 @@ fn check_tokenizer(path: &Path, bytes: &[u8], expected: Expected) -> Result<(), 
     Ok(())
 }
 
-/// The tokenizer's configuration, with the tokens of `special_tokens_map.json` where transformers still reads that: beside
-/// a configuration that does not list the added tokens itself.
+/// The tokenizer's configuration, with the tokens of `special_tokens_map.json` where transformers still reads
+/// that: beside a configuration that does not list the added tokens itself.
 fn tokenizer_config(dir: &Path) -> Result<Option<Vec<u8>>, TextError> {
     let own = read(dir, TOKENIZER_CONFIG)?;
     let Some(map) = read(dir, SPECIAL_TOKENS_MAP)? else { return Ok(own) };

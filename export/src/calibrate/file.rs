@@ -1,4 +1,5 @@
-//! The file of a calibration, in two stages: [`RawCalibration`] is what the JSON says, [`Calibration`] what was checked.
+//! The file of a calibration, in two stages: [`RawCalibration`] is what the JSON says, [`Calibration`] what
+//! was checked.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use arrcoc_bundle::Statistics;
 use arrcoc_bundle::quote::{Brief, excerpt, one_line};
+use arrcoc_models::graph::Graph;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -32,7 +34,8 @@ pub struct Calibration {
     pub adapter: Vec<TierStatistics>,
     /// The portable graphs, by name.
     pub graphs: BTreeMap<String, GraphRanges>,
-    /// Largest magnitude of everything that graphs take from the checkpoint: per input channel of a linear layer's weight, else of the whole.
+    /// Largest magnitude of everything that graphs take from the checkpoint: per input channel of a linear
+    /// layer's weight, else of the whole.
     pub weights: BTreeMap<String, Vec<f32>>,
 }
 
@@ -80,7 +83,8 @@ pub struct TierStatistics {
 /// What one graph's tensors reached.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GraphRanges {
-    /// Digest of the operators and of what they read and make: the names below mean something in such a graph only.
+    /// Digest of the operators and of what they read and make: the names below mean something in such a graph
+    /// only.
     pub structure: String,
     /// Largest magnitude per tensor.
     pub magnitudes: BTreeMap<String, f32>,
@@ -228,7 +232,8 @@ impl Calibration {
     }
 }
 
-/// Writes a file in the place of what a killed run left there; if that is a link, the link goes, and not what it leads to.
+/// Writes a file in the place of what a killed run left there; if that is a link, the link goes, and not what
+/// it leads to.
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -300,4 +305,19 @@ fn check_magnitudes(field: &str, values: &[f32]) -> Result<(), Wrong> {
             Err(Wrong { field: field.to_owned(), expected: "finite numbers from 0 on", found: x.to_string() })
         }
     }
+}
+
+/// A digest of a graph's operators and of what they read and make: names of tensors mean the same only where
+/// it is the same.
+pub(crate) fn structure(graph: &Graph) -> String {
+    let mut hash = Sha256::new();
+    for node in &graph.nodes {
+        hash.update(node.operator);
+        for name in node.inputs.iter().chain(&node.outputs) {
+            hash.update([0]);
+            hash.update(&**name);
+        }
+        hash.update([1]);
+    }
+    hex(&hash.finalize())
 }

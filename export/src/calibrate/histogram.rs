@@ -14,14 +14,15 @@ const LEVELS: usize = 128;
 pub enum RangeMethod {
     /// The largest that was seen.
     Absmax,
-    /// The one that loses least information, by Kullback-Leibler divergence (S. Migacz, "8-bit Inference with TensorRT", GTC 2017).
+    /// The one that loses least information, by Kullback-Leibler divergence (S. Migacz, "8-bit Inference with
+    /// TensorRT", GTC 2017).
     Entropy,
     /// The one that all but one in ten thousand stay below.
     Percentile,
 }
 
-/// How many elements have which magnitude. Bins are as wide as a power of two, so that the same elements in another order make
-/// the same histogram.
+/// How many elements have which magnitude. Bins are as wide as a power of two, so that the same elements in
+/// another order make the same histogram.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Histogram {
     /// Width of a bin; 0 while nothing but zeros were seen.
@@ -45,7 +46,8 @@ impl Histogram {
         self.width
     }
 
-    /// Elements per bin, the smallest magnitudes first; bins beyond the last one that holds anything are left out.
+    /// Elements per bin, the smallest magnitudes first; bins beyond the last one that holds anything are left
+    /// out.
     pub fn counts(&self) -> &[u64] {
         let end = self.counts.iter().rposition(|&count| count > 0).map_or(0, |last| last + 1);
         &self.counts[..end]
@@ -119,8 +121,8 @@ impl Histogram {
     }
 }
 
-/// Kullback-Leibler divergence, in nats, of the first `kept` bins (the rest saturated into the last of them) from the same
-/// in [`LEVELS`] steps.
+/// Kullback-Leibler divergence, in nats, of the first `kept` bins (the rest saturated into the last of them)
+/// from the same in [`LEVELS`] steps.
 fn divergence(counts: &[u64], kept: usize) -> f64 {
     let saturated: u64 = counts[kept..].iter().sum();
     let last = kept - 1;
@@ -134,8 +136,9 @@ fn divergence(counts: &[u64], kept: usize) -> f64 {
         let level_total: u64 = counts[start..end].iter().sum();
         for bin in (start..end).filter(|&bin| reference(bin) > 0) {
             let p = reference(bin) as f64 / total as f64;
-            // What one level holds is spread evenly over those of its bins that hold anything. The last bin may hold
-            // saturated elements only: nothing of the other side stands there, and it is told as one element.
+            // What one level holds is spread evenly over those of its bins that hold anything. The last bin
+            // may hold saturated elements only: nothing of the other side stands there, and it is told as one
+            // element.
             let spread = level_total as f64 / filled.max(1) as f64;
             let q = spread.max(1.0) / inside.max(1) as f64;
             sum += p * (p / q).ln();

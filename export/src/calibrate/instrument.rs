@@ -1,8 +1,8 @@
 //! Graphs that also tell how large their tensors get.
 //!
-//! Every float tensor gets two more outputs, its largest and its smallest element, and what a linear layer multiplies is put out
-//! whole: its channels and their distribution are looked at one by one. [`super::recorder`] takes these outputs away again, so that
-//! who runs the graph sees the contract's only.
+//! Every float tensor gets two more outputs, its largest and its smallest element, and what a linear layer
+//! multiplies is put out whole: its channels and their distribution are looked at one by one.
+//! [`super::recorder`] takes these outputs away again, so that who runs the graph sees the contract's only.
 
 use arrcoc_bundle::names::cache;
 use std::collections::HashSet;
@@ -30,8 +30,9 @@ pub(super) fn instrument(mut graph: Graph) -> Graph {
             added.push((tap(value, WHOLE, "Identity", vec![]), value.dims().to_vec()));
         }
     }
-    // ONNX Runtime walks back from the last operator that nobody reads. The first tensors' taps therefore come last: taken the other way
-    // round, every tensor of the network would be kept until its end (24 GB for SAM-base at 1024 pixels).
+    // ONNX Runtime orders operators backwards, from the last one whose output nobody reads. The first tensors' taps therefore
+    // come last: taken the other way round, every tensor of the network would be kept until its end (24 GB
+    // for SAM-base at 1024 pixels).
     for (node, dims) in added.into_iter().rev() {
         graph.outputs.push(Value::new(node.outputs[0].clone(), Element::F32, dims));
         graph.nodes.push(node);
@@ -47,7 +48,8 @@ pub(super) fn products(graph: &Graph) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Float tensors that a run computes or is given. The cache's keys and values are the outputs of earlier runs, and empty at first.
+/// Float tensors that a run computes or is given. The cache's keys and values are the outputs of earlier
+/// runs, and empty at first.
 fn observed(graph: &Graph) -> Vec<Value> {
     let given = graph.inputs.iter().filter(|input| !cache::is_past(input.name()));
     given.chain(&graph.values).filter(|value| value.element() == Element::F32).cloned().collect()

@@ -1,11 +1,12 @@
 //! What a checkpoint's tensors reach on real images and questions: `arrcoc-export calibrate`.
 //!
-//! The portable graphs are built in 32-bit floats with extra outputs ([`instrument`]), run as a server runs them
-//! ([`Model`] on a [`Tap`]), and what they say is noted ([`recorder`]). The file that comes of it decides what `build --precision fp16`
-//! leaves in 32 bits (and `fp8` and portable `int4`), how `int8` smooths outliers, and which scales `fp8` uses.
+//! The portable graphs are built in 32-bit floats with extra outputs ([`instrument`]), run as a server runs
+//! them ([`Model`] on a [`Tap`]), and what they say is noted ([`recorder`]). The file that comes of it
+//! decides what `build --precision fp16` leaves in 32 bits (and `fp8` and portable `int4`), how `int8`
+//! smooths outliers, and which scales `fp8` uses.
 
-mod file;
-mod histogram;
+pub(crate) mod file;
+pub(crate) mod histogram;
 mod instrument;
 mod recorder;
 mod tiers;
@@ -23,15 +24,15 @@ use arrcoc_runtime::generate::{Budget, GenerateError, MaxTokens, Note, Observer}
 use arrcoc_runtime::image::{ImageLimits, decode};
 use arrcoc_runtime::library::{LibraryError, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
-use sha2::{Digest as _, Sha256};
 
 use crate::ask::{PATIENCE, ask};
 use crate::build::{self, BuildError};
-use crate::checkpoint::{Checkpoint, CheckpointError, hex};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::progress::Progress;
 use crate::quantize::{self, Matrix};
 use crate::staging::{Owned, Staging, StagingError};
 use crate::tap::Tap;
+use file::structure;
 pub use file::{Calibration, CalibrationFileError, Circumstances, GraphRanges, Skipped, TierStatistics};
 pub use histogram::{Histogram, RangeMethod};
 pub use recorder::Activation;
@@ -175,7 +176,8 @@ pub fn calibrate(
     Ok(calibration)
 }
 
-/// Where the instrumented graphs lie while they are needed: hidden, beside the output, and emptied by the next run if this one is killed.
+/// Where the instrumented graphs lie while they are needed: hidden, beside the output, and emptied by the
+/// next run if this one is killed.
 fn scratch(output: &Path) -> PathBuf {
     let name = output.file_name().unwrap_or_default().to_string_lossy();
     output.with_file_name(format!("{name}.graphs"))
@@ -202,20 +204,6 @@ impl Described {
         }));
         self.graphs.insert(graph.name.to_owned(), (structure(graph), products));
     }
-}
-
-/// A digest of a graph's operators and of what they read and make: names of tensors mean the same only where it is the same.
-pub(crate) fn structure(graph: &Graph) -> String {
-    let mut hash = Sha256::new();
-    for node in &graph.nodes {
-        hash.update(node.operator);
-        for name in node.inputs.iter().chain(&node.outputs) {
-            hash.update([0]);
-            hash.update(&**name);
-        }
-        hash.update([1]);
-    }
-    hex(&hash.finalize())
 }
 
 /// The input size that the checkpoint was trained at, where its encoder has several.
@@ -320,7 +308,8 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Puts it at every tier, and has it answered with the budget that the model chooses. A model without tiers is asked once.
+    /// Puts it at every tier, and has it answered with the budget that the model chooses. A model without
+    /// tiers is asked once.
     fn put(&self, model: &Model, watch: &Watch, tiers: &mut Tiers) -> Result<(), GenerateError> {
         let ask = |budget, tokens| ask(model, self.picture, self.text, budget, tokens);
         let answer = MaxTokens::AtMost(self.tokens.max(1));

@@ -60,8 +60,9 @@ impl Listener for Recorder {
 }
 
 impl GraphObservations {
-    /// Notes the first tensor that holds NaN or infinity. The largest and the smallest element cannot tell: ONNX Runtime's reductions
-    /// skip NaN in some places (microsoft/onnxruntime#10514). But whatever is computed ends in a linear layer or an output.
+    /// Notes the first tensor that holds NaN or infinity. The largest and the smallest element cannot tell:
+    /// ONNX Runtime's reductions skip NaN in some places (microsoft/onnxruntime#10514). But whatever is
+    /// computed ends in a linear layer or an output.
     fn look_for_nan(&mut self, output: &str, tensor: &Tensor) {
         let whole = output.ends_with(WHOLE) || !(output.ends_with(LARGEST) || output.ends_with(SMALLEST));
         let is_wild = || tensor.as_slice::<f32>().is_ok_and(|values| values.iter().any(|x| !x.is_finite()));

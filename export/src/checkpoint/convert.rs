@@ -1,4 +1,5 @@
-//! Weights of any float type to 32-bit floats, as bytes to bytes: loops that the compiler turns into vector code.
+//! Weights of any float type to 32-bit floats, as bytes to bytes: loops that the compiler turns into vector
+//! code.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;

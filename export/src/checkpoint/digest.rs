@@ -11,8 +11,9 @@ use super::{Checkpoint, CheckpointError, Tensor};
 const BUFFER_BYTES: usize = 1 << 20;
 
 impl Checkpoint {
-    /// SHA-256 over the bytes of `config.json` and, in order of their names, every tensor's name, dtype, shape and the
-    /// SHA-256 of its bytes; in hexadecimal. The same tensors in other shards have the same digest.
+    /// SHA-256 over the bytes of `config.json` and, in order of their names, every tensor's name, dtype,
+    /// shape and the SHA-256 of its bytes; in hexadecimal. The same tensors in other shards have the same
+    /// digest.
     ///
     /// Tensors are hashed on `threads` threads.
     ///

@@ -107,8 +107,9 @@ impl fmt::Display for LeftOut {
 }
 
 impl Checkpoint {
-    /// Checks that the checkpoint has exactly the tensors of `parameters`, in shape and of a float type, and besides at most those of
-    /// `ignored`, by their names in the files or to the networks. Returns which of the latter it has.
+    /// Checks that the checkpoint has exactly the tensors of `parameters`, in shape and of a float type, and
+    /// besides at most those of `ignored`, by their names in the files or to the networks. Returns which of
+    /// the latter it has.
     ///
     /// # Errors
     /// [`CheckpointError::Mismatches`] with every difference.

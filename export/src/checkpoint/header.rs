@@ -1,7 +1,9 @@
-//! The safetensors header: an 8-byte little-endian length, then that many bytes of JSON, then the tensors' bytes.
+//! The safetensors header: an 8-byte little-endian length, then that many bytes of JSON, then the tensors'
+//! bytes.
 //!
-//! Format: <https://github.com/huggingface/safetensors#format>. Only the header is read here, and nothing in it is
-//! believed before it is checked: the result covers the rest of the file exactly, without holes or overlaps.
+//! Format: <https://github.com/huggingface/safetensors#format>. Only the header is read here, and nothing in
+//! it is believed before it is checked: the result covers the rest of the file exactly, without holes or
+//! overlaps.
 
 use std::fmt;
 use std::io::Read;
@@ -202,7 +204,8 @@ pub enum HeaderError {
     },
 }
 
-/// Reads and checks the header of a file of `file_bytes` bytes; tensors come back in the order of their bytes.
+/// Reads and checks the header of a file of `file_bytes` bytes; tensors come back in the order of their
+/// bytes.
 ///
 /// # Errors
 /// [`HeaderError`], before any allocation that the file's size does not justify.

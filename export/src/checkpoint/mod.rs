@@ -1,5 +1,5 @@
-//! Hugging Face checkpoint directories: `config.json` and safetensors files, read without ever mapping or loading them
-//! whole, so that exporting a model needs a few megabytes whatever its size.
+//! Hugging Face checkpoint directories: `config.json` and safetensors files, read without ever mapping or
+//! loading them whole, so that exporting a model needs a few megabytes whatever its size.
 
 mod convert;
 mod digest;
@@ -74,8 +74,8 @@ impl Checkpoint {
     /// Opens a directory: reads `config.json` and the header of every weight file.
     ///
     /// # Errors
-    /// [`CheckpointError`], naming the file and what is wrong with it. Whether the tensors are the ones that a
-    /// network wants is [`Checkpoint::expect`]'s question.
+    /// [`CheckpointError`], naming the file and what is wrong with it. Whether the tensors are the ones that
+    /// a network wants is [`Checkpoint::expect`]'s question.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         if let Some(file) = gguf(dir).filter(|_| !dir.join(CONFIG).is_file()) {
             return Err(CheckpointError::Gguf { file });
@@ -174,7 +174,8 @@ impl Checkpoint {
     /// Writes elements `range` (row-major) of a tensor to `sink` as little-endian 32-bit floats.
     ///
     /// # Errors
-    /// The tensor is unknown, not of a float type, or shorter than the range; the file cannot be read; or `sink` fails.
+    /// The tensor is unknown, not of a float type, or shorter than the range; the file cannot be read; or
+    /// `sink` fails.
     pub fn read_f32(
         &self,
         name: &str,
@@ -266,7 +267,8 @@ fn gguf(path: &Path) -> Option<PathBuf> {
     below.chain([path.to_owned()]).filter(is_gguf).min()
 }
 
-/// The error for a directory without safetensors files. Where the model could not be used with them either, that comes first.
+/// The error for a directory without safetensors files. Where the model could not be used with them either,
+/// that comes first.
 fn no_weights(dir: &Path, config: &Value) -> CheckpointError {
     let known = families::model_types();
     if let Some(found) = config["model_type"].as_str().filter(|found| !known.contains(found)) {

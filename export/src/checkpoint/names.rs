@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use super::{Checkpoint, CheckpointError, Tensor};
 
 impl Checkpoint {
-    /// Gives the tensors whose names begin with an old prefix the names that the networks use. `renames` are pairs of prefixes, the old one and the
-    /// one that takes its place; the first that fits counts.
+    /// Gives the tensors whose names begin with an old prefix the names that the networks use. `renames` are
+    /// pairs of prefixes, the old one and the one that takes its place; the first that fits counts.
     ///
     /// The names in the files stay what [`Checkpoint::tensors`] and [`Checkpoint::digest`] go by.
     ///

@@ -15,9 +15,9 @@ use super::report;
 
 const EXAMPLES: &str = "\
 Examples:
-  arrcoc-export build ./my-checkpoint --out engines
-  arrcoc-export build ./my-checkpoint --out engines --precision int8
-  arrcoc-export build ./my-checkpoint --out engines --target portable --max-context 8192
+  arrcoc-export build ./my-checkpoint && arrcoc-serve serve
+  arrcoc-export build ./my-checkpoint --precision int8
+  arrcoc-export build ./my-checkpoint --out elsewhere --target portable --max-context 8192
 
 Precisions:
   fp32  the reference
@@ -49,7 +49,7 @@ pub(super) struct Args {
     /// Hugging Face checkpoint directory (config.json, safetensors, tokenizer)
     checkpoint: PathBuf,
     /// Directory of bundles; this one becomes DIR/NAME/PRECISION-TARGET
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", default_value = "engines")]
     out: PathBuf,
     /// Numeric precision of weights and compute
     #[arg(long, default_value = "fp32", value_parser = precision())]
@@ -60,12 +60,12 @@ pub(super) struct Args {
     /// YAML list of rules that give weights another form than the precision does
     #[arg(long, value_name = "FILE")]
     weight_rules: Option<PathBuf>,
-    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16, fp8 and portable int4 need it, int8 and int4 for cpu smooth
-    /// outliers with it
+    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16, fp8 and portable int4 need it, int8 and
+    /// int4 for cpu smooth outliers with it
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// How the range of a linear layer's input is chosen, for fp8: as large as was seen (absmax), or less, so that the
-    /// rest is told apart better (entropy, percentile)
+    /// How the range of a linear layer's input is chosen, for fp8: as large as was seen (absmax), or less, so
+    /// that the rest is told apart better (entropy, percentile)
     #[arg(long, value_name = "METHOD", value_parser = range_method)]
     range: Option<RangeMethod>,
     /// Name of the model; the checkpoint directory's unless given

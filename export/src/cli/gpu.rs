@@ -1,17 +1,18 @@
-//! Options shared by the commands that build engines for a GPU and load them: both must be given the same values.
+//! Options shared by the commands that compile plans for a GPU and load them: both must be given the same
+//! values.
 
 use std::path::PathBuf;
 
 use arrcoc_runtime::library::{TensorRtOptions, Workload};
 use arrcoc_runtime::model::DEFAULT_CONTEXT_LENGTH;
 
-/// Which GPU, and the lengths that engines of TensorRT take on it.
+/// Which GPU, and the lengths that TensorRT plans take on it.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct Gpu {
     /// Number of the GPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) device: u32,
-    /// Longest prompt plus answer that TensorRT's engines take; the model's own limit if that is smaller
+    /// Longest prompt plus answer that TensorRT plans take; the model's own limit if that is smaller
     #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CONTEXT_LENGTH, value_parser = tokens)]
     context: usize,
     /// Prompt tokens processed per step
@@ -20,10 +21,10 @@ pub(super) struct Gpu {
 }
 
 impl Gpu {
-    /// Options of TensorRT, with engines in a directory or beside the bundle.
-    pub(super) fn tensorrt(self, engines: Option<PathBuf>) -> TensorRtOptions {
+    /// Options of TensorRT, with plans in a directory or beside the bundle.
+    pub(super) fn tensorrt(self, plans: Option<PathBuf>) -> TensorRtOptions {
         let workload = Workload { context_length: self.context, prefill_chunk: self.prefill_chunk };
-        TensorRtOptions { device: self.device, engines, workload }
+        TensorRtOptions { device: self.device, plans, workload }
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod build;
 mod calibrate;
-mod engines;
+mod compile;
 mod gpu;
 mod init;
 mod inspect;
@@ -24,12 +24,13 @@ A bundle is a directory of ONNX graphs, weights, tokenizer and manifest. From a 
 proven bundle, and its portable twin to prove it against:
 
   arrcoc-export inspect ./my-checkpoint
-  arrcoc-export build ./my-checkpoint --out engines
-  arrcoc-export build ./my-checkpoint --out engines --target portable
+  arrcoc-export build ./my-checkpoint
+  arrcoc-export build ./my-checkpoint --target portable
   arrcoc-export verify engines/my-checkpoint/fp32-cpu
+  arrcoc-serve serve
 
 Will it fit a GPU, and in which precision? `arrcoc-export plan` computes that from the shapes.
-TensorRT runs engines that were built for its GPU: `arrcoc-export engines` builds them.
+TensorRT runs plans that were compiled for its GPU: `arrcoc-export compile` makes them.
 No checkpoint at hand? `arrcoc-export init` makes a random one of any supported shape.
 Exit status: 0 done, 1 failed (the reason is on standard error), 2 the command line is wrong.";
 
@@ -49,7 +50,7 @@ enum Command {
     Inspect(inspect::Args),
     Plan(plan::Args),
     Verify(verify::Args),
-    Engines(engines::Args),
+    Compile(compile::Args),
     /// Print a shell's completion script
     #[command(
         after_help = "Example: arrcoc-export completions bash > ~/.local/share/bash-completion/completions/arrcoc-export"
@@ -73,7 +74,7 @@ impl Cli {
             Command::Inspect(args) => args.run(),
             Command::Plan(args) => args.run(),
             Command::Verify(args) => args.run(),
-            Command::Engines(args) => args.run(),
+            Command::Compile(args) => args.run(),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "arrcoc-export", &mut script);

@@ -40,7 +40,8 @@ pub(super) struct Args {
     /// Image to test with; fp8's scales fit images like those of its calibration [default: a random one]
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Side of the encoder's input, pixels, where it has several sizes [default: the smallest that fills every tier]
+    /// Side of the encoder's input, pixels, where it has several sizes [default: the smallest that fills
+    /// every tier]
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
     /// Tokens to decode
@@ -52,13 +53,13 @@ pub(super) struct Args {
     /// Threads of ONNX Runtime [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// What runs the bundle: ort (ONNX Runtime on the CPU), or, for portable ones, cuda or tensorrt (on engines that
-    /// `arrcoc-export engines` built with the same --device, --context and --prefill-chunk)
+    /// What runs the bundle: ort (ONNX Runtime on the CPU), or, for portable ones, cuda or tensorrt (on plans
+    /// that `arrcoc-export compile` made with the same --device, --context and --prefill-chunk)
     #[arg(long, value_name = "NAME", default_value = "ort", value_parser = runtime)]
     runtime: LibraryKind,
-    /// Directory of TensorRT's engines [default: .tensorrt beside the bundle]
+    /// Directory of TensorRT plans [default: .tensorrt beside the bundle]
     #[arg(long, value_name = "DIR")]
-    engines: Option<PathBuf>,
+    plans: Option<PathBuf>,
     #[command(flatten)]
     gpu: Gpu,
     /// Print one JSON object
@@ -82,7 +83,7 @@ impl Args {
                 .threads
                 .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
             cuda: CudaOptions { device: self.gpu.device, ..CudaOptions::default() },
-            tensorrt: self.gpu.tensorrt(self.engines),
+            tensorrt: self.gpu.tensorrt(self.plans),
             ..LibraryOptions::default()
         };
         let options = Options {

@@ -40,8 +40,8 @@ pub(super) fn fill(
 
 /// Four uniform 16-bit numbers to one that is nearly normal (Irwin-Hall): mean 0, variance 1, within 3.465.
 ///
-/// Integer sums and one product give the same bits everywhere, which the logarithms and cosines of the textbook methods
-/// do not; and weights without outliers are what truncated initialisation gives, too.
+/// Integer sums and one product give the same bits everywhere, which the logarithms and cosines of the
+/// textbook methods do not; and weights without outliers are what truncated initialisation gives, too.
 fn normal(bits: u64) -> f32 {
     const MEAN: i32 = 2 * 0xffff;
     // The variance of one summand is (2^32 - 1) / 12.

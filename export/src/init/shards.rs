@@ -39,7 +39,8 @@ fn elements(parameter: &Parameter) -> usize {
     parameter.shape.iter().product()
 }
 
-/// Distributes `parameters`, in order, over files of at most `limit` bytes of data (or of one tensor that is larger).
+/// Distributes `parameters`, in order, over files of at most `limit` bytes of data (or of one tensor that is
+/// larger).
 pub(super) fn plan(parameters: &[Parameter], dtype: Dtype, limit: u64) -> Vec<Shard<'_>> {
     let mut groups: Vec<Vec<&Parameter>> = vec![Vec::new()];
     let mut size = 0;

@@ -1,7 +1,7 @@
 //! The text files of a random checkpoint: a byte-level tokenizer without merges, and what goes with it.
 //!
-//! 256 byte tokens in GPT-2's order and the control tokens of the preset's dialogues: every text has an encoding, and every sequence
-//! of byte tokens is a text or a piece of one.
+//! 256 byte tokens in GPT-2's order and the control tokens of the preset's dialogues: every text has an
+//! encoding, and every sequence of byte tokens is a text or a piece of one.
 
 use arrcoc_models::families::Dialogue;
 use serde_json::{Value, json};
@@ -61,8 +61,9 @@ pub(super) fn generation_config(dialogue: &Dialogue) -> Value {
     json!({ "eos_token_id": ends, "pad_token_id": ends.last(), "do_sample": false })
 }
 
-/// GPT-2's printable stand-ins for bytes, by token id: printable bytes stand for themselves and come first, the others
-/// follow from U+0100 on (<https://github.com/openai/gpt-2/blob/master/src/encoder.py>, `bytes_to_unicode`).
+/// GPT-2's printable stand-ins for bytes, by token id: printable bytes stand for themselves and come first,
+/// the others follow from U+0100 on (<https://github.com/openai/gpt-2/blob/master/src/encoder.py>,
+/// `bytes_to_unicode`).
 fn byte_characters() -> Vec<char> {
     let printable = (0x21..=0x7e).chain(0xa1..=0xac).chain(0xae..=0xff).filter_map(char::from_u32);
     printable.chain((0x100..0x144).filter_map(char::from_u32)).collect()

@@ -1,7 +1,7 @@
 //! Attention in 16-bit floats, where its queries, keys and values come out of products in 8 bits.
 //!
-//! Those carry an error of their own, larger than what rounding to 16 bits adds. The operator means the same as before
-//! (`GridAttention`'s body, or `MultiHeadAttention`); its name says that a kernel may round.
+//! Those carry an error of their own, larger than what rounding to 16 bits adds. The operator means the same
+//! as before (`GridAttention`'s body, or `MultiHeadAttention`); its name says that a kernel may round.
 
 use arrcoc_bundle::names::operator::{ATTENTION_BF16, GRID_ATTENTION, GRID_ATTENTION_BF16};
 use std::collections::HashSet;
@@ -55,7 +55,8 @@ impl FromIntegers {
     }
 }
 
-/// The heads of an attention of a sequence to itself whose products are scaled as usual; `None` for any other.
+/// The heads of an attention of a sequence to itself whose products are scaled as usual; `None` for any
+/// other.
 fn is_plain(g: &Rewriter, node: &Node) -> Option<i64> {
     let [q, k, v] = &node.inputs[..] else { return None };
     let dims = g.dims(q); // [batch, seq, heads * width]

@@ -1,8 +1,9 @@
-//! Weights in blocks with a scale each: linear layers as `BlockLinear`, or, with other blocks than it has kernels for, as `MatMulNBits`;
-//! embedding tables as `GatherBlockQuantized`.
+//! Weights in blocks with a scale each: linear layers as `BlockLinear`, or, with other blocks than it has
+//! kernels for, as `MatMulNBits`; embedding tables as `GatherBlockQuantized`.
 //!
-//! The latter two read one layout, so that tied embeddings in such blocks stay one tensor on disk (with `BlockLinear`'s they become two). What multiplies is quantized by the operator
-//! itself, row by row and block by block (`accuracy_level` 4).
+//! The latter two read one layout, so that tied embeddings in such blocks stay one tensor on disk (with
+//! `BlockLinear`'s they become two). What multiplies is quantized by the operator itself, row by row and
+//! block by block (`accuracy_level` 4).
 
 use arrcoc_bundle::names::operator::BLOCK_LINEAR;
 use std::rc::Rc;

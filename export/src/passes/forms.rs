@@ -7,24 +7,25 @@ use globset::{Glob, GlobMatcher};
 
 use super::PassError;
 
-/// Weights with fewer rows or columns stay as they are: quantizing what they multiply costs more than it saves
-/// (NVIDIA's Model Optimizer leaves them out too).
+/// Weights with fewer rows or columns stay as they are: quantizing what they multiply costs more than it
+/// saves (NVIDIA's Model Optimizer leaves them out too).
 const SMALLEST: usize = Blocks::SMALLEST;
 
-/// int4 blocks of the decoder: 32 is what `MatMulNBits` and llama.cpp's Q4_0 take by default; larger ones lose accuracy first. Portable bundles have
-/// the same: blocks of 128 would save 0.4 of 4.5 bits per weight, and a rule asks for them. Symmetric ones are all that TensorRT takes.
+/// int4 blocks of the decoder: 32 is what `MatMulNBits` and llama.cpp's Q4_0 take by default; larger ones
+/// lose accuracy first. Portable bundles have the same: blocks of 128 would save 0.4 of 4.5 bits per weight,
+/// and a rule asks for them. Symmetric ones are all that TensorRT takes.
 const INT4_BLOCKS: WeightForm = WeightForm::Blocks { bits: 4, size: 32, symmetric: true };
 
 /// The rules of a precision; a user's come behind them.
 ///
-/// Choosers decide what becomes a token, and projectors fit the tokens to the decoder's statistics. Both cost milliseconds: they keep
-/// their 32 bits.
+/// Choosers decide what becomes a token, and projectors fit the tokens to the decoder's statistics. Both cost
+/// milliseconds: they keep their 32 bits.
 fn defaults(precision: Precision, target: Target) -> Vec<WeightRule> {
     let rule = |role, form| WeightRule { graph: None, role: Some(role), tensor: None, operator: None, form };
     let tensor =
         |tensor: &str, form| WeightRule { tensor: Some(tensor.to_owned()), ..rule(Role::Decoder, form) };
-    // The output head is the decoder's, tied or not: in int4 it is a quarter of what a step reads, in 8 bits it would be more than a third. A token reads one
-    // row of the embeddings: they keep 8 bits.
+    // The output head is the decoder's, tied or not: in int4 it is a quarter of what a step reads, in 8 bits
+    // it would be more than a third. A token reads one row of the embeddings: they keep 8 bits.
     let quantized = |decoder| {
         vec![
             rule(Role::Encoder, WeightForm::W8a8),

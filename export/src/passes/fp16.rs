@@ -1,66 +1,40 @@
 //! 16-bit floats: products in half precision, and what stands between two of them.
 //!
-//! A linear layer whose weight has the form `fp16` multiplies in 16 bits; what only rearranges its result, bends it (an
-//! activation function) or multiplies it again (attention) stays in 16 bits too. Everything else keeps 32: norms and their
-//! statistics, rotary embedding, sums with the residual stream, softmax under a mask, and whatever chooses or places tokens. So the
-//! islands of 32 bits that other converters are told of one by one are what is left here by itself.
+//! A linear layer whose weight has the form `fp16` multiplies in 16 bits; what only rearranges its result,
+//! bends it (an activation function) or multiplies it again (attention) stays in 16 bits too. Everything else
+//! keeps 32: norms and their statistics, rotary embedding, sums with the residual stream, softmax under a
+//! mask, and whatever chooses or places tokens. So the islands of 32 bits that other converters are told of
+//! one by one are what is left here by itself.
 //!
-//! No number may leave the range of 16 bits unseen. A calibration says how large every tensor gets in 32 bits; an operator that reads
-//! or makes one of [`LIMIT`] or more stays in 32 bits and is listed in the manifest. The cache's keys and values have no such way
-//! out: there the build fails.
+//! No number may leave the range of 16 bits unseen. A calibration says how large every tensor gets in 32
+//! bits; an operator that reads or makes one of [`LIMIT`] or more stays in 32 bits and is listed in the
+//! manifest. The cache's keys and values have no such way out: there the build fails.
 //!
-//! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]), one in blocks of 4 bits a product that unpacks it
-//! ([`super::int4`]); what goes in and comes out of either has 16 bits.
+//! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]), one in blocks of 4
+//! bits a product that unpacks it ([`super::int4`]); what goes in and comes out of either has 16 bits.
 
 use arrcoc_bundle::names::cache;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use arrcoc_bundle::WeightForm;
 use arrcoc_bundle::manifest::KeptNode;
 use arrcoc_models::graph::quantized::Blocks;
 use arrcoc_models::graph::{Attribute, Element, Graph, Node, Source};
-use half::f16;
 
-use super::forms::Rules;
+use super::flow::{MOVING, Settings};
 use super::rewrite::{Operator, Rewriter};
 use super::{PassError, described, fp8, int4};
-use crate::calibrate::{GraphRanges, RangeMethod};
 use crate::quantize;
 
-/// The magnitude from which on a tensor is not trusted to 16 bits: a quarter of the largest half (65504), since other images than
-/// the calibration's may go further than those did.
+/// The magnitude from which on a tensor is not trusted to 16 bits: a quarter of the largest half (65504),
+/// since other images than the calibration's may go further than those did.
 const LIMIT: f32 = 65504.0 / 4.0;
 
-/// Operators that hand on what they are given.
-pub(super) const MOVING: [&str; 11] = [
-    "Reshape",
-    "Transpose",
-    "Slice",
-    "Split",
-    "Expand",
-    "Unsqueeze",
-    "Squeeze",
-    "Gather",
-    "GatherElements",
-    "Pad",
-    "Identity",
-];
 
 /// Operators that stay in 16 bits when all that they read at run time is.
 const BENDING: [&str; 12] =
     ["Add", "Sub", "Mul", "Div", "Erf", "Sigmoid", "Tanh", "Relu", "Neg", "Gelu", "QuickGelu", "Softmax"];
-
-/// What the pass is told.
-pub(super) struct Settings<'a> {
-    pub(super) rules: &'a mut Rules,
-    /// What the graph's tensors reached.
-    pub(super) ranges: &'a GraphRanges,
-    /// Largest magnitudes of everything that comes from the checkpoint.
-    pub(super) weights: &'a BTreeMap<String, Vec<f32>>,
-    /// How the range of an 8-bit activation is chosen.
-    pub(super) range: RangeMethod,
-}
 
 /// Brings a graph to 16 bits; also returns what it had to leave in 32.
 ///
@@ -287,7 +261,8 @@ fn largest(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Largest
     Ok(most)
 }
 
-/// What a tensor reached. The graph's outputs are other tensors by another name, and the cache is the outputs of earlier runs.
+/// What a tensor reached. The graph's outputs are other tensors by another name, and the cache is the outputs
+/// of earlier runs.
 fn calibrated(g: &Rewriter, settings: &Settings<'_>, tensor: &str) -> Result<f32, PassError> {
     match settings.ranges.magnitudes.get(tensor) {
         Some(&magnitude) => Ok(magnitude),
@@ -302,9 +277,4 @@ fn unknown(g: &Rewriter, tensor: &str) -> PassError {
 
 fn largest_constant(bytes: &[u8]) -> f32 {
     quantize::floats(bytes).fold(0.0, |most, x| most.max(x.abs()))
-}
-
-/// Little-endian floats as halves.
-pub(super) fn halves(bytes: &[u8]) -> Vec<u8> {
-    quantize::floats(bytes).flat_map(|x| f16::from_f32(x).to_le_bytes()).collect()
 }

@@ -1,8 +1,9 @@
 //! 8-bit floats: products whose two factors were rounded to E4M3.
 //!
-//! Written as NVIDIA's Model Optimizer does, which is what TensorRT fuses: activations pass through QuantizeLinear and DequantizeLinear, weights
-//! are stored in 8 bits and pass through the latter alone, scales are scalars in the type that is computed in, attention's factor stands on the
-//! query and its transposition on the key before they are rounded, and the softmax, which never exceeds one, has the scale
+//! Written as NVIDIA's Model Optimizer does, which is what TensorRT fuses: activations pass through
+//! QuantizeLinear and DequantizeLinear, weights are stored in 8 bits and pass through the latter alone,
+//! scales are scalars in the type that is computed in, attention's factor stands on the query and its
+//! transposition on the key before they are rounded, and the softmax, which never exceeds one, has the scale
 //! 1/448. ONNX Runtime computes such a graph on any processor: products of rounded numbers, in 16 or 32 bits.
 
 use std::collections::{HashMap, HashSet};
@@ -11,7 +12,7 @@ use std::rc::Rc;
 use arrcoc_models::graph::quantized::{Part, Scheme};
 use arrcoc_models::graph::{Element, Node};
 
-use super::fp16::{MOVING, Settings};
+use super::flow::{MOVING, Settings};
 use super::rewrite::{Operator, Rewriter};
 use crate::quantize::fp8::scale;
 

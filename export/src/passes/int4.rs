@@ -1,9 +1,12 @@
-//! Blocks of 4-bit weights that standard operators read: `DequantizeLinear` in front of a `MatMul` of 16-bit floats.
+//! Blocks of 4-bit weights that standard operators read: `DequantizeLinear` in front of a `MatMul` of 16-bit
+//! floats.
 //!
-//! ONNX Runtime makes `MatMulNBits` of the two, and TensorRT a product that unpacks weights as it reads them: for both, the integers are a constant
-//! \[in, out\], blocked on axis 0, and the product that reads them is the only one. ONNX Runtime asks besides for blocks of 16 or more, a
-//! power of two (`DQMatMulNodeGroupSelector` in its `qdq_selectors.cc`); TensorRT for symmetric ones, with scales greater than zero
-//! (`IDequantizeLayer`, <https://docs.nvidia.com/deeplearning/tensorrt/operators/docs/Dequantize.html>).
+//! ONNX Runtime makes `MatMulNBits` of the two, and TensorRT a product that unpacks weights as it reads them:
+//! for both, the integers are a constant \[in, out\], blocked on axis 0, and the product that reads them is
+//! the only one. ONNX Runtime asks besides for blocks of 16 or more, a power of two
+//! (`DQMatMulNodeGroupSelector` in its `qdq_selectors.cc`); TensorRT for symmetric ones, with scales greater
+//! than zero (`IDequantizeLayer`,
+//! <https://docs.nvidia.com/deeplearning/tensorrt/operators/docs/Dequantize.html>).
 
 use std::rc::Rc;
 
@@ -12,7 +15,8 @@ use arrcoc_models::graph::{Element, Initializer, Node};
 
 use super::rewrite::{Operator, Rewriter};
 
-/// Gives a `Gemm` weights that are unpacked from blocks of 4 bits, transposed; false where they stay as they are.
+/// Gives a `Gemm` weights that are unpacked from blocks of 4 bits, transposed; false where they stay as they
+/// are.
 pub(super) fn unpack(g: &mut Rewriter, gemm: &mut Node, blocks: Blocks) -> bool {
     let weight = g.initializer(&gemm.inputs[1]).cloned();
     match weight.and_then(|weight| dequantized(g, &weight, blocks)) {
@@ -24,8 +28,8 @@ pub(super) fn unpack(g: &mut Rewriter, gemm: &mut Node, blocks: Blocks) -> bool 
     }
 }
 
-/// The weights of a `Gemm`, \[out, in\], in 16 bits and transposed, from blocks of 4; `None` where rows do not divide into blocks, or for what is no
-/// weight of the checkpoint.
+/// The weights of a `Gemm`, \[out, in\], in 16 bits and transposed, from blocks of 4; `None` where rows do
+/// not divide into blocks, or for what is no weight of the checkpoint.
 fn dequantized(g: &mut Rewriter, weight: &Initializer, blocks: Blocks) -> Option<Rc<str>> {
     let [rows, columns] = weight.shape[..] else { return None };
     let Blocks { size, symmetric, .. } = blocks.fitting(columns);

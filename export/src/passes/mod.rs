@@ -1,12 +1,15 @@
 //! Precision passes: graphs in 32-bit floats in, graphs of another precision out.
 //!
-//! Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules). A form is one file here, which replaces the
-//! operator that reads the weight, and one arm of [`replace`]; 16-bit and 8-bit floats flow from operator to operator and have a pass of their own ([`fp16`], [`fp8`]), which blocks of 4-bit weights are
-//! part of where graphs are portable ([`int4`]). The numbers are computed when they are written
-//! ([`crate::quantize`]). Passes see every graph of the model before anything is laid out, so they may refuse with a reason.
+//! For `build`. Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules).
+//! Integers have a file here for each form. It replaces the operator that reads the weight, and [`replace`]
+//! has an arm for it. Floats of 16 and 8 bits flow from operator to operator, so they have a pass of their
+//! own ([`fp16`], with [`fp8`] and [`flow`]). In portable graphs that pass also places blocks of 4-bit weights
+//! ([`int4`]). The numbers are computed when they are written ([`crate::quantize`]). Passes see every graph of
+//! the model before anything is laid out, so they may refuse a model with a reason.
 
 mod attention;
 mod blocks;
+mod flow;
 mod forms;
 mod fp16;
 mod fp8;
@@ -23,7 +26,8 @@ use arrcoc_bundle::{Precision, Target, WeightForm, WeightRule};
 use arrcoc_models::graph::quantized::{Bits, Blocks};
 use arrcoc_models::graph::{Graph, Initializer, Node};
 
-use crate::calibrate::{Calibration, RangeMethod, structure};
+use crate::calibrate::file::{Calibration, structure};
+use crate::calibrate::histogram::RangeMethod;
 use forms::Rules;
 use rewrite::Rewriter;
 
@@ -183,7 +187,7 @@ fn apply_floats(request: &Request<'_>, mut rules: Rules, graphs: Vec<Graph>) -> 
         let ranges = ranges.filter(|ranges| ranges.structure == structure(&graph));
         let ranges = ranges.ok_or(PassError::OtherGraph { graph: graph.name })?;
         let weights = &calibration.weights;
-        let mut settings = fp16::Settings { rules: &mut rules, ranges, weights, range };
+        let mut settings = flow::Settings { rules: &mut rules, ranges, weights, range };
         let (graph, left) = fp16::lower(graph, &mut settings)?;
         lowered.push(graph);
         kept.extend(left);

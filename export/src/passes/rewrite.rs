@@ -8,6 +8,8 @@ use arrcoc_models::graph::{
     Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, MICROSOFT, Node, Source, Value,
 };
 
+use super::flow::halves;
+
 /// A graph whose operators are replaced one by one.
 pub(super) struct Rewriter {
     graph: Graph,
@@ -71,7 +73,8 @@ impl Rewriter {
         Self { graph, pending, shapes, elements, initializers }
     }
 
-    /// Passes every operator to `replace`, in order; it adds what takes the operator's place, or hands it back to be kept.
+    /// Passes every operator to `replace`, in order; it adds what takes the operator's place, or hands it
+    /// back to be kept.
     pub(super) fn each(mut self, mut replace: impl FnMut(&mut Self, Node) -> Option<Node>) -> Graph {
         for node in std::mem::take(&mut self.pending) {
             if let Some(kept) = replace(&mut self, node) {
@@ -134,7 +137,7 @@ impl Rewriter {
     pub(super) fn half_constant(&mut self, name: &str) -> Option<Rc<str>> {
         let constant = self.initializer(name)?.clone();
         let source = match constant.source {
-            Source::Data(bytes) => Source::Data(super::fp16::halves(&bytes)),
+            Source::Data(bytes) => Source::Data(halves(&bytes)),
             source => source,
         };
         Some(self.store(format!("{name}.fp16").into(), Element::F16, constant.shape, source))

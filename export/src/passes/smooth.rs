@@ -1,12 +1,14 @@
-//! Outliers of activations moved into weights: SmoothQuant (Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>).
+//! Outliers of activations moved into weights: SmoothQuant (Xiao et al. 2022,
+//! <https://arxiv.org/abs/2211.10438>).
 //!
-//! A few channels behind a norm are often tens of times larger than the rest, for every token alike. In int8 they make the step of a
-//! token so wide that little is left of its other channels. Dividing such a channel by a factor where the norm scales it, and
-//! multiplying the weights that read it with the same, changes nothing but who has to represent it: weights have a scale of
-//! their own per output channel and are known in advance. Both factors are folded into stored numbers: nothing is computed at run time.
+//! A few channels behind a norm are often tens of times larger than the rest, for every token alike. In int8
+//! they make the step of a token so wide that little is left of its other channels. Dividing such a channel
+//! by a factor where the norm scales it, and multiplying the weights that read it with the same, changes
+//! nothing but who has to represent it: weights have a scale of their own per output channel and are known in
+//! advance. Both factors are folded into stored numbers: nothing is computed at run time.
 //!
-//! Only linear layers of the form `w8a8` right behind a norm are smoothed. What is quantized in blocks along its channels shuts an
-//! outlier into its block.
+//! Only linear layers of the form `w8a8` right behind a norm are smoothed. What is quantized in blocks along
+//! its channels shuts an outlier into its block.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,7 +17,7 @@ use arrcoc_bundle::WeightForm;
 use arrcoc_models::graph::{Attribute, Factors, Graph, Node, Source};
 
 use super::forms::Rules;
-use crate::calibrate::Calibration;
+use crate::calibrate::file::Calibration;
 
 /// Limits of a factor: a channel that was hardly used says little of what it will be.
 const SMALLEST: f32 = 1e-3;
@@ -105,8 +107,8 @@ fn layers_behind<'a>(
     (!layers.is_empty()).then_some(layers)
 }
 
-/// Whether an operator leaves every element in its channel, when the elements lie in rows of `channels`, or of a multiple of them (a window's
-/// rows). A reshape moves nothing.
+/// Whether an operator leaves every element in its channel, when the elements lie in rows of `channels`, or
+/// of a multiple of them (a window's rows). A reshape moves nothing.
 fn keeps_channels(graph: &Graph, node: &Node, channels: usize) -> bool {
     let whole_rows = |name: &str| {
         let value = graph.values.iter().find(|value| value.name() == name);
@@ -138,8 +140,8 @@ fn is_w8a8(graph: &Graph, rules: &mut Rules, layer: &Node) -> bool {
     weight.is_some_and(|weight| rules.form(graph, layer, weight) == WeightForm::W8a8)
 }
 
-/// One factor per channel: the root of how large the activations get over how large the weights are, which leaves both equally hard
-/// to represent (the paper's alpha = 0.5).
+/// One factor per channel: the root of how large the activations get over how large the weights are, which
+/// leaves both equally hard to represent (the paper's alpha = 0.5).
 fn factors(graph: &str, weights: &[Rc<str>], calibration: &Calibration) -> Option<Vec<f32>> {
     let activation = calibration.graphs.get(graph)?.input_of(weights.first()?)?;
     let mut largest = vec![0.0f32; activation.channels.len()];

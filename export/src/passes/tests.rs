@@ -292,12 +292,14 @@ fn a_layer_in_16_bits_keeps_its_attention_there() {
     let all = count("[]", "QuantizeLinear");
     for layer in [0, 1] {
         let rules = format!("[{{graph: refiner, tensor: \"*.layers.{layer}.*\", form: fp16}}]");
-        // Inputs of q, k and v together, of the output projection and of the two of the MLP, and four factors of attention.
+        // Inputs of q, k and v together, of the output projection and of the two of the MLP, and four factors
+        // of attention.
         assert_eq!(all - count(&rules, "QuantizeLinear"), 8, "layer {layer}");
     }
 }
 
-/// Of every product that unpacks weights: the type of the integers, the attributes of what unpacks them, and how many inputs that has.
+/// Of every product that unpacks weights: the type of the integers, the attributes of what unpacks them, and
+/// how many inputs that has.
 fn unpacked(graph: &Graph) -> Vec<(Element, String, usize)> {
     let elements = elements(graph);
     let unpackers = graph.nodes.iter().filter(|node| node.operator == "DequantizeLinear");

@@ -1,5 +1,5 @@
-//! int8 weights, int8 activations: linear layers as `QuantizedLinear`, and embedding tables in the same numbers, so that a tied one
-//! stays one tensor on disk.
+//! int8 weights, int8 activations: linear layers as `QuantizedLinear`, and embedding tables in the same
+//! numbers, so that a tied one stays one tensor on disk.
 
 use arrcoc_bundle::names::operator::QUANTIZED_LINEAR;
 use std::rc::Rc;

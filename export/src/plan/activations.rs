@@ -1,9 +1,10 @@
-//! How much memory a graph's intermediate tensors need at once: from the shape of every tensor and the order of the operators.
+//! How much memory a graph's intermediate tensors need at once: from the shape of every tensor and the order
+//! of the operators.
 //!
-//! The graphs of `arrcoc-models` state the shape of every tensor in terms of the dynamic axes. With numbers for these, an
-//! operator's result lives from the operator to its last reader, and the peak is the largest sum over what lives at once. That is
-//! what a runtime with a perfect allocator needs that reuses no buffer in place: ONNX Runtime does reuse some, and loses some
-//! to fragmentation and convolution workspaces.
+//! The graphs of `arrcoc-models` state the shape of every tensor in terms of the dynamic axes. With numbers
+//! for these, an operator's result lives from the operator to its last reader, and the peak is the largest
+//! sum over what lives at once. That is what a runtime with a perfect allocator needs that reuses no buffer
+//! in place: ONNX Runtime does reuse some, and loses some to fragmentation and convolution workspaces.
 
 use arrcoc_bundle::names::{cache, tensor};
 use std::collections::{HashMap, HashSet};
@@ -41,7 +42,8 @@ struct Live {
     last_use: usize,
 }
 
-/// The peak of a graph with these axes, at `float_bytes` per floating-point element. The KV cache does not count: it outlives the run.
+/// The peak of a graph with these axes, at `float_bytes` per floating-point element. The KV cache does not
+/// count: it outlives the run.
 ///
 /// # Panics
 /// When an axis is missing or a tensor has no shape: bugs of this crate and of `arrcoc-models`.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::devices::Device;
 use super::memory::{Model, Workload};
 use super::precision::{Precision, Refusal};
+use super::units::gib;
 
 /// Contexts are offered in multiples of this many tokens.
 const CONTEXT_STEP: usize = 64;
@@ -92,7 +93,8 @@ impl Model {
         }
     }
 
-    /// The first single change that is enough, in the order in which they cost quality or service; else all of them together.
+    /// The first single change that is enough, in the order in which they cost quality or service; else all
+    /// of them together.
     fn change(&self, device: Device, precision: Precision, workload: Workload) -> Change {
         let smaller = self.smaller_precisions(device, precision, workload);
         let fitting = smaller.iter().find_map(|&p| Some((p, self.left(device, p, workload)?)));
@@ -144,8 +146,8 @@ impl Model {
         device.memory().checked_sub(self.estimate(precision, workload).total)
     }
 
-    /// Precisions that the GPU runs and that need fewer bytes, in order of precision. Fewer bits need not be fewer bytes: int4 is
-    /// the decoder's alone, int8 every network's.
+    /// Precisions that the GPU runs and that need fewer bytes, in order of precision. Fewer bits need not be
+    /// fewer bytes: int4 is the decoder's alone, int8 every network's.
     fn smaller_precisions(&self, device: Device, precision: Precision, workload: Workload) -> Vec<Precision> {
         let total = |precision| self.estimate(precision, workload).total;
         let now = total(precision);
@@ -188,7 +190,6 @@ fn largest(least: usize, most: usize, fits: impl Fn(usize) -> bool) -> Option<us
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gib = super::report::gib;
         match self {
             Self::Precision { precision, left } => write!(f, "take {precision}, which leaves {}", gib(*left)),
             Self::Context { tokens, left } => {

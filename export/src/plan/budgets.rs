@@ -42,9 +42,9 @@ impl Model {
         picture.budgets.iter().map(|&budget| cost(budget, false)).chain([cost(all, true)]).collect()
     }
 
-    /// Two operations per weight and token, and per layer, head and pair of tokens (each sees itself and those before it) two
-    /// per element of the query's product with the key and of the weight's with the value. The output head runs once per
-    /// prompt and is left out.
+    /// Two operations per weight and token, and per layer, head and pair of tokens (each sees itself and
+    /// those before it) two per element of the query's product with the key and of the weight's with the
+    /// value. The output head runs once per prompt and is left out.
     fn prefill_flops(&self, tokens: usize) -> u64 {
         let decoder = self.composition.decoder();
         let tokens = tokens as u64;

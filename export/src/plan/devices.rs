@@ -44,7 +44,8 @@ pub struct Facts {
     pub name: &'static str,
     /// Size class, GB, as it is sold.
     pub class_gb: u16,
-    /// Memory that the driver offers, MiB. It is less than the class: GB are not GiB, and ECC takes its share.
+    /// Memory that the driver offers, MiB. It is less than the class: GB are not GiB, and ECC takes its
+    /// share.
     pub memory_mib: u64,
     /// Compute capability.
     pub compute: ComputeCapability,

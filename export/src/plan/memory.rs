@@ -11,8 +11,9 @@ use serde::Serialize;
 use super::activations::{Peak, peak};
 use super::precision::{Precision, WeightKind};
 
-/// What the runtime takes before the first tensor, bytes: the CUDA context with its kernels (300 to 500 MiB), handles and workspaces of
-/// cuBLAS and cuDNN, and the slack of the arenas. The round figure is a reserve, not a measurement.
+/// What the runtime takes before the first tensor, bytes: the CUDA context with its kernels (300 to 500 MiB),
+/// handles and workspaces of cuBLAS and cuDNN, and the slack of the arenas. The round figure is a reserve,
+/// not a measurement.
 pub const RUNTIME_OVERHEAD: u64 = 1 << 30;
 
 /// Longest question that the allocator is planned for, tokens. Its attention is \[heads, patches, question\].
@@ -86,7 +87,8 @@ impl Model {
         let weights = self.weights(precision);
         let kv_cache = self.kv_bytes_per_token(precision) * (workload.slots * workload.context) as u64;
         let peaks = self.peaks(precision, workload);
-        // A session keeps its arena between runs, and encoding goes on while others decode: the stages' peaks add up.
+        // A session keeps its arena between runs, and encoding goes on while others decode: the stages' peaks
+        // add up.
         let activations = peaks.iter().map(|peak| peak.bytes).sum();
         let total = weights.values().sum::<u64>() + kv_cache + activations + RUNTIME_OVERHEAD;
         Estimate { precision, weights, kv_cache, activations, peaks, overhead: RUNTIME_OVERHEAD, total }
@@ -119,7 +121,8 @@ impl Model {
         self.composition.picture(Some(image_size)).expect("a size that was checked")
     }
 
-    /// Bytes by graph. What two graphs share counts where it first appears: a tied embedding table with the decoder.
+    /// Bytes by graph. What two graphs share counts where it first appears: a tied embedding table with the
+    /// decoder.
     fn weights(&self, precision: Precision) -> BTreeMap<&'static str, u64> {
         let mut seen = HashSet::new();
         let mut weights = BTreeMap::new();
@@ -140,8 +143,8 @@ impl Model {
         weights
     }
 
-    /// Where each graph's activations peak: one image at a time, as the runtime encodes them; the decoder at the worse of
-    /// a prefill chunk at the end of a full context and a step of all slots.
+    /// Where each graph's activations peak: one image at a time, as the runtime encodes them; the decoder at
+    /// the worse of a prefill chunk at the end of a full context and a step of all slots.
     fn peaks(&self, precision: Precision, workload: Workload) -> Vec<Peak> {
         let Workload { slots, context, image_size, prefill_chunk } = workload;
         let picture = self.picture(image_size);

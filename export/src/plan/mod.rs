@@ -1,9 +1,10 @@
 //! Will it fit? `arrcoc-export plan`.
 //!
-//! Computed from shapes alone: the configuration and, of a checkpoint, the headers of its weight files. `memory` adds up
-//! weights, KV cache, activations (`activations`, from the graphs themselves) and the runtime's own; `advice` holds the sum
-//! against a GPU of `devices` and looks for the first change that makes it fit; `precision` knows what each precision
-//! costs and which GPUs compute in it; `budgets` is what an image costs the decoder.
+//! Computed from shapes alone: the configuration and, of a checkpoint, the headers of its weight files.
+//! `memory` adds up weights, KV cache, activations (`activations`, from the graphs themselves) and the
+//! runtime's own; `advice` holds the sum against a GPU of `devices` and looks for the first change that makes
+//! it fit; `precision` knows what each precision costs and which GPUs compute in it; `budgets` is what an
+//! image costs the decoder.
 
 mod activations;
 mod advice;
@@ -14,6 +15,7 @@ mod precision;
 mod report;
 #[cfg(test)]
 mod tests;
+mod units;
 
 use std::path::PathBuf;
 
@@ -46,7 +48,8 @@ pub struct Options {
     pub device: Option<Device>,
     /// Answers generated at the same time.
     pub slots: usize,
-    /// Longest prompt plus answer; `None` for [`DEFAULT_CONTEXT`] or the model's own limit, if that is smaller.
+    /// Longest prompt plus answer; `None` for [`DEFAULT_CONTEXT`] or the model's own limit, if that is
+    /// smaller.
     pub context: Option<usize>,
     /// Side of the encoder's input; `None` for the one that it was trained for.
     pub image_size: Option<usize>,
@@ -119,7 +122,7 @@ pub fn plan(options: &Options) -> Result<Report, PlanError> {
     let pairs =
         devices.iter().flat_map(|&device| precisions.iter().map(move |&precision| (device, precision)));
     let verdicts = pairs.map(|(device, precision)| model.judge(device, precision, workload)).collect();
-    // What is below 16 bits keeps its KV cache in them, so fp16 stands for all but fp32.
+    // Every precision below fp32 has a KV cache of 16-bit numbers: fp16 stands for them all.
     let budgets_in = options.precision.unwrap_or(Precision::Fp16);
     let budgets = model.budgets(budgets_in, workload);
     let attention = options.attention;

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::devices::ComputeCapability;
 
-/// A precision to plan for (design section 5). What `build` writes is the manifest's own list, which may be shorter.
+/// A precision to plan for. What `build` writes is the manifest's own list, which may be
+/// shorter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -16,7 +17,8 @@ pub enum Precision {
     Fp16,
     /// As fp16, with the range of fp32 and three bits of precision fewer.
     Bf16,
-    /// Linear layers' weights in E4M3, all else as fp16. Counted with a scale per output channel; a bundle has one for each matrix.
+    /// Linear layers' weights in E4M3, all else as fp16. Counted with a scale per output channel; a bundle
+    /// has one for each matrix.
     Fp8,
     /// Linear layers' weights in int8 with a scale per output channel, all else as fp16.
     Int8,
@@ -40,7 +42,8 @@ pub enum WeightKind {
     Linear,
     /// Embeddings, the output head, convolutions, stacked heads: never below 16 bits.
     Table,
-    /// Norms, biases, rotary tables: 32 bits in every precision. They are few, and the first to lose their meaning.
+    /// Norms, biases, rotary tables: 32 bits in every precision. They are few, and the first to lose their
+    /// meaning.
     Vector,
 }
 
@@ -48,8 +51,8 @@ impl Precision {
     /// All of them, from the largest to the smallest.
     pub const ALL: [Self; 6] = [Self::Fp32, Self::Fp16, Self::Bf16, Self::Fp8, Self::Int8, Self::Int4];
 
-    /// Bytes of an element of activations and KV cache. Below 16 bits only weights shrink: what is quantised for a product is
-    /// dequantised behind it, and the KV cache stays as it is computed.
+    /// Bytes of an element of activations and KV cache. Below 16 bits only weights shrink: what is quantised
+    /// for a product is dequantised behind it, and the KV cache stays as it is computed.
     pub const fn float_bytes(self) -> u64 {
         if matches!(self, Self::Fp32) { 4 } else { 2 }
     }
@@ -68,8 +71,9 @@ impl Precision {
 
     /// Why a GPU of this compute capability should not run this precision; `None` where it should.
     ///
-    /// Sources: the support matrices of TensorRT 10 and 11 (FP8 from 8.9, BF16 from 8.0) and of TensorRT-RTX 1.5 (7.5: FP32 and
-    /// FP16); NVIDIA's CUDA C++ programming guide, table of arithmetic by compute capability.
+    /// Sources: the support matrices of TensorRT 10 and 11 (FP8 from 8.9, BF16 from 8.0) and of TensorRT-RTX
+    /// 1.5 (7.5: FP32 and FP16); NVIDIA's CUDA C++ programming guide, table of arithmetic by compute
+    /// capability.
     pub fn refusal(self, gpu: ComputeCapability) -> Option<Refusal> {
         let (reason, instead) = match self {
             Self::Bf16 if gpu < ComputeCapability(80) => (

@@ -9,6 +9,7 @@ use super::budgets::BudgetCost;
 use super::devices::Device;
 use super::memory::{Attention, Estimate, Workload};
 use super::precision::Precision;
+use super::units::{gib, gib_number};
 use crate::table::{Table, grouped};
 
 /// What a model needs, and where it fits.
@@ -45,15 +46,6 @@ impl Report {
         devices.dedup();
         devices
     }
-}
-
-/// Bytes in GiB, with the unit.
-pub(super) fn gib(bytes: u64) -> String {
-    format!("{} GiB", gib_number(bytes))
-}
-
-fn gib_number(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / f64::from(1 << 30))
 }
 
 /// Bytes in MiB, one decimal, digits in groups.
@@ -109,7 +101,8 @@ impl Report {
         table
     }
 
-    /// Where the activations come from: in the last precision of more than 8 bits, or the one that was asked for.
+    /// Where the activations come from: in the last precision of more than 8 bits, or the one that was asked
+    /// for.
     fn peaks(&self) -> Table {
         let wanted =
             self.estimates.iter().find(|x| x.precision == self.budgets_in).or(self.estimates.first());

@@ -89,7 +89,8 @@ fn fp32_weights_are_the_parameters_that_graphs_read() {
     let used = compose(BASE).parameters().into_iter().filter(|parameter| parameter.used);
     let used: u64 = used.map(|parameter| parameter.shape.iter().product::<usize>() as u64).sum();
     let sum: u64 = base().estimate(Precision::Fp32, WORKLOAD).weights.values().sum();
-    // Beyond the parameters there are constants: rotary tables of 4096 x 64 sines and cosines (2 MiB), resampling matrices.
+    // Beyond the parameters there are constants: rotary tables of 4096 x 64 sines and cosines (2 MiB),
+    // resampling matrices.
     assert!((used * 4..used * 4 + (4 << 20)).contains(&sum), "{used} parameters, {sum} bytes");
 }
 

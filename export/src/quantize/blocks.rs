@@ -47,7 +47,8 @@ pub(super) fn map(block: &[f32], blocks: Blocks) -> Map {
     let (low, high) = block.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
     if blocks.symmetric {
         let scale = match blocks.bits {
-            // Of sixteen values the one more below zero counts: the largest weight takes it, whatever its sign.
+            // Of sixteen values the one more below zero counts: the largest weight takes it, whatever its
+            // sign.
             Bits::Four => (if high > -low { high } else { low }) / -f32::from(middle),
             Bits::Eight => high.max(-low) / f32::from(largest - middle),
         };

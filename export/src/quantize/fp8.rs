@@ -34,8 +34,8 @@ pub(super) fn write(
     })
 }
 
-/// The scale that maps a magnitude to the format's largest, rounded up: rounded down, the largest would saturate. It never falls into the subnormal numbers of 16 bits, which have too few digits to
-/// divide by.
+/// The scale that maps a magnitude to the format's largest, rounded up: rounded down, the largest would
+/// saturate. It never falls into the subnormal numbers of 16 bits, which have too few digits to divide by.
 pub(crate) fn scale(largest: f32) -> f16 {
     let nearest = f16::from_f32(largest / LARGEST);
     let enough = nearest.to_f32() * LARGEST >= largest;
@@ -68,7 +68,8 @@ fn encode(x: f32) -> u8 {
 mod tests {
     use super::*;
 
-    /// By the definition (Micikevicius et al., table 1): 1 sign bit, 4 exponent bits of bias 7, 3 mantissa bits.
+    /// By the definition (Micikevicius et al., table 1): 1 sign bit, 4 exponent bits of bias 7, 3 mantissa
+    /// bits.
     fn decode(code: u8) -> f32 {
         let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
         let magnitude = match exponent {

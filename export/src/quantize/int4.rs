@@ -1,9 +1,11 @@
-//! Blocks of 4-bit weights along a row, transposed: what ONNX's `DequantizeLinear` reads in front of a `MatMul`
-//! (<https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html>).
+//! Blocks of 4-bit weights along a row, transposed: what ONNX's `DequantizeLinear` reads in front of a
+//! `MatMul` (<https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html>).
 //!
-//! TensorRT wants scales greater than zero and no zero points, so a symmetric block's largest weight does not get the -8 where it is positive, as it
-//! does in [`super::blocks`]: `MatMulNBits` takes scales of either sign. Half of all blocks would be left with fifteen integers, and the root mean square of the
-//! error 7 % larger (simulated: 1500 blocks of 32 normally distributed weights). A choice among a few scales leaves 2 % of that.
+//! TensorRT wants scales greater than zero and no zero points, so a symmetric block's largest weight does not
+//! get the -8 where it is positive, as it does in [`super::blocks`]: `MatMulNBits` takes scales of either
+//! sign. Half of all blocks would be left with fifteen integers, and the root mean square of the error 7 %
+//! larger (simulated: 1500 blocks of 32 normally distributed weights). A choice among a few scales leaves 2 %
+//! of that.
 
 use std::io::Write;
 
@@ -49,8 +51,8 @@ impl Map {
 /// The integers of a symmetric block.
 const LIMITS: (f32, f32) = (-8.0, 7.0);
 
-/// The scale of the least squared error among those that make 7, 7.5, 8, 8.5 or 9 steps of the largest magnitude: more of them are finer for most weights
-/// and saturate a few.
+/// The scale of the least squared error among those that make 7, 7.5, 8, 8.5 or 9 steps of the largest
+/// magnitude: more of them are finer for most weights and saturate a few.
 fn least_lossy(block: &[f32], largest: f32) -> f16 {
     let mut best = (f32::INFINITY, f16::ZERO);
     for steps in [7.0, 7.5, 8.0, 8.5, 9.0] {
@@ -65,14 +67,16 @@ fn least_lossy(block: &[f32], largest: f32) -> f16 {
     best.1
 }
 
-/// The nearest whole number, ties to even, of a small one: an addition leaves no bits behind the point. Unlike `round_ties_even` it needs no
-/// instruction that not every processor has, so that several are computed at once.
+/// The nearest whole number, ties to even, of a small one: an addition leaves no bits behind the point.
+/// Unlike `round_ties_even` it needs no instruction that not every processor has, so that several are
+/// computed at once.
 fn nearest(x: f32) -> f32 {
     const NO_FRACTION: f32 = 1.5 * 8_388_608.0; // 1.5 * 2^23
     (x + NO_FRACTION) - NO_FRACTION
 }
 
-/// Writes a part of a matrix \[rows, columns\] as \[columns, rows\], or, of scales and zero points, \[columns / block, rows\].
+/// Writes a part of a matrix \[rows, columns\] as \[columns, rows\], or, of scales and zero points, \[columns
+/// / block, rows\].
 pub(super) fn write(
     checkpoint: &Checkpoint,
     quantized: &Quantized,
@@ -125,7 +129,8 @@ impl Columns {
         self.added += 1;
     }
 
-    /// Four bits of a stored row. Two of them share a byte, the first in its lower half, across the ends of rows.
+    /// Four bits of a stored row. Two of them share a byte, the first in its lower half, across the ends of
+    /// rows.
     fn put(&mut self, stored_row: usize, bits: u8) {
         let place = stored_row * self.rows + self.added;
         self.bytes[place / 2] |= bits << (4 * (place % 2));
@@ -140,7 +145,8 @@ mod tests {
     const SIZE: usize = 16;
     const COLUMNS: usize = 48;
 
-    /// Rows of numbers of either sign, each of another width; an odd number of them, so that bytes are shared across rows.
+    /// Rows of numbers of either sign, each of another width; an odd number of them, so that bytes are shared
+    /// across rows.
     fn matrix() -> Vec<Vec<f32>> {
         let number = |row: usize, i: usize| ((i * 37 + row * 11) % 101) as f32 - 40.0 + row as f32;
         (0..3).map(|row| (0..COLUMNS).map(|i| 0.013 * (row + 1) as f32 * number(row, i)).collect()).collect()

@@ -1,7 +1,8 @@
 //! Weights in fewer bits: the numbers behind [`arrcoc_models::graph::quantized`].
 //!
-//! A matrix streams through in groups of rows, once per stored part (twice where one scale is for all of it), so that no more than a group is in memory in 32 bits.
-//! ([`int4`] stores columns, so it gathers the whole part, in the few bits that it has.)
+//! A matrix streams through in groups of rows, once per stored part (twice where one scale is for all of it),
+//! so that no more than a group is in memory in 32 bits. ([`int4`] stores columns, so it gathers the whole
+//! part, in the few bits that it has.)
 
 mod blocks;
 pub(crate) mod fp8;
@@ -22,14 +23,16 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 /// Weights read at once.
 const GROUP: usize = 1 << 18;
 
-/// The largest magnitude of a weight that is stored in fewer bits and multiplied as a 16-bit float. Coming back it may be two steps of fifteen larger (a zero
-/// point is rounded, and so is the weight); 65504 is the end.
+/// The largest magnitude of a weight that is stored in fewer bits and multiplied as a 16-bit float. Coming
+/// back it may be two steps of fifteen larger (a zero point is rounded, and so is the weight); 65504 is the
+/// end.
 const RESTORED_AS_F16: f32 = 57_344.0;
 
 /// Writes one part of a quantized matrix.
 ///
 /// # Errors
-/// [`CheckpointError`]: the tensor cannot be read, holds something that is no number or too large for its form, or `out` fails.
+/// [`CheckpointError`]: the tensor cannot be read, holds something that is no number or too large for its
+/// form, or `out` fails.
 pub(crate) fn write(
     checkpoint: &Checkpoint,
     quantized: &Quantized,
@@ -167,7 +170,8 @@ pub(crate) fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
-/// Passes elements `range` of a tensor to `take`, `step` at a time, with the place of the first within the range.
+/// Passes elements `range` of a tensor to `take`, `step` at a time, with the place of the first within the
+/// range.
 fn each_group(
     checkpoint: &Checkpoint,
     tensor: &str,

@@ -38,7 +38,8 @@ pub(super) fn write(
     })
 }
 
-/// A block's map with a scale that 16 bits hold. One too small for them leaves nothing of weights that are next to nothing.
+/// A block's map with a scale that 16 bits hold. One too small for them leaves nothing of weights that are
+/// next to nothing.
 fn map(block: &[f32]) -> Map {
     let map = blocks::map(block, BLOCKS);
     Map { scale: f16::from_f32(map.scale).to_f32(), ..map }

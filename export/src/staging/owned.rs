@@ -26,10 +26,11 @@ const DEPTH: usize = 4;
 pub enum Owned {
     /// A directory with a manifest of ours, and no file besides those that it lists.
     Bundle,
-    /// A directory with the mark of `init`, no other files than `init` writes, and none of them changed since.
+    /// A directory with the mark of `init`, no other files than `init` writes, and none of them changed
+    /// since.
     Checkpoint,
-    /// A directory with nothing but ONNX models and TensorRT's engines.
-    Engine,
+    /// A directory with nothing but ONNX models and a TensorRT plan.
+    Plan,
     /// Nothing: what is written is never moved into place.
     Scratch,
 }
@@ -41,7 +42,7 @@ impl Owned {
             Self::Checkpoint => {
                 "a checkpoint as `arrcoc-export init` wrote it, unchanged, and no other files in it"
             }
-            Self::Engine => "an engine that `arrcoc-export engines` built, and no other files with it",
+            Self::Plan => "a plan that `arrcoc-export compile` made, and no other files with it",
             Self::Scratch => "nothing",
         }
     }
@@ -75,7 +76,7 @@ impl Owned {
         let ours = match self {
             Self::Bundle => bundle_files(destination),
             Self::Checkpoint => checkpoint_files(destination, &files),
-            Self::Engine => Some(files.iter().filter(|name| is_engine_file(name)).cloned().collect()),
+            Self::Plan => Some(files.iter().filter(|name| is_plan_file(name)).cloned().collect()),
             Self::Scratch => None,
         };
         match ours {
@@ -139,7 +140,7 @@ fn checkpoint_files(dir: &Path, found: &BTreeSet<String>) -> Option<BTreeSet<Str
     Some(ours.cloned().collect())
 }
 
-fn is_engine_file(name: &str) -> bool {
+fn is_plan_file(name: &str) -> bool {
     [".onnx", ".engine", ".profile"].iter().any(|ending| name.ends_with(ending))
 }
 

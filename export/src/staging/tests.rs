@@ -140,10 +140,10 @@ fn what_appears_at_the_destination_meanwhile_stays_too() {
 }
 
 #[test]
-fn checkpoints_and_engines_are_known_by_their_files() {
+fn checkpoints_and_plans_are_known_by_their_files() {
     let root = tempfile::tempdir().unwrap();
-    let (checkpoint, engine) = (root.path().join("checkpoint"), root.path().join("engine"));
-    for dir in [&checkpoint, &engine] {
+    let (checkpoint, plan) = (root.path().join("checkpoint"), root.path().join("plan"));
+    for dir in [&checkpoint, &plan] {
         fs::create_dir(dir).unwrap();
     }
     let config = (arrcoc_models::families::preset("arr-coc-ovis-tiny").unwrap().config)("float32");
@@ -153,10 +153,10 @@ fn checkpoints_and_engines_are_known_by_their_files() {
     let refused = Owned::Checkpoint.check(&checkpoint).unwrap_err().to_string();
     assert!(refused.contains("is not replaced"), "{refused}");
     fs::write(checkpoint.join(INIT_MARK), "").unwrap();
-    fs::write(engine.join("decoder.onnx"), "").unwrap();
-    fs::write(engine.join("decoder_1.engine"), "").unwrap();
+    fs::write(plan.join("decoder.onnx"), "").unwrap();
+    fs::write(plan.join("decoder_1.engine"), "").unwrap();
     Owned::Checkpoint.check(&checkpoint).unwrap();
-    Owned::Engine.check(&engine).unwrap();
+    Owned::Plan.check(&plan).unwrap();
     // Trained in the same place.
     let weights = File::options().write(true).open(checkpoint.join("model.safetensors")).unwrap();
     let (now, later) = (std::time::SystemTime::now(), std::time::Duration::from_secs(60));
@@ -164,7 +164,7 @@ fn checkpoints_and_engines_are_known_by_their_files() {
     let refused = Owned::Checkpoint.check(&checkpoint).unwrap_err().to_string();
     assert!(refused.contains("`model.safetensors` in it"), "{refused}");
     weights.set_modified(now - later).unwrap();
-    for (dir, owned) in [(&checkpoint, Owned::Checkpoint), (&engine, Owned::Engine)] {
+    for (dir, owned) in [(&checkpoint, Owned::Checkpoint), (&plan, Owned::Plan)] {
         assert!(matches!(Owned::Bundle.check(dir), Err(StagingError::Foreign { .. })));
         fs::write(dir.join("thesis.tex"), "a user's").unwrap();
         let refused = owned.check(dir).unwrap_err().to_string();

@@ -2,8 +2,9 @@
 
 use arrcoc_runtime::tensor::{ElementType, Tensor};
 
-/// max |a - b| / max |b| of tensors of one shape and type; infinite when they differ in those, or where either holds
-/// something that is no number. Integers are equal (0) or not (infinity): there is no being close to an index.
+/// max |a - b| / max |b| of tensors of one shape and type; infinite when they differ in those, or where
+/// either holds something that is no number. Integers are equal (0) or not (infinity): there is no being
+/// close to an index.
 pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
     if a.shape() != b.shape() || a.element() != b.element() {
         return f64::INFINITY;
@@ -15,8 +16,8 @@ pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
     }
 }
 
-/// Cosine of the angle between two tensors as vectors: 1 for integers and for tensors of zeros that are equal, 0 where a comparison makes
-/// no sense.
+/// Cosine of the angle between two tensors as vectors: 1 for integers and for tensors of zeros that are
+/// equal, 0 where a comparison makes no sense.
 pub fn cosine(a: &Tensor, b: &Tensor) -> f64 {
     match (a.as_slice::<f32>(), b.as_slice::<f32>()) {
         (Ok(a), Ok(b)) if a.len() == b.len() => float_cosine(a, b),

@@ -1,6 +1,7 @@
 //! The decoder, token by token: the same prompt and the reference's choices go to both sides.
 //!
-//! Bundles for different targets pass their KV cache differently, so the runs are not replayed: each side has a decoder of its own.
+//! Bundles for different targets pass their KV cache differently, so the runs are not replayed: each side has
+//! a decoder of its own.
 
 use arrcoc_bundle::names::tensor;
 use std::time::{Duration, Instant};
@@ -78,7 +79,8 @@ fn no_logits() -> VerifyError {
     VerifyError::Output { stage: Role::Decoder.name().to_owned(), output: tensor::LOGITS.to_owned() }
 }
 
-/// Tokens that prompt and answer may have together: the model's limit, or that of the engines, where it is smaller.
+/// Tokens that prompt and answer may have together: the model's limit, or that of the TensorRT plans, where
+/// it is smaller.
 pub(super) fn context_length(options: &Options, manifest: &Manifest) -> usize {
     options.library.tensorrt.workload.context_length.min(manifest.decoder.context_length)
 }
@@ -91,10 +93,11 @@ pub(super) fn decode(
 ) -> Result<(StageReport, DecodingReport), VerifyError> {
     let spec = &sides[0].bundle.manifest().decoder;
     let context_length = context_length(options, sides[0].bundle.manifest());
-    // As a server would: engines for GPUs take no more.
+    // As a server would: TensorRT plans take no more.
     let prefill_chunk = options.library.tensorrt.workload.prefill_chunk;
     let prompt = prompt.as_slice::<f32>()?;
-    // A model of short context takes as much of the prompt as leaves room for one token and the decoder's spare place.
+    // A model of short context takes as much of the prompt as leaves room for one token and the decoder's
+    // spare place.
     let length = (prompt.len() / spec.hidden_size).min(context_length - 2);
     let tokens = options.tokens.min(context_length - length - 1);
     let prompt = &prompt[prompt.len() - length * spec.hidden_size..];

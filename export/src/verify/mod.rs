@@ -1,9 +1,10 @@
 //! The proof of a bundle: `arrcoc-export verify`.
 //!
-//! Tokenizer and chat template must put the conversations that the server puts to them when it loads. Weights must be
-//! finite numbers. Then the portable fp32 bundle of the same checkpoint answers a question on tract, through the pipeline that serves
-//! ([`record`]), and every run of its graphs is repeated with the verified bundle on ONNX Runtime ([`replay`], [`decoding`]): two
-//! inference libraries that share no code, and for `cpu` bundles two sets of operators.
+//! Tokenizer and chat template must put the conversations that the server puts to them when it loads. Weights
+//! must be finite numbers. Then the portable fp32 bundle of the same checkpoint answers a question on tract,
+//! through the pipeline that serves ([`record`]), and every run of its graphs is repeated with the verified
+//! bundle on ONNX Runtime ([`replay`], [`decoding`]): two inference libraries that share no code, and for
+//! `cpu` bundles two sets of operators.
 
 pub mod compare;
 mod decoding;
@@ -48,9 +49,11 @@ pub struct Options {
     pub reference: Option<PathBuf>,
     /// Checkpoint that the bundle must have been built from.
     pub checkpoint: Option<PathBuf>,
-    /// The test image; `None` takes a random one. Scales that were calibrated (fp8) fit images like those of the calibration.
+    /// The test image; `None` takes a random one. Scales that were calibrated (fp8) fit images like those of
+    /// the calibration.
     pub image: Option<PathBuf>,
-    /// Side of the encoder's input, pixels, for families that have several; `None` takes the smallest, where it fills every tier.
+    /// Side of the encoder's input, pixels, for families that have several; `None` takes the smallest, where
+    /// it fills every tier.
     pub image_size: Option<usize>,
     /// Tokens to decode.
     pub tokens: usize,
@@ -58,7 +61,7 @@ pub struct Options {
     pub seed: u64,
     /// What runs the bundle; the reference always runs on tract.
     pub runtime: LibraryKind,
-    /// How it runs, and, of engines that take no other lengths, what they were built for.
+    /// How it runs, and the lengths that TensorRT plans were compiled for.
     pub library: LibraryOptions,
 }
 

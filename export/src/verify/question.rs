@@ -51,8 +51,8 @@ fn read(path: &Path) -> Result<Vec<u8>, VerifyError> {
     }
 }
 
-/// The smallest input size of a bundle whose encoder has several, where even that has a patch for every token of the largest budget; `None` for the
-/// native one.
+/// The smallest input size of a bundle whose encoder has several, where even that has a patch for every token
+/// of the largest budget; `None` for the native one.
 pub(super) fn smallest_size(bundle: &Bundle) -> Option<usize> {
     let graphs = &bundle.manifest().graphs;
     let least = |axis: &str| graphs.values().find_map(|graph| graph.axes.get(axis)).map(|range| range.min);
@@ -83,7 +83,8 @@ fn bitmap(side: u32, pixels: &[u8]) -> Vec<u8> {
     const HEADERS: u32 = 14 + 40;
     let length = pixels.len() as u32;
     let mut file = b"BM".to_vec();
-    // File header: size, reserved, where the pixels begin. Then the size of the second header, width and height.
+    // File header: size, reserved, where the pixels begin. Then the size of the second header, width and
+    // height.
     for number in [HEADERS + length, 0, HEADERS, 40, side, side] {
         file.extend(number.to_le_bytes());
     }

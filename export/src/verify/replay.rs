@@ -1,6 +1,7 @@
 //! The reference's runs, one graph after the other, on the bundle that is verified.
 //!
-//! Each run gets the inputs that the reference had, so a graph answers for itself; only one graph's weights are in memory at a time.
+//! Each run gets the inputs that the reference had, so a graph answers for itself; only one graph's weights
+//! are in memory at a time.
 
 use std::time::{Duration, Instant};
 

@@ -1,13 +1,14 @@
-//! How far two libraries may lie apart, by what a graph is for and what the numbers of an output mean, and why.
+//! How far two libraries may lie apart, by what a graph is for and what the numbers of an output mean, and
+//! why.
 //!
-//! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so that a graph
-//! answers for itself and not for the ones before it.
+//! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so
+//! that a graph answers for itself and not for the ones before it.
 
 use arrcoc_bundle::{Meaning, Precision, Role, Target};
 
-/// The contract of the reference tests: 1e-3 for networks in 32-bit floats. Runtimes differ in the order of their sums
-/// and in their exponentials, which came to 3e-6 at most on the three presets; trained weights have outliers
-/// that random ones lack. A wrong operator, layout or weight differs by far more than either.
+/// The contract of the reference tests: 1e-3 for networks in 32-bit floats. Runtimes differ in the order of
+/// their sums and in their exponentials, which came to 3e-6 at most on the three presets; trained weights
+/// have outliers that random ones lack. A wrong operator, layout or weight differs by far more than either.
 const NETWORK: f64 = 1e-3;
 
 /// A handful of operations on small whole numbers: one rounding more or less.
@@ -16,29 +17,33 @@ const ARITHMETIC: f64 = 1e-6;
 /// Rows or indices picked, not computed.
 const EXACT: f64 = 0.0;
 
-/// Sixteen bits keep eleven of a number: every tensor that is stored so is off by 2^-12 of itself, and a network of a few dozen layers
-/// stores a few hundred of them, whose errors add up as the root of their number; twice that, since logits are sums of cancelling terms.
+/// Sixteen bits keep eleven of a number: every tensor that is stored so is off by 2^-12 of itself, and a
+/// network of a few dozen layers stores a few hundred of them, whose errors add up as the root of their
+/// number; twice that, since logits are sums of cancelling terms.
 const FP16: f64 = 1e-2;
 
-/// E4M3 keeps four bits of a number: weights and activations are off by up to 1/16 of themselves, by half of that on the average, and
-/// unlike int8's the error does not shrink for what is small. Sums of many products lose less, layers add up.
+/// E4M3 keeps four bits of a number: weights and activations are off by up to 1/16 of themselves, by half of
+/// that on the average, and unlike int8's the error does not shrink for what is small. Sums of many products
+/// lose less, layers add up.
 const FP8: f64 = 2e-1;
 
 /// The rows of a table in 16 bits: half of the last bit.
 const FP16_TABLE: f64 = 5e-4;
 
-/// int8 activations carry an error of half a step, 1/254 of a token's largest value, into every product; it adds up over the layers
-/// as the root of their number, and outliers make the step wider for all that stands beside them.
+/// int8 activations carry an error of half a step, 1/254 of a token's largest value, into every product; it
+/// adds up over the layers as the root of their number, and outliers make the step wider for all that stands
+/// beside them.
 const INT8: f64 = 8e-2;
 
 /// The rows of a table in int8: half a step of 1/127 of the row's largest entry.
 const INT8_TABLE: f64 = 4e-3;
 
-/// Blocks of int4 weights: half a step is 1/16 of a block's largest weight. Random weights have no direction that training would have kept
-/// clear of that noise: they lose more than trained ones do.
+/// Blocks of int4 weights: half a step is 1/16 of a block's largest weight. Random weights have no direction
+/// that training would have kept clear of that noise: they lose more than trained ones do.
 const INT4: f64 = 4e-1;
 
-/// The limit of an output at a precision and target. Graphs of the other roles keep 32 bits in every precision.
+/// The limit of an output at a precision and target. Graphs of the other roles keep 32 bits in every
+/// precision.
 pub fn limit(precision: Precision, target: Target, role: Role, meaning: Meaning) -> f64 {
     let exact = match meaning {
         // Both sides see the same scores; ties go to the lower index by contract.

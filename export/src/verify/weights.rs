@@ -47,8 +47,8 @@ pub struct NotFinite {
 struct FloatFormat {
     /// Bytes.
     size: usize,
-    /// Bits in the upper two bytes (of one byte: in that one) that NaN and infinity have all of: the exponent's, or, where there are no
-    /// infinities, the mantissa's too.
+    /// Bits in the upper two bytes (of one byte: in that one) that NaN and infinity have all of: the
+    /// exponent's, or, where there are no infinities, the mantissa's too.
     ones: u16,
 }
 

@@ -39,6 +39,13 @@ impl Workshop {
         Self { dir }
     }
 
+    /// A directory with a copy of a stock checkpoint in the place of the tiny preset's.
+    pub fn stock(family: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&stock(family), &dir.path().join("tiny"));
+        Self { dir }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -193,6 +200,19 @@ pub fn mended(bundle: &Path, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
     fs::write(bundle.join("manifest.yaml"), manifest.replace(&before, &hash(&bytes))).unwrap();
 }
 
+/// A checkpoint of a stock family, as transformers saved it.
+pub fn stock(family: &str) -> PathBuf {
+    arrcoc_tests::repository("tests/fixtures/stock").join(family).join("checkpoint")
+}
+
+/// Copies the files of a directory.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for (name, bytes) in contents(from) {
+        fs::write(to.join(name), bytes).unwrap();
+    }
+}
+
 /// Every file below a directory, with its contents.
 pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
@@ -203,7 +223,8 @@ pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Whether ONNX Runtime can be had; named (by its path, or as `ort` in `ARRCOC_REQUIRE`) and absent is a failure, not a reason to skip.
+/// Whether ONNX Runtime can be had; named (by its path, or as `ort` in `ARRCOC_REQUIRE`) and absent is a
+/// failure, not a reason to skip.
 pub fn has_onnx_runtime() -> bool {
     let runtime = LibraryKind::Ort.open(2);
     if let Err(error) = &runtime {

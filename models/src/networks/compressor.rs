@@ -4,7 +4,7 @@
 //! The first tokens are a coarse gist of the whole image, the rest its most relevant patches: where the
 //! allocation is wrong the decoder still sees a thumbnail. How many tokens there are is the *length* of
 //! `token_slots`; a budget given as a value would become a shape input in TensorRT, and selection by value
-//! (`NonZero`) would split its engines.
+//! (`NonZero`) would split its plans.
 
 use arrcoc_bundle::names::{axis, tensor};
 use serde::Deserialize;

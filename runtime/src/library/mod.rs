@@ -31,7 +31,7 @@ pub enum LibraryKind {
     Ort,
     /// ONNX Runtime with its CUDA provider; `portable` bundles.
     Cuda,
-    /// ONNX Runtime with its TensorRT provider, on engines that `arrcoc-export engines` built; `portable` bundles.
+    /// ONNX Runtime with its TensorRT provider, on plans that `arrcoc-export compile` made; `portable` bundles.
     TensorRt,
     /// tract, in pure Rust; `portable` bundles only.
     Tract,
@@ -88,10 +88,10 @@ pub trait Library: Send + Sync {
     /// [`LibraryError::Load`] with the library's own reason.
     fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, LibraryError>;
 
-    /// Loads a graph of a bundle; libraries that prepare engines ahead of time find theirs by what it says.
+    /// Loads a graph of a bundle; libraries that run plans compiled ahead of time find theirs by what it says.
     ///
     /// # Errors
-    /// As [`Library::load`], and [`LibraryError::NoPlan`] where an engine is needed and not there.
+    /// As [`Library::load`], and [`LibraryError::NoPlan`] where a plan is needed and not there.
     fn load_bundled(&self, graph: &BundledGraph<'_>) -> Result<Box<dyn Graph>, LibraryError> {
         self.load(graph.name, &graph.file.path)
     }
@@ -214,9 +214,9 @@ pub enum LibraryError {
         /// The library's reason.
         reason: String,
     },
-    /// TensorRT runs engines only, and there is none for this graph on this machine.
+    /// TensorRT runs plans only, and there is none for this graph on this machine.
     #[error(
-        "graph `{graph}` has no TensorRT engine for this GPU, these libraries and these lengths: expected `{}`; build it \
+        "graph `{graph}` has no TensorRT plan for this GPU, these libraries and these lengths: expected `{}`; compile it \
          with `{command}`",
         expected.display()
     )]
@@ -225,7 +225,7 @@ pub enum LibraryError {
         graph: String,
         /// Where it would lie.
         expected: PathBuf,
-        /// What builds it.
+        /// What compiles it.
         command: String,
     },
     /// A run failed.

@@ -45,7 +45,7 @@ fn oldest() -> String {
 pub struct OrtLibrary {
     shared: Shared,
     provider: Provider,
-    /// What TensorRT's engines are bound to.
+    /// What TensorRT plans are bound to.
     machine: Option<tensorrt::Machine>,
     /// Threads per session, the calling one among them; 0 leaves it to the library.
     threads: usize,
@@ -145,7 +145,7 @@ impl OrtLibrary {
         &self.shared.version
     }
 
-    /// What TensorRT's engines are bound to; `None` on other providers.
+    /// What TensorRT plans are bound to; `None` on other providers.
     pub fn machine(&self) -> Option<&tensorrt::Machine> {
         self.machine.as_ref()
     }
@@ -220,7 +220,7 @@ impl Library for OrtLibrary {
         if self.machine.is_some() {
             return Err(LibraryError::Unsupported {
                 runtime: "TensorRT",
-                what: "graphs outside a bundle: its manifest says which lengths an engine takes",
+                what: "graphs outside a bundle: its manifest says which lengths a plan takes",
             });
         }
         self.load_graph(name, model, None)

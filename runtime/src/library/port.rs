@@ -90,7 +90,7 @@ pub(super) fn check(graph: &str, ports: &[Port], offers: &[Offer<'_>]) -> Result
     Ok(())
 }
 
-/// Checks that every named axis lies within its range, where `ranges` has one: what an engine was built for.
+/// Checks that every named axis lies within its range, where `ranges` has one: what a plan was compiled for.
 pub(super) fn check_ranges(
     graph: &str,
     ports: &[Port],
@@ -104,7 +104,7 @@ pub(super) fn check_ranges(
             let Some(AxisRange { min, max, .. }) = ranges.get(axis) else { continue };
             if !(*min..=*max).contains(&(length as u64)) {
                 let reason = format!(
-                    "axis `{axis}` of input `{}`: expected {min} to {max}, which the engine was built for, found {length}",
+                    "axis `{axis}` of input `{}`: expected {min} to {max}, which the plan was compiled for, found {length}",
                     port.name
                 );
                 return Err(LibraryError::Run { graph: graph.to_owned(), reason });
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_outside_an_engines_range_are_named() {
+    fn lengths_outside_a_plans_range_are_named() {
         let ranges = BTreeMap::from([("batch".to_owned(), AxisRange { min: 2, opt: 2, max: 4 })]);
         let within = |batch: usize| {
             let shape = [batch, 3];

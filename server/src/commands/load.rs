@@ -1,6 +1,8 @@
 //! Bundles and logs, for all commands.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,7 +11,7 @@ use arrcoc_runtime::console;
 use arrcoc_runtime::generate::NoObserver;
 use arrcoc_runtime::model::Model;
 use arrcoc_server::config::{Config, ConfigError, LOG_FILTER, LogFormat};
-use arrcoc_server::engines::{Bundles, first};
+use arrcoc_server::engines::{Bundles, Found, Source as _, first};
 use tracing_subscriber::EnvFilter;
 
 /// Logs warnings only, unless the configuration asks for more: for commands whose output is something else.
@@ -45,6 +47,30 @@ fn colours() -> bool {
 /// Where the configuration has its engines.
 pub(crate) fn source(config: &Config) -> Result<Bundles, ConfigError> {
     Ok(Bundles::new(config.root()?, config.options()))
+}
+
+/// The directory that `serve` takes where no setting names one: there `arrcoc-export build` puts its bundles.
+const HERE: &str = "engines";
+
+/// [`HERE`], where it holds bundles of one model. Bundles that cannot be used are no reason against it: choosing the
+/// first engine says what is wrong with them.
+pub(crate) fn engines_here(config: &Config) -> Result<PathBuf, ConfigError> {
+    let found = match Bundles::new(Path::new(HERE), config.options()).list() {
+        Err(_) if !Path::new(HERE).exists() => format!("no directory `{HERE}` here"),
+        Err(error) => format!("a directory `{HERE}` that cannot be read ({error})"),
+        Ok(found) if found.is_empty() => format!("no bundle in the directory `{HERE}`"),
+        Ok(found) => {
+            let usable =
+                found.iter().filter_map(|Found { dir, engine }| Some((&engine.as_ref().ok()?.model, dir)));
+            let models: BTreeMap<&String, &PathBuf> = usable.collect();
+            if models.len() <= 1 {
+                return Ok(HERE.into());
+            }
+            let places = models.iter().map(|(model, dir)| format!("{model} ({})", dir.display()));
+            format!("several models in the directory `{HERE}`: {}", places.collect::<Vec<_>>().join(", "))
+        }
+    };
+    Err(ConfigError::NothingToServe { found })
 }
 
 /// Opens the bundle that the configuration names, or the one to begin with: its manifest and hashes are

@@ -84,6 +84,9 @@ fn configure_server(args: Serve) -> Result<Config, Failure> {
         clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, message + "\n").exit();
     }
     let mut config = configure(&configured)?;
+    if config.bundle.is_none() && config.engines.is_none() {
+        config.engines = Some(load::engines_here(&config)?);
+    }
     if let Some(host) = host {
         config.listen.set_ip(host);
     }

@@ -36,6 +36,16 @@ pub enum ConfigError {
          `engines` in the file); `arrcoc-export build` makes one"
     )]
     NoBundle,
+    /// `serve` was given no bundle, and the directory that it takes then is not one of one model.
+    #[error(
+        "no bundle to run: expected bundles of one model in the directory `engines`, found {found}; or give `serve DIR`, \
+         --bundle DIR or --engines DIR (or ARRCOC_BUNDLE, ARRCOC_ENGINES, or `bundle` or `engines` in the file); \
+         `arrcoc-export build CHECKPOINT` makes one"
+    )]
+    NothingToServe {
+        /// What there is.
+        found: String,
+    },
     /// Values are wrong: all of them are listed.
     #[error("the configuration has {} problem(s):{}", .0.len(), list(.0))]
     Invalid(Vec<Problem>),

@@ -86,7 +86,7 @@ impl Config {
                 arena_limit: engine.gpu_arena.map(|size| size.0),
                 arena_growth: engine.gpu_arena_growth,
             },
-            tensorrt_engines: engine.tensorrt_engines.clone(),
+            tensorrt_plans: engine.tensorrt_plans.clone(),
             slots: engine.slots.0,
             context_length: engine.context_length.map(|n| n.0),
             prefill_chunk: engine.prefill_chunk.0,

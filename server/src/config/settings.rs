@@ -29,7 +29,7 @@ settings! {
             "Engine bundle to serve, as written by `arrcoc-export build`", checks::bundle;
         engines: Option<PathBuf> = "", "DIR",
             "Directory of bundles of one model to swap between, as `arrcoc-export build \
-             --out` makes it; instead of `bundle`", checks::engines;
+             --out` makes it; instead of `bundle`. `serve` takes `engines` where neither is set", checks::engines;
         precision: Option<Precision> = "", "NAME",
             "Which of `engines` to begin with: fp32, int8, int4, or fp16 and fp8 for GPUs; the best for this \
              CPU unless set";
@@ -74,8 +74,8 @@ settings! {
         gpu_arena_growth: ArenaGrowth = "requested", "NAME",
             "How these arenas grow: requested (by what is needed) or doubling (fewer allocations, more \
              memory)";
-        tensorrt_engines: Option<PathBuf> = "", "DIR",
-            "Where `arrcoc-export engines` put its engines; .tensorrt beside the bundle unless set";
+        tensorrt_plans: Option<PathBuf> = "", "DIR",
+            "Where `arrcoc-export compile` put its plans; .tensorrt beside the bundle unless set";
         slots: Count = "4", "N",
             "Answers generated at the same time; each holds KV cache for a whole context";
         context_length: Option<Count> = "", "TOKENS",

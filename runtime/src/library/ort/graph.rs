@@ -20,7 +20,7 @@ pub(super) struct OrtGraph {
     _weights: Mapped,
     inputs: Vec<Port>,
     outputs: Vec<String>,
-    /// Lengths that the engine was built for; empty where any will do.
+    /// Lengths that the plan was compiled for; empty where any will do.
     ranges: tensorrt::Ranges,
     /// Where outputs stay that only a later run reads.
     memory: MemoryInfo<'static>,

@@ -32,7 +32,7 @@ pub enum Provider {
     Cpu(CpuOptions),
     /// The CUDA provider; operators on shapes alone run on the CPU, as it wants them to.
     Cuda(CudaOptions),
-    /// The TensorRT provider, on engines built ahead of time, and nothing beside it.
+    /// The TensorRT provider, on plans compiled ahead of time, and nothing beside it.
     TensorRt(TensorRtOptions),
 }
 

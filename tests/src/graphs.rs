@@ -1,4 +1,5 @@
-//! The combinations of bundle and library that must all compute what the reference computes.
+//! For tests that run single graphs: the test bundles, each on a library, which must all compute what the
+//! reference computes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,15 +14,15 @@ use arrcoc_runtime::tensor::Tensor;
 use crate::goldens::Goldens;
 use crate::repository;
 
-/// A bundle and the library that runs it.
-pub struct Engine {
+/// The graphs of a bundle, and the library that runs them.
+pub struct Graphs {
     /// The bundle.
     pub bundle: Bundle,
     /// The library.
     pub runtime: Box<dyn Library>,
 }
 
-impl Engine {
+impl Graphs {
     /// Opens the test bundle of `preset` for `target`, which `cargo xtask test` has made.
     ///
     /// # Errors
@@ -62,7 +63,7 @@ impl Engine {
     /// The embeddings of tokens, \[1, tokens, width\].
     ///
     /// # Errors
-    /// When the engine fails.
+    /// When the library fails.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let graph = self.runtime.load_from(&self.bundle, self.bundle.manifest().only(Role::Embedding))?;
         Ok(Embedder::new(graph, self.bundle.manifest().decoder.hidden_size).embed(ids)?)
@@ -71,7 +72,7 @@ impl Engine {
     /// The embeddings of the goldens' prompt, with the image's placeholder replaced by its tokens.
     ///
     /// # Errors
-    /// When there is no prompt, or the engine fails.
+    /// When there is no prompt, or the library fails.
     pub fn prompt(&self, goldens: &Goldens, visual: &Tensor) -> Result<Tensor> {
         let manifest = self.bundle.manifest();
         let (width, image) = (manifest.decoder.hidden_size, manifest.vision.image_token_id);
@@ -88,19 +89,19 @@ impl Engine {
     ///
     /// # Errors
     /// When it does not load.
-    pub fn graph(&self, name: &str) -> Result<Stage> {
-        Ok(Stage(self.runtime.load_from(&self.bundle, name)?))
+    pub fn load(&self, name: &str) -> Result<Loaded> {
+        Ok(Loaded(self.runtime.load_from(&self.bundle, name)?))
     }
 }
 
 /// A loaded graph whose outputs are asked for by name.
-pub struct Stage(Box<dyn Graph>);
+pub struct Loaded(Box<dyn Graph>);
 
-impl Stage {
+impl Loaded {
     /// Runs the graph.
     ///
     /// # Errors
-    /// When the engine fails.
+    /// When the library fails.
     pub fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
         Ok(Outputs(self.0.run(inputs)?))
     }

@@ -1,8 +1,8 @@
-//! `arrcoc-export engines`.
+//! `arrcoc-export compile`.
 
 use std::path::PathBuf;
 
-use arrcoc_export::engines::{self, Options, Plan};
+use arrcoc_export::compile::{self, Compilation, Options};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::library::ort::tensorrt::BuildOptions;
 use serde_json::json;
@@ -11,25 +11,25 @@ use super::gpu::Gpu;
 
 const EXAMPLES: &str = "\
 Examples:
-  arrcoc-export engines engines/my-model/fp32-portable --dry-run
-  arrcoc-export engines engines/my-model/fp32-portable
-  arrcoc-export engines engines/my-model/fp32-portable --context 8192 --prefill-chunk 512
+  arrcoc-export compile engines/my-model/fp32-portable --dry-run
+  arrcoc-export compile engines/my-model/fp32-portable
+  arrcoc-export compile engines/my-model/fp32-portable --context 8192 --prefill-chunk 512
 
-TensorRT compiles a graph into an engine for one GPU, driver, TensorRT and ONNX Runtime, and for
+TensorRT compiles a graph into a plan for one GPU, driver, TensorRT and ONNX Runtime, and for
 lengths between a least and a most. That takes minutes per graph, so it is done here, on the machine
-that will serve and while its GPU is idle; arrcoc-serve loads engines and builds none. --context and
+that will serve and while its GPU is idle; arrcoc-serve loads plans and compiles none. --context and
 --prefill-chunk must be the server's engine.context_length and engine.prefill_chunk.
 
---dry-run prints what would be built and needs no GPU. Graphs that TensorRT's parser would refuse are
+--dry-run prints what would be compiled and needs no GPU. Graphs that TensorRT's parser would refuse are
 named either way.";
 
-/// Build TensorRT's engines for a portable bundle, ahead of serving
+/// Compile a bundle's graphs into TensorRT plans on this machine's GPU
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Directory of the bundle, of target portable
     bundle: PathBuf,
-    /// Directory of engines [default: .tensorrt beside the bundle]
+    /// Directory of plans [default: .tensorrt beside the bundle]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -43,10 +43,10 @@ pub(super) struct Args {
     /// How hard to look for the best kernels, 0 to 5
     #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(u8).range(..=5))]
     optimization_level: u8,
-    /// Build even where an engine stands already
+    /// Compile even where a plan stands already
     #[arg(long)]
     force: bool,
-    /// Print what would be built, and build nothing
+    /// Print what would be compiled, and compile nothing
     #[arg(long)]
     dry_run: bool,
     /// Report in JSON, one object a line, on standard output
@@ -66,12 +66,12 @@ impl Args {
         };
         let progress = Progress::detect(self.json);
         if self.dry_run {
-            let plan = engines::dry_run(&self.bundle, &options)?;
-            let text = if self.json { serde_json::to_string(&plan)? + "\n" } else { plan.to_string() };
+            let listed = compile::dry_run(&self.bundle, &options)?;
+            let text = if self.json { serde_json::to_string(&listed)? + "\n" } else { listed.to_string() };
             return super::print(&text);
         }
-        let Plan { machine, engines, .. } = engines::build(&self.bundle, &options, progress)?;
-        progress.note(&format!("{} engines for {machine}", engines.len()));
-        super::report(progress, &json!({ "event": "result", "machine": machine, "engines": engines }))
+        let Compilation { machine, plans, .. } = compile::compile(&self.bundle, &options, progress)?;
+        progress.note(&format!("{} plans for {machine}", plans.len()));
+        super::report(progress, &json!({ "event": "result", "machine": machine, "plans": plans }))
     }
 }

@@ -1,30 +1,30 @@
-//! A plan for people.
+//! The plans, for people.
 
 use std::fmt;
 
 use arrcoc_runtime::library::ort::tensorrt::shape;
 
-use super::{Engine, Plan};
+use super::{Compilation, Plan};
 use crate::progress::human_bytes;
 use crate::table::Table;
 
-impl fmt::Display for Plan {
+impl fmt::Display for Compilation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "TensorRT engines of {}", self.bundle.display())?;
+        writeln!(f, "TensorRT plans of {}", self.bundle.display())?;
         writeln!(f, "for {}", self.machine)?;
         if let Some(reason) = &self.unknown {
             writeln!(f, "The machine is a placeholder: {reason}")?;
         }
-        self.engines.iter().try_for_each(|engine| writeln!(f, "\n{engine}"))
+        self.plans.iter().try_for_each(|plan| writeln!(f, "\n{plan}"))
     }
 }
 
-impl fmt::Display for Engine {
+impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.built { "built" } else { "to be built" };
+        let state = if self.built { "compiled" } else { "to be compiled" };
         writeln!(f, "{}: {}, {state}", self.graph, human_bytes(self.weight_bytes))?;
         writeln!(f, "  graph   {}", self.file.display())?;
-        writeln!(f, "  engine  {}", self.place.context.display())?;
+        writeln!(f, "  plan    {}", self.place.context.display())?;
         // The profiles have their own table, and the paths stand above.
         let plain = |key: &str| !key.starts_with("trt_profile") && !key.ends_with("_path");
         let options = self.options.iter().filter(|(key, _)| plain(key));

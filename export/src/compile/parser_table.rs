@@ -1,4 +1,5 @@
-//! What TensorRT's ONNX parser takes, as data, so that a graph which it would refuse is found where there is no TensorRT.
+//! What TensorRT's ONNX parser takes, as data, so that a graph which it would refuse is found where there is
+//! no TensorRT.
 
 use std::ops::RangeInclusive;
 
@@ -8,14 +9,14 @@ use Type::{Bf16, Bool, Fp4, Fp8, Fp16, Fp32, Int4, Int8, Int32, Int64, Uint8};
 /// The TensorRT that the table is of.
 pub const TENSORRT: &str = "10.15";
 
-/// Where the table comes from: `docs/operators.md` of onnx-tensorrt, as it stood for [`TENSORRT`]. Operators that it lists as
-/// unsupported are left out here, like those that it does not know.
+/// Where the table comes from: `docs/operators.md` of onnx-tensorrt, as it stood for [`TENSORRT`]. Operators
+/// that it lists as unsupported are left out here, like those that it does not know.
 pub const SOURCE: &str = "https://github.com/onnx/onnx-tensorrt/blob/main/docs/operators.md";
 
 /// Versions of the standard operator set.
 pub const OPSETS: RangeInclusive<i64> = 9..=24;
 
-/// `TopK` takes fewer than so many.
+/// `TopK` takes fewer than this many.
 pub const TOP_K: i64 = 3840;
 
 /// An element type.

@@ -177,8 +177,8 @@ fn check_node(node: &Node, known: &Known<'_>) -> Result<(), Reason> {
     }
 }
 
-/// The tensors of a node to which the table's types apply: the first input, unless that is a condition or a shape. The
-/// specification binds the types of the others to it.
+/// The tensors of a node to which the table's types apply: the first input, unless that is a condition or a
+/// shape. The specification binds the types of the others to it.
 fn data(node: &Node) -> impl Iterator<Item = &str> {
     let (input, output) = match node.operator.as_str() {
         "Where" => (Some(1), None),

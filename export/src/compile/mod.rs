@@ -1,9 +1,9 @@
-//! TensorRT's engines for a bundle: `arrcoc-export engines`.
+//! TensorRT plans for a bundle: `arrcoc-export compile`.
 //!
-//! [`plan`] works out what is to be built, without a GPU: each graph is held against what TensorRT's parser takes
-//! ([`parser`], [`parser_table`]), its profile follows from the manifest's axes, and its place from what it depends on.
-//! [`build`] builds it, engine by engine. How an engine is built and loaded is the runtime's affair
-//! ([`arrcoc_runtime::library::ort::tensorrt`]), so that both sides agree on its key.
+//! [`list`] works out what is to be compiled, without a GPU: each graph is held against what TensorRT's
+//! parser takes ([`parser`], [`parser_table`]), its profile follows from the manifest's axes, and its place
+//! from what it depends on. [`compile`] compiles it, plan by plan. How a plan is compiled and loaded is the
+//! runtime's affair ([`arrcoc_runtime::library::ort::tensorrt`]), so that both sides agree on its key.
 
 pub mod parser;
 pub mod parser_table;
@@ -28,35 +28,35 @@ use crate::progress::Progress;
 use crate::staging::{Owned, Staging, StagingError};
 use parser::Finding;
 
-/// What to build, and how.
+/// What to compile, and how.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// GPU, place and lengths: what `arrcoc-serve` must be told alike.
     pub tensorrt: TensorRtOptions,
-    /// How to build.
+    /// How to compile.
     pub build: BuildOptions,
     /// Only these graphs; all of them where empty.
     pub graphs: Vec<String>,
-    /// Build even where an engine stands already.
+    /// Compile even where a plan stands already.
     pub force: bool,
 }
 
-/// What is to be built.
+/// What is to be compiled.
 #[derive(Debug, Clone, Serialize)]
-pub struct Plan {
+pub struct Compilation {
     /// The bundle.
     pub bundle: PathBuf,
     /// The machine, as its directory is named; a placeholder where it is unknown.
     pub machine: String,
     /// Why the machine is unknown.
     pub unknown: Option<String>,
-    /// Engines in the order of their graphs' names.
-    pub engines: Vec<Engine>,
+    /// Plans in the order of their graphs' names.
+    pub plans: Vec<Plan>,
 }
 
-/// One engine.
+/// One plan.
 #[derive(Debug, Clone, Serialize)]
-pub struct Engine {
+pub struct Plan {
     /// Name of the graph in the bundle.
     pub graph: String,
     /// Its `.onnx` file.
@@ -73,10 +73,10 @@ pub struct Engine {
     pub options: Vec<(&'static str, String)>,
 }
 
-/// Engines cannot be built.
+/// Plans cannot be compiled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum EnginesError {
+pub enum CompileError {
     /// The bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -94,7 +94,7 @@ pub enum EnginesError {
         /// What is missing.
         source: NoRange,
     },
-    /// The engine's directory cannot be written.
+    /// The plan's directory cannot be written.
     #[error(transparent)]
     Staging(#[from] StagingError),
     /// A bundle for something else.
@@ -106,7 +106,7 @@ pub enum EnginesError {
         found: String,
     },
     /// The parser would refuse a graph.
-    #[error("TensorRT would refuse graph `{graph}`: {}", list(.findings))]
+    #[error("TensorRT would refuse graph `{graph}`: {}", shown(.findings))]
     Refused {
         /// The graph.
         graph: String,
@@ -124,59 +124,59 @@ pub enum EnginesError {
 }
 
 /// The first findings; a graph of one wrong operator can have thousands of nodes with it.
-fn list(findings: &[Finding]) -> String {
+fn shown(findings: &[Finding]) -> String {
     const SHOWN: usize = 5;
-    let shown: Vec<_> = findings.iter().take(SHOWN).map(Finding::to_string).collect();
+    let first: Vec<_> = findings.iter().take(SHOWN).map(Finding::to_string).collect();
     let more = findings.len().saturating_sub(SHOWN);
-    shown.join("; ") + &if more > 0 { format!("; and {more} more") } else { String::new() }
+    first.join("; ") + &if more > 0 { format!("; and {more} more") } else { String::new() }
 }
 
-/// Says what would be built. Where there is no GPU, or no TensorRT, the machine is a placeholder.
+/// Says what would be compiled. Where there is no GPU, or no TensorRT, the machine is a placeholder.
 ///
 /// # Errors
-/// [`EnginesError`] of the bundle; that there is no GPU is not one.
-pub fn dry_run(dir: &Path, options: &Options) -> Result<Plan, EnginesError> {
+/// [`CompileError`] of the bundle; that there is no GPU is not one.
+pub fn dry_run(dir: &Path, options: &Options) -> Result<Compilation, CompileError> {
     let bundle = Bundle::open(dir)?;
     match open(&options.tensorrt) {
-        Ok((_, machine)) => plan(&bundle, options, &machine.slug(), None),
+        Ok((_, machine)) => list(&bundle, options, &machine.slug(), None),
         Err(error) => {
             let onnxruntime = OrtLibrary::open(1, Provider::Cpu(CpuOptions::default()));
             let version = onnxruntime.as_ref().ok().map(OrtLibrary::version);
-            plan(&bundle, options, &Machine::placeholder(version), Some(error.to_string()))
+            list(&bundle, options, &Machine::placeholder(version), Some(error.to_string()))
         }
     }
 }
 
-/// Builds the engines that are not there yet, one after the other.
+/// Compiles the plans that are not there yet, one after the other.
 ///
 /// # Errors
-/// [`EnginesError`]; engines that were finished before it stay.
-pub fn build(dir: &Path, options: &Options, progress: Progress) -> Result<Plan, EnginesError> {
+/// [`CompileError`]; plans that were finished before it stay.
+pub fn compile(dir: &Path, options: &Options, progress: Progress) -> Result<Compilation, CompileError> {
     let bundle = Bundle::open(dir)?;
     let (runtime, machine) = open(&options.tensorrt)?;
-    let mut plan = plan(&bundle, options, &machine.slug(), None)?;
-    let count = plan.engines.len();
-    for (at, engine) in plan.engines.iter_mut().enumerate() {
-        let name = format!("{} ({} of {count})", engine.graph, at + 1);
-        if engine.built && !options.force {
-            progress.note(&format!("{name}: already built"));
+    let mut listed = list(&bundle, options, &machine.slug(), None)?;
+    let count = listed.plans.len();
+    for (at, plan) in listed.plans.iter_mut().enumerate() {
+        let name = format!("{} ({} of {count})", plan.graph, at + 1);
+        if plan.built && !options.force {
+            progress.note(&format!("{name}: already compiled"));
             continue;
         }
-        progress.note(&format!("{name}: building, which takes minutes"));
+        progress.note(&format!("{name}: compiling, which takes minutes"));
         let started = Instant::now();
-        let mut step = progress.step(&engine.graph, engine.weight_bytes);
-        let profile = Profile(engine.profile.clone());
-        let graph = BundledGraph::of(&bundle, &engine.graph)?;
-        let (place, build) = (&engine.place, options.build);
-        let staging = Staging::begin(&place.dir, 0, Owned::Engine)?;
-        tensorrt::build(&runtime, &Job { graph, place, profile: &profile, build }, staging.path())?;
+        let mut step = progress.step(&plan.graph, plan.weight_bytes);
+        let profile = Profile(plan.profile.clone());
+        let graph = BundledGraph::of(&bundle, &plan.graph)?;
+        let (place, build) = (&plan.place, options.build);
+        let staging = Staging::begin(&place.dir, 0, Owned::Plan)?;
+        tensorrt::compile(&runtime, &Job { graph, place, profile: &profile, build }, staging.path())?;
         staging.commit()?;
-        step.advance(engine.weight_bytes);
+        step.advance(plan.weight_bytes);
         step.finish();
-        engine.built = true;
+        plan.built = true;
         progress.note(&format!("{name}: {:.1} s", started.elapsed().as_secs_f64()));
     }
-    Ok(plan)
+    Ok(listed)
 }
 
 fn open(options: &TensorRtOptions) -> Result<(OrtLibrary, Machine), LibraryError> {
@@ -188,56 +188,56 @@ fn open(options: &TensorRtOptions) -> Result<(OrtLibrary, Machine), LibraryError
     Ok((runtime, machine))
 }
 
-/// Works out what is to be built on a machine.
+/// Works out what is to be compiled on a machine.
 ///
 /// # Errors
-/// [`EnginesError`] when the bundle has another target, lacks a graph that is asked for, or holds one that TensorRT
-/// would refuse.
-pub fn plan(
+/// [`CompileError`] when the bundle has another target, lacks a graph that is asked for, or holds one that
+/// TensorRT would refuse.
+pub fn list(
     bundle: &Bundle,
     options: &Options,
     machine: &str,
     unknown: Option<String>,
-) -> Result<Plan, EnginesError> {
+) -> Result<Compilation, CompileError> {
     let manifest = bundle.manifest();
     if manifest.target != Target::Portable {
-        return Err(EnginesError::Target { found: format!("{:?}", manifest.target).to_lowercase() });
+        return Err(CompileError::Target { found: format!("{:?}", manifest.target).to_lowercase() });
     }
     let names: Vec<&String> = manifest.graphs.keys().collect();
     if let Some(found) = options.graphs.iter().find(|name| !names.contains(name)) {
         let expected = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(EnginesError::Graph { expected, found: found.clone() });
+        return Err(CompileError::Graph { expected, found: found.clone() });
     }
     let wanted = |name: &&String| options.graphs.is_empty() || options.graphs.contains(name);
-    let engines = names.into_iter().filter(wanted).map(|name| engine(bundle, name, options, machine));
-    Ok(Plan {
+    let plans = names.into_iter().filter(wanted).map(|name| plan(bundle, name, options, machine));
+    Ok(Compilation {
         bundle: bundle.dir().to_owned(),
         machine: machine.to_owned(),
         unknown,
-        engines: engines.collect::<Result<_, _>>()?,
+        plans: plans.collect::<Result<_, _>>()?,
     })
 }
 
-fn engine(bundle: &Bundle, name: &str, options: &Options, machine: &str) -> Result<Engine, EnginesError> {
+fn plan(bundle: &Bundle, name: &str, options: &Options, machine: &str) -> Result<Plan, CompileError> {
     let graph = BundledGraph::of(bundle, name)?;
     let path = &graph.file.path;
     let model = onnx::read_model(path)?;
     let findings = parser::check(&model);
     if !findings.is_empty() {
-        return Err(EnginesError::Refused { graph: name.to_owned(), findings });
+        return Err(CompileError::Refused { graph: name.to_owned(), findings });
     }
     let file = model.graph.unwrap_or_default();
     let ranges = tensorrt::ranges(&graph.file.axes, options.tensorrt.workload);
     let inputs: Vec<_> = file.inputs.iter().map(interface).collect();
     let profile = Profile::new(&inputs, &ranges)
-        .map_err(|source| EnginesError::Range { graph: name.to_owned(), source })?;
+        .map_err(|source| CompileError::Range { graph: name.to_owned(), source })?;
     let place = Place::of(&graph, &ranges, &options.tensorrt, machine);
     let job = Job { graph, place: &place, profile: &profile, build: options.build };
     let options = tensorrt::build_options(&job, &place.dir);
     let built = place.is_built();
     let weight_bytes = weight_bytes(&file, path)?;
     let (file, graph) = (path.clone(), name.to_owned());
-    Ok(Engine { graph, file, weight_bytes, profile: profile.0, place, built, options })
+    Ok(Plan { graph, file, weight_bytes, profile: profile.0, place, built, options })
 }
 
 /// Name and shape of an input.

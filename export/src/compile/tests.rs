@@ -39,7 +39,7 @@ fn tensorrt_takes_every_portable_graph_of_every_preset() {
         for (name, model) in models(preset, Target::Portable) {
             assert!(model.graph.as_ref().unwrap().nodes.len() > 1 || name == "embedding.onnx", "{name}");
             let findings = check(&model);
-            assert!(findings.is_empty(), "{}, {name}: {}", preset.name, list(&findings));
+            assert!(findings.is_empty(), "{}, {name}: {}", preset.name, shown(&findings));
         }
     }
 }
@@ -66,7 +66,7 @@ fn a_planted_operator_or_type_is_named_with_its_node() {
     let name = product.name.clone();
     let findings = check(&model);
     assert_eq!((findings.len(), &findings[0].node, &findings[0].reason), (1, &name, &Reason::Operator));
-    assert!(list(&findings).contains(&format!("MatMulInteger `{name}`")), "{}", list(&findings));
+    assert!(shown(&findings).contains(&format!("MatMulInteger `{name}`")), "{}", shown(&findings));
 
     let mut model = compressor();
     let graph = model.graph.as_mut().unwrap();
@@ -75,7 +75,7 @@ fn a_planted_operator_or_type_is_named_with_its_node() {
     features.r#type.as_mut().unwrap().tensor.as_mut().unwrap().element = 11;
     let findings = check(&model);
     let wrong = |finding: &Finding| matches!(&finding.reason, Reason::Type { value, found: "other", .. } if value == "image_features");
-    assert!(!findings.is_empty() && findings.iter().all(wrong), "{}", list(&findings));
+    assert!(!findings.is_empty() && findings.iter().all(wrong), "{}", shown(&findings));
 }
 
 #[test]
@@ -127,10 +127,10 @@ fn a_dry_run_says_what_would_be_built_where_and_for_which_shapes() {
     let (_dir, path) = bundle(Target::Portable);
     let workload = Workload { context_length: 1024, prefill_chunk: 128 };
     let tensorrt = TensorRtOptions { workload, ..TensorRtOptions::default() };
-    let plan = dry_run(&path, &Options { tensorrt, ..Options::default() }).unwrap();
-    assert_eq!(plan.engines.len(), 7);
-    assert!(plan.engines.iter().all(|engine| !engine.built));
-    let text = plan.to_string();
+    let listed = dry_run(&path, &Options { tensorrt, ..Options::default() }).unwrap();
+    assert_eq!(listed.plans.len(), 7);
+    assert!(listed.plans.iter().all(|plan| !plan.built));
+    let text = listed.to_string();
     for part in [
         "visual_tokens:1x64x64",
         "visual_tokens:1x256x64",
@@ -145,24 +145,24 @@ fn a_dry_run_says_what_would_be_built_where_and_for_which_shapes() {
     ] {
         assert!(text.contains(part), "`{part}` is missing in: {text}");
     }
-    if let Some(reason) = &plan.unknown {
-        assert!(plan.machine.starts_with("<gpu>-sm<nn>"), "{}", plan.machine);
+    if let Some(reason) = &listed.unknown {
+        assert!(listed.machine.starts_with("<gpu>-sm<nn>"), "{}", listed.machine);
         assert!(text.contains("The machine is a placeholder") && reason.contains("TensorRT"), "{reason}");
         // Where nothing can be built, building says so in the same words.
-        let error = build(&path, &Options::default(), Progress::Silent).unwrap_err().to_string();
+        let error = compile(&path, &Options::default(), Progress::Silent).unwrap_err().to_string();
         assert_eq!(&error, reason);
     }
 }
 
 #[test]
-fn every_engine_has_a_place_of_its_own_that_the_lengths_are_part_of() {
+fn every_plan_has_a_place_of_its_own_that_the_lengths_are_part_of() {
     let (_dir, path) = bundle(Target::Portable);
     let bundle = Bundle::open(&path).unwrap();
     let places = |context_length: usize| {
         let workload = Workload { context_length, ..Workload::default() };
         let tensorrt = TensorRtOptions { workload, ..TensorRtOptions::default() };
-        let plan = plan(&bundle, &Options { tensorrt, ..Options::default() }, "machine", None).unwrap();
-        plan.engines.into_iter().map(|engine| engine.place.dir).collect::<BTreeSet<_>>()
+        let listed = list(&bundle, &Options { tensorrt, ..Options::default() }, "machine", None).unwrap();
+        listed.plans.into_iter().map(|plan| plan.place.dir).collect::<BTreeSet<_>>()
     };
     let (short, long) = (places(1024), places(2048));
     assert_eq!(short.len(), 7);
