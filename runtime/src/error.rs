@@ -11,7 +11,7 @@ pub enum LoadError {
     Bundle(#[from] BundleError),
     /// The inference library is at fault, or is not to be had.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// The bundle is of a family that this version does not know.
     #[error(
         "this version of arrcoc-serve knows the families {known}, found `{found}`; use the version that built the bundle"

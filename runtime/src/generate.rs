@@ -59,14 +59,14 @@ impl Prompt {
 #[derive(Debug, Clone)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
-    pub role: Role,
+    pub speaker: Speaker,
     /// Text and images in the order in which they were written.
     pub content: Vec<Part>,
 }
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum Speaker {
     /// Instructions.
     System,
     /// The person asking.
@@ -377,9 +377,9 @@ pub enum GenerateError {
     /// The system gave no memory for what the request takes; the same one may succeed later.
     #[error("{0}")]
     Memory(String),
-    /// An engine failed.
+    /// A fault that is not the caller's: a graph, the tokenizer, a thread or a file of the loaded bundle failed.
     #[error("{0}")]
-    Engine(String),
+    Internal(String),
 }
 
 /// Watches the runtime work; the server turns notes into metrics. Called from the runtime's threads: it must not block.

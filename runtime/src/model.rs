@@ -10,11 +10,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::generate::{Event, GenerateError, Observer, Request};
 use crate::library::{
-    CpuOptions, CudaOptions, Library, LibraryKind, LibraryOptions, TensorRtOptions, Workload,
+    CpuOptions, CudaOptions, Library, LibraryKind, LibraryOptions, PlanLengths, TensorRtOptions,
 };
 use crate::prompt::Segment;
 use crate::scheduler::Ready;
-use crate::scheduler::job::{Job, Shared, Ticket};
+use crate::scheduler::job::{Job, Status, Ticket};
 use admission::Admission;
 use arrcoc_bundle::{Bundle, Manifest};
 use arrcoc_bundle::{GenerationSpec, Precision, Target};
@@ -131,12 +131,12 @@ impl Options {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let workload = Workload {
+        let lengths = PlanLengths {
             context_length: self.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH),
             prefill_chunk: self.prefill_chunk,
         };
         let (device, engines) = (self.cuda.device, self.tensorrt_engines.clone());
-        let tensorrt = TensorRtOptions { device, engines, workload };
+        let tensorrt = TensorRtOptions { device, engines, lengths };
         LibraryOptions { threads, cpu: self.cpu, cuda: self.cuda, tensorrt, profile: self.profile.clone() }
     }
 }
@@ -211,7 +211,7 @@ impl Footprint {
 
 /// How busy a model is right now.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Load {
+pub struct Occupancy {
     /// Requests with a KV slot.
     pub running: usize,
     /// Requests submitted and not yet running (their images may be in work).
@@ -227,7 +227,7 @@ pub struct Model {
     admission: Admission,
     image_token_id: u32,
     timeout: Duration,
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     /// To the workers that prepare images; `None` while the model is being dropped.
     images: Option<Sender<Job>>,
     /// Straight to the scheduler, for requests without images; `None` while the model is being dropped.
@@ -266,7 +266,7 @@ impl Model {
     ///
     /// # Errors
     /// [`GenerateError::QueueFull`], [`GenerateError::Draining`], [`GenerateError::Invalid`], and
-    /// [`GenerateError::Engine`] once the model is no longer [`Model::healthy`].
+    /// [`GenerateError::Internal`] once the model is no longer [`Model::healthy`].
     pub fn submit(&self, request: Request) -> Result<Generation, GenerateError> {
         let ticket = Ticket::enter(&self.shared)?;
         let (layout, grant) = self.admission.check(&request)?;
@@ -283,7 +283,7 @@ impl Model {
             return Ok(Generation { events });
         }
         let reason = self.shared.failure().unwrap_or_else(|| "the model's worker threads have ended".into());
-        Err(GenerateError::Engine(reason))
+        Err(GenerateError::Internal(reason))
     }
 
     /// A request's prompt in token ids, as transformers would have it: an image's placeholder once for every row that the image may get.
@@ -308,8 +308,8 @@ impl Model {
     }
 
     /// How busy the model is.
-    pub fn load_now(&self) -> Load {
-        Load {
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
             running: self.shared.running(),
             waiting: self.shared.waiting(),
             kv_usage: self.shared.kv_usage(),

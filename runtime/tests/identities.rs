@@ -12,7 +12,7 @@ use arrcoc_runtime::generate::{
     Budget, Cache, FinishReason, GenerateError, MaxTokens, Note, Observer, Request, Sampling,
 };
 use arrcoc_runtime::library::{CpuOptions, Kernels, LibraryKind};
-use arrcoc_runtime::model::{Load, Model, Options};
+use arrcoc_runtime::model::{Model, Occupancy, Options};
 use common::{ask, ask_about, collect, load, load_observed, options, picture, run};
 
 /// Token ids must be equal; log-probabilities may differ by what another batch shape does to f32 sums.
@@ -197,7 +197,7 @@ fn hanging_up_frees_the_slot() {
     long.events.blocking_recv().unwrap();
     drop(long);
     run(&model, ask("Hello")).done();
-    eventually("the model is idle", || model.load_now() == Load::default());
+    eventually("the model is idle", || model.occupancy() == Occupancy::default());
 }
 
 #[test]

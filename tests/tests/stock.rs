@@ -16,7 +16,7 @@ use arrcoc_export::calibrate::RangeMethod;
 use arrcoc_export::progress::Progress;
 use arrcoc_export::tap::{Call, Recording, Tap};
 use arrcoc_runtime::generate::{
-    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Role, Sampling,
+    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Sampling, Speaker,
 };
 use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::library::LibraryKind;
@@ -227,16 +227,16 @@ fn messages(dir: &Path, messages: &Value) -> Result<Vec<Message>> {
         }
     };
     let message = |message: &Value| {
-        let role = match message["role"].as_str() {
-            Some("system") => Role::System,
-            Some("assistant") => Role::Assistant,
-            _ => Role::User,
+        let speaker = match message["role"].as_str() {
+            Some("system") => Speaker::System,
+            Some("assistant") => Speaker::Assistant,
+            _ => Speaker::User,
         };
         let content = match &message["content"] {
             Value::String(text) => vec![Part::Text(text.clone())],
             parts => parts.as_array().into_iter().flatten().map(part).collect::<Result<_>>()?,
         };
-        Ok(Message { role, content })
+        Ok(Message { speaker, content })
     };
     messages.as_array().context("no messages")?.iter().map(message).collect()
 }

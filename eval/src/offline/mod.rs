@@ -19,7 +19,7 @@ use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::decoder::{self, Decoder, DecoderError, Embedder};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::Stage;
-use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Role};
+use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Speaker};
 use arrcoc_runtime::image::{DecodedImage, ImageError, ImageLimits, decode};
 use arrcoc_runtime::library::{Library, LibraryError};
 use arrcoc_runtime::model::{Options, load};
@@ -47,7 +47,7 @@ const COMPOSITE: &str = "arr_coc_ovis";
 pub enum OfflineError {
     /// A vision graph or the embedding failed.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// The decoder failed.
     #[error(transparent)]
     Decoder(#[from] DecoderError),
@@ -75,7 +75,7 @@ pub enum OfflineError {
 
 impl From<TensorError> for OfflineError {
     fn from(error: TensorError) -> Self {
-        Self::Engine(error.into())
+        Self::Library(error.into())
     }
 }
 
@@ -204,7 +204,7 @@ impl OfflineModel {
     /// [`OfflineError::Prompt`] when the template or the tokenizer refuses it.
     pub fn question(&self, text: &str) -> Result<Question, OfflineError> {
         let content = vec![Part::Image(Bytes::new()), Part::Text(text.to_owned())];
-        let prompt = Prompt::Chat(vec![Message { role: Role::User, content }]);
+        let prompt = Prompt::Chat(vec![Message { speaker: Speaker::User, content }]);
         Ok(Question {
             layout: self.prompter.layout(&prompt, &[ImagePlan::rows(1)], self.info.context_length)?,
         })

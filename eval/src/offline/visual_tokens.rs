@@ -15,7 +15,7 @@ use crate::arms::{Arm, Positions, coverage, saliency};
 use arrcoc_runtime::generate::Budget;
 use arrcoc_runtime::image::DecodedImage;
 use arrcoc_runtime::tensor::Tensor;
-use arrcoc_runtime::vision::families::arr_coc_ovis::layout::Token;
+use arrcoc_runtime::vision::families::arr_coc_ovis::patch_grid::Token;
 use arrcoc_runtime::vision::families::arr_coc_ovis::pipeline::{Allocation, Selection};
 
 /// A question about a picture, with what else the arms need. It remembers what several arms and budgets share.

@@ -73,7 +73,7 @@ pub enum CalibrateError {
     Bundle(#[from] BundleError),
     /// ONNX Runtime is not to be had.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// A graph does not load.
     #[error(transparent)]
     Load(#[from] LoadError),

@@ -17,7 +17,7 @@ use std::time::Instant;
 use arrcoc_bundle::Target;
 use arrcoc_bundle::{Bundle, BundleError};
 use arrcoc_runtime::library::ort::tensorrt::{
-    self, BuildOptions, InputProfile, Job, Machine, NoRange, Place, Profile,
+    self, BuildOptions, Compilation, InputProfile, Machine, NoRange, PlanDir, Profile,
 };
 use arrcoc_runtime::library::ort::{OrtLibrary, Provider};
 use arrcoc_runtime::library::{Axis, BundledGraph, CpuOptions, LibraryError, TensorRtOptions};
@@ -66,7 +66,7 @@ pub struct Engine {
     /// The shapes of its dynamic inputs.
     pub profile: Vec<InputProfile>,
     /// Where it lies.
-    pub place: Place,
+    pub place: PlanDir,
     /// Whether it is there.
     pub built: bool,
     /// The TensorRT provider's options.
@@ -82,7 +82,7 @@ pub enum EnginesError {
     Bundle(#[from] BundleError),
     /// TensorRT, or a library below it.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// A graph's file.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
@@ -169,7 +169,7 @@ pub fn build(dir: &Path, options: &Options, progress: Progress) -> Result<Plan, 
         let graph = BundledGraph::of(&bundle, &engine.graph)?;
         let (place, build) = (&engine.place, options.build);
         let staging = Staging::begin(&place.dir, 0, Owned::Engine)?;
-        tensorrt::build(&runtime, &Job { graph, place, profile: &profile, build }, staging.path())?;
+        tensorrt::build(&runtime, &Compilation { graph, place, profile: &profile, build }, staging.path())?;
         staging.commit()?;
         step.advance(engine.weight_bytes);
         step.finish();
@@ -227,12 +227,12 @@ fn engine(bundle: &Bundle, name: &str, options: &Options, machine: &str) -> Resu
         return Err(EnginesError::Refused { graph: name.to_owned(), findings });
     }
     let file = model.graph.unwrap_or_default();
-    let ranges = tensorrt::ranges(&graph.file.axes, options.tensorrt.workload);
+    let ranges = tensorrt::ranges(&graph.file.axes, options.tensorrt.lengths);
     let inputs: Vec<_> = file.inputs.iter().map(interface).collect();
     let profile = Profile::new(&inputs, &ranges)
         .map_err(|source| EnginesError::Range { graph: name.to_owned(), source })?;
-    let place = Place::of(&graph, &ranges, &options.tensorrt, machine);
-    let job = Job { graph, place: &place, profile: &profile, build: options.build };
+    let place = PlanDir::of(&graph, &ranges, &options.tensorrt, machine);
+    let job = Compilation { graph, place: &place, profile: &profile, build: options.build };
     let options = tensorrt::build_options(&job, &place.dir);
     let built = place.is_built();
     let weight_bytes = weight_bytes(&file, path)?;

@@ -79,7 +79,7 @@ fn no_logits() -> VerifyError {
 
 /// Tokens that prompt and answer may have together: the model's limit, or that of the engines, where it is smaller.
 pub(super) fn context_length(options: &Options, manifest: &Manifest) -> usize {
-    options.library.tensorrt.workload.context_length.min(manifest.decoder.context_length)
+    options.library.tensorrt.lengths.context_length.min(manifest.decoder.context_length)
 }
 
 /// Feeds a prompt `[1, S, H]`, then decodes greedily: the reference's choices go to both sides.
@@ -91,7 +91,7 @@ pub(super) fn decode(
     let spec = &sides[0].bundle.manifest().decoder;
     let context_length = context_length(options, sides[0].bundle.manifest());
     // As a server would: engines for GPUs take no more.
-    let prefill_chunk = options.library.tensorrt.workload.prefill_chunk;
+    let prefill_chunk = options.library.tensorrt.lengths.prefill_chunk;
     let prompt = prompt.as_slice::<f32>()?;
     // A model of short context takes as much of the prompt as leaves room for one token and the decoder's spare place.
     let length = (prompt.len() / spec.hidden_size).min(context_length - 2);

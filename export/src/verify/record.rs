@@ -68,7 +68,7 @@ pub(super) fn record(
     let prompts = runs.iter().flat_map(|call| &call.inputs).filter(|(name, _)| name == "inputs_embeds");
     let longest = prompts.map(|(_, prompt)| prompt).max_by_key(|prompt| prompt.shape().get(1).copied());
     let Some(prompt) = longest.cloned() else {
-        let nothing = || GenerateError::Engine("the decoder was not run".to_owned());
+        let nothing = || GenerateError::Internal("the decoder was not run".to_owned());
         return Err(VerifyError::Question(refused.unwrap_or_else(nothing)));
     };
     Ok(Record { calls: once(others), prompt, adapter: watch.report(&model, reference) })

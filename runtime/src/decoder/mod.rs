@@ -18,7 +18,7 @@ pub mod portable;
 pub enum DecoderError {
     /// The engine failed.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// A tensor is not what the graph contract (design 4.1) says.
     #[error("graph `{graph}`: expected {expected}, found {found}; export the checkpoint again")]
     Contract {

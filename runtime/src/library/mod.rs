@@ -20,7 +20,9 @@ mod tests;
 pub mod tract;
 
 pub use kept::{Kept, RunOutputs};
-pub use options::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, LibraryOptions, TensorRtOptions, Workload};
+pub use options::{
+    ArenaGrowth, CpuOptions, CudaOptions, Kernels, LibraryOptions, PlanLengths, TensorRtOptions,
+};
 pub use port::Axis;
 
 /// Which inference library runs the graphs, and where.

@@ -69,20 +69,20 @@ pub struct TensorRtOptions {
     /// Where engines lie; `None` for [`crate::library::ort::tensorrt::ENGINES`] beside the bundle.
     pub engines: Option<PathBuf>,
     /// What the engines are for.
-    pub workload: Workload,
+    pub lengths: PlanLengths,
 }
 
 /// The lengths that an engine must take: the bundle's ranges are as wide as the model, and TensorRT sets memory aside
 /// for the largest length of every axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Workload {
+pub struct PlanLengths {
     /// Longest prompt plus answer, tokens; the model's own limit, where that is smaller.
     pub context_length: usize,
     /// Most prompt tokens that go through the decoder at once.
     pub prefill_chunk: usize,
 }
 
-impl Default for Workload {
+impl Default for PlanLengths {
     fn default() -> Self {
         Self { context_length: DEFAULT_CONTEXT_LENGTH, prefill_chunk: 256 }
     }

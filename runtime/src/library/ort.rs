@@ -230,8 +230,8 @@ impl Library for OrtLibrary {
         let (Provider::TensorRt(options), Some(machine)) = (&self.provider, &self.machine) else {
             return self.load_graph(graph.name, &graph.file.path, Some(graph));
         };
-        let ranges = tensorrt::ranges(&graph.file.axes, options.workload);
-        let place = tensorrt::Place::of(graph, &ranges, options, &machine.slug());
+        let ranges = tensorrt::ranges(&graph.file.axes, options.lengths);
+        let place = tensorrt::PlanDir::of(graph, &ranges, options, &machine.slug());
         let session = tensorrt::load(self, graph, &place, options)?;
         let none = linked::Mapped::default();
         Ok(Box::new(OrtGraph::new(graph.name, session, none, ranges, &self.provider)?))

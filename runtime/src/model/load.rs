@@ -15,7 +15,7 @@ use crate::image::DecodedImage;
 use crate::library::{Library, LibraryError, LibraryKind};
 use crate::prompt::{FALLBACK_QUESTION, Prompter};
 use crate::scheduler::encode::{Encoder, Preparer, image_queue};
-use crate::scheduler::job::{Job, Shared};
+use crate::scheduler::job::{Job, Status};
 use crate::scheduler::{Parts, Ready, Scheduler, Settings};
 use crate::tensor::ElementType;
 use crate::vision::{Pictures, Vision, VisionOptions};
@@ -64,7 +64,7 @@ pub(super) fn load(
         admission,
         image_token_id: bundle.manifest().vision.image_token_id,
         timeout: options.timeout,
-        shared: Arc::new(Shared::new(options.queue_limit, options.slots)),
+        shared: Arc::new(Status::new(options.queue_limit, options.slots)),
         images: Some(images),
         ready: Some(ready),
         watched: None,

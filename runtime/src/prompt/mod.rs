@@ -6,7 +6,7 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use crate::error::LoadError;
-use crate::generate::{GenerateError, Message, Part, Prompt, Role};
+use crate::generate::{GenerateError, Message, Part, Prompt, Speaker};
 use crate::text::Vocabulary;
 use crate::vision::{ImagePlan, Span};
 use arrcoc_bundle::Bundle;
@@ -155,7 +155,7 @@ impl Prompter {
     /// Tokenises text in which nothing is a control token.
     ///
     /// # Errors
-    /// [`GenerateError::Engine`] when the tokenizer fails.
+    /// [`GenerateError::Internal`] when the tokenizer fails.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
         self.tokenizer.encode_plain(text)
     }
@@ -168,7 +168,7 @@ impl Prompter {
     ///
     /// # Errors
     /// [`GenerateError::Invalid`] when the template refuses the messages or cannot put them, or they cannot fit;
-    /// [`GenerateError::Engine`] when the tokenizer fails.
+    /// [`GenerateError::Internal`] when the tokenizer fails.
     pub fn layout(
         &self,
         prompt: &Prompt,
@@ -278,7 +278,7 @@ fn texts(message: &Message) -> impl Iterator<Item = &str> {
 
 /// What the allocator is asked: the text parts of the last user message, one per line.
 fn question(messages: &[Message]) -> String {
-    let last = messages.iter().rev().find(|message| message.role == Role::User);
+    let last = messages.iter().rev().find(|message| message.speaker == Speaker::User);
     let question = last.map(|message| texts(message).collect::<Vec<_>>().join("\n")).unwrap_or_default();
     if question.trim().is_empty() { FALLBACK_QUESTION.into() } else { question }
 }

@@ -9,7 +9,7 @@ use super::Prompter;
 use super::jinja::Failure;
 use super::template::Reads;
 use crate::error::LoadError;
-use crate::generate::{Message, Part, Prompt, Role};
+use crate::generate::{Message, Part, Prompt, Speaker};
 use crate::vision::ImagePlan;
 
 const FILE: &str = "chat_template.jinja";
@@ -33,15 +33,15 @@ fn image() -> Part {
     Part::Image(Bytes::new())
 }
 
-fn says(role: Role, content: Vec<Part>) -> Message {
-    Message { role, content }
+fn says(speaker: Speaker, content: Vec<Part>) -> Message {
+    Message { speaker, content }
 }
 
 /// Conversations that end in what the user says: alone, behind instructions, behind an answer.
 fn conversations(words: &str) -> [Vec<Message>; 3] {
-    let user = |words: &str| says(Role::User, vec![text(words)]);
-    let system = says(Role::System, vec![text("pofane")]);
-    let answer = says(Role::Assistant, vec![text("dunari")]);
+    let user = |words: &str| says(Speaker::User, vec![text(words)]);
+    let system = says(Speaker::System, vec![text("pofane")]);
+    let answer = says(Speaker::Assistant, vec![text("dunari")]);
     [vec![user(words)], vec![system, user(words)], vec![user(words), answer, user(words)]]
 }
 
@@ -103,8 +103,8 @@ impl Prompter {
             turns.push((conversation, "a conversation"));
         }
         let two = vec![text("kevuda"), text("mirosi")];
-        turns.push((vec![says(Role::User, two)], "a message of two texts"));
-        turns.push((vec![says(Role::User, vec![text("")])], "an empty message"));
+        turns.push((vec![says(Speaker::User, two)], "a message of two texts"));
+        turns.push((vec![says(Speaker::User, vec![text("")])], "an empty message"));
         for (conversation, what) in turns {
             match self.template.try_render(&conversation, self.template.reads) {
                 Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
@@ -134,7 +134,7 @@ impl Prompter {
     }
 
     fn probe_image_message(&self, content: Vec<Part>, images: usize) -> Result<(), LoadError> {
-        let conversation = vec![says(Role::User, content)];
+        let conversation = vec![says(Speaker::User, content)];
         match self.template.try_render(&conversation, self.template.reads) {
             Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
                 Err(refused(format!("it cannot put a question about {images} image(s) ({error})")))

@@ -3,7 +3,7 @@
 
 use super::jinja::{Failure, Limits, Moment, RenderError, Template, Text, Value};
 use crate::error::LoadError;
-use crate::generate::{GenerateError, Message, Part, Role};
+use crate::generate::{GenerateError, Message, Part, Speaker};
 
 const NAME: &str = "chat_template.jinja";
 const CONFIG: &str = "tokenizer_config.json";
@@ -102,10 +102,10 @@ impl ChatTemplate {
     /// `{role, content}`. One lone text is a string, where the template reads those, and everything else a list of parts.
     /// A template that reads strings only gets parts as lines, images as image tokens.
     fn message(&self, message: &Message, reads: Reads) -> Value {
-        let role = match message.role {
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
+        let role = match message.speaker {
+            Speaker::System => "system",
+            Speaker::User => "user",
+            Speaker::Assistant => "assistant",
         };
         let content = match message.content.as_slice() {
             [] if reads.strings => Value::string(""),

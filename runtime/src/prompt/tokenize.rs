@@ -90,7 +90,7 @@ impl Said<'_> {
 
 /// A tokenizer's failure.
 fn failed(error: impl std::fmt::Display) -> GenerateError {
-    GenerateError::Engine(format!("the tokenizer failed: {error}"))
+    GenerateError::Internal(format!("the tokenizer failed: {error}"))
 }
 
 impl PromptTokenizer {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use bytes::Bytes;
 
 use super::Ready;
-use super::job::{Job, PanicGuard, Shared};
+use super::job::{Job, PanicGuard, Status};
 use super::turns::Turns;
 use crate::decoder::Embedder;
 use crate::generate::{GenerateError, Observer, Part, Prompt};
@@ -86,7 +86,7 @@ pub(crate) struct Preparer {
     pub(crate) pictures: Arc<Pictures>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) encoder: SyncSender<Prepared>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Status>,
 }
 
 impl Preparer {
@@ -100,7 +100,7 @@ impl Preparer {
             }
             let image = match images.files.get(next) {
                 Some(file) => self.prepare(next, file, &images),
-                None => Err(GenerateError::Engine("an image got lost on its way".into())),
+                None => Err(GenerateError::Internal("an image got lost on its way".into())),
             };
             let failed = image.is_err();
             if self.encoder.send(Prepared { images: Arc::clone(&images), image }).is_err() {
@@ -123,7 +123,7 @@ impl Preparer {
             Ok(Err(error)) => Err(GenerateError::image(index, &error)),
             Err(_) => {
                 let number = index + 1;
-                Err(GenerateError::Engine(format!("the image decoder panicked on image {number}")))
+                Err(GenerateError::Internal(format!("the image decoder panicked on image {number}")))
             }
         }
     }
@@ -147,7 +147,7 @@ pub(crate) struct Encoder {
     pub(crate) embedder: Arc<Embedder>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) ready: Sender<Ready>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Status>,
 }
 
 impl Encoder {
@@ -188,7 +188,7 @@ impl Encoder {
             None => self.question(&job.layout.question)?,
         };
         let embedded = self.vision.embed(image, &question, self.observer.as_ref());
-        let (visual, stages) = embedded.map_err(|error| GenerateError::Engine(error.to_string()))?;
+        let (visual, stages) = embedded.map_err(|error| GenerateError::Internal(error.to_string()))?;
         job.stages.extend(stages);
         progress.question = Some(question);
         progress.visuals.push(visual);
@@ -198,6 +198,6 @@ impl Encoder {
     /// The question's embeddings, for a model that reads them.
     fn question(&self, ids: &[u32]) -> Result<Tensor, GenerateError> {
         let ids = if self.vision.reads_question() { ids } else { &ids[..1] };
-        self.embedder.embed(ids).map_err(|error| GenerateError::Engine(error.to_string()))
+        self.embedder.embed(ids).map_err(|error| GenerateError::Internal(error.to_string()))
     }
 }

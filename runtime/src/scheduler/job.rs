@@ -18,7 +18,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(120);
 
 /// Counters and flags of one loaded model.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Status {
     queue_limit: usize,
     slots: usize,
     waiting: AtomicUsize,
@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     failure: Mutex<Option<String>>,
 }
 
-impl Shared {
+impl Status {
     pub(crate) fn new(queue_limit: usize, slots: usize) -> Self {
         Self {
             queue_limit,
@@ -132,12 +132,12 @@ impl Ends {
 /// Marks the model as broken when the thread that holds it panics. Must be dropped before the jobs that the thread holds
 /// (locals drop in reverse order), so that their callers are told the reason.
 pub(super) struct PanicGuard {
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     thread: &'static str,
 }
 
 impl PanicGuard {
-    pub(super) fn new(shared: &Arc<Shared>, thread: &'static str) -> Self {
+    pub(super) fn new(shared: &Arc<Status>, thread: &'static str) -> Self {
         Self { shared: Arc::clone(shared), thread }
     }
 }
@@ -155,15 +155,15 @@ impl Drop for PanicGuard {
 /// A place among the waiting, later among the running requests.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     running: bool,
 }
 
 impl Ticket {
     /// Takes a place in the queue.
-    pub(crate) fn enter(shared: &Arc<Shared>) -> Result<Self, GenerateError> {
+    pub(crate) fn enter(shared: &Arc<Status>) -> Result<Self, GenerateError> {
         if let Some(reason) = shared.failure() {
-            return Err(GenerateError::Engine(reason));
+            return Err(GenerateError::Internal(reason));
         }
         if shared.draining.load(Ordering::SeqCst) {
             return Err(GenerateError::Draining);
@@ -194,7 +194,7 @@ impl Drop for Ticket {
 #[derive(Debug)]
 struct Reply {
     events: UnboundedSender<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     ended: bool,
 }
 
@@ -218,7 +218,7 @@ impl Drop for Reply {
             let reason = self.shared.failure();
             let reason =
                 reason.unwrap_or_else(|| "the model was unloaded before the request was done".into());
-            self.end(Event::Failed(GenerateError::Engine(reason)));
+            self.end(Event::Failed(GenerateError::Internal(reason)));
         }
     }
 }
@@ -270,7 +270,7 @@ impl Job {
         if self.reply.events.is_closed() {
             self.reply.ended = true;
         } else if let Some(reason) = self.reply.shared.failure() {
-            self.fail(GenerateError::Engine(reason));
+            self.fail(GenerateError::Internal(reason));
         } else if self.submitted.elapsed() >= self.timeout {
             self.fail(GenerateError::Timeout(self.timeout));
         }
@@ -309,13 +309,13 @@ mod tests {
     use super::*;
 
     /// 64 requests wait for 4 slots.
-    fn full() -> (Arc<Shared>, Vec<Ticket>) {
-        let shared = Arc::new(Shared::new(64, 4));
+    fn full() -> (Arc<Status>, Vec<Ticket>) {
+        let shared = Arc::new(Status::new(64, 4));
         let tickets = (0..64).map(|_| Ticket::enter(&shared).unwrap()).collect();
         (shared, tickets)
     }
 
-    fn told(shared: &Arc<Shared>) -> Duration {
+    fn told(shared: &Arc<Status>) -> Duration {
         match Ticket::enter(shared) {
             Err(GenerateError::QueueFull { retry_after, .. }) => retry_after,
             other => panic!("expected a full queue, found {other:?}"),

@@ -24,8 +24,8 @@ pub(crate) mod job;
 mod task;
 pub(crate) mod turns;
 
-use job::{Job, PanicGuard, Shared};
-use task::{Task, engine};
+use job::{Job, PanicGuard, Status};
+use task::{Task, internal};
 
 /// A request whose images are embedded.
 pub(crate) struct Ready {
@@ -58,7 +58,7 @@ pub(crate) struct Parts {
     pub(crate) embedder: Arc<Embedder>,
     pub(crate) prompter: Arc<Prompter>,
     pub(crate) settings: Settings,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Status>,
     pub(crate) observer: Arc<dyn Observer>,
     /// Closed when nobody can send requests any more.
     pub(crate) inbox: Receiver<Ready>,
@@ -70,7 +70,7 @@ pub(crate) struct Scheduler {
     embedder: Arc<Embedder>,
     prompter: Arc<Prompter>,
     settings: Settings,
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     observer: Arc<dyn Observer>,
     inbox: Receiver<Ready>,
     /// Ready, and without a slot.
@@ -169,7 +169,7 @@ impl Scheduler {
         let stepped = self.embedder.embed(&ids).and_then(|embeds| self.decoder.step(&slots, &embeds));
         let took = started.elapsed();
         self.observer.note(Note::Stage(&Stage::DECODE_STEP, took));
-        let mut rows = stepped.map_err(engine).map(Vec::into_iter);
+        let mut rows = stepped.map_err(internal).map(Vec::into_iter);
         let context = Context {
             embedder: &self.embedder,
             vocabulary: self.prompter.vocabulary(),

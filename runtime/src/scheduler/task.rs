@@ -98,8 +98,8 @@ impl Task {
         let (slot, started) = (*slot, Instant::now());
         let begin = decoder.slots().mark(slot).length;
         let end = embeds.tokens().min(begin + longest);
-        let chunk = embeds.chunk(begin, end, context.embedder).map_err(engine)?;
-        let logits = decoder.prefill(slot, &chunk).map_err(engine)?;
+        let chunk = embeds.chunk(begin, end, context.embedder).map_err(internal)?;
+        let logits = decoder.prefill(slot, &chunk).map_err(internal)?;
         *took += started.elapsed();
         if end < embeds.tokens() {
             return Ok((end - begin, None));
@@ -127,7 +127,7 @@ impl Task {
             match decoder.fork(slot, prompt) {
                 Ok(Some(fork)) => slots.push(fork),
                 Ok(None) => break,
-                Err(error) => outcome = Err(engine(error)),
+                Err(error) => outcome = Err(internal(error)),
             }
         }
         for slot in slots {
@@ -175,7 +175,7 @@ impl Task {
                 Ok(false) => {}
                 Err(error) => {
                     decoder.free(slot);
-                    return Err(GenerateError::Engine(error.to_string()));
+                    return Err(GenerateError::Internal(error.to_string()));
                 }
             }
         }
@@ -208,7 +208,7 @@ impl Task {
             let answer = &mut answers.running[index];
             let goes_on = answer
                 .accept(row, &self.job, self.max_tokens, context)
-                .map_err(|error| GenerateError::Engine(error.to_string()))?;
+                .map_err(|error| GenerateError::Internal(error.to_string()))?;
             self.usage.completion_tokens += 1;
             if !goes_on {
                 vacated.push(answer.slot);
@@ -216,7 +216,7 @@ impl Task {
         }
         answers.running.retain(|answer| !vacated.contains(&answer.slot));
         while let Some(slot) = vacated.pop() {
-            let begun = decoder.rewind(slot, prompt).map_err(engine);
+            let begun = decoder.rewind(slot, prompt).map_err(internal);
             let begun = begun.inspect_err(|_| decoder.free(slot));
             let begun = begun.and_then(|()| self.begin_in(slot, decoder, context));
             if let Err(error) = begun {
@@ -308,6 +308,6 @@ fn token_logprob(
     })
 }
 
-pub(super) fn engine(error: DecoderError) -> GenerateError {
-    GenerateError::Engine(error.to_string())
+pub(super) fn internal(error: DecoderError) -> GenerateError {
+    GenerateError::Internal(error.to_string())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrcoc_bundle::Bundle;
 use arrcoc_runtime::generate::{
     Budget, Event, FinishReason, GenerateError, MaxTokens, Message, Observer, Part, Prompt, Receipt, Request,
-    Role, Sampling, Timings, TokenLogprob, Usage,
+    Sampling, Speaker, Timings, TokenLogprob, Usage,
 };
 use arrcoc_runtime::model::{Generation, Model, Options};
 use bytes::Bytes;
@@ -61,7 +61,7 @@ pub fn picture(width: u32, height: u32, seed: u32) -> Bytes {
 
 pub fn request(content: Vec<Part>) -> Request {
     Request {
-        prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
+        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
         budget: Budget::Tokens(64),
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -32,7 +32,7 @@ pub const ENGINES: &str = ".tensorrt";
 
 /// Where one engine lies.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Place {
+pub struct PlanDir {
     /// The engine's own directory, named after its key.
     pub dir: PathBuf,
     /// The EPContext model in it.
@@ -41,7 +41,7 @@ pub struct Place {
     pub timing: PathBuf,
 }
 
-impl Place {
+impl PlanDir {
     /// Where the engine of a graph lies: below the machine that it is bound to, under a key of the graph's bytes, its
     /// weights and the ranges of its axes. `machine` is a [`Machine::slug`].
     pub fn of(graph: &BundledGraph<'_>, ranges: &Ranges, options: &TensorRtOptions, machine: &str) -> Self {
@@ -89,11 +89,11 @@ impl Default for BuildOptions {
 
 /// One engine to build.
 #[derive(Debug, Clone)]
-pub struct Job<'a> {
+pub struct Compilation<'a> {
     /// The graph.
     pub graph: BundledGraph<'a>,
     /// Where the engine is to lie.
-    pub place: &'a Place,
+    pub place: &'a PlanDir,
     /// The lengths that it takes.
     pub profile: &'a Profile,
     /// How to build it.
@@ -104,7 +104,7 @@ pub struct Job<'a> {
 /// a strongly typed network (`kSTRONGLY_TYPED` in its `tensorrt_execution_provider.cc`), which computes every tensor in the type that the graph
 /// gives it. With them TensorRT would be free to take 16 bits where the graph insists on 32.
 /// (<https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html>).
-pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
+pub fn build_options(job: &Compilation<'_>, dir: &Path) -> Vec<ProviderOption> {
     let on = || "1".to_owned();
     let path = |path: &Path| path.display().to_string();
     let mut options = vec![
@@ -132,7 +132,7 @@ pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
 ///
 /// # Errors
 /// [`LibraryError::Load`] with TensorRT's reason, a node that it does not take among them.
-pub fn build(runtime: &OrtLibrary, job: &Job<'_>, dir: &Path) -> Result<(), LibraryError> {
+pub fn build(runtime: &OrtLibrary, job: &Compilation<'_>, dir: &Path) -> Result<(), LibraryError> {
     let failed = |reason: String| LibraryError::Load { graph: job.graph.name.to_owned(), reason };
     let timing = &job.place.timing;
     std::fs::create_dir_all(timing)
@@ -154,7 +154,7 @@ pub fn build(runtime: &OrtLibrary, job: &Job<'_>, dir: &Path) -> Result<(), Libr
 pub(super) fn load(
     runtime: &OrtLibrary,
     graph: &BundledGraph<'_>,
-    place: &Place,
+    place: &PlanDir,
     options: &TensorRtOptions,
 ) -> Result<Session, LibraryError> {
     if !place.is_built() {
@@ -171,20 +171,20 @@ pub(super) fn load(
 
 /// The command that builds the engines which these options ask for.
 fn command(bundle: &Path, options: &TensorRtOptions) -> String {
-    let TensorRtOptions { device, engines, workload } = options;
+    let TensorRtOptions { device, engines, lengths } = options;
     let out = engines.as_ref().map(|dir| format!(" --out {}", dir.display())).unwrap_or_default();
     format!(
         "arrcoc-export engines {} --device {device} --context {} --prefill-chunk {}{out}",
         bundle.display(),
-        workload.context_length,
-        workload.prefill_chunk
+        lengths.context_length,
+        lengths.prefill_chunk
     )
 }
 
 /// A session of a bundle's own graph, whose weights may lie behind links.
 fn linked_session(
     runtime: &OrtLibrary,
-    job: &Job<'_>,
+    job: &Compilation<'_>,
     level: GraphOptimizationLevel,
     options: &[ProviderOption],
 ) -> Result<(Session, Mapped), ::ort::Error> {
@@ -221,7 +221,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::library::Workload;
+    use crate::library::PlanLengths;
     use arrcoc_bundle::AxisRange;
     use arrcoc_bundle::GraphFile;
     use arrcoc_bundle::Role;
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    fn place(file: &GraphFile, weights: u8, workload: Workload) -> Place {
+    fn place(file: &GraphFile, weights: u8, lengths: PlanLengths) -> PlanDir {
         let bundle = Path::new("models/fp32-portable");
         let graph = BundledGraph {
             name: "refiner",
@@ -248,24 +248,24 @@ mod tests {
             bundle_digest: [weights; 32],
             dequantizes_blocks: false,
         };
-        let options = TensorRtOptions { workload, ..TensorRtOptions::default() };
-        Place::of(&graph, &ranges(&file.axes, workload), &options, "machine")
+        let options = TensorRtOptions { lengths, ..TensorRtOptions::default() };
+        PlanDir::of(&graph, &ranges(&file.axes, lengths), &options, "machine")
     }
 
     #[test]
     fn engines_lie_beside_the_bundle_under_a_key_of_all_they_depend_on() {
-        let usual = place(&file("aa"), 12, Workload::default());
+        let usual = place(&file("aa"), 12, PlanLengths::default());
         let machine = std::path::absolute("models/.tensorrt/machine").unwrap();
         assert!(usual.dir.starts_with(&machine), "{usual:?}");
         assert_eq!(usual.timing, machine.join("timing"));
-        assert_eq!(usual, place(&file("aa"), 12, Workload::default()));
+        assert_eq!(usual, place(&file("aa"), 12, PlanLengths::default()));
         let mut wider = file("aa");
         wider.axes.insert("seq".into(), AxisRange { min: 1, opt: 1, max: 9000 });
-        let longer = Workload { context_length: 8192, ..Workload::default() };
+        let longer = PlanLengths { context_length: 8192, ..PlanLengths::default() };
         let others = [
-            place(&file("ab"), 12, Workload::default()),
-            place(&file("aa"), 13, Workload::default()),
-            place(&wider, 12, Workload::default()),
+            place(&file("ab"), 12, PlanLengths::default()),
+            place(&file("aa"), 13, PlanLengths::default()),
+            place(&wider, 12, PlanLengths::default()),
             place(&wider, 12, longer),
         ];
         for (at, other) in others.iter().enumerate() {
@@ -286,7 +286,7 @@ mod tests {
             bundle_digest: [12; 32],
             dequantizes_blocks: false,
         };
-        let place = place(&file, 12, Workload::default());
+        let place = place(&file, 12, PlanLengths::default());
         let profile = Profile(vec![InputProfile {
             name: "token_slots".into(),
             min: vec![64],
@@ -294,7 +294,7 @@ mod tests {
             max: vec![400],
         }]);
         let build = BuildOptions { workspace: Some(1 << 30), optimization_level: 5 };
-        let job = Job { graph, place: &place, profile: &profile, build };
+        let job = Compilation { graph, place: &place, profile: &profile, build };
         let options: BTreeMap<_, _> = build_options(&job, Path::new("new")).into_iter().collect();
         for (key, value) in [
             ("trt_profile_min_shapes", "token_slots:64"),
@@ -319,7 +319,7 @@ mod tests {
         let options = TensorRtOptions {
             device: 1,
             engines: Some("cache".into()),
-            workload: Workload { context_length: 8192, prefill_chunk: 128 },
+            lengths: PlanLengths { context_length: 8192, prefill_chunk: 128 },
         };
         assert_eq!(
             command(Path::new("b"), &options),

@@ -16,11 +16,11 @@ use crate::vision::family::{
     VisionModel, Visual, field,
 };
 use crate::vision::stages::Stages;
-use layout::Layout;
+use patch_grid::PatchGrid;
 use pipeline::Pipeline;
 use preprocess::{Preprocess, fitted};
 
-pub mod layout;
+pub mod patch_grid;
 pub mod pipeline;
 pub mod preprocess;
 #[cfg(test)]
@@ -76,7 +76,7 @@ impl Family for ArrCocOvis {
     ) -> Result<LoadedFamily, LoadError> {
         let section: Section = bundle.manifest().processor()?;
         let size = image_size(&section, settings.image_size)?;
-        let layout = Layout::new(size / section.patch_size, section.patch_size, section.gist_grid);
+        let layout = PatchGrid::new(size / section.patch_size, section.patch_size, section.gist_grid);
         let budgets = allowed_budgets(&bundle.manifest().vision.token_budgets, &layout)?;
         let processor = SquareImages {
             preprocess: Preprocess::new(size, section.image_mean, section.image_std),
@@ -141,7 +141,7 @@ impl Processor for SquareImages {
 /// The graphs, and what they do with a picture of one size.
 struct Allocated {
     pipeline: Pipeline,
-    layout: Layout,
+    layout: PatchGrid,
     /// Encoder input, pixels.
     size: usize,
     budgets: Vec<usize>,
@@ -227,7 +227,7 @@ pub fn image_size(section: &Section, asked: Option<usize>) -> Result<usize, Load
 }
 
 /// Budgets that an input of this size can fill.
-fn allowed_budgets(budgets: &[usize], layout: &Layout) -> Result<Vec<usize>, LoadError> {
+fn allowed_budgets(budgets: &[usize], layout: &PatchGrid) -> Result<Vec<usize>, LoadError> {
     let room = layout.patches() + layout.cells();
     let allowed: Vec<_> = budgets.iter().copied().filter(|&budget| budget <= room).collect();
     if allowed.is_empty() {

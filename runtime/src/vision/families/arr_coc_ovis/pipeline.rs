@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrcoc_bundle::Bundle;
 
-use super::layout::{Layout, Token};
+use super::patch_grid::{PatchGrid, Token};
 use crate::error::LoadError;
 use crate::generate::{self, Place, Receipt, Score};
 use crate::library::{Library, LibraryError};
@@ -156,7 +156,7 @@ impl Pipeline {
         &mut self,
         image_features: &Tensor,
         allocation: Allocation,
-        layout: &Layout,
+        layout: &PatchGrid,
         view: &View,
         (tier, budget): (usize, usize),
         stages: &mut Stages<'_>,
@@ -207,7 +207,11 @@ impl Pipeline {
 }
 
 /// Relevance with padding pushed below everything else, so that it is picked last.
-pub fn mask_padding(relevance: &Tensor, layout: &Layout, resized: [u32; 2]) -> Result<Tensor, LibraryError> {
+pub fn mask_padding(
+    relevance: &Tensor,
+    layout: &PatchGrid,
+    resized: [u32; 2],
+) -> Result<Tensor, LibraryError> {
     let valid = layout.valid_region(resized);
     if valid.patches() == layout.patches() {
         return Ok(relevance.clone());
@@ -221,7 +225,7 @@ pub fn mask_padding(relevance: &Tensor, layout: &Layout, resized: [u32; 2]) -> R
 }
 
 /// Where the tokens look; `None` when the graphs disagree about the number of patches.
-fn places(indices: &[i64], allocation: &Allocation, layout: &Layout, view: &View) -> Option<Vec<Place>> {
+fn places(indices: &[i64], allocation: &Allocation, layout: &PatchGrid, view: &View) -> Option<Vec<Place>> {
     let relevance = allocation.relevance.as_slice::<f32>().ok()?;
     let knowing = allocation.knowing.as_slice::<f32>().ok()?;
     if relevance.len() != layout.patches() || knowing.len() != 3 * relevance.len() {
