@@ -1,6 +1,5 @@
 //! A loaded model: what the server holds. Requests go in through [`Model::submit`], events come out of [`Generation`].
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
@@ -9,9 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::generate::{Event, GenerateError, Observer, Request};
-use crate::library::{
-    CpuOptions, CudaOptions, Library, LibraryKind, LibraryOptions, PlanLengths, TensorRtOptions,
-};
+use crate::library::Library;
 use crate::prompt::Segment;
 use crate::scheduler::Ready;
 use crate::scheduler::job::{Job, Status, Ticket};
@@ -23,123 +20,13 @@ mod activations;
 mod admission;
 pub mod load;
 mod memory;
+mod options;
 
 pub use crate::error::LoadError;
 pub use crate::image::ImageLimits;
+pub use crate::library::DEFAULT_CONTEXT_LENGTH;
 pub use memory::{MemoryError, MemoryNeed, Mib, copies_of};
-
-/// How to load and run a model.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Which inference library; `None` takes ONNX Runtime, and tract for a portable bundle where ONNX Runtime is not
-    /// to be had (with a warning in the log).
-    pub runtime: Option<LibraryKind>,
-    /// Threads per graph run; 0 takes one per processor.
-    pub threads: usize,
-    /// ONNX Runtime on the CPU.
-    pub cpu: CpuOptions,
-    /// The GPU and its arenas, for the runtimes that have one.
-    pub cuda: CudaOptions,
-    /// Where TensorRT's engines lie; `None` for the directory beside the bundle.
-    pub tensorrt_engines: Option<PathBuf>,
-    /// Where ONNX Runtime's profiles go; `None` writes none.
-    pub profile: Option<PathBuf>,
-    /// KV slots: answers that decode at the same time, at least 1.
-    pub slots: usize,
-    /// Positions per slot, prompt and answer together; `None` takes [`DEFAULT_CONTEXT_LENGTH`] or the model's own
-    /// limit, whichever is smaller.
-    pub context_length: Option<usize>,
-    /// Most prompt tokens that go through the decoder between two decode steps, at least 1; twice as many on the CPU while nobody else is in
-    /// work.
-    pub prefill_chunk: usize,
-    /// Requests that may wait for a slot, at least 1; further ones get [`GenerateError::QueueFull`].
-    pub queue_limit: usize,
-    /// Memory for cached image features, bytes; 0 caches none.
-    pub feature_cache_bytes: usize,
-    /// Memory for cached visual tokens, bytes; 0 caches none.
-    pub token_cache_bytes: usize,
-    /// Square input size of the vision encoder, pixels, one of the bundle's `image_sizes`; `None` takes the native one.
-    pub image_size: Option<usize>,
-    /// What an image may cost.
-    pub limits: ImageLimits,
-    /// Longest time from submission to the last token.
-    pub timeout: Duration,
-    /// How far the first run goes.
-    pub warm_up: WarmUp,
-}
-
-/// How far the run goes that proves a model before it serves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum WarmUp {
-    /// One image and one token on the CPU; the shortest and the longest of everything on a GPU, which makes itself ready for lengths.
-    #[default]
-    Short,
-    /// The shortest and the longest of everything: to see what a model takes.
-    Longest,
-}
-
-/// [`Options::context_length`] where neither the user nor a smaller model says otherwise, tokens.
-pub const DEFAULT_CONTEXT_LENGTH: usize = 4096;
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            runtime: None,
-            threads: 0,
-            cpu: CpuOptions::default(),
-            cuda: CudaOptions::default(),
-            tensorrt_engines: None,
-            profile: None,
-            slots: 4,
-            context_length: None,
-            prefill_chunk: 256,
-            queue_limit: 64,
-            feature_cache_bytes: 256 << 20,
-            token_cache_bytes: 64 << 20,
-            image_size: None,
-            limits: ImageLimits::default(),
-            timeout: Duration::from_secs(600),
-            warm_up: WarmUp::Short,
-        }
-    }
-}
-
-impl Options {
-    /// Whether the runtime that was asked for runs bundles of a target.
-    ///
-    /// # Errors
-    /// [`LoadError::Options`].
-    pub fn check_target(&self, target: Target) -> Result<(), LoadError> {
-        match (self.runtime, target) {
-            (Some(kind @ (LibraryKind::Tract | LibraryKind::Cuda | LibraryKind::TensorRt)), Target::Cpu) => {
-                Err(LoadError::Options {
-                    what: "runtime",
-                    expected: format!(
-                        "`ort` for a bundle of target `cpu` (`{}` runs `portable` bundles)",
-                        kind.name()
-                    ),
-                    found: format!("`{}`", kind.name()),
-                })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What the inference library needs to know of it.
-    pub(crate) fn runtime_options(&self) -> LibraryOptions {
-        let threads = match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let lengths = PlanLengths {
-            context_length: self.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH),
-            prefill_chunk: self.prefill_chunk,
-        };
-        let (device, engines) = (self.cuda.device, self.tensorrt_engines.clone());
-        let tensorrt = TensorRtOptions { device, engines, lengths };
-        LibraryOptions { threads, cpu: self.cpu, cuda: self.cuda, tensorrt, profile: self.profile.clone() }
-    }
-}
+pub use options::{Options, WarmUp};
 
 /// A running request. Dropping it cancels the request at the next iteration.
 #[derive(Debug)]
@@ -247,7 +134,7 @@ impl Model {
         Self::load_on(bundle, library.as_ref(), options, observer)
     }
 
-    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not used.
+    /// The same on an inference library that is open already; `options.runtime` and `options.library` are not used.
     ///
     /// # Errors
     /// As [`Model::load`].

@@ -22,6 +22,7 @@ use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::model::{self, Model};
 use arrcoc_runtime::tensor::Tensor;
+use arrcoc_runtime::vision::VisionOptions;
 use arrcoc_tests::compare::relative_error;
 use arrcoc_tests::repository;
 use safetensors::SafeTensors;
@@ -118,10 +119,13 @@ fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
         slots: 1,
         context_length: Some(2048),
         prefill_chunk: 100,
-        feature_cache_bytes: 0,
-        token_cache_bytes: 0,
-        // One of the pictures is a line.
-        limits: ImageLimits { max_aspect: 400, ..ImageLimits::default() },
+        vision: VisionOptions {
+            feature_cache_bytes: 0,
+            token_cache_bytes: 0,
+            // One of the pictures is a line.
+            limits: ImageLimits { max_aspect: 400, ..ImageLimits::default() },
+            ..VisionOptions::default()
+        },
         ..model::Options::default()
     };
     let model = Model::load_on(Bundle::open(&built.bundle)?, &tap, &options, Arc::new(NoObserver))?;

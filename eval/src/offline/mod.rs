@@ -131,7 +131,7 @@ impl OfflineModel {
         Self::load_on(bundle, runtime.as_ref(), options)
     }
 
-    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not used.
+    /// The same on an inference library that is open already; `options.runtime` and `options.library` are not used.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -147,7 +147,7 @@ impl OfflineModel {
         }
         let section: ArrCocOvis = bundle.manifest().processor()?;
         let decoder_spec = &bundle.manifest().decoder;
-        let size = arr_coc_ovis::image_size(&section, options.image_size)?;
+        let size = arr_coc_ovis::image_size(&section, options.vision.image_size)?;
         let embedding = runtime.load_from(bundle, bundle.manifest().only(arrcoc_bundle::Role::Embedding))?;
         let model = Self {
             info: OfflineInfo {
@@ -163,8 +163,8 @@ impl OfflineModel {
             decoder: decoder::load(bundle, runtime, options.slots, sizes.context_length)?,
             decoder_spec: decoder_spec.clone(),
             prefill_chunk: sizes.prefill_chunk,
-            limits: options.limits,
-            vision: VisionRunner::load(bundle, runtime, size, options.feature_cache_bytes)?,
+            limits: options.vision.limits,
+            vision: VisionRunner::load(bundle, runtime, size, options.vision.feature_cache_bytes)?,
         };
         bundle.check_unchanged()?;
         Ok(model)

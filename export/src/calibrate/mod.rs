@@ -21,8 +21,10 @@ use arrcoc_runtime::dataset::{DataError, DataSet, Row};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::{Budget, GenerateError, MaxTokens, Note, Observer};
 use arrcoc_runtime::image::{ImageLimits, decode};
+use arrcoc_runtime::library::LibraryOptions;
 use arrcoc_runtime::library::{LibraryError, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
+use arrcoc_runtime::vision::VisionOptions;
 use sha2::{Digest as _, Sha256};
 
 use crate::ask::{PATIENCE, ask};
@@ -142,9 +144,9 @@ pub fn calibrate(
     let image_size = options.image_size.or_else(|| native_size(&bundle));
     let model_options = model::Options {
         runtime: Some(LibraryKind::Ort),
-        threads: options.threads,
         slots: 1,
-        image_size: options.image_size,
+        library: LibraryOptions { threads: options.threads, ..LibraryOptions::default() },
+        vision: VisionOptions { image_size: options.image_size, ..VisionOptions::default() },
         timeout: PATIENCE,
         ..model::Options::default()
     };

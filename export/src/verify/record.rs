@@ -8,6 +8,7 @@ use arrcoc_runtime::generate::{GenerateError, MaxTokens, Note, Observer};
 use arrcoc_runtime::library::{Library, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
 use arrcoc_runtime::tensor::Tensor;
+use arrcoc_runtime::vision::VisionOptions;
 
 use super::question::{Question, smallest_size};
 use super::{AdapterReport, Options, VerifyError};
@@ -43,7 +44,10 @@ pub(super) fn record(
         context_length: Some(context),
         // The whole prompt in one run, so that it is recorded whole.
         prefill_chunk: context,
-        image_size: options.image_size.or_else(|| smallest_size(reference)),
+        vision: VisionOptions {
+            image_size: options.image_size.or_else(|| smallest_size(reference)),
+            ..VisionOptions::default()
+        },
         timeout: PATIENCE,
         ..model::Options::default()
     };

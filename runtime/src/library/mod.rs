@@ -21,7 +21,8 @@ pub mod tract;
 
 pub use kept::{Kept, RunOutputs};
 pub use options::{
-    ArenaGrowth, CpuOptions, CudaOptions, Kernels, LibraryOptions, PlanLengths, TensorRtOptions,
+    ArenaGrowth, CpuOptions, CudaOptions, DEFAULT_CONTEXT_LENGTH, Kernels, LibraryOptions, PlanLengths,
+    TensorRtOptions,
 };
 pub use port::Axis;
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::model::DEFAULT_CONTEXT_LENGTH;
+/// Longest prompt plus answer where neither the user nor a smaller model says otherwise, tokens.
+pub const DEFAULT_CONTEXT_LENGTH: usize = 4096;
 
 /// Everything that can be set of a library.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::admission::Admission;
-use super::memory::{MemoryNeed, on_gpu};
+use super::memory::MemoryNeed;
 use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options, WarmUp};
 use crate::decoder::{self, Decoder, Embedder};
 use crate::error::LoadError;
@@ -18,7 +18,7 @@ use crate::scheduler::encode::{Encoder, Preparer, image_queue};
 use crate::scheduler::job::{Job, Status};
 use crate::scheduler::{Parts, Ready, Scheduler, Settings};
 use crate::tensor::ElementType;
-use crate::vision::{Pictures, Vision, VisionOptions};
+use crate::vision::{Pictures, Vision};
 use arrcoc_bundle::Bundle;
 use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::{Role, Target};
@@ -55,7 +55,7 @@ pub(super) fn load(
         prompter: Arc::clone(&loaded.prompter),
         context_length: sizes.context_length,
         pictures,
-        limits: options.limits,
+        limits: options.vision.limits,
     };
     let (images, jobs) = channel();
     let (ready, inbox) = channel();
@@ -91,17 +91,11 @@ fn load_graphs(
 ) -> Result<Loaded, LoadError> {
     let prompter = Arc::new(Prompter::load(bundle)?);
     let embedding = library.load_from(bundle, bundle.manifest().only(Role::Embedding))?;
-    let vision = VisionOptions {
-        image_size: options.image_size,
-        limits: options.limits,
-        feature_cache_bytes: options.feature_cache_bytes,
-        token_cache_bytes: options.token_cache_bytes,
-    };
     Ok(Loaded {
         prompter,
         embedder: Arc::new(Embedder::new(embedding, bundle.manifest().decoder.hidden_size)),
         decoder: decoder::load(bundle, library, options.slots, sizes.context_length)?,
-        vision: Vision::load(bundle, library, &vision)?,
+        vision: Vision::load(bundle, library, &options.vision)?,
     })
 }
 
@@ -213,7 +207,7 @@ pub fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
         }
     }
     for (what, value, most) in
-        [("slots", options.slots, MOST_SLOTS), ("threads", options.threads, MOST_THREADS)]
+        [("slots", options.slots, MOST_SLOTS), ("threads", options.library.threads, MOST_THREADS)]
     {
         if value > most {
             return Err(LoadError::Options {
@@ -258,7 +252,7 @@ pub(super) fn context_length(longest: usize, options: &Options) -> usize {
 /// [`LoadError`] when it is not to be had, or does not run bundles of the target.
 pub fn open_library(target: Target, options: &Options) -> Result<Box<dyn Library>, LoadError> {
     options.check_target(target)?;
-    let library = options.runtime_options();
+    let library = options.resolved_library();
     match (options.runtime, target) {
         (Some(kind), _) => Ok(kind.open_with(&library)?),
         (None, Target::Cpu) => Ok(LibraryKind::Ort.open_with(&library)?),
@@ -290,14 +284,14 @@ fn info(
         context_length: sizes.context_length,
         family: manifest.family.clone(),
         token_budgets: pictures.budgets().to_vec(),
-        max_images: options.limits.max_images,
+        max_images: options.vision.limits.max_images,
         images_first: manifest.vision.images_first,
         generation: manifest.generation.clone(),
         kv_slots: options.slots,
         weight_bytes: need.weights,
         kv_bytes: need.kv_cache,
         // On a GPU pictures and caches lie elsewhere.
-        working_bytes: if on_gpu(options) { need.activations } else { need.working() },
+        working_bytes: if options.on_gpu() { need.activations } else { need.working() },
     })
 }
 
@@ -320,7 +314,7 @@ impl Lengths {
     /// One length of everything on the CPU. A GPU allocates and picks kernels at the first run of a shape, so there it is the
     /// smallest and the largest: what fails for want of memory fails now, and no request waits for it.
     fn of(options: &Options, sizes: &Sizes, pictures: &Pictures) -> Self {
-        if !on_gpu(options) && options.warm_up == WarmUp::Short {
+        if !options.on_gpu() && options.warm_up == WarmUp::Short {
             // One token only: the shortest context that the options allow has room for no more.
             return Self { budgets: vec![Budget::Auto], prompt: 1 };
         }

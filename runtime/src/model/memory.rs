@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use super::activations::Shapes;
 use super::{Options, load};
 use crate::image::decode;
-use crate::library::LibraryKind;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{MANIFEST, Manifest, Role, Target};
 
@@ -51,14 +50,16 @@ impl MemoryNeed {
     pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
         let weights = weight_bytes(manifest)?;
         let context = load::context_length(manifest.decoder.context_length, options);
-        let threads = (options.runtime_options().threads as u64).saturating_mul(manifest.graphs.len() as u64);
+        let threads =
+            (options.resolved_library().threads as u64).saturating_mul(manifest.graphs.len() as u64);
         Ok(Self {
             weights,
             copies: copies_of(weights),
             kv_cache: load::kv_bytes(&manifest.decoder, options.slots, context),
             activations: activations(manifest, options, context)?,
-            caches: (options.feature_cache_bytes as u64).saturating_add(options.token_cache_bytes as u64),
-            pictures: decode::most_bytes(options.limits.max_pixels, load::IMAGE_THREADS as u64),
+            caches: (options.vision.feature_cache_bytes as u64)
+                .saturating_add(options.vision.token_cache_bytes as u64),
+            pictures: decode::most_bytes(options.vision.limits.max_pixels, load::IMAGE_THREADS as u64),
             threads,
         })
     }
@@ -156,7 +157,7 @@ fn unreadable(file: &Path, reason: String) -> MemoryError {
 /// Peaks of all graphs: one image at a time, and the decoder at the worse of a chunk at the end of a full context and a step of all slots.
 fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result<u64, MemoryError> {
     let unknown = |error: LoadError| unreadable(Path::new(MANIFEST), error.to_string());
-    let own = vision::longest_axes(manifest, options.image_size).map_err(unknown)?;
+    let own = vision::longest_axes(manifest, &options.vision).map_err(unknown)?;
     let context = context as u64;
     let query = manifest.graphs.values().find_map(|graph| graph.axes.get(axis::QUERY_LEN));
     let query = query.map_or(context, |range| range.max).min(context);
@@ -184,9 +185,4 @@ fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result
         sum = sum.saturating_add(peak);
     }
     Ok(sum)
-}
-
-/// Whether the options have graphs run on a GPU.
-pub(super) fn on_gpu(options: &Options) -> bool {
-    options.runtime.is_some_and(LibraryKind::is_gpu)
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrcoc_bundle::quote::excerpt;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
+use super::options::VisionOptions;
 use super::stages::Stages;
 use crate::error::LoadError;
 use crate::generate::{Budget, Receipt};
@@ -29,26 +30,24 @@ pub(crate) trait Family: Sync {
     /// [`BundleError`] names the field.
     fn check(&self, manifest: &Manifest) -> Result<(), BundleError>;
 
-    /// The longest that the family's own axes get with these settings, for whoever plans memory. Axes of the decoder are not among them.
-    fn longest(&self, manifest: &Manifest, settings: &Settings) -> Vec<(&'static str, u64)>;
+    /// Whether the encoder has several input sizes, so that [`VisionOptions::image_size`] means something.
+    fn has_image_sizes(&self) -> bool {
+        false
+    }
+
+    /// The longest that the family's own axes get with these options, for whoever plans memory. Axes of the decoder are not among them.
+    fn longest(&self, manifest: &Manifest, options: &VisionOptions) -> Vec<(&'static str, u64)>;
 
     /// Loads the graphs of the vision side.
     ///
     /// # Errors
-    /// [`LoadError`] when a graph does not load, or a setting does not fit the bundle.
+    /// [`LoadError`] when a graph does not load, or an option does not fit the bundle.
     fn load(
         &self,
         bundle: &Bundle,
         library: &dyn Library,
-        settings: &Settings,
+        options: &VisionOptions,
     ) -> Result<LoadedFamily, LoadError>;
-}
-
-/// What a user can set of a family.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Settings {
-    /// Encoder input size, pixels, for families that have several.
-    pub(crate) image_size: Option<usize>,
 }
 
 /// A family, ready for pictures.

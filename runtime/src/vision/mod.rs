@@ -16,38 +16,16 @@ use crate::generate::{Budget, Cache, Note, Observer, Place, Receipt, Stage};
 use crate::image::{DecodedImage, ImageError, ImageLimits, decode};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
-use family::{Ask, Features, Grant, LoadedFamily, Pixels, Processor, Settings, VisionModel};
+use family::{Ask, Features, Grant, LoadedFamily, Pixels, Processor, VisionModel};
 use stages::Stages;
 
 pub mod families;
 pub(crate) mod family;
+mod options;
 pub mod stages;
 
 pub use family::{BudgetError, ImagePlan, Span, Visual};
-
-/// How to run the vision side.
-#[derive(Debug, Clone)]
-pub struct VisionOptions {
-    /// Encoder input size, pixels, for families that have several. `None`: the native one.
-    pub image_size: Option<usize>,
-    /// What an image may cost.
-    pub limits: ImageLimits,
-    /// Bound of the image-feature cache, bytes; 0 turns it off.
-    pub feature_cache_bytes: usize,
-    /// Bound of the visual-token cache, bytes; 0 turns it off.
-    pub token_cache_bytes: usize,
-}
-
-impl Default for VisionOptions {
-    fn default() -> Self {
-        Self {
-            image_size: None,
-            limits: ImageLimits::default(),
-            feature_cache_bytes: 256 << 20,
-            token_cache_bytes: 64 << 20,
-        }
-    }
-}
+pub use options::VisionOptions;
 
 /// The longest lengths of the axes that the vision graphs of a bundle have, for whoever plans memory.
 ///
@@ -55,9 +33,9 @@ impl Default for VisionOptions {
 /// [`LoadError`] for an unknown family, or a section that makes no sense.
 pub(crate) fn longest_axes(
     manifest: &Manifest,
-    image_size: Option<usize>,
+    options: &VisionOptions,
 ) -> Result<Vec<(&'static str, u64)>, LoadError> {
-    Ok(families::of(manifest)?.longest(manifest, &Settings { image_size }))
+    Ok(families::of(manifest)?.longest(manifest, options))
 }
 
 /// What is known of pictures without running a graph; shared freely between threads.
@@ -212,8 +190,8 @@ impl Vision {
     /// [`LoadError`] when a graph does not load, the family is unknown, or an option does not fit the bundle.
     pub fn load(bundle: &Bundle, library: &dyn Library, options: &VisionOptions) -> Result<Self, LoadError> {
         let family = families::of(bundle.manifest())?;
-        let settings = Settings { image_size: options.image_size };
-        let LoadedFamily { processor, model } = family.load(bundle, library, &settings)?;
+        families::check_image_size(family, bundle.manifest(), options)?;
+        let LoadedFamily { processor, model } = family.load(bundle, library, options)?;
         let identity = Sha256::new()
             .chain_update(bundle.digest())
             .chain_update(library.describe())

@@ -10,6 +10,7 @@ use arrcoc_runtime::generate::{
     Budget, Event, FinishReason, GenerateError, MaxTokens, Message, Observer, Part, Prompt, Receipt, Request,
     Sampling, Speaker, Timings, TokenLogprob, Usage,
 };
+use arrcoc_runtime::library::LibraryOptions;
 use arrcoc_runtime::model::{Generation, Model, Options};
 use bytes::Bytes;
 
@@ -41,7 +42,8 @@ pub fn load_observed(bundle: &str, options: &Options, observer: Arc<dyn Observer
 
 /// Small enough to load quickly, with several slots.
 pub fn options() -> Options {
-    Options { threads: 2, slots: 3, context_length: Some(512), prefill_chunk: 64, ..Options::default() }
+    let library = LibraryOptions { threads: 2, ..LibraryOptions::default() };
+    Options { library, slots: 3, context_length: Some(512), prefill_chunk: 64, ..Options::default() }
 }
 
 /// A picture with a gradient and one bright square, so that patches differ; `seed` moves the square.

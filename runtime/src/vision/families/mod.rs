@@ -2,6 +2,7 @@
 
 use arrcoc_bundle::Manifest;
 
+use super::VisionOptions;
 use super::family::Family;
 use crate::error::LoadError;
 
@@ -23,4 +24,23 @@ pub(crate) fn of(manifest: &Manifest) -> Result<&'static dyn Family, LoadError> 
     };
     family.check(manifest)?;
     Ok(*family)
+}
+
+/// Refuses an input size of the encoder where the family has only one: what is set is never silently ignored.
+///
+/// # Errors
+/// [`LoadError::Options`] names the families that have several.
+pub(crate) fn check_image_size(
+    family: &dyn Family,
+    manifest: &Manifest,
+    options: &VisionOptions,
+) -> Result<(), LoadError> {
+    let Some(found) = options.image_size.filter(|_| !family.has_image_sizes()) else { return Ok(()) };
+    let several = FAMILIES.iter().filter(|family| family.has_image_sizes());
+    let several = several.flat_map(|family| family.names()).copied().collect::<Vec<_>>().join(", ");
+    let expected = format!(
+        "none for a bundle of the family `{}`, whose encoder has one input size; only {several} has several",
+        manifest.family
+    );
+    Err(LoadError::Options { what: "image_size", expected, found: found.to_string() })
 }

@@ -11,9 +11,10 @@ use crate::generate::Budget;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
+use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Settings,
-    VisionModel, Visual, field,
+    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, VisionModel,
+    Visual, field,
 };
 use crate::vision::stages::Stages;
 use patch_grid::PatchGrid;
@@ -58,9 +59,13 @@ impl Family for ArrCocOvis {
         Ok(())
     }
 
-    fn longest(&self, manifest: &Manifest, settings: &Settings) -> Vec<(&'static str, u64)> {
+    fn has_image_sizes(&self) -> bool {
+        true
+    }
+
+    fn longest(&self, manifest: &Manifest, options: &VisionOptions) -> Vec<(&'static str, u64)> {
         let Ok(section) = manifest.processor::<Section>() else { return Vec::new() };
-        let size = settings.image_size.unwrap_or(section.native_size) as u64;
+        let size = options.image_size.unwrap_or(section.native_size) as u64;
         let side = size / (section.patch_size as u64).max(1);
         let patches = side.saturating_mul(side);
         let most = manifest.vision.token_budgets.last().copied().unwrap_or_default() as u64;
@@ -72,10 +77,10 @@ impl Family for ArrCocOvis {
         &self,
         bundle: &Bundle,
         library: &dyn Library,
-        settings: &Settings,
+        options: &VisionOptions,
     ) -> Result<LoadedFamily, LoadError> {
         let section: Section = bundle.manifest().processor()?;
-        let size = image_size(&section, settings.image_size)?;
+        let size = image_size(&section, options.image_size)?;
         let layout = PatchGrid::new(size / section.patch_size, section.patch_size, section.gist_grid);
         let budgets = allowed_budgets(&bundle.manifest().vision.token_budgets, &layout)?;
         let processor = SquareImages {
