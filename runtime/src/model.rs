@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::decoder::kv_bytes;
 use crate::generate::{Event, GenerateError, Observer, Request};
 use crate::library::Library;
 use crate::prompt::Segment;
@@ -90,7 +91,7 @@ impl Footprint {
         let context_length = load::context_length(manifest.decoder.context_length, options);
         Ok(Self {
             weight_bytes: memory::weight_bytes(manifest)?,
-            kv_bytes: load::kv_bytes(&manifest.decoder, options.slots, context_length),
+            kv_bytes: kv_bytes(&manifest.decoder, options.slots, context_length),
             context_length,
         })
     }

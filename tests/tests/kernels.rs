@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_kernels::Operator;
-use arrcoc_runtime::decoder;
+use arrcoc_runtime::decoder::{self, Rows};
 use arrcoc_runtime::library::Kernels;
 use arrcoc_tests::engines::{Engine, operators_that_ran};
 use arrcoc_tests::goldens::Goldens;
@@ -45,7 +45,7 @@ fn logits(engine: &Engine, goldens: &Goldens, tier: usize) -> Result<f64> {
     let prompt = engine.prompt(goldens, &goldens.tensor(&golden("visual_embeds"))?)?;
     let mut decoder = decoder::load(&engine.bundle, engine.runtime.as_ref(), 1, prompt.shape()[1] + 1)?;
     let slot = decoder.slots_mut().allocate().context("a fresh decoder has a free slot")?;
-    let logits = decoder.prefill(slot, &prompt)?;
+    let logits = decoder.prefill(slot, &Rows::plain(prompt))?;
     Ok(strays(logits.values(), &goldens.floats(&golden("prefill_logits"))?))
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{OfflineError, OfflineModel, Question, VisualTokens};
 use arrcoc_runtime::decoder::{DecoderError, Logits};
-use arrcoc_runtime::embeds::PromptEmbeds;
+use arrcoc_runtime::embeds::{PictureRows, PromptEmbeds};
 use arrcoc_runtime::generate::{FinishReason, Sampling};
 use arrcoc_runtime::sampling::Sampler;
 use arrcoc_runtime::text::TextStream;
@@ -108,10 +108,14 @@ impl OfflineModel {
 
     /// The prompt and its tokens.
     fn prompt(&self, request: &AnswerRequest<'_>) -> Result<(PromptEmbeds, usize), OfflineError> {
-        let embeds = PromptEmbeds::new(
-            &request.question.layout,
-            &[(&request.visual.embeds, std::slice::from_ref(&(0..request.visual.tokens)))],
-        );
+        let all = 0..request.visual.tokens;
+        let picture = PictureRows {
+            rows: &request.visual.embeds,
+            runs: std::slice::from_ref(&all),
+            positions: None,
+            deep: None,
+        };
+        let embeds = PromptEmbeds::new(&request.question.layout, &[picture]);
         let (prompt, context) = (embeds.tokens(), self.info.context_length);
         if prompt >= context {
             return Err(OfflineError::Context { context, prompt });

@@ -155,7 +155,7 @@ impl OfflineModel {
                 image_size: size,
                 slots: options.slots,
                 context_length: sizes.context_length,
-                kv_bytes_per_token: load::kv_bytes(decoder_spec, 1, 1) as usize,
+                kv_bytes_per_token: decoder::kv_bytes(decoder_spec, 1, 1) as usize,
             },
             capacity: Capacity::new(&section, &bundle.manifest().vision.token_budgets, size),
             prompter: Arc::new(Prompter::load(bundle)?),

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use arrcoc_bundle::{Bundle, Manifest, Meaning, Role};
-use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
+use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits, Rows};
 use arrcoc_runtime::library::Library;
 use arrcoc_runtime::tensor::Tensor;
 use serde::Serialize;
@@ -54,7 +54,7 @@ impl Speaker {
         let mut logits = None;
         for chunk in prompt.chunks(chunk * width) {
             let embeds = Tensor::from_vec(&[1, chunk.len() / width, width], chunk.to_vec())?;
-            logits = Some(self.decoder.prefill(self.slot, &embeds)?);
+            logits = Some(self.decoder.prefill(self.slot, &Rows::plain(embeds))?);
         }
         self.elapsed += started.elapsed();
         logits.ok_or_else(no_logits)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::admission::Admission;
 use super::memory::MemoryNeed;
 use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options, WarmUp};
-use crate::decoder::{self, Decoder, Embedder};
+use crate::decoder::{self, Decoder, Embedder, Rows};
 use crate::error::LoadError;
 use crate::generate::{Budget, NoObserver, Observer};
 use crate::image::DecodedImage;
@@ -17,10 +17,8 @@ use crate::prompt::{FALLBACK_QUESTION, Prompter};
 use crate::scheduler::encode::{Encoder, Preparer, image_queue};
 use crate::scheduler::job::{Job, Status};
 use crate::scheduler::{Parts, Ready, Scheduler, Settings};
-use crate::tensor::ElementType;
 use crate::vision::{Pictures, Vision};
 use arrcoc_bundle::Bundle;
-use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::{Role, Target};
 
 /// Threads that decode and preprocess image files: enough to keep the encoder busy, few enough to leave it the cores.
@@ -295,13 +293,6 @@ fn info(
     })
 }
 
-/// Keys and values of every layer. A manifest and a configuration may ask for more than numbers hold.
-pub fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
-    let element = ElementType::from(spec.cache_element).size();
-    let factors = [spec.layers, spec.kv_heads, spec.head_dim, element, slots, capacity];
-    factors.into_iter().fold(2, |bytes: u64, factor| bytes.saturating_mul(factor as u64))
-}
-
 /// How far a warm-up goes.
 struct Lengths {
     /// Budgets to run the vision side with.
@@ -348,7 +339,7 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     let slot = decoder.slots_mut().allocate().ok_or_else(|| failed(&"the decoder has no KV slot"))?;
     let prompt: Vec<u32> = question.iter().copied().cycle().take(lengths.prompt).collect();
     let prompt = embedder.embed(&prompt).map_err(|error| failed(&error))?;
-    let logits = decoder.prefill(slot, &prompt).map_err(|error| failed(&error))?;
+    let logits = decoder.prefill(slot, &Rows::plain(prompt)).map_err(|error| failed(&error))?;
     decoder.free(slot);
     match logits.values().iter().position(|logit| !logit.is_finite()) {
         Some(id) => {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::activations::Shapes;
 use super::{Options, load};
+use crate::decoder::kv_bytes;
 use crate::image::decode;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{MANIFEST, Manifest, Role, Target};
@@ -55,7 +56,7 @@ impl MemoryNeed {
         Ok(Self {
             weights,
             copies: copies_of(weights),
-            kv_cache: load::kv_bytes(&manifest.decoder, options.slots, context),
+            kv_cache: kv_bytes(&manifest.decoder, options.slots, context),
             activations: activations(manifest, options, context)?,
             caches: (options.vision.feature_cache_bytes as u64)
                 .saturating_add(options.vision.token_cache_bytes as u64),

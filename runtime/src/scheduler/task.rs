@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::job::Job;
 use super::{Context, Ready, Settings};
 use crate::decoder::{Decoder, DecoderError, Logits, Mark};
-use crate::embeds::PromptEmbeds;
+use crate::embeds::{PictureRows, PromptEmbeds};
 use crate::generate::{Event, FinishReason, GenerateError, Logprob, Stage, Timings, TokenLogprob, Usage};
 use crate::sampling::{LogSoftmax, Sampler, SamplingError};
 use crate::text::{TextStream, Vocabulary};
@@ -55,8 +55,8 @@ impl Task {
     pub(super) fn new(ready: Ready, slot: usize, settings: &Settings) -> Self {
         let Ready { mut job, visuals } = ready;
         job.start();
-        let rows: Vec<_> = visuals.iter().map(|visual| (&visual.rows, visual.runs.as_slice())).collect();
-        let embeds = PromptEmbeds::new(&job.layout, &rows);
+        let pictures: Vec<_> = visuals.iter().map(PictureRows::from).collect();
+        let embeds = PromptEmbeds::new(&job.layout, &pictures);
         let usage =
             Usage { prompt_tokens: embeds.tokens(), visual_tokens: embeds.visual(), completion_tokens: 0 };
         job.send(Event::Started {

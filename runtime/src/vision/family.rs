@@ -2,7 +2,8 @@
 //!
 //! A family is three values. [`Family`] opens a bundle. Its [`Processor`] needs no graph: from a file's header alone it says what stands in the
 //! picture's place in the prompt ([`ImagePlan`]), and later it makes the encoder's input ([`Pixels`]), on any thread. Its [`VisionModel`] runs the
-//! graphs, on the vision thread: pixels to features, which may be cached, and features to the rows that the decoder reads ([`Visual`]).
+//! graphs, on the vision thread: pixels to features, which may be cached, features to the rows that the decoder reads
+//! ([`Visual`]), and where these stand, unless they are counted as text is.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -13,6 +14,7 @@ use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
 use super::options::VisionOptions;
 use super::stages::Stages;
+use crate::decoder::{Position, Positions};
 use crate::error::LoadError;
 use crate::generate::{Budget, Receipt};
 use crate::image::{DecodedImage, ImageError};
@@ -104,6 +106,13 @@ pub(crate) trait VisionModel: Send {
         ask: &Ask<'_>,
         stages: &mut Stages<'_>,
     ) -> Result<Visual, LibraryError>;
+
+    /// Where the rows of each run stand: as many [`Positions`] as [`Visual::runs`], counted from where the run
+    /// begins. `next` says how far the run moves the text behind it: by what the whole picture takes, however few
+    /// of its rows were taken. `None` counts rows as text.
+    fn positions(&self, _visual: &Visual) -> Option<Vec<Positions>> {
+        None
+    }
 }
 
 /// Checks a field of a family's section.
@@ -206,13 +215,25 @@ pub struct Visual {
     pub rows: Tensor,
     /// Which rows each run of the picture's plan has, in order.
     pub runs: Vec<Range<usize>>,
+    /// What [`VisionModel::positions`] says, one per run.
+    pub positions: Option<Vec<Positions>>,
+    /// What is added behind the decoder's first layers, `[levels, rows, H]`, where the decoder has such levels
+    /// (DeepStack; `deep_levels` of the manifest).
+    pub deep: Option<Tensor>,
     /// Where each row looks, and why.
     pub receipt: Arc<Receipt>,
 }
 
 impl Visual {
+    /// Rows that stand one behind the other, as text does, and reach the decoder's first layer only.
+    pub fn new(rows: Tensor, runs: Vec<Range<usize>>, receipt: Receipt) -> Self {
+        Self { rows, runs, positions: None, deep: None, receipt: Arc::new(receipt) }
+    }
+
     /// Memory that it holds, bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.rows.bytes().len() + self.receipt.bytes()
+        let deep = self.deep.as_ref().map_or(0, |deep| deep.bytes().len());
+        let positions = self.positions.iter().flatten().map(|run| run.each.len() * size_of::<Position>());
+        self.rows.bytes().len() + deep + positions.sum::<usize>() + self.receipt.bytes()
     }
 }

@@ -239,7 +239,8 @@ impl Vision {
             State::Visual(visual) => visual,
             state => {
                 let features = self.features(state, &keys, &mut stages)?;
-                let visual = self.model.embed(&features, &Ask { question, grant }, &mut stages)?;
+                let mut visual = self.model.embed(&features, &Ask { question, grant }, &mut stages)?;
+                visual.positions = self.model.positions(&visual);
                 self.note_statistics(&visual, observer)?;
                 self.pictures.caches().visuals.insert(keys.visual, visual.clone(), visual.bytes());
                 visual

@@ -294,7 +294,7 @@ impl VisionModel for Tiled {
         let runs = (0..count).step_by(each).map(|start| start..start + each).collect();
         let places = self.tiles.places(features.original);
         let receipt = Receipt { tokens: count, image_size: features.original, allocation: None, places };
-        Ok(Visual { rows, runs, receipt: Arc::new(receipt) })
+        Ok(Visual::new(rows, runs, receipt))
     }
 }
 

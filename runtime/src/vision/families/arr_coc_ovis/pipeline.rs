@@ -4,8 +4,6 @@
 //! One graph's outputs are the next one's inputs as they lie in memory; only the masked relevance, one float per patch, is
 //! written anew, and only where there is padding. Experiments put their own relevances in the allocator's place.
 
-use std::sync::Arc;
-
 use arrcoc_bundle::Bundle;
 
 use super::patch_grid::{PatchGrid, Token};
@@ -177,7 +175,7 @@ impl Pipeline {
             }),
             places,
         };
-        Ok(Visual { rows: embeds, runs: vec![0..budget], receipt: Arc::new(receipt) })
+        Ok(Visual::new(embeds, vec![0..budget], receipt))
     }
 
     /// Compresses, refines and adapts.
