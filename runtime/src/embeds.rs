@@ -210,3 +210,6 @@ fn deep(
     }
     Ok(Some(Tensor::from_vec(&[levels, 1, tokens, width], rows)?))
 }
+
+#[cfg(test)]
+mod tests;

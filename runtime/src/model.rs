@@ -1,4 +1,6 @@
 //! A loaded model: what the server holds. Requests go in through [`Model::submit`], events come out of [`Generation`].
+//!
+//! `load` makes a [`Model`] and [`Model::load`] calls it: the two files are one thought.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -22,11 +24,13 @@ mod admission;
 pub mod load;
 mod memory;
 mod options;
+mod sizes;
 
 pub use crate::error::LoadError;
+pub use crate::error::{MemoryError, Mib};
 pub use crate::image::ImageLimits;
 pub use crate::library::DEFAULT_CONTEXT_LENGTH;
-pub use memory::{MemoryError, MemoryNeed, Mib, copies_of};
+pub use memory::{MemoryNeed, copies_of};
 pub use options::{Options, WarmUp};
 
 /// A running request. Dropping it cancels the request at the next iteration.
@@ -88,7 +92,7 @@ impl Footprint {
     /// # Errors
     /// A file of the bundle cannot be read.
     pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
-        let context_length = load::context_length(manifest.decoder.context_length, options);
+        let context_length = sizes::context_length(manifest.decoder.context_length, options);
         Ok(Self {
             weight_bytes: memory::weight_bytes(manifest)?,
             kv_bytes: kv_bytes(&manifest.decoder, options.slots, context_length),

@@ -165,6 +165,12 @@ impl From<String> for Unusable {
     }
 }
 
+impl From<allocate::NoMemory> for ImageError {
+    fn from(allocate::NoMemory { bytes }: allocate::NoMemory) -> Self {
+        Self::Memory { bytes }
+    }
+}
+
 impl From<allocate::NoMemory> for Unusable {
     fn from(memory: allocate::NoMemory) -> Self {
         Self::Memory(memory)

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::Options;
 use super::activations::Shapes;
-use super::{Options, load};
+use super::sizes;
 use crate::decoder::kv_bytes;
 use crate::image::decode;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{MANIFEST, Manifest, Role, Target};
 
-use crate::error::LoadError;
+use crate::error::{LoadError, MemoryError, Mib};
 use crate::vision;
 
 /// What repacked matrices take besides the weights: the CPU libraries lay out anew what their kernels read in another order, which was never more than
@@ -50,7 +51,7 @@ impl MemoryNeed {
     /// A file of the bundle that cannot be read, by name.
     pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
         let weights = weight_bytes(manifest)?;
-        let context = load::context_length(manifest.decoder.context_length, options);
+        let context = sizes::context_length(manifest.decoder.context_length, options);
         let threads =
             (options.resolved_library().threads as u64).saturating_mul(manifest.graphs.len() as u64);
         Ok(Self {
@@ -60,7 +61,7 @@ impl MemoryNeed {
             activations: activations(manifest, options, context)?,
             caches: (options.vision.feature_cache_bytes as u64)
                 .saturating_add(options.vision.token_cache_bytes as u64),
-            pictures: decode::most_bytes(options.vision.limits.max_pixels, load::IMAGE_THREADS as u64),
+            pictures: decode::most_bytes(options.vision.limits.max_pixels, sizes::IMAGE_THREADS as u64),
             threads,
         })
     }
@@ -99,19 +100,6 @@ impl MemoryNeed {
     }
 }
 
-/// Bytes as people read them: in MiB from one on.
-#[derive(Debug, Clone, Copy)]
-pub struct Mib(pub u64);
-
-impl fmt::Display for Mib {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 >> 20 {
-            0 => write!(f, "{} bytes", self.0),
-            _ => write!(f, "{} MiB", self.0.div_ceil(1 << 20)),
-        }
-    }
-}
-
 impl fmt::Display for MemoryNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { weights, copies, kv_cache, activations, caches, pictures, threads: _ } = *self;
@@ -127,16 +115,6 @@ impl fmt::Display for MemoryNeed {
         let parts: Vec<String> = parts.map(|(name, bytes)| format!("{name} {}", Mib(*bytes))).collect();
         f.write_str(&parts.join(", "))
     }
-}
-
-/// What a bundle needs is not known.
-#[derive(Debug, thiserror::Error)]
-#[error("`{}` of the bundle cannot be read: {reason}; copy the whole directory or export again", file.display())]
-pub struct MemoryError {
-    /// The file.
-    pub file: PathBuf,
-    /// Why.
-    pub reason: String,
 }
 
 /// Size of everything that the manifest lists; what is listed twice, or linked to one file, lies in memory once.
@@ -164,7 +142,7 @@ fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result
     let query = query.map_or(context, |range| range.max).min(context);
     let chunk = options.prefill_chunk as u64;
     let chunk =
-        if manifest.target == Target::Cpu { chunk.saturating_mul(load::SOLO_CHUNKS as u64) } else { chunk };
+        if manifest.target == Target::Cpu { chunk.saturating_mul(sizes::SOLO_CHUNKS as u64) } else { chunk };
     // The portable decoder steps its slots one after the other.
     let rows = if manifest.target == Target::Cpu { options.slots as u64 } else { 1 };
     let axes = |batch: u64, seq: u64| {

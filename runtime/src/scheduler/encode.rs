@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
 
-use super::Ready;
-use super::job::{Job, PanicGuard, Status};
+use super::job::{Job, PanicGuard, Ready, Status};
 use super::turns::Turns;
 use crate::decoder::Embedder;
 use crate::generate::{GenerateError, Observer, Part, Prompt};

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::generate::{Event, GenerateError, Request, Stage};
 use crate::mean_time::MeanTime;
 use crate::prompt::Layout;
+use crate::vision::Visual;
 use crate::vision::family::Grant;
 
 /// Bounds of what a refused request is told to wait.
@@ -239,6 +240,12 @@ pub(crate) struct Job {
     timeout: Duration,
     reply: Reply,
     ticket: Ticket,
+}
+
+/// A request whose images are embedded.
+pub(crate) struct Ready {
+    pub(crate) job: Job,
+    pub(crate) visuals: Vec<Visual>,
 }
 
 impl Job {

@@ -16,41 +16,17 @@ use std::time::Instant;
 use crate::decoder::{Decoder, Embedder, Logits};
 use crate::generate::{Note, Observer, Stage};
 use crate::prompt::Prompter;
-use crate::text::Vocabulary;
-use crate::vision::Visual;
 
 pub(crate) mod encode;
 pub(crate) mod job;
 mod task;
 pub(crate) mod turns;
 
-use job::{Job, PanicGuard, Status};
-use task::{Task, internal};
+pub(crate) use job::Ready;
+pub(crate) use task::Settings;
 
-/// A request whose images are embedded.
-pub(crate) struct Ready {
-    pub(crate) job: Job,
-    pub(crate) visuals: Vec<Visual>,
-}
-
-/// What the scheduler must know of the model and of the options.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) context_length: usize,
-    pub(crate) prefill_chunk: usize,
-    /// The same while nobody else is in work.
-    pub(crate) solo_chunk: usize,
-    pub(crate) eos_token_ids: Vec<u32>,
-    pub(crate) image_token_id: u32,
-}
-
-/// What a task needs besides the decoder.
-#[derive(Clone, Copy)]
-struct Context<'a> {
-    embedder: &'a Embedder,
-    vocabulary: &'a Vocabulary,
-    settings: &'a Settings,
-}
+use job::{PanicGuard, Status};
+use task::{Context, Task, internal};
 
 /// What a scheduler is made of.
 pub(crate) struct Parts {

@@ -3,13 +3,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::job::Job;
-use super::{Context, Ready, Settings};
-use crate::decoder::{Decoder, DecoderError, Logits, Mark};
+use super::job::{Job, Ready};
+use crate::decoder::{Decoder, DecoderError, Embedder, Logits, Mark};
 use crate::embeds::{PictureRows, PromptEmbeds};
 use crate::generate::{Event, FinishReason, GenerateError, Logprob, Stage, Timings, TokenLogprob, Usage};
 use crate::sampling::{LogSoftmax, Sampler, SamplingError};
 use crate::text::{TextStream, Vocabulary};
+
+/// What the scheduler must know of the model and of the options.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) context_length: usize,
+    pub(crate) prefill_chunk: usize,
+    /// The same while nobody else is in work.
+    pub(crate) solo_chunk: usize,
+    pub(crate) eos_token_ids: Vec<u32>,
+    pub(crate) image_token_id: u32,
+}
+
+/// What a task needs besides the decoder.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) embedder: &'a Embedder,
+    pub(super) vocabulary: &'a Vocabulary,
+    pub(super) settings: &'a Settings,
+}
 
 /// A request with at least one KV slot.
 pub(super) struct Task {

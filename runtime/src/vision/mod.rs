@@ -286,3 +286,6 @@ impl Receipt {
         size_of::<Self>() + self.places.len() * size_of::<Place>()
     }
 }
+
+#[cfg(test)]
+mod tests;

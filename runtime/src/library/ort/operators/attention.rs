@@ -5,7 +5,7 @@ use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float32};
 use arrcoc_kernels::{Grid, attention};
 
-use super::{Call, Kernel, check};
+use super::kernel::{Call, Kernel, check};
 
 /// The operator: q, k and v to a result, all \[batch, seq, num_heads * head_width\].
 pub(super) struct Attention {

@@ -5,7 +5,7 @@ use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float32};
 use arrcoc_kernels::{Grid, Tables, grid_attention};
 
-use super::{Call, Kernel, check};
+use super::kernel::{Call, Kernel, check};
 
 /// The operator: qkv \[batch, height, width, 3 * heads * head_width\] and the tables of relative positions,
 /// \[2 * height - 1, head_width\] and \[2 * width - 1, head_width\], to \[batch * height * width, heads *

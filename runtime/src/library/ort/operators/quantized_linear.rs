@@ -5,7 +5,7 @@ use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float32, Int8};
 use arrcoc_kernels::{MOST_INPUTS, Weight, linear};
 
-use super::{Call, Kernel, check};
+use super::kernel::{Call, Kernel, check};
 
 /// The operator: x \[rows, in\], weight \[out, in\], scale \[out\], bias \[out\] to \[rows, out\].
 pub(super) struct QuantizedLinear;
