@@ -141,7 +141,7 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Same seed, same request, same answer. `None` draws one.
     pub seed: Option<u64>,
-    /// No token that ends an answer is picked before so many others were.
+    /// No token that ends an answer is picked before this many others were.
     pub min_tokens: usize,
     /// Go on past the model's own end tokens.
     pub ignore_eos: bool,

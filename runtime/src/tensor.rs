@@ -1,6 +1,6 @@
-//! Host tensors that every engine reads and writes without copying.
+//! Host tensors that every library reads and writes without copying.
 //!
-//! A [`Tensor`] is a shape, an element type and shared bytes. The bytes may belong to Rust or to an engine
+//! A [`Tensor`] is a shape, an element type and shared bytes. The bytes may belong to Rust or to a library
 //! (ONNX Runtime keeps the memory of its outputs): [`TensorBytes`] hides which, so that one graph's output is
 //! the next graph's input with no copy in between.
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrcoc_bundle::manifest::CacheElement;
 
-/// Element types that cross the engine boundary.
+/// Element types that cross the border to a library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElementType {
     /// 32-bit IEEE float.
@@ -174,7 +174,7 @@ impl Tensor {
         Self::from_bytes(T::TYPE, shape, Arc::new(VecBytes(data)))
     }
 
-    /// Takes memory that something else owns, an engine's output for example.
+    /// Takes memory that something else owns, a library's output for example.
     ///
     /// # Errors
     /// [`TensorError::Size`] when the bytes do not fit the shape, [`TensorError::Alignment`] when they start at an odd place.

@@ -1,4 +1,4 @@
-//! Exact identities (design section 7) on a real bundle and a real engine: they need no reference.
+//! Exact identities on a real bundle and a real library: they need no reference.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,9 @@
-//! Answers, greedily, several side by side.
+//! Answers, greedily, several side by side, for the evaluation alone.
+//!
+//! The runtime's `Model` cannot do this. A request brings picture files, and the model's own allocator chooses their
+//! tokens; here an arm has chosen them already, often a number that no tier has. An evaluation also marks each answer
+//! with its own share of the steps, and the picture's file is decoded once for all arms. So this is a plain loop over
+//! the same decoder, sampler and text stream. It has no queue, no cancelling and no time limit.
 
 use std::time::{Duration, Instant};
 

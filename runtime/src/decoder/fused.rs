@@ -60,7 +60,7 @@ impl Fused {
     /// Wraps a loaded `decoder` graph; allocates the cache.
     ///
     /// # Errors
-    /// [`TensorError::Memory`] where the system has not so much.
+    /// [`TensorError::Memory`] where the system has not as much.
     pub fn new(
         graph: Box<dyn Graph>,
         spec: &DecoderSpec,

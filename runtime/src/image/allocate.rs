@@ -28,7 +28,7 @@ pub(crate) fn filled<T: Copy>(length: usize, value: T) -> Result<Vec<T>, NoMemor
     Ok(list)
 }
 
-/// Makes room for so many elements more.
+/// Makes room for this many elements more.
 ///
 /// # Errors
 /// [`NoMemory`].

@@ -1,4 +1,4 @@
-//! What CUDA tells of the GPU that engines run on.
+//! What CUDA tells of the GPU that graphs run on.
 
 use libloading::Library;
 

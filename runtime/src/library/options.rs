@@ -67,13 +67,13 @@ pub enum ArenaGrowth {
 pub struct TensorRtOptions {
     /// Number of the GPU, as CUDA counts.
     pub device: u32,
-    /// Where engines lie; `None` for [`crate::library::ort::tensorrt::ENGINES`] beside the bundle.
+    /// Where plans lie; `None` for [`crate::library::ort::tensorrt::ENGINES`] beside the bundle.
     pub engines: Option<PathBuf>,
-    /// What the engines are for.
+    /// What the plans are for.
     pub lengths: PlanLengths,
 }
 
-/// The lengths that an engine must take: the bundle's ranges are as wide as the model, and TensorRT sets memory aside
+/// The lengths that a plan must take: the bundle's ranges are as wide as the model, and TensorRT sets memory aside
 /// for the largest length of every axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanLengths {

@@ -5,6 +5,8 @@
 //! other. (One pool for the whole process looked better on paper and ran SAM-base at half the speed.) Denormals are left
 //! alone: ONNX Runtime would flush them on its own threads only, and results would then depend on which thread computed what.
 //! On a GPU, inputs and outputs are copied from and to the host; the KV cache stays there (`kept.rs`).
+//!
+//! Opening the library and loading TensorRT's plans need each other: this file, `graph.rs` and `tensorrt/` are one thought.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -29,12 +31,9 @@ mod provider;
 pub mod tensorrt;
 mod values;
 
-pub use provider::{Provider, ProviderOption, cuda_options};
+pub use provider::{Provider, ProviderOption, RELEASE, cuda_options};
 
 const NAME: &str = "ONNX Runtime";
-
-/// The release that all of this was tried with, and the one to install. [`oldest`] is what else is taken.
-pub const RELEASE: &str = "1.31";
 
 /// The oldest release that is taken: the one whose functions are called.
 fn oldest() -> String {
@@ -45,7 +44,7 @@ fn oldest() -> String {
 pub struct OrtLibrary {
     shared: Shared,
     provider: Provider,
-    /// What TensorRT's engines are bound to.
+    /// What TensorRT's plans are bound to.
     machine: Option<tensorrt::Machine>,
     /// Threads per session, the calling one among them; 0 leaves it to the library.
     threads: usize,
@@ -82,7 +81,7 @@ impl OrtLibrary {
         let builder = runtime
             .session(false)
             .map_err(|error| LibraryError::Unavailable { runtime: NAME, reason: error.to_string() })?;
-        runtime.provider.check(&runtime.shared, builder)?;
+        runtime.provider.check(&runtime.shared.path, &runtime.shared.version, builder)?;
         if let Provider::TensorRt(options) = &runtime.provider {
             runtime.machine = Some(tensorrt::Machine::detect(options.device, &runtime.shared.version)?);
         }
@@ -145,7 +144,7 @@ impl OrtLibrary {
         &self.shared.version
     }
 
-    /// What TensorRT's engines are bound to; `None` on other providers.
+    /// What TensorRT's plans are bound to; `None` on other providers.
     pub fn machine(&self) -> Option<&tensorrt::Machine> {
         self.machine.as_ref()
     }
@@ -220,7 +219,7 @@ impl Library for OrtLibrary {
         if self.machine.is_some() {
             return Err(LibraryError::Unsupported {
                 runtime: "TensorRT",
-                what: "graphs outside a bundle: its manifest says which lengths an engine takes",
+                what: "graphs outside a bundle: its manifest says which lengths a plan takes",
             });
         }
         self.load_graph(name, model, None)

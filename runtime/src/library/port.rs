@@ -90,7 +90,7 @@ pub(super) fn check(graph: &str, ports: &[Port], offers: &[Offer<'_>]) -> Result
     Ok(())
 }
 
-/// Checks that every named axis lies within its range, where `ranges` has one: what an engine was built for.
+/// Checks that every named axis lies within its range, where `ranges` has one: what a plan was compiled for.
 pub(super) fn check_ranges(
     graph: &str,
     ports: &[Port],

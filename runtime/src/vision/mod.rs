@@ -190,7 +190,7 @@ impl Vision {
     /// [`LoadError`] when a graph does not load, the family is unknown, or an option does not fit the bundle.
     pub fn load(bundle: &Bundle, library: &dyn Library, options: &VisionOptions) -> Result<Self, LoadError> {
         let family = families::of(bundle.manifest())?;
-        families::check_image_size(family, bundle.manifest(), options)?;
+        families::check_image_size(family, &bundle.manifest().family, options)?;
         let LoadedFamily { processor, model } = family.load(bundle, library, options)?;
         let identity = Sha256::new()
             .chain_update(bundle.digest())

@@ -6,7 +6,7 @@ use ::ort::memory::MemoryInfo;
 use ::ort::session::{Session, SessionInputValue};
 
 use super::linked::Mapped;
-use super::values::{adopt, bind_inputs, port, view, view_of};
+use super::values::{adopt, bind_inputs, failed, port, view, view_of};
 use super::{Provider, kept, tensorrt};
 use crate::library::port::{Offer, Port, check, check_ranges};
 use crate::library::{Graph, InPlace, Kept, LibraryError, RunOutputs};
@@ -20,7 +20,7 @@ pub(super) struct OrtGraph {
     _weights: Mapped,
     inputs: Vec<Port>,
     outputs: Vec<String>,
-    /// Lengths that the engine was built for; empty where any will do.
+    /// Lengths that the plan was compiled for; empty where any will do.
     ranges: tensorrt::Ranges,
     /// Where outputs stay that only a later run reads.
     memory: MemoryInfo<'static>,
@@ -87,10 +87,6 @@ impl Graph for OrtGraph {
 
 fn offers<'a>(inputs: &'a [(&'a str, Tensor)]) -> Vec<Offer<'a>> {
     inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect()
-}
-
-pub(super) fn failed(graph: &str, reason: impl ToString) -> LibraryError {
-    LibraryError::Run { graph: graph.to_owned(), reason: reason.to_string() }
 }
 
 /// The buffer has the size that its shape needs, its alignment, and an output to go with it.

@@ -9,11 +9,15 @@ use ::ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider
 use ::ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ::ort::session::builder::SessionBuilder;
 
+use super::gpu_libraries::{self, GpuProvider};
 use super::locate::VARIABLE;
-use super::{RELEASE, Shared, gpu_libraries};
 #[cfg(target_arch = "x86_64")]
 use crate::library::Kernels;
 use crate::library::{ArenaGrowth, CpuOptions, CudaOptions, LibraryError, TensorRtOptions};
+
+/// The release that all of this was tried with, and the one to install; the library's own `oldest` says what else is
+/// taken.
+pub const RELEASE: &str = "1.31";
 
 /// What fits this release of ONNX Runtime, as its release on PyPI links it.
 fn versions() -> String {
@@ -32,7 +36,7 @@ pub enum Provider {
     Cpu(CpuOptions),
     /// The CUDA provider; operators on shapes alone run on the CPU, as it wants them to.
     Cuda(CudaOptions),
-    /// The TensorRT provider, on engines built ahead of time, and nothing beside it.
+    /// The TensorRT provider, on plans compiled ahead of time, and nothing beside it.
     TensorRt(TensorRtOptions),
 }
 
@@ -62,20 +66,27 @@ impl Provider {
     ///
     /// # Errors
     /// [`LibraryError::Unavailable`] with the reason, the libraries that are missing and the versions that fit.
-    pub(super) fn check(&self, shared: &Shared, builder: SessionBuilder) -> Result<(), LibraryError> {
-        let (built_in, runtime) = match self {
+    pub(super) fn check(
+        &self,
+        onnxruntime: &Path,
+        version: &str,
+        builder: SessionBuilder,
+    ) -> Result<(), LibraryError> {
+        let (built_in, runtime, gpu) = match self {
             Self::Cpu(_) => return Ok(()),
-            Self::Cuda(_) => (::ort::ep::CUDA::is_available(), "ONNX Runtime on CUDA"),
-            Self::TensorRt(_) => (::ort::ep::TensorRT::is_available(), "ONNX Runtime on TensorRT"),
+            Self::Cuda(_) => (::ort::ep::CUDA::is_available(), "ONNX Runtime on CUDA", GpuProvider::Cuda),
+            Self::TensorRt(_) => {
+                (::ort::ep::TensorRT::is_available(), "ONNX Runtime on TensorRT", GpuProvider::TensorRt)
+            }
         };
         let unavailable = |reason| LibraryError::Unavailable { runtime, reason };
         if !built_in.map_err(|error| unavailable(error.to_string()))? {
-            return Err(unavailable(not_built_in(self.name(), &shared.path, &shared.version)));
+            return Err(unavailable(not_built_in(self.name(), onnxruntime, version)));
         }
         match self.register(builder, &[]) {
             Ok(_) => Ok(()),
             Err(error) => {
-                let missing = gpu_libraries::missing(self, &shared.path);
+                let missing = gpu_libraries::missing(gpu, onnxruntime);
                 Err(unavailable(explain(&error.to_string(), &missing)))
             }
         }

@@ -8,6 +8,7 @@ use ::ort::memory::MemoryInfo;
 use ::ort::session::{IoBinding, Session};
 use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Value, ValueType};
 
+use crate::library::LibraryError;
 use crate::library::port::{Axis, Port};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
@@ -137,4 +138,9 @@ fn from_ort(element: TensorElementType) -> Option<ElementType> {
         TensorElementType::Int32 => Some(ElementType::I32),
         _ => None,
     }
+}
+
+/// A run failed.
+pub(super) fn failed(graph: &str, reason: impl ToString) -> LibraryError {
+    LibraryError::Run { graph: graph.to_owned(), reason: reason.to_string() }
 }

@@ -32,15 +32,37 @@ pub(crate) fn of(manifest: &Manifest) -> Result<&'static dyn Family, LoadError> 
 /// [`LoadError::Options`] names the families that have several.
 pub(crate) fn check_image_size(
     family: &dyn Family,
-    manifest: &Manifest,
+    name: &str,
     options: &VisionOptions,
 ) -> Result<(), LoadError> {
     let Some(found) = options.image_size.filter(|_| !family.has_image_sizes()) else { return Ok(()) };
     let several = FAMILIES.iter().filter(|family| family.has_image_sizes());
     let several = several.flat_map(|family| family.names()).copied().collect::<Vec<_>>().join(", ");
     let expected = format!(
-        "none for a bundle of the family `{}`, whose encoder has one input size; only {several} has several",
-        manifest.family
+        "none for a bundle of the family `{name}`, whose encoder has one input size; only {several} has several"
     );
     Err(LoadError::Options { what: "image_size", expected, found: found.to_string() })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Every family is asked; the message names those for which a size counts.
+    #[test]
+    fn an_input_size_is_refused_where_there_is_only_one() {
+        let some = VisionOptions { image_size: Some(512), ..VisionOptions::default() };
+        for family in FAMILIES {
+            let refused = check_image_size(*family, "of_this_one", &some).err();
+            assert_eq!(refused.is_none(), family.has_image_sizes(), "{:?}", family.names());
+            if let Some(error) = refused {
+                let text = error.to_string();
+                for part in ["image_size", "`of_this_one`", "arr_coc_ovis", "found 512"] {
+                    assert!(text.contains(part), "`{part}` is missing in: {text}");
+                }
+            }
+            check_image_size(*family, "of_this_one", &VisionOptions::default()).unwrap();
+        }
+    }
 }

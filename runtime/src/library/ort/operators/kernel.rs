@@ -166,7 +166,7 @@ pub(super) struct Input<'a> {
 }
 
 impl Input<'_> {
-    /// Its numbers, and its shape, which must have so many axes.
+    /// Its numbers, and its shape, which must have `AXES` axes.
     pub(super) fn tensor<T: PrimitiveTensorElementType, const AXES: usize>(
         &self,
     ) -> Result<([usize; AXES], &[T]), Error> {

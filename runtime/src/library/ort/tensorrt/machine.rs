@@ -1,4 +1,4 @@
-//! What a TensorRT engine is bound to: the GPU, its driver, TensorRT and ONNX Runtime.
+//! What a TensorRT plan is bound to: the GPU, its driver, TensorRT and ONNX Runtime.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use crate::library::LibraryError;
 /// The tool that comes with NVIDIA's driver.
 const NVIDIA_SMI: &str = "nvidia-smi";
 
-/// A machine as far as an engine depends on it: TensorRT loads an engine where all of this is the same.
+/// A machine as far as a plan depends on it: TensorRT loads a plan where all of this is the same.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Machine {
     /// The GPU's name, such as `Tesla T4`.
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slug_names_all_that_an_engine_depends_on() {
+    fn a_slug_names_all_that_a_plan_depends_on() {
         let machine = Machine {
             gpu: "Tesla T4".into(),
             compute_capability: "7.5".into(),

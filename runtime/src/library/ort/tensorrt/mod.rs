@@ -1,13 +1,13 @@
-//! TensorRT engines: where they lie, how they are built, and how they are loaded.
+//! TensorRT's plans: where they lie, how they are compiled, and how they are loaded.
 //!
-//! An engine is built by `arrcoc-export engines` and never while anything is served: building takes minutes, times kernels
-//! on a GPU that must be idle for the times to mean anything, and needs memory that a running engine has. The runtime
-//! loads what was built, as an EPContext model beside its engine, and refuses where there is nothing.
+//! A plan is compiled by `arrcoc-export engines` and never while anything is served: compiling takes minutes, times kernels
+//! on a GPU that must be idle for the times to mean anything, and needs memory that a running model has. The runtime
+//! loads what was compiled, as an EPContext model beside its plan, and refuses where there is nothing.
 //!
 //! ```text
 //! ENGINES/MACHINE/timing/                   TensorRT's timing cache
 //! ENGINES/MACHINE/GRAPH-KEY/GRAPH.onnx      the EPContext model: the graph's interface around one node
-//! ENGINES/MACHINE/GRAPH-KEY/*.engine        the engine that it names
+//! ENGINES/MACHINE/GRAPH-KEY/*.engine        the plan that it names
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -27,13 +27,13 @@ mod profiles;
 pub use machine::Machine;
 pub use profiles::{InputProfile, NoRange, Profile, Ranges, ranges, shape};
 
-/// The directory of engines beside a bundle, unless another is named. Hidden, so that it is not taken for a bundle.
+/// The directory of plans beside a bundle, unless another is named. Hidden, so that it is not taken for a bundle.
 pub const ENGINES: &str = ".tensorrt";
 
-/// Where one engine lies.
+/// Where one plan lies.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PlanDir {
-    /// The engine's own directory, named after its key.
+    /// The plan's own directory, named after its key.
     pub dir: PathBuf,
     /// The EPContext model in it.
     pub context: PathBuf,
@@ -42,7 +42,7 @@ pub struct PlanDir {
 }
 
 impl PlanDir {
-    /// Where the engine of a graph lies: below the machine that it is bound to, under a key of the graph's bytes, its
+    /// Where the plan of a graph lies: below the machine that it is bound to, under a key of the graph's bytes, its
     /// weights and the ranges of its axes. `machine` is a [`Machine::slug`].
     pub fn of(graph: &BundledGraph<'_>, ranges: &Ranges, options: &TensorRtOptions, machine: &str) -> Self {
         let beside = || graph.bundle.parent().unwrap_or(graph.bundle).join(ENGINES);
@@ -53,7 +53,7 @@ impl PlanDir {
         Self { context: dir.join(format!("{}.onnx", graph.name)), dir, timing: machine.join("timing") }
     }
 
-    /// Whether the engine is there.
+    /// Whether the plan is there.
     pub fn is_built(&self) -> bool {
         self.context.is_file()
     }
@@ -72,7 +72,7 @@ fn key(graph: &BundledGraph<'_>, ranges: &Ranges) -> String {
     hex(&hash.finalize()[..8])
 }
 
-/// How to build an engine; none of it changes what the engine computes or takes, so none of it is part of its key.
+/// How to compile a plan; none of it changes what the plan computes or takes, so none of it is part of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BuildOptions {
     /// Memory for TensorRT to try kernels in, bytes; `None` for all that the GPU has.
@@ -87,12 +87,12 @@ impl Default for BuildOptions {
     }
 }
 
-/// One engine to build.
+/// One plan to compile.
 #[derive(Debug, Clone)]
 pub struct Compilation<'a> {
     /// The graph.
     pub graph: BundledGraph<'a>,
-    /// Where the engine is to lie.
+    /// Where the plan is to lie.
     pub place: &'a PlanDir,
     /// The lengths that it takes.
     pub profile: &'a Profile,
@@ -100,7 +100,7 @@ pub struct Compilation<'a> {
     pub build: BuildOptions,
 }
 
-/// What the TensorRT provider is told to build an engine in `dir`. It is not told of 16 or 8 bits: without such options ONNX Runtime makes
+/// What the TensorRT provider is told to compile a plan in `dir`. It is not told of 16 or 8 bits: without such options ONNX Runtime makes
 /// a strongly typed network (`kSTRONGLY_TYPED` in its `tensorrt_execution_provider.cc`), which computes every tensor in the type that the graph
 /// gives it. With them TensorRT would be free to take 16 bits where the graph insists on 32.
 /// (<https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html>).
@@ -108,7 +108,7 @@ pub fn build_options(job: &Compilation<'_>, dir: &Path) -> Vec<ProviderOption> {
     let on = || "1".to_owned();
     let path = |path: &Path| path.display().to_string();
     let mut options = vec![
-        // The engine lies beside the EPContext model, which names it without a path: the directory can be moved.
+        // The plan lies beside the EPContext model, which names it without a path: the directory can be moved.
         ("trt_engine_cache_enable", on()),
         ("trt_engine_cache_prefix", job.graph.name.to_owned()),
         ("trt_dump_ep_context_model", on()),
@@ -128,7 +128,7 @@ pub fn build_options(job: &Compilation<'_>, dir: &Path) -> Vec<ProviderOption> {
     options
 }
 
-/// Builds an engine into an existing directory, which takes minutes. Whoever calls it moves that to the engine's place when it is complete.
+/// Compiles a plan into an existing directory, which takes minutes. Whoever calls it moves that to the plan's place when it is complete.
 ///
 /// # Errors
 /// [`LibraryError::Load`] with TensorRT's reason, a node that it does not take among them.
@@ -147,7 +147,7 @@ pub fn build(runtime: &OrtLibrary, job: &Compilation<'_>, dir: &Path) -> Result<
     Err(failed(format!("expected ONNX Runtime to write `{expected}`, found nothing there")))
 }
 
-/// Loads an engine that was built.
+/// Loads a plan that was compiled.
 ///
 /// # Errors
 /// [`LibraryError::NoPlan`] where there is none; [`LibraryError::Load`] with the library's reason.
@@ -169,7 +169,7 @@ pub(super) fn load(
         .map_err(|error| LibraryError::Load { graph: graph.name.to_owned(), reason: error.to_string() })
 }
 
-/// The command that builds the engines which these options ask for.
+/// The command that compiles the plans which these options ask for.
 fn command(bundle: &Path, options: &TensorRtOptions) -> String {
     let TensorRtOptions { device, engines, lengths } = options;
     let out = engines.as_ref().map(|dir| format!(" --out {}", dir.display())).unwrap_or_default();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn engines_lie_beside_the_bundle_under_a_key_of_all_they_depend_on() {
+    fn plans_lie_beside_the_bundle_under_a_key_of_all_they_depend_on() {
         let usual = place(&file("aa"), 12, PlanLengths::default());
         let machine = std::path::absolute("models/.tensorrt/machine").unwrap();
         assert!(usual.dir.starts_with(&machine), "{usual:?}");

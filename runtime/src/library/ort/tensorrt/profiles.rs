@@ -1,7 +1,7 @@
-//! Which lengths an engine takes: from the manifest's axes to the profile that TensorRT builds for.
+//! Which lengths a plan takes: from the manifest's axes to the profile that TensorRT builds for.
 //!
 //! TensorRT picks kernels at `opt`, sets memory aside for `max`, and refuses what lies outside. Where a dynamic input has
-//! no profile, ONNX Runtime would build engines anew as requests come in, each time a range widens; so every one has one.
+//! no profile, ONNX Runtime would compile plans anew as requests come in, each time a range widens; so every one has one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -73,7 +73,7 @@ pub struct InputProfile {
     pub max: Vec<u64>,
 }
 
-/// The profile of an engine: every input with a dynamic axis.
+/// The profile of a plan: every input with a dynamic axis.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Profile(pub Vec<InputProfile>);
 
