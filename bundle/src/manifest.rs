@@ -227,6 +227,15 @@ pub struct DecoderSpec {
     /// Elements of the KV cache.
     #[serde(default, skip_serializing_if = "CacheElement::is_default")]
     pub cache_element: CacheElement,
+    /// First layers behind which rows of the pictures are added (`deep_embeds`); 0 where the decoder has
+    /// none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deep_levels: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Elements of a KV cache.

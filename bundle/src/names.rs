@@ -115,7 +115,7 @@ pub mod file {
     pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
 }
 
-/// Files of a checkpoint, as transformers names them, besides those that a bundle carries too ([`file`]).
+/// Files of a checkpoint, as transformers names them, besides those that a bundle carries too ([`mod@file`]).
 pub mod checkpoint {
     /// The networks' configuration.
     pub const CONFIG: &str = "config.json";

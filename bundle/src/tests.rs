@@ -87,6 +87,7 @@ pub(super) fn valid() -> (TempDir, RawManifest) {
             context_length: 256,
             eos_token_ids: vec![1, 2],
             cache_element: CacheElement::Fp32,
+            deep_levels: 0,
         },
         generation: GenerationSpec::default(),
     };

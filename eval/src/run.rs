@@ -177,7 +177,7 @@ fn configuration(
         seed: options.seed,
         max_tokens: options.max_tokens.unwrap_or(longest + SPARE_TOKENS),
         runtime: info.runtime.clone(),
-        threads: engine.threads,
+        threads: engine.library.threads,
         slots: info.slots,
         image_size: info.image_size,
         context_length: info.context_length,

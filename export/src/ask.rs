@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use arrcoc_runtime::generate::{
-    Budget, Event, GenerateError, MaxTokens, Message, Part, Prompt, Request, Role, Sampling,
+    Budget, Event, GenerateError, MaxTokens, Message, Part, Prompt, Request, Sampling, Speaker,
 };
 use arrcoc_runtime::model::Model;
 
@@ -21,7 +21,7 @@ pub(crate) fn ask(
 ) -> Result<(), GenerateError> {
     let content = vec![Part::Image(picture.to_vec().into()), Part::Text(question.to_owned())];
     let request = Request {
-        prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
+        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
         budget,
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
@@ -38,7 +38,7 @@ pub(crate) fn ask(
             Event::Started { .. } | Event::Token { .. } | Event::Finished { .. } => {}
         }
     }
-    Err(GenerateError::Engine("the model ended before its answer did".to_owned()))
+    Err(GenerateError::Internal("the model ended before its answer did".to_owned()))
 }
 
 /// The budgets that a picture can be asked about with: every tier, or all that it has where the family has no

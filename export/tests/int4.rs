@@ -16,7 +16,7 @@ use arrcoc_export::build;
 use arrcoc_export::calibrate::Calibration;
 use arrcoc_export::onnx::{self, FLOAT16, INT4, Initializer, UINT4};
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::decoder;
+use arrcoc_runtime::decoder::{self, Rows};
 use arrcoc_runtime::library::CpuOptions;
 use arrcoc_runtime::library::ort::{OrtLibrary, Provider};
 use arrcoc_runtime::tensor::Tensor;
@@ -74,7 +74,7 @@ fn logits(bundle: &Bundle, runtime: &OrtLibrary) -> Vec<f32> {
     let prompt = Tensor::from_vec(&[1, TOKENS, width], numbers).unwrap();
     let mut decoder = decoder::load(bundle, runtime, 1, TOKENS + 1).unwrap();
     let slot = decoder.slots_mut().allocate().unwrap();
-    decoder.prefill(slot, &prompt).unwrap().values().to_vec()
+    decoder.prefill(slot, &Rows::plain(prompt)).unwrap().values().to_vec()
 }
 
 /// max |a - b| / max |b|.

@@ -39,8 +39,8 @@ impl<V: Clone> ByteLru<V> {
         Some(entry.value.clone())
     }
 
-    /// Keeps a value of `bytes` bytes and drops the least recently used ones that no longer fit. A value larger than the
-    /// whole cache is not kept.
+    /// Keeps a value of `bytes` bytes and drops the least recently used ones that no longer fit. A value
+    /// larger than the whole cache is not kept.
     pub fn insert(&mut self, key: Key, value: V, bytes: usize) {
         self.remove(&key);
         if bytes > self.capacity {

@@ -1,8 +1,9 @@
 //! How the programs write: results to standard output, everything else to standard error.
 //!
-//! A result is what the user asked for. If it cannot be written, that is an error, unless its reader has left. Logs, notes and
-//! progress only accompany the work. They go through a bounded queue to a thread of their own: when the reader stalls, the
-//! disk is full or the pipe is closed, they are dropped and counted, and nobody waits for them.
+//! A result is what the user asked for. If it cannot be written, that is an error, unless its reader has
+//! left. Logs, notes and progress only accompany the work. They go through a bounded queue to a thread of
+//! their own: when the reader stalls, the disk is full or the pipe is closed, they are dropped and counted,
+//! and nobody waits for them.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal as _, Write};
@@ -61,7 +62,8 @@ pub fn in_order() {
     standard_error().flush(IN_ORDER);
 }
 
-/// Writes a result to standard output. A reader that has left (`... | head`) has all that it wants: that is no error.
+/// Writes a result to standard output. A reader that has left (`... | head`) has all that it wants: that is
+/// no error.
 ///
 /// # Errors
 /// Any other reason why it cannot be written.
@@ -81,7 +83,8 @@ pub fn finished(written: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Writes to standard output what helps but is no result, an address for example. Whether it gets there does not matter.
+/// Writes to standard output what helps but is no result, an address for example. Whether it gets there does
+/// not matter.
 pub fn offer(text: &str) {
     let (done, wait) = sync_channel(1);
     let text = text.as_bytes().to_vec();
@@ -99,8 +102,8 @@ fn write_standard_output(bytes: &[u8]) -> io::Result<()> {
     write_patiently(&mut io::stdout().lock(), bytes, PATIENCE)
 }
 
-/// Writes all of it, also where somebody else has made the descriptor non-blocking: it is asked again until it took nothing for
-/// `patience`.
+/// Writes all of it, also where somebody else has made the descriptor non-blocking: it is asked again until
+/// it took nothing for `patience`.
 fn write_patiently(writer: &mut impl Write, bytes: &[u8], patience: Duration) -> io::Result<()> {
     let (mut left, mut stalled) = (bytes, None);
     loop {
@@ -121,8 +124,8 @@ fn write_patiently(writer: &mut impl Write, bytes: &[u8], patience: Duration) ->
     }
 }
 
-/// Says what a parser of command lines has to say: help and the version (`code` 0) are results, everything else is about a wrong
-/// command line. `coloured` is for terminals.
+/// Says what a parser of command lines has to say: help and the version (`code` 0) are results, everything
+/// else is about a wrong command line. `coloured` is for terminals.
 pub fn usage(plain: &impl fmt::Display, coloured: &impl fmt::Display, code: i32) -> ExitCode {
     let terminal = if code == 0 { io::stdout().is_terminal() } else { io::stderr().is_terminal() };
     let with_colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -151,7 +154,8 @@ impl Drop for FlushAtEnd {
     }
 }
 
-/// Has a file that reaches `ulimit -f` be an error of the write, as a full disk is, instead of the end of the process. To be called before there are threads.
+/// Has a file that reaches `ulimit -f` be an error of the write, as a full disk is, instead of the end of the
+/// process. To be called before there are threads.
 pub fn survive_full_files() {
     // SAFETY: the call names a signal and the constant that ignores it; no code of ours runs in a handler.
     unsafe {
@@ -233,7 +237,8 @@ impl Queue {
     }
 }
 
-/// Writes what comes, until the queue is gone. What cannot be written is counted, and the next message tried: a disk that was full may have room again.
+/// Writes what comes, until the queue is gone. What cannot be written is counted, and the next message tried:
+/// a disk that was full may have room again.
 fn drain(queue: &Receiver<Item>, mut writer: impl Write, counts: &Counts) {
     let mut torn = false;
     for item in queue {

@@ -202,8 +202,8 @@ fn ids(rows: &[RawRow]) -> Result<HashMap<String, usize>, (usize, RowError)> {
     Ok(ids)
 }
 
-/// The question of the row that `pair` names, which must be about the same image: by id, or by index where rows have no
-/// ids. `asked` holds every row's image and question.
+/// The question of the row that `pair` names, which must be about the same image: by id, or by index where
+/// rows have no ids. `asked` holds every row's image and question.
 fn pair(
     row: &RawRow,
     index: usize,

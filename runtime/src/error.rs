@@ -1,5 +1,8 @@
 //! Why a model did not load.
 
+use std::fmt;
+use std::path::PathBuf;
+
 use crate::library::LibraryError;
 use arrcoc_bundle::BundleError;
 
@@ -11,7 +14,7 @@ pub enum LoadError {
     Bundle(#[from] BundleError),
     /// The inference library is at fault, or is not to be had.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// The bundle is of a family that this version does not know.
     #[error(
         "this version of arrcoc-serve knows the families {known}, found `{found}`; use the version that built the bundle"
@@ -45,11 +48,11 @@ pub enum LoadError {
     WarmUp(String),
     /// What the model needs is not known.
     #[error(transparent)]
-    Memory(#[from] crate::model::MemoryError),
+    Memory(#[from] MemoryError),
     /// The KV cache could not be allocated.
     #[error(
         "the KV cache of {} was refused by the system; lower engine.slots or engine.context_length",
-        crate::model::Mib(*bytes)
+        Mib(*bytes)
     )]
     KvCache {
         /// Its size, bytes.
@@ -58,4 +61,27 @@ pub enum LoadError {
     /// The system gave no thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+/// What a bundle needs is not known.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` of the bundle cannot be read: {reason}; copy the whole directory or export again", file.display())]
+pub struct MemoryError {
+    /// The file.
+    pub file: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// Bytes as people read them: in MiB from one on.
+#[derive(Debug, Clone, Copy)]
+pub struct Mib(pub u64);
+
+impl fmt::Display for Mib {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 >> 20 {
+            0 => write!(f, "{} bytes", self.0),
+            _ => write!(f, "{} MiB", self.0.div_ceil(1 << 20)),
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What goes into the model and what comes out of it: the contract between the server and the runtime.
 //!
-//! A [`Request`] is submitted to [`crate::model::Model`]; its [`Event`]s arrive on a channel. Dropping the receiver
-//! cancels the request at the next iteration.
+//! A [`Request`] is submitted to [`crate::model::Model`]; its [`Event`]s arrive on a channel. Dropping the
+//! receiver cancels the request at the next iteration.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use bytes::Bytes;
 
 use crate::image::ImageError;
 
-/// One generation request, already validated for form (the server's affair) but not against the model's limits.
+/// One generation request, already validated for form (the server's affair) but not against the model's
+/// limits.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// What to answer.
@@ -59,14 +60,14 @@ impl Prompt {
 #[derive(Debug, Clone)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
-    pub role: Role,
+    pub speaker: Speaker,
     /// Text and images in the order in which they were written.
     pub content: Vec<Part>,
 }
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum Speaker {
     /// Instructions.
     System,
     /// The person asking.
@@ -80,8 +81,8 @@ pub enum Role {
 pub enum Part {
     /// Text.
     Text(String),
-    /// An encoded image file (PNG, JPEG, WebP, GIF, BMP), decoded off the async threads. It is dropped when it is encoded: an owner behind
-    /// the bytes ([`Bytes::from_owner`]) knows then that its memory is free.
+    /// An encoded image file (PNG, JPEG, WebP, GIF, BMP), decoded off the async threads. It is dropped when
+    /// it is encoded: an owner behind the bytes ([`Bytes::from_owner`]) knows then that its memory is free.
     Image(Bytes),
 }
 
@@ -122,8 +123,8 @@ impl MaxTokens {
     }
 }
 
-/// How the next token is picked. `temperature` 0 is greedy. Whoever reads these numbers from a user holds them to their
-/// ranges; the runtime takes them as they are.
+/// How the next token is picked. `temperature` 0 is greedy. Whoever reads these numbers from a user holds
+/// them to their ranges; the runtime takes them as they are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 is greedy, 1 the model's own distribution.
@@ -142,7 +143,7 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Same seed, same request, same answer. `None` draws one.
     pub seed: Option<u64>,
-    /// No token that ends an answer is picked before so many others were.
+    /// No token that ends an answer is picked before this many others were.
     pub min_tokens: usize,
     /// Go on past the model's own end tokens.
     pub ignore_eos: bool,
@@ -182,8 +183,8 @@ impl Sampling {
     }
 }
 
-/// What a running request reports, in this order: `Started`, then tokens and finishes of the choices interleaved, then
-/// `Done`; or `Failed` at any point, and nothing after it.
+/// What a running request reports, in this order: `Started`, then tokens and finishes of the choices
+/// interleaved, then `Done`; or `Failed` at any point, and nothing after it.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// Images are encoded, the prompt is known; prefill begins.
@@ -195,7 +196,8 @@ pub enum Event {
         /// One per image, when the request asked to `explain`.
         receipts: Vec<Receipt>,
     },
-    /// A token of one choice. Text that might still become a stop string is held back, so `text` can be empty.
+    /// A token of one choice. Text that might still become a stop string is held back, so `text` can be
+    /// empty.
     Token {
         /// Index of the choice.
         choice: usize,
@@ -226,7 +228,8 @@ pub enum Event {
     Failed(GenerateError),
 }
 
-/// Log-probability of a token and of its strongest rivals, from the distribution before temperature and penalties.
+/// Log-probability of a token and of its strongest rivals, from the distribution before temperature and
+/// penalties.
 #[derive(Debug, Clone)]
 pub struct TokenLogprob {
     /// The chosen token.
@@ -279,7 +282,8 @@ pub struct Timings {
     pub total: Duration,
 }
 
-/// A timed step of an answer; the label values of `arrcoc_stage_seconds`. The graphs of the vision side are stages under their own names.
+/// A timed step of an answer; the label values of `arrcoc_stage_seconds`. The graphs of the vision side are
+/// stages under their own names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Stage(Cow<'static, str>);
 
@@ -333,9 +337,11 @@ pub struct Allocation {
 pub struct Place {
     /// Left, top, right, bottom in original image pixels, clipped to the image.
     pub rect: [f32; 4],
-    /// Tile, row and column in the tile's grid of tokens. A cell of the gist grid has the row and column of that grid.
+    /// Tile, row and column in the tile's grid of tokens. A cell of the gist grid has the row and column of
+    /// that grid.
     pub cell: [u32; 3],
-    /// A view of the whole picture rather than a detail: a cell of the gist grid, or a token of the small global view.
+    /// A view of the whole picture rather than a detail: a cell of the gist grid, or a token of the small
+    /// global view.
     pub gist: bool,
     /// Why it was taken, where something chose.
     pub score: Option<Score>,
@@ -378,12 +384,14 @@ pub enum GenerateError {
     /// The system gave no memory for what the request takes; the same one may succeed later.
     #[error("{0}")]
     Memory(String),
-    /// An engine failed.
+    /// A fault that is not the caller's: a graph, the tokenizer, a thread or a file of the loaded bundle
+    /// failed.
     #[error("{0}")]
-    Engine(String),
+    Internal(String),
 }
 
-/// Watches the runtime work; the server turns notes into metrics. Called from the runtime's threads: it must not block.
+/// Watches the runtime work; the server turns notes into metrics. Called from the runtime's threads: it must
+/// not block.
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn note(&self, note: Note<'_>);

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The average: a quarter of the newest time and three quarters of the older ones. A lost update does no harm.
+/// The average: a quarter of the newest time and three quarters of the older ones. A lost update does no
+/// harm.
 #[derive(Debug, Default)]
 pub struct MeanTime {
     micros: AtomicU64,

@@ -1,6 +1,8 @@
-//! A loaded model: what the server holds. Requests go in through [`Model::submit`], events come out of [`Generation`].
+//! A loaded model: what the server holds. Requests go in through [`Model::submit`], events come out of
+//! [`Generation`].
+//!
+//! `load` makes a [`Model`] and [`Model::load`] calls it: the two files are one thought.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
@@ -8,13 +10,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::decoder::kv_bytes;
 use crate::generate::{Event, GenerateError, Observer, Request};
-use crate::library::{
-    CpuOptions, CudaOptions, Library, LibraryKind, LibraryOptions, TensorRtOptions, Workload,
-};
+use crate::library::Library;
 use crate::prompt::Segment;
 use crate::scheduler::Ready;
-use crate::scheduler::job::{Job, Shared, Ticket};
+use crate::scheduler::job::{Job, Status, Ticket};
 use admission::Admission;
 use arrcoc_bundle::{Bundle, Manifest};
 use arrcoc_bundle::{GenerationSpec, Precision, Target};
@@ -23,123 +24,15 @@ mod activations;
 mod admission;
 pub mod load;
 mod memory;
+mod options;
+mod sizes;
 
 pub use crate::error::LoadError;
+pub use crate::error::{MemoryError, Mib};
 pub use crate::image::ImageLimits;
-pub use memory::{MemoryError, MemoryNeed, Mib, copies_of};
-
-/// How to load and run a model.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Which inference library; `None` takes ONNX Runtime, and tract for a portable bundle where ONNX Runtime is not
-    /// to be had (with a warning in the log).
-    pub runtime: Option<LibraryKind>,
-    /// Threads per graph run; 0 takes one per processor.
-    pub threads: usize,
-    /// ONNX Runtime on the CPU.
-    pub cpu: CpuOptions,
-    /// The GPU and its arenas, for the runtimes that have one.
-    pub cuda: CudaOptions,
-    /// Where TensorRT plans lie; `None` for the directory beside the bundle.
-    pub tensorrt_plans: Option<PathBuf>,
-    /// Where ONNX Runtime's profiles go; `None` writes none.
-    pub profile: Option<PathBuf>,
-    /// KV slots: answers that decode at the same time, at least 1.
-    pub slots: usize,
-    /// Positions per slot, prompt and answer together; `None` takes [`DEFAULT_CONTEXT_LENGTH`] or the model's own
-    /// limit, whichever is smaller.
-    pub context_length: Option<usize>,
-    /// Most prompt tokens that go through the decoder between two decode steps, at least 1; twice as many on the CPU while nobody else is in
-    /// work.
-    pub prefill_chunk: usize,
-    /// Requests that may wait for a slot, at least 1; further ones get [`GenerateError::QueueFull`].
-    pub queue_limit: usize,
-    /// Memory for cached image features, bytes; 0 caches none.
-    pub feature_cache_bytes: usize,
-    /// Memory for cached visual tokens, bytes; 0 caches none.
-    pub token_cache_bytes: usize,
-    /// Square input size of the vision encoder, pixels, one of the bundle's `image_sizes`; `None` takes the native one.
-    pub image_size: Option<usize>,
-    /// What an image may cost.
-    pub limits: ImageLimits,
-    /// Longest time from submission to the last token.
-    pub timeout: Duration,
-    /// How far the first run goes.
-    pub warm_up: WarmUp,
-}
-
-/// How far the run goes that proves a model before it serves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum WarmUp {
-    /// One image and one token on the CPU; the shortest and the longest of everything on a GPU, which makes itself ready for lengths.
-    #[default]
-    Short,
-    /// The shortest and the longest of everything: to see what a model takes.
-    Longest,
-}
-
-/// [`Options::context_length`] where neither the user nor a smaller model says otherwise, tokens.
-pub const DEFAULT_CONTEXT_LENGTH: usize = 4096;
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            runtime: None,
-            threads: 0,
-            cpu: CpuOptions::default(),
-            cuda: CudaOptions::default(),
-            tensorrt_plans: None,
-            profile: None,
-            slots: 4,
-            context_length: None,
-            prefill_chunk: 256,
-            queue_limit: 64,
-            feature_cache_bytes: 256 << 20,
-            token_cache_bytes: 64 << 20,
-            image_size: None,
-            limits: ImageLimits::default(),
-            timeout: Duration::from_secs(600),
-            warm_up: WarmUp::Short,
-        }
-    }
-}
-
-impl Options {
-    /// Whether the runtime that was asked for runs bundles of a target.
-    ///
-    /// # Errors
-    /// [`LoadError::Options`].
-    pub fn check_target(&self, target: Target) -> Result<(), LoadError> {
-        match (self.runtime, target) {
-            (Some(kind @ (LibraryKind::Tract | LibraryKind::Cuda | LibraryKind::TensorRt)), Target::Cpu) => {
-                Err(LoadError::Options {
-                    what: "runtime",
-                    expected: format!(
-                        "`ort` for a bundle of target `cpu` (`{}` runs `portable` bundles)",
-                        kind.name()
-                    ),
-                    found: format!("`{}`", kind.name()),
-                })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// What the inference library needs to know of it.
-    pub(crate) fn runtime_options(&self) -> LibraryOptions {
-        let threads = match self.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            threads => threads,
-        };
-        let workload = Workload {
-            context_length: self.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH),
-            prefill_chunk: self.prefill_chunk,
-        };
-        let (device, plans) = (self.cuda.device, self.tensorrt_plans.clone());
-        let tensorrt = TensorRtOptions { device, plans, workload };
-        LibraryOptions { threads, cpu: self.cpu, cuda: self.cuda, tensorrt, profile: self.profile.clone() }
-    }
-}
+pub use crate::library::DEFAULT_CONTEXT_LENGTH;
+pub use memory::{MemoryNeed, copies_of};
+pub use options::{Options, WarmUp};
 
 /// A running request. Dropping it cancels the request at the next iteration.
 #[derive(Debug)]
@@ -198,10 +91,10 @@ impl Footprint {
     /// # Errors
     /// A file of the bundle cannot be read.
     pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
-        let context_length = load::context_length(manifest.decoder.context_length, options);
+        let context_length = sizes::context_length(manifest.decoder.context_length, options);
         Ok(Self {
             weight_bytes: memory::weight_bytes(manifest)?,
-            kv_bytes: load::kv_bytes(&manifest.decoder, options.slots, context_length),
+            kv_bytes: kv_bytes(&manifest.decoder, options.slots, context_length),
             context_length,
         })
     }
@@ -209,13 +102,13 @@ impl Footprint {
 
 /// How busy a model is right now.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Load {
+pub struct Occupancy {
     /// Requests with a KV slot.
     pub running: usize,
     /// Requests submitted and not yet running (their images may be in work).
     pub waiting: usize,
-    /// Share of the KV cache that holds tokens, 0..=1. Slots are reserved whole, so requests may wait long before this is 1:
-    /// `waiting` says whether they do.
+    /// Share of the KV cache that holds tokens, 0..=1. Slots are reserved whole, so requests may wait long
+    /// before this is 1: `waiting` says whether they do.
     pub kv_usage: f64,
 }
 
@@ -225,7 +118,7 @@ pub struct Model {
     admission: Admission,
     image_token_id: u32,
     timeout: Duration,
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     /// To the workers that prepare images; `None` while the model is being dropped.
     images: Option<Sender<Job>>,
     /// Straight to the scheduler, for requests without images; `None` while the model is being dropped.
@@ -245,7 +138,8 @@ impl Model {
         Self::load_on(bundle, library.as_ref(), options, observer)
     }
 
-    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not used.
+    /// The same on an inference library that is open already; `options.runtime` and `options.library` are not
+    /// used.
     ///
     /// # Errors
     /// As [`Model::load`].
@@ -258,13 +152,13 @@ impl Model {
         load::load(&bundle, library, options, observer)
     }
 
-    /// Takes a request in, or refuses it at once: no image is decoded before the queue and the limits are checked,
-    /// every image being charged with the most tokens that its budget allows. The prompt is rendered and tokenised here;
-    /// everything else happens on the model's own threads.
+    /// Takes a request in, or refuses it at once: no image is decoded before the queue and the limits are
+    /// checked, every image being charged with the most tokens that its budget allows. The prompt is rendered
+    /// and tokenised here; everything else happens on the model's own threads.
     ///
     /// # Errors
     /// [`GenerateError::QueueFull`], [`GenerateError::Draining`], [`GenerateError::Invalid`], and
-    /// [`GenerateError::Engine`] once the model is no longer [`Model::healthy`].
+    /// [`GenerateError::Internal`] once the model is no longer [`Model::healthy`].
     pub fn submit(&self, request: Request) -> Result<Generation, GenerateError> {
         let ticket = Ticket::enter(&self.shared)?;
         let (layout, grant) = self.admission.check(&request)?;
@@ -281,10 +175,11 @@ impl Model {
             return Ok(Generation { events });
         }
         let reason = self.shared.failure().unwrap_or_else(|| "the model's worker threads have ended".into());
-        Err(GenerateError::Engine(reason))
+        Err(GenerateError::Internal(reason))
     }
 
-    /// A request's prompt in token ids, as transformers would have it: an image's placeholder once for every row that the image may get.
+    /// A request's prompt in token ids, as transformers would have it: an image's placeholder once for every
+    /// row that the image may get.
     ///
     /// # Errors
     /// As for [`Model::submit`], as far as nothing is run.
@@ -306,8 +201,8 @@ impl Model {
     }
 
     /// How busy the model is.
-    pub fn load_now(&self) -> Load {
-        Load {
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy {
             running: self.shared.running(),
             waiting: self.shared.waiting(),
             kv_usage: self.shared.kv_usage(),
@@ -324,7 +219,8 @@ impl Model {
         self.shared.drain();
     }
 
-    /// Whether all worker threads live and the bundle's files are as they were. A model that is not healthy refuses every request and must be loaded again.
+    /// Whether all worker threads live and the bundle's files are as they were. A model that is not healthy
+    /// refuses every request and must be loaded again.
     pub fn healthy(&self) -> bool {
         self.shared.failure().is_none()
     }

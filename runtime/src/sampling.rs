@@ -1,10 +1,12 @@
 //! From logits to a token.
 //!
-//! The logits are processed in this order, which is that of transformers with OpenAI's penalties put where vLLM has them:
+//! The logits are processed in this order, which is that of transformers with OpenAI's penalties put where
+//! vLLM has them:
 //!
 //! 1. repetition penalty over prompt and answer: a positive logit is divided by it, a negative one multiplied
 //!    (transformers' `RepetitionPenaltyLogitsProcessor`);
-//! 2. frequency and presence penalty over the answer: `logit -= count * frequency + (count > 0) * presence` (OpenAI);
+//! 2. frequency and presence penalty over the answer: `logit -= count * frequency + (count > 0) * presence`
+//!    (OpenAI);
 //! 3. `min_tokens`: until so many tokens were picked, those that end an answer cannot be (vLLM);
 //! 4. temperature 0: the largest logit wins, the lowest id among equals, and the rest is skipped;
 //! 5. temperature: logits are divided by it;
@@ -13,7 +15,8 @@
 //! 8. `top_p`: only the smallest set of likeliest tokens whose probability, among what stayed, reaches it;
 //! 9. one draw from what is left.
 //!
-//! Probabilities are summed in `f64`. Reported log-probabilities come from the raw logits, before all of this.
+//! Probabilities are summed in `f64`. Reported log-probabilities come from the raw logits, before all of
+//! this.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -57,8 +60,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler for one choice. The same `sampling`, `seed` and `choice` over the same logits pick the same tokens;
-    /// choices draw from different streams of one seed, so the first of several equals a lonely one.
+    /// A sampler for one choice. The same `sampling`, `seed` and `choice` over the same logits pick the same
+    /// tokens; choices draw from different streams of one seed, so the first of several equals a lonely one.
     /// `eos_token_ids` are the model's own end tokens.
     pub fn new(sampling: &Sampling, eos_token_ids: &[u32], prompt: &[u32], seed: u64, choice: usize) -> Self {
         let mut rng = ChaCha12Rng::seed_from_u64(seed);
@@ -107,7 +110,8 @@ impl Sampler {
             && self.picked >= s.min_tokens
     }
 
-    /// Makes the end of the answer impossible while it is shorter than `min_tokens`, unless nothing else is possible.
+    /// Makes the end of the answer impossible while it is shorter than `min_tokens`, unless nothing else is
+    /// possible.
     fn hold_back_ends(&self, logits: &mut [f32]) {
         if self.picked >= self.sampling.min_tokens {
             return;
@@ -213,7 +217,8 @@ fn candidates(logits: &[f32], sampling: &Sampling) -> Vec<Candidate> {
     all
 }
 
-/// Moves the nucleus to the front and returns its size. Sorts in growing portions: nuclei are small, vocabularies not.
+/// Moves the nucleus to the front and returns its size. Sorts in growing portions: nuclei are small,
+/// vocabularies not.
 fn nucleus(all: &mut [Candidate], top_p: f64) -> usize {
     let target = top_p * all.iter().map(|candidate| candidate.weight).sum::<f64>();
     let (mut sum, mut sorted, mut portion) = (0.0, 0, 64);
@@ -329,8 +334,8 @@ mod tests {
     fn repetition_penalty_covers_prompt_and_answer() {
         let sampling = Sampling { repetition_penalty: 2.0, ..greedy() };
         let mut sampler = Sampler::new(&sampling, &[], &[0, 0, 3], 0, 0);
-        // 0 is in the prompt: 3 / 2 < 2, so 1 wins; then 1 is in the answer too: 2 / 2 < 1.5. The negative logit of 3
-        // is doubled.
+        // 0 is in the prompt: 3 / 2 < 2, so 1 wins; then 1 is in the answer too: 2 / 2 < 1.5. The negative
+        // logit of 3 is doubled.
         let logits = [3.0, 2.0, -0.3, -0.2];
         assert_eq!(sampler.sample(&logits), Ok(1));
         assert_eq!(sampler.sample(&logits), Ok(0));
@@ -438,7 +443,8 @@ mod tests {
             }
         }
 
-        /// Against the definition: sort everything, cut at `top_k`, then at the first prefix that reaches `top_p`.
+        /// Against the definition: sort everything, cut at `top_k`, then at the first prefix that reaches
+        /// `top_p`.
         #[test]
         fn candidates_match_a_full_sort(logits in logits(), top_k in 0usize..80, top_p in 0f32..1.0) {
             let sampling = Sampling { top_k, top_p, ..Sampling::default() };

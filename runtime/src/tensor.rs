@@ -1,6 +1,6 @@
-//! Host tensors that every engine reads and writes without copying.
+//! Host tensors that every library reads and writes without copying.
 //!
-//! A [`Tensor`] is a shape, an element type and shared bytes. The bytes may belong to Rust or to an engine
+//! A [`Tensor`] is a shape, an element type and shared bytes. The bytes may belong to Rust or to a library
 //! (ONNX Runtime keeps the memory of its outputs): [`TensorBytes`] hides which, so that one graph's output is
 //! the next graph's input with no copy in between.
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrcoc_bundle::manifest::CacheElement;
 
-/// Element types that cross the engine boundary.
+/// Element types that cross the border to a library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElementType {
     /// 32-bit IEEE float.
@@ -70,7 +70,8 @@ unsafe impl Element for i32 {
 /// Memory that holds a tensor's elements, in row-major order.
 ///
 /// # Safety
-/// Every call returns the same memory, and nothing writes to it while `self` lives: tensors keep typed views of it.
+/// Every call returns the same memory, and nothing writes to it while `self` lives: tensors keep typed views
+/// of it.
 pub unsafe trait TensorBytes: Send + Sync {
     /// The bytes.
     fn bytes(&self) -> &[u8];
@@ -142,8 +143,8 @@ pub enum TensorError {
     },
 }
 
-/// A vector of zeros, or an error where there is no memory for it: for what grows with slots, contexts and pictures. Its pages are the system's
-/// zero page until they are written to.
+/// A vector of zeros, or an error where there is no memory for it: for what grows with slots, contexts and
+/// pictures. Its pages are the system's zero page until they are written to.
 ///
 /// # Errors
 /// [`TensorError::Memory`].
@@ -174,10 +175,11 @@ impl Tensor {
         Self::from_bytes(T::TYPE, shape, Arc::new(VecBytes(data)))
     }
 
-    /// Takes memory that something else owns, an engine's output for example.
+    /// Takes memory that something else owns, a library's output for example.
     ///
     /// # Errors
-    /// [`TensorError::Size`] when the bytes do not fit the shape, [`TensorError::Alignment`] when they start at an odd place.
+    /// [`TensorError::Size`] when the bytes do not fit the shape, [`TensorError::Alignment`] when they start
+    /// at an odd place.
     pub fn from_bytes(
         element: ElementType,
         shape: &[usize],
@@ -221,7 +223,8 @@ impl Tensor {
     /// Entries `range` of the outermost axis: the same memory where that is all of them, a copy else.
     ///
     /// # Errors
-    /// [`TensorError::Type`] when the elements are not 32-bit floats, [`TensorError::Memory`] where there is none for the copy.
+    /// [`TensorError::Type`] when the elements are not 32-bit floats, [`TensorError::Memory`] where there is
+    /// none for the copy.
     pub fn part(&self, range: Range<usize>) -> Result<Self, TensorError> {
         if self.shape.first() == Some(&range.len()) {
             return Ok(self.clone());
@@ -246,8 +249,8 @@ impl Tensor {
         if bytes.is_empty() {
             return Ok(&[]);
         }
-        // SAFETY: the constructor checked size and alignment of memory that `TensorBytes` promises not to change, the
-        // type was checked above, and `T: Element` is plain data.
+        // SAFETY: the constructor checked size and alignment of memory that `TensorBytes` promises not to
+        // change, the type was checked above, and `T: Element` is plain data.
         Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
     }
 }

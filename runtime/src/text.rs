@@ -1,8 +1,9 @@
 //! From token ids back to text, one token at a time.
 //!
-//! A byte-level token may end in the middle of a character, and a stop string may begin in one token and end three
-//! tokens later. [`TextStream`] therefore gives out only what is certain: whole UTF-8 characters that cannot become part
-//! of a stop string any more. What it gives out in pieces is, byte for byte, what decoding all tokens at once gives.
+//! A byte-level token may end in the middle of a character, and a stop string may begin in one token and end
+//! three tokens later. [`TextStream`] therefore gives out only what is certain: whole UTF-8 characters that
+//! cannot become part of a stop string any more. What it gives out in pieces is, byte for byte, what decoding
+//! all tokens at once gives.
 
 mod vocabulary;
 
@@ -48,8 +49,8 @@ impl Utf8Stream {
     }
 }
 
-/// Finds stop strings in text that arrives in pieces. How the text is cut into pieces makes no difference: the match
-/// that is complete first wins, the longest among those that end together.
+/// Finds stop strings in text that arrives in pieces. How the text is cut into pieces makes no difference:
+/// the match that is complete first wins, the longest among those that end together.
 #[derive(Debug, Clone)]
 struct StopFilter {
     stops: Vec<String>,

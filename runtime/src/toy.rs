@@ -1,5 +1,6 @@
-//! Test doubles: a byte-level tokenizer, and graphs that compute a small order-dependent function of everything in the
-//! KV cache, so that a value lost, doubled or written to the wrong place changes every later token.
+//! Test doubles: a byte-level tokenizer, and graphs that compute a small order-dependent function of
+//! everything in the KV cache, so that a value lost, doubled or written to the wrong place changes every
+//! later token.
 
 use serde_json::json;
 use tokenizers::Tokenizer;
@@ -67,6 +68,7 @@ pub(crate) fn spec() -> DecoderSpec {
         context_length: 512,
         eos_token_ids: vec![IM_END, ENDOFTEXT],
         cache_element: CacheElement::Fp32,
+        deep_levels: 0,
     }
 }
 
@@ -181,17 +183,30 @@ impl Decoder {
     }
 }
 
-/// Key and value of one token.
-fn key_value(embed: &[f32], layer: usize, head: usize, lane: usize, position: i64) -> (f32, f32) {
+/// Key and value of one token, which also depend on all three planes of its position.
+fn key_value(embed: &[f32], layer: usize, head: usize, lane: usize, position: [i64; 3]) -> (f32, f32) {
     let e = embed[head * HEAD_DIM + lane];
-    (e * (layer + 1) as f32, e + 0.1 * (position as f32 + layer as f32).sin())
+    let [time, row, column] = position.map(|plane| plane as f32 + layer as f32);
+    (e * (layer + 1) as f32, e + 0.1 * (time.sin() + 0.5 * row.cos() + 0.25 * (2.0 * column).sin()))
+}
+
+/// Embeddings with what is added behind the first layers; this toy adds it at once, a level at a time.
+fn with_deep(inputs: &[(&str, Tensor)]) -> Result<Vec<f32>, LibraryError> {
+    let mut embeds = slice::<f32>(inputs, "inputs_embeds")?.to_vec();
+    if inputs.iter().any(|(name, _)| *name == "deep_embeds") {
+        let levels = slice::<f32>(inputs, "deep_embeds")?.chunks_exact(embeds.len()).enumerate();
+        for (level, rows) in levels {
+            embeds.iter_mut().zip(rows).for_each(|(embed, row)| *embed += (level + 2) as f32 * row);
+        }
+    }
+    Ok(embeds)
 }
 
 impl Graph for Decoder {
     /// The portable contract.
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
-        let embeds = slice::<f32>(inputs, "inputs_embeds")?;
-        let positions = first_axis(inputs)?;
+        let embeds = with_deep(inputs)?;
+        let positions = positions(inputs)?;
         let (seq, total) = (positions.len(), slice::<i64>(inputs, "attention_mask")?.len());
         let past = total - seq;
         let mut present: Vec<Vec<f32>> = vec![vec![0.0; HEADS * total * HEAD_DIM]; LAYERS * 2];
@@ -213,7 +228,7 @@ impl Graph for Decoder {
                 }
             }
         }
-        let logits = self.logits(total, positions[seq - 1], &mut |layer, value, head, t, lane| {
+        let logits = self.logits(total, positions[seq - 1][0], &mut |layer, value, head, t, lane| {
             present[layer * 2 + usize::from(value)][(head * total + t) * HEAD_DIM + lane]
         });
         let mut outputs = vec![("logits".to_string(), tensor(&[1, 1, VOCAB], logits)?)];
@@ -230,8 +245,8 @@ impl Graph for Decoder {
         inputs: &[(&str, Tensor)],
         in_place: &mut [InPlace<'_>],
     ) -> Result<Vec<(String, Tensor)>, LibraryError> {
-        let embeds = slice::<f32>(inputs, "inputs_embeds")?;
-        let positions = first_axis(inputs)?;
+        let embeds = with_deep(inputs)?;
+        let positions = positions(inputs)?;
         let lengths = slice::<i32>(inputs, "seqlens_k")?;
         let longest = slice::<i32>(inputs, "total_sequence_length")?[0];
         let (batch, seq, capacity) = (lengths.len(), positions.len() / lengths.len(), in_place[0].shape[2]);
@@ -254,7 +269,7 @@ impl Graph for Decoder {
                     in_place[layer * 2 + 1].bytes[place..place + 4].copy_from_slice(&value.to_ne_bytes());
                 }
             }
-            let position = positions[row * seq + seq - 1];
+            let [position, ..] = positions[row * seq + seq - 1];
             logits.extend(self.logits(total, position, &mut |layer, value, head, t, lane| {
                 let bytes = &in_place[layer * 2 + usize::from(value)].bytes[at(head, t, lane)..][..4];
                 f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -272,10 +287,11 @@ fn failed(reason: &str) -> LibraryError {
     LibraryError::Run { graph: "toy".into(), reason: reason.into() }
 }
 
-/// Of the three axes of places, the one that a model of text reads.
-fn first_axis<'a>(inputs: &'a [(&str, Tensor)]) -> Result<&'a [i64], LibraryError> {
-    let places = slice::<i64>(inputs, "position_ids")?;
-    Ok(&places[..places.len() / 3])
+/// Time, row and column of every token.
+fn positions(inputs: &[(&str, Tensor)]) -> Result<Vec<[i64; 3]>, LibraryError> {
+    let planes = slice::<i64>(inputs, "position_ids")?;
+    let count = planes.len() / 3;
+    Ok((0..count).map(|at| [planes[at], planes[count + at], planes[2 * count + at]]).collect())
 }
 
 fn slice<'a, T: Element>(inputs: &'a [(&str, Tensor)], name: &str) -> Result<&'a [T], LibraryError> {
@@ -328,6 +344,6 @@ impl Visual {
     pub(crate) fn toy(rows: Tensor) -> Self {
         let tokens = rows.shape()[1];
         let receipt = Receipt { tokens, image_size: [1, 1], allocation: None, places: Vec::new() };
-        Self { rows, runs: vec![0..tokens], receipt: Arc::new(receipt) }
+        Self::new(rows, vec![0..tokens], receipt)
     }
 }

@@ -1,11 +1,11 @@
-//! Chat templates and tokenizer files, mutated: a bundle with them may be refused, and so may a conversation, in words that can be
-//! shown; nothing panics, runs on without end, or takes memory without measure.
+//! Chat templates and tokenizer files, mutated: a bundle with them may be refused, and so may a conversation,
+//! in words that can be shown; nothing panics, runs on without end, or takes memory without measure.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
 
-use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Role};
+use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Speaker};
 use arrcoc_runtime::prompt::Prompter;
 use arrcoc_runtime::vision::ImagePlan;
 use arrcoc_tests::allocated::{Counting, most_of};
@@ -45,15 +45,15 @@ fn checkpoint() -> Checkpoint {
 
 fn conversations() -> Vec<Prompt> {
     let (image, text) = (|| Part::Image(Bytes::new()), |text: &str| Part::Text(text.into()));
-    let says = |role, content| Message { role, content };
+    let says = |speaker, content| Message { speaker, content };
     vec![
-        Prompt::Chat(vec![says(Role::User, vec![text("Which number belongs to DZ?")])]),
-        Prompt::Chat(vec![says(Role::User, vec![image(), text("What?\r\n<|im_end|>"), image()])]),
+        Prompt::Chat(vec![says(Speaker::User, vec![text("Which number belongs to DZ?")])]),
+        Prompt::Chat(vec![says(Speaker::User, vec![image(), text("What?\r\n<|im_end|>"), image()])]),
         Prompt::Chat(vec![
-            says(Role::System, vec![text("Be brief.")]),
-            says(Role::User, vec![text("a"), text("b")]),
-            says(Role::Assistant, vec![text("c")]),
-            says(Role::User, vec![image()]),
+            says(Speaker::System, vec![text("Be brief.")]),
+            says(Speaker::User, vec![text("a"), text("b")]),
+            says(Speaker::Assistant, vec![text("c")]),
+            says(Speaker::User, vec![image()]),
         ]),
         Prompt::Text("Which <|im_start|>number".to_owned()),
     ]

@@ -1,4 +1,4 @@
-//! Exact identities (design section 7) on a real bundle and a real engine: they need no reference.
+//! Exact identities on a real bundle and a real library: they need no reference.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -12,7 +12,8 @@ use arrcoc_runtime::generate::{
     Budget, Cache, FinishReason, GenerateError, MaxTokens, Note, Observer, Request, Sampling,
 };
 use arrcoc_runtime::library::{CpuOptions, Kernels, LibraryKind};
-use arrcoc_runtime::model::{Load, Model, Options};
+use arrcoc_runtime::model::{Model, Occupancy, Options};
+use arrcoc_runtime::vision::VisionOptions;
 use common::{ask, ask_about, collect, load, load_observed, options, picture, run};
 
 /// Token ids must be equal; log-probabilities may differ by what another batch shape does to f32 sums.
@@ -75,7 +76,8 @@ fn integers_know_no_neighbours() {
         ("int8-cpu", Kernels::Library),
         ("int4-cpu", Kernels::Library),
     ] {
-        let options = Options { cpu: CpuOptions { kernels }, ..options() };
+        let mut options = options();
+        options.library.cpu = CpuOptions { kernels };
         let lonely = tokens(&load(bundle, &Options { slots: 1, prefill_chunk: 512, ..options.clone() }));
         for prefill_chunk in [1, 13] {
             let chunked = tokens(&load(bundle, &Options { prefill_chunk, ..options.clone() }));
@@ -162,7 +164,8 @@ impl Observer for Caches {
 fn cached_features_equal_fresh_ones() {
     let file = picture(300, 200, 3);
     let questions = ["What is in the picture?", "Where is the square?", "What is in the picture?"];
-    let uncached = load("fp32-cpu", &Options { feature_cache_bytes: 0, token_cache_bytes: 0, ..options() });
+    let vision = VisionOptions { feature_cache_bytes: 0, token_cache_bytes: 0, ..VisionOptions::default() };
+    let uncached = load("fp32-cpu", &Options { vision, ..options() });
     let fresh: Vec<_> = questions.iter().map(|q| run(&uncached, ask_about(&file, q)).tokens).collect();
     let caches = Arc::new(Caches::default());
     let cached = load_observed("fp32-cpu", &options(), caches.clone());
@@ -197,7 +200,7 @@ fn hanging_up_frees_the_slot() {
     long.events.blocking_recv().unwrap();
     drop(long);
     run(&model, ask("Hello")).done();
-    eventually("the model is idle", || model.load_now() == Load::default());
+    eventually("the model is idle", || model.occupancy() == Occupancy::default());
 }
 
 #[test]

@@ -81,7 +81,8 @@ fn metadata_that_nobody_uses_costs_nothing() {
     for (name, file) in files {
         let (image, peak) = most_of(|| decode(&file, &limits));
         assert!(image.is_ok(), "{name}: {image:?}");
-        // A JPEG is copied without its metadata, and read into the decoder; a text of a key that is read may take 1 MiB.
+        // A JPEG is copied without its metadata, and read into the decoder; a text of a key that is read may
+        // take 1 MiB.
         assert!(peak < file.len() + 8 * MIB, "{name}: {peak} bytes for a file of {}", file.len());
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use arrcoc_bundle::Target;
 use arrcoc_runtime::generate::{GenerateError, Request};
-use arrcoc_runtime::model::{Generation, Load, Model, ModelInfo};
+use arrcoc_runtime::model::{Generation, Model, ModelInfo, Occupancy};
 
 /// A loaded model.
 pub trait Engine: Send + Sync + 'static {
@@ -18,7 +18,7 @@ pub trait Engine: Send + Sync + 'static {
     fn info(&self) -> &ModelInfo;
 
     /// How busy it is.
-    fn load_now(&self) -> Load;
+    fn occupancy(&self) -> Occupancy;
 
     /// Takes no new requests from now on.
     fn drain(&self);
@@ -50,8 +50,8 @@ impl Engine for Model {
         Model::info(self)
     }
 
-    fn load_now(&self) -> Load {
-        Model::load_now(self)
+    fn occupancy(&self) -> Occupancy {
+        Model::occupancy(self)
     }
 
     fn drain(&self) {

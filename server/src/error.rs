@@ -268,7 +268,7 @@ impl From<GenerateError> for ApiError {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", message)
             }
             GenerateError::Memory(_) => Self::no_memory(message),
-            GenerateError::Engine(cause) => Self::internal(cause),
+            GenerateError::Internal(cause) => Self::internal(cause),
         }
     }
 }
@@ -314,7 +314,7 @@ mod tests {
             (GenerateError::Draining, 503, None),
             (GenerateError::Timeout(Duration::from_secs(1)), 504, None),
             (GenerateError::Memory("no memory".into()), 503, None),
-            (GenerateError::Engine("secret path".into()), 500, None),
+            (GenerateError::Internal("secret path".into()), 500, None),
         ];
         for (error, status, param) in cases {
             let api = ApiError::from(error);

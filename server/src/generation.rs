@@ -82,7 +82,7 @@ impl Running {
         let left = self.timeout.saturating_sub(self.arrived.elapsed());
         let event = match tokio::time::timeout(left, self.generation.events.recv()).await {
             Ok(Some(event)) => event,
-            Ok(None) => Event::Failed(GenerateError::Engine(
+            Ok(None) => Event::Failed(GenerateError::Internal(
                 "the engine dropped the request without an answer".into(),
             )),
             Err(_) => {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use arrcoc_runtime::model::Load;
+use arrcoc_runtime::model::Occupancy;
 use tokio::sync::watch;
 
 use crate::body::budget::Budget;
@@ -31,7 +31,7 @@ pub struct Shared {
     /// Fetches remote images, when some host is allowed.
     pub fetcher: Option<Fetcher>,
     /// The engine, in an atomic cell: a swap (load, warm up, store, drain the old one) never stops a reader.
-    slot: ArcSwap<Slot>,
+    phase: ArcSwap<Phase>,
     /// Where other engines come from; `None` where one bundle is all there is.
     pub(crate) source: Option<Arc<dyn Source>>,
     /// Held while one engine takes another's place.
@@ -58,7 +58,7 @@ struct Others {
 
 /// Where the engine stands.
 #[derive(Clone)]
-pub enum Slot {
+pub enum Phase {
     /// Not there yet; since when.
     Loading(SystemTime),
     /// There.
@@ -67,7 +67,7 @@ pub enum Slot {
 
 /// What an engine is in memory for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum Purpose {
     /// New requests go to it.
     Serving,
     /// Kept for a swap back.
@@ -117,7 +117,7 @@ impl App {
             config,
             metrics: Metrics::new(),
             fetcher,
-            slot: ArcSwap::from_pointee(Slot::Loading(SystemTime::now())),
+            phase: ArcSwap::from_pointee(Phase::Loading(SystemTime::now())),
             source,
             swapping: Arc::default(),
             others: Mutex::default(),
@@ -148,14 +148,14 @@ impl App {
     pub(crate) fn switch(&self, next: Arc<Serving>) -> Option<Arc<Serving>> {
         next.metrics.describe(next.engine.info());
         let engine = Arc::clone(&next.engine);
-        let previous = self.slot.swap(Arc::new(Slot::Ready(next)));
+        let previous = self.phase.swap(Arc::new(Phase::Ready(next)));
         // Asked after the switch: a server that began to drain before it has not seen this engine.
         if self.draining() {
             engine.drain();
         }
         match &*previous {
-            Slot::Ready(serving) => Some(Arc::clone(serving)),
-            Slot::Loading(_) => None,
+            Phase::Ready(serving) => Some(Arc::clone(serving)),
+            Phase::Loading(_) => None,
         }
     }
 
@@ -191,14 +191,15 @@ impl App {
     }
 
     /// Every engine in memory, and what it is there for: the one in service first.
-    pub fn loaded(&self) -> Vec<(Role, Arc<Serving>)> {
+    pub fn loaded(&self) -> Vec<(Purpose, Arc<Serving>)> {
         let mut loaded = Vec::new();
-        if let Slot::Ready(serving) = self.slot() {
-            loaded.push((Role::Serving, serving));
+        if let Phase::Ready(serving) = self.phase() {
+            loaded.push((Purpose::Serving, serving));
         }
         let others = self.others();
-        loaded.extend(others.kept.iter().rev().map(|kept| (Role::Kept, Arc::clone(kept))));
-        loaded.extend(others.retiring.iter().filter_map(|engine| Some((Role::Retiring, engine.upgrade()?))));
+        loaded.extend(others.kept.iter().rev().map(|kept| (Purpose::Kept, Arc::clone(kept))));
+        loaded
+            .extend(others.retiring.iter().filter_map(|engine| Some((Purpose::Retiring, engine.upgrade()?))));
         loaded
     }
 
@@ -213,13 +214,13 @@ impl App {
     }
 
     /// How busy all engines are together. An engine that is being retired counts until it has ended.
-    pub fn load_now(&self) -> Load {
-        let sum = |sum: Load, load: Load| Load {
+    pub fn occupancy(&self) -> Occupancy {
+        let sum = |sum: Occupancy, load: Occupancy| Occupancy {
             running: sum.running + load.running,
             waiting: sum.waiting + load.waiting,
             kv_usage: sum.kv_usage.max(load.kv_usage),
         };
-        self.loaded().iter().map(|(_, serving)| serving.engine.load_now()).fold(Load::default(), sum)
+        self.loaded().iter().map(|(_, serving)| serving.engine.occupancy()).fold(Occupancy::default(), sum)
     }
 
     fn others(&self) -> MutexGuard<'_, Others> {
@@ -227,8 +228,8 @@ impl App {
     }
 
     /// Where the engine stands.
-    pub fn slot(&self) -> Slot {
-        Slot::clone(&self.slot.load())
+    pub fn phase(&self) -> Phase {
+        Phase::clone(&self.phase.load())
     }
 
     /// The engine, where requests may go to it.
@@ -239,24 +240,24 @@ impl App {
         if self.draining() {
             return Err(ApiError::draining());
         }
-        match self.slot() {
-            Slot::Ready(serving) => Ok(serving),
-            Slot::Loading(_) => Err(ApiError::loading()),
+        match self.phase() {
+            Phase::Ready(serving) => Ok(serving),
+            Phase::Loading(_) => Err(ApiError::loading()),
         }
     }
 
     /// When a request that is refused for want of room is likely to find some.
     pub(crate) fn retry_after(&self) -> Duration {
-        match self.slot() {
-            Slot::Ready(serving) => serving.engine.retry_after(),
-            Slot::Loading(_) => RETRY_LATER,
+        match self.phase() {
+            Phase::Ready(serving) => serving.engine.retry_after(),
+            Phase::Loading(_) => RETRY_LATER,
         }
     }
 
     /// From now on, new requests are refused and running ones are finished.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        if let Slot::Ready(serving) = self.slot() {
+        if let Phase::Ready(serving) = self.phase() {
             serving.engine.drain();
         }
     }
@@ -275,7 +276,7 @@ impl App {
     /// Answers that are being written: a request has one at least from the moment it runs, and `n` of them
     /// where it asks for as many. vLLM counts its running requests so, each of which is one sequence.
     pub fn answers(&self) -> usize {
-        self.load_now().running + self.beside.load(Ordering::SeqCst)
+        self.occupancy().running + self.beside.load(Ordering::SeqCst)
     }
 
     /// Requests whose answers are not finished.
@@ -320,7 +321,7 @@ impl Serving {
     /// # Errors
     /// 429.
     pub fn admit(&self) -> Result<(), ApiError> {
-        let Load { waiting, .. } = self.engine.load_now();
+        let Occupancy { waiting, .. } = self.engine.occupancy();
         if waiting >= self.queue_limit {
             return Err(queue_full(waiting, self.engine.retry_after()));
         }

@@ -159,8 +159,8 @@ def test_busy_slots_are_not_a_full_cache(start):
         stream = client.chat.completions.create(**VERY_LONG, stream=True)
         next(iter(stream))
         assert server.metric("vllm:num_requests_running") == 1
-        # One answer of a few tokens holds the only slot, and eight of 3000 in a context of 4096 never fill it.
-        # The first token leaves before its iteration is counted.
+        # One answer of a few tokens holds the only slot, and eight of 3000 in a context of 4096 never fill
+        # it. The first token leaves before its iteration is counted.
         server.eventually(lambda: 0 < server.metric("vllm:kv_cache_usage_perc") < 1, "the cache holds a part")
         stream.close()
         server.eventually(lambda: server.metric("vllm:kv_cache_usage_perc") == 0, "nothing is held")
@@ -202,7 +202,8 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(server, ask):
     checked = subprocess.run(
         [promtool, "check", "metrics"], input=metrics.text, text=True, capture_output=True, timeout=60
     )
-    # Exit code 1 is "cannot be read", 3 is "could be nicer". vLLM's own names could, and they are what dashboards ask for.
+    # Exit code 1 is "cannot be read", 3 is "could be nicer". vLLM's own names could, and they are what
+    # dashboards ask for.
     complaints = [line for line in (checked.stdout + checked.stderr).splitlines() if line.strip()]
     assert [line for line in complaints if not line.startswith("vllm:")] == []
     assert checked.returncode == (3 if complaints else 0)

@@ -79,6 +79,7 @@ pub fn composite(dir: &Path) -> RawManifest {
             context_length: 256,
             eos_token_ids: vec![1, 2],
             cache_element: CacheElement::Fp32,
+            deep_levels: 0,
         },
         generation: GenerationSpec::default(),
     }

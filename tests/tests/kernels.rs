@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_kernels::Operator;
-use arrcoc_runtime::decoder;
+use arrcoc_runtime::decoder::{self, Rows};
 use arrcoc_runtime::library::Kernels;
 use arrcoc_tests::goldens::Goldens;
 use arrcoc_tests::graphs::{Graphs, operators_that_ran};
@@ -45,7 +45,7 @@ fn logits(graphs: &Graphs, goldens: &Goldens, tier: usize) -> Result<f64> {
     let prompt = graphs.prompt(goldens, &goldens.tensor(&golden("visual_embeds"))?)?;
     let mut decoder = decoder::load(&graphs.bundle, graphs.runtime.as_ref(), 1, prompt.shape()[1] + 1)?;
     let slot = decoder.slots_mut().allocate().context("a fresh decoder has a free slot")?;
-    let logits = decoder.prefill(slot, &prompt)?;
+    let logits = decoder.prefill(slot, &Rows::plain(prompt))?;
     Ok(strays(logits.values(), &goldens.floats(&golden("prefill_logits"))?))
 }
 

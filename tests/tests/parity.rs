@@ -12,7 +12,7 @@
 
 use anyhow::{Context, Result, ensure};
 use arrcoc_bundle::processors::ArrCocOvis;
-use arrcoc_runtime::decoder;
+use arrcoc_runtime::decoder::{self, Rows};
 use arrcoc_runtime::library::LibraryKind::{self, Ort, Tract};
 use arrcoc_runtime::sampling::LogSoftmax;
 use arrcoc_runtime::tensor::Tensor;
@@ -160,7 +160,7 @@ fn answer(graphs: &Graphs, goldens: &Goldens, prefix: &str) -> Result<()> {
     let capacity = prompt.shape()[1] + expected_ids.len() + 1;
     let mut decoder = decoder::load(&graphs.bundle, graphs.runtime.as_ref(), 1, capacity)?;
     let slot = decoder.slots_mut().allocate().context("a fresh decoder has a free slot")?;
-    let mut logits = decoder.prefill(slot, &prompt)?;
+    let mut logits = decoder.prefill(slot, &Rows::plain(prompt))?;
     assert_stage(&golden("prefill_logits"), logits.values(), &goldens.floats(&golden("prefill_logits"))?)?;
     let mut worst = 0.0f32;
     for (step, (&expected, expected_logprob)) in expected_ids.iter().zip(expected_logprobs).enumerate() {

@@ -17,12 +17,13 @@ use arrcoc_export::calibrate::RangeMethod;
 use arrcoc_export::progress::Progress;
 use arrcoc_export::tap::{Call, Recording, Tap};
 use arrcoc_runtime::generate::{
-    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Role, Sampling,
+    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Sampling, Speaker,
 };
 use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::model::{self, Model};
 use arrcoc_runtime::tensor::Tensor;
+use arrcoc_runtime::vision::VisionOptions;
 use arrcoc_tests::compare::relative_error;
 use arrcoc_tests::repository;
 use safetensors::SafeTensors;
@@ -120,10 +121,13 @@ fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
         slots: 1,
         context_length: Some(2048),
         prefill_chunk: 100,
-        feature_cache_bytes: 0,
-        token_cache_bytes: 0,
-        // One of the pictures is a line.
-        limits: ImageLimits { max_aspect: 400, ..ImageLimits::default() },
+        vision: VisionOptions {
+            feature_cache_bytes: 0,
+            token_cache_bytes: 0,
+            // One of the pictures is a line.
+            limits: ImageLimits { max_aspect: 400, ..ImageLimits::default() },
+            ..VisionOptions::default()
+        },
         ..model::Options::default()
     };
     let model = Model::load_on(Bundle::open(&built.bundle)?, &tap, &options, Arc::new(NoObserver))?;
@@ -229,16 +233,16 @@ fn messages(dir: &Path, messages: &Value) -> Result<Vec<Message>> {
         }
     };
     let message = |message: &Value| {
-        let role = match message["role"].as_str() {
-            Some("system") => Role::System,
-            Some("assistant") => Role::Assistant,
-            _ => Role::User,
+        let speaker = match message["role"].as_str() {
+            Some("system") => Speaker::System,
+            Some("assistant") => Speaker::Assistant,
+            _ => Speaker::User,
         };
         let content = match &message["content"] {
             Value::String(text) => vec![Part::Text(text.clone())],
             parts => parts.as_array().into_iter().flatten().map(part).collect::<Result<_>>()?,
         };
-        Ok(Message { role, content })
+        Ok(Message { speaker, content })
     };
     messages.as_array().context("no messages")?.iter().map(message).collect()
 }

@@ -23,7 +23,7 @@ use arrcoc_export::build::{self, Options};
 use arrcoc_export::calibrate::RangeMethod;
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::generate::{
-    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Role, Sampling,
+    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Sampling, Speaker,
 };
 use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::model::{self, Model};
@@ -142,7 +142,7 @@ fn ask(bundle: &Path, library: LibraryKind) -> Result<Vec<u32>> {
     let picture = fs::read(repository("tests/fixtures/stock/idefics3/images/square.png"))?;
     let content = vec![Part::Image(picture.into()), Part::Text("What is it?".to_owned())];
     let request = Request {
-        prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
+        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
         budget: Budget::Full,
         explain: false,
         sampling: Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() },

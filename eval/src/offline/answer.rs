@@ -1,10 +1,16 @@
-//! Answers, greedily, several side by side.
+//! Answers, greedily, several side by side, for the evaluation alone.
+//!
+//! The runtime's `Model` cannot do this. A request brings picture files, and the model's own allocator
+//! chooses their tokens; here an arm has chosen them already, often a number that no tier has. An evaluation
+//! also marks each answer with its own share of the steps, and the picture's file is decoded once for all
+//! arms. So this is a plain loop over the same decoder, sampler and text stream. It has no queue, no
+//! cancelling and no time limit.
 
 use std::time::{Duration, Instant};
 
 use super::{OfflineError, OfflineModel, Question, VisualTokens};
 use arrcoc_runtime::decoder::{DecoderError, Logits};
-use arrcoc_runtime::embeds::PromptEmbeds;
+use arrcoc_runtime::embeds::{PictureRows, PromptEmbeds};
 use arrcoc_runtime::generate::{FinishReason, Sampling};
 use arrcoc_runtime::sampling::Sampler;
 use arrcoc_runtime::text::TextStream;
@@ -109,10 +115,14 @@ impl OfflineModel {
 
     /// The prompt and its tokens.
     fn prompt(&self, request: &AnswerRequest<'_>) -> Result<(PromptEmbeds, usize), OfflineError> {
-        let embeds = PromptEmbeds::new(
-            &request.question.layout,
-            &[(&request.visual.embeds, std::slice::from_ref(&(0..request.visual.tokens)))],
-        );
+        let all = 0..request.visual.tokens;
+        let picture = PictureRows {
+            rows: &request.visual.embeds,
+            runs: std::slice::from_ref(&all),
+            positions: None,
+            deep: None,
+        };
+        let embeds = PromptEmbeds::new(&request.question.layout, &[picture]);
         let (prompt, context) = (embeds.tokens(), self.info.context_length);
         if prompt >= context {
             return Err(OfflineError::Context { context, prompt });

@@ -17,7 +17,7 @@ use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::decoder::{self, Decoder, DecoderError, Embedder};
 use arrcoc_runtime::error::LoadError;
-use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Role};
+use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Speaker};
 use arrcoc_runtime::image::{DecodedImage, ImageError, ImageLimits, decode};
 use arrcoc_runtime::library::{Library, LibraryError};
 use arrcoc_runtime::model::{Options, load};
@@ -45,7 +45,7 @@ const COMPOSITE: &str = "arr_coc_ovis";
 pub enum OfflineError {
     /// A vision graph or the embedding failed.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// The decoder failed.
     #[error(transparent)]
     Decoder(#[from] DecoderError),
@@ -73,7 +73,7 @@ pub enum OfflineError {
 
 impl From<TensorError> for OfflineError {
     fn from(error: TensorError) -> Self {
-        Self::Engine(error.into())
+        Self::Library(error.into())
     }
 }
 
@@ -129,7 +129,7 @@ impl OfflineModel {
         Self::load_on(bundle, runtime.as_ref(), options)
     }
 
-    /// The same on an inference library that is open already; `options.runtime` and `options.threads` are not
+    /// The same on an inference library that is open already; `options.runtime` and `options.library` are not
     /// used.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ impl OfflineModel {
         }
         let section: ArrCocOvis = bundle.manifest().processor()?;
         let decoder_spec = &bundle.manifest().decoder;
-        let size = arr_coc_ovis::image_size(&section, options.image_size)?;
+        let size = arr_coc_ovis::image_size(&section, options.vision.image_size)?;
         let embedding = runtime.load_from(bundle, bundle.manifest().only(arrcoc_bundle::Role::Embedding))?;
         let model = Self {
             info: OfflineInfo {
@@ -154,7 +154,7 @@ impl OfflineModel {
                 image_size: size,
                 slots: options.slots,
                 context_length: sizes.context_length,
-                kv_bytes_per_token: load::kv_bytes(decoder_spec, 1, 1) as usize,
+                kv_bytes_per_token: decoder::kv_bytes(decoder_spec, 1, 1) as usize,
             },
             capacity: Capacity::new(&section, &bundle.manifest().vision.token_budgets, size),
             prompter: Arc::new(Prompter::load(bundle)?),
@@ -162,8 +162,8 @@ impl OfflineModel {
             decoder: decoder::load(bundle, runtime, options.slots, sizes.context_length)?,
             decoder_spec: decoder_spec.clone(),
             prefill_chunk: sizes.prefill_chunk,
-            limits: options.limits,
-            vision: VisionRunner::load(bundle, runtime, size, options.feature_cache_bytes)?,
+            limits: options.vision.limits,
+            vision: VisionRunner::load(bundle, runtime, size, options.vision.feature_cache_bytes)?,
         };
         bundle.check_unchanged()?;
         Ok(model)
@@ -203,7 +203,7 @@ impl OfflineModel {
     /// [`OfflineError::Prompt`] when the template or the tokenizer refuses it.
     pub fn question(&self, text: &str) -> Result<Question, OfflineError> {
         let content = vec![Part::Image(Bytes::new()), Part::Text(text.to_owned())];
-        let prompt = Prompt::Chat(vec![Message { role: Role::User, content }]);
+        let prompt = Prompt::Chat(vec![Message { speaker: Speaker::User, content }]);
         Ok(Question {
             layout: self.prompter.layout(&prompt, &[ImagePlan::rows(1)], self.info.context_length)?,
         })

@@ -18,7 +18,7 @@ use arrcoc_runtime::generate::NoObserver;
 use arrcoc_runtime::image::{DecodedImage, PixelValues};
 use arrcoc_runtime::library::{Library, LibraryError};
 use arrcoc_runtime::tensor::Tensor;
-use arrcoc_runtime::vision::families::arr_coc_ovis::layout::Layout;
+use arrcoc_runtime::vision::families::arr_coc_ovis::patch_grid::PatchGrid;
 use arrcoc_runtime::vision::families::arr_coc_ovis::pipeline::{
     self, Allocation, Pipeline, Selection, Tokens, mask_padding,
 };
@@ -51,7 +51,7 @@ pub(super) struct EncodedImage {
     /// The encoder, when it ran for this picture at this size.
     pub(super) times: StageTimes,
     pub(super) pixels: Arc<PixelValues>,
-    pub(super) layout: Layout,
+    pub(super) layout: PatchGrid,
 }
 
 impl EncodedImage {
@@ -114,7 +114,7 @@ impl VisionRunner {
             features,
             times: stage_times(stages),
             pixels: Arc::new(pixels),
-            layout: Layout::new(size / self.spec.patch_size, self.spec.patch_size, self.spec.gist_grid),
+            layout: PatchGrid::new(size / self.spec.patch_size, self.spec.patch_size, self.spec.gist_grid),
         };
         self.encoded.insert(key, encoded.clone(), encoded.bytes());
         Ok(encoded)

@@ -16,7 +16,7 @@ use crate::times::StageTimes;
 use arrcoc_runtime::generate::Budget;
 use arrcoc_runtime::image::DecodedImage;
 use arrcoc_runtime::tensor::Tensor;
-use arrcoc_runtime::vision::families::arr_coc_ovis::layout::Token;
+use arrcoc_runtime::vision::families::arr_coc_ovis::patch_grid::Token;
 use arrcoc_runtime::vision::families::arr_coc_ovis::pipeline::{Allocation, Selection};
 
 /// The stage that makes the relevances. It has the allocator's name in every arm, whatever makes them: the

@@ -65,6 +65,7 @@ impl Described {
             context_length,
             eos_token_ids: text.generation.eos_token_ids.clone(),
             cache_element: CacheElement::Fp32,
+            deep_levels: decoder.deep_levels,
         })
     }
 }

@@ -30,9 +30,9 @@ pub(super) fn instrument(mut graph: Graph) -> Graph {
             added.push((tap(value, WHOLE, "Identity", vec![]), value.dims().to_vec()));
         }
     }
-    // ONNX Runtime orders operators backwards, from the last one whose output nobody reads. The first tensors' taps therefore
-    // come last: taken the other way round, every tensor of the network would be kept until its end (24 GB
-    // for SAM-base at 1024 pixels).
+    // ONNX Runtime orders operators backwards, from the last one whose output nobody reads. The first
+    // tensors' taps therefore come last: taken the other way round, every tensor of the network would be kept
+    // until its end (24 GB for SAM-base at 1024 pixels).
     for (node, dims) in added.into_iter().rev() {
         graph.outputs.push(Value::new(node.outputs[0].clone(), Element::F32, dims));
         graph.nodes.push(node);

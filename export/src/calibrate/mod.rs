@@ -22,8 +22,10 @@ use arrcoc_runtime::dataset::{DataError, DataSet, Row};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::{Budget, GenerateError, MaxTokens, Note, Observer};
 use arrcoc_runtime::image::{ImageLimits, decode};
+use arrcoc_runtime::library::LibraryOptions;
 use arrcoc_runtime::library::{LibraryError, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
+use arrcoc_runtime::vision::VisionOptions;
 
 use crate::ask::{PATIENCE, ask};
 use crate::build::{self, BuildError};
@@ -74,7 +76,7 @@ pub enum CalibrateError {
     Bundle(#[from] BundleError),
     /// ONNX Runtime is not to be had.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// A graph does not load.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -143,9 +145,9 @@ pub fn calibrate(
     let image_size = options.image_size.or_else(|| native_size(&bundle));
     let model_options = model::Options {
         runtime: Some(LibraryKind::Ort),
-        threads: options.threads,
         slots: 1,
-        image_size: options.image_size,
+        library: LibraryOptions { threads: options.threads, ..LibraryOptions::default() },
+        vision: VisionOptions { image_size: options.image_size, ..VisionOptions::default() },
         timeout: PATIENCE,
         ..model::Options::default()
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use arrcoc_export::compile::{self, Compilation, Options};
+use arrcoc_export::compile::{self, Options, Plans};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::library::ort::tensorrt::BuildOptions;
 use serde_json::json;
@@ -70,7 +70,7 @@ impl Args {
             let text = if self.json { serde_json::to_string(&listed)? + "\n" } else { listed.to_string() };
             return super::print(&text);
         }
-        let Compilation { machine, plans, .. } = compile::compile(&self.bundle, &options, progress)?;
+        let Plans { machine, plans, .. } = compile::compile(&self.bundle, &options, progress)?;
         progress.note(&format!("{} plans for {machine}", plans.len()));
         super::report(progress, &json!({ "event": "result", "machine": machine, "plans": plans }))
     }

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use arrcoc_runtime::library::{TensorRtOptions, Workload};
+use arrcoc_runtime::library::{PlanLengths, TensorRtOptions};
 use arrcoc_runtime::model::DEFAULT_CONTEXT_LENGTH;
 
 /// Which GPU, and the lengths that TensorRT plans take on it.
@@ -16,15 +16,15 @@ pub(super) struct Gpu {
     #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CONTEXT_LENGTH, value_parser = tokens)]
     context: usize,
     /// Prompt tokens processed per step
-    #[arg(long, value_name = "TOKENS", default_value_t = Workload::default().prefill_chunk, value_parser = tokens)]
+    #[arg(long, value_name = "TOKENS", default_value_t = PlanLengths::default().prefill_chunk, value_parser = tokens)]
     prefill_chunk: usize,
 }
 
 impl Gpu {
     /// Options of TensorRT, with plans in a directory or beside the bundle.
     pub(super) fn tensorrt(self, plans: Option<PathBuf>) -> TensorRtOptions {
-        let workload = Workload { context_length: self.context, prefill_chunk: self.prefill_chunk };
-        TensorRtOptions { device: self.device, plans, workload }
+        let lengths = PlanLengths { context_length: self.context, prefill_chunk: self.prefill_chunk };
+        TensorRtOptions { device: self.device, plans, lengths }
     }
 }
 

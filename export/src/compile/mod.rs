@@ -17,7 +17,7 @@ use std::time::Instant;
 use arrcoc_bundle::Target;
 use arrcoc_bundle::{Bundle, BundleError};
 use arrcoc_runtime::library::ort::tensorrt::{
-    self, BuildOptions, InputProfile, Job, Machine, NoRange, Place, Profile,
+    self, BuildOptions, Compilation, InputProfile, Machine, NoRange, PlanDir, Profile,
 };
 use arrcoc_runtime::library::ort::{OrtLibrary, Provider};
 use arrcoc_runtime::library::{Axis, BundledGraph, CpuOptions, LibraryError, TensorRtOptions};
@@ -43,7 +43,7 @@ pub struct Options {
 
 /// What is to be compiled.
 #[derive(Debug, Clone, Serialize)]
-pub struct Compilation {
+pub struct Plans {
     /// The bundle.
     pub bundle: PathBuf,
     /// The machine, as its directory is named; a placeholder where it is unknown.
@@ -66,7 +66,7 @@ pub struct Plan {
     /// The shapes of its dynamic inputs.
     pub profile: Vec<InputProfile>,
     /// Where it lies.
-    pub place: Place,
+    pub place: PlanDir,
     /// Whether it is there.
     pub built: bool,
     /// The TensorRT provider's options.
@@ -82,7 +82,7 @@ pub enum CompileError {
     Bundle(#[from] BundleError),
     /// TensorRT, or a library below it.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// A graph's file.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
@@ -135,7 +135,7 @@ fn shown(findings: &[Finding]) -> String {
 ///
 /// # Errors
 /// [`CompileError`] of the bundle; that there is no GPU is not one.
-pub fn dry_run(dir: &Path, options: &Options) -> Result<Compilation, CompileError> {
+pub fn dry_run(dir: &Path, options: &Options) -> Result<Plans, CompileError> {
     let bundle = Bundle::open(dir)?;
     match open(&options.tensorrt) {
         Ok((_, machine)) => list(&bundle, options, &machine.slug(), None),
@@ -151,7 +151,7 @@ pub fn dry_run(dir: &Path, options: &Options) -> Result<Compilation, CompileErro
 ///
 /// # Errors
 /// [`CompileError`]; plans that were finished before it stay.
-pub fn compile(dir: &Path, options: &Options, progress: Progress) -> Result<Compilation, CompileError> {
+pub fn compile(dir: &Path, options: &Options, progress: Progress) -> Result<Plans, CompileError> {
     let bundle = Bundle::open(dir)?;
     let (runtime, machine) = open(&options.tensorrt)?;
     let mut listed = list(&bundle, options, &machine.slug(), None)?;
@@ -169,7 +169,7 @@ pub fn compile(dir: &Path, options: &Options, progress: Progress) -> Result<Comp
         let graph = BundledGraph::of(&bundle, &plan.graph)?;
         let (place, build) = (&plan.place, options.build);
         let staging = Staging::begin(&place.dir, 0, Owned::Plan)?;
-        tensorrt::compile(&runtime, &Job { graph, place, profile: &profile, build }, staging.path())?;
+        tensorrt::compile(&runtime, &Compilation { graph, place, profile: &profile, build }, staging.path())?;
         staging.commit()?;
         step.advance(plan.weight_bytes);
         step.finish();
@@ -198,7 +198,7 @@ pub fn list(
     options: &Options,
     machine: &str,
     unknown: Option<String>,
-) -> Result<Compilation, CompileError> {
+) -> Result<Plans, CompileError> {
     let manifest = bundle.manifest();
     if manifest.target != Target::Portable {
         return Err(CompileError::Target { found: format!("{:?}", manifest.target).to_lowercase() });
@@ -210,7 +210,7 @@ pub fn list(
     }
     let wanted = |name: &&String| options.graphs.is_empty() || options.graphs.contains(name);
     let plans = names.into_iter().filter(wanted).map(|name| plan(bundle, name, options, machine));
-    Ok(Compilation {
+    Ok(Plans {
         bundle: bundle.dir().to_owned(),
         machine: machine.to_owned(),
         unknown,
@@ -227,12 +227,12 @@ fn plan(bundle: &Bundle, name: &str, options: &Options, machine: &str) -> Result
         return Err(CompileError::Refused { graph: name.to_owned(), findings });
     }
     let file = model.graph.unwrap_or_default();
-    let ranges = tensorrt::ranges(&graph.file.axes, options.tensorrt.workload);
+    let ranges = tensorrt::ranges(&graph.file.axes, options.tensorrt.lengths);
     let inputs: Vec<_> = file.inputs.iter().map(interface).collect();
     let profile = Profile::new(&inputs, &ranges)
         .map_err(|source| CompileError::Range { graph: name.to_owned(), source })?;
-    let place = Place::of(&graph, &ranges, &options.tensorrt, machine);
-    let job = Job { graph, place: &place, profile: &profile, build: options.build };
+    let place = PlanDir::of(&graph, &ranges, &options.tensorrt, machine);
+    let job = Compilation { graph, place: &place, profile: &profile, build: options.build };
     let options = tensorrt::build_options(&job, &place.dir);
     let built = place.is_built();
     let weight_bytes = weight_bytes(&file, path)?;

@@ -4,11 +4,11 @@ use std::fmt;
 
 use arrcoc_runtime::library::ort::tensorrt::shape;
 
-use super::{Compilation, Plan};
+use super::{Plan, Plans};
 use crate::progress::human_bytes;
 use crate::table::Table;
 
-impl fmt::Display for Compilation {
+impl fmt::Display for Plans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "TensorRT plans of {}", self.bundle.display())?;
         writeln!(f, "for {}", self.machine)?;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use arrcoc_bundle::Precision;
 use arrcoc_models::families::{self, GraphOptions, Preset};
 use arrcoc_models::graph::Layout;
-use arrcoc_runtime::library::Workload;
+use arrcoc_runtime::library::PlanLengths;
 use prost::Message;
 use tempfile::TempDir;
 
@@ -125,8 +125,8 @@ fn bundle(target: Target) -> (TempDir, PathBuf) {
 #[test]
 fn a_dry_run_says_what_would_be_built_where_and_for_which_shapes() {
     let (_dir, path) = bundle(Target::Portable);
-    let workload = Workload { context_length: 1024, prefill_chunk: 128 };
-    let tensorrt = TensorRtOptions { workload, ..TensorRtOptions::default() };
+    let lengths = PlanLengths { context_length: 1024, prefill_chunk: 128 };
+    let tensorrt = TensorRtOptions { lengths, ..TensorRtOptions::default() };
     let listed = dry_run(&path, &Options { tensorrt, ..Options::default() }).unwrap();
     assert_eq!(listed.plans.len(), 7);
     assert!(listed.plans.iter().all(|plan| !plan.built));
@@ -159,8 +159,8 @@ fn every_plan_has_a_place_of_its_own_that_the_lengths_are_part_of() {
     let (_dir, path) = bundle(Target::Portable);
     let bundle = Bundle::open(&path).unwrap();
     let places = |context_length: usize| {
-        let workload = Workload { context_length, ..Workload::default() };
-        let tensorrt = TensorRtOptions { workload, ..TensorRtOptions::default() };
+        let lengths = PlanLengths { context_length, ..PlanLengths::default() };
+        let tensorrt = TensorRtOptions { lengths, ..TensorRtOptions::default() };
         let listed = list(&bundle, &Options { tensorrt, ..Options::default() }, "machine", None).unwrap();
         listed.plans.into_iter().map(|plan| plan.place.dir).collect::<BTreeSet<_>>()
     };

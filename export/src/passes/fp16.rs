@@ -31,7 +31,6 @@ use crate::quantize;
 /// since other images than the calibration's may go further than those did.
 const LIMIT: f32 = 65504.0 / 4.0;
 
-
 /// Operators that stay in 16 bits when all that they read at run time is.
 const BENDING: [&str; 12] =
     ["Add", "Sub", "Mul", "Div", "Erf", "Sigmoid", "Tanh", "Relu", "Neg", "Gelu", "QuickGelu", "Softmax"];

@@ -3,9 +3,9 @@
 //! For `build`. Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules).
 //! Integers have a file here for each form. It replaces the operator that reads the weight, and [`replace`]
 //! has an arm for it. Floats of 16 and 8 bits flow from operator to operator, so they have a pass of their
-//! own ([`fp16`], with [`fp8`] and [`flow`]). In portable graphs that pass also places blocks of 4-bit weights
-//! ([`int4`]). The numbers are computed when they are written ([`crate::quantize`]). Passes see every graph of
-//! the model before anything is laid out, so they may refuse a model with a reason.
+//! own ([`fp16`], with [`fp8`] and [`flow`]). In portable graphs that pass also places blocks of 4-bit
+//! weights ([`int4`]). The numbers are computed when they are written ([`crate::quantize`]). Passes see every
+//! graph of the model before anything is laid out, so they may refuse a model with a reason.
 
 mod attention;
 mod blocks;

@@ -7,7 +7,7 @@ use arrcoc_bundle::names::tensor;
 use std::time::{Duration, Instant};
 
 use arrcoc_bundle::{Bundle, Manifest, Meaning, Role};
-use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits};
+use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits, Rows};
 use arrcoc_runtime::library::Library;
 use arrcoc_runtime::tensor::Tensor;
 use serde::Serialize;
@@ -56,7 +56,7 @@ impl Speaker {
         let mut logits = None;
         for chunk in prompt.chunks(chunk * width) {
             let embeds = Tensor::from_vec(&[1, chunk.len() / width, width], chunk.to_vec())?;
-            logits = Some(self.decoder.prefill(self.slot, &embeds)?);
+            logits = Some(self.decoder.prefill(self.slot, &Rows::plain(embeds))?);
         }
         self.elapsed += started.elapsed();
         logits.ok_or_else(no_logits)
@@ -82,7 +82,7 @@ fn no_logits() -> VerifyError {
 /// Tokens that prompt and answer may have together: the model's limit, or that of the TensorRT plans, where
 /// it is smaller.
 pub(super) fn context_length(options: &Options, manifest: &Manifest) -> usize {
-    options.library.tensorrt.workload.context_length.min(manifest.decoder.context_length)
+    options.library.tensorrt.lengths.context_length.min(manifest.decoder.context_length)
 }
 
 /// Feeds a prompt `[1, S, H]`, then decodes greedily: the reference's choices go to both sides.
@@ -94,7 +94,7 @@ pub(super) fn decode(
     let spec = &sides[0].bundle.manifest().decoder;
     let context_length = context_length(options, sides[0].bundle.manifest());
     // As a server would: TensorRT plans take no more.
-    let prefill_chunk = options.library.tensorrt.workload.prefill_chunk;
+    let prefill_chunk = options.library.tensorrt.lengths.prefill_chunk;
     let prompt = prompt.as_slice::<f32>()?;
     // A model of short context takes as much of the prompt as leaves room for one token and the decoder's
     // spare place.

@@ -204,7 +204,7 @@ pub enum VerifyError {
     Load(#[from] LoadError),
     /// A graph does not run, or a library is not to be had.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
+    Library(#[from] LibraryError),
     /// The decoder does not run.
     #[error(transparent)]
     Decoder(#[from] DecoderError),

@@ -9,6 +9,7 @@ use arrcoc_runtime::generate::{GenerateError, MaxTokens, Note, Observer};
 use arrcoc_runtime::library::{Library, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
 use arrcoc_runtime::tensor::Tensor;
+use arrcoc_runtime::vision::VisionOptions;
 
 use super::question::{Question, smallest_size};
 use super::{AdapterReport, Options, VerifyError};
@@ -44,7 +45,10 @@ pub(super) fn record(
         context_length: Some(context),
         // The whole prompt in one run, so that it is recorded whole.
         prefill_chunk: context,
-        image_size: options.image_size.or_else(|| smallest_size(reference)),
+        vision: VisionOptions {
+            image_size: options.image_size.or_else(|| smallest_size(reference)),
+            ..VisionOptions::default()
+        },
         timeout: PATIENCE,
         ..model::Options::default()
     };
@@ -69,7 +73,7 @@ pub(super) fn record(
     let prompts = runs.iter().flat_map(|call| &call.inputs).filter(|(name, _)| name == tensor::INPUTS_EMBEDS);
     let longest = prompts.map(|(_, prompt)| prompt).max_by_key(|prompt| prompt.shape().get(1).copied());
     let Some(prompt) = longest.cloned() else {
-        let nothing = || GenerateError::Engine("the decoder was not run".to_owned());
+        let nothing = || GenerateError::Internal("the decoder was not run".to_owned());
         return Err(VerifyError::Question(refused.unwrap_or_else(nothing)));
     };
     Ok(Record { calls: once(others), prompt, adapter: watch.report(&model, reference) })

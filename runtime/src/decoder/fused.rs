@@ -1,17 +1,20 @@
 //! The fused flavour: attention over one shared KV buffer per layer, which the operator updates in place.
 //!
-//! A buffer is `[slots, kv_heads, capacity, head_dim]`, so a slot is a contiguous block. A prefill chunk binds the block
-//! of its slot as a batch of one; a decode step binds the blocks of the slots from 0 to the highest one that takes part.
-//! Slots in between that do not take part ("holes") ride along: they are given a zero embedding and their own length, so
-//! the operator writes one position after what they hold, where the next real token will overwrite it. That position
-//! always exists, because [`super::Slots`] keeps one spare.
+//! A buffer is `[slots, kv_heads, capacity, head_dim]`, so a slot is a contiguous block. A prefill chunk
+//! binds the block of its slot as a batch of one; a decode step binds the blocks of the slots from 0 to the
+//! highest one that takes part. Slots in between that do not take part ("holes") ride along: they are given a
+//! zero embedding and their own length, so the operator writes one position after what they hold, where the
+//! next real token will overwrite it. That position always exists, because [`super::Slots`] keeps one spare.
 
 use crate::library::{Graph, InPlace};
 use crate::tensor::{ElementType, Tensor, TensorError, try_zeroed};
 use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::names::{cache, tensor};
 
-use super::{Decoder, DecoderError, Logits, Mark, Slots, output, position_ids, sequence_length};
+use super::{
+    Decoder, DecoderError, Logits, Mark, Position, Positions, Rows, Slots, output, sequence_length,
+    shared_inputs,
+};
 
 /// A decoder whose graph updates its KV cache in place.
 pub struct Fused {
@@ -44,17 +47,21 @@ impl Buffer {
 struct Feed {
     /// `[batch, seq, H]`.
     embeds: Tensor,
-    /// Where each row stands before the run.
+    /// Where each slot stands before the run.
     marks: Vec<Mark>,
-    /// Tokens per row.
+    /// Tokens per slot.
     seq: usize,
+    /// Of every token, slot by slot.
+    positions: Vec<Position>,
+    /// `[levels, batch, seq, H]`.
+    deep: Option<Tensor>,
 }
 
 impl Fused {
     /// Wraps a loaded `decoder` graph; allocates the cache.
     ///
     /// # Errors
-    /// [`TensorError::Memory`] where the system has not so much.
+    /// [`TensorError::Memory`] where the system has not as much.
     pub fn new(
         graph: Box<dyn Graph>,
         spec: &DecoderSpec,
@@ -89,11 +96,12 @@ impl Fused {
                 bytes: bytemuck::cast_slice_mut(&mut buffer.elements[first * block..][..batch * block]),
             })
             .collect();
-        let outputs = self.graph.run_in_place(&feed.inputs()?, &mut in_place)?;
+        let outputs = self.graph.run_in_place(&feed.inputs(&self.spec)?, &mut in_place)?;
         output(outputs, "decoder", tensor::LOGITS)
     }
 
-    /// Spreads `[1, n, H]` over `batch` rows `[batch, 1, H]`, zeros in between; no copy where there is nothing between.
+    /// Spreads `[1, n, H]` over `batch` rows `[batch, 1, H]`, zeros in between; no copy where there is
+    /// nothing between.
     fn spread(&self, slots: &[usize], embeds: &Tensor, batch: usize) -> Result<Tensor, DecoderError> {
         let width = self.spec.hidden_size;
         if slots.iter().copied().eq(0..batch) {
@@ -108,19 +116,18 @@ impl Fused {
 }
 
 impl Feed {
-    fn inputs(&self) -> Result<Vec<(&'static str, Tensor)>, DecoderError> {
+    fn inputs(&self, spec: &DecoderSpec) -> Result<Vec<(&'static str, Tensor)>, DecoderError> {
         let (batch, seq) = (self.marks.len(), self.seq);
         let totals = || self.marks.iter().map(|mark| (mark.length + seq) as i32);
-        let positions = position_ids(self.marks.iter().copied(), seq);
-        Ok(vec![
-            (tensor::INPUTS_EMBEDS, self.embeds.clone()),
-            (tensor::POSITION_IDS, Tensor::from_vec(&[3, batch, seq], positions)?),
+        let mut inputs = shared_inputs(spec, self.embeds.clone(), &self.positions, self.deep.clone())?;
+        inputs.extend([
             (
                 tensor::SEQLENS_K,
                 Tensor::from_vec::<i32>(&[batch], totals().map(|total| total - 1).collect())?,
             ),
             (tensor::TOTAL_SEQUENCE_LENGTH, Tensor::from_vec::<i32>(&[], vec![totals().max().unwrap_or(0)])?),
-        ])
+        ]);
+        Ok(inputs)
     }
 }
 
@@ -133,12 +140,14 @@ impl Decoder for Fused {
         &mut self.slots
     }
 
-    fn prefill(&mut self, slot: usize, embeds: &Tensor) -> Result<Logits, DecoderError> {
-        let seq = sequence_length(embeds, self.spec.hidden_size)?;
+    fn prefill(&mut self, slot: usize, rows: &Rows) -> Result<Logits, DecoderError> {
+        let seq = sequence_length(rows, &self.spec)?;
         let mark = self.slots.check_room(slot, seq)?;
-        let logits = self.run(slot, &Feed { embeds: embeds.clone(), marks: vec![mark], seq })?;
+        let Positions { each, next } = rows.positions_from(mark.position, seq);
+        let Rows { embeds, deep, .. } = rows.clone();
+        let logits = self.run(slot, &Feed { embeds, marks: vec![mark], seq, positions: each, deep })?;
         let logits = Logits::new(&logits, 0, 1, self.spec.vocab_size)?;
-        self.slots.advance(slot, seq);
+        self.slots.advance(slot, seq, next);
         Ok(logits)
     }
 
@@ -149,12 +158,13 @@ impl Decoder for Fused {
             self.slots.check_room(*slot, 1)?;
         }
         let embeds = self.spread(slots, embeds, batch)?;
-        let marks = (0..batch).map(|slot| self.slots.mark(slot)).collect();
-        let logits = self.run(0, &Feed { embeds, marks, seq: 1 })?;
+        let marks: Vec<_> = (0..batch).map(|slot| self.slots.mark(slot)).collect();
+        let positions = marks.iter().map(|mark| [mark.position; 3]).collect();
+        let logits = self.run(0, &Feed { embeds, marks, seq: 1, positions, deep: None })?;
         let rows = slots.iter().map(|slot| Logits::new(&logits, *slot, batch, self.spec.vocab_size));
         let rows = rows.collect::<Result<_, _>>()?;
         for slot in slots {
-            self.slots.advance(*slot, 1);
+            self.slots.advance(*slot, 1, self.slots.mark(*slot).position + 1);
         }
         Ok(rows)
     }

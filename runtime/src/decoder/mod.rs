@@ -1,26 +1,34 @@
 //! The language model and its KV cache.
 //!
-//! A [`Decoder`] keeps a fixed number of slots, one per answer in work. Two flavours (design 4.3) stand behind one trait:
-//! [`fused::Fused`] updates one shared buffer in place, [`portable::Portable`] passes past and present tensors around.
+//! A [`Decoder`] keeps a fixed number of slots, one per answer in work. Two flavours stand behind one trait:
+//! [`fused::Fused`] updates one shared buffer in place, [`portable::Portable`] passes past and present
+//! tensors around. A prompt goes in as [`Rows`]; what a family adds to embeddings (positions of its own, rows
+//! for deeper layers) travels in them, and no flavour knows a family.
 
 use arrcoc_bundle::names::tensor;
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::LoadError;
-use crate::library::{Graph, Library, LibraryError};
-use crate::tensor::{Tensor, TensorError};
-use arrcoc_bundle::{Bundle, Role, Target};
+use crate::library::{Graph, LibraryError};
+use crate::tensor::{Tensor, TensorError, try_zeroed};
+use arrcoc_bundle::manifest::DecoderSpec;
 
 pub mod fused;
+mod load;
 pub mod portable;
+mod rows;
+mod slots;
+
+pub use load::{kv_bytes, load};
+pub use rows::{Position, Positions, Rows};
+pub use slots::{Mark, Slots};
 
 /// A run of the language model failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DecoderError {
-    /// The engine failed.
+    /// The inference library failed.
     #[error(transparent)]
-    Engine(#[from] LibraryError),
-    /// A tensor is not what the graph contract (design 4.1) says.
+    Library(#[from] LibraryError),
+    /// A tensor is not what the graph's contract says.
     #[error("graph `{graph}`: expected {expected}, found {found}; export the checkpoint again")]
     Contract {
         /// The graph's name in the bundle.
@@ -50,91 +58,7 @@ impl From<TensorError> for DecoderError {
     }
 }
 
-/// How far a slot has come. Position and length are two counters, because visual tokens may share positions (M-RoPE).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark {
-    /// Keys and values held, tokens.
-    pub length: usize,
-    /// Rotary position of the next token.
-    pub position: usize,
-}
-
-impl Mark {
-    fn advance(&mut self, tokens: usize) {
-        self.length += tokens;
-        self.position += tokens;
-    }
-}
-
-/// Which slots are taken, and how far each has come.
-#[derive(Debug)]
-pub struct Slots {
-    marks: Vec<Option<Mark>>,
-    capacity: usize,
-}
-
-impl Slots {
-    /// `slots` free slots of `capacity` positions each.
-    pub fn new(slots: usize, capacity: usize) -> Self {
-        Self { marks: vec![None; slots], capacity }
-    }
-
-    /// Takes the lowest free slot, so that batches stay short.
-    pub fn allocate(&mut self) -> Option<usize> {
-        let slot = self.marks.iter().position(Option::is_none)?;
-        self.marks[slot] = Some(Mark::default());
-        Some(slot)
-    }
-
-    /// Gives a slot back.
-    pub fn free(&mut self, slot: usize) {
-        self.marks[slot] = None;
-    }
-
-    /// How far a slot has come; the start for a free one.
-    pub fn mark(&self, slot: usize) -> Mark {
-        self.marks[slot].unwrap_or_default()
-    }
-
-    /// Slots in all.
-    pub fn total(&self) -> usize {
-        self.marks.len()
-    }
-
-    /// Slots taken.
-    pub fn used(&self) -> usize {
-        self.marks.iter().flatten().count()
-    }
-
-    /// Share of all positions that hold keys and values, 0..=1.
-    pub fn usage(&self) -> f64 {
-        let held: usize = self.marks.iter().flatten().map(|mark| mark.length).sum();
-        held as f64 / (self.total() * self.capacity).max(1) as f64
-    }
-
-    /// Checks that a slot can take `adding` more positions. One position per slot stays spare: a batched step may
-    /// write a dummy there (see [`fused`]), and the last token of an answer is never fed back, so an answer can still
-    /// fill the context.
-    fn check_room(&self, slot: usize, adding: usize) -> Result<Mark, DecoderError> {
-        let mark = self.mark(slot);
-        if mark.length + adding >= self.capacity {
-            return Err(DecoderError::Full { slot, length: mark.length, adding, capacity: self.capacity });
-        }
-        Ok(mark)
-    }
-
-    fn advance(&mut self, slot: usize, tokens: usize) {
-        if let Some(mark) = &mut self.marks[slot] {
-            mark.advance(tokens);
-        }
-    }
-
-    fn set(&mut self, slot: usize, mark: Mark) {
-        self.marks[slot] = Some(mark);
-    }
-}
-
-/// One row of logits, in the engine's own memory.
+/// One row of logits, in the library's own memory.
 #[derive(Debug, Clone)]
 pub struct Logits {
     /// `[rows, 1, V]`, checked on construction to be f32.
@@ -173,21 +97,22 @@ pub trait Decoder: Send {
     /// See [`Decoder::slots`].
     fn slots_mut(&mut self) -> &mut Slots;
 
-    /// Feeds `[1, S, H]` to a slot, after what it holds; returns the logits of the last position. Feeding a prompt in
+    /// Feeds rows to a slot, after what it holds; returns the logits of the last one. Feeding a prompt in
     /// several chunks gives what feeding it whole gives.
     ///
     /// # Errors
     /// [`DecoderError`]; the slot then holds what it held before.
-    fn prefill(&mut self, slot: usize, embeds: &Tensor) -> Result<Logits, DecoderError>;
+    fn prefill(&mut self, slot: usize, rows: &Rows) -> Result<Logits, DecoderError>;
 
-    /// Feeds one token to each of `slots`: row `i` of `[1, slots.len(), H]` to `slots[i]`. Returns one row of logits
-    /// per slot, in the same order.
+    /// Feeds one token to each of `slots`: row `i` of `[1, slots.len(), H]` to `slots[i]`. Returns one row of
+    /// logits per slot, in the same order.
     ///
     /// # Errors
     /// [`DecoderError`]; the slots then hold what they held before.
     fn step(&mut self, slots: &[usize], embeds: &Tensor) -> Result<Vec<Logits>, DecoderError>;
 
-    /// Takes a free slot and fills it with the beginning of another one, up to `mark`. `None` when no slot is free.
+    /// Takes a free slot and fills it with the beginning of another one, up to `mark`. `None` when no slot is
+    /// free.
     ///
     /// # Errors
     /// [`DecoderError`] when the copy fails; no slot is taken then.
@@ -201,28 +126,6 @@ pub trait Decoder: Send {
 
     /// Gives a slot back.
     fn free(&mut self, slot: usize);
-}
-
-/// Loads the decoder of a bundle, in the flavour of its target.
-///
-/// # Errors
-/// [`LoadError`] when the graph does not load.
-pub fn load(
-    bundle: &Bundle,
-    runtime: &dyn Library,
-    slots: usize,
-    capacity: usize,
-) -> Result<Box<dyn Decoder>, LoadError> {
-    let graph = runtime.load_from(bundle, bundle.manifest().only(Role::Decoder))?;
-    let spec = &bundle.manifest().decoder;
-    Ok(match bundle.manifest().target {
-        Target::Cpu => {
-            let bytes = crate::model::load::kv_bytes(spec, slots, capacity);
-            let fused = fused::Fused::new(graph, spec, slots, capacity);
-            Box::new(fused.map_err(|_| LoadError::KvCache { bytes })?)
-        }
-        Target::Portable => Box::new(portable::Portable::new(graph, spec, slots, capacity)),
-    })
 }
 
 /// The token embeddings, shared by the threads that embed questions and those that embed prompts.
@@ -240,11 +143,12 @@ impl Embedder {
     /// Embeds `S` token ids, at least one, as `[1, S, H]`.
     ///
     /// # Errors
-    /// [`DecoderError`] when the engine fails; an id outside the vocabulary is such a failure.
+    /// [`DecoderError`] when the graph fails; an id outside the vocabulary is such a failure.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor, DecoderError> {
         let shape = [1, ids.len()];
         let ids = Tensor::from_vec(&shape, ids.iter().map(|id| i64::from(*id)).collect())?;
-        // The lock guards no invariant of ours: a graph whose run panicked is no worse than one whose run failed.
+        // The lock guards no invariant of ours: a graph whose run panicked is no worse than one whose run
+        // failed.
         let mut graph = self.graph.lock().unwrap_or_else(PoisonError::into_inner);
         let outputs = graph.run(&[(tensor::INPUT_IDS, ids)])?;
         drop(graph);
@@ -274,23 +178,51 @@ fn output(outputs: Vec<(String, Tensor)>, graph: &'static str, name: &str) -> Re
     })
 }
 
-/// Places of `seq` tokens of each row, `[3, rows, seq]`: the axes are time, row and column, and text has one
-/// place in all three.
-fn position_ids(marks: impl Iterator<Item = Mark>, seq: usize) -> Vec<i64> {
-    let places: Vec<i64> =
-        marks.flat_map(|mark| (mark.position..mark.position + seq).map(|place| place as i64)).collect();
-    places.repeat(3)
+/// The inputs of a run that both flavours have: embeddings `[batch, seq, H]`, positions `[3, batch, seq]`
+/// (time, row and column), and, where the decoder has such levels, rows for its first layers
+/// `[levels, batch, seq, H]`.
+fn shared_inputs(
+    spec: &DecoderSpec,
+    embeds: Tensor,
+    positions: &[Position],
+    deep: Option<Tensor>,
+) -> Result<Vec<(&'static str, Tensor)>, DecoderError> {
+    let [batch, seq, _] = *embeds.shape() else { return Err(not_rows(spec, &embeds)) };
+    let planes = (0..3).flat_map(|plane| positions.iter().map(move |position| position[plane] as i64));
+    let planes = Tensor::from_vec(&[3, batch, seq], planes.collect())?;
+    let mut inputs = vec![(tensor::INPUTS_EMBEDS, embeds), (tensor::POSITION_IDS, planes)];
+    let shape = [spec.deep_levels, batch, seq, spec.hidden_size];
+    match deep {
+        Some(deep) if deep.shape() != shape => {
+            return Err(DecoderError::Contract {
+                graph: "decoder",
+                expected: format!("`deep_embeds` {shape:?}"),
+                found: format!("{:?}", deep.shape()),
+            });
+        }
+        Some(deep) => inputs.push((tensor::DEEP_EMBEDS, deep)),
+        None if spec.deep_levels > 0 => {
+            let zeros = try_zeroed::<f32>(shape.iter().product())?;
+            inputs.push((tensor::DEEP_EMBEDS, Tensor::from_vec(&shape, zeros)?));
+        }
+        None => {}
+    }
+    Ok(inputs)
 }
 
-/// Checks embeddings against `[1, S, H]`; returns `S`.
-fn sequence_length(embeds: &Tensor, hidden_size: usize) -> Result<usize, DecoderError> {
-    match *embeds.shape() {
-        [1, length, width] if length > 0 && width == hidden_size => Ok(length),
-        ref other => Err(DecoderError::Contract {
-            graph: "decoder",
-            expected: format!("`inputs_embeds` [1, seq > 0, {hidden_size}]"),
-            found: format!("{other:?}"),
-        }),
+/// Checks rows against `[1, S, H]`; returns `S`.
+fn sequence_length(rows: &Rows, spec: &DecoderSpec) -> Result<usize, DecoderError> {
+    match *rows.embeds.shape() {
+        [1, length, width] if length > 0 && width == spec.hidden_size => Ok(length),
+        _ => Err(not_rows(spec, &rows.embeds)),
+    }
+}
+
+fn not_rows(spec: &DecoderSpec, found: &Tensor) -> DecoderError {
+    DecoderError::Contract {
+        graph: "decoder",
+        expected: format!("`inputs_embeds` [1, seq > 0, {}]", spec.hidden_size),
+        found: format!("{:?}", found.shape()),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The portable flavour: past tensors go in, present tensors come out and are kept without a copy, on a GPU in its own memory. One slot per run,
-//! since rows of different lengths cannot share a past tensor.
+//! The portable flavour: past tensors go in, present tensors come out and are kept without a copy, on a GPU
+//! in its own memory. One slot per run, since rows of different lengths cannot share a past tensor.
 
 use arrcoc_bundle::names::{cache, tensor};
 use half::f16;
@@ -8,7 +8,7 @@ use crate::library::{Graph, Kept, RunOutputs};
 use crate::tensor::{Element, ElementType, Tensor, try_with_capacity};
 use arrcoc_bundle::manifest::{CacheElement, DecoderSpec};
 
-use super::{Decoder, DecoderError, Logits, Mark, Slots, position_ids, sequence_length};
+use super::{Decoder, DecoderError, Logits, Mark, Positions, Rows, Slots, sequence_length, shared_inputs};
 
 /// A decoder whose graph takes and returns its KV cache as tensors.
 pub struct Portable {
@@ -81,23 +81,21 @@ impl Decoder for Portable {
         &mut self.slots
     }
 
-    fn prefill(&mut self, slot: usize, embeds: &Tensor) -> Result<Logits, DecoderError> {
-        let seq = sequence_length(embeds, self.spec.hidden_size)?;
+    fn prefill(&mut self, slot: usize, rows: &Rows) -> Result<Logits, DecoderError> {
+        let seq = sequence_length(rows, &self.spec)?;
         let mark = self.slots.check_room(slot, seq)?;
         let total = mark.length + seq;
-        let positions = position_ids(std::iter::once(mark), seq);
+        let Positions { each, next } = rows.positions_from(mark.position, seq);
         let past = self.prefix(slot, mark.length)?;
-        let inputs = [
-            (tensor::INPUTS_EMBEDS, embeds.clone()),
-            (tensor::ATTENTION_MASK, Tensor::from_vec::<i64>(&[1, total], vec![1; total])?),
-            (tensor::POSITION_IDS, Tensor::from_vec(&[3, 1, seq], positions)?),
-        ];
+        let mut inputs = shared_inputs(&self.spec, rows.embeds.clone(), &each, rows.deep.clone())?;
+        let mask = Tensor::from_vec::<i64>(&[1, total], vec![1; total])?;
+        inputs.push((tensor::ATTENTION_MASK, mask));
         let past: Vec<_> = self.names.iter().map(|(name, _)| name.as_str()).zip(past).collect();
         let keep: Vec<_> = self.names.iter().map(|(_, name)| name.as_str()).collect();
         let outputs = self.graph.run_keeping(&inputs, &past, &keep)?;
         let logits = self.check_outputs(&outputs, total)?;
         self.past[slot] = outputs.kept;
-        self.slots.advance(slot, seq);
+        self.slots.advance(slot, seq, next);
         Ok(logits)
     }
 
@@ -110,7 +108,7 @@ impl Decoder for Portable {
             let before = (*slot, self.slots.mark(*slot), self.past[*slot].clone());
             let run = Tensor::from_vec(&[1, 1, width], row.to_vec())
                 .map_err(DecoderError::from)
-                .and_then(|row| self.prefill(*slot, &row));
+                .and_then(|row| self.prefill(*slot, &Rows::plain(row)));
             match run {
                 Ok(row) => logits.push(row),
                 Err(error) => {

@@ -21,11 +21,15 @@ fn embed(ids: &[u32]) -> Tensor {
     Embedder::new(Box::new(toy::Embedding), toy::spec().hidden_size).embed(ids).unwrap()
 }
 
+fn text(ids: &[u32]) -> Rows {
+    Rows::plain(embed(ids))
+}
+
 /// The logits after a whole sequence, alone in a fresh decoder.
 fn lonely(ids: &[u32]) -> Vec<f32> {
     let [mut decoder, _] = decoders(1);
     let slot = decoder.slots_mut().allocate().unwrap();
-    decoder.prefill(slot, &embed(ids)).unwrap().values().to_vec()
+    decoder.prefill(slot, &text(ids)).unwrap().values().to_vec()
 }
 
 #[test]
@@ -48,8 +52,8 @@ fn usage_counts_tokens_and_not_slots() {
         let slot = decoder.slots_mut().allocate().unwrap();
         let other = decoder.slots_mut().allocate().unwrap();
         assert_eq!((decoder.slots().used(), decoder.slots().usage()), (2, 0.0));
-        decoder.prefill(slot, &embed(&[1; 12])).unwrap();
-        decoder.prefill(other, &embed(&[1; 11])).unwrap();
+        decoder.prefill(slot, &text(&[1; 12])).unwrap();
+        decoder.prefill(other, &text(&[1; 11])).unwrap();
         decoder.step(&[other], &embed(&[1])).unwrap();
         assert_eq!(decoder.slots().usage(), 24.0 / (2 * CAPACITY) as f64);
         decoder.free(slot);
@@ -62,7 +66,7 @@ fn a_full_slot_is_an_error_and_one_position_stays_spare() {
     for mut decoder in decoders(1) {
         let slot = decoder.slots_mut().allocate().unwrap();
         let most = vec![1; CAPACITY - 1];
-        decoder.prefill(slot, &embed(&most)).unwrap();
+        decoder.prefill(slot, &text(&most)).unwrap();
         let error = decoder.step(&[slot], &embed(&[1])).unwrap_err();
         assert!(matches!(error, DecoderError::Full { length: 47, adding: 1, capacity: 48, .. }), "{error}");
         assert_eq!(decoder.slots().mark(slot), Mark { length: 47, position: 47 });
@@ -74,7 +78,7 @@ fn embeddings_of_another_width_are_refused() {
     for mut decoder in decoders(1) {
         let slot = decoder.slots_mut().allocate().unwrap();
         let wrong = Tensor::from_vec(&[1, 2, 3], vec![0f32; 6]).unwrap();
-        assert!(matches!(decoder.prefill(slot, &wrong), Err(DecoderError::Contract { .. })));
+        assert!(matches!(decoder.prefill(slot, &Rows::plain(wrong)), Err(DecoderError::Contract { .. })));
     }
 }
 
@@ -83,16 +87,16 @@ fn holes_disturb_nobody() {
     for mut decoder in decoders(4) {
         let slots: Vec<usize> = (0..4).map(|_| decoder.slots_mut().allocate().unwrap()).collect();
         // 0 is free, 1 half-way through its prompt, 3 decoding; 2 is free again and reused later.
-        decoder.prefill(slots[1], &embed(&[10, 11])).unwrap();
-        decoder.prefill(slots[2], &embed(&[90, 91, 92])).unwrap();
-        decoder.prefill(slots[3], &embed(&[30])).unwrap();
+        decoder.prefill(slots[1], &text(&[10, 11])).unwrap();
+        decoder.prefill(slots[2], &text(&[90, 91, 92])).unwrap();
+        decoder.prefill(slots[3], &text(&[30])).unwrap();
         decoder.free(slots[0]);
         decoder.free(slots[2]);
         let logits = decoder.step(&[3], &embed(&[31])).unwrap();
         assert_eq!(logits[0].values(), lonely(&[30, 31]));
-        assert_eq!(decoder.prefill(1, &embed(&[12, 13])).unwrap().values(), lonely(&[10, 11, 12, 13]));
+        assert_eq!(decoder.prefill(1, &text(&[12, 13])).unwrap().values(), lonely(&[10, 11, 12, 13]));
         assert_eq!(decoder.slots_mut().allocate(), Some(0));
-        assert_eq!(decoder.prefill(0, &embed(&[40, 41])).unwrap().values(), lonely(&[40, 41]));
+        assert_eq!(decoder.prefill(0, &text(&[40, 41])).unwrap().values(), lonely(&[40, 41]));
         let logits = decoder.step(&[3, 0], &embed(&[32, 42])).unwrap();
         assert_eq!(logits[0].values(), lonely(&[30, 31, 32]));
         assert_eq!(logits[1].values(), lonely(&[40, 41, 42]));
@@ -103,7 +107,7 @@ fn holes_disturb_nobody() {
 fn a_fork_equals_a_second_prefill() {
     for mut decoder in decoders(2) {
         let slot = decoder.slots_mut().allocate().unwrap();
-        decoder.prefill(slot, &embed(&[1, 2, 3])).unwrap();
+        decoder.prefill(slot, &text(&[1, 2, 3])).unwrap();
         let mark = decoder.slots().mark(slot);
         decoder.step(&[slot], &embed(&[4])).unwrap();
         let twin = decoder.fork(slot, mark).unwrap().unwrap();
@@ -122,8 +126,8 @@ fn a_failed_portable_step_moves_no_slot() {
     for _ in 0..2 {
         decoder.slots_mut().allocate().unwrap();
     }
-    decoder.prefill(0, &embed(&[1])).unwrap();
-    decoder.prefill(1, &embed(&[1; CAPACITY - 1])).unwrap();
+    decoder.prefill(0, &text(&[1])).unwrap();
+    decoder.prefill(1, &text(&[1; CAPACITY - 1])).unwrap();
     assert!(decoder.step(&[0, 1], &embed(&[2, 2])).is_err());
     assert_eq!(decoder.slots().mark(0), Mark { length: 1, position: 1 });
     assert_eq!(decoder.step(&[0], &embed(&[2])).unwrap()[0].values(), lonely(&[1, 2]));
@@ -139,7 +143,7 @@ proptest! {
             for cut in cuts.iter().cycle() {
                 if rest.is_empty() { break }
                 let (chunk, after) = rest.split_at((*cut).min(rest.len()));
-                last = Some(decoder.prefill(slot, &embed(chunk)).unwrap());
+                last = Some(decoder.prefill(slot, &text(chunk)).unwrap());
                 rest = after;
             }
             let last = last.unwrap();
@@ -153,7 +157,7 @@ proptest! {
             let mut slots = Vec::new();
             for row in &rows {
                 let slot = decoder.slots_mut().allocate().unwrap();
-                decoder.prefill(slot, &embed(&row[..row.len() - 1])).unwrap();
+                decoder.prefill(slot, &text(&row[..row.len() - 1])).unwrap();
                 slots.push(slot);
             }
             let last: Vec<u32> = rows.iter().map(|row| row[row.len() - 1]).collect();

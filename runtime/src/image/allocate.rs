@@ -1,19 +1,11 @@
 //! Memory whose size follows from a picture. Where the system does not give it, the request fails and the
 //! process goes on.
 
-use super::ImageError;
-
 /// Memory that the system did not give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NoMemory {
     /// How much was asked for.
     pub(crate) bytes: usize,
-}
-
-impl From<NoMemory> for ImageError {
-    fn from(NoMemory { bytes }: NoMemory) -> Self {
-        Self::Memory { bytes }
-    }
 }
 
 /// An empty list with room for `length` elements.
@@ -36,7 +28,7 @@ pub(crate) fn filled<T: Copy>(length: usize, value: T) -> Result<Vec<T>, NoMemor
     Ok(list)
 }
 
-/// Makes room for so many elements more.
+/// Makes room for this many elements more.
 ///
 /// # Errors
 /// [`NoMemory`].
@@ -67,6 +59,7 @@ pub(crate) fn expect(bytes: usize) -> Result<(), NoMemory> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::ImageError;
 
     #[test]
     fn what_is_not_to_be_had_is_an_error_that_says_how_much() {

@@ -61,7 +61,8 @@ pub fn size(bytes: &[u8], limits: &ImageLimits) -> Result<[u32; 2], ImageError> 
     Ok(if turned { [height, width] } else { [width, height] })
 }
 
-/// Decodes an image file: PNG, JPEG, WebP, GIF or BMP, whatever its name says; of an animation the first frame.
+/// Decodes an image file: PNG, JPEG, WebP, GIF or BMP, whatever its name says; of an animation the first
+/// frame.
 ///
 /// # Errors
 /// [`ImageError`] when the file is none of these, larger than `limits`, truncated or damaged.

@@ -1,8 +1,8 @@
-//! Whether a GIF holds the whole of its first frame, and how large that is. The decoder takes a frame whose end is missing; PIL
-//! refuses it.
+//! Whether a GIF holds the whole of its first frame, and how large that is. The decoder takes a frame whose
+//! end is missing; PIL refuses it.
 
-/// Walks from block to block up to the end of the first frame's data; returns width and height of the frame, which may differ from
-/// the picture's.
+/// Walks from block to block up to the end of the first frame's data; returns width and height of the frame,
+/// which may differ from the picture's.
 ///
 /// # Errors
 /// What is missing.
@@ -31,7 +31,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<(u32, u32), String> {
     }
 }
 
-/// Where the blocks that begin at `at` end: behind a block without bytes, of which there may be one behind the file's end.
+/// Where the blocks that begin at `at` end: behind a block without bytes, of which there may be one behind
+/// the file's end.
 fn blocks_end(bytes: &[u8], mut at: usize) -> Option<usize> {
     while at < bytes.len() {
         let length = usize::from(bytes[at]);

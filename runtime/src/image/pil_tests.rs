@@ -94,7 +94,8 @@ fn colours_of_jpeg_files_are_libjpegs() {
     assert!(failures.is_empty(), "{} of them: {failures:#?}", failures.len());
 }
 
-/// Files that PIL takes and we refuse: most of their pixels would be made up, or their checksum says that they are damaged.
+/// Files that PIL takes and we refuse: most of their pixels would be made up, or their checksum says that
+/// they are damaged.
 const STRICTER: [&str; 6] = [
     "png-one-row",
     "png-wrong-checksum-of-data",
@@ -104,8 +105,9 @@ const STRICTER: [&str; 6] = [
     "rle8-delta-over",
 ];
 
-/// Files that PIL refuses and we take: the decoder reads zeros for up to 14 bytes behind the end of lossy data whose
-/// container agrees with its length. (A file that was cut off has a container that does not agree.)
+/// Files that PIL refuses and we take: the decoder reads zeros for up to 14 bytes behind the end of lossy
+/// data whose container agrees with its length. (A file that was cut off has a container that does not
+/// agree.)
 const LENIENT: [&str; 1] = ["webp-lossy-short-data"];
 
 /// Lengths at which PIL has all rows, and we miss the end of the compressed data.

@@ -85,8 +85,8 @@ pub(crate) fn resize(
     }
 }
 
-/// Whether Pillow (13 and later) squeezes the columns before the rows: where the height loses more than twice as many pixels as the width. Each
-/// pass is rounded to bytes, so the order can be seen.
+/// Whether Pillow (13 and later) squeezes the columns before the rows: where the height loses more than twice
+/// as many pixels as the width. Each pass is rounded to bytes, so the order can be seen.
 fn columns_first([source_width, source_height]: [usize; 2], [width, height]: [usize; 2]) -> bool {
     let (narrower, lower) = (source_width as i64 - width as i64, source_height as i64 - height as i64);
     lower > 0 && lower > 2 * narrower

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::LibraryError;
 use crate::tensor::{ElementType, Tensor};
 
-/// An output of a run that is to be an input of a later run of the same graph, as a KV cache is. Cheap to clone, never written again.
+/// An output of a run that is to be an input of a later run of the same graph, as a KV cache is. Cheap to
+/// clone, never written again.
 #[derive(Clone)]
 pub struct Kept {
     element: ElementType,

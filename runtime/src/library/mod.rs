@@ -1,17 +1,21 @@
-//! The engine contract: what an inference library must do to run a bundle. One file per library beside this one.
+//! The contract with inference libraries: what one must do to run a bundle. One file per library beside this
+//! one.
 //!
-//! A [`Runtime`] loads graphs; a [`Graph`] runs one. All that arrcoc knows of ONNX Runtime or tract stands behind
-//! these two traits: a library is one file here, a provider of ONNX Runtime one below [`ort`], and either a variant of [`LibraryKind`].
+//! A [`Library`] loads graphs; a [`Graph`] runs one. All that arrcoc knows of ONNX Runtime or tract stands
+//! behind these two traits: a library is one file here, a provider of ONNX Runtime one below [`ort`], and
+//! either a variant of [`LibraryKind`].
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::tensor::{ElementType, Tensor, TensorError};
+use crate::tensor::{ElementType, Tensor};
 use arrcoc_bundle::{Bundle, BundleError, GraphFile, Manifest, Precision, Target};
 
 use crate::error::LoadError;
 
+mod error;
 pub mod gpu;
 mod kept;
+mod kind;
 pub mod options;
 pub mod ort;
 mod port;
@@ -19,63 +23,14 @@ mod port;
 mod tests;
 pub mod tract;
 
+pub use error::LibraryError;
 pub use kept::{Kept, RunOutputs};
-pub use options::{ArenaGrowth, CpuOptions, CudaOptions, Kernels, LibraryOptions, TensorRtOptions, Workload};
+pub use kind::LibraryKind;
+pub use options::{
+    ArenaGrowth, CpuOptions, CudaOptions, DEFAULT_CONTEXT_LENGTH, Kernels, LibraryOptions, PlanLengths,
+    TensorRtOptions,
+};
 pub use port::Axis;
-
-/// Which inference library runs the graphs, and where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LibraryKind {
-    /// ONNX Runtime on the CPU, loaded as a dynamic library.
-    Ort,
-    /// ONNX Runtime with its CUDA provider; `portable` bundles.
-    Cuda,
-    /// ONNX Runtime with its TensorRT provider, on plans that `arrcoc-export compile` made; `portable` bundles.
-    TensorRt,
-    /// tract, in pure Rust; `portable` bundles only.
-    Tract,
-}
-
-impl LibraryKind {
-    /// Makes the library ready. `threads` counts the calling thread too; with 0 the library chooses.
-    ///
-    /// # Errors
-    /// [`LibraryError::Unavailable`] when the library is not to be had.
-    pub fn open(self, threads: usize) -> Result<Box<dyn Library>, LibraryError> {
-        self.open_with(&LibraryOptions { threads, ..LibraryOptions::default() })
-    }
-
-    /// As [`LibraryKind::open`], with everything that can be set; a library ignores what concerns another.
-    ///
-    /// # Errors
-    /// [`LibraryError::Unavailable`] when the library, or one that it needs for the GPU, is not to be had.
-    pub fn open_with(self, options: &LibraryOptions) -> Result<Box<dyn Library>, LibraryError> {
-        let provider = match self {
-            Self::Ort => ort::Provider::Cpu(options.cpu),
-            Self::Cuda => ort::Provider::Cuda(options.cuda),
-            Self::TensorRt => ort::Provider::TensorRt(options.tensorrt.clone()),
-            Self::Tract => return Ok(Box::new(tract::TractLibrary::default())),
-        };
-        let runtime = ort::OrtLibrary::open(options.threads, provider)?;
-        Ok(Box::new(runtime.profiled(options.profile.clone())))
-    }
-
-    /// Whether it runs graphs on a GPU.
-    pub fn is_gpu(self) -> bool {
-        matches!(self, Self::Cuda | Self::TensorRt)
-    }
-
-    /// The runtime's name in configurations.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ort => "ort",
-            Self::Cuda => "cuda",
-            Self::TensorRt => "tensorrt",
-            Self::Tract => "tract",
-        }
-    }
-}
 
 /// An inference library, ready to load graphs.
 pub trait Library: Send + Sync {
@@ -88,7 +43,8 @@ pub trait Library: Send + Sync {
     /// [`LibraryError::Load`] with the library's own reason.
     fn load(&self, name: &str, model: &Path) -> Result<Box<dyn Graph>, LibraryError>;
 
-    /// Loads a graph of a bundle; libraries that run plans compiled ahead of time find theirs by what it says.
+    /// Loads a graph of a bundle; a library that has plans compiled ahead of time finds them by what the
+    /// bundle says.
     ///
     /// # Errors
     /// As [`Library::load`], and [`LibraryError::NoPlan`] where a plan is needed and not there.
@@ -118,7 +74,8 @@ pub struct BundledGraph<'a> {
     pub file: &'a GraphFile,
     /// Digest of all the bundle's files: weights of one graph may lie with another.
     pub bundle_digest: [u8; 32],
-    /// Whether products read weights in blocks of 4 bits behind a `DequantizeLinear`, which is to become one operator with them.
+    /// Whether products read weights in blocks of 4 bits behind a `DequantizeLinear`, which is to become one
+    /// operator with them.
     pub dequantizes_blocks: bool,
 }
 
@@ -143,8 +100,8 @@ pub trait Graph: Send {
     /// [`LibraryError::Run`] when an input is missing, of another shape or type, or the library fails.
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError>;
 
-    /// Runs the graph with `in_place` pairs (an input and an output over the same memory, as the fused attention's KV
-    /// cache is) bound to caller-owned memory; returns the other outputs.
+    /// Runs the graph with `in_place` pairs (an input and an output over the same memory, as the fused
+    /// attention's KV cache is) bound to caller-owned memory; returns the other outputs.
     ///
     /// # Errors
     /// [`LibraryError::Unsupported`] where the library cannot share memory between input and output.
@@ -154,8 +111,9 @@ pub trait Graph: Send {
         in_place: &mut [InPlace<'_>],
     ) -> Result<Vec<(String, Tensor)>, LibraryError>;
 
-    /// Runs the graph with inputs that earlier runs kept besides; the outputs called `keep` are kept in turn, in that order, and all others
-    /// returned. Where a library computes on a GPU what is kept stays there; by default it is the host's.
+    /// Runs the graph with inputs that earlier runs kept besides; the outputs called `keep` are kept in turn,
+    /// in that order, and all others returned. Where a library computes on a GPU what is kept stays there; by
+    /// default it is the host's.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -195,68 +153,9 @@ pub struct InPlace<'a> {
     pub bytes: &'a mut [u8],
 }
 
-/// A library failed, or was asked for what it cannot do.
-#[derive(Debug, thiserror::Error)]
-pub enum LibraryError {
-    /// The library itself is not to be had.
-    #[error("{runtime} cannot be used: {reason}")]
-    Unavailable {
-        /// Which library.
-        runtime: &'static str,
-        /// What was expected, found, and what to do.
-        reason: String,
-    },
-    /// A graph did not load.
-    #[error("graph `{graph}` did not load: {reason}")]
-    Load {
-        /// The graph's name in the bundle.
-        graph: String,
-        /// The library's reason.
-        reason: String,
-    },
-    /// TensorRT runs plans only, and there is none for this graph on this machine.
-    #[error(
-        "graph `{graph}` has no TensorRT plan for this GPU, these libraries and these lengths: expected `{}`; compile it \
-         with `{command}`",
-        expected.display()
-    )]
-    NoPlan {
-        /// The graph's name in the bundle.
-        graph: String,
-        /// Where it would lie.
-        expected: PathBuf,
-        /// What compiles it.
-        command: String,
-    },
-    /// A run failed.
-    #[error("graph `{graph}` failed: {reason}")]
-    Run {
-        /// The graph's name in the bundle.
-        graph: String,
-        /// The library's reason.
-        reason: String,
-    },
-    /// A graph has not the output that was to be kept.
-    #[error("expected a graph to have an output `{output}`, found none; export the checkpoint again")]
-    NoOutput {
-        /// The output.
-        output: String,
-    },
-    /// The library has no such capability.
-    #[error("{runtime} does not support {what}")]
-    Unsupported {
-        /// Which library.
-        runtime: &'static str,
-        /// The capability.
-        what: &'static str,
-    },
-    /// A tensor was read as what it is not: graphs and runtime disagree.
-    #[error("a graph returned an unexpected tensor: {0}; export the checkpoint again")]
-    Tensor(#[from] TensorError),
-}
-
-/// Whether the CPU adds products of signed and unsigned bytes in 32 bits. Older x86 ones saturate at 16 bits on the way, silently; ONNX Runtime
-/// then has to be asked for its exact and slower kernels (`onnxruntime_session_options_config_keys.h`).
+/// Whether the CPU adds products of signed and unsigned bytes in 32 bits. Older x86 ones saturate at 16 bits
+/// on the way, silently; ONNX Runtime then has to be asked for its exact and slower kernels
+/// (`onnxruntime_session_options_config_keys.h`).
 pub fn has_int8_products() -> bool {
     #[cfg(target_arch = "x86_64")]
     {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::model::DEFAULT_CONTEXT_LENGTH;
+/// Longest prompt plus answer where neither the user nor a smaller model says otherwise, tokens.
+pub const DEFAULT_CONTEXT_LENGTH: usize = 4096;
 
 /// Everything that can be set of a library.
 #[derive(Debug, Clone, Default)]
@@ -15,8 +16,9 @@ pub struct LibraryOptions {
     pub cuda: CudaOptions,
     /// The TensorRT provider.
     pub tensorrt: TensorRtOptions,
-    /// Directory for ONNX Runtime's profiles: a file for each graph, with the time of every operator of every run, for chrome://tracing or
-    /// <https://ui.perfetto.dev>. Costs a little time and grows while the graph is loaded.
+    /// Directory for ONNX Runtime's profiles: a file for each graph, with the time of every operator of every
+    /// run, for chrome://tracing or <https://ui.perfetto.dev>. Costs a little time and grows while the graph
+    /// is loaded.
     pub profile: Option<PathBuf>,
 }
 
@@ -38,13 +40,14 @@ pub enum Kernels {
     Library,
 }
 
-/// The CUDA provider's options (<https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html>).
+/// The CUDA provider's options
+/// (<https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html>).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CudaOptions {
     /// Number of the GPU, as CUDA counts.
     pub device: u32,
-    /// Most memory that the arena of one graph may take, bytes (`gpu_mem_limit`); `None` sets no limit. Every graph is a
-    /// session with an arena of its own, and workspaces of cuBLAS and cuDNN come on top.
+    /// Most memory that the arena of one graph may take, bytes (`gpu_mem_limit`); `None` sets no limit. Every
+    /// graph is a session with an arena of its own, and workspaces of cuBLAS and cuDNN come on top.
     pub arena_limit: Option<usize>,
     /// How an arena grows.
     pub arena_growth: ArenaGrowth,
@@ -69,20 +72,20 @@ pub struct TensorRtOptions {
     /// Where plans lie; `None` for [`crate::library::ort::tensorrt::PLANS`] beside the bundle.
     pub plans: Option<PathBuf>,
     /// What the plans are for.
-    pub workload: Workload,
+    pub lengths: PlanLengths,
 }
 
-/// The lengths that a plan must take: the bundle's ranges are as wide as the model, and TensorRT sets memory aside
-/// for the largest length of every axis.
+/// The lengths that a plan must take: the bundle's ranges are as wide as the model, and TensorRT sets memory
+/// aside for the largest length of every axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Workload {
+pub struct PlanLengths {
     /// Longest prompt plus answer, tokens; the model's own limit, where that is smaller.
     pub context_length: usize,
     /// Most prompt tokens that go through the decoder at once.
     pub prefill_chunk: usize,
 }
 
-impl Default for Workload {
+impl Default for PlanLengths {
     fn default() -> Self {
         Self { context_length: DEFAULT_CONTEXT_LENGTH, prefill_chunk: 256 }
     }

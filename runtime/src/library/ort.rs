@@ -1,10 +1,14 @@
 //! ONNX Runtime, loaded as a dynamic library through the `ort` crate.
 //!
-//! Inputs are views of the caller's memory and outputs stay in ONNX Runtime's: nothing is copied on the way in or out.
-//! Every session has its own thread pool, which stops spinning when a run ends: seven graphs then do not spin against each
-//! other. (One pool for the whole process looked better on paper and ran SAM-base at half the speed.) Denormals are left
-//! alone: ONNX Runtime would flush them on its own threads only, and results would then depend on which thread computed what.
-//! On a GPU, inputs and outputs are copied from and to the host; the KV cache stays there (`kept.rs`).
+//! Inputs are views of the caller's memory and outputs stay in ONNX Runtime's: nothing is copied on the way
+//! in or out. Every session has its own thread pool, which stops spinning when a run ends: seven graphs then
+//! do not spin against each other. (One pool for the whole process looked better on paper and ran SAM-base at
+//! half the speed.) Denormals are left alone: ONNX Runtime would flush them on its own threads only, and
+//! results would then depend on which thread computed what. On a GPU, inputs and outputs are copied from and
+//! to the host; the KV cache stays there (`kept.rs`).
+//!
+//! Opening the library and loading TensorRT's plans need each other: this file, `graph.rs` and `tensorrt/`
+//! are one thought.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -29,12 +33,9 @@ mod provider;
 pub mod tensorrt;
 mod values;
 
-pub use provider::{Provider, ProviderOption, cuda_options};
+pub use provider::{Provider, ProviderOption, RELEASE, cuda_options};
 
 const NAME: &str = "ONNX Runtime";
-
-/// The release that all of this was tried with, and the one to install. [`oldest`] is what else is taken.
-pub const RELEASE: &str = "1.31";
 
 /// The oldest release that is taken: the one whose functions are called.
 fn oldest() -> String {
@@ -66,12 +67,14 @@ struct Shared {
 static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
 
 impl OrtLibrary {
-    /// Finds and loads the library; `threads` counts the calling thread too, and 0 means one per physical core.
+    /// Finds and loads the library; `threads` counts the calling thread too, and 0 means one per physical
+    /// core.
     ///
     /// The first call in a process decides the library.
     ///
     /// # Errors
-    /// [`LibraryError::Unavailable`] when there is no library, it is too old, or the provider cannot be registered.
+    /// [`LibraryError::Unavailable`] when there is no library, it is too old, or the provider cannot be
+    /// registered.
     pub fn open(threads: usize, provider: Provider) -> Result<Self, LibraryError> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = match &mut *shared {
@@ -82,7 +85,7 @@ impl OrtLibrary {
         let builder = runtime
             .session(false)
             .map_err(|error| LibraryError::Unavailable { runtime: NAME, reason: error.to_string() })?;
-        runtime.provider.check(&runtime.shared, builder)?;
+        runtime.provider.check(&runtime.shared.path, &runtime.shared.version, builder)?;
         if let Provider::TensorRt(options) = &runtime.provider {
             runtime.machine = Some(tensorrt::Machine::detect(options.device, &runtime.shared.version)?);
         }
@@ -94,7 +97,8 @@ impl OrtLibrary {
         Self { profile, ..self }
     }
 
-    /// Makes a session of a graph on the CPU or with CUDA. `bundled` is the graph, where it is one of a bundle's.
+    /// Makes a session of a graph on the CPU or with CUDA. `bundled` is the graph, where it is one of a
+    /// bundle's.
     fn load_graph(
         &self,
         name: &str,
@@ -150,17 +154,20 @@ impl OrtLibrary {
         self.machine.as_ref()
     }
 
-    /// Session options, without a provider: the CPU's. `dequantizes_blocks` is what it is of a [`BundledGraph`].
+    /// Session options, without a provider: the CPU's. `dequantizes_blocks` is what it is of a
+    /// [`BundledGraph`].
     fn session(&self, dequantizes_blocks: bool) -> Result<SessionBuilder, ::ort::Error> {
         Ok(Session::builder(&self.shared.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_memory_pattern(true)?
             .with_intra_threads(self.threads)?
             .with_config_entry("session.force_spinning_stop", "1")?
-            // Our own passes say what is multiplied in 8 bits. ONNX Runtime 1.31's would make integer products of fp8's rounded factors, which its
-            // own type check then refuses. Blocks of 4 bits need them: without, their weights are unpacked for good when the graph is loaded.
+            // Our own passes say what is multiplied in 8 bits. ONNX Runtime 1.31's would make integer
+            // products of fp8's rounded factors, which its own type check then refuses. Blocks of 4 bits need
+            // them: without, their weights are unpacked for good when the graph is loaded.
             .with_config_entry("session.disable_quant_qdq", if dequantizes_blocks { "0" } else { "1" })?
-            // What `MatMulNBits` multiplies such blocks with is not rounded to 8 bits (as 4, the default, would have it).
+            // What `MatMulNBits` multiplies such blocks with is not rounded to 8 bits (as 4, the default,
+            // would have it).
             .with_config_entry("session.qdq_matmulnbits_accuracy_level", "1")?
             .with_config_entry("session.x64quantprecision", if has_int8_products() { "0" } else { "1" })?)
     }
@@ -169,8 +176,9 @@ impl OrtLibrary {
 /// Whether a session with our operators has been made.
 static SESSION_MADE: Mutex<bool> = Mutex::new(false);
 
-/// Makes a session with our operators; the process's first one while no other is made. ONNX Runtime enters the domain of our operators into a table of the process
-/// with the first session that brings it, and takes no lock between looking for it and entering it: two first ones would both try, and one fail.
+/// Makes a session with our operators; the process's first one while no other is made. ONNX Runtime enters
+/// the domain of our operators into a table of the process with the first session that brings it, and takes
+/// no lock between looking for it and entering it: two first ones would both try, and one fail.
 fn first_alone<T>(make: impl FnOnce() -> Result<T, ::ort::Error>) -> Result<T, ::ort::Error> {
     let mut made = SESSION_MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if *made {
@@ -230,8 +238,8 @@ impl Library for OrtLibrary {
         let (Provider::TensorRt(options), Some(machine)) = (&self.provider, &self.machine) else {
             return self.load_graph(graph.name, &graph.file.path, Some(graph));
         };
-        let ranges = tensorrt::ranges(&graph.file.axes, options.workload);
-        let place = tensorrt::Place::of(graph, &ranges, options, &machine.slug());
+        let ranges = tensorrt::ranges(&graph.file.axes, options.lengths);
+        let place = tensorrt::PlanDir::of(graph, &ranges, options, &machine.slug());
         let session = tensorrt::load(self, graph, &place, options)?;
         let none = linked::Mapped::default();
         Ok(Box::new(OrtGraph::new(graph.name, session, none, ranges, &self.provider)?))

@@ -1,5 +1,5 @@
-//! What a graph takes: the check of inputs that both libraries share, so that a wrong tensor is named before the
-//! library sees it.
+//! What a graph takes: the check of inputs that both libraries share, so that a wrong tensor is named before
+//! the library sees it.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,9 +1,10 @@
-//! tract: inference in pure Rust, for `portable` bundles where ONNX Runtime is not to be had, and as a second witness.
+//! tract: inference in pure Rust, for `portable` bundles where ONNX Runtime is not to be had, and as a second
+//! witness.
 //!
-//! Two kinds of graphs, told apart by their axes. Those with a `seq` axis (the decoder, the embedding) change their
-//! shapes with every step: they are optimised once, symbolically. All others see few shapes, and some of their arithmetic
-//! (SAM's window padding, its interpolated tables) does not simplify symbolically: they are specialised to the shapes of
-//! the call, and the last few plans are kept.
+//! Two kinds of graphs, told apart by their axes. Those with a `seq` axis (the decoder, the embedding) change
+//! their shapes with every step: they are optimised once, symbolically. All others see few shapes, and some
+//! of their arithmetic (SAM's window padding, its interpolated tables) does not simplify symbolically: they
+//! are specialised to the shapes of the call, and the last few plans are kept.
 
 use arrcoc_bundle::names::axis;
 use std::path::Path;
@@ -53,8 +54,8 @@ fn loaded(name: &str, model: TractResult<InferenceModel>) -> Result<Box<dyn Grap
     }
 }
 
-/// Reads a graph of a bundle. Its weights may lie behind links that lead out of the bundle, where tract does not follow: it is told where
-/// they are, from the root of the file system.
+/// Reads a graph of a bundle. Its weights may lie behind links that lead out of the bundle, where tract does
+/// not follow: it is told where they are, from the root of the file system.
 fn read_bundled(graph: &BundledGraph<'_>) -> TractResult<InferenceModel> {
     const ROOT: &str = "/";
     let onnx = onnx();
@@ -80,8 +81,9 @@ fn read_bundled(graph: &BundledGraph<'_>) -> TractResult<InferenceModel> {
 
 type Plan = Arc<TypedRunnableModel>;
 
-/// Tells tract that `past = total - seq`, without which it cannot follow the attention's shapes. That
-/// way round, because what it computes with is `total`: sizes like `seq * total` stay simple enough to be divided.
+/// Tells tract that `past = total - seq`, without which it cannot follow the attention's shapes. That way
+/// round, because what it computes with is `total`: sizes like `seq * total` stay simple enough to be
+/// divided.
 fn relate_past(model: &mut InferenceModel, inputs: &[Port]) -> TractResult<()> {
     let past = Axis::Named(axis::PAST.to_owned());
     let symbol = |model: &InferenceModel, name: &str| model.symbols.sym(name).to_dim();
@@ -225,7 +227,8 @@ fn datum_type(element: ElementType) -> DatumType {
 /// Copies a tensor into tract, which can only compute on memory of its own.
 fn to_tract(tensor: &Tensor) -> TractResult<TValue> {
     let datum = datum_type(tensor.element());
-    // SAFETY: `Tensor` guarantees that the bytes are as many plain numbers of that type as the shape has elements.
+    // SAFETY: `Tensor` guarantees that the bytes are as many plain numbers of that type as the shape has
+    // elements.
     let value = unsafe { tract_onnx::prelude::Tensor::from_raw_dt(datum, tensor.shape(), tensor.bytes()) }?;
     Ok(value.into())
 }

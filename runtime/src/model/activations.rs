@@ -1,8 +1,10 @@
-//! How much memory a graph's intermediate tensors need at once: from the shape of every tensor and the order of the operators.
+//! How much memory a graph's intermediate tensors need at once: from the shape of every tensor and the order
+//! of the operators.
 //!
-//! Every tensor of a bundle's graphs has a shape in `value_info`, in terms of the dynamic axes. With numbers for these, an operator's result
-//! lives from the operator to its last reader, and the peak is the largest sum over what lives at once. A graph whose shapes say nothing, or
-//! lie, is no danger to who reads them here: what it really takes shows when it runs.
+//! Every tensor of a bundle's graphs has a shape in `value_info`, in terms of the dynamic axes. With numbers
+//! for these, an operator's result lives from the operator to its last reader, and the peak is the largest
+//! sum over what lives at once. A graph whose shapes say nothing, or lie, is no danger to who reads them
+//! here: what it really takes shows when it runs.
 
 use arrcoc_bundle::names::cache;
 use std::collections::HashMap;
@@ -14,7 +16,8 @@ use tract_onnx::pb::type_proto::Value as Kind;
 use tract_onnx::pb::{GraphProto, ValueInfoProto};
 use tract_onnx::prelude::Framework as _;
 
-/// Largest graph file that is looked into, bytes: weights lie beside it, and what is left has some megabytes at most.
+/// Largest graph file that is looked into, bytes: weights lie beside it, and what is left has some megabytes
+/// at most.
 const MOST_BYTES: u64 = 256 << 20;
 
 /// Operators whose result is their first input under another shape: nothing is copied.
@@ -42,8 +45,8 @@ impl Shapes {
         Ok(Self { graph: model.graph.unwrap_or_default() })
     }
 
-    /// Bytes of all tensors that live at the worst moment, for these lengths of the dynamic axes. The KV cache does not count, since it
-    /// outlives the run, and neither does a tensor whose shape is not told.
+    /// Bytes of all tensors that live at the worst moment, for these lengths of the dynamic axes. The KV
+    /// cache does not count, since it outlives the run, and neither does a tensor whose shape is not told.
     pub(super) fn peak(&self, axes: &[(&str, u64)]) -> u64 {
         let graph = &self.graph;
         let values = graph.input.iter().chain(&graph.value_info).chain(&graph.output);
@@ -119,7 +122,8 @@ fn size(value: &ValueInfoProto, axes: &[(&str, u64)]) -> Option<u64> {
     dims.into_iter().try_fold(element, |bytes: u64, dim| Some(bytes.saturating_mul(dim?)))
 }
 
-/// The number that an axis has: `seq`, `batch*seq`, `(past+seq)`, `patches/4`, `ceil(height,16)` or `(2*width-1)`.
+/// The number that an axis has: `seq`, `batch*seq`, `(past+seq)`, `patches/4`, `ceil(height,16)` or
+/// `(2*width-1)`.
 fn evaluate(text: &str, axes: &[(&str, u64)]) -> Option<u64> {
     let mut reader = Reader { rest: text, axes, levels: 0 };
     let value = reader.sum()?;

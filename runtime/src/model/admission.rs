@@ -17,9 +17,9 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Checks a request against what the model has room for, without decoding an image; returns its prompt and what its
-    /// budget means. The ranges of single fields are whose who reads them: the server's, or the command line's.
-    /// An image is charged with the most tokens that its header and its budget allow.
+    /// Checks a request against what the model has room for, without decoding an image; returns its prompt
+    /// and what its budget means. The ranges of single fields are whose who reads them: the server's, or the
+    /// command line's. An image is charged with the most tokens that its header and its budget allow.
     pub(super) fn check(&self, request: &Request) -> Result<(Layout, Grant), GenerateError> {
         let (least, most) = (request.sampling.min_tokens, request.max_tokens.within(self.context_length));
         if least > most {

@@ -1,31 +1,28 @@
 //! Loading a bundle: the inference library, the graphs, a first run, the threads.
 
-use arrcoc_bundle::names::axis;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::admission::Admission;
-use super::memory::{MemoryNeed, on_gpu};
-use super::{DEFAULT_CONTEXT_LENGTH, Model, ModelInfo, Options, WarmUp};
-use crate::decoder::{self, Decoder, Embedder};
+use super::memory::MemoryNeed;
+use super::sizes::IMAGE_THREADS;
+use super::{Model, ModelInfo, Options, WarmUp};
+use crate::decoder::{self, Decoder, Embedder, Rows};
 use crate::error::LoadError;
 use crate::generate::{Budget, NoObserver, Observer};
 use crate::image::DecodedImage;
 use crate::library::{Library, LibraryError, LibraryKind};
 use crate::prompt::{FALLBACK_QUESTION, Prompter};
 use crate::scheduler::encode::{Encoder, Preparer, image_queue};
-use crate::scheduler::job::{Job, Shared};
+use crate::scheduler::job::{Job, Status};
 use crate::scheduler::{Parts, Ready, Scheduler, Settings};
-use crate::tensor::ElementType;
-use crate::vision::{Pictures, Vision, VisionOptions};
+use crate::vision::{Pictures, Vision};
 use arrcoc_bundle::Bundle;
-use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::{Role, Target};
 
-/// Threads that decode and preprocess image files: enough to keep the encoder busy, few enough to leave it the cores.
-pub(super) const IMAGE_THREADS: usize = 2;
+pub use super::sizes::{Sizes, sizes};
 
 /// How often the files of a loaded bundle are looked at.
 const WATCH: Duration = Duration::from_secs(2);
@@ -61,7 +58,7 @@ pub(super) fn load(
         admission,
         image_token_id: bundle.manifest().vision.image_token_id,
         timeout: options.timeout,
-        shared: Arc::new(Shared::new(options.queue_limit, options.slots)),
+        shared: Arc::new(Status::new(options.queue_limit, options.slots)),
         images: Some(images),
         ready: Some(ready),
         watched: None,
@@ -88,22 +85,17 @@ fn load_graphs(
 ) -> Result<Loaded, LoadError> {
     let prompter = Arc::new(Prompter::load(bundle)?);
     let embedding = library.load_from(bundle, bundle.manifest().only(Role::Embedding))?;
-    let vision = VisionOptions {
-        image_size: options.image_size,
-        limits: options.limits,
-        feature_cache_bytes: options.feature_cache_bytes,
-        token_cache_bytes: options.token_cache_bytes,
-    };
     Ok(Loaded {
         prompter,
         embedder: Arc::new(Embedder::new(embedding, bundle.manifest().decoder.hidden_size)),
         decoder: decoder::load(bundle, library, options.slots, sizes.context_length)?,
-        vision: Vision::load(bundle, library, &vision)?,
+        vision: Vision::load(bundle, library, &options.vision)?,
     })
 }
 
-/// Starts the threads, from the last to the first that a request meets. They end when the model drops its ends of the
-/// channels; when one of them cannot be started, that is when the caller drops the half-started model.
+/// Starts the threads, from the last to the first that a request meets. They end when the model drops its
+/// ends of the channels; when one of them cannot be started, that is when the caller drops the half-started
+/// model.
 fn start_threads(
     model: &mut Model,
     loaded: Loaded,
@@ -146,7 +138,8 @@ fn start_threads(
     Ok(())
 }
 
-/// Looks at the bundle's files for as long as the model lives. What was loaded may be mapped from them: where they have changed, its answers have too.
+/// Looks at the bundle's files for as long as the model lives. What was loaded may be mapped from them: where
+/// they have changed, its answers have too.
 fn watch(model: &mut Model, bundle: &Bundle) -> Result<(), LoadError> {
     let (files, shared) = (bundle.hashed_files(), Arc::clone(&model.shared));
     let (watched, end) = channel::<()>();
@@ -175,87 +168,13 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
     Ok(Builder::new().name(name.into()).spawn(run)?)
 }
 
-/// Options resolved against the bundle.
-pub struct Sizes {
-    /// Positions per slot.
-    pub context_length: usize,
-    /// Most prompt tokens between two steps.
-    pub prefill_chunk: usize,
-    /// The same while nobody waits for a step.
-    pub solo_chunk: usize,
-}
-
-/// Most KV slots: each has an entry in tables whatever the context is.
-const MOST_SLOTS: usize = 1 << 16;
-/// Most threads of the inference library; every graph starts as many.
-const MOST_THREADS: usize = 1 << 10;
-
-/// While nobody waits for a step, so many chunks of a prompt go through the decoder at once: every run reads all weights. More would only
-/// make those wait longer who come meanwhile.
-pub(super) const SOLO_CHUNKS: usize = 2;
-
-/// Checks options against a bundle.
-///
-/// # Errors
-/// [`LoadError::Options`] names the option.
-pub fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
-    let at_least_1 = [
-        ("slots", options.slots),
-        ("prefill_chunk", options.prefill_chunk),
-        ("queue_limit", options.queue_limit),
-    ];
-    for (what, value) in at_least_1 {
-        if value == 0 {
-            return Err(LoadError::Options { what, expected: "at least 1".into(), found: "0".into() });
-        }
-    }
-    for (what, value, most) in
-        [("slots", options.slots, MOST_SLOTS), ("threads", options.threads, MOST_THREADS)]
-    {
-        if value > most {
-            return Err(LoadError::Options {
-                what,
-                expected: format!("at most {most}"),
-                found: value.to_string(),
-            });
-        }
-    }
-    let most = |axis| bundle.axis("decoder", axis).map_or(usize::MAX, |range| range.max as usize);
-    if bundle.manifest().target == Target::Cpu && options.slots > most(axis::BATCH) {
-        let expected = format!("at most {}, the largest batch of the bundle's decoder", most(axis::BATCH));
-        return Err(LoadError::Options { what: "slots", expected, found: options.slots.to_string() });
-    }
-    let longest = bundle.manifest().decoder.context_length;
-    let context_length = context_length(longest, options);
-    if !(2..=longest).contains(&context_length) {
-        let expected = format!("2 to {longest} tokens, which the bundle's decoder covers");
-        return Err(LoadError::Options {
-            what: "context_length",
-            expected,
-            found: context_length.to_string(),
-        });
-    }
-    let prefill_chunk = options.prefill_chunk.min(most(axis::SEQ));
-    let solo_chunk = match bundle.manifest().target {
-        Target::Cpu => prefill_chunk.saturating_mul(SOLO_CHUNKS).min(most(axis::SEQ)),
-        // A GPU's kernels and engines were readied for lengths up to the chunk's.
-        Target::Portable => prefill_chunk,
-    };
-    Ok(Sizes { context_length, prefill_chunk, solo_chunk })
-}
-
-/// The context that the options ask for, or as much of the default one as the model covers.
-pub(super) fn context_length(longest: usize, options: &Options) -> usize {
-    options.context_length.unwrap_or(DEFAULT_CONTEXT_LENGTH.min(longest))
-}
-
 /// Opens the inference library that was asked for, or the best one to be had.
 ///
 /// # Errors
 /// [`LoadError`] when it is not to be had, or does not run bundles of the target.
 pub fn open_library(target: Target, options: &Options) -> Result<Box<dyn Library>, LoadError> {
     options.check_target(target)?;
-    let library = options.runtime_options();
+    let library = options.resolved_library();
     match (options.runtime, target) {
         (Some(kind), _) => Ok(kind.open_with(&library)?),
         (None, Target::Cpu) => Ok(LibraryKind::Ort.open_with(&library)?),
@@ -293,15 +212,8 @@ fn info(
         weight_bytes: need.weights,
         kv_bytes: need.kv_cache,
         // On a GPU pictures and caches lie elsewhere.
-        working_bytes: if on_gpu(options) { need.activations } else { need.working() },
+        working_bytes: if options.on_gpu() { need.activations } else { need.working() },
     })
-}
-
-/// Keys and values of every layer. A manifest and a configuration may ask for more than numbers hold.
-pub fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
-    let element = ElementType::from(spec.cache_element).size();
-    let factors = [spec.layers, spec.kv_heads, spec.head_dim, element, slots, capacity];
-    factors.into_iter().fold(2, |bytes: u64, factor| bytes.saturating_mul(factor as u64))
 }
 
 /// How far a warm-up goes.
@@ -313,10 +225,11 @@ struct Lengths {
 }
 
 impl Lengths {
-    /// One length of everything on the CPU. A GPU allocates and picks kernels at the first run of a shape, so there it is the
-    /// smallest and the largest: what fails for want of memory fails now, and no request waits for it.
+    /// One length of everything on the CPU. A GPU allocates and picks kernels at the first run of a shape, so
+    /// there it is the smallest and the largest: what fails for want of memory fails now, and no request
+    /// waits for it.
     fn of(options: &Options, sizes: &Sizes, pictures: &Pictures) -> Self {
-        if !on_gpu(options) && options.warm_up == WarmUp::Short {
+        if !options.on_gpu() && options.warm_up == WarmUp::Short {
             // One token only: the shortest context that the options allow has room for no more.
             return Self { budgets: vec![Budget::Auto], prompt: 1 };
         }
@@ -330,8 +243,8 @@ impl Lengths {
     }
 }
 
-/// Runs every graph on a grey image and a short question, so that the first request meets warm memory and a broken bundle
-/// never goes into service.
+/// Runs every graph on a grey image and a short question, so that the first request meets warm memory and a
+/// broken bundle never goes into service.
 fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     let Loaded { prompter, embedder, decoder, vision } = loaded;
     let failed = |error: &dyn std::fmt::Display| LoadError::WarmUp(error.to_string());
@@ -350,7 +263,7 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     let slot = decoder.slots_mut().allocate().ok_or_else(|| failed(&"the decoder has no KV slot"))?;
     let prompt: Vec<u32> = question.iter().copied().cycle().take(lengths.prompt).collect();
     let prompt = embedder.embed(&prompt).map_err(|error| failed(&error))?;
-    let logits = decoder.prefill(slot, &prompt).map_err(|error| failed(&error))?;
+    let logits = decoder.prefill(slot, &Rows::plain(prompt)).map_err(|error| failed(&error))?;
     decoder.free(slot);
     match logits.values().iter().position(|logit| !logit.is_finite()) {
         Some(id) => {

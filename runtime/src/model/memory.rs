@@ -4,27 +4,29 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::Options;
 use super::activations::Shapes;
-use super::{Options, load};
+use super::sizes;
+use crate::decoder::kv_bytes;
 use crate::image::decode;
-use crate::library::LibraryKind;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{MANIFEST, Manifest, Role, Target};
 
-use crate::error::LoadError;
+use crate::error::{LoadError, MemoryError, Mib};
 use crate::vision;
 
-/// What repacked matrices take besides the weights: the CPU libraries lay out anew what their kernels read in another order, which was never more than
-/// a quarter of a bundle's bytes.
+/// What repacked matrices take besides the weights: the CPU libraries lay out anew what their kernels read in
+/// another order, which was never more than a quarter of a bundle's bytes.
 pub fn copies_of(weights: u64) -> u64 {
     weights / 4
 }
 
-/// What a thread of the inference library takes of the address space: its stack, and an arena of the C library.
+/// What a thread of the inference library takes of the address space: its stack, and an arena of the C
+/// library.
 const THREAD_SPACE: u64 = (8 << 20) + (64 << 20);
 
-/// Bytes by purpose, at the worst request that the options allow. What is promised counts as if it were touched: a KV cache takes memory only
-/// as its positions are used, and then it has to be there.
+/// Bytes by purpose, at the worst request that the options allow. What is promised counts as if it were
+/// touched: a KV cache takes memory only as its positions are used, and then it has to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryNeed {
     /// Weights, as they lie in the bundle.
@@ -33,7 +35,8 @@ pub struct MemoryNeed {
     pub copies: u64,
     /// Keys and values of every slot.
     pub kv_cache: u64,
-    /// Intermediate tensors of all graphs together: each keeps its arena between runs, and images are encoded while answers are decoded.
+    /// Intermediate tensors of all graphs together: each keeps its arena between runs, and images are encoded
+    /// while answers are decoded.
     pub activations: u64,
     /// The caches of image features and visual tokens.
     pub caches: u64,
@@ -50,15 +53,17 @@ impl MemoryNeed {
     /// A file of the bundle that cannot be read, by name.
     pub fn of(manifest: &Manifest, options: &Options) -> Result<Self, MemoryError> {
         let weights = weight_bytes(manifest)?;
-        let context = load::context_length(manifest.decoder.context_length, options);
-        let threads = (options.runtime_options().threads as u64).saturating_mul(manifest.graphs.len() as u64);
+        let context = sizes::context_length(manifest.decoder.context_length, options);
+        let threads =
+            (options.resolved_library().threads as u64).saturating_mul(manifest.graphs.len() as u64);
         Ok(Self {
             weights,
             copies: copies_of(weights),
-            kv_cache: load::kv_bytes(&manifest.decoder, options.slots, context),
+            kv_cache: kv_bytes(&manifest.decoder, options.slots, context),
             activations: activations(manifest, options, context)?,
-            caches: (options.feature_cache_bytes as u64).saturating_add(options.token_cache_bytes as u64),
-            pictures: decode::most_bytes(options.limits.max_pixels, load::IMAGE_THREADS as u64),
+            caches: (options.vision.feature_cache_bytes as u64)
+                .saturating_add(options.vision.token_cache_bytes as u64),
+            pictures: decode::most_bytes(options.vision.limits.max_pixels, sizes::IMAGE_THREADS as u64),
             threads,
         })
     }
@@ -79,12 +84,14 @@ impl MemoryNeed {
         Self { copies: 0, kv_cache: 0, activations: 0, ..*self }
     }
 
-    /// Address space: memory, the weights' files once more as they are mapped, and the threads' stacks and arenas.
+    /// Address space: memory, the weights' files once more as they are mapped, and the threads' stacks and
+    /// arenas.
     pub fn address_space(&self) -> u64 {
         self.total().saturating_add(self.weights).saturating_add(self.threads.saturating_mul(THREAD_SPACE))
     }
 
-    /// The same, corrected by a measurement: a run at the longest lengths held at most `peak` bytes; what exceeds weights and copies is activations.
+    /// The same, corrected by a measurement: a run at the longest lengths held at most `peak` bytes; what
+    /// exceeds weights and copies is activations.
     #[must_use]
     pub fn measured(&self, peak: u64) -> Self {
         let expected = self.weights.saturating_add(self.copies);
@@ -94,19 +101,6 @@ impl MemoryNeed {
     /// What is needed besides weights, their copies and the KV cache.
     pub fn working(&self) -> u64 {
         [self.activations, self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
-    }
-}
-
-/// Bytes as people read them: in MiB from one on.
-#[derive(Debug, Clone, Copy)]
-pub struct Mib(pub u64);
-
-impl fmt::Display for Mib {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 >> 20 {
-            0 => write!(f, "{} bytes", self.0),
-            _ => write!(f, "{} MiB", self.0.div_ceil(1 << 20)),
-        }
     }
 }
 
@@ -127,17 +121,8 @@ impl fmt::Display for MemoryNeed {
     }
 }
 
-/// What a bundle needs is not known.
-#[derive(Debug, thiserror::Error)]
-#[error("`{}` of the bundle cannot be read: {reason}; copy the whole directory or export again", file.display())]
-pub struct MemoryError {
-    /// The file.
-    pub file: PathBuf,
-    /// Why.
-    pub reason: String,
-}
-
-/// Size of everything that the manifest lists; what is listed twice, or linked to one file, lies in memory once.
+/// Size of everything that the manifest lists; what is listed twice, or linked to one file, lies in memory
+/// once.
 pub(super) fn weight_bytes(manifest: &Manifest) -> Result<u64, MemoryError> {
     let graphs = manifest.graphs.values().map(|graph| &graph.path);
     let files: BTreeSet<&PathBuf> = graphs.chain(manifest.files.values()).collect();
@@ -153,16 +138,17 @@ fn unreadable(file: &Path, reason: String) -> MemoryError {
     MemoryError { file: file.to_owned(), reason }
 }
 
-/// Peaks of all graphs: one image at a time, and the decoder at the worse of a chunk at the end of a full context and a step of all slots.
+/// Peaks of all graphs: one image at a time, and the decoder at the worse of a chunk at the end of a full
+/// context and a step of all slots.
 fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result<u64, MemoryError> {
     let unknown = |error: LoadError| unreadable(Path::new(MANIFEST), error.to_string());
-    let own = vision::longest_axes(manifest, options.image_size).map_err(unknown)?;
+    let own = vision::longest_axes(manifest, &options.vision).map_err(unknown)?;
     let context = context as u64;
     let query = manifest.graphs.values().find_map(|graph| graph.axes.get(axis::QUERY_LEN));
     let query = query.map_or(context, |range| range.max).min(context);
     let chunk = options.prefill_chunk as u64;
     let chunk =
-        if manifest.target == Target::Cpu { chunk.saturating_mul(load::SOLO_CHUNKS as u64) } else { chunk };
+        if manifest.target == Target::Cpu { chunk.saturating_mul(sizes::SOLO_CHUNKS as u64) } else { chunk };
     // The portable decoder steps its slots one after the other.
     let rows = if manifest.target == Target::Cpu { options.slots as u64 } else { 1 };
     let axes = |batch: u64, seq: u64| {
@@ -184,9 +170,4 @@ fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result
         sum = sum.saturating_add(peak);
     }
     Ok(sum)
-}
-
-/// Whether the options have graphs run on a GPU.
-pub(super) fn on_gpu(options: &Options) -> bool {
-    options.runtime.is_some_and(LibraryKind::is_gpu)
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::*;
 use crate::decoder::{Decoder, Embedder, fused::Fused, portable::Portable};
 use crate::generate::{
-    Budget, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Role, Sampling, Stage, Timings,
+    Budget, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Sampling, Speaker, Stage, Timings,
     TokenLogprob, Usage,
 };
 use crate::prompt::Prompter;
@@ -19,6 +19,7 @@ use crate::toy;
 use crate::vision::{Pictures, Visual};
 
 mod ends;
+mod positions;
 
 #[derive(Clone)]
 struct Setup {
@@ -58,7 +59,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
     let prompter =
         Prompter::new(&toy::tokenizer_json(), "{}", Some(toy::TEMPLATE.into()), toy::IMAGE_PAD).unwrap();
     let prompter = Arc::new(prompter);
-    let shared = Arc::new(Shared::new(setup.queue_limit, setup.slots));
+    let shared = Arc::new(Status::new(setup.queue_limit, setup.slots));
     let (ready, inbox) = channel();
     let (images, jobs) = channel();
     let parts = Parts {
@@ -132,7 +133,7 @@ const IMAGE: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01
 
 fn with_image(file: &[u8]) -> Request {
     let content = vec![Part::Image(Bytes::copy_from_slice(file)), Part::Text("what?".into())];
-    request(Prompt::Chat(vec![Message { role: Role::User, content }]))
+    request(Prompt::Chat(vec![Message { speaker: Speaker::User, content }]))
 }
 
 /// Everything that came out of a request.
@@ -186,7 +187,7 @@ fn collect(mut generation: Generation) -> Outcome {
 }
 
 fn idle(model: &Model) -> bool {
-    let load = model.load_now();
+    let load = model.occupancy();
     (load.waiting, load.running) == (0, 0)
 }
 
@@ -418,7 +419,7 @@ fn visual_tokens_take_the_place_of_the_image() {
 fn a_full_queue_refuses_before_anything_is_done() {
     let (model, jobs) = model(&Setup { queue_limit: 2, ..Setup::default() });
     let held: Vec<Generation> = (0..2).map(|_| model.submit(with_image(IMAGE)).unwrap()).collect();
-    assert_eq!(model.load_now().waiting, 2);
+    assert_eq!(model.occupancy().waiting, 2);
     match model.submit(with_image(IMAGE)) {
         Err(GenerateError::QueueFull { waiting: 2, retry_after }) => {
             assert!(retry_after >= Duration::from_secs(1))
@@ -429,7 +430,7 @@ fn a_full_queue_refuses_before_anything_is_done() {
     assert!(idle(&model));
     for generation in held {
         assert!(
-            matches!(collect(generation).failed, Some(GenerateError::Engine(_))),
+            matches!(collect(generation).failed, Some(GenerateError::Internal(_))),
             "lost jobs are reported"
         );
     }
@@ -444,7 +445,7 @@ fn a_cancelled_request_frees_its_slot() {
     let next = model.submit(ask("the")).unwrap();
     drop(cancelled);
     assert!(collect(next).done.is_some(), "the only slot is free again");
-    eventually("idle", || model.load_now() == Load::default());
+    eventually("idle", || model.occupancy() == Occupancy::default());
 }
 
 #[test]
@@ -473,10 +474,10 @@ fn a_panic_fails_every_request_and_the_model() {
     for generation in generations.into_iter().flatten() {
         let outcome = collect(generation);
         assert!(
-            matches!(&outcome.failed, Some(GenerateError::Engine(reason)) if reason.contains("panicked"))
+            matches!(&outcome.failed, Some(GenerateError::Internal(reason)) if reason.contains("panicked"))
         );
     }
     assert!(!model.healthy());
-    assert!(matches!(model.submit(ask("x")), Err(GenerateError::Engine(_))));
+    assert!(matches!(model.submit(ask("x")), Err(GenerateError::Internal(_))));
     eventually("idle", || idle(&model));
 }

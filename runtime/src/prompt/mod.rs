@@ -1,4 +1,5 @@
-//! From messages to what the decoder reads: the chat template, tokens, and the places of the images among them.
+//! From messages to what the decoder reads: the chat template, tokens, and the places of the images among
+//! them.
 
 use arrcoc_bundle::names::file;
 use std::ops::Range;
@@ -7,7 +8,7 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use crate::error::LoadError;
-use crate::generate::{GenerateError, Message, Part, Prompt, Role};
+use crate::generate::{GenerateError, Message, Part, Prompt, Speaker};
 use crate::text::Vocabulary;
 use crate::vision::{ImagePlan, Span};
 use arrcoc_bundle::Bundle;
@@ -26,8 +27,8 @@ use tokenize::PromptTokenizer;
 /// The allocator's question when the last user message holds no text of its own (an image alone, say).
 pub const FALLBACK_QUESTION: &str = "Describe the image.";
 
-/// Text longer than this many times the longest token, per token of context, cannot fit whatever the normaliser does
-/// to it (composing a character shortens it to no less than a quarter).
+/// Text longer than this many times the longest token, per token of context, cannot fit whatever the
+/// normaliser does to it (composing a character shortens it to no less than a quarter).
 const NORMALISER_FACTOR: usize = 4;
 
 /// Part of a prompt.
@@ -126,8 +127,8 @@ impl Prompter {
         Ok(prompter)
     }
 
-    /// As [`Prompter::load`], from the files' text. Without `template`, the one in `config` is taken. A few conversations
-    /// are put to template and tokenizer, so that what cannot serve is refused here.
+    /// As [`Prompter::load`], from the files' text. Without `template`, the one in `config` is taken. A few
+    /// conversations are put to template and tokenizer, so that what cannot serve is refused here.
     ///
     /// # Errors
     /// As [`Prompter::load`].
@@ -156,20 +157,21 @@ impl Prompter {
     /// Tokenises text in which nothing is a control token.
     ///
     /// # Errors
-    /// [`GenerateError::Engine`] when the tokenizer fails.
+    /// [`GenerateError::Internal`] when the tokenizer fails.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
         self.tokenizer.encode_plain(text)
     }
 
     /// Renders and tokenises a prompt of at most about `context_length` tokens.
     ///
-    /// Control tokens are recognised where the template writes them, and not in what a message says: a user who types
-    /// `<|im_end|>` or `<|image_pad|>` sends those characters. In the place of each image stands what its plan says, in the order of `plans`. A raw prompt ([`Prompt::Text`]) is the caller's own
+    /// Control tokens are recognised where the template writes them, and not in what a message says: a user
+    /// who types `<|im_end|>` or `<|image_pad|>` sends those characters. In the place of each image stands
+    /// what its plan says, in the order of `plans`. A raw prompt ([`Prompt::Text`]) is the caller's own
     /// template, so control tokens in it count.
     ///
     /// # Errors
-    /// [`GenerateError::Invalid`] when the template refuses the messages or cannot put them, or they cannot fit;
-    /// [`GenerateError::Engine`] when the tokenizer fails.
+    /// [`GenerateError::Invalid`] when the template refuses the messages or cannot put them, or they cannot
+    /// fit; [`GenerateError::Internal`] when the tokenizer fails.
     pub fn layout(
         &self,
         prompt: &Prompt,
@@ -204,7 +206,8 @@ impl Prompter {
         }
         let rendered = self.template.render(messages)?;
         self.check_length("messages", rendered.as_str().len(), context_length)?;
-        // As transformers' processors do: the tokenizer adds its own tokens, unless the template has begun with them.
+        // As transformers' processors do: the tokenizer adds its own tokens, unless the template has begun
+        // with them.
         let begun = self.template.token("bos_token").is_some_and(|bos| rendered.as_str().starts_with(bos));
         let places = self.image_places(&rendered);
         if places.len() != plans.len() {
@@ -279,7 +282,7 @@ fn texts(message: &Message) -> impl Iterator<Item = &str> {
 
 /// What the allocator is asked: the text parts of the last user message, one per line.
 fn question(messages: &[Message]) -> String {
-    let last = messages.iter().rev().find(|message| message.role == Role::User);
+    let last = messages.iter().rev().find(|message| message.speaker == Speaker::User);
     let question = last.map(|message| texts(message).collect::<Vec<_>>().join("\n")).unwrap_or_default();
     if question.trim().is_empty() { FALLBACK_QUESTION.into() } else { question }
 }

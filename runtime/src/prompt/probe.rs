@@ -1,7 +1,8 @@
 //! Whether a template and a tokenizer can serve: a few conversations are put to them before anybody asks.
 //!
-//! Templates differ in what they read: strings, lists of parts, or both. One that reads the other form drops the text
-//! without a word, so the form is found out here, once, and a template that loses what a user says is refused.
+//! Templates differ in what they read: strings, lists of parts, or both. One that reads the other form drops
+//! the text without a word, so the form is found out here, once, and a template that loses what a user says
+//! is refused.
 
 use bytes::Bytes;
 
@@ -9,7 +10,7 @@ use super::Prompter;
 use super::jinja::Failure;
 use super::template::Reads;
 use crate::error::LoadError;
-use crate::generate::{Message, Part, Prompt, Role};
+use crate::generate::{Message, Part, Prompt, Speaker};
 use crate::vision::ImagePlan;
 
 const FILE: &str = arrcoc_bundle::names::file::CHAT_TEMPLATE;
@@ -33,15 +34,15 @@ fn image() -> Part {
     Part::Image(Bytes::new())
 }
 
-fn says(role: Role, content: Vec<Part>) -> Message {
-    Message { role, content }
+fn says(speaker: Speaker, content: Vec<Part>) -> Message {
+    Message { speaker, content }
 }
 
 /// Conversations that end in what the user says: alone, behind instructions, behind an answer.
 fn conversations(words: &str) -> [Vec<Message>; 3] {
-    let user = |words: &str| says(Role::User, vec![text(words)]);
-    let system = says(Role::System, vec![text("pofane")]);
-    let answer = says(Role::Assistant, vec![text("dunari")]);
+    let user = |words: &str| says(Speaker::User, vec![text(words)]);
+    let system = says(Speaker::System, vec![text("pofane")]);
+    let answer = says(Speaker::Assistant, vec![text("dunari")]);
     [vec![user(words)], vec![system, user(words)], vec![user(words), answer, user(words)]]
 }
 
@@ -103,8 +104,8 @@ impl Prompter {
             turns.push((conversation, "a conversation"));
         }
         let two = vec![text("kevuda"), text("mirosi")];
-        turns.push((vec![says(Role::User, two)], "a message of two texts"));
-        turns.push((vec![says(Role::User, vec![text("")])], "an empty message"));
+        turns.push((vec![says(Speaker::User, two)], "a message of two texts"));
+        turns.push((vec![says(Speaker::User, vec![text("")])], "an empty message"));
         for (conversation, what) in turns {
             match self.template.try_render(&conversation, self.template.reads) {
                 Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
@@ -128,13 +129,14 @@ impl Prompter {
         if outcome.is_ok() || self.template.reads.lists {
             return outcome;
         }
-        // In a string an image's place is cut off with the text around it; it need not be, behind what is kept.
+        // In a string an image's place is cut off with the text around it; it need not be, behind what is
+        // kept.
         let last = [text(WORDS[1])].into_iter().chain(places()).collect();
         self.probe_image_message(last, images).or(outcome)
     }
 
     fn probe_image_message(&self, content: Vec<Part>, images: usize) -> Result<(), LoadError> {
-        let conversation = vec![says(Role::User, content)];
+        let conversation = vec![says(Speaker::User, content)];
         match self.template.try_render(&conversation, self.template.reads) {
             Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
                 Err(refused(format!("it cannot put a question about {images} image(s) ({error})")))

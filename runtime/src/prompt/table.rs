@@ -1,4 +1,5 @@
-//! Prompts held against transformers: many templates times many conversations (`reference/prompts/make_table.py`).
+//! Prompts held against transformers: many templates times many conversations
+//! (`reference/prompts/make_table.py`).
 
 use bytes::Bytes;
 use serde_json::Value as Json;
@@ -19,16 +20,16 @@ fn part(part: &Json) -> Part {
 }
 
 fn message(message: &Json) -> Message {
-    let role = match message["role"].as_str() {
-        Some("system") => Role::System,
-        Some("assistant") => Role::Assistant,
-        _ => Role::User,
+    let speaker = match message["role"].as_str() {
+        Some("system") => Speaker::System,
+        Some("assistant") => Speaker::Assistant,
+        _ => Speaker::User,
     };
     let content = match &message["content"] {
         Json::String(text) => vec![Part::Text(text.clone())],
         parts => parts.as_array().unwrap().iter().map(part).collect(),
     };
-    Message { role, content }
+    Message { speaker, content }
 }
 
 fn digest(ids: &[u32]) -> String {

@@ -1,9 +1,9 @@
-//! The chat template of a model: what it is given, as transformers' `apply_chat_template` has it, and in which form it
-//! reads what messages say.
+//! The chat template of a model: what it is given, as transformers' `apply_chat_template` has it, and in
+//! which form it reads what messages say.
 
 use super::jinja::{Failure, Limits, Moment, RenderError, Template, Text, Value};
 use crate::error::LoadError;
-use crate::generate::{GenerateError, Message, Part, Role};
+use crate::generate::{GenerateError, Message, Part, Speaker};
 use arrcoc_bundle::names::file;
 
 const NAME: &str = file::CHAT_TEMPLATE;
@@ -100,13 +100,13 @@ impl ChatTemplate {
         self.template.render(variables, limits, (self.now)())
     }
 
-    /// `{role, content}`. One lone text is a string, where the template reads those, and everything else a list of parts.
-    /// A template that reads strings only gets parts as lines, images as image tokens.
+    /// `{role, content}`. One lone text is a string, where the template reads those, and everything else a
+    /// list of parts. A template that reads strings only gets parts as lines, images as image tokens.
     fn message(&self, message: &Message, reads: Reads) -> Value {
-        let role = match message.role {
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
+        let role = match message.speaker {
+            Speaker::System => "system",
+            Speaker::User => "user",
+            Speaker::Assistant => "assistant",
         };
         let content = match message.content.as_slice() {
             [] if reads.strings => Value::string(""),
@@ -131,8 +131,8 @@ fn part(part: &Part) -> Value {
     })
 }
 
-/// The template of a `chat_template` in a configuration: a string, or the one named `default` of several, which are a list
-/// of names and templates or a dictionary.
+/// The template of a `chat_template` in a configuration: a string, or the one named `default` of several,
+/// which are a list of names and templates or a dictionary.
 pub fn default_template(template: &serde_json::Value) -> Option<String> {
     let template = match template {
         serde_json::Value::Array(named) => {
@@ -144,8 +144,8 @@ pub fn default_template(template: &serde_json::Value) -> Option<String> {
     template.as_str().map(str::to_owned)
 }
 
-/// The tokens that transformers gives to a template by name: the usual ones, other keys that end in `_token`, and those
-/// of `extra_special_tokens`, where that has names. What is absent or null is no variable at all.
+/// The tokens that transformers gives to a template by name: the usual ones, other keys that end in `_token`,
+/// and those of `extra_special_tokens`, where that has names. What is absent or null is no variable at all.
 fn special_tokens(config: &serde_json::Value) -> Vec<(String, String)> {
     let text =
         |token: &serde_json::Value| token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned);

@@ -32,7 +32,7 @@ fn image() -> Part {
 }
 
 fn user(content: Vec<Part>) -> Message {
-    Message { role: Role::User, content }
+    Message { speaker: Speaker::User, content }
 }
 
 /// Every image is one run of at most 4 rows.
@@ -62,7 +62,7 @@ fn reference(rendered: &str) -> Vec<u32> {
 #[test]
 fn the_template_and_the_images_fall_into_place() {
     let messages = vec![
-        Message { role: Role::System, content: vec![text("Be brief.")] },
+        Message { speaker: Speaker::System, content: vec![text("Be brief.")] },
         user(vec![text("the cat"), image(), image(), text("or the dog?")]),
     ];
     let layout = layout(&prompter(), messages).unwrap();
@@ -270,7 +270,7 @@ fn hostile_patterns_end() {
         Prompter::new(&tokenizer.to_string(), "{}", Some(toy::TEMPLATE.into()), toy::IMAGE_PAD).unwrap();
     let hostile = format!("{}!y", "z".repeat(60));
     let outcome = prompter.tokenize(&hostile);
-    assert!(matches!(outcome, Err(GenerateError::Engine(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(GenerateError::Internal(_))), "{outcome:?}");
     // What is legal and long still passes.
     assert!(prompter.tokenize(&" ".repeat(100_000)).is_ok());
 }

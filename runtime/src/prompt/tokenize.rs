@@ -1,9 +1,9 @@
 //! Tokenising a prompt so that only the template writes control tokens.
 //!
-//! A rendered prompt comes with the ranges of it that messages say ([`super::jinja::Text`]). Added tokens are looked up as
-//! the tokenizers library does it, with what they take of the white space around them, and a *structural* one counts only
-//! where no byte of it comes from a message. Whatever else stands there is text, and is tokenised together with the
-//! text around it.
+//! A rendered prompt comes with the ranges of it that messages say ([`super::jinja::Text`]). Added tokens are
+//! looked up as the tokenizers library does it, with what they take of the white space around them, and a
+//! *structural* one counts only where no byte of it comes from a message. Whatever else stands there is text,
+//! and is tokenised together with the text around it.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -18,15 +18,16 @@ use tokenizers::{
 
 use crate::generate::GenerateError;
 
-/// How often one search for a pattern may go back and try another way. A run of so many spaces can take that many.
+/// How often one search for a pattern may go back and try another way. A run of so many spaces can take that
+/// many.
 const MOST_RETRIES: std::ffi::c_ulong = 1 << 22;
 
 /// Bounds what a search for a pattern of a tokenizer may take, in this process.
 pub(super) fn bound_searches() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: each sets one number in Oniguruma, which searches read when they begin. It happens once, before the
-        // first tokenizer of this process is read.
+        // SAFETY: each sets one number in Oniguruma, which searches read when they begin. It happens once,
+        // before the first tokenizer of this process is read.
         unsafe {
             onig_sys::onig_set_retry_limit_in_match(MOST_RETRIES);
             onig_sys::onig_set_retry_limit_in_search(MOST_RETRIES);
@@ -90,7 +91,7 @@ impl Said<'_> {
 
 /// A tokenizer's failure.
 fn failed(error: impl std::fmt::Display) -> GenerateError {
-    GenerateError::Engine(format!("the tokenizer failed: {error}"))
+    GenerateError::Internal(format!("the tokenizer failed: {error}"))
 }
 
 impl PromptTokenizer {
@@ -138,8 +139,8 @@ impl PromptTokenizer {
         self.encode(text, &Said::All)
     }
 
-    /// Tokenises a rendered prompt, of which messages say these ranges. `surrounded`: with what the tokenizer's
-    /// post-processor puts around a text.
+    /// Tokenises a rendered prompt, of which messages say these ranges. `surrounded`: with what the
+    /// tokenizer's post-processor puts around a text.
     pub(super) fn encode_rendered(
         &self,
         text: &str,
@@ -153,8 +154,8 @@ impl PromptTokenizer {
         Ok([self.before.as_slice(), &ids, &self.after].concat())
     }
 
-    /// Tokenises a caller's own prompt, control tokens included, with what the post-processor puts around it; but what
-    /// the text begins or ends with already is not put there twice.
+    /// Tokenises a caller's own prompt, control tokens included, with what the post-processor puts around it;
+    /// but what the text begins or ends with already is not put there twice.
     pub(super) fn encode_raw(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
         let mut ids = self.encode(text, &Said::Nothing)?;
         if !ids.starts_with(&self.before) {
@@ -166,12 +167,14 @@ impl PromptTokenizer {
         Ok(ids)
     }
 
-    /// What bounds the time of this: the text is as long as the context allows ([`super::Prompter::layout`] refuses more),
-    /// and one search for a pattern of the tokenizer ends within [`MOST_RETRIES`], so that a pattern that backtracks
-    /// without end fails. A hostile pattern that stays below that at every character can still hold its thread for the
-    /// product of the two: a blocking thread that only this request waits for, or at load, that `timeouts.load` watches.
+    /// What bounds the time of this: the text is as long as the context allows ([`super::Prompter::layout`]
+    /// refuses more), and one search for a pattern of the tokenizer ends within [`MOST_RETRIES`], so that a
+    /// pattern that backtracks without end fails. A hostile pattern that stays below that at every character
+    /// can still hold its thread for the product of the two: a blocking thread that only this request waits
+    /// for, or at load, that `timeouts.load` watches.
     fn encode(&self, text: &str, said: &Said<'_>) -> Result<Vec<u32>, GenerateError> {
-        // The library panics where a search does not end in time. Nothing is left half changed: it works on `text` alone.
+        // The library panics where a search does not end in time. Nothing is left half changed: it works on
+        // `text` alone.
         let encoded = catch_unwind(AssertUnwindSafe(|| self.encode_unguarded(text, said)));
         let stuck = || failed("its patterns take more work on this text than any text needs");
         encoded.unwrap_or_else(|_| Err(stuck()))

@@ -1,6 +1,7 @@
-//! Images to visual tokens, beside the decoder: workers decode and preprocess image files, one thread runs the vision
-//! graphs. Requests take turns, image by image, so that a request with many images does not hold up the others. The
-//! channel in between is short, so that few preprocessed images are in memory however long the queue is.
+//! Images to visual tokens, beside the decoder: workers decode and preprocess image files, one thread runs
+//! the vision graphs. Requests take turns, image by image, so that a request with many images does not hold
+//! up the others. The channel in between is short, so that few preprocessed images are in memory however long
+//! the queue is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
@@ -8,8 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use bytes::Bytes;
 
-use super::Ready;
-use super::job::{Job, PanicGuard, Shared};
+use super::job::{Job, PanicGuard, Ready, Status};
 use super::turns::Turns;
 use crate::decoder::Embedder;
 use crate::generate::{GenerateError, Observer, Part, Prompt};
@@ -86,7 +86,7 @@ pub(crate) struct Preparer {
     pub(crate) pictures: Arc<Pictures>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) encoder: SyncSender<Prepared>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Status>,
 }
 
 impl Preparer {
@@ -100,7 +100,7 @@ impl Preparer {
             }
             let image = match images.files.get(next) {
                 Some(file) => self.prepare(next, file, &images),
-                None => Err(GenerateError::Engine("an image got lost on its way".into())),
+                None => Err(GenerateError::Internal("an image got lost on its way".into())),
             };
             let failed = image.is_err();
             if self.encoder.send(Prepared { images: Arc::clone(&images), image }).is_err() {
@@ -113,8 +113,8 @@ impl Preparer {
     }
 
     fn prepare(&self, index: usize, file: &[u8], images: &Images) -> Result<vision::Prepared, GenerateError> {
-        // Image decoders are the widest door for hostile input. They share no state, so a panic in one is the end of
-        // this request only.
+        // Image decoders are the widest door for hostile input. They share no state, so a panic in one is the
+        // end of this request only.
         let prepared = catch_unwind(AssertUnwindSafe(|| {
             self.pictures.prepare(file, &images.question, images.grant, self.observer.as_ref())
         }));
@@ -123,7 +123,7 @@ impl Preparer {
             Ok(Err(error)) => Err(GenerateError::image(index, &error)),
             Err(_) => {
                 let number = index + 1;
-                Err(GenerateError::Engine(format!("the image decoder panicked on image {number}")))
+                Err(GenerateError::Internal(format!("the image decoder panicked on image {number}")))
             }
         }
     }
@@ -147,7 +147,7 @@ pub(crate) struct Encoder {
     pub(crate) embedder: Arc<Embedder>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) ready: Sender<Ready>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Status>,
 }
 
 impl Encoder {
@@ -164,7 +164,8 @@ impl Encoder {
                 Ok(()) if progress.visuals.len() < job.layout.images => progress.job = Some(job),
                 Ok(()) => {
                     let visuals = std::mem::take(&mut progress.visuals);
-                    // A closed channel: the scheduler is gone, and the job tells its caller when it is dropped.
+                    // A closed channel: the scheduler is gone, and the job tells its caller when it is
+                    // dropped.
                     let _ = self.ready.send(Ready { job, visuals });
                 }
                 Err(error) => job.fail(error),
@@ -188,7 +189,7 @@ impl Encoder {
             None => self.question(&job.layout.question)?,
         };
         let embedded = self.vision.embed(image, &question, self.observer.as_ref());
-        let (visual, stages) = embedded.map_err(|error| GenerateError::Engine(error.to_string()))?;
+        let (visual, stages) = embedded.map_err(|error| GenerateError::Internal(error.to_string()))?;
         job.stages.extend(stages);
         progress.question = Some(question);
         progress.visuals.push(visual);
@@ -198,6 +199,6 @@ impl Encoder {
     /// The question's embeddings, for a model that reads them.
     fn question(&self, ids: &[u32]) -> Result<Tensor, GenerateError> {
         let ids = if self.vision.reads_question() { ids } else { &ids[..1] };
-        self.embedder.embed(ids).map_err(|error| GenerateError::Engine(error.to_string()))
+        self.embedder.embed(ids).map_err(|error| GenerateError::Internal(error.to_string()))
     }
 }

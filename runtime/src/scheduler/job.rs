@@ -1,4 +1,5 @@
-//! What travels through the threads: a request with its way back to the caller, and the counters that all threads share.
+//! What travels through the threads: a request with its way back to the caller, and the counters that all
+//! threads share.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::generate::{Event, GenerateError, Request, Stage};
 use crate::mean_time::MeanTime;
 use crate::prompt::Layout;
+use crate::vision::Visual;
 use crate::vision::family::Grant;
 
 /// Bounds of what a refused request is told to wait.
@@ -18,7 +20,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(120);
 
 /// Counters and flags of one loaded model.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Status {
     queue_limit: usize,
     slots: usize,
     waiting: AtomicUsize,
@@ -33,7 +35,7 @@ pub(crate) struct Shared {
     failure: Mutex<Option<String>>,
 }
 
-impl Shared {
+impl Status {
     pub(crate) fn new(queue_limit: usize, slots: usize) -> Self {
         Self {
             queue_limit,
@@ -78,8 +80,9 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
     }
 
-    /// When those who wait now will have been answered, as far as the last answers tell: by how far they ended apart while others waited, whatever
-    /// held them up, and before there are enough of them by the mean time of an answer and the slots.
+    /// When those who wait now will have been answered, as far as the last answers tell: by how far they
+    /// ended apart while others waited, whatever held them up, and before there are enough of them by the
+    /// mean time of an answer and the slots.
     pub(crate) fn retry_after(&self) -> Duration {
         let waiting = self.waiting() as f64 + 1.0;
         let apart = self.ends().apart();
@@ -129,15 +132,15 @@ impl Ends {
     }
 }
 
-/// Marks the model as broken when the thread that holds it panics. Must be dropped before the jobs that the thread holds
-/// (locals drop in reverse order), so that their callers are told the reason.
+/// Marks the model as broken when the thread that holds it panics. Must be dropped before the jobs that the
+/// thread holds (locals drop in reverse order), so that their callers are told the reason.
 pub(super) struct PanicGuard {
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     thread: &'static str,
 }
 
 impl PanicGuard {
-    pub(super) fn new(shared: &Arc<Shared>, thread: &'static str) -> Self {
+    pub(super) fn new(shared: &Arc<Status>, thread: &'static str) -> Self {
         Self { shared: Arc::clone(shared), thread }
     }
 }
@@ -155,15 +158,15 @@ impl Drop for PanicGuard {
 /// A place among the waiting, later among the running requests.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     running: bool,
 }
 
 impl Ticket {
     /// Takes a place in the queue.
-    pub(crate) fn enter(shared: &Arc<Shared>) -> Result<Self, GenerateError> {
+    pub(crate) fn enter(shared: &Arc<Status>) -> Result<Self, GenerateError> {
         if let Some(reason) = shared.failure() {
-            return Err(GenerateError::Engine(reason));
+            return Err(GenerateError::Internal(reason));
         }
         if shared.draining.load(Ordering::SeqCst) {
             return Err(GenerateError::Draining);
@@ -194,7 +197,7 @@ impl Drop for Ticket {
 #[derive(Debug)]
 struct Reply {
     events: UnboundedSender<Event>,
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     ended: bool,
 }
 
@@ -218,7 +221,7 @@ impl Drop for Reply {
             let reason = self.shared.failure();
             let reason =
                 reason.unwrap_or_else(|| "the model was unloaded before the request was done".into());
-            self.end(Event::Failed(GenerateError::Engine(reason)));
+            self.end(Event::Failed(GenerateError::Internal(reason)));
         }
     }
 }
@@ -239,6 +242,12 @@ pub(crate) struct Job {
     timeout: Duration,
     reply: Reply,
     ticket: Ticket,
+}
+
+/// A request whose images are embedded.
+pub(crate) struct Ready {
+    pub(crate) job: Job,
+    pub(crate) visuals: Vec<Visual>,
 }
 
 impl Job {
@@ -270,7 +279,7 @@ impl Job {
         if self.reply.events.is_closed() {
             self.reply.ended = true;
         } else if let Some(reason) = self.reply.shared.failure() {
-            self.fail(GenerateError::Engine(reason));
+            self.fail(GenerateError::Internal(reason));
         } else if self.submitted.elapsed() >= self.timeout {
             self.fail(GenerateError::Timeout(self.timeout));
         }
@@ -309,13 +318,13 @@ mod tests {
     use super::*;
 
     /// 64 requests wait for 4 slots.
-    fn full() -> (Arc<Shared>, Vec<Ticket>) {
-        let shared = Arc::new(Shared::new(64, 4));
+    fn full() -> (Arc<Status>, Vec<Ticket>) {
+        let shared = Arc::new(Status::new(64, 4));
         let tickets = (0..64).map(|_| Ticket::enter(&shared).unwrap()).collect();
         (shared, tickets)
     }
 
-    fn told(shared: &Arc<Shared>) -> Duration {
+    fn told(shared: &Arc<Status>) -> Duration {
         match Ticket::enter(shared) {
             Err(GenerateError::QueueFull { retry_after, .. }) => retry_after,
             other => panic!("expected a full queue, found {other:?}"),

@@ -1,12 +1,13 @@
 //! Iteration-level scheduling: requests join and leave the running batch at every decoder step.
 //!
-//! One thread owns the decoder. An iteration takes in what arrived, drops what was cancelled or ran out of time, gives
-//! free slots to those who wait longest, feeds one chunk of one prompt (a longer one when nobody else is in work), and makes one batched step for all answers in
-//! work. A long prompt therefore delays running answers by one chunk at a time. Images are decoded and encoded on other
-//! threads (see [`encode`]), so the decoder never waits for them, and requests without images do not queue behind them.
+//! One thread owns the decoder. An iteration takes in what arrived, drops what was cancelled or ran out of
+//! time, gives free slots to those who wait longest, feeds one chunk of one prompt (a longer one when nobody
+//! else is in work), and makes one batched step for all answers in work. A long prompt therefore delays
+//! running answers by one chunk at a time. Images are decoded and encoded on other threads (see [`encode`]),
+//! so the decoder never waits for them, and requests without images do not queue behind them.
 //!
-//! An answer's tokens do not depend on what else runs: rows of a batch are independent, every answer has its own sampler,
-//! and a slot is read only up to its own length.
+//! An answer's tokens do not depend on what else runs: rows of a batch are independent, every answer has its
+//! own sampler, and a slot is read only up to its own length.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,41 +17,17 @@ use std::time::Instant;
 use crate::decoder::{Decoder, Embedder, Logits};
 use crate::generate::{Note, Observer, Stage};
 use crate::prompt::Prompter;
-use crate::text::Vocabulary;
-use crate::vision::Visual;
 
 pub(crate) mod encode;
 pub(crate) mod job;
 mod task;
 pub(crate) mod turns;
 
-use job::{Job, PanicGuard, Shared};
-use task::{Task, engine};
+pub(crate) use job::Ready;
+pub(crate) use task::Settings;
 
-/// A request whose images are embedded.
-pub(crate) struct Ready {
-    pub(crate) job: Job,
-    pub(crate) visuals: Vec<Visual>,
-}
-
-/// What the scheduler must know of the model and of the options.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) context_length: usize,
-    pub(crate) prefill_chunk: usize,
-    /// The same while nobody else is in work.
-    pub(crate) solo_chunk: usize,
-    pub(crate) eos_token_ids: Vec<u32>,
-    pub(crate) image_token_id: u32,
-}
-
-/// What a task needs besides the decoder.
-#[derive(Clone, Copy)]
-struct Context<'a> {
-    embedder: &'a Embedder,
-    vocabulary: &'a Vocabulary,
-    settings: &'a Settings,
-}
+use job::{PanicGuard, Status};
+use task::{Context, Task, internal};
 
 /// What a scheduler is made of.
 pub(crate) struct Parts {
@@ -58,7 +35,7 @@ pub(crate) struct Parts {
     pub(crate) embedder: Arc<Embedder>,
     pub(crate) prompter: Arc<Prompter>,
     pub(crate) settings: Settings,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Status>,
     pub(crate) observer: Arc<dyn Observer>,
     /// Closed when nobody can send requests any more.
     pub(crate) inbox: Receiver<Ready>,
@@ -70,7 +47,7 @@ pub(crate) struct Scheduler {
     embedder: Arc<Embedder>,
     prompter: Arc<Prompter>,
     settings: Settings,
-    shared: Arc<Shared>,
+    shared: Arc<Status>,
     observer: Arc<dyn Observer>,
     inbox: Receiver<Ready>,
     /// Ready, and without a slot.
@@ -169,7 +146,7 @@ impl Scheduler {
         let stepped = self.embedder.embed(&ids).and_then(|embeds| self.decoder.step(&slots, &embeds));
         let took = started.elapsed();
         self.observer.note(Note::Stage(&Stage::DECODE_STEP, took));
-        let mut rows = stepped.map_err(engine).map(Vec::into_iter);
+        let mut rows = stepped.map_err(internal).map(Vec::into_iter);
         let context = Context {
             embedder: &self.embedder,
             vocabulary: self.prompter.vocabulary(),

@@ -3,13 +3,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::job::Job;
-use super::{Context, Ready, Settings};
-use crate::decoder::{Decoder, DecoderError, Logits, Mark};
-use crate::embeds::PromptEmbeds;
+use super::job::{Job, Ready};
+use crate::decoder::{Decoder, DecoderError, Embedder, Logits, Mark};
+use crate::embeds::{PictureRows, PromptEmbeds};
 use crate::generate::{Event, FinishReason, GenerateError, Logprob, Stage, Timings, TokenLogprob, Usage};
 use crate::sampling::{LogSoftmax, Sampler, SamplingError};
 use crate::text::{TextStream, Vocabulary};
+
+/// What the scheduler must know of the model and of the options.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) context_length: usize,
+    pub(crate) prefill_chunk: usize,
+    /// The same while nobody else is in work.
+    pub(crate) solo_chunk: usize,
+    pub(crate) eos_token_ids: Vec<u32>,
+    pub(crate) image_token_id: u32,
+}
+
+/// What a task needs besides the decoder.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) embedder: &'a Embedder,
+    pub(super) vocabulary: &'a Vocabulary,
+    pub(super) settings: &'a Settings,
+}
 
 /// A request with at least one KV slot.
 pub(super) struct Task {
@@ -28,7 +46,8 @@ enum Phase {
     Decode(Answers),
 }
 
-/// The answers of one prompt. Those that found no slot yet inherit the slot of one that ends, rewound to the prompt.
+/// The answers of one prompt. Those that found no slot yet inherit the slot of one that ends, rewound to the
+/// prompt.
 struct Answers {
     prompt: Mark,
     /// Logits after the prompt: every answer's first token is drawn from them.
@@ -55,8 +74,8 @@ impl Task {
     pub(super) fn new(ready: Ready, slot: usize, settings: &Settings) -> Self {
         let Ready { mut job, visuals } = ready;
         job.start();
-        let rows: Vec<_> = visuals.iter().map(|visual| (&visual.rows, visual.runs.as_slice())).collect();
-        let embeds = PromptEmbeds::new(&job.layout, &rows);
+        let pictures: Vec<_> = visuals.iter().map(PictureRows::from).collect();
+        let embeds = PromptEmbeds::new(&job.layout, &pictures);
         let usage =
             Usage { prompt_tokens: embeds.tokens(), visual_tokens: embeds.visual(), completion_tokens: 0 };
         job.send(Event::Started {
@@ -86,8 +105,8 @@ impl Task {
         matches!(self.phase, Phase::Prefill { .. })
     }
 
-    /// Feeds at most `longest` tokens of the prompt; returns its tokens, and how long the whole prefill took when this was the
-    /// last of it.
+    /// Feeds at most `longest` tokens of the prompt; returns its tokens, and how long the whole prefill took
+    /// when this was the last of it.
     pub(super) fn prefill(
         &mut self,
         longest: usize,
@@ -98,8 +117,8 @@ impl Task {
         let (slot, started) = (*slot, Instant::now());
         let begin = decoder.slots().mark(slot).length;
         let end = embeds.tokens().min(begin + longest);
-        let chunk = embeds.chunk(begin, end, context.embedder).map_err(engine)?;
-        let logits = decoder.prefill(slot, &chunk).map_err(engine)?;
+        let chunk = embeds.chunk(begin, end, context.embedder).map_err(internal)?;
+        let logits = decoder.prefill(slot, &chunk).map_err(internal)?;
         *took += started.elapsed();
         if end < embeds.tokens() {
             return Ok((end - begin, None));
@@ -127,7 +146,7 @@ impl Task {
             match decoder.fork(slot, prompt) {
                 Ok(Some(fork)) => slots.push(fork),
                 Ok(None) => break,
-                Err(error) => outcome = Err(engine(error)),
+                Err(error) => outcome = Err(internal(error)),
             }
         }
         for slot in slots {
@@ -175,7 +194,7 @@ impl Task {
                 Ok(false) => {}
                 Err(error) => {
                     decoder.free(slot);
-                    return Err(GenerateError::Engine(error.to_string()));
+                    return Err(GenerateError::Internal(error.to_string()));
                 }
             }
         }
@@ -208,7 +227,7 @@ impl Task {
             let answer = &mut answers.running[index];
             let goes_on = answer
                 .accept(row, &self.job, self.max_tokens, context)
-                .map_err(|error| GenerateError::Engine(error.to_string()))?;
+                .map_err(|error| GenerateError::Internal(error.to_string()))?;
             self.usage.completion_tokens += 1;
             if !goes_on {
                 vacated.push(answer.slot);
@@ -216,7 +235,7 @@ impl Task {
         }
         answers.running.retain(|answer| !vacated.contains(&answer.slot));
         while let Some(slot) = vacated.pop() {
-            let begun = decoder.rewind(slot, prompt).map_err(engine);
+            let begun = decoder.rewind(slot, prompt).map_err(internal);
             let begun = begun.inspect_err(|_| decoder.free(slot));
             let begun = begun.and_then(|()| self.begin_in(slot, decoder, context));
             if let Err(error) = begun {
@@ -308,6 +327,6 @@ fn token_logprob(
     })
 }
 
-pub(super) fn engine(error: DecoderError) -> GenerateError {
-    GenerateError::Engine(error.to_string())
+pub(super) fn internal(error: DecoderError) -> GenerateError {
+    GenerateError::Internal(error.to_string())
 }

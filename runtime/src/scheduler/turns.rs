@@ -1,5 +1,5 @@
-//! A queue in which whoever has more than one piece of work takes turns with the others: between two images of one request
-//! comes one image of every other request that waits.
+//! A queue in which whoever has more than one piece of work takes turns with the others: between two images
+//! of one request comes one image of every other request that waits.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Receiver;
@@ -16,8 +16,9 @@ impl<J, T: From<J>> Turns<J, T> {
         Self { inbox: Mutex::new(inbox), waiting: Mutex::new(VecDeque::new()) }
     }
 
-    /// The next turn, once there is one; `None` when nobody can arrive any more and nobody waits. A worker that has done a
-    /// piece of work gives the turn `back`, if there is more to do in it; it comes behind all who have arrived.
+    /// The next turn, once there is one; `None` when nobody can arrive any more and nobody waits. A worker
+    /// that has done a piece of work gives the turn `back`, if there is more to do in it; it comes behind all
+    /// who have arrived.
     pub(super) fn next(&self, mut back: Option<T>) -> Option<T> {
         loop {
             let mut waiting = lock(&self.waiting);

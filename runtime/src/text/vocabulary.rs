@@ -86,13 +86,14 @@ impl Vocabulary {
         Ok(Self { tokens, leading })
     }
 
-    /// The bytes of a token, control tokens included; empty for an id that stands for nothing (models pad their
-    /// vocabulary to a round number).
+    /// The bytes of a token, control tokens included; empty for an id that stands for nothing (models pad
+    /// their vocabulary to a round number).
     pub fn bytes(&self, id: u32) -> &[u8] {
         self.tokens.get(id as usize).map_or(&[], |entry| &entry.bytes)
     }
 
-    /// What a token adds to a text: its bytes, or nothing for a control token. `first`: nothing of the text is there yet.
+    /// What a token adds to a text: its bytes, or nothing for a control token. `first`: nothing of the text
+    /// is there yet.
     pub(super) fn text_bytes(&self, id: u32, first: bool) -> &[u8] {
         let entry = self.tokens.get(id as usize).filter(|entry| !entry.special);
         let bytes = entry.map_or(&[][..], |entry| &entry.bytes);
@@ -168,8 +169,9 @@ fn form(decoder: &Value) -> Option<(Form, Leading)> {
     (form.byte_level || form.meta || form.byte_fallback).then_some((form, leading))
 }
 
-/// A token's bytes. Byte-level vocabularies write each byte as one printable character; a token with any other
-/// character in it (an added token with a space, say) stands for its own UTF-8 bytes. Same rules as tokenizers' decoders.
+/// A token's bytes. Byte-level vocabularies write each byte as one printable character; a token with any
+/// other character in it (an added token with a space, say) stands for its own UTF-8 bytes. Same rules as
+/// tokenizers' decoders.
 fn token_bytes(token: &str, form: Form) -> Box<[u8]> {
     if form.byte_level {
         let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
@@ -187,8 +189,8 @@ fn fallback_byte(token: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
-/// Inverse of GPT-2's `bytes_to_unicode`: printable Latin-1 characters stand for themselves, and the other 68 bytes, in
-/// ascending order, for the characters from U+0100 on.
+/// Inverse of GPT-2's `bytes_to_unicode`: printable Latin-1 characters stand for themselves, and the other 68
+/// bytes, in ascending order, for the characters from U+0100 on.
 fn byte_of(c: char) -> Option<u8> {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     match u32::from(c) {

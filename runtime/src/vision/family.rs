@@ -1,8 +1,10 @@
 //! What a family of checkpoints must do with pictures. Read this before you add one.
 //!
-//! A family is three values. [`Family`] opens a bundle. Its [`Processor`] needs no graph: from a file's header alone it says what stands in the
-//! picture's place in the prompt ([`ImagePlan`]), and later it makes the encoder's input ([`Pixels`]), on any thread. Its [`VisionModel`] runs the
-//! graphs, on the vision thread: pixels to features, which may be cached, and features to the rows that the decoder reads ([`Visual`]).
+//! A family is three values. [`Family`] opens a bundle. Its [`Processor`] needs no graph: from a file's
+//! header alone it says what stands in the picture's place in the prompt ([`ImagePlan`]), and later it makes
+//! the encoder's input ([`Pixels`]), on any thread. Its [`VisionModel`] runs the graphs, on the vision
+//! thread: pixels to features, which may be cached, features to the rows that the decoder reads ([`Visual`]),
+//! and where these stand, unless they are counted as text is.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -11,7 +13,9 @@ use std::sync::Arc;
 use arrcoc_bundle::quote::excerpt;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
+use super::options::VisionOptions;
 use super::stages::Stages;
+use crate::decoder::{Position, Positions};
 use crate::error::LoadError;
 use crate::generate::{Budget, Receipt};
 use crate::image::{DecodedImage, ImageError};
@@ -29,26 +33,25 @@ pub(crate) trait Family: Sync {
     /// [`BundleError`] names the field.
     fn check(&self, manifest: &Manifest) -> Result<(), BundleError>;
 
-    /// The longest that the family's own axes get with these settings, for whoever plans memory. Axes of the decoder are not among them.
-    fn longest(&self, manifest: &Manifest, settings: &Settings) -> Vec<(&'static str, u64)>;
+    /// Whether the encoder has several input sizes, so that [`VisionOptions::image_size`] means something.
+    fn has_image_sizes(&self) -> bool {
+        false
+    }
+
+    /// The longest that the family's own axes get with these options, for whoever plans memory. Axes of the
+    /// decoder are not among them.
+    fn longest(&self, manifest: &Manifest, options: &VisionOptions) -> Vec<(&'static str, u64)>;
 
     /// Loads the graphs of the vision side.
     ///
     /// # Errors
-    /// [`LoadError`] when a graph does not load, or a setting does not fit the bundle.
+    /// [`LoadError`] when a graph does not load, or an option does not fit the bundle.
     fn load(
         &self,
         bundle: &Bundle,
         library: &dyn Library,
-        settings: &Settings,
+        options: &VisionOptions,
     ) -> Result<LoadedFamily, LoadError>;
-}
-
-/// What a user can set of a family.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Settings {
-    /// Encoder input size, pixels, for families that have several.
-    pub(crate) image_size: Option<usize>,
 }
 
 /// A family, ready for pictures.
@@ -105,6 +108,13 @@ pub(crate) trait VisionModel: Send {
         ask: &Ask<'_>,
         stages: &mut Stages<'_>,
     ) -> Result<Visual, LibraryError>;
+
+    /// Where the rows of each run stand: as many [`Positions`] as [`Visual::runs`], counted from where the
+    /// run begins. `next` says how far the run moves the text behind it: by what the whole picture takes,
+    /// however few of its rows were taken. `None` counts rows as text.
+    fn positions(&self, _visual: &Visual) -> Option<Vec<Positions>> {
+        None
+    }
 }
 
 /// Checks a field of a family's section.
@@ -207,13 +217,25 @@ pub struct Visual {
     pub rows: Tensor,
     /// Which rows each run of the picture's plan has, in order.
     pub runs: Vec<Range<usize>>,
+    /// What [`VisionModel::positions`] says, one per run.
+    pub positions: Option<Vec<Positions>>,
+    /// What is added behind the decoder's first layers, `[levels, rows, H]`, where the decoder has such
+    /// levels (DeepStack; `deep_levels` of the manifest).
+    pub deep: Option<Tensor>,
     /// Where each row looks, and why.
     pub receipt: Arc<Receipt>,
 }
 
 impl Visual {
+    /// Rows that stand one behind the other, as text does, and reach the decoder's first layer only.
+    pub fn new(rows: Tensor, runs: Vec<Range<usize>>, receipt: Receipt) -> Self {
+        Self { rows, runs, positions: None, deep: None, receipt: Arc::new(receipt) }
+    }
+
     /// Memory that it holds, bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.rows.bytes().len() + self.receipt.bytes()
+        let deep = self.deep.as_ref().map_or(0, |deep| deep.bytes().len());
+        let positions = self.positions.iter().flatten().map(|run| run.each.len() * size_of::<Position>());
+        self.rows.bytes().len() + deep + positions.sum::<usize>() + self.receipt.bytes()
     }
 }

@@ -1,8 +1,9 @@
 //! From picture files and a question to visual rows, for any family.
 //!
-//! [`Pictures`] is what any thread may use: it reads headers for the prompt, asks the two caches by the file's bytes, and only where they have
-//! nothing decodes and prepares a picture. [`Vision`] runs the graphs, on one thread. What a family does differently stands behind the traits of
-//! [`family`], one file each below [`families`].
+//! [`Pictures`] is what any thread may use: it reads headers for the prompt, asks the two caches by the
+//! file's bytes, and only where they have nothing decodes and prepares a picture. [`Vision`] runs the graphs,
+//! on one thread. What a family does differently stands behind the traits of [`family`], one file each below
+//! [`families`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,38 +17,16 @@ use crate::generate::{Budget, Cache, Note, Observer, Place, Receipt, Stage};
 use crate::image::{DecodedImage, ImageError, ImageLimits, decode};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
-use family::{Ask, Features, Grant, LoadedFamily, Pixels, Processor, Settings, VisionModel};
+use family::{Ask, Features, Grant, LoadedFamily, Pixels, Processor, VisionModel};
 use stages::Stages;
 
 pub mod families;
 pub(crate) mod family;
+mod options;
 pub mod stages;
 
 pub use family::{BudgetError, ImagePlan, Span, Visual};
-
-/// How to run the vision side.
-#[derive(Debug, Clone)]
-pub struct VisionOptions {
-    /// Encoder input size, pixels, for families that have several. `None`: the native one.
-    pub image_size: Option<usize>,
-    /// What an image may cost.
-    pub limits: ImageLimits,
-    /// Bound of the image-feature cache, bytes; 0 turns it off.
-    pub feature_cache_bytes: usize,
-    /// Bound of the visual-token cache, bytes; 0 turns it off.
-    pub token_cache_bytes: usize,
-}
-
-impl Default for VisionOptions {
-    fn default() -> Self {
-        Self {
-            image_size: None,
-            limits: ImageLimits::default(),
-            feature_cache_bytes: 256 << 20,
-            token_cache_bytes: 64 << 20,
-        }
-    }
-}
+pub use options::VisionOptions;
 
 /// The longest lengths of the axes that the vision graphs of a bundle have, for whoever plans memory.
 ///
@@ -55,9 +34,9 @@ impl Default for VisionOptions {
 /// [`LoadError`] for an unknown family, or a section that makes no sense.
 pub(crate) fn longest_axes(
     manifest: &Manifest,
-    image_size: Option<usize>,
+    options: &VisionOptions,
 ) -> Result<Vec<(&'static str, u64)>, LoadError> {
-    Ok(families::of(manifest)?.longest(manifest, &Settings { image_size }))
+    Ok(families::of(manifest)?.longest(manifest, options))
 }
 
 /// What is known of pictures without running a graph; shared freely between threads.
@@ -212,8 +191,8 @@ impl Vision {
     /// [`LoadError`] when a graph does not load, the family is unknown, or an option does not fit the bundle.
     pub fn load(bundle: &Bundle, library: &dyn Library, options: &VisionOptions) -> Result<Self, LoadError> {
         let family = families::of(bundle.manifest())?;
-        let settings = Settings { image_size: options.image_size };
-        let LoadedFamily { processor, model } = family.load(bundle, library, &settings)?;
+        families::check_image_size(family, &bundle.manifest().family, options)?;
+        let LoadedFamily { processor, model } = family.load(bundle, library, options)?;
         let identity = Sha256::new()
             .chain_update(bundle.digest())
             .chain_update(library.describe())
@@ -261,7 +240,8 @@ impl Vision {
             State::Visual(visual) => visual,
             state => {
                 let features = self.features(state, &keys, &mut stages)?;
-                let visual = self.model.embed(&features, &Ask { question, grant }, &mut stages)?;
+                let mut visual = self.model.embed(&features, &Ask { question, grant }, &mut stages)?;
+                visual.positions = self.model.positions(&visual);
                 self.note_statistics(&visual, observer)?;
                 self.pictures.caches().visuals.insert(keys.visual, visual.clone(), visual.bytes());
                 visual
@@ -307,3 +287,6 @@ impl Receipt {
         size_of::<Self>() + self.places.len() * size_of::<Place>()
     }
 }
+
+#[cfg(test)]
+mod tests;

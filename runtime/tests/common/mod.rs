@@ -8,13 +8,14 @@ use std::sync::Arc;
 use arrcoc_bundle::Bundle;
 use arrcoc_runtime::generate::{
     Budget, Event, FinishReason, GenerateError, MaxTokens, Message, Observer, Part, Prompt, Receipt, Request,
-    Role, Sampling, Timings, TokenLogprob, Usage,
+    Sampling, Speaker, Timings, TokenLogprob, Usage,
 };
+use arrcoc_runtime::library::LibraryOptions;
 use arrcoc_runtime::model::{Generation, Model, Options};
 use bytes::Bytes;
 
-/// A bundle of the tiny preset by its name, such as `fp32-cpu`: what `ARRCOC_TEST_BUNDLE` names when it is called so, else the one
-/// that `cargo xtask test` has made.
+/// A bundle of the tiny preset by its name, such as `fp32-cpu`: what `ARRCOC_TEST_BUNDLE` names when it is
+/// called so, else the one that `cargo xtask test` has made.
 pub fn tiny_bundle(bundle: &str) -> PathBuf {
     if let Some(dir) = std::env::var_os("ARRCOC_TEST_BUNDLE").map(PathBuf::from)
         && dir.file_name().is_some_and(|name| name.to_string_lossy() == bundle)
@@ -41,7 +42,8 @@ pub fn load_observed(bundle: &str, options: &Options, observer: Arc<dyn Observer
 
 /// Small enough to load quickly, with several slots.
 pub fn options() -> Options {
-    Options { threads: 2, slots: 3, context_length: Some(512), prefill_chunk: 64, ..Options::default() }
+    let library = LibraryOptions { threads: 2, ..LibraryOptions::default() };
+    Options { library, slots: 3, context_length: Some(512), prefill_chunk: 64, ..Options::default() }
 }
 
 /// A picture with a gradient and one bright square, so that patches differ; `seed` moves the square.
@@ -61,7 +63,7 @@ pub fn picture(width: u32, height: u32, seed: u32) -> Bytes {
 
 pub fn request(content: Vec<Part>) -> Request {
     Request {
-        prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
+        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
         budget: Budget::Tokens(64),
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use arrcoc_bundle::GenerationSpec;
 use arrcoc_runtime::generate::{
-    Allocation, Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request, Role, Sampling,
+    Allocation, Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request, Sampling, Speaker,
     Timings, Usage,
 };
 use arrcoc_server::config::Config;
@@ -61,7 +61,7 @@ fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Bytes]) -> Request {
     let images = images.iter().map(|image| Part::Image(image.clone()));
     let content = images.chain([Part::Text(ask.question.clone())]).collect();
     Request {
-        prompt: Prompt::Chat(vec![Message { role: Role::User, content }]),
+        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
         budget: ask.budget,
         explain: true,
         sampling: Sampling {

@@ -52,8 +52,8 @@ pub(crate) fn source(config: &Config) -> Result<Bundles, ConfigError> {
 /// The directory that `serve` takes where no setting names one: there `arrcoc-export build` puts its bundles.
 const HERE: &str = "engines";
 
-/// [`HERE`], where it holds bundles of one model. Bundles that cannot be used are no reason against it: choosing the
-/// first engine says what is wrong with them.
+/// [`HERE`], where it holds bundles of one model. Bundles that cannot be used are no reason against it:
+/// choosing the first engine says what is wrong with them.
 pub(crate) fn engines_here(config: &Config) -> Result<PathBuf, ConfigError> {
     let found = match Bundles::new(Path::new(HERE), config.options()).list() {
         Err(_) if !Path::new(HERE).exists() => format!("no directory `{HERE}` here"),

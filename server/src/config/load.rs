@@ -137,7 +137,7 @@ mod tests {
         let options = Config::load(Some(&path), &Overrides::default()).unwrap().options();
         assert_eq!(options.runtime, Some(arrcoc_runtime::library::LibraryKind::TensorRt));
         let yaml = "engine: {runtime: cuda, gpu: 1, gpu_arena: 2GiB, gpu_arena_growth: doubling}";
-        let cuda = load(yaml, &[]).unwrap().options().cuda;
+        let cuda = load(yaml, &[]).unwrap().options().library.cuda;
         assert_eq!((cuda.device, cuda.arena_limit), (1, Some(2 << 30)));
         assert_eq!(cuda.arena_growth, arrcoc_runtime::library::ArenaGrowth::Doubling);
         let error = load("engine: {runtime: gpu, gpu_arena_growth: fast}", &[]).unwrap_err().to_string();

@@ -1,15 +1,11 @@
 //! Configuration in two stages: `file` is what was written, [`Config`] what was checked. Only the latter
-//! travels. [`settings`] has a row for each setting; what the runtime needs to know of them is in
-//! [`Config::options`].
+//! travels. [`settings`] has a row for each setting; a row also says which of the runtime's options it fills.
 //!
 //! Precedence, setting by setting: command-line flag, then `ARRCOC_*` environment variable, then file, then
 //! default.
 
 use std::path::Path;
 
-use arrcoc_runtime::image::ImageLimits;
-use arrcoc_runtime::library::{CpuOptions, CudaOptions};
-use arrcoc_runtime::model::{Options, WarmUp};
 use serde::Serialize;
 
 mod checks;
@@ -70,38 +66,6 @@ impl Config {
             limits: &self.limits,
             timeouts: &self.timeouts,
             log: &self.log,
-        }
-    }
-
-    /// What the runtime needs to know of it.
-    pub fn options(&self) -> Options {
-        let (engine, limits) = (&self.engine, &self.limits);
-        Options {
-            runtime: engine.runtime.kind(),
-            threads: engine.threads,
-            cpu: CpuOptions { kernels: engine.kernels },
-            profile: engine.profile.clone(),
-            cuda: CudaOptions {
-                device: engine.gpu,
-                arena_limit: engine.gpu_arena.map(|size| size.0),
-                arena_growth: engine.gpu_arena_growth,
-            },
-            tensorrt_plans: engine.tensorrt_plans.clone(),
-            slots: engine.slots.0,
-            context_length: engine.context_length.map(|n| n.0),
-            prefill_chunk: engine.prefill_chunk.0,
-            queue_limit: limits.queue.0,
-            feature_cache_bytes: engine.feature_cache.0,
-            token_cache_bytes: engine.token_cache.0,
-            image_size: engine.image_size.map(|n| n.0),
-            limits: ImageLimits {
-                max_pixels: limits.image_pixels.0 as u64,
-                max_side: u32::try_from(limits.image_side.0).unwrap_or(u32::MAX),
-                max_aspect: u32::try_from(limits.image_aspect.0).unwrap_or(u32::MAX),
-                max_bytes: limits.image_bytes.0,
-            },
-            timeout: self.timeouts.request.0,
-            warm_up: WarmUp::Short,
         }
     }
 }

@@ -3,17 +3,20 @@
 //! check, help and `configs/serve.yaml` follow from the row.
 //!
 //! ```text
-//! key: TYPE = default, what stands for the value in help, help, check;
+//! key: TYPE = default, what stands for the value in help, help, check => field of the runtime's options;
 //! ```
 //!
 //! A default is written as in the file; empty is "not set". The type reads the text ([`super::Setting`]); a
-//! check, where there is one, looks at the value that was read.
+//! check, where there is one, looks at the value that was read. Where a row names a field behind `=>`,
+//! [`Config::options`] puts the value there ([`super::units::Plain`]), and a new setting of the runtime needs
+//! no other line in this crate.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use arrcoc_bundle::Precision;
 use arrcoc_runtime::library::{ArenaGrowth, Kernels};
+use arrcoc_runtime::model::Options;
 
 use super::checks;
 use super::table::settings;
@@ -45,7 +48,7 @@ settings! {
              listeners do; unless set, 127.0.0.1:8082, or a free port where that is taken; the same as \
              `listen` puts all on one";
         port_file: Option<PathBuf> = "", "FILE", "File to write the port to once the server listens";
-    }
+    } fills Options;
 
     /// How the server is called.
     server: Server {
@@ -60,35 +63,41 @@ settings! {
     engine: EngineConfig {
         runtime: RuntimeChoice = "auto", "NAME",
             "Inference library: auto, ort (ONNX Runtime on the CPU), and for portable bundles tract, cuda or \
-             tensorrt (ONNX Runtime on a GPU)";
-        threads: usize = "0", "N", "Threads of the inference library; 0 takes one per processor";
+             tensorrt (ONNX Runtime on a GPU)" => runtime;
+        threads: usize = "0", "N", "Threads of the inference library; 0 takes one per processor"
+            => library.threads;
         kernels: Kernels = "own", "NAME",
             "Who computes attention and layers in 8 and 4 bits on the CPU: own (kernels for AVX-512, where \
-             the CPU has it) or library (ONNX Runtime's operators)";
+             the CPU has it) or library (ONNX Runtime's operators)" => library.cpu.kernels;
         profile: Option<PathBuf> = "", "DIR",
             "Directory to write ONNX Runtime's profile of every graph to, for chrome://tracing, on ort and \
-             cuda; none unless set";
-        gpu: u32 = "0", "N", "Number of the GPU for cuda and tensorrt";
+             cuda; none unless set" => library.profile;
+        gpu: u32 = "0", "N", "Number of the GPU for cuda and tensorrt" => library.cuda.device;
         gpu_arena: Option<Size> = "", "SIZE",
-            "Most GPU memory that the arena of each graph may take on cuda; no limit unless set";
+            "Most GPU memory that the arena of each graph may take on cuda; no limit unless set"
+            => library.cuda.arena_limit;
         gpu_arena_growth: ArenaGrowth = "requested", "NAME",
             "How these arenas grow: requested (by what is needed) or doubling (fewer allocations, more \
-             memory)";
+             memory)" => library.cuda.arena_growth;
         tensorrt_plans: Option<PathBuf> = "", "DIR",
-            "Where `arrcoc-export compile` put its plans; .tensorrt beside the bundle unless set";
+            "Where `arrcoc-export compile` put its plans; .tensorrt beside the bundle unless set"
+            => library.tensorrt.plans;
         slots: Count = "4", "N",
-            "Answers generated at the same time; each holds KV cache for a whole context";
+            "Answers generated at the same time; each holds KV cache for a whole context" => slots;
         context_length: Option<Count> = "", "TOKENS",
-            "Longest prompt plus answer; unless set, 4096 or the model's own limit if that is smaller";
+            "Longest prompt plus answer; unless set, 4096 or the model's own limit if that is smaller"
+            => context_length;
         prefill_chunk: Count = "256", "TOKENS",
             "Prompt tokens processed per step while other answers go on; twice as many while none do \
-             (bundles for the CPU)";
+             (bundles for the CPU)" => prefill_chunk;
         image_size: Option<Count> = "", "PIXELS",
-            "Input size of the vision encoder; the checkpoint's native one unless set";
+            "Input size of the vision encoder; the checkpoint's native one unless set" => vision.image_size;
         feature_cache: Size = "256MiB", "SIZE",
-            "Cache of encoded images, so that a second question about one is cheap; 0 turns it off";
+            "Cache of encoded images, so that a second question about one is cheap; 0 turns it off"
+            => vision.feature_cache_bytes;
         token_cache: Size = "64MiB", "SIZE",
-            "Cache of visual tokens by image, question and budget; 0 turns it off";
+            "Cache of visual tokens by image, question and budget; 0 turns it off"
+            => vision.token_cache_bytes;
         loaded: Count = "1", "N",
             "Engines that stay in memory: above 1, those that were swapped away from are kept for a swap \
              back, the least recently used goes first";
@@ -99,7 +108,7 @@ settings! {
 
     /// What a request may cost.
     limits: Limits {
-        queue: Count = "64", "N", "Requests that may wait; more are answered 429";
+        queue: Count = "64", "N", "Requests that may wait; more are answered 429" => queue_limit;
         connections: Count = "256", "N",
             "Open connections; at the limit the longest idle one is closed for a new one, and probes still \
              get in";
@@ -115,10 +124,12 @@ settings! {
         messages: Count = "1024", "N", "Messages per chat";
         parts: Count = "1024", "N", "Parts of the messages of a chat together: texts and images";
         images: usize = "8", "N", "Images per request";
-        image_bytes: Size = "20MiB", "SIZE", "Largest image file";
-        image_pixels: Count = "50000000", "N", "Largest image, width times height";
-        image_side: Count = "32768", "PIXELS", "Longest side of an image";
-        image_aspect: Count = "200", "N", "Most times that one side of an image may be as long as the other";
+        image_bytes: Size = "20MiB", "SIZE", "Largest image file" => vision.limits.max_bytes;
+        image_pixels: Count = "50000000", "N", "Largest image, width times height"
+            => vision.limits.max_pixels;
+        image_side: Count = "32768", "PIXELS", "Longest side of an image" => vision.limits.max_side;
+        image_aspect: Count = "200", "N", "Most times that one side of an image may be as long as the other"
+            => vision.limits.max_aspect;
         choices: Count = "8", "N", "Largest `n`: answers per request";
         max_tokens: Count = "4096", "TOKENS",
             "Largest `max_tokens`, and the limit where a chat request sets none";
@@ -126,7 +137,8 @@ settings! {
 
     /// What may take how long.
     timeouts: Timeouts {
-        request: Span = "5m", "TIME", "Longest time from a request's arrival to the end of its answer";
+        request: Span = "5m", "TIME", "Longest time from a request's arrival to the end of its answer"
+            => timeout;
         load: Span = "5m", "TIME",
             "Longest time to load an engine and warm it up, at start and in a swap, there for its trial and \
              again for itself";

@@ -36,11 +36,12 @@ macro_rules! settings {
         $(#[$doc:meta])*
         $config:ident {
             $($key:ident: $type:ty = $default:expr, $value:literal, $help:literal $(, $check:path)?;)*
-        }
+        } fills $options:ident;
         $(
             $(#[$section_doc:meta])*
             $section:ident: $name:ident {
-                $($of:ident: $of_type:ty = $of_default:expr, $of_value:literal, $of_help:literal $(, $of_check:path)?;)*
+                $($of:ident: $of_type:ty = $of_default:expr, $of_value:literal, $of_help:literal $(, $of_check:path)?
+                    $(=> $($field:ident).+)?;)*
             }
         )*
     ) => {
@@ -74,6 +75,17 @@ macro_rules! settings {
                 $(let $key = values.get::<$type>(stringify!($key), $default, &[$($check)?]);)*
                 $(let $section = $name::read(values);)*
                 Some(Self { $($key: $key?,)* $($section: $section?,)* })
+            }
+
+            /// What the runtime is told: the fields that rows name with `=>`; the others have its own
+            /// defaults.
+            #[allow(clippy::field_reassign_with_default, reason = "one line per row")]
+            pub fn options(&self) -> $options {
+                let mut options = $options::default();
+                $($($(
+                    options.$($field).+ = $crate::config::units::Plain::plain(&self.$section.$of);
+                )?)*)*
+                options
             }
         }
 

@@ -19,6 +19,61 @@ pub trait Setting: Sized {
     fn read(text: &str) -> Option<Self>;
 }
 
+/// A setting's value as the runtime's options have it.
+pub(super) trait Plain<T> {
+    /// The plain value.
+    fn plain(&self) -> T;
+}
+
+/// Types that are the same on both sides.
+macro_rules! plain_already {
+    ($($type:ty)*) => {
+        $(impl Plain<$type> for $type {
+            fn plain(&self) -> $type {
+                self.clone()
+            }
+        })*
+    };
+}
+plain_already!(usize u32 PathBuf Kernels ArenaGrowth);
+
+impl<T, S: Plain<T>> Plain<Option<T>> for Option<S> {
+    fn plain(&self) -> Option<T> {
+        self.as_ref().map(S::plain)
+    }
+}
+
+impl Plain<usize> for Count {
+    fn plain(&self) -> usize {
+        self.0
+    }
+}
+
+impl Plain<u64> for Count {
+    fn plain(&self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// More than fits is as good as no limit.
+impl Plain<u32> for Count {
+    fn plain(&self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+}
+
+impl Plain<usize> for Size {
+    fn plain(&self) -> usize {
+        self.0
+    }
+}
+
+impl Plain<Duration> for Span {
+    fn plain(&self) -> Duration {
+        self.0
+    }
+}
+
 /// A number of bytes, written `4096`, `64KiB`, `32MiB` or `2GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub usize);
@@ -156,9 +211,9 @@ pub enum RuntimeChoice {
     Tract,
 }
 
-impl RuntimeChoice {
-    /// The runtime's own form, in which absence means "choose".
-    pub fn kind(self) -> Option<LibraryKind> {
+/// Absence means "choose".
+impl Plain<Option<LibraryKind>> for RuntimeChoice {
+    fn plain(&self) -> Option<LibraryKind> {
         match self {
             Self::Auto => None,
             Self::Ort => Some(LibraryKind::Ort),

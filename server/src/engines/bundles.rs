@@ -112,7 +112,7 @@ impl Source for Bundles {
 
     fn free_gpu_memory(&self) -> Result<Option<u64>, LoadFailure> {
         match self.options.runtime.is_some_and(LibraryKind::is_gpu) {
-            true => Ok(Some(gpu::free_memory(self.options.cuda.device)?)),
+            true => Ok(Some(gpu::free_memory(self.options.library.cuda.device)?)),
             false => Ok(None),
         }
     }

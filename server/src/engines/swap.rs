@@ -15,7 +15,7 @@ use arrcoc_runtime::model::{MemoryNeed, Mib};
 use super::{Available, LoadFailure, Source};
 use crate::memory::{self, Shortage};
 use crate::metrics::EngineMetrics;
-use crate::state::{App, Serving, Slot};
+use crate::state::{App, Phase, Serving};
 
 /// The right to swap.
 type Turn = tokio::sync::OwnedMutexGuard<()>;
@@ -125,7 +125,7 @@ pub async fn swap(app: &App, wanted: Wanted) -> Result<Swapped, SwapError> {
 /// `turn` is held until nothing of this swap goes on, be it on a thread that nobody waits for any more.
 async fn attempt(app: &App, wanted: Wanted, started: Instant, turn: Turn) -> Result<Swapped, SwapError> {
     let Some(source) = app.source.clone() else { return Err(SwapError::NoEngines) };
-    let Slot::Ready(current) = app.slot() else { return Err(SwapError::NotServing) };
+    let Phase::Ready(current) = app.phase() else { return Err(SwapError::NotServing) };
     if app.draining() {
         return Err(SwapError::NotServing);
     }

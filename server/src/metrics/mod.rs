@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use arrcoc_bundle::{Precision, Statistics};
 use arrcoc_runtime::generate::{Cache, Note, Observer};
-use arrcoc_runtime::model::{Load, ModelInfo};
+use arrcoc_runtime::model::{ModelInfo, Occupancy};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 mod arrcoc;
@@ -134,8 +134,8 @@ impl EngineMetrics {
     }
 
     /// Brings the gauges up to date; called before each scrape. `answers` are being written.
-    pub fn set_load(&self, load: Load, answers: usize) {
-        self.vllm.set_load(load, answers);
+    pub fn set_occupancy(&self, load: Occupancy, answers: usize) {
+        self.vllm.set_occupancy(load, answers);
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use arrcoc_runtime::generate::{FinishReason, Timings, Usage};
-use arrcoc_runtime::model::{Load, ModelInfo};
+use arrcoc_runtime::model::{ModelInfo, Occupancy};
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::register;
@@ -227,7 +227,7 @@ impl Vllm {
             .set(1.0);
     }
 
-    pub(super) fn set_load(&self, load: Load, answers: usize) {
+    pub(super) fn set_occupancy(&self, load: Occupancy, answers: usize) {
         self.running.set(answers as f64);
         for gauge in &self.waiting {
             gauge.set(load.waiting as f64);

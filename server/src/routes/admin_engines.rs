@@ -15,7 +15,7 @@ use crate::engines::Found;
 use crate::error::ApiError;
 use crate::openai::{List, unix_seconds};
 use crate::openapi::{self, Answer, Key, Page};
-use crate::state::{App, Role, Serving, Slot};
+use crate::state::{App, Phase, Purpose, Serving};
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
@@ -36,14 +36,14 @@ pub(super) fn endpoint() -> Endpoint {
 
 async fn handle(_key: AdminKey, State(app): State<App>) -> Result<Json<List<Engine>>, ApiError> {
     let mut engines = Vec::new();
-    if let Slot::Loading(since) = app.slot() {
+    if let Phase::Loading(since) = app.phase() {
         engines.push(Engine::Loading { state: LoadingState::Loading, since: unix_seconds(since) });
     }
     let loaded = app.loaded();
     engines.extend(
         loaded
             .iter()
-            .map(|(role, serving)| Engine::Loaded(LoadedEngine::new(serving, *role, app.draining()))),
+            .map(|(purpose, serving)| Engine::Loaded(LoadedEngine::new(serving, *purpose, app.draining()))),
     );
     if let Some(source) = app.source.clone() {
         let found = tokio::task::spawn_blocking(move || source.list()).await.map_err(ApiError::internal)?;
@@ -54,9 +54,9 @@ async fn handle(_key: AdminKey, State(app): State<App>) -> Result<Json<List<Engi
 }
 
 /// Whether an engine is in memory to stay.
-fn is_loaded(found: &Found, loaded: &[(Role, Arc<Serving>)]) -> bool {
+fn is_loaded(found: &Found, loaded: &[(Purpose, Arc<Serving>)]) -> bool {
     let Ok(engine) = &found.engine else { return false };
-    loaded.iter().any(|(role, serving)| *role != Role::Retiring && engine.is(serving.engine.info()))
+    loaded.iter().any(|(purpose, serving)| *purpose != Purpose::Retiring && engine.is(serving.engine.info()))
 }
 
 /// An engine, in memory or not.
@@ -184,14 +184,14 @@ fn candidate(found: &Found) -> Engine {
 }
 
 impl LoadedEngine {
-    pub(super) fn new(serving: &Serving, role: Role, draining: bool) -> Self {
-        let (info, load) = (serving.engine.info(), serving.engine.load_now());
-        let state = match (serving.engine.healthy(), role) {
+    pub(super) fn new(serving: &Serving, purpose: Purpose, draining: bool) -> Self {
+        let (info, load) = (serving.engine.info(), serving.engine.occupancy());
+        let state = match (serving.engine.healthy(), purpose) {
             (false, _) => LoadedState::Unhealthy,
-            (true, Role::Kept) => LoadedState::Kept,
-            (true, Role::Retiring) => LoadedState::Unloading,
-            (true, Role::Serving) if draining => LoadedState::Draining,
-            (true, Role::Serving) => LoadedState::Ready,
+            (true, Purpose::Kept) => LoadedState::Kept,
+            (true, Purpose::Retiring) => LoadedState::Unloading,
+            (true, Purpose::Serving) if draining => LoadedState::Draining,
+            (true, Purpose::Serving) => LoadedState::Ready,
         };
         Self {
             model: serving.name.clone(),

@@ -20,7 +20,7 @@ use crate::error::ApiError;
 use crate::json::{Body, Field, Object};
 use crate::openai::fields::{self, Form as _, by, check_own, fields};
 use crate::openapi::{self, Answer, Key, Page};
-use crate::state::{App, Role};
+use crate::state::{App, Purpose};
 
 /// Longest name of a model, bytes.
 const LONGEST_NAME: usize = 200;
@@ -113,7 +113,7 @@ async fn handle(
         async move { swap(&app, Wanted { model, precision }).await }
     });
     let Swapped { serving, changed, took } = task.await.map_err(ApiError::internal)??;
-    let engine = LoadedEngine::new(&serving, Role::Serving, app.draining());
+    let engine = LoadedEngine::new(&serving, Purpose::Serving, app.draining());
     Ok(Json(Swap { changed, seconds: took.as_secs_f64(), engine }))
 }
 

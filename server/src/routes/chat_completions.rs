@@ -84,7 +84,7 @@ async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> R
             // Stable: images keep their order, and so do texts.
             parts.sort_by_key(|part| matches!(part, Part::Text(_)));
         }
-        generate::Message { role, content: parts }
+        generate::Message { speaker: role, content: parts }
     });
     let messages = messages.collect();
     files.complete();

@@ -8,7 +8,7 @@ use axum::routing::get;
 use super::{Endpoint, Status};
 use crate::error::ApiError;
 use crate::openapi::{self, Answer, Key, Page};
-use crate::state::{App, Slot};
+use crate::state::{App, Phase};
 
 pub(super) const PATH: &str = "/health";
 
@@ -30,8 +30,8 @@ pub(super) fn endpoint() -> Endpoint {
 }
 
 async fn handle(State(app): State<App>) -> Result<Json<Status>, ApiError> {
-    match app.slot() {
-        Slot::Ready(serving) if !serving.engine.healthy() => Err(ApiError::internal(
+    match app.phase() {
+        Phase::Ready(serving) if !serving.engine.healthy() => Err(ApiError::internal(
             "the engine cannot answer any more, for a reason that was logged; restart the server",
         )),
         _ => Ok(Json(Status { status: "ok" })),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Endpoint;
 use crate::error::ApiError;
 use crate::openapi::{Answer, Key, Page};
-use crate::state::{App, Slot};
+use crate::state::{App, Phase};
 
 const PAGE: &str = include_str!("landing.html");
 
@@ -63,7 +63,7 @@ struct ServedModel {
 
 fn server(app: &App) -> Server {
     let key = !app.config.auth.api_keys.is_empty();
-    let Slot::Ready(serving) = app.slot() else { return Server { key, model: None } };
+    let Phase::Ready(serving) = app.phase() else { return Server { key, model: None } };
     let info = serving.engine.info();
     let model = ServedModel {
         model: serving.name.clone(),

@@ -8,7 +8,7 @@ use axum::routing::get;
 use super::Endpoint;
 use crate::error::ApiError;
 use crate::openapi::{Answer, Key, Page};
-use crate::state::{App, Slot};
+use crate::state::{App, Phase};
 
 pub(super) const PATH: &str = "/metrics";
 
@@ -30,8 +30,8 @@ pub(super) fn endpoint() -> Endpoint {
 }
 
 async fn handle(State(app): State<App>) -> Result<Response, ApiError> {
-    if let Slot::Ready(serving) = app.slot() {
-        serving.metrics.set_load(app.load_now(), app.answers());
+    if let Phase::Ready(serving) = app.phase() {
+        serving.metrics.set_occupancy(app.occupancy(), app.answers());
     }
     let text = app.metrics.render().map_err(ApiError::internal)?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())

@@ -13,7 +13,7 @@ use crate::engine::target_name;
 use crate::error::ApiError;
 use crate::openai::{List, unix_seconds};
 use crate::openapi::{self, Answer, Key, Page};
-use crate::state::{App, Serving, Slot};
+use crate::state::{App, Phase, Serving};
 
 pub(super) fn list() -> Endpoint {
     Endpoint {
@@ -51,9 +51,9 @@ pub(super) fn one() -> Endpoint {
 }
 
 async fn handle_list(_key: ApiKey, State(app): State<App>) -> Json<List<Model>> {
-    let models = match app.slot() {
-        Slot::Ready(serving) => vec![Model::new(&serving, app.config.limits.images)],
-        Slot::Loading(_) => vec![],
+    let models = match app.phase() {
+        Phase::Ready(serving) => vec![Model::new(&serving, app.config.limits.images)],
+        Phase::Loading(_) => vec![],
     };
     Json(models.into())
 }
@@ -63,7 +63,7 @@ async fn handle_one(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Model>, ApiError> {
-    let Slot::Ready(serving) = app.slot() else { return Err(ApiError::loading()) };
+    let Phase::Ready(serving) = app.phase() else { return Err(ApiError::loading()) };
     serving.check_model(Some(&id))?;
     Ok(Json(Model::new(&serving, app.config.limits.images)))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use arrcoc_runtime::generate::{
-    Budget, Event, FinishReason, GenerateError, MaxTokens, Part, Prompt, Role, Sampling,
+    Budget, Event, FinishReason, GenerateError, MaxTokens, Part, Prompt, Sampling, Speaker,
 };
 use serde_json::{Value, json};
 
@@ -95,8 +95,8 @@ async fn messages_keep_their_order_and_roles() {
     assert_eq!(reply.status, 200, "{}", reply.text);
     let request = service.engine.last_request();
     let Prompt::Chat(messages) = request.prompt else { panic!("not a chat") };
-    let roles: Vec<_> = messages.iter().map(|message| message.role).collect();
-    assert_eq!(roles, [Role::System, Role::User, Role::Assistant]);
+    let speakers: Vec<_> = messages.iter().map(|message| message.speaker).collect();
+    assert_eq!(speakers, [Speaker::System, Speaker::User, Speaker::Assistant]);
     let parts: Vec<String> = messages[1]
         .content
         .iter()
@@ -260,7 +260,7 @@ async fn an_error_before_the_first_token_has_its_own_status_even_in_a_stream() {
                 "invalid_value",
             ),
             (GenerateError::Timeout(Duration::from_secs(1)), 504, "timeout"),
-            (GenerateError::Engine("secret".into()), 500, "internal_error"),
+            (GenerateError::Internal("secret".into()), 500, "internal_error"),
         ];
         for (error, status, code) in cases {
             let service = service(Fake::new(move |_| vec![Step::Emit(Event::Failed(error.clone()))]), &[]);
@@ -273,8 +273,9 @@ async fn an_error_before_the_first_token_has_its_own_status_even_in_a_stream() {
 
 #[tokio::test]
 async fn an_error_in_mid_stream_is_an_event() {
-    let fail =
-        || vec![started(), token(0, "a"), Step::Emit(Event::Failed(GenerateError::Engine("secret".into())))];
+    let fail = || {
+        vec![started(), token(0, "a"), Step::Emit(Event::Failed(GenerateError::Internal("secret".into())))]
+    };
     let service = service(Fake::new(move |_| fail()), &[]);
     let reply = service.chat(json!({"stream": true})).await;
     assert_eq!(reply.status, 200);

@@ -9,7 +9,7 @@ use arrcoc_runtime::generate::{
     Allocation, Event, FinishReason, GenerateError, Logprob, MaxTokens, Place, Receipt, Request, Score,
     Timings, TokenLogprob, Usage,
 };
-use arrcoc_runtime::model::{Generation, Load, ModelInfo};
+use arrcoc_runtime::model::{Generation, ModelInfo, Occupancy};
 use arrcoc_server::config::{Config, Overrides};
 use arrcoc_server::engine::Engine;
 use arrcoc_server::engines::Source;
@@ -129,8 +129,8 @@ impl Engine for Fake {
         &self.info
     }
 
-    fn load_now(&self) -> Load {
-        Load { running: 1, waiting: self.waiting.load(Ordering::SeqCst), kv_usage: 0.25 }
+    fn occupancy(&self) -> Occupancy {
+        Occupancy { running: 1, waiting: self.waiting.load(Ordering::SeqCst), kv_usage: 0.25 }
     }
 
     fn drain(&self) {

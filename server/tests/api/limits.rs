@@ -236,7 +236,7 @@ async fn the_engines_refusals_have_their_status() {
         (GenerateError::Invalid { field: "arrcoc.budget", message: "no such tier".into() }, 400, None),
         (GenerateError::QueueFull { waiting: 64, retry_after: Duration::from_secs(3) }, 429, Some("3")),
         (GenerateError::Draining, 503, Some("5")),
-        (GenerateError::Engine("x".into()), 500, None),
+        (GenerateError::Internal("x".into()), 500, None),
     ];
     for (error, status, retry_after) in cases {
         *service.engine.refuse.lock().unwrap() = Some(error);

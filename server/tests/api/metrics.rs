@@ -236,7 +236,7 @@ async fn requests_are_counted() {
 
 #[tokio::test]
 async fn failures_are_counted_apart() {
-    let fail = Step::Emit(Event::Failed(GenerateError::Engine("x".into())));
+    let fail = Step::Emit(Event::Failed(GenerateError::Internal("x".into())));
     let service = service(Fake::new(move |_| vec![started(), fail.clone()]), &[]);
     service.chat(json!({"n": 2})).await.error(500);
     let metrics = parse(&service.get("/metrics").await.text);

@@ -1,9 +1,10 @@
 //! Which provider each node of a session was given to, and whether that is right.
 //!
-//! The CUDA provider itself hands arithmetic on shapes to the CPU, where its results are needed to launch kernels. So
-//! `session.disable_cpu_ep_fallback` would refuse every graph with dynamic axes; instead ONNX Runtime is asked for the
-//! assignment (<https://onnxruntime.ai/docs/api/c/struct_ort_api.html>, `Session_GetEpGraphAssignmentInfo`, since 1.24), and what
-//! is on the CPU must be of the operators that shapes are computed with.
+//! The CUDA provider itself hands arithmetic on shapes to the CPU, where its results are needed to launch
+//! kernels. So `session.disable_cpu_ep_fallback` would refuse every graph with dynamic axes; instead ONNX
+//! Runtime is asked for the assignment (<https://onnxruntime.ai/docs/api/c/struct_ort_api.html>,
+//! `Session_GetEpGraphAssignmentInfo`, since 1.24), and what is on the CPU must be of the operators that
+//! shapes are computed with.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
@@ -18,8 +19,8 @@ pub(super) const RECORD: &str = "session.record_ep_graph_assignment_info";
 /// The CPU provider's name.
 const CPU: &str = "CPUExecutionProvider";
 
-/// Operators that shapes are computed with. None of them is where a network spends its time, and the CUDA provider has
-/// kernels for all of them: it leaves them to the CPU when they work on a few integers.
+/// Operators that shapes are computed with. None of them is where a network spends its time, and the CUDA
+/// provider has kernels for all of them: it leaves them to the CPU when they work on a few integers.
 const OF_SHAPES: [&str; 19] = [
     "Add",
     "Cast",
@@ -75,8 +76,8 @@ pub(super) fn check(nodes: &[Assigned]) -> Result<(), String> {
 pub(super) fn of(session: &Session) -> Result<Vec<Assigned>, ::ort::Error> {
     let api = ::ort::api();
     let mut nodes = Vec::new();
-    // SAFETY: the session lives through this function, and ONNX Runtime documents that it owns the arrays, the objects in
-    // them and their strings for as long as the session does; all are read here and copied.
+    // SAFETY: the session lives through this function, and ONNX Runtime documents that it owns the arrays,
+    // the objects in them and their strings for as long as the session does; all are read here and copied.
     unsafe {
         let subgraphs =
             array(|data, count| (api.Session_GetEpGraphAssignmentInfo)(session.ptr(), data, count))?;

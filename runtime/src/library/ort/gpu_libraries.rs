@@ -4,8 +4,6 @@ use std::path::Path;
 
 use libloading::Library;
 
-use super::Provider;
-
 /// The NVIDIA driver's own library, which no package brings along.
 const DRIVER: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
@@ -16,12 +14,20 @@ const TENSORRT: [&str; 2] = if cfg!(windows) {
     ["libnvinfer.so.10", "libnvonnxparser.so.10"]
 };
 
+/// A provider that runs on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GpuProvider {
+    /// CUDA's.
+    Cuda,
+    /// TensorRT's.
+    TensorRt,
+}
+
 /// What of a provider's libraries the system does not find, by file name.
-pub(super) fn missing(provider: &Provider, onnxruntime: &Path) -> Vec<String> {
+pub(super) fn missing(provider: GpuProvider, onnxruntime: &Path) -> Vec<String> {
     let (own, tensorrt): (&[&str], &[&str]) = match provider {
-        Provider::Cpu(_) => return Vec::new(),
-        Provider::Cuda(_) => (&["shared", "cuda"], &[]),
-        Provider::TensorRt(_) => (&["shared", "tensorrt"], &TENSORRT),
+        GpuProvider::Cuda => (&["shared", "cuda"], &[]),
+        GpuProvider::TensorRt => (&["shared", "tensorrt"], &TENSORRT),
     };
     let beside = onnxruntime.parent().unwrap_or(Path::new("."));
     let file = |part: &&str| {
@@ -43,8 +49,8 @@ pub(super) fn missing(provider: &Provider, onnxruntime: &Path) -> Vec<String> {
 /// Why there is none.
 pub(super) fn tensorrt_version() -> Result<String, String> {
     let library = open(TENSORRT[0]).map_err(|error| format!("cannot load {}: {error}", TENSORRT[0]))?;
-    // SAFETY: `NvInferRuntime.h` declares `int32_t getInferLibVersion()`, which only returns a constant; the library stays
-    // loaded until after the call.
+    // SAFETY: `NvInferRuntime.h` declares `int32_t getInferLibVersion()`, which only returns a constant; the
+    // library stays loaded until after the call.
     let code = unsafe {
         library
             .get::<unsafe extern "C" fn() -> i32>(b"getInferLibVersion\0")
@@ -60,15 +66,14 @@ fn version(code: i32) -> String {
 }
 
 fn open(name: &str) -> Result<Library, libloading::Error> {
-    // SAFETY: loading runs the initialisers of NVIDIA's libraries, the same that ONNX Runtime runs when it loads them.
+    // SAFETY: loading runs the initialisers of NVIDIA's libraries, the same that ONNX Runtime runs when it
+    // loads them.
     unsafe { Library::new(name) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::CpuOptions;
-    use crate::library::{CudaOptions, TensorRtOptions};
 
     #[test]
     fn versions_are_read_as_tensorrt_writes_them() {
@@ -79,11 +84,10 @@ mod tests {
     #[test]
     fn the_providers_own_libraries_lie_beside_onnx_runtime() {
         let nowhere = Path::new("nowhere").join("libonnxruntime.so");
-        let missing_for = |provider: &Provider| missing(provider, &nowhere).join(" ");
-        assert_eq!(missing_for(&Provider::Cpu(CpuOptions::default())), "");
-        let cuda = missing_for(&Provider::Cuda(CudaOptions::default()));
+        let missing_for = |provider| missing(provider, &nowhere).join(" ");
+        let cuda = missing_for(GpuProvider::Cuda);
         assert!(cuda.contains("onnxruntime_providers_cuda") && !cuda.contains("tensorrt"), "{cuda}");
-        let tensorrt = missing_for(&Provider::TensorRt(TensorRtOptions::default()));
+        let tensorrt = missing_for(GpuProvider::TensorRt);
         assert!(tensorrt.contains("onnxruntime_providers_tensorrt"), "{tensorrt}");
     }
 }

@@ -6,7 +6,7 @@ use ::ort::memory::MemoryInfo;
 use ::ort::session::{Session, SessionInputValue};
 
 use super::linked::Mapped;
-use super::values::{adopt, bind_inputs, port, view, view_of};
+use super::values::{adopt, bind_inputs, failed, port, view, view_of};
 use super::{Provider, kept, tensorrt};
 use crate::library::port::{Offer, Port, check, check_ranges};
 use crate::library::{Graph, InPlace, Kept, LibraryError, RunOutputs};
@@ -89,10 +89,6 @@ fn offers<'a>(inputs: &'a [(&'a str, Tensor)]) -> Vec<Offer<'a>> {
     inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect()
 }
 
-pub(super) fn failed(graph: &str, reason: impl ToString) -> LibraryError {
-    LibraryError::Run { graph: graph.to_owned(), reason: reason.to_string() }
-}
-
 /// The buffer has the size that its shape needs, its alignment, and an output to go with it.
 fn check_buffer(graph: &str, outputs: &[String], buffer: &InPlace<'_>) -> Result<(), LibraryError> {
     let InPlace { input, output, shape, element, bytes } = buffer;
@@ -116,7 +112,8 @@ fn run(session: &mut Session, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, 
     let values = inputs
         .iter()
         .map(|(name, tensor)| {
-            // SAFETY: `inputs` outlives the run, ONNX Runtime only reads inputs, and the values die with this function.
+            // SAFETY: `inputs` outlives the run, ONNX Runtime only reads inputs, and the values die with this
+            // function.
             let value = unsafe { view_of(tensor, session) }?;
             Ok((Cow::Borrowed(*name), SessionInputValue::Owned(value)))
         })
@@ -136,8 +133,9 @@ fn run_bound(
     unsafe { bind_inputs(&mut binding, session, inputs) }?;
     for buffer in in_place.iter_mut() {
         let data = buffer.bytes.as_mut_ptr();
-        // SAFETY: the memory is borrowed mutably until this function returns, `check_buffer` compared its size, and the
-        // two values over it are what the operator asks for: it reads the past and writes behind it.
+        // SAFETY: the memory is borrowed mutably until this function returns, `check_buffer` compared its
+        // size, and the two values over it are what the operator asks for: it reads the past and writes
+        // behind it.
         let (input, output) = unsafe {
             (
                 view(data, buffer.element, buffer.shape, session)?,

@@ -8,8 +8,7 @@ use ::ort::memory::{AllocationDevice, MemoryInfo};
 use ::ort::session::Session;
 use ::ort::value::{DynTensorValueType, DynValue, Value};
 
-use super::graph::failed;
-use super::values::{adopt, bind_inputs, shape_of};
+use super::values::{adopt, bind_inputs, failed, shape_of};
 use crate::library::kept::LibraryMemory;
 use crate::library::{Kept, LibraryError, RunOutputs};
 use crate::tensor::Tensor;

@@ -1,7 +1,7 @@
 //! Finding ONNX Runtime's dynamic library.
 //!
-//! It is looked for where `ORT_DYLIB_PATH` says (and then nowhere else), in `target/onnxruntime/`, where `cargo xtask`
-//! puts it, and beside the executable, in `onnxruntime/` or loose.
+//! It is looked for where `ORT_DYLIB_PATH` says (and then nowhere else), in `target/onnxruntime/`, where
+//! `cargo xtask` puts it, and beside the executable, in `onnxruntime/` or loose.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,8 @@ fn is_library(name: &OsStr) -> bool {
     }
 }
 
-/// The version in the library's file name (`libonnxruntime.so.1.31.1`), or else what the library says of its build.
+/// The version in the library's file name (`libonnxruntime.so.1.31.1`), or else what the library says of its
+/// build.
 pub(super) fn version(path: &Path) -> String {
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

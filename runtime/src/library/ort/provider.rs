@@ -1,7 +1,7 @@
 //! Where ONNX Runtime runs graphs, and what it takes to get there.
 //!
-//! A provider is tried when the runtime is opened: what is missing is named then, and nothing runs on the CPU because a
-//! GPU was not to be had.
+//! A provider is tried when the runtime is opened: what is missing is named then, and nothing runs on the CPU
+//! because a GPU was not to be had.
 
 use std::path::Path;
 
@@ -9,11 +9,15 @@ use ::ort::ep::{ArbitrarilyConfigurableExecutionProvider as _, ExecutionProvider
 use ::ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ::ort::session::builder::SessionBuilder;
 
+use super::gpu_libraries::{self, GpuProvider};
 use super::locate::VARIABLE;
-use super::{RELEASE, Shared, gpu_libraries};
 #[cfg(target_arch = "x86_64")]
 use crate::library::Kernels;
 use crate::library::{ArenaGrowth, CpuOptions, CudaOptions, LibraryError, TensorRtOptions};
+
+/// The release that all of this was tried with, and the one to install; the library's own `oldest` says what
+/// else is taken.
+pub const RELEASE: &str = "1.31";
 
 /// What fits this release of ONNX Runtime, as its release on PyPI links it.
 fn versions() -> String {
@@ -61,27 +65,36 @@ impl Provider {
     /// Registers the provider once, to see whether it can be.
     ///
     /// # Errors
-    /// [`LibraryError::Unavailable`] with the reason, the libraries that are missing and the versions that fit.
-    pub(super) fn check(&self, shared: &Shared, builder: SessionBuilder) -> Result<(), LibraryError> {
-        let (built_in, runtime) = match self {
+    /// [`LibraryError::Unavailable`] with the reason, the libraries that are missing and the versions that
+    /// fit.
+    pub(super) fn check(
+        &self,
+        onnxruntime: &Path,
+        version: &str,
+        builder: SessionBuilder,
+    ) -> Result<(), LibraryError> {
+        let (built_in, runtime, gpu) = match self {
             Self::Cpu(_) => return Ok(()),
-            Self::Cuda(_) => (::ort::ep::CUDA::is_available(), "ONNX Runtime on CUDA"),
-            Self::TensorRt(_) => (::ort::ep::TensorRT::is_available(), "ONNX Runtime on TensorRT"),
+            Self::Cuda(_) => (::ort::ep::CUDA::is_available(), "ONNX Runtime on CUDA", GpuProvider::Cuda),
+            Self::TensorRt(_) => {
+                (::ort::ep::TensorRT::is_available(), "ONNX Runtime on TensorRT", GpuProvider::TensorRt)
+            }
         };
         let unavailable = |reason| LibraryError::Unavailable { runtime, reason };
         if !built_in.map_err(|error| unavailable(error.to_string()))? {
-            return Err(unavailable(not_built_in(self.name(), &shared.path, &shared.version)));
+            return Err(unavailable(not_built_in(self.name(), onnxruntime, version)));
         }
         match self.register(builder, &[]) {
             Ok(_) => Ok(()),
             Err(error) => {
-                let missing = gpu_libraries::missing(self, &shared.path);
+                let missing = gpu_libraries::missing(gpu, onnxruntime);
                 Err(unavailable(explain(&error.to_string(), &missing)))
             }
         }
     }
 
-    /// Registers the provider with its own options and `more`, on the CPU our own operators; a failure is an error, never another provider.
+    /// Registers the provider with its own options and `more`, on the CPU our own operators; a failure is an
+    /// error, never another provider.
     pub(super) fn register(
         &self,
         builder: SessionBuilder,

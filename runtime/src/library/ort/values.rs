@@ -8,14 +8,16 @@ use ::ort::memory::MemoryInfo;
 use ::ort::session::{IoBinding, Session};
 use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Value, ValueType};
 
+use crate::library::LibraryError;
 use crate::library::port::{Axis, Port};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
-/// A value over memory that stays the caller's. (`ort`'s own borrowed tensors are copied when they are bound.)
+/// A value over memory that stays the caller's. (`ort`'s own borrowed tensors are copied when they are
+/// bound.)
 ///
 /// # Safety
-/// `data` must hold a tensor of that type and shape, outlive the value and every binding that it is put into, and be
-/// writable wherever the value is bound as an output.
+/// `data` must hold a tensor of that type and shape, outlive the value and every binding that it is put into,
+/// and be writable wherever the value is bound as an output.
 pub(super) unsafe fn view(
     data: *const u8,
     element: ElementType,
@@ -100,7 +102,8 @@ unsafe impl TensorBytes for OrtBytes {
             // ONNX Runtime may give no memory at all for an empty tensor.
             return &[];
         }
-        // SAFETY: the value is on the CPU, holds `len` bytes, is never written again and lives as long as `self`.
+        // SAFETY: the value is on the CPU, holds `len` bytes, is never written again and lives as long as
+        // `self`.
         unsafe { std::slice::from_raw_parts(self.value.data_ptr().cast(), self.len) }
     }
 }
@@ -137,4 +140,9 @@ fn from_ort(element: TensorElementType) -> Option<ElementType> {
         TensorElementType::Int32 => Some(ElementType::I32),
         _ => None,
     }
+}
+
+/// A run failed.
+pub(super) fn failed(graph: &str, reason: impl ToString) -> LibraryError {
+    LibraryError::Run { graph: graph.to_owned(), reason: reason.to_string() }
 }

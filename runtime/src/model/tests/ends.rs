@@ -56,8 +56,10 @@ fn broken_logits_fail_the_request_and_not_the_model() {
     for choices in [1, 5] {
         let (model, _jobs) = model(&Setup { nan_from: Some(9), ..Setup::default() });
         let outcome = run(&model, Request { choices, ..ask("abcde") });
-        assert!(matches!(&outcome.failed, Some(GenerateError::Engine(reason)) if reason.contains("finite")));
-        eventually("every slot is free again", || model.load_now() == Load::default());
+        assert!(
+            matches!(&outcome.failed, Some(GenerateError::Internal(reason)) if reason.contains("finite"))
+        );
+        eventually("every slot is free again", || model.occupancy() == Occupancy::default());
         assert!(model.healthy());
         assert!(run(&model, Request { max_tokens: MaxTokens::Exactly(2), ..ask("abcde") }).done.is_some());
     }

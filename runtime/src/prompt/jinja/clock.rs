@@ -24,8 +24,8 @@ const MONTHS: [&str; 12] = [
 ];
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
-/// A moment in seconds since 1970, in UTC. transformers reads the local time; a server's answers are not to depend on
-/// where it stands, and servers are set to UTC as a rule.
+/// A moment in seconds since 1970, in UTC. transformers reads the local time; a server's answers are not to
+/// depend on where it stands, and servers are set to UTC as a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment(pub(crate) i64);
 

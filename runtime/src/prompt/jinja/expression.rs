@@ -35,7 +35,8 @@ impl Parser {
         })
     }
 
-    /// An expression, or several with commas between them, which are a tuple. Conditional ones only where `conditional`.
+    /// An expression, or several with commas between them, which are a tuple. Conditional ones only where
+    /// `conditional`.
     pub(super) fn tuple(&mut self, conditional: bool) -> Result<Expr, SyntaxError> {
         let one = |parser: &mut Self| if conditional { parser.expression() } else { parser.nested(Self::or) };
         let first = one(self)?;

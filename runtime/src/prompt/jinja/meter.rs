@@ -98,7 +98,8 @@ impl Meter {
         self.bytes(items.saturating_mul(size_of::<Value>()).saturating_add(ALLOCATION))
     }
 
-    /// Pays for one short value that has memory of its own, and for its place in a list. A text's content is not paid for.
+    /// Pays for one short value that has memory of its own, and for its place in a list. A text's content is
+    /// not paid for.
     pub(super) fn part(&self) -> Result<(), Failure> {
         self.bytes(size_of::<Value>() + ALLOCATION)
     }

@@ -27,8 +27,8 @@ pub(super) fn refused(name: &str) -> bool {
     REFUSED.contains(&name)
 }
 
-/// Whether a value has this method. Those that change a list or a dictionary do not count: transformers' sandbox hides
-/// them too.
+/// Whether a value has this method. Those that change a list or a dictionary do not count: transformers'
+/// sandbox hides them too.
 pub(super) fn exists(value: &Value, name: &str) -> bool {
     match value {
         Value::Str(_) => strings::NAMES.contains(&name),

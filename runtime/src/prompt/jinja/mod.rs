@@ -1,19 +1,25 @@
 //! Jinja2 as transformers runs it, with a bound on everything.
 //!
-//! Chat templates are written for Python: for jinja2's sandbox with `trim_blocks` and `lstrip_blocks`, for the methods
-//! of `str` and `dict`, and for what Python prints. A template comes with a checkpoint from anywhere, so what it costs is
-//! bounded too: work, memory, time and depth ([`Limits`]). What is not implemented is an error when the template is
-//! loaded or rendered, never another text.
+//! Chat templates are written for Python: for jinja2's sandbox with `trim_blocks` and `lstrip_blocks`, for
+//! the methods of `str` and `dict`, and for what Python prints. A template comes with a checkpoint from
+//! anywhere, so what it costs is bounded too: work, memory, time and depth ([`Limits`]). What is not
+//! implemented is an error when the template is loaded or rendered, never another text.
 //!
-//! This is for whoever serves a checkpoint that somebody else made: its prompts must be the ones that it was trained on,
-//! and its template must not take the server along. No library does both. minijinja, the kept one, bounds work and not
-//! memory; and it differs from jinja2 in operators, indexing, undefined values and printing, which the table of
-//! `prompts_equal_transformers` shows. Neither does it know which characters of a prompt a message said ([`Text`]).
+//! This is for whoever serves a checkpoint that somebody else made: its prompts must be the ones that it was
+//! trained on, and its template must not take the server along. No library does both. minijinja, the kept
+//! one, bounds work and not memory; and it differs from jinja2 in operators, indexing, undefined values and
+//! printing, which the table of `prompts_equal_transformers` shows. Neither does it know which characters of
+//! a prompt a message said ([`Text`]).
+//!
+//! Values, their printing and the evaluator are one thought in several files, which use each other: a value
+//! may be a macro, which is evaluated; operators, filters and methods compare, format and print values; and
+//! all of them pay the meter, which weighs values.
 
 mod ast;
 mod clock;
 mod eval;
 mod expression;
+mod failure;
 mod filters;
 mod format;
 mod given;
@@ -33,6 +39,7 @@ use std::sync::Arc;
 
 pub(crate) use clock::Moment;
 use eval::{Evaluator, Scope};
+pub(crate) use failure::{Failure, RenderError, SyntaxError};
 pub(crate) use meter::Limits;
 use meter::Meter;
 use said::Builder;
@@ -42,55 +49,6 @@ use value::{Dict, Seq};
 
 /// Longest template, bytes. The longest in use have 30,000.
 const LONGEST: usize = 256 << 10;
-
-/// A template that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {message}")]
-pub(crate) struct SyntaxError {
-    pub(crate) line: u32,
-    pub(crate) message: String,
-}
-
-/// Why a rendering ended early.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The template refuses the conversation, with this message.
-    Raised(String),
-    /// Something that Python does not do either, or that is not supported.
-    Failed(String),
-    /// A limit was reached.
-    Exhausted(&'static str),
-}
-
-impl Failure {
-    fn new(message: impl Into<String>) -> Self {
-        Self::Failed(message.into())
-    }
-
-    fn exhausted(what: &'static str) -> Self {
-        Self::Exhausted(what)
-    }
-}
-
-/// A rendering that failed, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RenderError {
-    pub(crate) line: u32,
-    pub(crate) failure: Failure,
-}
-
-impl std::fmt::Display for RenderError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let line = self.line;
-        match &self.failure {
-            Failure::Raised(message) => write!(f, "line {line}: it raised {message:?}"),
-            Failure::Failed(message) => write!(f, "line {line}: {message}"),
-            Failure::Exhausted(what) => {
-                write!(f, "line {line}: it takes more {what} than any conversation needs")
-            }
-        }
-    }
-}
 
 /// A template that parses.
 #[derive(Debug)]

@@ -88,7 +88,8 @@ fn quoted(text: &Text, out: &mut Builder<'_>) -> Result<(), Failure> {
     out.fill(quote, 1)
 }
 
-/// Python's `str.isprintable`. Rust's own rule for what it escapes, behind a letter so that combining characters count.
+/// Python's `str.isprintable`. Rust's own rule for what it escapes, behind a letter so that combining
+/// characters count.
 fn printable(c: char) -> bool {
     c.is_ascii_graphic() || c == ' ' || !c.is_ascii() && format!("a{c}").escape_debug().nth(1) != Some('\\')
 }

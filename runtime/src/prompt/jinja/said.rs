@@ -1,7 +1,8 @@
 //! Text that remembers which of its characters come from a message.
 //!
-//! A template may trim, cut, split and join what messages say. Whatever it does, each byte of the result is known to be
-//! the template's or a message's, so that control tokens count only where the template writes all of them.
+//! A template may trim, cut, split and join what messages say. Whatever it does, each byte of the result is
+//! known to be the template's or a message's, so that control tokens count only where the template writes all
+//! of them.
 
 use std::fmt;
 use std::ops::Range;
@@ -76,7 +77,8 @@ impl Text {
         self.slice(start..start + part.len())
     }
 
-    /// Appends the text with some of its characters written in another way; each stays the template's or the message's.
+    /// Appends the text with some of its characters written in another way; each stays the template's or the
+    /// message's.
     pub(super) fn escaped(
         &self,
         escape: impl Fn(char) -> Option<String>,

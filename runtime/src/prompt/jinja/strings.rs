@@ -197,7 +197,8 @@ fn upper_first(c: char) -> String {
     upper.enumerate().flat_map(|(at, c)| if at == 0 { vec![c] } else { c.to_lowercase().collect() }).collect()
 }
 
-/// The part of a text between two positions that Python takes as in a slice, and where it begins, in characters.
+/// The part of a text between two positions that Python takes as in a slice, and where it begins, in
+/// characters.
 fn window(
     text: &str,
     start: Option<Value>,

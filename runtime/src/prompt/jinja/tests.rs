@@ -14,7 +14,8 @@ fn rendered(source: &str) -> Result<String, RenderError> {
     Ok(text.as_str().to_owned())
 }
 
-/// The parser takes the names in the lists, and a `match` does the work: none may be in the first and not in the second.
+/// The parser takes the names in the lists, and a `match` does the work: none may be in the first and not in
+/// the second.
 #[test]
 fn every_name_does_something() {
     let meter = Meter::new(LIMITS);

@@ -1,8 +1,9 @@
-//! SmolVLM and Idefics3: a picture becomes square tiles and a small view of the whole, and each of them as many rows.
+//! SmolVLM and Idefics3: a picture becomes square tiles and a small view of the whole, and each of them as
+//! many rows.
 //!
-//! Sizes, order and roundings are those of transformers' `Idefics3ImageProcessorPil` and `Idefics3Processor` (5.23;
-//! <https://github.com/huggingface/transformers/tree/main/src/transformers/models/idefics3>). Its padding and its masks exist for batches of
-//! several conversations only: the tiles of one are always full.
+//! Sizes, order and roundings are those of transformers' `Idefics3ImageProcessorPil` and `Idefics3Processor`
+//! (5.23; <https://github.com/huggingface/transformers/tree/main/src/transformers/models/idefics3>). Its
+//! padding and its masks exist for batches of several conversations only: the tiles of one are always full.
 
 use std::sync::Arc;
 
@@ -18,9 +19,10 @@ use crate::image::resample::resize;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
+use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Settings, Span,
-    VisionModel, Visual, field,
+    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Span, VisionModel,
+    Visual, field,
 };
 use crate::vision::stages::{Stages, Step, unexpected};
 
@@ -62,7 +64,7 @@ impl Family for Idefics3 {
         field("frame", "texts of at most 200 bytes", short, frame.len().max(whole.len()))
     }
 
-    fn longest(&self, manifest: &Manifest, _: &Settings) -> Vec<(&'static str, u64)> {
+    fn longest(&self, manifest: &Manifest, _: &VisionOptions) -> Vec<(&'static str, u64)> {
         let Ok(section) = manifest.processor::<Section>() else { return Vec::new() };
         let range = manifest.graphs.get(ENCODER).and_then(|graph| graph.axes.get(axis::TILES));
         let tiles = range.map_or(1, |range| range.max);
@@ -70,7 +72,12 @@ impl Family for Idefics3 {
         vec![(axis::TILES, tiles), (axis::ROWS, rows)]
     }
 
-    fn load(&self, bundle: &Bundle, library: &dyn Library, _: &Settings) -> Result<LoadedFamily, LoadError> {
+    fn load(
+        &self,
+        bundle: &Bundle,
+        library: &dyn Library,
+        _: &VisionOptions,
+    ) -> Result<LoadedFamily, LoadError> {
         let section: Section = bundle.manifest().processor()?;
         let at_once = bundle.axis(ENCODER, axis::TILES).map_or(1, |range| range.max.max(1) as usize);
         let width = bundle.manifest().decoder.hidden_size;
@@ -288,7 +295,7 @@ impl VisionModel for Tiled {
         let runs = (0..count).step_by(each).map(|start| start..start + each).collect();
         let places = self.tiles.places(features.original);
         let receipt = Receipt { tokens: count, image_size: features.original, allocation: None, places };
-        Ok(Visual { rows, runs, receipt: Arc::new(receipt) })
+        Ok(Visual::new(rows, runs, receipt))
     }
 }
 

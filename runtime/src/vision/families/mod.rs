@@ -2,6 +2,7 @@
 
 use arrcoc_bundle::Manifest;
 
+use super::VisionOptions;
 use super::family::Family;
 use crate::error::LoadError;
 
@@ -14,7 +15,8 @@ const FAMILIES: &[&dyn Family] = &[&arr_coc_ovis::ArrCocOvis, &idefics3::Idefics
 /// The family of a bundle, whose section has been checked.
 ///
 /// # Errors
-/// [`LoadError::Family`] for a family that this version does not know, [`LoadError::Bundle`] for a section that makes no sense.
+/// [`LoadError::Family`] for a family that this version does not know, [`LoadError::Bundle`] for a section
+/// that makes no sense.
 pub(crate) fn of(manifest: &Manifest) -> Result<&'static dyn Family, LoadError> {
     let known = FAMILIES.iter().find(|family| family.names().contains(&manifest.family.as_str()));
     let Some(family) = known else {
@@ -23,4 +25,45 @@ pub(crate) fn of(manifest: &Manifest) -> Result<&'static dyn Family, LoadError> 
     };
     family.check(manifest)?;
     Ok(*family)
+}
+
+/// Refuses an input size of the encoder where the family has only one: what is set is never silently ignored.
+///
+/// # Errors
+/// [`LoadError::Options`] names the families that have several.
+pub(crate) fn check_image_size(
+    family: &dyn Family,
+    name: &str,
+    options: &VisionOptions,
+) -> Result<(), LoadError> {
+    let Some(found) = options.image_size.filter(|_| !family.has_image_sizes()) else { return Ok(()) };
+    let several = FAMILIES.iter().filter(|family| family.has_image_sizes());
+    let several = several.flat_map(|family| family.names()).copied().collect::<Vec<_>>().join(", ");
+    let expected = format!(
+        "none for a bundle of the family `{name}`, whose encoder has one input size; only {several} has several"
+    );
+    Err(LoadError::Options { what: "image_size", expected, found: found.to_string() })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Every family is asked; the message names those for which a size counts.
+    #[test]
+    fn an_input_size_is_refused_where_there_is_only_one() {
+        let some = VisionOptions { image_size: Some(512), ..VisionOptions::default() };
+        for family in FAMILIES {
+            let refused = check_image_size(*family, "of_this_one", &some).err();
+            assert_eq!(refused.is_none(), family.has_image_sizes(), "{:?}", family.names());
+            if let Some(error) = refused {
+                let text = error.to_string();
+                for part in ["image_size", "`of_this_one`", "arr_coc_ovis", "found 512"] {
+                    assert!(text.contains(part), "`{part}` is missing in: {text}");
+                }
+            }
+            check_image_size(*family, "of_this_one", &VisionOptions::default()).unwrap();
+        }
+    }
 }

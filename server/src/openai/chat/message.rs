@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use arrcoc_runtime::generate::Role;
+use arrcoc_runtime::generate::Speaker;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::config::Limits;
@@ -18,7 +18,7 @@ const ESCAPED: usize = 6;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// Who speaks.
-    pub role: Role,
+    pub role: Speaker,
     /// What, in order.
     pub content: Vec<Piece>,
 }
@@ -42,7 +42,7 @@ pub enum Piece {
 fields! {
     /// The fields of a message.
     struct Turn<'a> {
-        role: Role = by(role, role_schema).required(), "";
+        role: Speaker = by(role, role_schema).required(), "";
         content: Field<'a> = raw(content_schema),
             "Null or absent only for the assistant, and then empty. Where the model was trained image first \
              (`images_first` of /v1/models), images go before the text of their message, in their order";
@@ -152,8 +152,8 @@ impl<'l> Reader<'l> {
         Ok(Message { role, content })
     }
 
-    fn content(&mut self, field: &Field<'_>, role: Role) -> Result<Vec<Piece>, ApiError> {
-        if !field.is_set() && role == Role::Assistant {
+    fn content(&mut self, field: &Field<'_>, role: Speaker) -> Result<Vec<Piece>, ApiError> {
+        if !field.is_set() && role == Speaker::Assistant {
             // Clients replay turns in which the model said nothing, or only called tools.
             return Ok(vec![Piece::Text(String::new())]);
         }
@@ -171,7 +171,7 @@ impl<'l> Reader<'l> {
             return Err(ApiError::invalid("messages", message));
         }
         let pieces = parts.iter().map(|part| self.piece(part)).collect::<Result<Vec<_>, _>>()?;
-        if role != Role::User && pieces.iter().any(|piece| matches!(piece, Piece::Image { .. })) {
+        if role != Speaker::User && pieces.iter().any(|piece| matches!(piece, Piece::Image { .. })) {
             let place = field.path();
             let message = format!("`{place}`: only messages of the role `user` may hold images");
             return Err(ApiError::invalid(place, message));
@@ -239,12 +239,12 @@ impl<'l> Reader<'l> {
     }
 }
 
-fn role(field: &Field<'_>, _: &Limits) -> Result<Role, ApiError> {
+fn role(field: &Field<'_>, _: &Limits) -> Result<Speaker, ApiError> {
     match field.text()?.as_deref() {
         // `developer` is OpenAI's newer word for the same thing.
-        Some("system" | "developer") => Ok(Role::System),
-        Some("user") => Ok(Role::User),
-        Some("assistant") => Ok(Role::Assistant),
+        Some("system" | "developer") => Ok(Speaker::System),
+        Some("user") => Ok(Speaker::User),
+        Some("assistant") => Ok(Speaker::Assistant),
         Some("tool" | "function") => Err(ApiError::unsupported(field.path(), "tools are not supported")),
         _ => Err(field.wrong("system, developer, user or assistant")),
     }

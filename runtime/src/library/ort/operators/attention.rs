@@ -6,7 +6,7 @@ use ::ort::value::TensorElementType::{self, Float32};
 use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{Grid, attention};
 
-use super::{Call, Kernel, check};
+use super::kernel::{Call, Kernel, check};
 
 /// The operator: q, k and v to a result, all \[batch, seq, num_heads * head_width\].
 pub(super) struct Attention {

@@ -7,7 +7,7 @@ use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{BLOCK, BlockedWeight, TILE, block_linear};
 use half::f16;
 
-use super::{Call, Kernel, check};
+use super::kernel::{Call, Kernel, check};
 
 /// The operator: x \[rows, in\], values \[out / 16, in / 32, 4, 16, 4\] and scales \[out / 16, in / 32, 16\]
 /// to \[rows, out\].

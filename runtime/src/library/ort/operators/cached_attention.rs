@@ -7,7 +7,7 @@ use ::ort::value::ValueRefMut;
 use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
 
-use super::{Call, Kernel, Span, check, span};
+use super::kernel::{Call, Kernel, Span, check, span};
 
 /// The operator: query \[batch, seq, heads * head_dim\], key and value \[batch, seq, kv_heads * head_dim\],
 /// past keys and values \[batch, kv_heads, past, head_dim\], lengths minus one \[batch\], the longest length,

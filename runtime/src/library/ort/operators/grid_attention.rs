@@ -6,7 +6,7 @@ use ::ort::value::TensorElementType::{self, Float32};
 use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{Grid, Tables, grid_attention};
 
-use super::{Call, Kernel, check};
+use super::kernel::{Call, Kernel, check};
 
 /// The operator: qkv \[batch, height, width, 3 * heads * head_width\] and the tables of relative positions,
 /// \[2 * height - 1, head_width\] and \[2 * width - 1, head_width\], to \[batch * height * width, heads *

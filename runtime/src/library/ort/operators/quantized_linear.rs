@@ -6,7 +6,7 @@ use ::ort::value::TensorElementType::{self, Float32, Int8};
 use arrcoc_bundle::names::operator;
 use arrcoc_kernels::{MOST_INPUTS, Weight, linear};
 
-use super::{Call, Kernel, check};
+use super::kernel::{Call, Kernel, check};
 
 /// The operator: x \[rows, in\], weight \[out, in\], scale \[out\], bias \[out\] to \[rows, out\].
 pub(super) struct QuantizedLinear;

@@ -35,8 +35,8 @@ impl Machine {
     /// Asks the driver and TensorRT.
     ///
     /// # Errors
-    /// [`LibraryError::Unavailable`] when there is no GPU, no TensorRT, or GPUs of several kinds and no telling which one
-    /// `device` is.
+    /// [`LibraryError::Unavailable`] when there is no GPU, no TensorRT, or GPUs of several kinds and no
+    /// telling which one `device` is.
     pub fn detect(device: u32, onnxruntime: &str) -> Result<Self, LibraryError> {
         let unavailable = |reason| LibraryError::Unavailable { runtime: "TensorRT", reason };
         let by_bus = std::env::var("CUDA_DEVICE_ORDER").is_ok_and(|order| order == "PCI_BUS_ID")
@@ -53,7 +53,8 @@ impl Machine {
         })
     }
 
-    /// The machine as a directory's name, such as `tesla-t4-sm75-driver580.95.05-tensorrt10.15.1-onnxruntime1.31.1`.
+    /// The machine as a directory's name, such as
+    /// `tesla-t4-sm75-driver580.95.05-tensorrt10.15.1-onnxruntime1.31.1`.
     pub fn slug(&self) -> String {
         let Self { gpu, compute_capability, driver, tensorrt, onnxruntime } = self;
         let text = format!(
@@ -104,8 +105,8 @@ fn parse(text: &str) -> Option<Vec<Gpu>> {
     gpus.filter(|gpus| !gpus.is_empty())
 }
 
-/// The GPU that CUDA calls `device`. `nvidia-smi` counts along the bus and CUDA from the fastest on, so where they are not
-/// all alike, CUDA must have been told to count along the bus too.
+/// The GPU that CUDA calls `device`. `nvidia-smi` counts along the bus and CUDA from the fastest on, so where
+/// they are not all alike, CUDA must have been told to count along the bus too.
 fn choose(gpus: &[Gpu], device: u32, by_bus: bool) -> Result<Gpu, String> {
     let found = gpus.len();
     let gpu = gpus

@@ -1,8 +1,9 @@
 //! TensorRT plans: where they lie, how they are compiled, and how they are loaded.
 //!
-//! `arrcoc-export compile` makes a plan, never while anything is served: compiling takes minutes, times kernels
-//! on a GPU that must be idle for the times to mean anything, and needs memory that a running engine has. The runtime
-//! loads what was compiled, as an EPContext model beside its plan, and refuses where there is nothing.
+//! `arrcoc-export compile` makes a plan, never while anything is served: compiling takes minutes, times
+//! kernels on a GPU that must be idle for the times to mean anything, and needs memory that a running model
+//! has. The runtime loads what was compiled, as an EPContext model beside its plan, and refuses where there
+//! is nothing.
 //!
 //! ```text
 //! PLANS/MACHINE/timing/                   TensorRT's timing cache
@@ -27,12 +28,13 @@ mod profiles;
 pub use machine::Machine;
 pub use profiles::{InputProfile, NoRange, Profile, Ranges, ranges, shape};
 
-/// The directory of plans beside a bundle, unless another is named. Hidden, so that it is not taken for a bundle.
+/// The directory of plans beside a bundle, unless another is named. Hidden, so that it is not taken for a
+/// bundle.
 pub const PLANS: &str = ".tensorrt";
 
 /// Where one plan lies.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Place {
+pub struct PlanDir {
     /// The plan's own directory, named after its key.
     pub dir: PathBuf,
     /// The EPContext model in it.
@@ -41,9 +43,9 @@ pub struct Place {
     pub timing: PathBuf,
 }
 
-impl Place {
-    /// Where the plan of a graph lies: below the machine that it is bound to, under a key of the graph's bytes, its
-    /// weights and the ranges of its axes. `machine` is a [`Machine::slug`].
+impl PlanDir {
+    /// Where the plan of a graph lies: below the machine that it is bound to, under a key of the graph's
+    /// bytes, its weights and the ranges of its axes. `machine` is a [`Machine::slug`].
     pub fn of(graph: &BundledGraph<'_>, ranges: &Ranges, options: &TensorRtOptions, machine: &str) -> Self {
         let beside = || graph.bundle.parent().unwrap_or(graph.bundle).join(PLANS);
         let plans = options.plans.clone().unwrap_or_else(beside);
@@ -72,7 +74,8 @@ fn key(graph: &BundledGraph<'_>, ranges: &Ranges) -> String {
     hex(&hash.finalize()[..8])
 }
 
-/// How to compile a graph; none of it changes what the plan computes or takes, so none of it is part of its key.
+/// How to compile a plan; none of it changes what the plan computes or takes, so none of it is part of its
+/// key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BuildOptions {
     /// Memory for TensorRT to try kernels in, bytes; `None` for all that the GPU has.
@@ -89,26 +92,28 @@ impl Default for BuildOptions {
 
 /// One plan to compile.
 #[derive(Debug, Clone)]
-pub struct Job<'a> {
+pub struct Compilation<'a> {
     /// The graph.
     pub graph: BundledGraph<'a>,
     /// Where the plan is to lie.
-    pub place: &'a Place,
+    pub place: &'a PlanDir,
     /// The lengths that it takes.
     pub profile: &'a Profile,
     /// How to compile it.
     pub build: BuildOptions,
 }
 
-/// What the TensorRT provider is told to compile a plan in `dir`. It is not told of 16 or 8 bits: without such options ONNX Runtime makes
-/// a strongly typed network (`kSTRONGLY_TYPED` in its `tensorrt_execution_provider.cc`), which computes every tensor in the type that the graph
-/// gives it. With them TensorRT would be free to take 16 bits where the graph insists on 32.
+/// What the TensorRT provider is told to compile a plan in `dir`. It is not told of 16 or 8 bits: without
+/// such options ONNX Runtime makes a strongly typed network (`kSTRONGLY_TYPED` in its
+/// `tensorrt_execution_provider.cc`), which computes every tensor in the type that the graph gives it. With
+/// them TensorRT would be free to take 16 bits where the graph insists on 32.
 /// (<https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html>).
-pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
+pub fn build_options(job: &Compilation<'_>, dir: &Path) -> Vec<ProviderOption> {
     let on = || "1".to_owned();
     let path = |path: &Path| path.display().to_string();
     let mut options = vec![
-        // The plan lies beside the EPContext model, which names it without a path: the directory can be moved.
+        // The plan lies beside the EPContext model, which names it without a path: the directory can be
+        // moved.
         ("trt_engine_cache_enable", on()),
         ("trt_engine_cache_prefix", job.graph.name.to_owned()),
         ("trt_dump_ep_context_model", on()),
@@ -117,8 +122,8 @@ pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
         ("trt_timing_cache_enable", on()),
         ("trt_timing_cache_path", path(&job.place.timing)),
         ("trt_builder_optimization_level", job.build.optimization_level.to_string()),
-        // Weights go to TensorRT from memory: written into one protobuf with the graph they may not exceed 2 GB. All models
-        // take this way, so that small ones try what large ones need.
+        // Weights go to TensorRT from memory: written into one protobuf with the graph they may not exceed 2
+        // GB. All models take this way, so that small ones try what large ones need.
         ("trt_load_user_initializer", on()),
     ];
     options.extend(job.profile.options());
@@ -128,11 +133,12 @@ pub fn build_options(job: &Job<'_>, dir: &Path) -> Vec<ProviderOption> {
     options
 }
 
-/// Compiles a plan into an existing directory, which takes minutes. Whoever calls it moves that to the plan's place when it is complete.
+/// Compiles a plan into an existing directory, which takes minutes. Whoever calls it moves that to the plan's
+/// place when it is complete.
 ///
 /// # Errors
 /// [`LibraryError::Load`] with TensorRT's reason, a node that it does not take among them.
-pub fn compile(runtime: &OrtLibrary, job: &Job<'_>, dir: &Path) -> Result<(), LibraryError> {
+pub fn compile(runtime: &OrtLibrary, job: &Compilation<'_>, dir: &Path) -> Result<(), LibraryError> {
     let failed = |reason: String| LibraryError::Load { graph: job.graph.name.to_owned(), reason };
     let timing = &job.place.timing;
     std::fs::create_dir_all(timing)
@@ -154,7 +160,7 @@ pub fn compile(runtime: &OrtLibrary, job: &Job<'_>, dir: &Path) -> Result<(), Li
 pub(super) fn load(
     runtime: &OrtLibrary,
     graph: &BundledGraph<'_>,
-    place: &Place,
+    place: &PlanDir,
     options: &TensorRtOptions,
 ) -> Result<Session, LibraryError> {
     if !place.is_built() {
@@ -169,22 +175,22 @@ pub(super) fn load(
         .map_err(|error| LibraryError::Load { graph: graph.name.to_owned(), reason: error.to_string() })
 }
 
-/// The command that makes the plans which these options ask for.
+/// The command that compiles the plans which these options ask for.
 fn command(bundle: &Path, options: &TensorRtOptions) -> String {
-    let TensorRtOptions { device, plans, workload } = options;
+    let TensorRtOptions { device, plans, lengths } = options;
     let out = plans.as_ref().map(|dir| format!(" --out {}", dir.display())).unwrap_or_default();
     format!(
         "arrcoc-export compile {} --device {device} --context {} --prefill-chunk {}{out}",
         bundle.display(),
-        workload.context_length,
-        workload.prefill_chunk
+        lengths.context_length,
+        lengths.prefill_chunk
     )
 }
 
 /// A session of a bundle's own graph, whose weights may lie behind links.
 fn linked_session(
     runtime: &OrtLibrary,
-    job: &Job<'_>,
+    job: &Compilation<'_>,
     level: GraphOptimizationLevel,
     options: &[ProviderOption],
 ) -> Result<(Session, Mapped), ::ort::Error> {
@@ -192,7 +198,8 @@ fn linked_session(
     Ok((commit(runtime, builder, &job.graph.file.path, level, options)?, weights))
 }
 
-/// A session of TensorRT alone: a node that it does not take is an error, for there is no other provider to take it.
+/// A session of TensorRT alone: a node that it does not take is an error, for there is no other provider to
+/// take it.
 fn session(
     runtime: &OrtLibrary,
     model: &Path,
@@ -221,7 +228,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::library::Workload;
+    use crate::library::PlanLengths;
     use arrcoc_bundle::AxisRange;
     use arrcoc_bundle::GraphFile;
     use arrcoc_bundle::Role;
@@ -239,7 +246,7 @@ mod tests {
         }
     }
 
-    fn place(file: &GraphFile, weights: u8, workload: Workload) -> Place {
+    fn place(file: &GraphFile, weights: u8, lengths: PlanLengths) -> PlanDir {
         let bundle = Path::new("models/fp32-portable");
         let graph = BundledGraph {
             name: "refiner",
@@ -248,24 +255,24 @@ mod tests {
             bundle_digest: [weights; 32],
             dequantizes_blocks: false,
         };
-        let options = TensorRtOptions { workload, ..TensorRtOptions::default() };
-        Place::of(&graph, &ranges(&file.axes, workload), &options, "machine")
+        let options = TensorRtOptions { lengths, ..TensorRtOptions::default() };
+        PlanDir::of(&graph, &ranges(&file.axes, lengths), &options, "machine")
     }
 
     #[test]
     fn plans_lie_beside_the_bundle_under_a_key_of_all_they_depend_on() {
-        let usual = place(&file("aa"), 12, Workload::default());
+        let usual = place(&file("aa"), 12, PlanLengths::default());
         let machine = std::path::absolute("models/.tensorrt/machine").unwrap();
         assert!(usual.dir.starts_with(&machine), "{usual:?}");
         assert_eq!(usual.timing, machine.join("timing"));
-        assert_eq!(usual, place(&file("aa"), 12, Workload::default()));
+        assert_eq!(usual, place(&file("aa"), 12, PlanLengths::default()));
         let mut wider = file("aa");
         wider.axes.insert("seq".into(), AxisRange { min: 1, opt: 1, max: 9000 });
-        let longer = Workload { context_length: 8192, ..Workload::default() };
+        let longer = PlanLengths { context_length: 8192, ..PlanLengths::default() };
         let others = [
-            place(&file("ab"), 12, Workload::default()),
-            place(&file("aa"), 13, Workload::default()),
-            place(&wider, 12, Workload::default()),
+            place(&file("ab"), 12, PlanLengths::default()),
+            place(&file("aa"), 13, PlanLengths::default()),
+            place(&wider, 12, PlanLengths::default()),
             place(&wider, 12, longer),
         ];
         for (at, other) in others.iter().enumerate() {
@@ -286,7 +293,7 @@ mod tests {
             bundle_digest: [12; 32],
             dequantizes_blocks: false,
         };
-        let place = place(&file, 12, Workload::default());
+        let place = place(&file, 12, PlanLengths::default());
         let profile = Profile(vec![InputProfile {
             name: "token_slots".into(),
             min: vec![64],
@@ -294,7 +301,7 @@ mod tests {
             max: vec![400],
         }]);
         let build = BuildOptions { workspace: Some(1 << 30), optimization_level: 5 };
-        let job = Job { graph, place: &place, profile: &profile, build };
+        let job = Compilation { graph, place: &place, profile: &profile, build };
         let options: BTreeMap<_, _> = build_options(&job, Path::new("new")).into_iter().collect();
         for (key, value) in [
             ("trt_profile_min_shapes", "token_slots:64"),
@@ -319,7 +326,7 @@ mod tests {
         let options = TensorRtOptions {
             device: 1,
             plans: Some("cache".into()),
-            workload: Workload { context_length: 8192, prefill_chunk: 128 },
+            lengths: PlanLengths { context_length: 8192, prefill_chunk: 128 },
         };
         assert_eq!(
             command(Path::new("b"), &options),

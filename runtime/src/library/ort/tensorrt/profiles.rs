@@ -1,26 +1,28 @@
 //! Which lengths a plan takes: from the manifest's axes to the profile that TensorRT builds for.
 //!
-//! TensorRT picks kernels at `opt`, sets memory aside for `max`, and refuses what lies outside. Where a dynamic input has
-//! no profile, ONNX Runtime would compile plans anew as requests come in, each time a range widens; so every one has one.
+//! TensorRT picks kernels at `opt`, sets memory aside for `max`, and refuses what lies outside. Where a
+//! dynamic input has no profile, ONNX Runtime would compile plans anew as requests come in, each time a range
+//! widens; so every one has one.
 
 use arrcoc_bundle::names::axis;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::library::{Axis, Workload};
+use crate::library::{Axis, PlanLengths};
 use arrcoc_bundle::AxisRange;
 
 /// Ranges by axis.
 pub type Ranges = BTreeMap<String, AxisRange>;
 
-/// The ranges of a graph's axes for one workload.
+/// The ranges of a graph's axes for one lengths.
 ///
-/// A portable graph is run one row at a time, so `batch` is 1. The decoder's axes are bound to each other, `total = past +
-/// seq`, and TensorRT looks at all of them at min, at opt and at max: the sum holds at each of the three points.
-pub fn ranges(axes: &BTreeMap<String, AxisRange>, workload: Workload) -> Ranges {
-    let context = workload.context_length.max(1) as u64;
+/// A portable graph is run one row at a time, so `batch` is 1. The decoder's axes are bound to each other,
+/// `total = past + seq`, and TensorRT looks at all of them at min, at opt and at max: the sum holds at each
+/// of the three points.
+pub fn ranges(axes: &BTreeMap<String, AxisRange>, lengths: PlanLengths) -> Ranges {
+    let context = lengths.context_length.max(1) as u64;
     let decodes = axes.contains_key(axis::PAST);
-    let longest_step = if decodes { (workload.prefill_chunk.max(1) as u64).min(context) } else { context };
+    let longest_step = if decodes { (lengths.prefill_chunk.max(1) as u64).min(context) } else { context };
     let mut narrowed: Ranges = axes
         .iter()
         .map(|(name, range)| {
@@ -160,7 +162,7 @@ mod tests {
 
     #[test]
     fn past_and_seq_add_up_at_every_point() {
-        let ranges = ranges(&decoder(), Workload { context_length: 4096, prefill_chunk: 256 });
+        let ranges = ranges(&decoder(), PlanLengths { context_length: 4096, prefill_chunk: 256 });
         let at = |name: &str| ranges[name];
         assert_eq!(at("batch"), AxisRange { min: 1, opt: 1, max: 1 });
         assert_eq!(at("seq"), AxisRange { min: 1, opt: 1, max: 256 });
@@ -173,21 +175,22 @@ mod tests {
     #[test]
     fn a_short_model_narrows_more_than_a_long_context() {
         let short = axes(&[("seq", [1, 1, 512]), ("past", [0, 256, 512]), ("total", [1, 256, 512])]);
-        let ranges = ranges(&short, Workload { context_length: 4096, prefill_chunk: 1024 });
+        let ranges = ranges(&short, PlanLengths { context_length: 4096, prefill_chunk: 1024 });
         assert_eq!((ranges["seq"].max, ranges["past"].max, ranges["past"].opt), (512, 512, 256));
     }
 
     #[test]
     fn only_the_decoder_is_cut_to_the_prefill_chunk() {
         let wide = axes(&[("batch", [1, 1, 64]), ("seq", [1, 1, 40_960]), ("tokens", [64, 256, 400])]);
-        let ranges = ranges(&wide, Workload { context_length: 4096, prefill_chunk: 256 });
+        let ranges = ranges(&wide, PlanLengths { context_length: 4096, prefill_chunk: 256 });
         assert_eq!(ranges["seq"].max, 4096);
         assert_eq!(ranges["tokens"], AxisRange { min: 64, opt: 256, max: 400 });
     }
 
     #[test]
     fn every_dynamic_input_has_shapes_and_fixed_ones_none() {
-        let ranges = ranges(&axes(&[("batch", [1, 1, 64]), ("tokens", [64, 256, 400])]), Workload::default());
+        let ranges =
+            ranges(&axes(&[("batch", [1, 1, 64]), ("tokens", [64, 256, 400])]), PlanLengths::default());
         let inputs = [
             ("visual_tokens".to_owned(), vec![named("batch"), named("tokens"), Axis::Fixed(768)]),
             ("scale".to_owned(), vec![Axis::Fixed(3)]),

@@ -1,4 +1,5 @@
-//! The composite ARR-COC model: one square picture, encoded once, from which an allocator takes the tokens that the question needs.
+//! The composite ARR-COC model: one square picture, encoded once, from which an allocator takes the tokens
+//! that the question needs.
 
 use std::sync::Arc;
 
@@ -11,16 +12,17 @@ use crate::generate::Budget;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
+use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Settings,
-    VisionModel, Visual, field,
+    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, VisionModel,
+    Visual, field,
 };
 use crate::vision::stages::Stages;
-use layout::Layout;
+use patch_grid::PatchGrid;
 use pipeline::Pipeline;
 use preprocess::{Preprocess, fitted};
 
-pub mod layout;
+pub mod patch_grid;
 pub mod pipeline;
 pub mod preprocess;
 #[cfg(test)]
@@ -58,9 +60,13 @@ impl Family for ArrCocOvis {
         Ok(())
     }
 
-    fn longest(&self, manifest: &Manifest, settings: &Settings) -> Vec<(&'static str, u64)> {
+    fn has_image_sizes(&self) -> bool {
+        true
+    }
+
+    fn longest(&self, manifest: &Manifest, options: &VisionOptions) -> Vec<(&'static str, u64)> {
         let Ok(section) = manifest.processor::<Section>() else { return Vec::new() };
-        let size = settings.image_size.unwrap_or(section.native_size) as u64;
+        let size = options.image_size.unwrap_or(section.native_size) as u64;
         let side = size / (section.patch_size as u64).max(1);
         let patches = side.saturating_mul(side);
         let most = manifest.vision.token_budgets.last().copied().unwrap_or_default() as u64;
@@ -72,11 +78,11 @@ impl Family for ArrCocOvis {
         &self,
         bundle: &Bundle,
         library: &dyn Library,
-        settings: &Settings,
+        options: &VisionOptions,
     ) -> Result<LoadedFamily, LoadError> {
         let section: Section = bundle.manifest().processor()?;
-        let size = image_size(&section, settings.image_size)?;
-        let layout = Layout::new(size / section.patch_size, section.patch_size, section.gist_grid);
+        let size = image_size(&section, options.image_size)?;
+        let layout = PatchGrid::new(size / section.patch_size, section.patch_size, section.gist_grid);
         let budgets = allowed_budgets(&bundle.manifest().vision.token_budgets, &layout)?;
         let processor = SquareImages {
             preprocess: Preprocess::new(size, section.image_mean, section.image_std),
@@ -141,7 +147,7 @@ impl Processor for SquareImages {
 /// The graphs, and what they do with a picture of one size.
 struct Allocated {
     pipeline: Pipeline,
-    layout: Layout,
+    layout: PatchGrid,
     /// Encoder input, pixels.
     size: usize,
     budgets: Vec<usize>,
@@ -227,7 +233,7 @@ pub fn image_size(section: &Section, asked: Option<usize>) -> Result<usize, Load
 }
 
 /// Budgets that an input of this size can fill.
-fn allowed_budgets(budgets: &[usize], layout: &Layout) -> Result<Vec<usize>, LoadError> {
+fn allowed_budgets(budgets: &[usize], layout: &PatchGrid) -> Result<Vec<usize>, LoadError> {
     let room = layout.patches() + layout.cells();
     let allowed: Vec<_> = budgets.iter().copied().filter(|&budget| budget <= room).collect();
     if allowed.is_empty() {

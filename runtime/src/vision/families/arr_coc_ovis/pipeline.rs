@@ -1,15 +1,14 @@
 //! The composite's graphs, in the order in which they run:
 //! `vision_encoder` -> `allocator` -> padding masked -> `compressor` -> `refiner` -> `quality_adapter`.
 //!
-//! One graph's outputs are the next one's inputs as they lie in memory; only the masked relevance, one float per patch, is
-//! written anew, and only where there is padding. Experiments put their own relevances in the allocator's place.
-
-use arrcoc_bundle::names::tensor;
-use std::sync::Arc;
+//! One graph's outputs are the next one's inputs as they lie in memory; only the masked relevance, one float
+//! per patch, is written anew, and only where there is padding. Experiments put their own relevances in the
+//! allocator's place.
 
 use arrcoc_bundle::Bundle;
+use arrcoc_bundle::names::tensor;
 
-use super::layout::{Layout, Token};
+use super::patch_grid::{PatchGrid, Token};
 use crate::error::LoadError;
 use crate::generate::{self, Place, Receipt, Score};
 use crate::library::{Library, LibraryError};
@@ -160,7 +159,7 @@ impl Pipeline {
         &mut self,
         image_features: &Tensor,
         allocation: Allocation,
-        layout: &Layout,
+        layout: &PatchGrid,
         view: &View,
         (tier, budget): (usize, usize),
         stages: &mut Stages<'_>,
@@ -181,7 +180,7 @@ impl Pipeline {
             }),
             places,
         };
-        Ok(Visual { rows: embeds, runs: vec![0..budget], receipt: Arc::new(receipt) })
+        Ok(Visual::new(embeds, vec![0..budget], receipt))
     }
 
     /// Compresses, refines and adapts.
@@ -214,7 +213,11 @@ impl Pipeline {
 }
 
 /// Relevance with padding pushed below everything else, so that it is picked last.
-pub fn mask_padding(relevance: &Tensor, layout: &Layout, resized: [u32; 2]) -> Result<Tensor, LibraryError> {
+pub fn mask_padding(
+    relevance: &Tensor,
+    layout: &PatchGrid,
+    resized: [u32; 2],
+) -> Result<Tensor, LibraryError> {
     let valid = layout.valid_region(resized);
     if valid.patches() == layout.patches() {
         return Ok(relevance.clone());
@@ -228,7 +231,7 @@ pub fn mask_padding(relevance: &Tensor, layout: &Layout, resized: [u32; 2]) -> R
 }
 
 /// Where the tokens look; `None` when the graphs disagree about the number of patches.
-fn places(indices: &[i64], allocation: &Allocation, layout: &Layout, view: &View) -> Option<Vec<Place>> {
+fn places(indices: &[i64], allocation: &Allocation, layout: &PatchGrid, view: &View) -> Option<Vec<Place>> {
     let relevance = allocation.relevance.as_slice::<f32>().ok()?;
     let knowing = allocation.knowing.as_slice::<f32>().ok()?;
     if relevance.len() != layout.patches() || knowing.len() != 3 * relevance.len() {

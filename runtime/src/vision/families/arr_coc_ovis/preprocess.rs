@@ -73,7 +73,8 @@ impl Preprocess {
     }
 }
 
-/// Size of a picture whose longest side is to be `longest` pixels, rounded as transformers does; a side never vanishes.
+/// Size of a picture whose longest side is to be `longest` pixels, rounded as transformers does; a side never
+/// vanishes.
 pub(super) fn fitted((width, height): (u32, u32), longest: usize) -> (u32, u32) {
     let scale = longest as f64 / f64::from(width.max(height));
     let fit = |side: u32| ((f64::from(side) * scale + 0.5) as u32).clamp(1, longest as u32);

@@ -18,9 +18,9 @@ use arrcoc_tests::bundles;
 /// Width of the fake decoder's embeddings.
 const H: usize = 2;
 
-/// Runs fakes of the vision graphs: the features of a patch are its mean red, its relevance is that too (the question
-/// shifts it), the tokens are gist cells and then patches by relevance, and the embedding of a token is its relevance and
-/// its tier.
+/// Runs fakes of the vision graphs: the features of a patch are its mean red, its relevance is that too (the
+/// question shifts it), the tokens are gist cells and then patches by relevance, and the embedding of a token
+/// is its relevance and its tier.
 #[derive(Default)]
 struct Fake {
     runs: Arc<[AtomicUsize; 5]>,

@@ -2,7 +2,7 @@
 
 /// The grid of patches of one encoder input, with the gist grid over it.
 #[derive(Debug, Clone, Copy)]
-pub struct Layout {
+pub struct PatchGrid {
     /// Patches per side.
     side: usize,
     /// Side of a patch, encoder pixels.
@@ -41,7 +41,7 @@ pub enum Token {
     Gist(usize),
 }
 
-impl Layout {
+impl PatchGrid {
     /// A grid of `side` patches a side, each of `patch` encoder pixels, under `gist` cells a side.
     pub fn new(side: usize, patch: usize, gist: usize) -> Self {
         // More cells than patches would leave cells empty.
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn every_patch_is_in_exactly_the_cell_that_the_compressor_says() {
         for (side, gist) in [(8, 2), (64, 8), (7, 3), (32, 5), (4, 4), (2, 8)] {
-            let layout = Layout::new(side, 16, gist);
+            let layout = PatchGrid::new(side, 16, gist);
             let gist = gist.min(side);
             let mut seen = vec![0; layout.patches()];
             for cell in 0..layout.cells() {
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn indices_resolve_to_patches_then_cells_then_nothing() {
-        let layout = Layout::new(4, 16, 2);
+        let layout = PatchGrid::new(4, 16, 2);
         assert_eq!(layout.token(0), Some(Token::Fine(0)));
         assert_eq!(layout.token(15), Some(Token::Fine(15)));
         assert_eq!(layout.token(16), Some(Token::Gist(0)));
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn rectangles_are_in_original_pixels_and_clipped() {
         // A 200 x 150 picture, shown as 64 x 48 in a 64 x 64 input of 4 x 4 patches.
-        let layout = Layout::new(4, 16, 2);
+        let layout = PatchGrid::new(4, 16, 2);
         let rect = |token| layout.rect(token, [200, 150], [64, 48]);
         assert_eq!(rect(Token::Fine(0)), [0.0, 0.0, 50.0, 50.0]);
         assert_eq!(rect(Token::Fine(11)), [150.0, 100.0, 200.0, 150.0]);
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn partly_covered_patches_are_valid() {
-        let layout = Layout::new(4, 16, 2);
+        let layout = PatchGrid::new(4, 16, 2);
         let valid = layout.valid_region([64, 33]);
         assert_eq!(valid, Valid { columns: 4, rows: 3 });
         assert_eq!(valid.patches(), 12);

@@ -1,0 +1,28 @@
+//! What can be set of the vision side; every family gets the whole of it.
+
+use crate::image::ImageLimits;
+
+/// How to run the vision side.
+#[derive(Debug, Clone)]
+pub struct VisionOptions {
+    /// Square input size of the encoder, pixels, for families that have several; the bundle lists them.
+    /// `None` takes the native one.
+    pub image_size: Option<usize>,
+    /// What an image may cost.
+    pub limits: ImageLimits,
+    /// Bound of the image-feature cache, bytes; 0 turns it off.
+    pub feature_cache_bytes: usize,
+    /// Bound of the visual-token cache, bytes; 0 turns it off.
+    pub token_cache_bytes: usize,
+}
+
+impl Default for VisionOptions {
+    fn default() -> Self {
+        Self {
+            image_size: None,
+            limits: ImageLimits::default(),
+            feature_cache_bytes: 256 << 20,
+            token_cache_bytes: 64 << 20,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use super::*;
+use crate::decoder::Positions;
+use crate::generate::NoObserver;
+
+/// A family whose rows stand on a grid of two columns.
+struct OnAGrid {
+    embedded: usize,
+}
+
+impl VisionModel for OnAGrid {
+    fn reads_question(&self) -> bool {
+        false
+    }
+
+    fn encode(&mut self, _: &Pixels, _: &mut Stages<'_>) -> Result<Features, LibraryError> {
+        unreachable!("the features are there")
+    }
+
+    fn embed(
+        &mut self,
+        features: &Features,
+        _: &Ask<'_>,
+        _: &mut Stages<'_>,
+    ) -> Result<Visual, LibraryError> {
+        self.embedded += 1;
+        assert_eq!(self.embedded, 1, "the second picture comes out of the cache");
+        Ok(Visual::toy(features.tensors[0].clone()))
+    }
+
+    fn positions(&self, visual: &Visual) -> Option<Vec<Positions>> {
+        let run = |run: &std::ops::Range<usize>| Positions {
+            each: (0..run.len()).map(|at| [0, at / 2, at % 2]).collect(),
+            next: run.len().div_ceil(2).max(2),
+        };
+        Some(visual.runs.iter().map(run).collect())
+    }
+}
+
+/// A family is asked once where its rows stand, and the cache keeps the answer with the rows.
+#[test]
+fn positions_are_a_familys_affair_and_are_cached_with_the_rows() {
+    let pictures = Pictures::toy(ImageLimits::default());
+    pictures.caches().visuals = ByteLru::new(1 << 20);
+    let model = Box::new(OnAGrid { embedded: 0 });
+    let mut vision = Vision { pictures: Arc::clone(&pictures), model, target: None };
+    let question = Tensor::from_vec(&[1, 1, 8], vec![0f32; 8]).unwrap();
+    let mut embed = || {
+        let features = Features {
+            tensors: vec![Tensor::from_vec(&[1, 5, 8], vec![1f32; 40]).unwrap()],
+            original: [1, 1],
+        };
+        let keys = pictures.keys(b"file", &[], Grant::Auto);
+        let state = pictures.cached(&keys).unwrap_or(State::Features(Arc::new(features)));
+        let prepared = Prepared { keys, grant: Grant::Auto, state, stages: Vec::new() };
+        vision.embed(prepared, &question, &NoObserver).unwrap().0
+    };
+    let grid = Positions { each: vec![[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [0, 2, 0]], next: 3 };
+    for _ in 0..2 {
+        assert_eq!(embed().positions, Some(vec![grid.clone()]));
+    }
+}
