@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::library::LibraryError;
+use crate::library::error::LibraryError;
 use arrcoc_bundle::BundleError;
 
 /// A bundle could not be turned into a running model.

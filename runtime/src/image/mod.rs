@@ -4,8 +4,8 @@
 //! The yardstick is what the reference does, PIL's `exif_transpose` and `convert("RGB")`: an alpha channel is
 //! dropped, not composited; colour profiles are not applied; of 16 bits the high byte counts. (One exception:
 //! PIL clips 16-bit *grey* to white, which nobody wants; here it is treated like 16-bit colour.) A file that
-//! PIL refuses as truncated is refused, and so is one that has too little data for its pixels, which PIL fills
-//! with grey or black.
+//! PIL refuses as truncated is refused, and so is one that has too little data for its pixels, which PIL
+//! fills with grey or black.
 //!
 //! Each format's module takes the file apart before it is decoded: what makes the picture goes to the
 //! decoder, what may hold an orientation to [`orientation`], and nothing else is read.

@@ -12,7 +12,7 @@ use arrcoc_bundle::{Bundle, BundleError, GraphFile, Manifest, Precision, Target}
 
 use crate::error::LoadError;
 
-mod error;
+pub(crate) mod error;
 pub mod gpu;
 mod kept;
 mod kind;

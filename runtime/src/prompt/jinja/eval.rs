@@ -9,39 +9,8 @@ use super::clock::Moment;
 use super::given::{self, Given};
 use super::meter::Meter;
 use super::said::{Builder, Text};
-use super::value::{Closure, Function, Loop, NESTING, Seq, Value};
-use super::{Failure, filters, methods, ops, predicates};
-
-/// Variables, and the scope around them.
-pub(crate) struct Scope {
-    variables: RefCell<Vec<(Name, Value)>>,
-    parent: Option<Rc<Scope>>,
-}
-
-impl Scope {
-    pub(super) fn new(parent: Option<Rc<Self>>) -> Rc<Self> {
-        Rc::new(Self { variables: RefCell::default(), parent })
-    }
-
-    pub(super) fn set(&self, name: &Name, value: Value) {
-        let mut variables = self.variables.borrow_mut();
-        match variables.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => *old = value,
-            None => variables.push((Arc::clone(name), value)),
-        }
-    }
-
-    fn get(&self, name: &str) -> Option<Value> {
-        let mut scope = Some(self);
-        while let Some(here) = scope {
-            if let Some((_, value)) = here.variables.borrow().iter().find(|(known, _)| &**known == name) {
-                return Some(value.clone());
-            }
-            scope = here.parent.as_deref();
-        }
-        None
-    }
-}
+use super::value::{Closure, Function, Loop, NESTING, Scope, Seq, Value};
+use super::{Failure, access, filters, methods, ops, predicates};
 
 /// What a string takes besides its characters.
 const STRING: usize = 16;
@@ -66,7 +35,7 @@ pub(super) struct Evaluator<'m> {
 impl Drop for Evaluator<'_> {
     fn drop(&mut self) {
         for scope in self.held.borrow_mut().drain(..) {
-            scope.variables.borrow_mut().clear();
+            scope.clear();
         }
     }
 }
@@ -276,8 +245,8 @@ impl<'m> Evaluator<'m> {
     fn compound(&self, expr: &Expr, scope: &Rc<Scope>) -> Result<Value, Failure> {
         let value = |expr: &Expr| self.expr(expr, scope);
         match &expr.kind {
-            ExprKind::Attribute(of, name) => ops::attribute(&value(of)?, name),
-            ExprKind::Item(of, index) => ops::item(&value(of)?, &value(index)?, self.meter),
+            ExprKind::Attribute(of, name) => access::attribute(&value(of)?, name),
+            ExprKind::Item(of, index) => access::item(&value(of)?, &value(index)?, self.meter),
             ExprKind::Binary(operator, a, b) => ops::binary(*operator, &value(a)?, &value(b)?, self.meter),
             ExprKind::And(a, b) => {
                 let a = value(a)?;
@@ -339,7 +308,7 @@ impl<'m> Evaluator<'m> {
                 for (bound, part) in bounds.iter_mut().zip(parts.iter()) {
                     *bound = part.as_ref().map(value).transpose()?;
                 }
-                ops::slice(&of, &bounds, self.meter)
+                access::slice(&of, &bounds, self.meter)
             }
             ExprKind::Concat(items) => {
                 let texts =

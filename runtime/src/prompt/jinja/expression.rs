@@ -4,7 +4,7 @@ use super::SyntaxError;
 use super::ast::{Args, Binary, Comparison, Expr, ExprKind, Name};
 use super::lexer::Token;
 use super::parser::Parser;
-use super::{filters, methods, predicates};
+use super::{methods, names};
 
 /// Most levels of one expression, chains of filters and operators included.
 const DEPTH: usize = 200;
@@ -386,7 +386,7 @@ impl Parser {
     /// A filter's name and arguments.
     pub(super) fn filter(&mut self) -> Result<(Name, Args), SyntaxError> {
         let name = self.name()?;
-        if !filters::NAMES.contains(&&*name) {
+        if !names::FILTERS.contains(&&*name) {
             return self.error(format!("the filter `{name:.40}` is not supported"));
         }
         let args = if self.is_op("(") { self.args()? } else { Args::default() };
@@ -396,7 +396,7 @@ impl Parser {
     fn test(&mut self, value: Expr) -> Result<Expr, SyntaxError> {
         let negated = self.take_name("not");
         let name = self.name()?;
-        if !predicates::NAMES.contains(&&*name) {
+        if !names::TESTS.contains(&&*name) {
             return self.error(format!("the test `{name:.40}` is not supported"));
         }
         let mut args = Args::default();

@@ -7,48 +7,7 @@ use super::given::{self, Given};
 use super::meter::{ALLOCATION, Meter};
 use super::said::{Builder, Text};
 use super::value::{PAIR, Value, order, same};
-use super::{Failure, format, json, ops, predicates, strings};
-
-/// The filters that there are. A template that names another is refused when it is loaded.
-pub(super) const NAMES: [&str; 37] = [
-    "abs",
-    "attr",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "first",
-    "float",
-    "format",
-    "indent",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "reject",
-    "rejectattr",
-    "replace",
-    "reverse",
-    "round",
-    "select",
-    "selectattr",
-    "sort",
-    "string",
-    "sum",
-    "title",
-    "tojson",
-    "trim",
-    "unique",
-    "upper",
-];
+use super::{Failure, access, format, json, names, ops, predicates, strings};
 
 pub(super) fn apply(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<Value, Failure> {
     meter.deeper(|| apply_one(name, value, given, meter))
@@ -82,7 +41,7 @@ fn apply_one(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<V
             let attribute = Arc::from(given::text(name, attribute)?.as_str());
             match value {
                 Value::Dict(_) => Ok(Value::undefined(&attribute)),
-                _ => ops::attribute(value, &attribute),
+                _ => access::attribute(value, &attribute),
             }
         }
         "map" => map(value, given, meter),
@@ -211,11 +170,11 @@ fn reach(item: &Value, attribute: Option<&Value>, meter: &Meter) -> Result<Value
             let mut found = item.clone();
             for part in path.as_str().split('.') {
                 let index = part.parse().map_or_else(|_| Value::own(part), Value::Int);
-                found = ops::item(&found, &index, meter)?;
+                found = access::item(&found, &index, meter)?;
             }
             Ok(found)
         }
-        Some(index) => ops::item(item, index, meter),
+        Some(index) => access::item(item, index, meter),
     }
 }
 
@@ -289,7 +248,7 @@ fn items(name: &str, value: &Value, meter: &Meter) -> Result<Value, Failure> {
         };
     }
     if let ("reverse", Value::Str(text)) = (name, value) {
-        return ops::slice(&Value::Str(text.clone()), &[None, None, Some(Value::Int(-1))], meter);
+        return access::slice(&Value::Str(text.clone()), &[None, None, Some(Value::Int(-1))], meter);
     }
     if name == "last" && matches!(value, Value::Generator(_)) {
         return Err(Failure::new("`last` does not take a generator; make it a list first"));
@@ -367,7 +326,7 @@ fn choose(name: &str, value: &Value, mut given: Given, meter: &Meter) -> Result<
         let asked = reach(item, attribute.as_ref(), meter)?;
         let holds = match &test {
             None => asked.truthy(),
-            Some(test) if predicates::NAMES.contains(&test.as_str()) => {
+            Some(test) if names::TESTS.contains(&test.as_str()) => {
                 let again = Given { positional: given.positional.clone(), named: given.named.clone() };
                 predicates::ask(test.as_str(), &asked, again, meter)?
             }

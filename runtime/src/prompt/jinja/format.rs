@@ -6,7 +6,7 @@ use super::given::Given;
 use super::meter::Meter;
 use super::said::{Builder, Text};
 use super::value::Value;
-use super::{Failure, ops, repr};
+use super::{Failure, access, repr};
 
 /// Widest field, and most digits.
 const WIDEST: usize = 4096;
@@ -260,12 +260,12 @@ fn lookup(name: &str, given: &Given, automatic: &mut usize, meter: &Meter) -> Re
         if let Some(index) = rest.strip_prefix('[') {
             let (index, after) = index.split_once(']').ok_or_else(|| Failure::new("a `format` lacks `]`"))?;
             let key = index.parse().map_or_else(|_| Value::own(index), Value::Int);
-            value = ops::item(&value, &key, meter)?;
+            value = access::item(&value, &key, meter)?;
             rest = after;
         } else {
             let attribute = &rest[1..];
             let end = attribute.find(['.', '[']).unwrap_or(attribute.len());
-            value = ops::attribute(&value, &Arc::from(&attribute[..end]))?;
+            value = access::attribute(&value, &Arc::from(&attribute[..end]))?;
             rest = &attribute[end..];
         }
         value.require()?;

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::Failure;
-use super::value::Value;
 
 /// Most of what one rendering may take. A conversation of 100,000 words takes a few thousandths of it.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +35,9 @@ const STEP: usize = 64;
 
 /// What a piece of memory takes besides its content, about: counts of references, sizes, the allocator's own.
 pub(super) const ALLOCATION: usize = 64;
+
+/// Bytes of a value's place in a list.
+pub(super) const PLACE: usize = 40;
 
 /// Steps between two looks at the clock.
 const CLOCK: u64 = 1024;
@@ -95,13 +97,13 @@ impl Meter {
 
     /// Pays for a list.
     pub(super) fn items(&self, items: usize) -> Result<(), Failure> {
-        self.bytes(items.saturating_mul(size_of::<Value>()).saturating_add(ALLOCATION))
+        self.bytes(items.saturating_mul(PLACE).saturating_add(ALLOCATION))
     }
 
     /// Pays for one short value that has memory of its own, and for its place in a list. A text's content is
     /// not paid for.
     pub(super) fn part(&self) -> Result<(), Failure> {
-        self.bytes(size_of::<Value>() + ALLOCATION)
+        self.bytes(PLACE + ALLOCATION)
     }
 
     /// Runs `work` one level deeper.

@@ -2,8 +2,8 @@
 
 use super::given::{self, Given};
 use super::meter::{ALLOCATION, Meter};
-use super::value::{PAIR, Value, same};
-use super::{Failure, ops, strings};
+use super::value::{PAIR, Value, hashable, same};
+use super::{Failure, strings};
 
 /// Python's methods that are not here. A template that calls one is refused when it is loaded.
 const REFUSED: [&str; 14] = [
@@ -27,19 +27,6 @@ pub(super) fn refused(name: &str) -> bool {
     REFUSED.contains(&name)
 }
 
-/// Whether a value has this method. Those that change a list or a dictionary do not count: transformers'
-/// sandbox hides them too.
-pub(super) fn exists(value: &Value, name: &str) -> bool {
-    match value {
-        Value::Str(_) => strings::NAMES.contains(&name),
-        Value::Dict(_) => ["keys", "values", "items", "get", "copy"].contains(&name),
-        Value::List(_) => ["index", "count", "copy"].contains(&name),
-        Value::Tuple(_) => ["index", "count"].contains(&name),
-        Value::Loop(_) => ["cycle", "changed"].contains(&name),
-        _ => false,
-    }
-}
-
 pub(super) fn call(value: &Value, name: &str, given: Given, meter: &Meter) -> Result<Value, Failure> {
     match value {
         Value::Str(text) => strings::call(text, name, given, meter),
@@ -52,7 +39,7 @@ pub(super) fn call(value: &Value, name: &str, given: Given, meter: &Meter) -> Re
                     let [key, default] = given.bind("get", ["key", "default"])?;
                     let key = key.ok_or_else(|| Failure::new("`get` needs a key"))?;
                     meter.step(key.size())?;
-                    ops::hashable(&key)?;
+                    hashable(&key)?;
                     dict.get(&key).cloned().or(default).unwrap_or(Value::None)
                 }
                 "keys" => {
@@ -155,7 +142,7 @@ pub(super) fn entries(function: &str, given: Given, meter: &Meter) -> Result<Vec
     let put = |entries: &mut Vec<(Value, Value)>, key: Value, value: Value| {
         meter.step(1 + entries.len() as u64 / 4)?;
         meter.bytes(2 * size_of::<Value>())?;
-        ops::hashable(&key)?;
+        hashable(&key)?;
         match entries.iter_mut().find(|(found, _)| same(found, &key)) {
             Some((_, old)) => *old = value,
             None => entries.push((key, value)),

@@ -15,6 +15,7 @@
 //! may be a macro, which is evaluated; operators, filters and methods compare, format and print values; and
 //! all of them pay the meter, which weighs values.
 
+mod access;
 mod ast;
 mod clock;
 mod eval;
@@ -27,6 +28,7 @@ mod json;
 mod lexer;
 mod meter;
 mod methods;
+mod names;
 mod ops;
 mod parser;
 mod predicates;
@@ -38,14 +40,14 @@ mod value;
 use std::sync::Arc;
 
 pub(crate) use clock::Moment;
-use eval::{Evaluator, Scope};
+use eval::Evaluator;
 pub(crate) use failure::{Failure, RenderError, SyntaxError};
 pub(crate) use meter::Limits;
 use meter::Meter;
 use said::Builder;
 pub(crate) use said::{Pieces, Text};
 pub(crate) use value::Value;
-use value::{Dict, Seq};
+use value::{Dict, Scope, Seq};
 
 /// Longest template, bytes. The longest in use have 30,000.
 const LONGEST: usize = 256 << 10;

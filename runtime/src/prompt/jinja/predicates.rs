@@ -7,47 +7,6 @@ use super::meter::Meter;
 use super::ops;
 use super::value::Value;
 
-/// The tests that there are.
-pub(super) const NAMES: [&str; 37] = [
-    "defined",
-    "undefined",
-    "none",
-    "boolean",
-    "true",
-    "false",
-    "integer",
-    "float",
-    "number",
-    "string",
-    "mapping",
-    "iterable",
-    "sequence",
-    "callable",
-    "sameas",
-    "in",
-    "lower",
-    "upper",
-    "odd",
-    "even",
-    "divisibleby",
-    "eq",
-    "equalto",
-    "==",
-    "ne",
-    "!=",
-    "lt",
-    "lessthan",
-    "<",
-    "le",
-    "<=",
-    "gt",
-    "greaterthan",
-    ">",
-    "ge",
-    ">=",
-    "escaped",
-];
-
 pub(super) fn ask(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<bool, Failure> {
     let comparison = match name {
         "eq" | "equalto" | "==" => Some(Comparison::Eq),

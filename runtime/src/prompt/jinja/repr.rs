@@ -1,9 +1,20 @@
-//! Python's `repr`.
+//! How Python writes values: `str` and `repr`.
 
 use super::Failure;
 use super::meter::Meter;
 use super::said::{Builder, Text};
 use super::value::{Seq, Value};
+
+impl Value {
+    /// Python's `str(value)`.
+    pub(super) fn text(&self, meter: &Meter) -> Result<Text, Failure> {
+        Ok(match self {
+            Self::Str(text) => text.clone(),
+            Self::Undefined(_) => Text::default(),
+            other => text(other, meter)?,
+        })
+    }
+}
 
 /// `repr(value)`.
 pub(super) fn text(value: &Value, meter: &Meter) -> Result<Text, Failure> {

@@ -6,47 +6,6 @@ use super::said::{Builder, Text};
 use super::value::{Value, is_space};
 use super::{Failure, format, ops};
 
-pub(super) const NAMES: [&str; 38] = [
-    "strip",
-    "lstrip",
-    "rstrip",
-    "upper",
-    "lower",
-    "title",
-    "capitalize",
-    "swapcase",
-    "startswith",
-    "endswith",
-    "replace",
-    "split",
-    "rsplit",
-    "splitlines",
-    "join",
-    "find",
-    "rfind",
-    "index",
-    "rindex",
-    "count",
-    "removeprefix",
-    "removesuffix",
-    "partition",
-    "rpartition",
-    "zfill",
-    "center",
-    "ljust",
-    "rjust",
-    "format",
-    "isdigit",
-    "isdecimal",
-    "isnumeric",
-    "isalpha",
-    "isalnum",
-    "isspace",
-    "isupper",
-    "islower",
-    "isascii",
-];
-
 pub(super) fn call(text: &Text, name: &str, given: Given, meter: &Meter) -> Result<Value, Failure> {
     let plain = text.as_str();
     meter.bytes(text.weight() + ALLOCATION)?;

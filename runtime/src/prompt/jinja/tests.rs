@@ -24,15 +24,15 @@ fn every_name_does_something() {
         Err(Failure::Failed(message)) => message,
         _ => String::new(),
     };
-    for name in filters::NAMES {
+    for name in names::FILTERS {
         let message = said(filters::apply(name, &value, Given::default(), &meter).map(drop));
         assert!(!message.contains("no filter"), "{message}");
     }
-    for name in predicates::NAMES {
+    for name in names::TESTS {
         let message = said(predicates::ask(name, &value, Given::default(), &meter).map(drop));
         assert!(!message.contains("no test"), "{message}");
     }
-    for name in strings::NAMES {
+    for name in names::STRING_METHODS {
         let message = said(strings::call(&Text::own("a"), name, Given::default(), &meter).map(drop));
         assert!(!message.contains("no method"), "{message}");
     }

@@ -5,14 +5,16 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Failure;
 use super::ast::{Macro, Name};
-use super::eval::Scope;
-use super::meter::{ALLOCATION, Meter};
+use super::meter::{ALLOCATION, Meter, PLACE};
 use super::said::Text;
-use super::{Failure, repr};
 
 /// Places in a list that a pair takes, about: its own, and what it is made of.
 pub(super) const PAIR: usize = 5;
+
+// What the meter takes for a value's place.
+const _: () = assert!(size_of::<Value>() <= PLACE);
 
 /// Most levels of lists and dictionaries inside each other.
 pub(super) const NESTING: u8 = 100;
@@ -73,6 +75,42 @@ pub(crate) struct Loop {
     pub(super) items: Rc<Seq>,
     pub(super) index: Cell<usize>,
     pub(super) changed: RefCell<Option<Vec<Value>>>,
+}
+
+/// Variables, and the scope around them.
+pub(crate) struct Scope {
+    variables: RefCell<Vec<(Name, Value)>>,
+    parent: Option<Rc<Scope>>,
+}
+
+impl Scope {
+    pub(super) fn new(parent: Option<Rc<Self>>) -> Rc<Self> {
+        Rc::new(Self { variables: RefCell::default(), parent })
+    }
+
+    pub(super) fn set(&self, name: &Name, value: Value) {
+        let mut variables = self.variables.borrow_mut();
+        match variables.iter_mut().find(|(known, _)| known == name) {
+            Some((_, old)) => *old = value,
+            None => variables.push((Arc::clone(name), value)),
+        }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Value> {
+        let mut scope = Some(self);
+        while let Some(here) = scope {
+            if let Some((_, value)) = here.variables.borrow().iter().find(|(known, _)| &**known == name) {
+                return Some(value.clone());
+            }
+            scope = here.parent.as_deref();
+        }
+        None
+    }
+
+    /// Forgets all variables: macros that hold on to their scope are let go.
+    pub(super) fn clear(&self) {
+        self.variables.borrow_mut().clear();
+    }
 }
 
 /// A macro with the variables that it sees.
@@ -229,15 +267,6 @@ impl Value {
         }
     }
 
-    /// Python's `str(value)`.
-    pub(super) fn text(&self, meter: &Meter) -> Result<Text, Failure> {
-        Ok(match self {
-            Self::Str(text) => text.clone(),
-            Self::Undefined(_) => Text::default(),
-            other => repr::text(other, meter)?,
-        })
-    }
-
     pub(super) fn as_int(&self) -> Option<i64> {
         match self {
             Self::Int(value) => Some(*value),
@@ -341,5 +370,14 @@ pub(super) fn order(a: &Value, b: &Value) -> Result<Option<Ordering>, Failure> {
             (.., Some(a), Some(b)) => Ok(a.partial_cmp(&b)),
             _ => Err(Failure::new(format!("`{}` and `{}` have no order", a.kind(), b.kind()))),
         },
+    }
+}
+
+/// Keys of dictionaries must never change.
+pub(super) fn hashable(key: &Value) -> Result<(), Failure> {
+    match key {
+        Value::List(_) | Value::Dict(_) => Err(Failure::new(format!("a `{}` cannot be a key", key.kind()))),
+        Value::Tuple(seq) => seq.items.iter().try_for_each(hashable),
+        _ => Ok(()),
     }
 }
