@@ -360,7 +360,7 @@ fn fp8_rounds_every_product_and_stores_its_weights_in_a_byte() {
 
     // TensorRT's parser takes both, as far as its table tells.
     for bundle in [&sixteen, &built.bundle] {
-        let (status, stdout, stderr) = run(program().arg("engines").arg(bundle).arg("--dry-run"));
+        let (status, stdout, stderr) = run(program().arg("compile").arg(bundle).arg("--dry-run"));
         assert!(status == 0 && stdout.contains("decoder"), "{stderr}");
     }
 
