@@ -40,8 +40,13 @@ pub struct Perplexity {
     pub nll: f64,
     /// Tokens that were scored.
     pub tokens: usize,
+    /// Scored tokens that the decoder holds for the likeliest: where another model picked the tokens greedily,
+    /// so often the two agree.
+    pub likeliest: usize,
     /// Windows that were read.
     pub windows: usize,
+    /// Windows in which every scored token is the likeliest: an answer in one of them comes out the same.
+    pub windows_likeliest: usize,
     /// The inference library.
     pub runtime: String,
 }
@@ -79,7 +84,8 @@ pub enum PerplexityError {
     },
 }
 
-/// Reads a text with a bundle's decoder. `progress` is told how many windows are done, of how many.
+/// Reads a text with a bundle's decoder. Of every window the `last` tokens are scored, or all after the first.
+/// `progress` is told how many windows are done, of how many.
 ///
 /// # Errors
 /// [`PerplexityError`].
@@ -87,21 +93,28 @@ pub fn perplexity(
     bundle: &Bundle,
     options: &Options,
     source: Source,
+    last: Option<usize>,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Perplexity, PerplexityError> {
     let library = load::open_library(bundle.manifest().target, options)?;
     let windows = windows(bundle, source)?;
-    let (mut sum, mut tokens) = (0.0, 0);
-    for (batch, side_by_side) in windows.chunks(SIDE_BY_SIDE).enumerate() {
-        progress(batch * SIDE_BY_SIDE, windows.len());
-        let (batch_sum, batch_tokens) = read(bundle, library.as_ref(), side_by_side)?;
-        sum += batch_sum;
-        tokens += batch_tokens;
+    let mut scores = Vec::new();
+    for side_by_side in windows.chunks(SIDE_BY_SIDE) {
+        progress(scores.len(), windows.len());
+        scores.extend(read(bundle, library.as_ref(), side_by_side, last.unwrap_or(usize::MAX))?);
     }
     progress(windows.len(), windows.len());
-    let nll = sum / tokens as f64;
-    let (windows, runtime) = (windows.len(), library.describe());
-    Ok(Perplexity { perplexity: nll.exp(), nll, tokens, windows, runtime })
+    let tokens = scores.iter().map(|score| score.tokens).sum();
+    let nll = scores.iter().map(|score| score.nll).sum::<f64>() / tokens as f64;
+    Ok(Perplexity {
+        perplexity: nll.exp(),
+        nll,
+        tokens,
+        likeliest: scores.iter().map(|score| score.likeliest).sum(),
+        windows: windows.len(),
+        windows_likeliest: scores.iter().filter(|score| score.likeliest == score.tokens).count(),
+        runtime: library.describe(),
+    })
 }
 
 /// The windows of a source, checked against the model.
@@ -126,29 +139,53 @@ fn windows(bundle: &Bundle, source: Source) -> Result<Vec<Vec<u32>>, PerplexityE
     }
 }
 
-/// Reads windows side by side: the sum of negative log-likelihoods, and how many there are.
+/// What a window's tokens came to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Score {
+    /// Sum of the negative log-likelihoods.
+    nll: f64,
+    tokens: usize,
+    likeliest: usize,
+}
+
+/// Reads windows side by side, and scores the `last` tokens of each.
 fn read(
     bundle: &Bundle,
     library: &dyn Library,
     windows: &[Vec<u32>],
-) -> Result<(f64, usize), PerplexityError> {
+    last: usize,
+) -> Result<Vec<Score>, PerplexityError> {
     let manifest = bundle.manifest();
     let embedding = library.load_from(bundle, manifest.only(Role::Embedding))?;
     let embedder = Embedder::new(embedding, manifest.decoder.hidden_size);
     let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
     let mut decoder = decoder::load(bundle, library, windows.len(), longest + 1)?;
     let slots: Vec<usize> = windows.iter().filter_map(|_| decoder.slots_mut().allocate()).collect();
-    let (mut sum, mut tokens) = (0.0, 0);
+    let mut scores = vec![Score::default(); windows.len()];
     for at in 0..longest.saturating_sub(1) {
-        let open = windows.iter().zip(&slots).filter(|(window, _)| at + 1 < window.len());
-        let (ids, open): (Vec<u32>, Vec<(usize, u32)>) =
-            open.map(|(window, slot)| (window[at], (*slot, window[at + 1]))).unzip();
-        let rows: Vec<usize> = open.iter().map(|(slot, _)| *slot).collect();
+        let open: Vec<usize> = (0..windows.len()).filter(|&window| at + 1 < windows[window].len()).collect();
+        let ids: Vec<u32> = open.iter().map(|&window| windows[window][at]).collect();
+        let rows: Vec<usize> = open.iter().map(|&window| slots[window]).collect();
         let logits = decoder.step(&rows, &embedder.embed(&ids)?)?;
-        for (logits, (_, next)) in logits.iter().zip(&open) {
-            sum -= f64::from(LogSoftmax::new(logits.values())?.of(*next));
-            tokens += 1;
+        for (logits, &window) in logits.iter().zip(&open) {
+            let (next, after) = (windows[window][at + 1], windows[window].len() - at - 1);
+            if after <= last {
+                scores[window].add(logits.values(), next)?;
+            }
         }
     }
-    Ok((sum, tokens))
+    Ok(scores)
+}
+
+impl Score {
+    fn add(&mut self, logits: &[f32], next: u32) -> Result<(), SamplingError> {
+        self.nll -= f64::from(LogSoftmax::new(logits)?.of(next));
+        self.tokens += 1;
+        let found = logits[next as usize];
+        // Of equal ones the first is picked.
+        let earlier = logits[..next as usize].iter().all(|&logit| logit < found);
+        let likeliest = earlier && logits.iter().all(|&logit| logit <= found);
+        self.likeliest += usize::from(likeliest);
+        Ok(())
+    }
 }

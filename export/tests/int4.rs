@@ -246,7 +246,7 @@ fn tensorrt_takes_symmetric_blocks_and_refuses_others_by_name() {
     let Some((workshop, calibration)) = prepared() else { return };
     let dry_run = |rules: Vec<WeightRule>| {
         int4(&workshop, &calibration, Target::Portable, rules);
-        run(program().arg("engines").arg(workshop.path("engines/tiny/int4-portable")).arg("--dry-run"))
+        run(program().arg("compile").arg(workshop.path("engines/tiny/int4-portable")).arg("--dry-run"))
     };
     for rules in [vec![], blocks(128, true)] {
         let (status, stdout, stderr) = dry_run(rules);

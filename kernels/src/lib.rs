@@ -46,7 +46,7 @@ mod testing;
 mod threads;
 
 pub use attention::{Grid, Tables, attention, grid_attention};
-pub use block_linear::{BLOCK, BlockedWeight, TILE, block_linear};
+pub use block_linear::{BLOCK, BlockedWeight, TILE, WeightBits, block_linear};
 pub use cached_attention::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
 pub use linear::{MOST_INPUTS, Weight, linear};
 pub use threads::Threads;

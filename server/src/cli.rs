@@ -153,6 +153,9 @@ pub(crate) struct Perplexity {
     /// Tokens of a window of text.
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = positive)]
     pub(crate) window: usize,
+    /// Score only so many tokens at the end of each window, such as an answer behind its question.
+    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    pub(crate) last: Option<usize>,
     /// Threads of the inference library, as `--engine-threads`.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,

@@ -21,10 +21,10 @@ Examples:
 
 Precisions:
   fp32  the reference
-  int8  encoders, decoder and embeddings in int8 (weights per output channel, activations per
-        token); the default choice on CPUs with AVX-512 VNNI or AMX
-  int4  for cpu as int8, with the decoder and its output head in blocks of 32 4-bit numbers; for
-        portable as fp16, with the decoder's layers in such blocks
+  int8  encoders in int8 (weights per output channel, activations per token), decoder and
+        embeddings in blocks of 32 8-bit numbers; the default choice on CPUs with AVX-512 VNNI or AMX
+  int4  for cpu as int8, with the decoder's layers in blocks of 32 4-bit numbers; for portable as
+        fp16, with the decoder's layers in such blocks
   fp16  weights, products and the KV cache in 16 bits; what `arrcoc-export calibrate` saw come near
         their end stays in 32 and is listed in the manifest
   fp8   as fp16, with weights and products in 8-bit floats (E4M3), for Ada and Hopper

@@ -194,6 +194,12 @@ impl Rewriter {
         self.store(name.into(), element, shape.to_vec(), Source::Data(bytes))
     }
 
+    /// 64-bit integers, such as a shape, stored in the file.
+    pub(super) fn whole_numbers(&mut self, name: &str, numbers: &[i64]) -> Rc<str> {
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.constant(name, Element::I64, &[numbers.len()], bytes)
+    }
+
     /// Part of a checkpoint matrix in fewer bits, under the name of the weight that it stands for.
     pub(super) fn quantized(&mut self, weight: &Initializer, scheme: Scheme, part: Part) -> Option<Rc<str>> {
         let Source::Checkpoint { tensor, range, factors, .. } = &weight.source else { return None };

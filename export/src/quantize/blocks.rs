@@ -1,6 +1,7 @@
 //! Blocks along a row, in the layout of ONNX Runtime's `MatMulNBits`
 //! (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits>).
 
+use super::nearest;
 use arrcoc_models::graph::quantized::{Bits, Blocks, Part};
 
 /// A block's affine map: `weight = scale * (value - zero_point)`, values from 0 to 2^bits - 1.
@@ -49,7 +50,7 @@ pub(super) fn map(block: &[f32], blocks: Blocks) -> Map {
         let scale = match blocks.bits {
             // Of sixteen values the one more below zero counts: the largest weight takes it, whatever its
             // sign.
-            Bits::Four => (if high > -low { high } else { low }) / -f32::from(middle),
+            Bits::Four => least_lossy(block, if high > -low { high } else { low }),
             Bits::Eight => high.max(-low) / f32::from(largest - middle),
         };
         return Map { scale: if scale == 0.0 { 1.0 } else { scale }, zero_point: middle };
@@ -61,9 +62,54 @@ pub(super) fn map(block: &[f32], blocks: Blocks) -> Map {
     Map { scale, zero_point: (-low / scale).round_ties_even() as u8 }
 }
 
+/// The scale of the least squared error, of 4 bits without a zero point: among those that make -8 steps, or
+/// somewhat fewer or more, of the weight of the largest magnitude, each then fitted to the integers that it
+/// gives. More steps are finer for most weights and saturate a few.
+fn least_lossy(block: &[f32], largest: f32) -> f32 {
+    let mut best = (0.0, 0.0);
+    for steps in STEPS {
+        let scale = largest / -steps;
+        let (mut products, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let (lanes, rest) = block.as_chunks::<LANES>();
+        for lanes in lanes {
+            add(lanes, scale, &mut products, &mut squares);
+        }
+        if !rest.is_empty() {
+            let mut padded = [0.0; LANES];
+            padded[..rest.len()].copy_from_slice(rest);
+            add(&padded, scale, &mut products, &mut squares);
+        }
+        let (products, squares): (f32, f32) = (products.iter().sum(), squares.iter().sum());
+        // The error of the fitted scale is the sum of the weights' squares, less this.
+        let explained = products * products / squares;
+        if explained > best.0 {
+            best = (explained, products / squares);
+        }
+    }
+    best.1
+}
+
+/// So many sums are computed at once.
+const LANES: usize = 8;
+
+/// Adds what weights have to do with the integers that a scale gives them: their products, and the integers'
+/// squares.
+#[inline]
+fn add(x: &[f32; LANES], scale: f32, products: &mut [f32; LANES], squares: &mut [f32; LANES]) {
+    let inverse = scale.recip();
+    for lane in 0..LANES {
+        let integer = nearest((x[lane] * inverse).clamp(-8.0, 7.0));
+        products[lane] += x[lane] * integer;
+        squares[lane] += integer * integer;
+    }
+}
+
+/// What [`least_lossy`] tries. As it stands comes first: it wins where another is no better.
+const STEPS: [f32; 9] = [8.0, 6.5, 7.0, 7.25, 7.5, 7.75, 8.25, 8.5, 9.0];
+
 impl Map {
     pub(super) fn value(self, x: f32, bits: Bits) -> u8 {
-        let value = (x / self.scale).round_ties_even() + f32::from(self.zero_point);
+        let value = nearest(x / self.scale) + f32::from(self.zero_point);
         value.clamp(0.0, f32::from(largest(bits))) as u8
     }
 }

@@ -12,7 +12,7 @@ use std::io::Write;
 use arrcoc_models::graph::quantized::{Int4, Part, Quantized};
 use half::f16;
 
-use super::{Matrix, RESTORED_AS_F16, each_row_within};
+use super::{Matrix, RESTORED_AS_F16, each_row_within, nearest};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// A block's affine map: `weight = scale * (value - zero_point)`.
@@ -42,7 +42,7 @@ impl Map {
 
     /// The four bits of a weight.
     fn value(self, x: f32) -> u8 {
-        let value = (x / self.scale.to_f32()).round_ties_even() + f32::from(self.zero_point);
+        let value = nearest(x / self.scale.to_f32()) + f32::from(self.zero_point);
         let (low, high) = if self.symmetric { LIMITS } else { (0.0, 15.0) };
         value.clamp(low, high) as i8 as u8 & 15
     }
@@ -65,14 +65,6 @@ fn least_lossy(block: &[f32], largest: f32) -> f16 {
         }
     }
     best.1
-}
-
-/// The nearest whole number, ties to even, of a small one: an addition leaves no bits behind the point.
-/// Unlike `round_ties_even` it needs no instruction that not every processor has, so that several are
-/// computed at once.
-fn nearest(x: f32) -> f32 {
-    const NO_FRACTION: f32 = 1.5 * 8_388_608.0; // 1.5 * 2^23
-    (x + NO_FRACTION) - NO_FRACTION
 }
 
 /// Writes a part of a matrix \[rows, columns\] as \[columns, rows\], or, of scales and zero points, \[columns

@@ -42,7 +42,7 @@ pub(crate) fn write(
         Scheme::Fp8 => fp8::write(checkpoint, quantized, out),
         Scheme::Int4(blocks) => int4::write(checkpoint, quantized, blocks, out),
         Scheme::PerRow => rows::write(checkpoint, quantized, out),
-        Scheme::Tiles => tiles::write(checkpoint, quantized, out),
+        Scheme::Tiles(bits) => tiles::write(checkpoint, quantized, bits, out),
         Scheme::Blocks(blocks) => {
             let mut bytes = Vec::new();
             each_row(checkpoint, &Matrix::of(quantized), |row| {
@@ -94,6 +94,14 @@ pub(crate) fn write_f32(
         bytes.extend(row.iter().flat_map(|x| x.to_le_bytes()));
         out.write_all(&bytes)
     })
+}
+
+/// The nearest whole number, ties to even, of a small one: an addition leaves no bits behind the point.
+/// Unlike `round_ties_even` it needs no instruction that not every processor has, so that several are
+/// computed at once.
+fn nearest(x: f32) -> f32 {
+    const NO_FRACTION: f32 = 1.5 * 8_388_608.0; // 1.5 * 2^23
+    (x + NO_FRACTION) - NO_FRACTION
 }
 
 /// Rows of a checkpoint tensor.

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use arrcoc_models::graph::quantized::{Part, Quantized};
 
-use super::{Matrix, each_row};
+use super::{Matrix, each_row, nearest};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// Largest value: -128 is left out, so that the range is symmetric.
@@ -34,7 +34,7 @@ fn scale(row: &[f32]) -> f32 {
 
 fn encode(row: &[f32], values: &mut Vec<u8>) {
     let scale = scale(row);
-    values.extend(row.iter().map(|x| (x / scale).round_ties_even().clamp(-RANGE, RANGE) as i8 as u8));
+    values.extend(row.iter().map(|x| nearest(x / scale).clamp(-RANGE, RANGE) as i8 as u8));
 }
 
 #[cfg(test)]

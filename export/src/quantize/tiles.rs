@@ -2,21 +2,20 @@
 
 use std::io::Write;
 
-use arrcoc_models::graph::quantized::{Blocks, Part, Quantized};
+use arrcoc_models::graph::quantized::{Bits, Blocks, Part, Quantized};
 use half::f16;
 
 use super::blocks::{self, Map};
 use super::{Matrix, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
-const BLOCKS: Blocks = Blocks::TILED;
-
-/// The largest magnitude whose scale, an eighth of it, 16 bits hold.
+/// The largest magnitude whose scale, an eighth of it at most, 16 bits hold.
 const LIMIT: f32 = 8.0 * 65504.0;
 
 pub(super) fn write(
     checkpoint: &Checkpoint,
     quantized: &Quantized,
+    bits: Bits,
     out: &mut dyn Write,
 ) -> Result<(), CheckpointError> {
     let encode = match quantized.part {
@@ -30,7 +29,7 @@ pub(super) fn write(
     let (mut rows, mut number) = (Vec::new(), 0);
     each_row_within(checkpoint, &Matrix::of(quantized), LIMIT, |row| {
         number += 1;
-        encode(row, &mut rows);
+        encode(row, bits, &mut rows);
         match number % Blocks::TILE_ROWS {
             0 => out.write_all(&side_by_side(&std::mem::take(&mut rows), unit)),
             _ => Ok(()),
@@ -40,24 +39,24 @@ pub(super) fn write(
 
 /// A block's map with a scale that 16 bits hold. One too small for them leaves nothing of weights that are
 /// next to nothing.
-fn map(block: &[f32]) -> Map {
-    let map = blocks::map(block, BLOCKS);
+fn map(block: &[f32], bits: Bits) -> Map {
+    let map = blocks::map(block, Blocks::tiled(bits));
     Map { scale: f16::from_f32(map.scale).to_f32(), ..map }
 }
 
-fn scales(row: &[f32], out: &mut Vec<u8>) {
-    let of_blocks = row.chunks(BLOCKS.size);
-    out.extend(of_blocks.flat_map(|block| f16::from_f32(map(block).scale).to_le_bytes()));
+fn scales(row: &[f32], bits: Bits, out: &mut Vec<u8>) {
+    let of_blocks = row.chunks(Blocks::TILE_BLOCK);
+    out.extend(of_blocks.flat_map(|block| f16::from_f32(map(block, bits).scale).to_le_bytes()));
 }
 
-fn values(row: &[f32], out: &mut Vec<u8>) {
-    for block in row.chunks(BLOCKS.size) {
-        let map = map(block);
+fn values(row: &[f32], bits: Bits, out: &mut Vec<u8>) {
+    for block in row.chunks(Blocks::TILE_BLOCK) {
+        let map = map(block, bits);
         let values: Vec<u8> = match map.scale {
             0.0 => vec![map.zero_point; block.len()],
-            _ => block.iter().map(|&x| map.value(x, BLOCKS.bits)).collect(),
+            _ => block.iter().map(|&x| map.value(x, bits)).collect(),
         };
-        blocks::pack(&values, BLOCKS.bits, out);
+        blocks::pack(&values, bits, out);
     }
 }
 
@@ -88,15 +87,22 @@ mod tests {
     #[test]
     fn weights_come_back_within_a_step() {
         let row: Vec<f32> = (0..64).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.0123).collect();
-        let (mut bytes, mut halves) = (Vec::new(), Vec::new());
-        values(&row, &mut bytes);
-        scales(&row, &mut halves);
-        let scales = halves.chunks(2).map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32());
-        for ((block, bytes), scale) in row.chunks(32).zip(bytes.chunks(16)).zip(scales) {
-            let stored = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
-            for (x, value) in block.iter().zip(stored) {
-                // The extreme of the other sign may be a whole step off.
-                assert!((x - scale * (f32::from(value) - 8.0)).abs() <= scale.abs() * 1.01, "{x}");
+        for bits in [Bits::Four, Bits::Eight] {
+            let (mut bytes, mut halves) = (Vec::new(), Vec::new());
+            values(&row, bits, &mut bytes);
+            scales(&row, bits, &mut halves);
+            let stored: Vec<i32> = match bits {
+                Bits::Four => {
+                    bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).map(|x| i32::from(x) - 8).collect()
+                }
+                Bits::Eight => bytes.iter().map(|&x| i32::from(x) - 128).collect(),
+            };
+            let scales = halves.chunks(2).map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32());
+            for ((block, stored), scale) in row.chunks(32).zip(stored.chunks(32)).zip(scales) {
+                for (x, &value) in block.iter().zip(stored) {
+                    // The extreme of the other sign may be a whole step off.
+                    assert!((x - scale * value as f32).abs() <= scale.abs() * 1.01, "{bits:?}: {x}");
+                }
             }
         }
     }
@@ -104,10 +110,13 @@ mod tests {
     #[test]
     fn scales_of_sixteen_bits_reach_the_limit_and_vanish_below_their_smallest() {
         for largest in [LIMIT, -LIMIT] {
-            assert_eq!(map(&[largest; 32]).scale.abs(), f16::MAX.to_f32());
+            assert_eq!(map(&[largest; 32], Bits::Four).scale.abs(), f16::MAX.to_f32());
+            assert!(map(&[largest; 32], Bits::Eight).scale.is_finite());
         }
-        let mut bytes = Vec::new();
-        values(&[1e-9; 32], &mut bytes);
-        assert_eq!(bytes, [0x88; 16]);
+        for (bits, zeros) in [(Bits::Four, vec![0x88; 16]), (Bits::Eight, vec![0x80; 32])] {
+            let mut bytes = Vec::new();
+            values(&[1e-9; 32], bits, &mut bytes);
+            assert_eq!(bytes, zeros);
+        }
     }
 }

@@ -2,15 +2,18 @@
 //!
 //! Few rows: every weight is read once, in the order of memory, and multiplied with all rows.
 //!
-//! Many rows: a task takes the halves of a panel's bytes apart, once for all its rows. After every block the
-//! integers become floats and are added to sums of their own: half a dozen rows fill the registers.
+//! Many rows: a task brings a panel's weights together and takes halves of bytes apart, once for all its
+//! rows. After every block the integers become floats and are added to sums of their own: half a dozen rows
+//! fill the registers.
+//!
+//! What depends on the bits of a weight is a function of `BYTES`, [`FOUR`] or [`EIGHT`].
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::rows::{BlockedRows, Words};
-use super::{BLOCK, BlockedWeight, Few, Kernel, Many, TILE, TILE_BYTES, ZERO};
+use super::{BLOCK, BlockedWeight, EIGHT, FOUR, Few, Kernel, Many, TILE, WeightBits};
 use crate::avx512::quantize::Largest;
 use crate::avx512::{BYTES, LANES, fetch, fetch_soon, load_f16, load_floats, store_floats, wide};
 use crate::quantize::Group;
@@ -41,15 +44,15 @@ const AHEAD: usize = 8;
 
 /// A row, block by block.
 #[target_feature(enable = "avx512f,avx512bw,ssse3")]
-fn quantize(x: &[f32], words: &mut [Words], about: &mut [Group]) {
+fn quantize(x: &[f32], bits: WeightBits, words: &mut [Words], about: &mut [Group]) {
     for ((x, words), about) in x.as_chunks().0.iter().zip(words).zip(about) {
-        *about = quantize_block(x, words);
+        *about = quantize_block(x, bits, words);
     }
 }
 
 /// Writes a block. One with NaN or infinity gives NaN outputs.
 #[target_feature(enable = "avx512f,avx512bw,ssse3")]
-fn quantize_block(x: &[f32; BLOCK], words: &mut Words) -> Group {
+fn quantize_block(x: &[f32; BLOCK], bits: WeightBits, words: &mut Words) -> Group {
     let (low, high) = x.split_at(LANES);
     let (low, high) = (load_floats(low), load_floats(high));
     let Some(step) = Largest::of_none().and(low).and(high).step() else {
@@ -57,23 +60,31 @@ fn quantize_block(x: &[f32; BLOCK], words: &mut Words) -> Group {
         return Group::NOT_FINITE;
     };
     let ((low, low_words), (high, high_words)) = (step.round(low), step.round(high));
-    let evens_first = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    let order = match bits {
+        WeightBits::Four => _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15),
+        WeightBits::Eight => _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+    };
     // SAFETY: the block takes two times four words.
     unsafe {
-        _mm_storeu_si128(words.as_mut_ptr().cast(), _mm_shuffle_epi8(low, evens_first));
-        _mm_storeu_si128(words.as_mut_ptr().add(4).cast(), _mm_shuffle_epi8(high, evens_first));
+        _mm_storeu_si128(words.as_mut_ptr().cast(), _mm_shuffle_epi8(low, order));
+        _mm_storeu_si128(words.as_mut_ptr().add(4).cast(), _mm_shuffle_epi8(high, order));
     }
     let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low_words, high_words));
-    Group { scale: step.back, correction: ZERO * sum }
+    Group { scale: step.back, correction: bits.zero() * sum }
 }
 
-/// The words of sixteen outputs, taken apart: the lower halves of their bytes, and the upper ones.
+/// Eight weights of sixteen outputs, `eight` times eight from the beginning of a block: two words of four
+/// bytes each. Of 4 bits, these are the lower halves of a word's bytes, and the upper ones.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn halves(words: &[u8; BYTES]) -> [__m512i; 2] {
-    let half = _mm512_set1_epi8(0x0f);
-    // SAFETY: the array has the 64 bytes.
-    let both = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+fn two_words<const BYTES_OF_BLOCK: usize>(block: &[u8; BYTES_OF_BLOCK], eight: usize) -> [__m512i; 2] {
+    let words = block.as_chunks::<BYTES>().0;
+    // SAFETY: a chunk has the 64 bytes.
+    let load = |words: &[u8; BYTES]| unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+    if BYTES_OF_BLOCK == EIGHT {
+        return [load(&words[2 * eight]), load(&words[2 * eight + 1])];
+    }
+    let (both, half) = (load(&words[eight]), _mm512_set1_epi8(0x0f));
     [_mm512_and_si512(both, half), _mm512_and_si512(_mm512_srli_epi16::<4>(both), half)]
 }
 
@@ -83,12 +94,29 @@ unsafe fn few(x: &BlockedRows<'_>, weight: BlockedWeight<'_>, tiles: Range<usize
     for tile in tiles {
         // SAFETY: as the caller's.
         unsafe {
-            match x.rows {
-                1 => one_tile::<1>(x, weight, tile, y),
-                2 => one_tile::<2>(x, weight, tile, y),
-                3 => one_tile::<3>(x, weight, tile, y),
-                _ => one_tile::<4>(x, weight, tile, y),
+            match weight.bits {
+                WeightBits::Four => some_rows::<FOUR>(x, weight, tile, y),
+                WeightBits::Eight => some_rows::<EIGHT>(x, weight, tile, y),
             }
+        }
+    }
+}
+
+/// # Safety
+/// As [`one_tile`].
+unsafe fn some_rows<const BYTES: usize>(
+    x: &BlockedRows<'_>,
+    weight: BlockedWeight<'_>,
+    tile: usize,
+    y: &Shared<'_, f32>,
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        match x.rows {
+            1 => one_tile::<BYTES, 1>(x, weight, tile, y),
+            2 => one_tile::<BYTES, 2>(x, weight, tile, y),
+            3 => one_tile::<BYTES, 3>(x, weight, tile, y),
+            _ => one_tile::<BYTES, 4>(x, weight, tile, y),
         }
     }
 }
@@ -98,29 +126,29 @@ unsafe fn few(x: &BlockedRows<'_>, weight: BlockedWeight<'_>, tiles: Range<usize
 /// # Safety
 /// Only one task may have this tile, and the CPU must have AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn one_tile<const R: usize>(
+unsafe fn one_tile<const BYTES: usize, const R: usize>(
     x: &BlockedRows<'_>,
     weight: BlockedWeight<'_>,
     tile: usize,
     y: &Shared<'_, f32>,
 ) {
-    let (values, scales) = weight.tile(tile);
+    let (values, scales) = weight.tile::<BYTES>(tile);
     let rows: [_; R] = std::array::from_fn(|r| (x.blocks(r), x.about(r)));
     assert!(rows.iter().all(|(blocks, about)| blocks.len() == values.len() && about.len() == values.len()));
     let mut sums = [_mm512_setzero_ps(); R];
     for (block, (values, scales)) in values.iter().zip(scales).enumerate() {
-        fetch_soon(values, AHEAD * TILE_BYTES);
+        fetch_soon(values, AHEAD * BYTES);
         let mut low = [_mm512_setzero_si512(); R];
         let mut high = [_mm512_setzero_si512(); R];
         for r in 0..R {
             low[r] = _mm512_set1_epi32(-rows[r].1[block].correction);
         }
-        for (word, weights) in values.as_chunks::<BYTES>().0.iter().enumerate() {
-            let [lower, upper] = halves(weights);
+        for eight in 0..BLOCK / 8 {
+            let [first, second] = two_words(values, eight);
             for r in 0..R {
                 let x: &[i32; BLOCK / 4] = &rows[r].0[block];
-                low[r] = _mm512_dpbusd_epi32(low[r], lower, _mm512_set1_epi32(x[2 * word]));
-                high[r] = _mm512_dpbusd_epi32(high[r], upper, _mm512_set1_epi32(x[2 * word + 1]));
+                low[r] = _mm512_dpbusd_epi32(low[r], first, _mm512_set1_epi32(x[2 * eight]));
+                high[r] = _mm512_dpbusd_epi32(high[r], second, _mm512_set1_epi32(x[2 * eight + 1]));
             }
         }
         let scales = load_f16(scales);
@@ -165,25 +193,46 @@ unsafe fn many(
         for first in tiles.step_by(TILES) {
             // SAFETY: as the caller's.
             unsafe {
-                unpack(weight, first, panel);
-                multiply_panel(panel, rows.clone(), x, weight, first, y);
+                match weight.bits {
+                    WeightBits::Four => one_panel::<FOUR>(panel, rows.clone(), x, weight, first, y),
+                    WeightBits::Eight => one_panel::<EIGHT>(panel, rows.clone(), x, weight, first, y),
+                }
             }
         }
     });
 }
 
+/// # Safety
+/// As [`multiply_panel`].
+unsafe fn one_panel<const BYTES: usize>(
+    panel: &mut [PanelBlock],
+    rows: Range<usize>,
+    x: &BlockedRows<'_>,
+    weight: BlockedWeight<'_>,
+    first: usize,
+    y: &Shared<'_, f32>,
+) {
+    // SAFETY: as the caller's.
+    unsafe {
+        unpack::<BYTES>(weight, first, panel);
+        multiply_panel::<BYTES>(panel, rows, x, weight, first, y);
+    }
+}
+
 /// Unpacks the tiles from `first` on. Behind the last tile it unpacks the last one again: nobody reads the
 /// sums.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
+fn unpack<const BYTES: usize>(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
     for tile in 0..TILES {
-        let (values, scales) = weight.tile((first + tile).min(weight.tiles() - 1));
+        let (values, scales) = weight.tile::<BYTES>((first + tile).min(weight.tiles() - 1));
         for ((values, scales), block) in values.iter().zip(scales).zip(&mut *panel) {
             store_floats(load_f16(scales), &mut block.scales[tile]);
-            for (word, weights) in values.as_chunks::<BYTES>().0.iter().enumerate() {
-                for (at, half) in halves(weights).into_iter().enumerate() {
+            for eight in 0..BLOCK / 8 {
+                for (at, word) in two_words(values, eight).into_iter().enumerate() {
                     // SAFETY: the array takes the 64 bytes.
-                    unsafe { _mm512_store_si512(block.words[2 * word + at][tile].as_mut_ptr().cast(), half) };
+                    unsafe {
+                        _mm512_store_si512(block.words[2 * eight + at][tile].as_mut_ptr().cast(), word)
+                    };
                 }
             }
         }
@@ -193,7 +242,7 @@ fn unpack(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
 /// # Safety
 /// Only one task may have these outputs of these rows, and the CPU must have AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_panel(
+unsafe fn multiply_panel<const BYTES: usize>(
     panel: &[PanelBlock],
     rows: Range<usize>,
     x: &BlockedRows<'_>,
@@ -201,7 +250,8 @@ unsafe fn multiply_panel(
     first: usize,
     y: &Shared<'_, f32>,
 ) {
-    let next = (first + TILES..first + 2 * TILES).map(|tile| weight.tile(tile.min(weight.tiles() - 1)).0);
+    let next =
+        (first + TILES..first + 2 * TILES).map(|tile| weight.tile::<BYTES>(tile.min(weight.tiles() - 1)).0);
     let mut next = next.flatten();
     let per_turn = (TILES * weight.blocks()).div_ceil((rows.len() / ROWS).max(1));
     let mut row = rows.start;

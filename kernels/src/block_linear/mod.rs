@@ -1,4 +1,5 @@
-//! Linear layers with weights in blocks of 32 along each row, of 4 bits and with a scale each: a decoder's.
+//! Linear layers with weights in blocks of 32 along each row, of 4 or 8 bits and with a scale each: a
+//! decoder's.
 //!
 //! Activations are quantized block by block, too. A block's product is an integer and therefore exact; blocks
 //! are added in their order, in all kernels with the same roundings. So a row's result depends neither on the
@@ -27,11 +28,12 @@ pub(crate) static TABLE: Table<Kernel> = Table::new(&[
 /// What a set of instructions does.
 pub(crate) struct Kernel {
     /// Writes a row of whole blocks in 8 bits, and what brings each block back. One with NaN or infinity
-    /// becomes [`Group::NOT_FINITE`]; the correction of others is [`ZERO`] times the sum of their bytes.
+    /// becomes [`Group::NOT_FINITE`]; the correction of others is [`WeightBits::zero`] times the sum of their
+    /// bytes. The order within a block is that of weights of so many bits.
     ///
     /// # Safety
     /// The CPU must have the instructions.
-    quantize: unsafe fn(x: &[f32], words: &mut [Words], about: &mut [Group]),
+    quantize: unsafe fn(x: &[f32], bits: WeightBits, words: &mut [Words], about: &mut [Group]),
     few: Few,
     many: Many,
 }
@@ -49,7 +51,7 @@ struct Few {
     multiply: unsafe fn(&BlockedRows<'_>, BlockedWeight<'_>, tiles: Range<usize>, y: &Shared<'_, f32>),
 }
 
-/// A prompt: it pays to take the weights' halves apart first.
+/// A prompt: it pays to bring a panel's weights together first, and to take halves of bytes apart.
 struct Many {
     /// Rows of a task.
     rows: usize,
@@ -73,20 +75,49 @@ pub const BLOCK: usize = 32;
 /// Outputs of a tile.
 pub const TILE: usize = 16;
 
-/// Bytes of a block of a tile's weights.
-const TILE_BYTES: usize = TILE * BLOCK / 2;
-/// What stands for zero in a weight.
-const ZERO: i32 = 8;
+/// Bytes of a block of a tile's weights of 4 bits.
+const FOUR: usize = TILE * BLOCK / 2;
+/// The same of 8 bits.
+const EIGHT: usize = TILE * BLOCK;
 
-/// A weight of 4 bits in the order in which the instruction takes it: `y = x * weight^T`.
+/// Bits of a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightBits {
+    /// Two weights to a byte, the first in the lower half.
+    Four,
+    /// A byte each.
+    Eight,
+}
+
+impl WeightBits {
+    /// What stands for zero in a weight.
+    const fn zero(self) -> i32 {
+        match self {
+            Self::Four => 8,
+            Self::Eight => 128,
+        }
+    }
+
+    /// Words of a block of an output's weights.
+    pub const fn words(self) -> usize {
+        match self {
+            Self::Four => BLOCK / 8,
+            Self::Eight => BLOCK / 4,
+        }
+    }
+}
+
+/// A weight in the order in which the instruction takes it: `y = x * weight^T`.
 ///
-/// Eight weights of an output, two to a byte and the first in the lower half, are a word; a tile's sixteen
-/// outputs have their words side by side. 8 stands for zero.
+/// Four bytes of an output's weights are a word; a tile's sixteen outputs have their words side by side. The
+/// middle of a weight's range stands for zero.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockedWeight<'a> {
+    /// Bits of each.
+    pub bits: WeightBits,
     /// Inputs: a whole number of blocks.
     pub inputs: usize,
-    /// \[outputs / 16, blocks, 4 words, 16 outputs, 4 bytes\].
+    /// \[outputs / 16, blocks, words, 16 outputs, 4 bytes\].
     pub values: &'a [u8],
     /// \[outputs / 16, blocks, 16 outputs\].
     pub scales: &'a [f16],
@@ -105,8 +136,8 @@ impl BlockedWeight<'_> {
         self.tiles() * TILE
     }
 
-    /// A tile's blocks, and their scales.
-    fn tile(&self, tile: usize) -> (&[[u8; TILE_BYTES]], &[[f16; TILE]]) {
+    /// A tile's blocks of `BYTES` bytes, and their scales.
+    fn tile<const BYTES: usize>(&self, tile: usize) -> (&[[u8; BYTES]], &[[f16; TILE]]) {
         let (blocks, at) = (self.blocks(), tile * self.blocks());
         (&self.values.as_chunks().0[at..][..blocks], &self.scales.as_chunks().0[at..][..blocks])
     }
@@ -144,10 +175,11 @@ fn block_linear_with(
     }
     assert_eq!(x.len(), rows * inputs, "x: expected whole rows of {inputs}");
     assert_eq!(weight.scales.len(), outputs * weight.blocks(), "scales: expected whole tiles");
-    assert_eq!(weight.values.len(), weight.scales.len() * BLOCK / 2, "values: expected whole blocks");
+    let bytes = weight.scales.len() * weight.bits.words() * 4;
+    assert_eq!(weight.values.len(), bytes, "values: expected whole blocks");
     assert_eq!(y.len(), rows * outputs, "y: expected [{rows}, {outputs}]");
 
-    let x = quantize(kernel, x, inputs, scratch, threads);
+    let x = quantize(kernel, x, inputs, weight.bits, scratch, threads);
     let (y, tiles) = (Shared::new(y), weight.tiles());
     let (few, many) = (&kernel.few, &kernel.many);
     if rows <= few.rows {

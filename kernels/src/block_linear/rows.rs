@@ -1,6 +1,6 @@
 //! Rows of floats to rows of bytes, block by block.
 
-use super::{BLOCK, Kernel};
+use super::{BLOCK, Kernel, WeightBits};
 use crate::quantize::Group;
 use crate::shared::Shared;
 use crate::threads::Threads;
@@ -8,8 +8,9 @@ use crate::threads::Threads;
 /// Rows of one task.
 const ROWS_PER_TASK: usize = 8;
 
-/// A block in words of four numbers each. Eight numbers are two words, first those at even places, then those
-/// at odd ones: as weights share bytes.
+/// A block in words of four numbers each. Beside weights of 8 bits they are in their order. Beside weights of
+/// 4 bits eight numbers are two words, first those at even places, then those at odd ones: as the weights
+/// share bytes.
 pub(super) type Words = [i32; BLOCK / 4];
 
 /// Rows of x in 8 bits.
@@ -38,6 +39,7 @@ pub(super) fn quantize<'a>(
     kernel: &Kernel,
     x: &[f32],
     inputs: usize,
+    bits: WeightBits,
     scratch: &'a mut Vec<Words>,
     threads: &dyn Threads,
 ) -> BlockedRows<'a> {
@@ -54,7 +56,7 @@ pub(super) fn quantize<'a>(
                 unsafe {
                     let words = words.part(row * blocks, blocks);
                     let about = about.part(row * blocks, blocks);
-                    (kernel.quantize)(&x[row * inputs..][..inputs], words, about);
+                    (kernel.quantize)(&x[row * inputs..][..inputs], bits, words, about);
                 }
             }
         });

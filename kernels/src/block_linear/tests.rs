@@ -3,7 +3,11 @@
 use super::*;
 use crate::testing::{Three, can_run, numbers, one_result, shapes};
 
+/// Every form of a weight.
+const BOTH: [WeightBits; 2] = [WeightBits::Four, WeightBits::Eight];
+
 struct Case {
+    bits: WeightBits,
     inputs: usize,
     x: Vec<f32>,
     values: Vec<u8>,
@@ -11,18 +15,19 @@ struct Case {
 }
 
 impl Case {
-    fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+    fn new(bits: WeightBits, rows: usize, inputs: usize, outputs: usize) -> Self {
         let blocks = outputs * inputs / BLOCK;
         Self {
+            bits,
             inputs,
             x: numbers(rows * inputs, 1),
-            values: numbers(blocks * BLOCK / 2, 2).iter().map(|x| (x * 127.9 + 128.0) as u8).collect(),
+            values: numbers(blocks * bits.words() * 4, 2).iter().map(|x| (x * 127.9 + 128.0) as u8).collect(),
             scales: numbers(blocks, 3).into_iter().map(|x| f16::from_f32(x * 0.1)).collect(),
         }
     }
 
     fn weight(&self) -> BlockedWeight<'_> {
-        BlockedWeight { inputs: self.inputs, values: &self.values, scales: &self.scales }
+        BlockedWeight { bits: self.bits, inputs: self.inputs, values: &self.values, scales: &self.scales }
     }
 
     fn run(&self, rows: usize) -> Vec<f32> {
@@ -39,9 +44,14 @@ impl Case {
     /// Weight `input` of an output, from zero up and down, as the layout's description has it.
     fn value(&self, output: usize, input: usize) -> i32 {
         let (tile, lane) = (output / 16, output % 16);
-        let (block, word, byte) = (input / BLOCK, input % BLOCK / 8, input % 8 / 2);
-        let at = (((tile * (self.inputs / BLOCK) + block) * 4 + word) * 16 + lane) * 4 + byte;
-        i32::from(self.values[at] >> (4 * (input % 2)) & 15) - 8
+        let per_byte = BLOCK / (4 * self.bits.words());
+        let (block, byte) = (input / BLOCK, input % BLOCK / per_byte);
+        let (word, byte) = (byte / 4, byte % 4);
+        let at = (((tile * (self.inputs / BLOCK) + block) * self.bits.words() + word) * 16 + lane) * 4 + byte;
+        match self.bits {
+            WeightBits::Four => i32::from(self.values[at] >> (4 * (input % 2)) & 15) - 8,
+            WeightBits::Eight => i32::from(self.values[at]) - 128,
+        }
     }
 
     fn expected(&self, rows: usize) -> Vec<f32> {
@@ -69,11 +79,12 @@ fn every_shape_gives_the_sums_of_plain_loops() {
     if !can_run(&TABLE) {
         return;
     }
-    for (blocks, outputs) in [(1, 16), (1, 32), (2, 48), (3, 64), (5, 112), (7, 144), (24, 96)] {
-        let case = Case::new(15, blocks * BLOCK, outputs);
+    let sizes = [(1, 16), (1, 32), (2, 48), (3, 64), (5, 112), (7, 144), (24, 96)];
+    for (bits, (blocks, outputs)) in BOTH.into_iter().flat_map(|bits| sizes.map(|size| (bits, size))) {
+        let case = Case::new(bits, 15, blocks * BLOCK, outputs);
         for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15] {
             let (found, expected) = (case.run(rows), case.expected(rows));
-            assert_eq!(found, expected, "{rows} rows, {blocks} blocks, {outputs} outputs");
+            assert_eq!(found, expected, "{bits:?}, {rows} rows, {blocks} blocks, {outputs} outputs");
         }
     }
 }
@@ -84,8 +95,11 @@ fn odd_shapes_give_the_sums_of_plain_loops() {
         return;
     }
     for [rows, blocks, tiles] in shapes(200, [(1, 20), (1, 9), (1, 13)]) {
-        let case = Case::new(rows, blocks * BLOCK, tiles * TILE);
-        assert_eq!(case.run(rows), case.expected(rows), "{rows} rows, {blocks} blocks, {tiles} tiles");
+        for bits in BOTH {
+            let case = Case::new(bits, rows, blocks * BLOCK, tiles * TILE);
+            let told = format!("{bits:?}, {rows} rows, {blocks} blocks, {tiles} tiles");
+            assert_eq!(case.run(rows), case.expected(rows), "{told}");
+        }
     }
 }
 
@@ -95,7 +109,7 @@ fn nothing_to_compute_is_computed() {
         return;
     }
     for (rows, outputs) in [(0, 32), (3, 0)] {
-        let case = Case::new(rows, 64, outputs);
+        let case = Case::new(WeightBits::Eight, rows, 64, outputs);
         block_linear(&case.x, case.weight(), &mut [], &mut Vec::new(), &Three);
     }
 }
@@ -105,7 +119,12 @@ fn slices_that_do_not_fit_are_refused() {
     if !can_run(&TABLE) {
         return;
     }
-    let case = Case::new(5, 64, 32);
+    for bits in BOTH {
+        refuses_what_does_not_fit(&Case::new(bits, 5, 64, 32));
+    }
+}
+
+fn refuses_what_does_not_fit(case: &Case) {
     let refused = |x: &[f32], weight: BlockedWeight<'_>, outputs: usize| {
         let call = || block_linear(x, weight, &mut vec![0.0; outputs], &mut Vec::new(), &Three);
         assert!(std::panic::catch_unwind(call).is_err());
@@ -123,8 +142,10 @@ fn more_rows_than_one_task_takes() {
     if !can_run(&TABLE) {
         return;
     }
-    let case = Case::new(800, 64, 112);
-    assert_eq!(case.run(800), case.expected(800));
+    for bits in BOTH {
+        let case = Case::new(bits, 800, 64, 112);
+        assert_eq!(case.run(800), case.expected(800), "{bits:?}");
+    }
 }
 
 #[test]
@@ -132,8 +153,11 @@ fn the_largest_weights_and_activations_do_not_overflow() {
     if !can_run(&TABLE) {
         return;
     }
-    for (byte, value) in [(0x00, -8.0), (0xff, 7.0)] {
-        let mut case = Case::new(7, 4096, 16);
+    let (four, eight) = (WeightBits::Four, WeightBits::Eight);
+    for (bits, byte, value) in
+        [(four, 0x00, -8.0), (four, 0xff, 7.0), (eight, 0x00, -128.0), (eight, 0xff, 127.0)]
+    {
+        let mut case = Case::new(bits, 7, 4096, 16);
         case.x.fill(-2.0);
         case.values.fill(byte);
         case.scales.fill(f16::ONE);
@@ -149,9 +173,9 @@ fn what_is_no_number_stays_none_in_its_row_alone() {
     if !can_run(&TABLE) {
         return;
     }
-    for wild in [f32::NAN, f32::INFINITY] {
+    for (bits, wild) in BOTH.into_iter().flat_map(|bits| [f32::NAN, f32::INFINITY].map(|wild| (bits, wild))) {
         for at in [0, 40, 95] {
-            let mut case = Case::new(14, 96, 48);
+            let mut case = Case::new(bits, 14, 96, 48);
             case.x[2 * 96 + at] = wild;
             for rows in [3, 14] {
                 for (row, y) in case.run(rows).chunks(48).enumerate() {

@@ -32,9 +32,9 @@ pub enum Scheme {
     Fp8,
     /// Blocks along each row with a scale of their own, in the layout of ONNX Runtime's `MatMulNBits`.
     Blocks(Blocks),
-    /// [`Blocks::TILED`] with 16-bit scales, sixteen rows side by side: in the order in which
+    /// [`Blocks::tiled`] with 16-bit scales, sixteen rows side by side: in the order in which
     /// [`BlockLinear`](super::ops::linear::block_linear) multiplies them.
-    Tiles,
+    Tiles(Bits),
     /// Blocks of 4-bit weights along each row, transposed, \[columns, rows\]: what ONNX's `DequantizeLinear`
     /// reads in front of a `MatMul`.
     Int4(Int4),
@@ -91,11 +91,16 @@ impl Bits {
 }
 
 impl Blocks {
-    /// What tiles are made of: 4-bit weights in symmetric blocks of 32.
-    pub const TILED: Self = Self { bits: Bits::Four, size: 32, symmetric: true };
+    /// What tiles are made of: weights in symmetric blocks of 32.
+    pub const fn tiled(bits: Bits) -> Self {
+        Self { bits, size: Self::TILE_BLOCK, symmetric: true }
+    }
+
+    /// Weights of a block in a tile.
+    pub const TILE_BLOCK: usize = 32;
     /// Rows of a tile.
     pub const TILE_ROWS: usize = 16;
-    /// Bytes of a row that lie together in a tile: eight weights.
+    /// Bytes of a row that lie together in a tile: a word.
     pub const WORD_BYTES: usize = 4;
 
     /// The smallest block that the operators take.
@@ -141,13 +146,14 @@ impl Quantized {
             (Scheme::Fp8, Part::Values) => (Element::F8E4M3, vec![rows, columns]),
             (Scheme::Fp8, _) => (Element::F16, Vec::new()),
             (Scheme::PerRow, _) => (Element::F32, vec![rows]),
-            (Scheme::Tiles, Part::Values) => {
-                let words = Blocks::TILED.bytes() / Blocks::WORD_BYTES;
-                let [tiles, blocks] = [rows / Blocks::TILE_ROWS, Blocks::TILED.per_row(columns)];
+            (Scheme::Tiles(bits), Part::Values) => {
+                let tiled = Blocks::tiled(bits);
+                let words = tiled.bytes() / Blocks::WORD_BYTES;
+                let [tiles, blocks] = [rows / Blocks::TILE_ROWS, tiled.per_row(columns)];
                 (Element::U8, vec![tiles, blocks, words, Blocks::TILE_ROWS, Blocks::WORD_BYTES])
             }
-            (Scheme::Tiles, _) => {
-                let [tiles, blocks] = [rows / Blocks::TILE_ROWS, Blocks::TILED.per_row(columns)];
+            (Scheme::Tiles(bits), _) => {
+                let [tiles, blocks] = [rows / Blocks::TILE_ROWS, Blocks::tiled(bits).per_row(columns)];
                 (Element::F16, vec![tiles, blocks, Blocks::TILE_ROWS])
             }
             (Scheme::Blocks(blocks), Part::Values) => {

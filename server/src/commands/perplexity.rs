@@ -16,7 +16,7 @@ pub(crate) fn run(args: &Perplexity, mut config: Config) -> Result<(), Failure> 
     let bundle = load::open(&config)?;
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{pos}/{len} windows {wide_bar} {elapsed}, {eta} left")?);
-    let found = perplexity(&bundle, &config.options(), source(args)?, |done, windows| {
+    let found = perplexity(&bundle, &config.options(), source(args)?, args.last, |done, windows| {
         bar.set_length(windows as u64);
         bar.set_position(done as u64);
     });
@@ -24,7 +24,10 @@ pub(crate) fn run(args: &Perplexity, mut config: Config) -> Result<(), Failure> 
     let found = found?;
     let text = match args.json {
         true => format!("{}\n", serde_json::to_string_pretty(&found)?),
-        false => format!("perplexity {:.4} over {} tokens\n", found.perplexity, found.tokens),
+        false => format!(
+            "perplexity {:.4} over {} tokens, of which {} are the likeliest\n",
+            found.perplexity, found.tokens, found.likeliest
+        ),
     };
     Ok(print(&text)?)
 }

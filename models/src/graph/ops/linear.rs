@@ -7,8 +7,8 @@ use crate::graph::quantized::Blocks;
 use crate::graph::{Attribute, Builder, Element, Function, Value};
 use arrcoc_bundle::names::operator::{BLOCK_LINEAR, QUANTIZED_LINEAR};
 
-/// Attributes of [`block_linear`], as `MatMulNBits` calls them: inputs and outputs.
-pub const BLOCK_LINEAR_ATTRIBUTES: [&str; 2] = ["K", "N"];
+/// Attributes of [`block_linear`], as `MatMulNBits` calls them: inputs, outputs, and bits of a weight.
+pub const BLOCK_LINEAR_ATTRIBUTES: [&str; 3] = ["K", "N", "bits"];
 
 /// Largest magnitude of a quantized activation; they are stored as `value + 128` in a byte.
 const RANGE: f32 = 127.0;
@@ -60,33 +60,32 @@ fn quantized_rows(g: &mut Builder, x: &Value) -> (Value, Value) {
     (g.emit("QuantizeLinear", &inputs, attributes, Element::U8, x.dims.clone()), scales)
 }
 
-/// `BlockLinear`: x \[rows, in\] with 4-bit weights in symmetric blocks of 32 along each row to \[rows,
-/// out\]. x is quantized at run time, row by row and block by block (`accuracy_level` 4).
+/// `BlockLinear`: x \[rows, in\] with weights of 4 or 8 bits in symmetric blocks of 32 along each row to
+/// \[rows, out\]. x is quantized at run time, row by row and block by block (`accuracy_level` 4).
 ///
-/// Weights lie in the order in which a kernel multiplies them, \[out / 16, blocks, 4, 16, 4\] bytes of two
-/// weights, and so do their 16-bit scales, \[out / 16, blocks, 16\]: sixteen outputs side by side.
-/// `MatMulNBits` takes output after output.
+/// Weights lie in the order in which a kernel multiplies them, \[out / 16, blocks, words, 16, 4\] bytes: a
+/// block is 4 words of two weights a byte, or 8 words of one. So do their 16-bit scales, \[out / 16, blocks,
+/// 16\]: sixteen outputs side by side. `MatMulNBits` takes output after output.
 pub fn block_linear() -> Function {
-    let (words, rows, bytes) =
-        (Blocks::TILED.bytes() / Blocks::WORD_BYTES, Blocks::TILE_ROWS, Blocks::WORD_BYTES);
+    let (rows, bytes) = (Blocks::TILE_ROWS, Blocks::WORD_BYTES);
     let inputs = [
         ("x", Element::F32, dims!["rows", "in"]),
-        ("values", Element::U8, dims!["tiles", "blocks", words, rows, bytes]),
+        ("values", Element::U8, dims!["tiles", "blocks", "words", rows, bytes]),
         ("scales", Element::F16, dims!["tiles", "blocks", rows]),
     ];
     Function::new(BLOCK_LINEAR, &BLOCK_LINEAR_ATTRIBUTES, &inputs, |g, inputs| {
         let [x, values, scales] = inputs else { unreachable!("three inputs were declared") };
         let (out, blocks) = (values.dim(0).times(rows), values.dim(1).clone());
-        let values = g.transpose(values, &[0, 3, 1, 2, 4]); // [out / 16, 16, blocks, 4, 4]
-        let values = g.reshape(&values, dims![&out, &blocks, words * bytes]);
+        let of_block = values.dim(2).clone().times(bytes);
+        let values = g.transpose(values, &[0, 3, 1, 2, 4]); // [out / 16, 16, blocks, words, 4]
+        let values = g.reshape(&values, dims![&out, &blocks, of_block]);
         let scales = g.transpose(scales, &[0, 2, 1]); // [out / 16, 16, blocks]
         let scales = g.cast(&scales, Element::F32);
         let scales = g.reshape(&scales, dims![&out, &blocks]);
         let mut attributes: Vec<_> =
             BLOCK_LINEAR_ATTRIBUTES.map(|name| (name, Attribute::Reference(name))).into();
         attributes.extend([
-            ("bits", Attribute::Int(Blocks::TILED.bits.count() as i64)),
-            ("block_size", Attribute::Int(Blocks::TILED.size as i64)),
+            ("block_size", Attribute::Int(Blocks::TILE_BLOCK as i64)),
             ("accuracy_level", Attribute::Int(super::fused::INT8_ACCUMULATION)),
         ]);
         let product = Some((Element::F32, dims![x.dim(0), out]));

@@ -1,16 +1,16 @@
-//! `BlockLinear`: a linear layer with 4-bit weights in tiles of blocks.
+//! `BlockLinear`: a linear layer with weights of 4 or 8 bits in tiles of blocks.
 
 use ::ort::Error;
 use ::ort::operator::KernelContext;
 use ::ort::value::TensorElementType::{self, Float16, Float32, Uint8};
 use arrcoc_bundle::names::operator;
-use arrcoc_kernels::{BLOCK, BlockedWeight, TILE, block_linear};
+use arrcoc_kernels::{BLOCK, BlockedWeight, TILE, WeightBits, block_linear};
 use half::f16;
 
 use super::kernel::{Call, Kernel, check};
 
-/// The operator: x \[rows, in\], values \[out / 16, in / 32, 4, 16, 4\] and scales \[out / 16, in / 32, 16\]
-/// to \[rows, out\].
+/// The operator: x \[rows, in\], values \[out / 16, in / 32, 4, 16, 4\] (of 8 bits \[.., 8, 16, 4\]) and
+/// scales \[out / 16, in / 32, 16\] to \[rows, out\].
 pub(super) struct BlockLinear;
 
 impl Kernel for BlockLinear {
@@ -30,16 +30,19 @@ impl Kernel for BlockLinear {
         let (shape, values) = values.tensor::<u8, 5>()?;
         let (scaled, scales) = scales.tensor::<f16, 3>()?;
         let [tiles, blocks, ..] = shape;
-        let tiled = shape == [tiles, blocks, BLOCK / 8, TILE, 4] && scaled == [tiles, blocks, TILE];
+        let bits = if shape[2] == WeightBits::Eight.words() { WeightBits::Eight } else { WeightBits::Four };
+        let words = bits.words();
+        let tiled = shape == [tiles, blocks, words, TILE, 4] && scaled == [tiles, blocks, TILE];
         check(tiled && blocks > 0 && inputs == blocks * BLOCK, || {
             format!(
-                "BlockLinear: expected values [{tiles}, {}, 4, 16, 4] and scales [{tiles}, {0}, 16] for x [{rows}, {inputs}], found {shape:?} and {scaled:?}",
+                "BlockLinear: expected values [{tiles}, {}, {words}, 16, 4] and scales [{tiles}, {0}, 16] for x [{rows}, \
+                 {inputs}], found {shape:?} and {scaled:?}",
                 inputs / BLOCK
             )
         })?;
         let mut y = call.output(0, [rows, tiles * TILE])?;
         let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-        block_linear(x, BlockedWeight { inputs, values, scales }, y, scratch, &call.pool);
+        block_linear(x, BlockedWeight { bits, inputs, values, scales }, y, scratch, &call.pool);
         Ok(())
     }
 }
