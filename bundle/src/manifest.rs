@@ -80,7 +80,8 @@ pub enum Precision {
     Fp16,
     /// As fp16, with weights and products of encoders and decoder in 8-bit floats.
     Fp8,
-    /// int8 weights with a scale per output channel and int8 activations with one per token, in encoders,
+    /// int8 weights and activations, in encoders with a scale per output channel and one per token, else in
+    /// blocks of 32, in encoders,
     /// decoder and embeddings.
     Int8,
     /// As int8, with blocks of int4 weights in the decoder, or in portable bundles as fp16, with such blocks

@@ -1,17 +1,19 @@
 //! `arrcoc-serve perplexity`: how surprised a bundle's decoder is by a text.
 //!
 //! Windows of token ids are read side by side, one KV slot each, token after token. The first token of a
-//! window is given; every other one is scored by the logits before it. That is the measure of llama.cpp's and
-//! of transformers' tutorials, without a stride.
+//! window is given; every other one, or the last few, are scored by the logits before them. That is the
+//! measure of llama.cpp's and of transformers' tutorials, without a stride.
+
+use std::num::NonZeroUsize;
 
 use arrcoc_bundle::{Bundle, Role};
-use arrcoc_runtime::decoder::{self, DecoderError, Embedder};
+use arrcoc_runtime::decoder::{self, Decoder, DecoderError, Embedder};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::GenerateError;
 use arrcoc_runtime::library::Library;
 use arrcoc_runtime::model::{Options, load};
 use arrcoc_runtime::prompt::Prompter;
-use arrcoc_runtime::sampling::{LogSoftmax, SamplingError};
+use arrcoc_runtime::sampling::{LogSoftmax, SamplingError, argmax};
 use serde::Serialize;
 
 /// Windows that are read side by side.
@@ -41,7 +43,7 @@ pub struct Perplexity {
     /// Tokens that were scored.
     pub tokens: usize,
     /// Scored tokens that the decoder holds for the likeliest: where another model picked the tokens greedily,
-    /// so often the two agree.
+    /// this is how often the two agree.
     pub likeliest: usize,
     /// Windows that were read.
     pub windows: usize,
@@ -93,15 +95,17 @@ pub fn perplexity(
     bundle: &Bundle,
     options: &Options,
     source: Source,
-    last: Option<usize>,
+    last: Option<NonZeroUsize>,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Perplexity, PerplexityError> {
     let library = load::open_library(bundle.manifest().target, options)?;
     let windows = windows(bundle, source)?;
+    let mut reader = Reader::load(bundle, library.as_ref(), &windows)?;
+    let last = last.map_or(usize::MAX, NonZeroUsize::get);
     let mut scores = Vec::new();
     for side_by_side in windows.chunks(SIDE_BY_SIDE) {
         progress(scores.len(), windows.len());
-        scores.extend(read(bundle, library.as_ref(), side_by_side, last.unwrap_or(usize::MAX))?);
+        scores.extend(reader.read(side_by_side, last)?);
     }
     progress(windows.len(), windows.len());
     let tokens = scores.iter().map(|score| score.tokens).sum();
@@ -148,44 +152,51 @@ struct Score {
     likeliest: usize,
 }
 
-/// Reads windows side by side, and scores the `last` tokens of each.
-fn read(
-    bundle: &Bundle,
-    library: &dyn Library,
-    windows: &[Vec<u32>],
-    last: usize,
-) -> Result<Vec<Score>, PerplexityError> {
-    let manifest = bundle.manifest();
-    let embedding = library.load_from(bundle, manifest.only(Role::Embedding))?;
-    let embedder = Embedder::new(embedding, manifest.decoder.hidden_size);
-    let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
-    let mut decoder = decoder::load(bundle, library, windows.len(), longest + 1)?;
-    let slots: Vec<usize> = windows.iter().filter_map(|_| decoder.slots_mut().allocate()).collect();
-    let mut scores = vec![Score::default(); windows.len()];
-    for at in 0..longest.saturating_sub(1) {
-        let open: Vec<usize> = (0..windows.len()).filter(|&window| at + 1 < windows[window].len()).collect();
-        let ids: Vec<u32> = open.iter().map(|&window| windows[window][at]).collect();
-        let rows: Vec<usize> = open.iter().map(|&window| slots[window]).collect();
-        let logits = decoder.step(&rows, &embedder.embed(&ids)?)?;
-        for (logits, &window) in logits.iter().zip(&open) {
-            let (next, after) = (windows[window][at + 1], windows[window].len() - at - 1);
-            if after <= last {
-                scores[window].add(logits.values(), next)?;
+/// The decoder, with a slot for each of the windows that are read side by side.
+struct Reader {
+    embedder: Embedder,
+    decoder: Box<dyn Decoder>,
+}
+
+impl Reader {
+    fn load(bundle: &Bundle, library: &dyn Library, windows: &[Vec<u32>]) -> Result<Self, PerplexityError> {
+        let manifest = bundle.manifest();
+        let embedding = library.load_from(bundle, manifest.only(Role::Embedding))?;
+        let embedder = Embedder::new(embedding, manifest.decoder.hidden_size);
+        let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
+        let decoder = decoder::load(bundle, library, windows.len().min(SIDE_BY_SIDE), longest + 1)?;
+        Ok(Self { embedder, decoder })
+    }
+
+    /// Reads windows side by side, and scores the `last` tokens of each.
+    fn read(&mut self, windows: &[Vec<u32>], last: usize) -> Result<Vec<Score>, PerplexityError> {
+        let longest = windows.iter().map(Vec::len).max().unwrap_or(0);
+        let slots: Vec<usize> = windows.iter().filter_map(|_| self.decoder.slots_mut().allocate()).collect();
+        assert_eq!(slots.len(), windows.len(), "a slot for each window");
+        let mut scores = vec![Score::default(); windows.len()];
+        for at in 0..longest.saturating_sub(1) {
+            let open: Vec<usize> =
+                (0..windows.len()).filter(|&window| at + 1 < windows[window].len()).collect();
+            let ids: Vec<u32> = open.iter().map(|&window| windows[window][at]).collect();
+            let rows: Vec<usize> = open.iter().map(|&window| slots[window]).collect();
+            let logits = self.decoder.step(&rows, &self.embedder.embed(&ids)?)?;
+            for (logits, &window) in logits.iter().zip(&open) {
+                let (next, after) = (windows[window][at + 1], windows[window].len() - at - 1);
+                if after <= last {
+                    scores[window].add(logits.values(), next)?;
+                }
             }
         }
+        slots.into_iter().for_each(|slot| self.decoder.free(slot));
+        Ok(scores)
     }
-    Ok(scores)
 }
 
 impl Score {
     fn add(&mut self, logits: &[f32], next: u32) -> Result<(), SamplingError> {
         self.nll -= f64::from(LogSoftmax::new(logits)?.of(next));
         self.tokens += 1;
-        let found = logits[next as usize];
-        // Of equal ones the first is picked.
-        let earlier = logits[..next as usize].iter().all(|&logit| logit < found);
-        let likeliest = earlier && logits.iter().all(|&logit| logit <= found);
-        self.likeliest += usize::from(likeliest);
+        self.likeliest += usize::from(argmax(logits) == next);
         Ok(())
     }
 }

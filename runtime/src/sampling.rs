@@ -166,7 +166,7 @@ fn check(logits: &[f32]) -> Result<(), SamplingError> {
 }
 
 /// The id of the largest logit, the lowest among equals.
-fn argmax(logits: &[f32]) -> u32 {
+pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (id, logit) in logits.iter().enumerate() {
         if *logit > logits[best] {

@@ -1,5 +1,7 @@
 //! Request bodies: bounded in size, time and common memory. What they say is read in [`crate::json`].
 
+use std::time::Instant;
+
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
@@ -22,6 +24,8 @@ pub struct JsonBody<T> {
     pub(crate) value: T,
     /// The memory that it is counted with.
     pub(crate) held: Held,
+    /// When its head was there: uploads are part of a request's time.
+    pub(crate) arrived: Instant,
 }
 
 impl<T> JsonBody<T> {
@@ -49,6 +53,7 @@ impl<T: JsonRequest> FromRequest<App> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let arrived = Instant::now();
         let (parts, body) = request.into_parts();
         let limit = app.config.limits.body.0;
         check_content_type(&parts.headers)?;
@@ -73,7 +78,7 @@ impl<T: JsonRequest> FromRequest<App> for JsonBody<T> {
             (value, held)
         })
         .await?;
-        Ok(Self { value: value?, held })
+        Ok(Self { value: value?, held, arrived })
     }
 }
 

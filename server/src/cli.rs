@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use arrcoc_bundle::Precision;
@@ -130,7 +131,7 @@ pub(crate) struct Ask {
     /// Ask this many times and report the median time of each stage; give the caches size 0 to measure every
     /// stage.
     #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) repeat: std::num::NonZeroUsize,
+    pub(crate) repeat: NonZeroUsize,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -154,8 +155,8 @@ pub(crate) struct Perplexity {
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = positive)]
     pub(crate) window: usize,
     /// Score only so many tokens at the end of each window, such as an answer behind its question.
-    #[arg(long, value_name = "TOKENS", value_parser = positive)]
-    pub(crate) last: Option<usize>,
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) last: Option<NonZeroUsize>,
     /// Threads of the inference library, as `--engine-threads`.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use arrcoc_bundle::Target;
 use arrcoc_runtime::generate::{GenerateError, Request};
 use arrcoc_runtime::model::{Generation, Model, ModelInfo, Occupancy};
 
@@ -30,14 +29,6 @@ pub trait Engine: Send + Sync + 'static {
     /// a second.
     fn retry_after(&self) -> Duration {
         Duration::from_secs(1)
-    }
-}
-
-/// A target as bundles are named after it, and as the API and the metrics spell it.
-pub(crate) fn target_name(target: Target) -> &'static str {
-    match target {
-        Target::Cpu => "cpu",
-        Target::Portable => "portable",
     }
 }
 

@@ -15,6 +15,7 @@ mod python;
 mod reference;
 mod sanitize;
 mod shell;
+mod smollm2;
 mod soak;
 mod test;
 mod tidy;

@@ -6,13 +6,13 @@
 //! they become two: a byte has two weights there.) What multiplies is quantized by the operator itself, row
 //! by row and block by block (`accuracy_level` 4).
 
-use arrcoc_bundle::names::operator::BLOCK_LINEAR;
 use std::rc::Rc;
 
+use arrcoc_bundle::names::operator::BLOCK_LINEAR;
 use arrcoc_models::graph::ops::fused::INT8_ACCUMULATION;
 use arrcoc_models::graph::ops::linear::{BLOCK_LINEAR_ATTRIBUTES, block_linear};
 use arrcoc_models::graph::quantized::{Bits, Blocks, Part, Scheme};
-use arrcoc_models::graph::{Attribute, Dim, Element, Initializer, Node};
+use arrcoc_models::graph::{Dim, Element, Initializer, Node};
 
 use super::rewrite::{Operator, Rewriter};
 
@@ -38,11 +38,9 @@ impl Packed {
     }
 }
 
-/// Whether a matrix is stored in tiles.
-fn is_tiled(blocks: Blocks, [rows, columns]: [usize; 2]) -> bool {
-    blocks == Blocks::tiled(blocks.bits)
-        && rows.is_multiple_of(Blocks::TILE_ROWS)
-        && columns.is_multiple_of(blocks.size)
+/// Whether a matrix is stored in tiles. Other rows would need blocks of other sizes.
+fn is_tiled(blocks: Blocks, columns: usize) -> bool {
+    blocks == Blocks::tiled(blocks.bits) && columns.is_multiple_of(blocks.size)
 }
 
 /// Replaces a `Gemm` of x \[rows, in\] with a weight \[out, in\].
@@ -53,7 +51,7 @@ pub(super) fn replace_gemm(
     blocks: Blocks,
 ) -> Option<()> {
     let [rows, columns] = weight.shape[..] else { return None };
-    if is_tiled(blocks, [rows, columns]) {
+    if is_tiled(blocks, columns) {
         return replace_with_tiles(g, node, weight, blocks.bits, [rows, columns]);
     }
     let Packed { rows, columns, blocks, parts } = Packed::new(g, weight, blocks)?;
@@ -82,9 +80,21 @@ fn replace_with_tiles(
     let values = g.quantized(weight, Scheme::Tiles(bits), Part::Values)?;
     let scales = g.quantized(weight, Scheme::Tiles(bits), Part::Scales)?;
     g.define(block_linear());
-    let attributes: Vec<_> = BLOCK_LINEAR_ATTRIBUTES.into_iter().zip([columns, rows, bits.count()]).collect();
-    let product = Operator::own(BLOCK_LINEAR, &g.dims(&node.outputs[0])).with(&attributes);
-    g.add_biased(node, product, &[&node.inputs[0], &values, &scales]);
+    let stored = rows.next_multiple_of(Blocks::TILE_ROWS);
+    let attributes: Vec<_> =
+        BLOCK_LINEAR_ATTRIBUTES.into_iter().zip([columns, stored, bits.count()]).collect();
+    let inputs = [&*node.inputs[0], &values, &scales];
+    let mut dims = g.dims(&node.outputs[0]); // [rows, out]
+    if stored == rows {
+        g.add_biased(node, Operator::own(BLOCK_LINEAR, &dims).with(&attributes), &inputs);
+        return Some(());
+    }
+    // The last tile was filled up.
+    let cut = Operator::standard("Slice", &dims);
+    *dims.last_mut()? = Dim::Fixed(stored);
+    let product = g.add(&node.name, Operator::own(BLOCK_LINEAR, &dims).with(&attributes), &inputs);
+    let [from, to, axis] = [0, rows as i64, -1].map(|number| g.whole_numbers(&[number]));
+    g.add_biased(node, cut, &[&product, &from, &to, &axis]);
     Some(())
 }
 
@@ -96,7 +106,7 @@ pub(super) fn replace_gather(
     blocks: Blocks,
 ) -> Option<()> {
     let [rows, columns] = table.shape[..] else { return None };
-    if blocks.bits == Bits::Eight && is_tiled(blocks, [rows, columns]) {
+    if blocks.bits == Bits::Eight && is_tiled(blocks, columns) {
         return gather_from_tiles(g, node, table, [rows, columns]);
     }
     let Packed { rows, columns, blocks, parts } = Packed::new(g, table, blocks)?;
@@ -125,65 +135,67 @@ fn gather_from_tiles(
     table: &Initializer,
     [rows, columns]: [usize; 2],
 ) -> Option<()> {
-    let (words, blocks) = (columns / Blocks::WORD_BYTES, columns / Blocks::TILE_BLOCK);
-    let scheme = Scheme::Tiles(Bits::Eight);
-    let values = g.quantized(table, scheme, Part::Values)?;
-    let scales = g.quantized(table, scheme, Part::Scales)?;
-    g.reshape(&values, vec![rows * words, Blocks::WORD_BYTES]);
-    g.reshape(&scales, vec![rows * blocks]);
+    let rows = rows.next_multiple_of(Blocks::TILE_ROWS);
+    let values = g.quantized(table, Scheme::Tiles(Bits::Eight), Part::Values)?;
+    g.reshape(&values, vec![rows * columns / Blocks::WORD_BYTES, Blocks::WORD_BYTES]);
+    let scales = g.quantized(table, Scheme::Tiles(Bits::Eight), Part::Scales)?;
+    g.reshape(&scales, vec![rows * columns / Blocks::TILE_BLOCK]);
 
-    let (name, output) = (&node.name, node.outputs[0].clone());
     let ids = g.dims(&node.inputs[1]); // such as [batch, seq]
-    let with = |more: &[usize]| behind(&ids, more);
-    // In a `Reshape`, 0 leaves an axis as it is.
-    let shape = |g: &mut Rewriter, more: &[usize]| {
-        let shape: Vec<i64> = ids.iter().map(|_| 0).chain(more.iter().map(|&n| n as i64)).collect();
-        g.whole_numbers(
-            &format!("/shape{}", shape.iter().map(|n| format!("_{n}")).collect::<String>()),
-            &shape,
-        )
-    };
-    let at = places(g, node, "values", words); // [.., words]
-    let stem = format!("{name}/values");
-    let of_words = with(&[words, Blocks::WORD_BYTES]);
-    let found = g.add(&stem, Operator::standard("Gather", &of_words).of(Element::U8), &[&values, &at]);
-    let by_block = with(&[blocks, Blocks::TILE_BLOCK]);
-    let to = shape(g, &[blocks, Blocks::TILE_BLOCK]);
-    let found = g.add(&stem, Operator::standard("Reshape", &by_block).of(Element::U8), &[&found, &to]);
-    let found = cast(g, &stem, &found);
-    let middle = g.constant("/middle_of_bytes", Element::F32, &[], 128f32.to_le_bytes().into());
-    let found = g.add(&stem, Operator::standard("Sub", &by_block), &[&found, &middle]);
-
-    let at = places(g, node, "scales", blocks); // [.., blocks]
-    let stem = format!("{name}/scales");
-    let of_blocks = with(&[blocks]);
-    let steps = g.add(&stem, Operator::standard("Gather", &of_blocks).of(Element::F16), &[&scales, &at]);
-    let steps = cast(g, &stem, &steps);
-    let to = shape(g, &[blocks, 1]);
-    let steps = g.add(&stem, Operator::standard("Reshape", &with(&[blocks, 1])), &[&steps, &to]);
-
-    let rows = g.add(name, Operator::standard("Mul", &by_block), &[&found, &steps]);
-    let to = shape(g, &[columns]);
-    g.add_as(name, Operator::standard("Reshape", &with(&[columns])), &[&rows, &to], output);
+    let blocks = columns / Blocks::TILE_BLOCK;
+    let integers = gathered_integers(g, node, &values, blocks); // [.., blocks, 32]
+    let scales = gathered_scales(g, node, &scales, blocks); // [.., blocks, 1]
+    let by_block = behind(&ids, &[blocks, Blocks::TILE_BLOCK]);
+    let product = g.add(&node.name, Operator::standard("Mul", &by_block), &[&integers, &scales]);
+    let shape = ending(g, &ids, &[columns]);
+    let row = Operator::standard("Reshape", &behind(&ids, &[columns]));
+    g.add_as(&node.name, row, &[&product, &shape], node.outputs[0].clone());
     Some(())
 }
 
-/// Where the `count` words or scales of each id's row lie, sixteen apart, the first of a row behind those of
-/// the tiles before it.
+/// The integers of each id's row, from zero up and down, as floats.
+fn gathered_integers(g: &mut Rewriter, node: &Node, values: &str, blocks: usize) -> Rc<str> {
+    let (stem, ids) = (format!("{}/values", node.name), g.dims(&node.inputs[1]));
+    let words = blocks * Blocks::TILE_BLOCK / Blocks::WORD_BYTES;
+    let at = places(g, node, "values", words); // [.., words]
+    let of_words = behind(&ids, &[words, Blocks::WORD_BYTES]);
+    let bytes = g.add(&stem, Operator::standard("Gather", &of_words).of(Element::U8), &[values, &at]);
+    let by_block = behind(&ids, &[blocks, Blocks::TILE_BLOCK]);
+    let shape = ending(g, &ids, &[blocks, Blocks::TILE_BLOCK]);
+    let bytes = g.add(&stem, Operator::standard("Reshape", &by_block).of(Element::U8), &[&bytes, &shape]);
+    let raised = g.float(&stem, &bytes);
+    let zero = g.constant("/zero_of_bytes", Element::F32, &[], 128f32.to_le_bytes().into());
+    g.add(&stem, Operator::standard("Sub", &by_block), &[&raised, &zero])
+}
+
+/// The scales of each id's row.
+fn gathered_scales(g: &mut Rewriter, node: &Node, scales: &str, blocks: usize) -> Rc<str> {
+    let (stem, ids) = (format!("{}/scales", node.name), g.dims(&node.inputs[1]));
+    let at = places(g, node, "scales", blocks); // [.., blocks]
+    let of_blocks = behind(&ids, &[blocks]);
+    let halves = g.add(&stem, Operator::standard("Gather", &of_blocks).of(Element::F16), &[scales, &at]);
+    let floats = g.float(&stem, &halves);
+    let shape = ending(g, &ids, &[blocks, 1]);
+    g.add(&stem, Operator::standard("Reshape", &behind(&ids, &[blocks, 1])), &[&floats, &shape])
+}
+
+/// Where the `count` words or scales of each id's row lie. A tile has those of sixteen rows, the first of each
+/// row side by side, then the second of each: number k of row `id` is number `id % 16 + 16 * k` of tile
+/// `id / 16`, and so `id + id / 16 * 16 * (count - 1) + 16 * k` of all.
 fn places(g: &mut Rewriter, node: &Node, of: &str, count: usize) -> Rc<str> {
     let (stem, rows) = (format!("{}/{of}/places", node.name), Blocks::TILE_ROWS as i64);
     let ids = &node.inputs[1];
     let dims = g.dims(ids);
     let whole = |operator, dims: &[Dim]| Operator::standard(operator, dims).of(Element::I64);
-    let height = g.whole_numbers("/tile_rows", &[rows]);
-    let tiles = g.add(&stem, whole("Div", &dims), &[ids, &height]);
-    let skipped = g.whole_numbers(&format!("/skipped_{count}"), &[rows * (count as i64 - 1)]);
+    let tile_rows = g.whole_numbers(&[rows]);
+    let tiles = g.add(&stem, whole("Div", &dims), &[ids, &tile_rows]);
+    let skipped = g.whole_numbers(&[rows * (count as i64 - 1)]);
     let skipped = g.add(&stem, whole("Mul", &dims), &[&tiles, &skipped]);
     let first = g.add(&stem, whole("Add", &dims), &[ids, &skipped]);
-    let axis = g.whole_numbers("/last_axis", &[-1]);
-    let first = g.add(&stem, whole("Unsqueeze", &behind(&dims, &[1])), &[&first, &axis]);
-    let apart: Vec<i64> = (0..count as i64).map(|at| at * rows).collect();
-    let apart = g.whole_numbers(&format!("/apart_{count}"), &apart);
+    let last_axis = g.whole_numbers(&[-1]);
+    let first = g.add(&stem, whole("Unsqueeze", &behind(&dims, &[1])), &[&first, &last_axis]);
+    let apart: Vec<i64> = (0..count as i64).map(|k| k * rows).collect();
+    let apart = g.whole_numbers(&apart);
     g.add(&format!("{stem}/all"), whole("Add", &behind(&dims, &[count])), &[&first, &apart])
 }
 
@@ -192,8 +204,8 @@ fn behind(dims: &[Dim], more: &[usize]) -> Vec<Dim> {
     dims.iter().cloned().chain(more.iter().map(|&n| Dim::Fixed(n))).collect()
 }
 
-fn cast(g: &mut Rewriter, stem: &str, x: &str) -> Rc<str> {
-    let dims = g.dims(x);
-    let to_float = vec![("to", Attribute::Int(1))]; // TensorProto.DataType.FLOAT
-    g.add(stem, Operator::standard("Cast", &dims).attributed(to_float), &[x])
+/// The shape of [`behind`] for a `Reshape`, in which 0 leaves an axis as it is.
+fn ending(g: &mut Rewriter, dims: &[Dim], more: &[usize]) -> Rc<str> {
+    let shape: Vec<i64> = dims.iter().map(|_| 0).chain(more.iter().map(|&n| n as i64)).collect();
+    g.whole_numbers(&shape)
 }

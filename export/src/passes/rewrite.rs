@@ -1,4 +1,4 @@
-//! Replacing operators of a finished graph.
+//! Replacing operators of a finished graph, for passes that put others in their place.
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -194,10 +194,22 @@ impl Rewriter {
         self.store(name.into(), element, shape.to_vec(), Source::Data(bytes))
     }
 
-    /// 64-bit integers, such as a shape, stored in the file.
-    pub(super) fn whole_numbers(&mut self, name: &str, numbers: &[i64]) -> Rc<str> {
+    /// 64-bit integers, such as a shape, stored in the file. A short list is named after its numbers, a long
+    /// one, which is one of equal distances, after its ends.
+    pub(super) fn whole_numbers(&mut self, numbers: &[i64]) -> Rc<str> {
+        let named = match numbers {
+            [first, second, .., last] if numbers.len() > 6 => format!("{first}_{second}_to_{last}"),
+            _ => numbers.iter().map(i64::to_string).collect::<Vec<_>>().join("_"),
+        };
         let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        self.constant(name, Element::I64, &[numbers.len()], bytes)
+        self.constant(&format!("/numbers_{named}"), Element::I64, &[numbers.len()], bytes)
+    }
+
+    /// The same numbers as 32-bit floats.
+    pub(super) fn float(&mut self, stem: &str, x: &str) -> Rc<str> {
+        let dims = self.dims(x);
+        let to_float = vec![("to", Attribute::Int(1))]; // TensorProto.DataType.FLOAT
+        self.add(stem, Operator::standard("Cast", &dims).attributed(to_float), &[x])
     }
 
     /// Part of a checkpoint matrix in fewer bits, under the name of the weight that it stands for.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use arrcoc_models::graph::ops::linear::quantized_linear;
 use arrcoc_models::graph::quantized::{Part, Scheme};
-use arrcoc_models::graph::{Attribute, Dim, Element, Initializer, Node};
+use arrcoc_models::graph::{Dim, Element, Initializer, Node};
 
 use super::rewrite::{Operator, Rewriter};
 
@@ -35,8 +35,7 @@ pub(super) fn replace_gather(g: &mut Rewriter, node: &Node, table: &Initializer)
     let mut of_scales = dims.clone();
     *of_scales.last_mut()? = Dim::Fixed(1);
     let gathered = g.add(name, Operator::standard("Gather", &dims).of(Element::I8), &[&values, ids]);
-    let cast = vec![("to", Attribute::Int(1))]; // TensorProto.DataType.FLOAT
-    let cast = g.add(name, Operator::standard("Cast", &dims).attributed(cast), &[&gathered]);
+    let cast = g.float(name, &gathered);
     let scales = g.add(&format!("{name}/scales"), Operator::standard("Gather", &of_scales), &[&scales, ids]);
     g.add_as(name, Operator::standard("Mul", &dims), &[&cast, &scales], output);
     Some(())

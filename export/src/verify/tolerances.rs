@@ -30,12 +30,13 @@ const FP8: f64 = 2e-1;
 /// The rows of a table in 16 bits: half of the last bit.
 const FP16_TABLE: f64 = 5e-4;
 
-/// int8 activations carry an error of half a step, 1/254 of a token's largest value, into every product; it
-/// adds up over the layers as the root of their number, and outliers make the step wider for all that stands
-/// beside them.
+/// int8 activations carry an error of half a step into every product: 1/254 of the largest value of a token
+/// in encoders, of 32 neighbours of it in decoders. It adds up over the layers as the root of their number,
+/// and outliers make the step wider for all that stands beside them.
 const INT8: f64 = 8e-2;
 
-/// The rows of a table in int8: half a step of 1/127 of the row's largest entry.
+/// The rows of a table in int8: half a step of 1/127 of a block's largest entry, or, in tables that have no
+/// tiles, of the row's.
 const INT8_TABLE: f64 = 4e-3;
 
 /// Blocks of int4 weights: half a step is 1/16 of a block's largest weight. Random weights have no direction

@@ -6,14 +6,15 @@
 //! rows. After every block the integers become floats and are added to sums of their own: half a dozen rows
 //! fill the registers.
 //!
-//! What depends on the bits of a weight is a function of `BYTES`, [`FOUR`] or [`EIGHT`].
+//! What depends on the bits of a weight is a function of the bytes of a tile's block, [`FOUR_BITS`] or
+//! [`EIGHT_BITS`].
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::rows::{BlockedRows, Words};
-use super::{BLOCK, BlockedWeight, EIGHT, FOUR, Few, Kernel, Many, TILE, WeightBits};
+use super::{BLOCK, BlockedWeight, EIGHT_BITS, FOUR_BITS, Few, Kernel, Many, TILE, WeightBits};
 use crate::avx512::quantize::Largest;
 use crate::avx512::{BYTES, LANES, fetch, fetch_soon, load_f16, load_floats, store_floats, wide};
 use crate::quantize::Group;
@@ -25,7 +26,7 @@ pub(super) const ROW: Row<Kernel> = Row {
     here: || wide() && is_x86_feature_detected!("avx512vnni"),
     kernel: Kernel {
         quantize,
-        few: Few { rows: 4, tiles: 2, multiply: few },
+        few: Few { rows: FEW, tiles: 2, multiply: few },
         // With this many rows, unpacking the weights costs next to nothing, and the rows still fit the cache.
         // With panels of this size, the threads share the work evenly.
         many: Many { rows: 64 * ROWS, tiles: 4 * TILES, multiply: many },
@@ -35,6 +36,8 @@ pub(super) const ROW: Row<Kernel> = Row {
 /// An output to each lane.
 const _: () = assert!(TILE == LANES);
 
+/// Most rows that are multiplied with the weights as they lie.
+const FEW: usize = 4;
 /// Rows that are multiplied at once.
 const ROWS: usize = 6;
 /// Tiles of a panel: two sums for each row.
@@ -77,11 +80,11 @@ fn quantize_block(x: &[f32; BLOCK], bits: WeightBits, words: &mut Words) -> Grou
 /// bytes each. Of 4 bits, these are the lower halves of a word's bytes, and the upper ones.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn two_words<const BYTES_OF_BLOCK: usize>(block: &[u8; BYTES_OF_BLOCK], eight: usize) -> [__m512i; 2] {
+fn two_words<const BLOCK_BYTES: usize>(block: &[u8; BLOCK_BYTES], eight: usize) -> [__m512i; 2] {
     let words = block.as_chunks::<BYTES>().0;
     // SAFETY: a chunk has the 64 bytes.
     let load = |words: &[u8; BYTES]| unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
-    if BYTES_OF_BLOCK == EIGHT {
+    if BLOCK_BYTES == EIGHT_BITS {
         return [load(&words[2 * eight]), load(&words[2 * eight + 1])];
     }
     let (both, half) = (load(&words[eight]), _mm512_set1_epi8(0x0f));
@@ -95,8 +98,8 @@ unsafe fn few(x: &BlockedRows<'_>, weight: BlockedWeight<'_>, tiles: Range<usize
         // SAFETY: as the caller's.
         unsafe {
             match weight.bits {
-                WeightBits::Four => some_rows::<FOUR>(x, weight, tile, y),
-                WeightBits::Eight => some_rows::<EIGHT>(x, weight, tile, y),
+                WeightBits::Four => some_rows::<FOUR_BITS>(x, weight, tile, y),
+                WeightBits::Eight => some_rows::<EIGHT_BITS>(x, weight, tile, y),
             }
         }
     }
@@ -104,7 +107,7 @@ unsafe fn few(x: &BlockedRows<'_>, weight: BlockedWeight<'_>, tiles: Range<usize
 
 /// # Safety
 /// As [`one_tile`].
-unsafe fn some_rows<const BYTES: usize>(
+unsafe fn some_rows<const BLOCK_BYTES: usize>(
     x: &BlockedRows<'_>,
     weight: BlockedWeight<'_>,
     tile: usize,
@@ -113,10 +116,11 @@ unsafe fn some_rows<const BYTES: usize>(
     // SAFETY: as the caller's.
     unsafe {
         match x.rows {
-            1 => one_tile::<BYTES, 1>(x, weight, tile, y),
-            2 => one_tile::<BYTES, 2>(x, weight, tile, y),
-            3 => one_tile::<BYTES, 3>(x, weight, tile, y),
-            _ => one_tile::<BYTES, 4>(x, weight, tile, y),
+            1 => one_tile::<BLOCK_BYTES, 1>(x, weight, tile, y),
+            2 => one_tile::<BLOCK_BYTES, 2>(x, weight, tile, y),
+            3 => one_tile::<BLOCK_BYTES, 3>(x, weight, tile, y),
+            FEW => one_tile::<BLOCK_BYTES, FEW>(x, weight, tile, y),
+            rows => unreachable!("the driver gives {FEW} rows at most, and gave {rows}"),
         }
     }
 }
@@ -126,18 +130,18 @@ unsafe fn some_rows<const BYTES: usize>(
 /// # Safety
 /// Only one task may have this tile, and the CPU must have AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn one_tile<const BYTES: usize, const R: usize>(
+unsafe fn one_tile<const BLOCK_BYTES: usize, const R: usize>(
     x: &BlockedRows<'_>,
     weight: BlockedWeight<'_>,
     tile: usize,
     y: &Shared<'_, f32>,
 ) {
-    let (values, scales) = weight.tile::<BYTES>(tile);
+    let (values, scales) = weight.tile::<BLOCK_BYTES>(tile);
     let rows: [_; R] = std::array::from_fn(|r| (x.blocks(r), x.about(r)));
     assert!(rows.iter().all(|(blocks, about)| blocks.len() == values.len() && about.len() == values.len()));
     let mut sums = [_mm512_setzero_ps(); R];
     for (block, (values, scales)) in values.iter().zip(scales).enumerate() {
-        fetch_soon(values, AHEAD * BYTES);
+        fetch_soon(values, AHEAD * BLOCK_BYTES);
         let mut low = [_mm512_setzero_si512(); R];
         let mut high = [_mm512_setzero_si512(); R];
         for r in 0..R {
@@ -194,8 +198,8 @@ unsafe fn many(
             // SAFETY: as the caller's.
             unsafe {
                 match weight.bits {
-                    WeightBits::Four => one_panel::<FOUR>(panel, rows.clone(), x, weight, first, y),
-                    WeightBits::Eight => one_panel::<EIGHT>(panel, rows.clone(), x, weight, first, y),
+                    WeightBits::Four => one_panel::<FOUR_BITS>(panel, rows.clone(), x, weight, first, y),
+                    WeightBits::Eight => one_panel::<EIGHT_BITS>(panel, rows.clone(), x, weight, first, y),
                 }
             }
         }
@@ -204,7 +208,7 @@ unsafe fn many(
 
 /// # Safety
 /// As [`multiply_panel`].
-unsafe fn one_panel<const BYTES: usize>(
+unsafe fn one_panel<const BLOCK_BYTES: usize>(
     panel: &mut [PanelBlock],
     rows: Range<usize>,
     x: &BlockedRows<'_>,
@@ -214,17 +218,17 @@ unsafe fn one_panel<const BYTES: usize>(
 ) {
     // SAFETY: as the caller's.
     unsafe {
-        unpack::<BYTES>(weight, first, panel);
-        multiply_panel::<BYTES>(panel, rows, x, weight, first, y);
+        unpack::<BLOCK_BYTES>(weight, first, panel);
+        multiply_panel::<BLOCK_BYTES>(panel, rows, x, weight, first, y);
     }
 }
 
 /// Unpacks the tiles from `first` on. Behind the last tile it unpacks the last one again: nobody reads the
 /// sums.
 #[target_feature(enable = "avx512f,avx512bw")]
-fn unpack<const BYTES: usize>(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
+fn unpack<const BLOCK_BYTES: usize>(weight: BlockedWeight<'_>, first: usize, panel: &mut [PanelBlock]) {
     for tile in 0..TILES {
-        let (values, scales) = weight.tile::<BYTES>((first + tile).min(weight.tiles() - 1));
+        let (values, scales) = weight.tile::<BLOCK_BYTES>((first + tile).min(weight.tiles() - 1));
         for ((values, scales), block) in values.iter().zip(scales).zip(&mut *panel) {
             store_floats(load_f16(scales), &mut block.scales[tile]);
             for eight in 0..BLOCK / 8 {
@@ -242,7 +246,7 @@ fn unpack<const BYTES: usize>(weight: BlockedWeight<'_>, first: usize, panel: &m
 /// # Safety
 /// Only one task may have these outputs of these rows, and the CPU must have AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply_panel<const BYTES: usize>(
+unsafe fn multiply_panel<const BLOCK_BYTES: usize>(
     panel: &[PanelBlock],
     rows: Range<usize>,
     x: &BlockedRows<'_>,
@@ -250,8 +254,8 @@ unsafe fn multiply_panel<const BYTES: usize>(
     first: usize,
     y: &Shared<'_, f32>,
 ) {
-    let next =
-        (first + TILES..first + 2 * TILES).map(|tile| weight.tile::<BYTES>(tile.min(weight.tiles() - 1)).0);
+    let next = (first + TILES..first + 2 * TILES)
+        .map(|tile| weight.tile::<BLOCK_BYTES>(tile.min(weight.tiles() - 1)).0);
     let mut next = next.flatten();
     let per_turn = (TILES * weight.blocks()).div_ceil((rows.len() / ROWS).max(1));
     let mut row = rows.start;

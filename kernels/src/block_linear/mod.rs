@@ -76,9 +76,9 @@ pub const BLOCK: usize = 32;
 pub const TILE: usize = 16;
 
 /// Bytes of a block of a tile's weights of 4 bits.
-const FOUR: usize = TILE * BLOCK / 2;
+const FOUR_BITS: usize = TILE * BLOCK / 2;
 /// The same of 8 bits.
-const EIGHT: usize = TILE * BLOCK;
+const EIGHT_BITS: usize = TILE * BLOCK;
 
 /// Bits of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +136,8 @@ impl BlockedWeight<'_> {
         self.tiles() * TILE
     }
 
-    /// A tile's blocks of `BYTES` bytes, and their scales.
-    fn tile<const BYTES: usize>(&self, tile: usize) -> (&[[u8; BYTES]], &[[f16; TILE]]) {
+    /// A tile's blocks of `BLOCK_BYTES` bytes, and their scales.
+    fn tile<const BLOCK_BYTES: usize>(&self, tile: usize) -> (&[[u8; BLOCK_BYTES]], &[[f16; TILE]]) {
         let (blocks, at) = (self.blocks(), tile * self.blocks());
         (&self.values.as_chunks().0[at..][..blocks], &self.scales.as_chunks().0[at..][..blocks])
     }

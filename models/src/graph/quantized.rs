@@ -33,7 +33,8 @@ pub enum Scheme {
     /// Blocks along each row with a scale of their own, in the layout of ONNX Runtime's `MatMulNBits`.
     Blocks(Blocks),
     /// [`Blocks::tiled`] with 16-bit scales, sixteen rows side by side: in the order in which
-    /// [`BlockLinear`](super::ops::linear::block_linear) multiplies them.
+    /// [`BlockLinear`](super::ops::linear::block_linear) multiplies them. The last tile is filled up with rows
+    /// of zeros.
     Tiles(Bits),
     /// Blocks of 4-bit weights along each row, transposed, \[columns, rows\]: what ONNX's `DequantizeLinear`
     /// reads in front of a `MatMul`.
@@ -149,11 +150,12 @@ impl Quantized {
             (Scheme::Tiles(bits), Part::Values) => {
                 let tiled = Blocks::tiled(bits);
                 let words = tiled.bytes() / Blocks::WORD_BYTES;
-                let [tiles, blocks] = [rows / Blocks::TILE_ROWS, tiled.per_row(columns)];
+                let [tiles, blocks] = [rows.div_ceil(Blocks::TILE_ROWS), tiled.per_row(columns)];
                 (Element::U8, vec![tiles, blocks, words, Blocks::TILE_ROWS, Blocks::WORD_BYTES])
             }
             (Scheme::Tiles(bits), _) => {
-                let [tiles, blocks] = [rows / Blocks::TILE_ROWS, Blocks::tiled(bits).per_row(columns)];
+                let [tiles, blocks] =
+                    [rows.div_ceil(Blocks::TILE_ROWS), Blocks::tiled(bits).per_row(columns)];
                 (Element::F16, vec![tiles, blocks, Blocks::TILE_ROWS])
             }
             (Scheme::Blocks(blocks), Part::Values) => {

@@ -13,7 +13,7 @@ use arrcoc_runtime::generate::Observer;
 use arrcoc_runtime::library::has_int8_products;
 use arrcoc_runtime::model::{MemoryNeed, ModelInfo, copies_of};
 
-use crate::engine::{Engine, target_name};
+use crate::engine::Engine;
 
 mod bundles;
 pub mod swap;
@@ -155,7 +155,7 @@ pub(crate) fn takes(info: &ModelInfo) -> u64 {
 impl Available {
     /// Precision and target, as bundles are named after them: `fp32-cpu`.
     pub fn variant(&self) -> String {
-        format!("{}-{}", self.precision, target_name(self.target))
+        format!("{}-{}", self.precision, self.target.name())
     }
 
     /// Whether a loaded engine is this one.

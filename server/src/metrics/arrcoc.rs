@@ -7,7 +7,6 @@ use arrcoc_runtime::model::ModelInfo;
 use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 use super::register;
-use crate::engine::target_name;
 
 /// From a millisecond (a small allocator) to minutes (a large encoder on a small CPU).
 const STAGE: &[f64] =
@@ -73,7 +72,7 @@ impl Arrcoc {
     }
 
     pub(super) fn describe(&self, info: &ModelInfo) {
-        let (precision, target) = (info.precision.name(), target_name(info.target));
+        let (precision, target) = (info.precision.name(), info.target.name());
         self.info.reset();
         self.info.with_label_values(&[&info.name, precision, target, &info.runtime]).set(1.0);
         self.requests.with_label_values(&[precision]);

@@ -7,7 +7,6 @@ use arrcoc_runtime::model::ModelInfo;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::engine::target_name;
 use crate::error::ApiError;
 
 pub mod chat;
@@ -43,7 +42,7 @@ impl Head {
             id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()),
             created: unix_seconds(SystemTime::now()),
             model: model.to_owned(),
-            fingerprint: format!("{digest}-{}-{}", info.precision, target_name(info.target)),
+            fingerprint: format!("{digest}-{}-{}", info.precision, info.target.name()),
         }
     }
 }

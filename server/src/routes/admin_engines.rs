@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use super::Endpoint;
 use crate::auth::AdminKey;
-use crate::engine::target_name;
 use crate::engines::Found;
 use crate::error::ApiError;
 use crate::openai::{List, unix_seconds};
@@ -173,7 +172,7 @@ fn candidate(found: &Found) -> Engine {
         Ok(engine) => Engine::Available(AvailableEngine {
             model: engine.model.clone(),
             precision: engine.precision.name(),
-            target: target_name(engine.target),
+            target: engine.target.name(),
             state: AvailableState::Available,
             directory,
             context_length: engine.context_length,
@@ -196,7 +195,7 @@ impl LoadedEngine {
         Self {
             model: serving.name.clone(),
             precision: info.precision.name(),
-            target: target_name(info.target),
+            target: info.target.name(),
             runtime: info.runtime.clone(),
             checkpoint_sha256: info.checkpoint_sha256.clone(),
             state,

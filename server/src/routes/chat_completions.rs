@@ -1,7 +1,5 @@
 //! `POST /v1/chat/completions`: questions about images, and chat in general.
 
-use std::time::Instant;
-
 use arrcoc_runtime::generate::{self, Event, Part, Prompt, Receipt, Request, Sampling};
 use arrcoc_runtime::model::ModelInfo;
 use axum::extract::State;
@@ -44,9 +42,8 @@ pub(super) fn endpoint() -> Endpoint {
 async fn handle(
     _key: ApiKey,
     State(app): State<App>,
-    JsonBody { value: chat, held }: JsonBody<Chat>,
+    JsonBody { value: chat, held, arrived }: JsonBody<Chat>,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
     let serving = app.serving()?;
     serving.check_model(chat.model.as_deref())?;
     // Before a single image is decoded or fetched.

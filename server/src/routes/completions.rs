@@ -1,8 +1,6 @@
 //! `POST /v1/completions`: going on from a text, OpenAI's older form. Gateways and load generators require
 //! it.
 
-use std::time::Instant;
-
 use arrcoc_runtime::generate::{Budget, Event, FinishReason, Prompt, Request, Sampling, TokenLogprob};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -44,7 +42,7 @@ async fn handle(
     State(app): State<App>,
     body: JsonBody<Completion>,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
+    let arrived = body.arrived;
     let checked = body.into_small();
     let serving = app.serving()?;
     serving.check_model(checked.model.as_deref())?;

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::Endpoint;
 use crate::auth::ApiKey;
-use crate::engine::target_name;
 use crate::error::ApiError;
 use crate::openai::{List, unix_seconds};
 use crate::openapi::{self, Answer, Key, Page};
@@ -124,7 +123,7 @@ impl Model {
             max_model_len: info.context_length,
             arrcoc: Details {
                 precision: info.precision.name(),
-                target: target_name(info.target),
+                target: info.target.name(),
                 token_budgets: info.token_budgets.clone(),
                 max_images,
                 images_first: info.images_first,

@@ -2,6 +2,8 @@
 
 mod decoder;
 mod export;
+mod perplexity;
+mod photograph;
 mod precisions;
 mod profile;
 mod relevance;
@@ -23,6 +25,10 @@ pub(crate) enum Command {
     Profile(profile::Args),
     /// How far every precision is from fp32 at real width, and its size
     Precisions(precisions::Args),
+    /// What every precision loses on real weights, beside llama.cpp
+    Perplexity(perplexity::Args),
+    /// One large photograph at SmolVLM-256M's shape, beside transformers and llama.cpp
+    Photograph(photograph::Args),
     /// Right answers by visual tokens, for every way to choose them
     Relevance(relevance::Args),
 }
@@ -34,6 +40,8 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Decoder(args) => decoder::run(args),
         Command::Profile(args) => profile::run(args),
         Command::Precisions(args) => precisions::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Photograph(args) => photograph::run(args),
         Command::Relevance(args) => relevance::run(args),
     }
 }

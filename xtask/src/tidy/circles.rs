@@ -17,9 +17,6 @@ const CRATES: &[&str] = &[
     "xtask/src/",
 ];
 
-/// Pairs of files that are one thought all the same, and why.
-const ALLOWED: &[(&str, &str, &str)] = &[];
-
 /// A module's path below its crate.
 type Module = Vec<String>;
 
@@ -36,10 +33,7 @@ fn circles_of(root: &str, files: &BTreeMap<String, String>) -> Vec<String> {
         .map(|(module, file)| {
             let all = paths(&tokens(&files[*file]));
             let found = all.iter().filter_map(|path| resolve(module, path, &modules));
-            (
-                module,
-                found.filter(|other| !related(module, other) && !allowed(file, modules[*other])).collect(),
-            )
+            (module, found.filter(|other| !related(module, other)).collect())
         })
         .collect();
     let reached: BTreeMap<&Module, BTreeSet<&Module>> =
@@ -69,10 +63,6 @@ fn module(file: &str) -> Option<Module> {
 
 fn related(one: &[String], other: &[String]) -> bool {
     one.starts_with(other) || other.starts_with(one)
-}
-
-fn allowed(one: &str, other: &str) -> bool {
-    ALLOWED.iter().any(|&(a, b, _)| (a, b) == (one, other) || (b, a) == (one, other))
 }
 
 /// All that a module imports, directly or through others.

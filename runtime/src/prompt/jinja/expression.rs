@@ -3,8 +3,8 @@
 use super::SyntaxError;
 use super::ast::{Args, Binary, Comparison, Expr, ExprKind, Name};
 use super::lexer::Token;
+use super::names;
 use super::parser::Parser;
-use super::{methods, names};
 
 /// Most levels of one expression, chains of filters and operators included.
 const DEPTH: usize = 200;
@@ -289,7 +289,7 @@ impl Parser {
             return self.make(ExprKind::Item(Box::new(value), Box::new(index)));
         }
         let name = self.name()?;
-        if self.is_op("(") && methods::refused(&name) {
+        if self.is_op("(") && names::refused(&name) {
             return self.error(format!("the method `{name}` of Python is not supported"));
         }
         self.make(ExprKind::Attribute(Box::new(value), name))

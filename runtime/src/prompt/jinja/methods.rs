@@ -1,30 +1,12 @@
-//! The methods of Python's types.
+//! The methods of Python's types, for expressions that call one.
 
 use super::given::{self, Given};
 use super::meter::{ALLOCATION, Meter};
 use super::value::{PAIR, Value, hashable, same};
 use super::{Failure, strings};
 
-/// Python's methods that are not here. A template that calls one is refused when it is loaded.
-const REFUSED: [&str; 14] = [
-    "casefold",
-    "encode",
-    "expandtabs",
-    "translate",
-    "maketrans",
-    "isidentifier",
-    "isprintable",
-    "istitle",
-    "format_map",
-    "fromkeys",
-    "bit_length",
-    "hex",
-    "is_integer",
-    "as_integer_ratio",
-];
-
-pub(super) fn refused(name: &str) -> bool {
-    REFUSED.contains(&name)
+fn none(value: &Value, name: &str) -> Failure {
+    Failure::new(format!("a `{}` has no method `{name:.40}`", value.kind()))
 }
 
 pub(super) fn call(value: &Value, name: &str, given: Given, meter: &Meter) -> Result<Value, Failure> {
@@ -56,10 +38,11 @@ pub(super) fn call(value: &Value, name: &str, given: Given, meter: &Meter) -> Re
                     let pair = |(key, value): &(Value, Value)| Value::tuple(vec![key.clone(), value.clone()]);
                     view("dict_items", entries.iter().map(pair).collect::<Result<_, _>>()?)?
                 }
-                _ => {
+                "copy" => {
                     given.none(name)?;
                     value.clone()
                 }
+                _ => return Err(none(value, name)),
             })
         }
         Value::List(seq) | Value::Tuple(seq) => {
@@ -71,13 +54,16 @@ pub(super) fn call(value: &Value, name: &str, given: Given, meter: &Meter) -> Re
             let [item] = given.bind(name, ["value"])?;
             let item = item.ok_or_else(|| Failure::new(format!("`{name}` needs a value")))?;
             let mut found = seq.items.iter().enumerate().filter(|(_, found)| same(found, &item));
-            if name == "count" {
-                return Ok(Value::Int(found.count() as i64));
+            match name {
+                "count" => Ok(Value::Int(found.count() as i64)),
+                "index" => {
+                    let first = found.next().map(|(at, _)| Value::Int(at as i64));
+                    first.ok_or_else(|| Failure::new("`index` does not find its value"))
+                }
+                _ => Err(none(value, name)),
             }
-            let first = found.next().map(|(at, _)| Value::Int(at as i64));
-            first.ok_or_else(|| Failure::new("`index` does not find its value"))
         }
-        other => Err(Failure::new(format!("a `{}` has no method `{name:.40}`", other.kind()))),
+        other => Err(none(other, name)),
     }
 }
 

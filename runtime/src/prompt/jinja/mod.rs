@@ -11,9 +11,9 @@
 //! printing, which the table of `prompts_equal_transformers` shows. Neither does it know which characters of
 //! a prompt a message said ([`Text`]).
 //!
-//! Values, their printing and the evaluator are one thought in several files, which use each other: a value
-//! may be a macro, which is evaluated; operators, filters and methods compare, format and print values; and
-//! all of them pay the meter, which weighs values.
+//! Its files stand on each other: values (`value.rs`) pay the meter; printing, operators, methods, tests and
+//! filters work on values; and the evaluator (`eval.rs`) calls them. What a template may name stands in
+//! `names.rs`, which parser and values read.
 
 mod access;
 mod ast;

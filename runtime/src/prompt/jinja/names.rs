@@ -127,15 +127,46 @@ pub(super) const STRING_METHODS: [&str; 38] = [
     "isascii",
 ];
 
+/// Methods of a `dict`.
+pub(super) const DICT_METHODS: [&str; 5] = ["keys", "values", "items", "get", "copy"];
+
+/// Methods of a `list`.
+pub(super) const LIST_METHODS: [&str; 3] = ["index", "count", "copy"];
+
+/// Methods of a `tuple`.
+pub(super) const TUPLE_METHODS: [&str; 2] = ["index", "count"];
+
 /// Whether a value has this method. Those that change a list or a dictionary do not count: transformers'
 /// sandbox hides them too.
 pub(super) fn has_method(value: &Value, name: &str) -> bool {
     match value {
         Value::Str(_) => STRING_METHODS.contains(&name),
-        Value::Dict(_) => ["keys", "values", "items", "get", "copy"].contains(&name),
-        Value::List(_) => ["index", "count", "copy"].contains(&name),
-        Value::Tuple(_) => ["index", "count"].contains(&name),
+        Value::Dict(_) => DICT_METHODS.contains(&name),
+        Value::List(_) => LIST_METHODS.contains(&name),
+        Value::Tuple(_) => TUPLE_METHODS.contains(&name),
         Value::Loop(_) => ["cycle", "changed"].contains(&name),
         _ => false,
     }
+}
+
+/// Python's methods that are not here. A template that calls one is refused when it is loaded.
+const REFUSED: [&str; 14] = [
+    "casefold",
+    "encode",
+    "expandtabs",
+    "translate",
+    "maketrans",
+    "isidentifier",
+    "isprintable",
+    "istitle",
+    "format_map",
+    "fromkeys",
+    "bit_length",
+    "hex",
+    "is_integer",
+    "as_integer_ratio",
+];
+
+pub(super) fn refused(name: &str) -> bool {
+    REFUSED.contains(&name)
 }

@@ -36,6 +36,21 @@ fn every_name_does_something() {
         let message = said(strings::call(&Text::own("a"), name, Given::default(), &meter).map(drop));
         assert!(!message.contains("no method"), "{message}");
     }
+    let list = Value::list(vec![value.clone()]).ok().unwrap();
+    let dict = Value::object(vec![("a", value.clone())]);
+    let tuple = Value::tuple(vec![value.clone()]).ok().unwrap();
+    let of_types =
+        [(&dict, &names::DICT_METHODS[..]), (&list, &names::LIST_METHODS), (&tuple, &names::TUPLE_METHODS)];
+    for (of, methods) in of_types {
+        for name in methods.iter().chain([&"nonsense"]) {
+            let given = || Given { positional: vec![value.clone()], ..Given::default() };
+            let message = [given(), Given::default()]
+                .map(|given| said(methods::call(of, name, given, &meter).map(drop)))
+                .into_iter()
+                .find(|message| message.contains("no method"));
+            assert_eq!(message.is_some(), *name == "nonsense", "{name}");
+        }
+    }
     for unknown in [
         said(filters::apply("nonsense", &value, Given::default(), &meter).map(drop)),
         said(predicates::ask("nonsense", &value, Given::default(), &meter).map(drop)),

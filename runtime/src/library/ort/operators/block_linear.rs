@@ -11,7 +11,9 @@ use super::kernel::{Call, Kernel, check};
 
 /// The operator: x \[rows, in\], values \[out / 16, in / 32, 4, 16, 4\] (of 8 bits \[.., 8, 16, 4\]) and
 /// scales \[out / 16, in / 32, 16\] to \[rows, out\].
-pub(super) struct BlockLinear;
+pub(super) struct BlockLinear {
+    bits: WeightBits,
+}
 
 impl Kernel for BlockLinear {
     const OPERATOR: arrcoc_kernels::Operator = arrcoc_kernels::Operator::BlockLinear;
@@ -20,8 +22,16 @@ impl Kernel for BlockLinear {
         &[("x", Float32), ("values", Uint8), ("scales", Float16)];
     type Scratch = Vec<[i32; BLOCK / 4]>;
 
-    fn new(_: &KernelContext<'_>) -> Result<Self, Error> {
-        Ok(Self)
+    fn new(node: &KernelContext<'_>) -> Result<Self, Error> {
+        let bits = match node.get::<i64>("bits") {
+            // Bundles of before 8 bits do not say them.
+            Some(4) | None => WeightBits::Four,
+            Some(8) => WeightBits::Eight,
+            Some(other) => {
+                return Err(Error::new(format!("BlockLinear: expected 4 or 8 bits, found {other}")));
+            }
+        };
+        Ok(Self { bits })
     }
 
     fn compute(&self, call: &Call<'_>, scratch: &mut Vec<[i32; BLOCK / 4]>) -> Result<(), Error> {
@@ -30,8 +40,7 @@ impl Kernel for BlockLinear {
         let (shape, values) = values.tensor::<u8, 5>()?;
         let (scaled, scales) = scales.tensor::<f16, 3>()?;
         let [tiles, blocks, ..] = shape;
-        let bits = if shape[2] == WeightBits::Eight.words() { WeightBits::Eight } else { WeightBits::Four };
-        let words = bits.words();
+        let words = self.bits.words();
         let tiled = shape == [tiles, blocks, words, TILE, 4] && scaled == [tiles, blocks, TILE];
         check(tiled && blocks > 0 && inputs == blocks * BLOCK, || {
             format!(
@@ -42,7 +51,7 @@ impl Kernel for BlockLinear {
         })?;
         let mut y = call.output(0, [rows, tiles * TILE])?;
         let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-        block_linear(x, BlockedWeight { bits, inputs, values, scales }, y, scratch, &call.pool);
+        block_linear(x, BlockedWeight { bits: self.bits, inputs, values, scales }, y, scratch, &call.pool);
         Ok(())
     }
 }
