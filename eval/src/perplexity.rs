@@ -42,8 +42,8 @@ pub struct Perplexity {
     pub nll: f64,
     /// Tokens that were scored.
     pub tokens: usize,
-    /// Scored tokens that the decoder holds for the likeliest: where another model picked the tokens greedily,
-    /// this is how often the two agree.
+    /// Scored tokens that the decoder holds for the likeliest: where another model picked the tokens
+    /// greedily, this is how often the two agree.
     pub likeliest: usize,
     /// Windows that were read.
     pub windows: usize,
@@ -86,8 +86,8 @@ pub enum PerplexityError {
     },
 }
 
-/// Reads a text with a bundle's decoder. Of every window the `last` tokens are scored, or all after the first.
-/// `progress` is told how many windows are done, of how many.
+/// Reads a text with a bundle's decoder. Of every window the `last` tokens are scored, or all after the
+/// first. `progress` is told how many windows are done, of how many.
 ///
 /// # Errors
 /// [`PerplexityError`].

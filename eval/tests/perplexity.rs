@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../runtime/tests/common/mod.rs"]
-#[allow(dead_code, reason = "shared with tests that use more of it")]
 mod common;
 
 use std::num::NonZeroUsize;

@@ -1,5 +1,5 @@
-//! SmolLM2-135M behind a random vision tower, as `reference/smollm2` makes it: the real weights that benchmarks
-//! use.
+//! SmolLM2-135M behind a random vision tower, as `reference/smollm2` makes it: the real weights that
+//! benchmarks use.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

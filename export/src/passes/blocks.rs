@@ -179,8 +179,8 @@ fn gathered_scales(g: &mut Rewriter, node: &Node, scales: &str, blocks: usize) -
     g.add(&stem, Operator::standard("Reshape", &behind(&ids, &[blocks, 1])), &[&floats, &shape])
 }
 
-/// Where the `count` words or scales of each id's row lie. A tile has those of sixteen rows, the first of each
-/// row side by side, then the second of each: number k of row `id` is number `id % 16 + 16 * k` of tile
+/// Where the `count` words or scales of each id's row lie. A tile has those of sixteen rows, the first of
+/// each row side by side, then the second of each: number k of row `id` is number `id % 16 + 16 * k` of tile
 /// `id / 16`, and so `id + id / 16 * 16 * (count - 1) + 16 * k` of all.
 fn places(g: &mut Rewriter, node: &Node, of: &str, count: usize) -> Rc<str> {
     let (stem, rows) = (format!("{}/{of}/places", node.name), Blocks::TILE_ROWS as i64);

@@ -18,7 +18,8 @@ const INT4_BLOCKS: WeightForm = WeightForm::Blocks { bits: 4, size: 32, symmetri
 
 /// int8 blocks of the decoder. One scale for a whole token, as encoders have it, is not enough there: a few
 /// channels are hundreds of times larger than the rest, and cost it their precision. On SmolLM2-135M a scale
-/// for each token loses 3 % of perplexity, and half of that in the output head (docs/benchmarks/perplexity.md).
+/// for each token loses 3 % of perplexity, and half of that in the output head
+/// (docs/benchmarks/perplexity.md).
 const INT8_BLOCKS: WeightForm = WeightForm::Blocks { bits: 8, size: 32, symmetric: true };
 
 /// The rules of a precision; a user's come behind them.

@@ -9,8 +9,8 @@ use super::blocks::{self, Map};
 use super::{Matrix, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
-/// The largest magnitude whose scale 16 bits hold. A block of 4 bits is tried with 6.5 steps at least, and the
-/// scale fitted then is at most half as large again: less than a quarter of the largest weight.
+/// The largest magnitude whose scale 16 bits hold. A block of 4 bits is tried with 6.5 steps at least, and
+/// the scale fitted then is at most half as large again: less than a quarter of the largest weight.
 const LIMIT: f32 = 4.0 * 65504.0;
 
 pub(super) fn write(

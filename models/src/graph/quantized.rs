@@ -33,8 +33,8 @@ pub enum Scheme {
     /// Blocks along each row with a scale of their own, in the layout of ONNX Runtime's `MatMulNBits`.
     Blocks(Blocks),
     /// [`Blocks::tiled`] with 16-bit scales, sixteen rows side by side: in the order in which
-    /// [`BlockLinear`](super::ops::linear::block_linear) multiplies them. The last tile is filled up with rows
-    /// of zeros.
+    /// [`BlockLinear`](super::ops::linear::block_linear) multiplies them. The last tile is filled up with
+    /// rows of zeros.
     Tiles(Bits),
     /// Blocks of 4-bit weights along each row, transposed, \[columns, rows\]: what ONNX's `DequantizeLinear`
     /// reads in front of a `MatMul`.

@@ -1,5 +1,5 @@
-//! `cargo xtask bench photograph`: one large picture and a short question at SmolVLM-256M's shape, in turn with
-//! transformers and llama.cpp.
+//! `cargo xtask bench photograph`: one large picture and a short question at SmolVLM-256M's shape, in turn
+//! with transformers and llama.cpp.
 
 use std::collections::BTreeMap;
 use std::fs;
