@@ -10,6 +10,7 @@ use crate::generation::GenerationSpec;
 use crate::graph::{AxisRange, Meaning, Role};
 use crate::manifest::{DecoderSpec, Precision, Target, VisionSpec};
 use crate::quote::excerpt;
+use crate::weight_rule::WeightRule;
 
 /// A manifest that passed every check. Its paths are absolute and inside the bundle. A file there may be a
 /// symbolic link.
@@ -23,6 +24,8 @@ pub struct Manifest {
     pub precision: Precision,
     /// What the graphs are written for.
     pub target: Target,
+    /// Which weights are stored in which form: the precision's rules, and behind them the user's.
+    pub weights: Vec<WeightRule>,
     /// Name and version of the exporter.
     pub tool: String,
     /// Digest of the checkpoint, hex.

@@ -32,6 +32,7 @@ pub mod names;
 mod onnx;
 pub mod processors;
 pub mod quote;
+pub mod small;
 mod statistics;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -58,6 +58,7 @@ pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<Li
         family: raw.family,
         precision: raw.precision,
         target: raw.target,
+        weights: raw.weights,
         tool: raw.tool,
         checkpoint_sha256: raw.checkpoint_sha256,
         graphs,

@@ -76,6 +76,24 @@ pub enum PerplexityError {
         /// What was found.
         found: String,
     },
+    /// The text has less than a window.
+    #[error(
+        "expected a text of at least one window of {window} tokens, found {found}; take a longer text, or `--window {found}`"
+    )]
+    Short {
+        /// Tokens of a window.
+        window: usize,
+        /// Tokens of the text.
+        found: usize,
+    },
+    /// More is to be scored than there is.
+    #[error("expected `last` below the {shortest} tokens of the shortest window, found {found}")]
+    Last {
+        /// Tokens of the shortest window.
+        shortest: usize,
+        /// What was asked for.
+        found: usize,
+    },
     /// An id of another model.
     #[error("expected ids of the model's {vocabulary} tokens, found {found}")]
     Id {
@@ -100,6 +118,10 @@ pub fn perplexity(
 ) -> Result<Perplexity, PerplexityError> {
     let library = load::open_library(bundle.manifest().target, options)?;
     let windows = windows(bundle, source)?;
+    let shortest = windows.iter().map(Vec::len).min().unwrap_or(0);
+    if let Some(found) = last.map(NonZeroUsize::get).filter(|&last| last >= shortest) {
+        return Err(PerplexityError::Last { shortest, found });
+    }
     let mut reader = Reader::load(bundle, library.as_ref(), &windows)?;
     let last = last.map_or(usize::MAX, NonZeroUsize::get);
     let mut scores = Vec::new();
@@ -128,6 +150,9 @@ fn windows(bundle: &Bundle, source: Source) -> Result<Vec<Vec<u32>>, PerplexityE
         Source::Windows(windows) => windows,
         Source::Text { text, window } => {
             let ids = Prompter::load(bundle)?.tokenize(&text)?;
+            if ids.len() < window {
+                return Err(PerplexityError::Short { window, found: ids.len() });
+            }
             ids.chunks_exact(window.max(1)).map(<[u32]>::to_vec).collect()
         }
     };

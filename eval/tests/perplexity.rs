@@ -34,7 +34,8 @@ fn windows_add_up_whatever_stands_beside_them_and_the_end_can_be_scored_alone() 
     let (end, start) = (read(&[a], 2).unwrap(), read(&[&a[..4]], 0).unwrap());
     assert_eq!((end.tokens, start.tokens), (2, 3));
     assert!((total(&end) + total(&start) - total(&alone[0])).abs() < 1e-9);
-    assert_eq!(read(&[a], 100).unwrap().tokens, 5);
+    assert_eq!(read(&[a], 5).unwrap().tokens, 5);
+    assert!(matches!(read(&[a], 6), Err(PerplexityError::Last { shortest: 6, found: 6 })));
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn a_weight_too_large_for_its_form_stays_in_32_bits_or_fails_the_build() {
         build::build(&workshop.checkpoint(), &options, Progress::Silent)
     };
     let error = chain(&int4(Vec::new()).map(|summary| summary.bundle).unwrap_err());
-    assert!(error.contains("mlp.gate_proj.weight") && error.contains("524032"), "{error}");
+    assert!(error.contains("mlp.gate_proj.weight") && error.contains("262016"), "{error}");
     let report = verified(&int4(LARGE.map(rule).to_vec()).unwrap().bundle);
     assert!(report.passed, "{report}");
 }
@@ -256,7 +256,7 @@ fn a_corrupt_calibration_is_refused() {
         (text[..text.len() / 2].to_owned(), "no calibration"),
         (text.replacen("\"format\":1", "\"format\":2", 1), "`format`: expected 1"),
         (text.replacen("\"largest\":", "\"largest\":-", 1), "2048 bins"),
-        (text.replacen("\"structure\":\"", "\"structure\":\"0", 1), "another version's graph"),
+        (text.replacen("\"structure\":\"", "\"structure\":\"0", 1), "another version's"),
         (text.replacen("\"products\":{\"", "\"products\":{\"x\":\"y\",\"", 1), "the name of an activation"),
         (text.replacen("\"weights\":{", "\"weights\":{\"w\":[-1.0],", 1), "`weights.w`: expected finite"),
     ] {

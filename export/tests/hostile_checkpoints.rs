@@ -178,7 +178,7 @@ fn unknown_model_type() {
 #[test]
 fn no_config() {
     let damage = |w: &Workshop| fs::remove_file(w.checkpoint().join("config.json")).unwrap();
-    refused(damage, &["cannot read", "config.json"]);
+    refused(damage, &["expected a checkpoint with a config.json", "found none"]);
 }
 
 #[test]
@@ -306,5 +306,77 @@ mod text_files {
     fn no_chat_template() {
         let damage = |w: &Workshop| fs::remove_file(w.checkpoint().join("chat_template.jinja")).unwrap();
         refused(damage, &["chat_template.jinja is missing"]);
+    }
+}
+
+/// Values that parse, and that no network can have.
+#[test]
+fn impossible_values_are_refused_by_key() {
+    let cases = [
+        ("text_config", "rms_norm_eps", json!(-1.0), "rms_norm_eps: expected a number above 0"),
+        ("vision_config", "layer_norm_eps", json!(1e18), "layer_norm_eps: expected a number above 0"),
+        ("text_config", "num_hidden_layers", json!(1_000_000), "num_hidden_layers: expected 1 to 1,000"),
+        ("text_config", "num_key_value_heads", json!("2"), "num_key_value_heads: invalid type: string"),
+        ("text_config", "num_key_value_heads", json!("2"), "expected a whole number"),
+        ("vision_config", "hidden_size", json!(1.5), "hidden_size: invalid"),
+    ];
+    for (section, key, value, expected) in cases {
+        let damage = |w: &Workshop| w.edit_json("config.json", |config| config[section][key] = value);
+        refused_from(Workshop::stock("smolvlm"), damage, &["config.json", section, expected]);
+    }
+    for section in ["text_config", "vision_config"] {
+        let damage = |w: &Workshop| w.edit_json("config.json", |config| config[section] = json!([]));
+        refused_from(Workshop::stock("smolvlm"), damage, &["config.json", section, "expected an object"]);
+    }
+}
+
+/// What only the runtime would refuse is refused before the bundle is there.
+#[test]
+fn a_bundle_that_would_not_load_is_not_left_behind() {
+    let damage = |w: &Workshop| {
+        let edit = |processor: &mut serde_json::Value| {
+            let inner = match processor.get("image_processor") {
+                Some(_) => &mut processor["image_processor"],
+                None => processor,
+            };
+            inner["image_mean"] = json!([3e38, 0.0, 0.0]);
+        };
+        let name = ["preprocessor_config.json", "processor_config.json"];
+        let name = name.into_iter().find(|name| w.checkpoint().join(name).is_file()).unwrap();
+        w.edit_json(name, edit);
+    };
+    refused_from(Workshop::stock("smolvlm"), damage, &["would refuse the bundle", "finite"]);
+}
+
+#[test]
+fn directories_that_are_no_checkpoints_say_what_they_are() {
+    let workshop = Workshop::stock("smolvlm");
+    let inner = workshop.path("inner/checkpoint");
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(inner.join("config.json"), "{}").unwrap();
+    workshop.build(Target::Cpu).unwrap();
+    for (dir, expected) in [
+        (workshop.path("inner"), "inner/checkpoint"),
+        (workshop.bundle(), "a bundle"),
+        (inner.parent().unwrap().join("checkpoint/../../engines"), "found none"),
+    ] {
+        let options = workshop.options(Target::Cpu);
+        let error = arrcoc_export::build::build(&dir, &options, arrcoc_export::progress::Progress::Silent);
+        let error = chain(&error.unwrap_err());
+        assert!(error.contains("config.json") && error.contains(expected), "{error}");
+    }
+}
+
+/// A pipe never ends, and opening one waits for its writer.
+#[cfg(unix)]
+#[test]
+fn pipes_in_place_of_files_are_refused() {
+    for name in ["config.json", "tokenizer.json", "preprocessor_config.json"] {
+        let workshop = Workshop::stock("smolvlm");
+        let path = workshop.checkpoint().join(name);
+        let _ = fs::remove_file(&path);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = chain(&workshop.build(Target::Cpu).unwrap_err());
+        assert!(error.contains(name) && error.contains("found a pipe"), "{error}");
     }
 }

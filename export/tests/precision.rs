@@ -98,3 +98,26 @@ fn an_image_is_encoded_the_same_beside_any_other() {
     assert_eq!(alone, beside[..alone.len()]);
     assert!(alone.iter().any(|x| *x != 0.0));
 }
+
+/// Sixteen bits would drop what is left of such weights without a word.
+#[test]
+fn weights_too_small_for_sixteen_bit_scales_are_refused_with_a_rule() {
+    let workshop = Workshop::new();
+    let tensor = "ovis_llm.model.layers.0.mlp.up_proj.weight";
+    workshop.edit_weights("model.safetensors", |header, data| {
+        let [start, end] = [0, 1].map(|end| header[tensor]["data_offsets"][end].as_u64().unwrap() as usize);
+        for bytes in data[start..end].chunks_exact_mut(2) {
+            // A bfloat16 is the upper half of a float.
+            let value = f32::from_le_bytes([0, 0, bytes[0], bytes[1]]) * 1e-6;
+            bytes.copy_from_slice(&value.to_le_bytes()[2..]);
+        }
+    });
+    for precision in [Precision::Int8, Precision::Int4] {
+        let mut options = build::Options { precision, ..workshop.options(Target::Cpu) };
+        let said = chain(&build::build(&workshop.checkpoint(), &options, Progress::Silent).unwrap_err());
+        assert!(said.contains(tensor) && said.contains("form: w8a8"), "{said}");
+        let rule = format!("[{{tensor: \"{tensor}\", form: w8a8}}]");
+        options.weight_rules = serde_yaml::from_str(&rule).unwrap();
+        build::build(&workshop.checkpoint(), &options, Progress::Silent).unwrap();
+    }
+}

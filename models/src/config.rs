@@ -66,14 +66,37 @@ pub(crate) fn section<T: DeserializeOwned>(
     name: &'static str,
     neutral: Neutral,
 ) -> Result<T, ConfigError> {
+    if !json.is_object() {
+        // Serde would take a list for the values of the keys in their order.
+        return Err(ConfigError::Parse { section: name, reason: "expected an object".to_owned() });
+    }
     let mut unread = Vec::new();
-    let parsed = serde_ignored::deserialize(json, |path| unread.push(path.to_string()));
-    let parsed = parsed.map_err(|error| ConfigError::Parse { section: name, reason: error.to_string() })?;
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
+    let parsed = serde_ignored::deserialize(tracked, |path| unread.push(path.to_string()));
+    let parsed = parsed.map_err(|error: serde_json::Error| {
+        let (key, reason) = (track.path().to_string(), in_words(&error.to_string()));
+        // A dot stands for the section itself.
+        let reason = if key == "." { reason } else { format!("{key}: {reason}") };
+        ConfigError::Parse { section: name, reason }
+    })?;
     match unread.into_iter().find(|key| !neutral.covers(name, key, &json[key.as_str()])) {
         // The path spells an optional object as `?`.
         Some(key) => Err(ConfigError::Unknown { section: name, key: key.replace("?.", "") }),
         None => Ok(parsed),
     }
+}
+
+/// What serde says of a value of another type, without the names of Rust's.
+pub(crate) fn in_words(reason: &str) -> String {
+    let Some((found, expected)) = reason.rsplit_once(", expected ") else { return reason.to_owned() };
+    let expected = match expected {
+        "usize" | "u32" | "u64" | "i64" => "a whole number, zero or above",
+        "f32" | "f64" => "a number",
+        expected if expected.starts_with("struct ") => "an object",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// Checks that a section that names a network of transformers names the one that it is read as.
@@ -115,6 +138,17 @@ impl Check {
         sizes
             .iter()
             .try_for_each(|&(key, n)| self.that((1..=1_000_000).contains(&n), key, "1 to 1,000,000", n))
+    }
+
+    /// Fails unless a network has 1 to 1,000 layers. More are a corrupt file; a graph with a million would
+    /// take minutes before the first missing weight is named.
+    pub(crate) fn layers(&self, key: &'static str, layers: usize) -> Result<(), ConfigError> {
+        self.that((1..=1_000).contains(&layers), key, "1 to 1,000", layers)
+    }
+
+    /// Fails unless what a norm adds to a variance is above zero and at most 1.
+    pub(crate) fn epsilon(&self, key: &'static str, epsilon: f32) -> Result<(), ConfigError> {
+        self.that(epsilon > 0.0 && epsilon <= 1.0, key, "a number above 0 and at most 1", epsilon)
     }
 
     /// Fails unless `width` splits evenly into `parts`.

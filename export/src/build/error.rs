@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use arrcoc_bundle::quote::Brief;
 use arrcoc_models::config::ConfigError;
+use arrcoc_runtime::error::LoadError;
 
 use crate::checkpoint::CheckpointError;
 use crate::passes::PassError;
@@ -25,6 +26,9 @@ pub enum BuildError {
         /// What is wrong.
         source: Brief<ConfigError>,
     },
+    /// The bundle would not load.
+    #[error("this version's server would refuse the bundle; mend what the checkpoint says of it")]
+    Unusable(#[source] LoadError),
     /// A text file is at fault.
     #[error(transparent)]
     Text(#[from] TextError),

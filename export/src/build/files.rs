@@ -3,14 +3,18 @@
 use std::path::Path;
 
 use arrcoc_bundle::quote::Brief;
+use arrcoc_bundle::small;
 use serde_json::Value;
 
 use super::error::TextError;
 
+/// Longest such file: tokenizers have a few ten megabytes.
+const MOST_BYTES: u64 = 1 << 28;
+
 /// Reads a file that may be absent.
 pub(super) fn read(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, TextError> {
     let path = dir.join(name);
-    match std::fs::read(&path) {
+    match small::read(&path, MOST_BYTES) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TextError::Io { path, source }),

@@ -22,6 +22,8 @@ use arrcoc_bundle::yaml;
 use arrcoc_bundle::{Bundle, MANIFEST};
 use arrcoc_bundle::{Precision, Target, WeightRule};
 use arrcoc_models::graph::{DataFile, Element, Graph, Piece, Source};
+use arrcoc_runtime::error::LoadError;
+use arrcoc_runtime::vision::families;
 use serde::Serialize;
 
 pub(crate) use describe::Described;
@@ -155,6 +157,9 @@ fn publish(
 ) -> Result<Summary, BuildError> {
     let staging = Staging::begin(&plan.destination, plan.bytes(), Owned::Bundle)?;
     let manifest = write(checkpoint, plan, digest, &staging, progress)?;
+    // What would not load is not left behind.
+    let described = Bundle::describe(staging.path()).map_err(LoadError::from);
+    described.and_then(|manifest| families::check(&manifest)).map_err(BuildError::Unusable)?;
     staging.commit()?;
     Ok(summary(&plan.destination, &manifest, false, started))
 }

@@ -14,6 +14,14 @@ use super::header::{Dtype, HeaderError, MAX_HEADER_BYTES};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
+    /// There is no configuration.
+    #[error("expected a checkpoint with a config.json in {}, found {instead}", path.display())]
+    NoConfig {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        instead: String,
+    },
     /// The path is not a directory.
     #[error("{} is not a directory: expected a Hugging Face checkpoint directory with config.json", path.display())]
     NotADirectory {
@@ -195,6 +203,20 @@ pub enum CheckpointError {
         value: f32,
         /// The largest magnitude that fits.
         limit: f32,
+    },
+    /// All of a matrix is too small for 16-bit scales.
+    #[error(
+        "tensor `{tensor}`: the largest weight is {largest}, and in the form it was to take it has to be {least} at least; \
+         give it 32-bit scales with the rule `{{tensor: \"{tensor}\", form: w8a8}}` in a bundle for CPUs, or keep it as it \
+         is with `form: fp32`"
+    )]
+    Underflow {
+        /// The tensor.
+        tensor: String,
+        /// Its largest magnitude, smoothed where the tensor is.
+        largest: f32,
+        /// What that has to be.
+        least: f32,
     },
     /// A weight cannot be quantized.
     #[error(

@@ -16,7 +16,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use arrcoc_bundle::MANIFEST;
 use arrcoc_bundle::quote::Brief;
+use arrcoc_bundle::small;
 use arrcoc_models::config::ConfigError;
 use arrcoc_models::families;
 use serde_json::Value;
@@ -82,6 +84,9 @@ impl Checkpoint {
         }
         if !dir.is_dir() {
             return Err(CheckpointError::NotADirectory { path: dir.to_owned() });
+        }
+        if !dir.join(CONFIG).exists() {
+            return Err(CheckpointError::NoConfig { path: dir.to_owned(), instead: instead(dir) });
         }
         let (config_bytes, config) = read_json(&dir.join(CONFIG))?;
         let mut checkpoint = Self {
@@ -228,6 +233,20 @@ impl Checkpoint {
     }
 }
 
+/// What a directory without a configuration is, as far as it can be told.
+fn instead(dir: &Path) -> String {
+    if dir.join(MANIFEST).is_file() {
+        return "a bundle, which `build` made already".to_owned();
+    }
+    let inner = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut inner: Vec<PathBuf> = inner.filter(|path| path.join(CONFIG).is_file()).collect();
+    inner.sort();
+    match inner.first() {
+        Some(checkpoint) => format!("none, and one in `{}`: give that", checkpoint.display()),
+        None => "none".to_owned(),
+    }
+}
+
 /// Reads a JSON file; returns its bytes too.
 fn read_json(path: &Path) -> Result<(Vec<u8>, Value), CheckpointError> {
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
@@ -235,7 +254,7 @@ fn read_json(path: &Path) -> Result<(Vec<u8>, Value), CheckpointError> {
     if length > MAX_HEADER_BYTES {
         return Err(CheckpointError::TooLarge { path: path.to_owned(), length });
     }
-    let bytes = fs::read(path).map_err(io)?;
+    let bytes = small::read(path, MAX_HEADER_BYTES).map_err(io)?;
     let value = serde_json::from_slice(&bytes)
         .map_err(|source| CheckpointError::Json { path: path.to_owned(), source: Brief(source) })?;
     Ok((bytes, value))

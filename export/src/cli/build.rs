@@ -108,7 +108,7 @@ fn range_method(name: &str) -> Result<RangeMethod, String> {
 
 fn read_rules(path: &Path) -> anyhow::Result<Vec<WeightRule>> {
     let text = yaml::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let expected = "expected a list of rules with `form` and any of `graph`, `tensor` and `operator`";
+    let expected = "expected a list of rules with `form` and any of `graph`, `role`, `tensor` and `operator`";
     yaml::parse(&text).with_context(|| format!("{}: {expected}", path.display()))
 }
 

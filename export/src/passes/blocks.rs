@@ -109,11 +109,12 @@ pub(super) fn replace_gather(
     if blocks.bits == Bits::Eight && is_tiled(blocks, columns) {
         return gather_from_tiles(g, node, table, [rows, columns]);
     }
-    let Packed { rows, columns, blocks, parts } = Packed::new(g, table, blocks)?;
-    let values = blocks.per_row(columns) * blocks.bytes();
-    if values * 8 != columns * blocks.bits.count() {
+    let fitting = blocks.fitting(columns);
+    let values = fitting.per_row(columns) * fitting.bytes();
+    if values * 8 != columns * fitting.bits.count() {
         return None; // The operator takes the width from the stored bytes: it cannot tell padding from weights.
     }
+    let Packed { blocks, parts, .. } = Packed::new(g, table, blocks)?;
     g.reshape(&parts[0], vec![rows, values]);
     let mut inputs: Vec<&str> = vec![&parts[0], &node.inputs[1]];
     inputs.extend(parts[1..].iter().map(|name| &**name));

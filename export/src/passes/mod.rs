@@ -85,7 +85,8 @@ pub enum PassError {
     },
     /// The calibration is of graphs that an older or newer version made.
     #[error(
-        "the calibration is of another version's graph `{graph}`; make it again with this version's `arrcoc-export calibrate`"
+        "the calibration is of another graph `{graph}`, of another checkpoint's or another version's; make it again of this \
+         checkpoint with this version's `arrcoc-export calibrate`"
     )]
     OtherGraph {
         /// The graph.
@@ -227,7 +228,9 @@ fn replace(g: &mut Rewriter, node: &Node, weight: &Initializer, form: WeightForm
             blocks::replace_gemm(g, node, weight, described(bits, size, symmetric))
         }
         ("Gather", WeightForm::Blocks { bits, size, symmetric }) => {
+            // Rows that no blocks divide have a scale each.
             blocks::replace_gather(g, node, weight, described(bits, size, symmetric))
+                .or_else(|| w8a8::replace_gather(g, node, weight))
         }
         _ => None,
     }

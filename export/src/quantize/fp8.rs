@@ -18,7 +18,7 @@ pub(super) fn write(
 ) -> Result<(), CheckpointError> {
     let matrix = Matrix::of(quantized);
     let mut largest = 0.0f32;
-    each_row_within(checkpoint, &matrix, RESTORED_AS_F16, |row| {
+    each_row_within(checkpoint, &matrix, (0.0, RESTORED_AS_F16), |row| {
         largest = row.iter().fold(largest, |largest, x| largest.max(x.abs()));
         Ok(())
     })?;

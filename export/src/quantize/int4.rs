@@ -12,7 +12,7 @@ use std::io::Write;
 use arrcoc_models::graph::quantized::{Int4, Part, Quantized};
 use half::f16;
 
-use super::{Matrix, RESTORED_AS_F16, each_row_within, nearest};
+use super::{LEAST, Matrix, RESTORED_AS_F16, each_row_within, nearest};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// A block's affine map: `weight = scale * (value - zero_point)`.
@@ -76,7 +76,7 @@ pub(super) fn write(
     out: &mut dyn Write,
 ) -> Result<(), CheckpointError> {
     let mut columns = Columns::new(quantized, blocks);
-    each_row_within(checkpoint, &Matrix::of(quantized), RESTORED_AS_F16, |row| {
+    each_row_within(checkpoint, &Matrix::of(quantized), (LEAST, RESTORED_AS_F16), |row| {
         columns.push(row);
         Ok(())
     })?;

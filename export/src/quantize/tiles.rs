@@ -6,7 +6,7 @@ use arrcoc_models::graph::quantized::{Bits, Blocks, Part, Quantized};
 use half::f16;
 
 use super::blocks::{self, Map};
-use super::{Matrix, each_row_within};
+use super::{LEAST, Matrix, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
 /// The largest magnitude whose scale 16 bits hold. A block of 4 bits is tried with 6.5 steps at least, and
@@ -28,7 +28,7 @@ pub(super) fn write(
         _ => Blocks::WORD_BYTES,
     };
     let (mut rows, mut number) = (Vec::new(), 0);
-    each_row_within(checkpoint, &Matrix::of(quantized), LIMIT, |row| {
+    each_row_within(checkpoint, &Matrix::of(quantized), (LEAST, LIMIT), |row| {
         number += 1;
         encode(row, bits, &mut rows);
         match number % Blocks::TILE_ROWS {

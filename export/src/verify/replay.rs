@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use arrcoc_bundle::{Bundle, Manifest, Meaning, Role};
+use arrcoc_bundle::{Bundle, Meaning, Role};
 use arrcoc_runtime::library::{Graph, Library};
 use serde::Serialize;
 
@@ -91,7 +91,6 @@ fn replay_graph(
         reference += call.took;
         compare(name, &found, &call.outputs, &mut worst)?;
     }
-    let &Manifest { precision, target, .. } = subject.manifest();
     let file = subject.graph(name)?;
     let report = |Worst { output, distance, cosine }: Worst| {
         // An output of no meaning must be equal.
@@ -100,7 +99,7 @@ fn replay_graph(
             stage: name.to_owned(),
             role: file.role,
             meaning,
-            limit: tolerances::limit(precision, target, file.role, meaning),
+            limit: tolerances::limit_in(subject.manifest(), name, file.role, meaning),
             output,
             distance,
             cosine,

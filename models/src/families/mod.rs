@@ -8,7 +8,7 @@
 
 use serde::Deserialize;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, in_words};
 
 mod arr_coc_ovis;
 pub(crate) mod contract;
@@ -31,7 +31,7 @@ pub fn read(files: &Files<'_>) -> Result<Box<dyn Composition>, ConfigError> {
         model_type: String,
     }
     let raw = Raw::deserialize(files.config)
-        .map_err(|error| ConfigError::Parse { section: "top level", reason: error.to_string() })?;
+        .map_err(|error| ConfigError::Parse { section: "top level", reason: in_words(&error.to_string()) })?;
     let family = FAMILIES.iter().find(|family| family.model_types().contains(&raw.model_type.as_str()));
     match family {
         Some(family) => family.read(files),

@@ -83,11 +83,12 @@ impl Config {
         check.sizes(&[
             ("hidden_size", raw.hidden_size),
             ("intermediate_size", raw.intermediate_size),
-            ("num_hidden_layers", raw.num_hidden_layers),
             ("num_attention_heads", raw.num_attention_heads),
             ("image_size", raw.image_size),
             ("patch_size", raw.patch_size),
         ])?;
+        check.layers("num_hidden_layers", raw.num_hidden_layers)?;
+        check.epsilon("layer_norm_eps", raw.layer_norm_eps)?;
         check.divides("hidden_size", raw.hidden_size, raw.num_attention_heads, "num_attention_heads")?;
         check.that(raw.num_channels == 3, "num_channels", "3", raw.num_channels)?;
         check.that(raw.image_size >= raw.patch_size, "image_size", "at least patch_size", raw.image_size)?;

@@ -222,6 +222,9 @@ struct Lengths {
     budgets: Vec<Budget>,
     /// Tokens of the prompt.
     prompt: usize,
+    /// Height of the picture, which is 64 wide. A family that cuts pictures into tiles makes the fewest of a
+    /// long one.
+    height: u32,
 }
 
 impl Lengths {
@@ -231,7 +234,7 @@ impl Lengths {
     fn of(options: &Options, sizes: &Sizes, pictures: &Pictures) -> Self {
         if !options.on_gpu() && options.warm_up == WarmUp::Short {
             // One token only: the shortest context that the options allow has room for no more.
-            return Self { budgets: vec![Budget::Auto], prompt: 1 };
+            return Self { budgets: vec![Budget::Auto], prompt: 1, height: 16 };
         }
         let budgets = pictures.budgets();
         let ends = budgets.first().into_iter().chain(budgets.last()).map(|&tokens| Budget::Tokens(tokens));
@@ -239,6 +242,7 @@ impl Lengths {
             budgets: [Budget::Auto].into_iter().chain(ends).collect(),
             // The solo chunk is the longest, and no longer than the other on a GPU.
             prompt: sizes.solo_chunk.min(sizes.context_length - 1),
+            height: 64,
         }
     }
 }
@@ -248,7 +252,7 @@ impl Lengths {
 fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     let Loaded { prompter, embedder, decoder, vision } = loaded;
     let failed = |error: &dyn std::fmt::Display| LoadError::WarmUp(error.to_string());
-    let grey = ::image::RgbImage::from_pixel(64, 64, ::image::Rgb([128; 3]));
+    let grey = ::image::RgbImage::from_pixel(64, lengths.height, ::image::Rgb([128; 3]));
     let image = DecodedImage { pixels: Arc::new(grey), sha256: [0; 32] };
     let question = prompter.tokenize(FALLBACK_QUESTION).map_err(|error| failed(&error))?;
     let embeds = embedder.embed(&question).map_err(|error| failed(&error))?;

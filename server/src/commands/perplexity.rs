@@ -1,6 +1,7 @@
 //! `arrcoc-serve perplexity`: how surprised a bundle is by a text, and so what a precision costs.
 
 use anyhow::{Context, bail};
+use arrcoc_bundle::small;
 use arrcoc_eval::perplexity::{Source, perplexity};
 use arrcoc_server::config::Config;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -32,15 +33,21 @@ pub(crate) fn run(args: &Perplexity, mut config: Config) -> Result<(), Failure> 
     Ok(print(&text)?)
 }
 
+/// Longest text that is read.
+const MOST_BYTES: u64 = 1 << 30;
+
 fn source(args: &Perplexity) -> anyhow::Result<Source> {
     let read = |path: &std::path::Path| {
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        let bytes =
+            small::read(path, MOST_BYTES).with_context(|| format!("cannot read {}", path.display()))?;
+        String::from_utf8(bytes).with_context(|| format!("expected UTF-8 in {}", path.display()))
     };
     match (&args.windows, args.text.as_slice()) {
         (Some(windows), []) => {
             let parsed: serde_json::Value = serde_json::from_str(&read(windows)?)
                 .with_context(|| format!("{} is no JSON", windows.display()))?;
-            let list = if parsed.is_object() { &parsed["windows"] } else { &parsed };
+            let list = if parsed.is_object() { parsed.get("windows") } else { Some(&parsed) };
+            let list = list.with_context(|| format!("expected a key `windows` in {}", windows.display()))?;
             let windows = serde_json::from_value(list.clone())
                 .with_context(|| format!("expected lists of token ids in {}", windows.display()))?;
             Ok(Source::Windows(windows))
@@ -49,6 +56,7 @@ fn source(args: &Perplexity) -> anyhow::Result<Source> {
             let texts: Vec<String> = files.iter().map(|file| read(file)).collect::<Result<_, _>>()?;
             Ok(Source::Text { text: texts.join("\n"), window: args.window })
         }
-        _ => bail!("expected text files, or --windows, and not both"),
+        (None, []) => bail!("expected text files or --windows, found neither"),
+        _ => bail!("expected text files or --windows, found both"),
     }
 }

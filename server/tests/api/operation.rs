@@ -106,6 +106,26 @@ async fn keys_open_what_they_should_and_nothing_else() {
     }
 }
 
+/// What the document says of an endpoint's key is what the endpoint asks for.
+#[tokio::test]
+async fn every_endpoint_is_as_closed_as_the_document_says() {
+    let settings = [("auth.api_keys", "user-key-1"), ("auth.admin_keys", "admin-key-1")];
+    let service = service(Fake::new(hello), &settings);
+    let document = service.get("/openapi.json").await.json();
+    let mut closed = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let sent = request(method, &path.replace("{id}", "tiny")).body(Body::empty()).unwrap();
+            let refused = service.send(sent).await.status == 401;
+            let asks = operation["security"].as_array().is_some_and(|keys| !keys.is_empty());
+            assert_eq!(refused, asks, "{path}");
+            closed += usize::from(asks);
+        }
+    }
+    assert!(closed >= 6, "{closed} endpoints ask for a key");
+}
+
 #[tokio::test]
 async fn the_page_loads_nothing_from_elsewhere() {
     let service = service(Fake::new(hello), &[]);

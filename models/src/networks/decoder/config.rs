@@ -203,13 +203,15 @@ impl RawConfig {
         check.sizes(&[
             ("hidden_size", hidden_size),
             ("intermediate_size", intermediate_size),
-            ("num_hidden_layers", layers),
             ("num_attention_heads", heads),
             ("num_key_value_heads", kv_heads),
             ("head_dim", head_dim),
             ("vocab_size", vocab_size),
             ("max_position_embeddings", max_positions),
         ])?;
+        let rms_norm_eps = self.rms_norm_eps.unwrap_or(1e-6);
+        check.layers("num_hidden_layers", layers)?;
+        check.epsilon("rms_norm_eps", rms_norm_eps)?;
         check.divides("num_attention_heads", heads, kv_heads, "num_key_value_heads")?;
         check.divides("head_dim", head_dim, 2, "two")?;
         let [qkv_bias, output_bias, mlp_bias] = self.biases(check, kind)?;
@@ -232,7 +234,7 @@ impl RawConfig {
             vocab_size,
             max_positions,
             rope: Rope::read(check, keys)?,
-            rms_norm_eps: self.rms_norm_eps.unwrap_or(1e-6),
+            rms_norm_eps,
             activation,
             qkv_bias,
             output_bias,

@@ -27,6 +27,14 @@ pub(crate) fn of(manifest: &Manifest) -> Result<&'static dyn Family, LoadError> 
     Ok(*family)
 }
 
+/// Checks what a manifest says of its family, as loading does.
+///
+/// # Errors
+/// As loading fails.
+pub fn check(manifest: &Manifest) -> Result<(), LoadError> {
+    of(manifest).map(drop)
+}
+
 /// Refuses an input size of the encoder where the family has only one: what is set is never silently ignored.
 ///
 /// # Errors

@@ -13,6 +13,8 @@ use super::kernel::{Call, Kernel, check};
 /// scales \[out / 16, in / 32, 16\] to \[rows, out\].
 pub(super) struct BlockLinear {
     bits: WeightBits,
+    /// Inputs and outputs, as the body reads them.
+    said: [Option<i64>; 2],
 }
 
 impl Kernel for BlockLinear {
@@ -31,7 +33,7 @@ impl Kernel for BlockLinear {
                 return Err(Error::new(format!("BlockLinear: expected 4 or 8 bits, found {other}")));
             }
         };
-        Ok(Self { bits })
+        Ok(Self { bits, said: ["K", "N"].map(|name| node.get::<i64>(name)) })
     }
 
     fn compute(&self, call: &Call<'_>, scratch: &mut Vec<[i32; BLOCK / 4]>) -> Result<(), Error> {
@@ -48,6 +50,11 @@ impl Kernel for BlockLinear {
                  {inputs}], found {shape:?} and {scaled:?}",
                 inputs / BLOCK
             )
+        })?;
+        let found = [inputs, tiles * TILE];
+        let agrees = self.said.iter().zip(found).all(|(said, found)| *said == i64::try_from(found).ok());
+        check(agrees, || {
+            format!("BlockLinear: expected K and N to be {found:?} as the weights are, found {:?}", self.said)
         })?;
         let mut y = call.output(0, [rows, tiles * TILE])?;
         let (_, y) = y.try_extract_tensor_mut::<f32>()?;
