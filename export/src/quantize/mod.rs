@@ -154,8 +154,8 @@ pub(crate) fn each_row(
 /// unless it is zero.
 ///
 /// # Errors
-/// [`CheckpointError::Overflow`]: the first that is, [`CheckpointError::Underflow`], after all rows were passed
-/// on; else as [`write()`].
+/// After all rows were passed on, [`CheckpointError::Overflow`] with the first that is, or
+/// [`CheckpointError::Underflow`]; else as [`write()`].
 fn each_row_within(
     checkpoint: &Checkpoint,
     matrix: &Matrix<'_>,
