@@ -18,6 +18,8 @@ const NAME: &str = "smolvlm";
 /// The text: what this repository says of itself.
 const TEXTS: [&str; 4] =
     ["docs/user-guide.md", "ARCHITECTURE.md", "docs/relevance.md", "docs/performance.md"];
+/// Windows that a portable bundle reads: made for GPUs, it takes an hour for all of them on two cores.
+const FEW: usize = 4;
 /// Tokens of an answer, as `smollm2/questions.py` asks for them.
 const ANSWER: usize = 64;
 /// The peer that everything is held against.
@@ -42,7 +44,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let programs = Programs::build(true)?;
     let smollm2 = SmolLm2::ready(args.venv.as_deref())?;
     let (windows, answers) = (smollm2.file("perplexity.json"), smollm2.file("answers.json"));
-    let peers = peers(args, &smollm2, &windows)?;
+    let few = smollm2.file("few.json");
+    let (peers, of_few) = peers(args, &smollm2, &windows, &few)?;
     let questions = questions(&smollm2, &answers)?;
 
     let work = shell::target("bench");
@@ -61,9 +64,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             serde_json::from_str(&shell::output(&mut read)?).context("perplexity printed no JSON")
         };
         println!("{}", shell::shown(&bundle));
-        let text = read(&windows, &[])?;
+        let (text, of_text) = match target {
+            "portable" => (read(&few, &[])?, of_few),
+            _ => {
+                (read(&windows, &[])?, peers["models"][REFERENCE]["perplexity"].as_f64().unwrap_or(f64::NAN))
+            }
+        };
         let asked = read(&answers, &["--last".to_owned(), ANSWER.to_string()])?;
-        bundles.push(json!({"bundle": format!("{precision}-{target}"), "text": text, "answers": asked}));
+        bundles.push(json!({"bundle": format!("{precision}-{target}"), "text": text, "reference": of_text, "answers": asked}));
     }
     let result = json!({
         "circumstances": circumstances(), "peers": peers, "questions": questions, "bundles": bundles,
@@ -71,8 +79,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     write("perplexity", &result, &page(&result))
 }
 
-/// The text's windows, and what others make of them.
-fn peers(args: &Args, smollm2: &SmolLm2, windows: &Path) -> Result<Value> {
+/// What others make of the text's windows, and the reference of the first [`FEW`], which are written to a file
+/// of their own.
+fn peers(args: &Args, smollm2: &SmolLm2, windows: &Path, few: &Path) -> Result<(Value, f64)> {
     let mut score = smollm2.script("smollm2.perplexity");
     score.arg("--llama").arg(smollm2.llama()).arg("--out").arg(windows);
     for gguf in &args.gguf {
@@ -83,6 +92,11 @@ fn peers(args: &Args, smollm2: &SmolLm2, windows: &Path) -> Result<Value> {
     }
     shell::check(&mut score)?;
     let mut content: Value = serde_json::from_str(&fs::read_to_string(windows)?)?;
+    let first = |list: &Value| list.as_array().into_iter().flatten().take(FEW).cloned().collect::<Vec<_>>();
+    fs::write(few, json!({"windows": first(&content["windows"])}).to_string())?;
+    let sum: f64 = first(&content["models"][REFERENCE]["sums"]).iter().filter_map(Value::as_f64).sum();
+    let scored = content["window"].as_f64().unwrap_or(f64::NAN) - 1.0;
+    let of_few = (sum / (FEW as f64 * scored)).exp();
     // Neither the ids nor the sums of single windows are of use to a reader.
     if let Some(content) = content.as_object_mut() {
         content.remove("windows");
@@ -91,7 +105,7 @@ fn peers(args: &Args, smollm2: &SmolLm2, windows: &Path) -> Result<Value> {
             model.as_object_mut().map(|model| model.remove("sums"));
         });
     }
-    Ok(content)
+    Ok((content, of_few))
 }
 
 /// Asks transformers, and writes its questions and answers as windows; returns how many there are.
@@ -114,9 +128,12 @@ fn questions(smollm2: &SmolLm2, answers: &Path) -> Result<usize> {
 fn page(result: &Value) -> String {
     let models = &result["peers"]["models"];
     let reference = models[REFERENCE]["perplexity"].as_f64().unwrap_or(f64::NAN);
-    let of_text = |value: &Value| {
+    let all = result["bundles"][0]["text"]["windows"].as_u64();
+    let of_text = |value: &Value, reference: f64| {
         let perplexity = value["perplexity"].as_f64().unwrap_or(f64::NAN);
-        format!("{perplexity:.3} | {:+.2} %", 100.0 * (perplexity / reference - 1.0))
+        let windows = value["windows"].as_u64().filter(|_| value["windows"].as_u64() != all);
+        let of = windows.map_or_else(String::new, |windows| format!(" (of {windows} windows)"));
+        format!("{perplexity:.3}{of} | {:+.2} %", 100.0 * (perplexity / reference - 1.0))
     };
     let mut page = format!(
         "# What bits cost on real weights\n\nSmolLM2-135M-Instruct, the language model inside SmolVLM-256M, on {} windows of {} tokens of \
@@ -128,13 +145,13 @@ fn page(result: &Value) -> String {
          | | perplexity | over {REFERENCE} | greedy tokens | whole answers |\n|---|---|---|---|---|\n",
         result["bundles"][0]["text"]["windows"], result["peers"]["window"], result["questions"],
     );
-    page += &format!("| {REFERENCE} | {} | | |\n", of_text(&models[REFERENCE]));
+    page += &format!("| {REFERENCE} | {} | | |\n", of_text(&models[REFERENCE], reference));
     for bundle in result["bundles"].as_array().into_iter().flatten() {
         let answers = &bundle["answers"];
         page += &format!(
             "| arrcoc {} | {} | {} of {} | {} of {} |\n",
             bundle["bundle"].as_str().unwrap_or_default(),
-            of_text(&bundle["text"]),
+            of_text(&bundle["text"], bundle["reference"].as_f64().unwrap_or(reference)),
             answers["likeliest"],
             answers["tokens"],
             answers["windows_likeliest"],
@@ -142,7 +159,7 @@ fn page(result: &Value) -> String {
         );
     }
     for (name, model) in models.as_object().into_iter().flatten().filter(|(name, _)| *name != REFERENCE) {
-        page += &format!("| {name} | {} | | |\n", of_text(model));
+        page += &format!("| {name} | {} | | |\n", of_text(model, reference));
     }
     page
 }
