@@ -79,8 +79,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     write("perplexity", &result, &page(&result))
 }
 
-/// What others make of the text's windows, and the reference of the first [`FEW`], which are written to a file
-/// of their own.
+/// What others make of the text's windows, and the reference of the first [`FEW`], which are written to a
+/// file of their own.
 fn peers(args: &Args, smollm2: &SmolLm2, windows: &Path, few: &Path) -> Result<(Value, f64)> {
     let mut score = smollm2.script("smollm2.perplexity");
     score.arg("--llama").arg(smollm2.llama()).arg("--out").arg(windows);
