@@ -114,6 +114,9 @@ fn check_axes(field: &str, graph: &RawGraph) -> Result<(), BundleError> {
 }
 
 fn check_vision(vision: &VisionSpec) -> Result<(), BundleError> {
+    // It may lie beyond the vocabulary, which has no row for it; no tokenizer has as many tokens.
+    let id = vision.image_token_id;
+    check("vision.image_token_id", "a token's id, below 2^24", id < 1 << 24, id)?;
     let VisionSpec { token_budgets: budgets, embeds_target, .. } = vision;
     let found = format!("{budgets:?}");
     let few = budgets.len() <= MOST_ENTRIES && budgets.last().is_none_or(|&most| most <= MOST_TOKENS);

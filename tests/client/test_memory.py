@@ -139,7 +139,7 @@ def test_a_graph_that_never_ends_ends_a_server_that_begins_with_it(start, engine
 
 @pytest.mark.parametrize("old, new, said", [
     ("layers:", "layers: 2147483648", "decoder.layers"),
-    ("image_token_id:", "image_token_id: 4294967295", "decoder.image_token_id"),
+    ("image_token_id:", "image_token_id: 4294967295", "vision.image_token_id"),
     ("head_dim:", "head_dim: 18446744073709551615", "decoder.head_dim"),
     ("patch_size:", "patch_size: " + "[" * 40_000, "opening brackets"),
 ])
