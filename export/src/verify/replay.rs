@@ -99,7 +99,7 @@ fn replay_graph(
             stage: name.to_owned(),
             role: file.role,
             meaning,
-            limit: tolerances::limit_in(subject.manifest(), name, file.role, meaning),
+            limit: tolerances::limit(subject.manifest(), name, file.role, meaning),
             output,
             distance,
             cosine,

@@ -4,7 +4,7 @@
 //! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so
 //! that a graph answers for itself and not for the ones before it.
 
-use arrcoc_bundle::{Manifest, Meaning, Precision, Role, Target, WeightForm};
+use arrcoc_bundle::{Manifest, Meaning, Role, WeightForm};
 
 /// The contract of the reference tests: 1e-3 for networks in 32-bit floats. Runtimes differ in the order of
 /// their sums and in their exponentials, which came to 3e-6 at most on the three presets; trained weights
@@ -46,54 +46,35 @@ const INT4: f64 = 4e-1;
 /// The rows of a table in blocks of 4 bits: half a step of 1/8 of a block's largest entry.
 const INT4_TABLE: f64 = 7e-2;
 
-/// The limit of an output of a graph in a bundle: the precision's, or that of the coarsest form which a rule
-/// gives to weights of the graph. A rule for 32 bits takes nothing back, since other weights may stay.
-pub fn limit_in(manifest: &Manifest, graph: &str, role: Role, meaning: Meaning) -> f64 {
-    let own = limit(manifest.precision, manifest.target, role, meaning);
-    if matches!(meaning, Meaning::Picked | Meaning::Arithmetic) && role != Role::Embedding {
-        return own;
-    }
-    let rules = manifest.weights.iter().filter(|rule| {
-        rule.role.is_none_or(|of| of == role) && rule.graph.as_deref().is_none_or(|name| name == graph)
-    });
-    rules.map(|rule| limit_of_form(rule.form, role)).fold(own, f64::max)
-}
-
-/// The limit of a graph whose weights have a form.
-fn limit_of_form(form: WeightForm, role: Role) -> f64 {
-    let (table, network) = match form {
-        WeightForm::Fp32 => (EXACT, EXACT),
-        WeightForm::Fp16 => (FP16_TABLE, FP16),
-        WeightForm::Fp8 => (FP16_TABLE, FP8),
-        WeightForm::W8a8 | WeightForm::Blocks { bits: 8, .. } => (INT8_TABLE, INT8),
-        WeightForm::Blocks { .. } => (INT4_TABLE, INT4),
-    };
-    if role == Role::Embedding { table } else { network }
-}
-
-/// The limit of an output at a precision and target. Graphs of the other roles keep 32 bits in every
-/// precision.
-fn limit(precision: Precision, target: Target, role: Role, meaning: Meaning) -> f64 {
+/// The limit of an output of a graph in a bundle: that of the coarsest form which a rule of the manifest, the
+/// precision's or the user's, gives to weights of the graph. A rule for 32 bits takes nothing back, since
+/// other weights may stay. Graphs of which no rule speaks keep 32 bits.
+pub fn limit(manifest: &Manifest, graph: &str, role: Role, meaning: Meaning) -> f64 {
     let exact = match meaning {
         // Both sides see the same scores; ties go to the lower index by contract.
         Meaning::Picked => EXACT,
         Meaning::Arithmetic => ARITHMETIC,
         Meaning::Network | Meaning::Logits => NETWORK,
     };
-    let (table, encoder, decoder) = match (precision, target) {
-        (Precision::Fp32, _) => return exact,
-        (Precision::Fp16, _) => (FP16_TABLE, FP16, FP16),
-        (Precision::Fp8, _) => (FP16_TABLE, FP8, FP8),
-        (Precision::Int8, _) => (INT8_TABLE, INT8, INT8),
-        (Precision::Int4, Target::Cpu) => (INT8_TABLE, INT8, INT4),
-        (Precision::Int4, Target::Portable) => (FP16_TABLE, FP16, INT4),
-    };
-    match (role, meaning) {
-        (Role::Embedding, _) => table,
-        (Role::Encoder, Meaning::Network | Meaning::Logits) => encoder,
-        (Role::Decoder, Meaning::Network | Meaning::Logits) => decoder,
-        _ => exact,
+    if matches!(meaning, Meaning::Picked | Meaning::Arithmetic) && role != Role::Embedding {
+        return exact;
     }
+    let rules = manifest.weights.iter().filter(|rule| {
+        rule.role.is_none_or(|of| of == role) && rule.graph.as_deref().is_none_or(|name| name == graph)
+    });
+    rules.filter_map(|rule| limit_of_form(rule.form, role)).reduce(f64::max).unwrap_or(exact)
+}
+
+/// The limit of a graph whose weights have a form; `None` for 32 bits.
+fn limit_of_form(form: WeightForm, role: Role) -> Option<f64> {
+    let (table, network) = match form {
+        WeightForm::Fp32 => return None,
+        WeightForm::Fp16 => (FP16_TABLE, FP16),
+        WeightForm::Fp8 => (FP16_TABLE, FP8),
+        WeightForm::W8a8 | WeightForm::Blocks { bits: 8, .. } => (INT8_TABLE, INT8),
+        WeightForm::Blocks { .. } => (INT4_TABLE, INT4),
+    };
+    Some(if role == Role::Embedding { table } else { network })
 }
 
 #[cfg(test)]
@@ -103,10 +84,9 @@ mod tests {
     #[test]
     fn the_coarsest_form_of_a_graph_counts() {
         let form = |text: &str| limit_of_form(text.parse().unwrap_or(WeightForm::Fp32), Role::Decoder);
-        assert_eq!([form("fp32"), form("w8a8"), form("int8-block16")], [EXACT, INT8, INT8]);
-        assert_eq!([form("int4-block32"), form("int4-block16-asymmetric")], [INT4, INT4]);
-        assert_eq!(limit_of_form(WeightForm::W8a8, Role::Embedding), INT8_TABLE);
-        let decoder = limit(Precision::Int8, Target::Cpu, Role::Decoder, Meaning::Logits);
-        assert!(decoder < form("int4-block32"));
+        assert_eq!([form("fp32"), form("w8a8"), form("int8-block16")], [None, Some(INT8), Some(INT8)]);
+        assert_eq!([form("int4-block32"), form("int4-block16-asymmetric")], [Some(INT4), Some(INT4)]);
+        assert_eq!(limit_of_form(WeightForm::W8a8, Role::Embedding), Some(INT8_TABLE));
+        assert!(form("int8-block32") < form("int4-block32"));
     }
 }

@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{circumstances, measure, median, write};
+use super::report::{circumstances, measure, summary, write};
 use crate::bundles::{Build, Programs, REAL_WIDTH};
 use crate::goldens::reference_dir;
 use crate::python::Environment;
@@ -141,7 +141,6 @@ fn theirs(report: &Value, taken: &mut Taken) -> Result<()> {
 }
 
 fn side(name: &str, taken: &Taken) -> Value {
-    let summary = |values: &[f64]| json!({"median": median(values), "all": values});
     json!({
         "name": name, "bytes": taken.bytes,
         "prefill": summary(&taken.prefill), "step": summary(&taken.step), "peak_mib": summary(&taken.peak_mib),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::report::{Measured, circumstances, measure, median, write};
+use super::report::{Measured, circumstances, measure, summary, write};
 use crate::bundles::{Programs, SEED};
 use crate::goldens::{environment, reference_dir};
 use crate::shell::{self, shown};
@@ -68,8 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let torch = if args.without_torch { Value::Null } else { torch()? };
     let of = |pick: fn(&(Measured, Measured, Measured)) -> f64| -> Value {
-        let values: Vec<f64> = rounds.iter().map(pick).collect();
-        json!({"median": median(&values), "all": values})
+        summary(&rounds.iter().map(pick).collect::<Vec<_>>())
     };
     let result = json!({
         "circumstances": circumstances(),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::report::{circumstances, measure, median, write};
+use super::report::{circumstances, measure, summary, write};
 use crate::bundles::{Build, Programs};
 use crate::goldens::reference_dir;
 use crate::onnxruntime;
@@ -69,14 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         println!("round {round} of {}", args.rounds);
     }
-    let sides: Vec<Value> = sides
-        .iter()
-        .map(|(name, taken)| {
-            let figures =
-                taken.iter().map(|(figure, all)| (figure, json!({"median": median(all), "all": all})));
-            json!({"name": name, "figures": figures.collect::<BTreeMap<_, _>>()})
-        })
-        .collect();
+    let sides: Vec<Value> = sides.iter().map(side).collect();
     let result = json!({
         "circumstances": circumstances(), "rounds": args.rounds, "threads": args.threads,
         "question": question, "prompt": prompt, "sides": sides,
@@ -94,6 +87,11 @@ fn note(sides: &mut Vec<(String, Taken)>, name: &str, taken: &Value) {
             sides[place].1.entry(figure).or_default().push(number);
         }
     }
+}
+
+fn side((name, taken): &(String, Taken)) -> Value {
+    let figures: BTreeMap<_, _> = taken.iter().map(|(figure, all)| (figure, summary(all))).collect();
+    json!({"name": name, "figures": figures})
 }
 
 /// One run of every peer.
@@ -206,16 +204,7 @@ mod tests {
         note(&mut sides, "llama.cpp", &json!({"vision": 20.0, "first_token": 24.0, "step": 0.02}));
         note(&mut sides, "transformers", &json!({"vision": 20.0, "first_token": 12.0, "step": 0.02}));
         assert_eq!(sides[0].1["first_token"], [5.0, 7.0]);
-        let figures = |taken: &Taken| -> Value {
-            json!(
-                taken
-                    .iter()
-                    .map(|(figure, all)| (figure, json!({"median": median(all)})))
-                    .collect::<BTreeMap<_, _>>()
-            )
-        };
-        let sides: Vec<Value> =
-            sides.iter().map(|(name, taken)| json!({"name": name, "figures": figures(taken)})).collect();
+        let sides: Vec<Value> = sides.iter().map(side).collect();
         let page =
             page(&json!({"sides": sides, "rounds": 2, "threads": 2, "prompt": 882, "question": "What?"}));
         assert!(page.contains("| arrcoc int8 | 0.10 | 4.00 | 6.00 | 2.00 | 10.0 | 1 |"), "{page}");

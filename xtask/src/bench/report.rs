@@ -58,6 +58,11 @@ pub(super) fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// A figure as pages and JSON have it: the median, and all values behind it.
+pub(super) fn summary(values: &[f64]) -> Value {
+    json!({"median": median(values), "all": values})
+}
+
 /// Where a figure was taken: without it, it means nothing.
 pub(crate) fn circumstances() -> Value {
     let first_line = |command: &mut Command| {

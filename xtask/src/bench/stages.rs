@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::report::{circumstances, measure, median, write};
+use super::report::{circumstances, measure, summary, write};
 use crate::bundles::Programs;
 use crate::goldens::{environment, reference_dir};
 use crate::onnxruntime;
@@ -202,10 +202,6 @@ pub(crate) fn union<'a>(runs: impl Iterator<Item = &'a Value>) -> Vec<&'a str> {
         }
     }
     names
-}
-
-fn summary(values: &[f64]) -> Value {
-    json!({"median": median(values), "all": values})
 }
 
 /// A row per stage, a column per side, and the time to the first token below. A side without a stage has a
