@@ -51,6 +51,16 @@ pub mod tensor {
     pub const PIXEL_VALUES: &str = "pixel_values";
     /// Output of the vision encoder.
     pub const IMAGE_FEATURES: &str = "image_features";
+    /// Input of vision encoders for any grid: row and column of every patch.
+    pub const COORDINATES: &str = "coordinates";
+    /// Input of vision encoders that blend rows of a table of positions: which ones.
+    pub const TABLE_ROWS: &str = "table_rows";
+    /// Input beside [`TABLE_ROWS`]: how much of each.
+    pub const TABLE_WEIGHTS: &str = "table_weights";
+    /// Output of vision encoders whose features are rows for the decoder.
+    pub const VISUAL_ROWS: &str = "visual_rows";
+    /// Output of vision encoders that are tapped for the decoder's first layers.
+    pub const DEEP_ROWS: &str = "deep_rows";
 }
 
 /// Tensors of the decoder's KV cache.

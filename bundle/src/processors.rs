@@ -48,6 +48,51 @@ pub struct Idefics3 {
     pub whole: String,
 }
 
+/// `qwen3_vl`, `qwen2_5_vl`: the patches of a picture that keeps its shape, in the order of the squares that
+/// become one visual token.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct QwenVl {
+    /// Side of a patch, pixels.
+    pub patch_size: usize,
+    /// Frames of a patch; the only one of a still picture is repeated.
+    pub temporal_patch_size: usize,
+    /// Patches on the side of a square that becomes one visual token.
+    pub merge_size: usize,
+    /// Pixels that a picture is brought to at least, by its area.
+    pub min_pixels: u64,
+    /// Pixels that a picture is brought to at most, by its area.
+    pub max_pixels: u64,
+    /// How pictures are resized.
+    pub resampling: Resampling,
+    /// From bytes to what the encoder reads.
+    pub scale: PixelScale,
+    /// Side of the square grid that the encoder's table of positions was made for; `None` without a table.
+    pub table_side: Option<usize>,
+    /// Side of the windows that most layers attend in, visual tokens; `None` where all layers see all.
+    pub window: Option<usize>,
+}
+
+impl QwenVl {
+    /// A side may be so many times the other (`smart_resize` of transformers).
+    pub const MOST_ASPECT: u64 = 200;
+
+    /// Both sides of a picture become multiples of this, pixels.
+    pub fn factor(&self) -> usize {
+        self.patch_size * self.merge_size
+    }
+
+    /// No picture has more visual tokens.
+    pub fn most_rows(&self) -> usize {
+        let (factor, most) = (self.factor().max(1) as f64, self.max_pixels.max(self.min_pixels) as f64);
+        // Sides are rounded up to whole tokens, and the shorter one is at least one token, at any aspect.
+        let longest = (most * Self::MOST_ASPECT as f64).sqrt() / factor + 1.0;
+        let area = most / (factor * factor);
+        // The sum of both sides is largest at the largest aspect.
+        (area + longest + 2.0).ceil().max(longest.ceil()) as usize
+    }
+}
+
 /// Filters of PIL's `resize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+pub mod axial_rope;
 pub mod interpolate;
 pub mod rotary;
 mod shuffle;

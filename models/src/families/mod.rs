@@ -13,13 +13,14 @@ use crate::config::{ConfigError, in_words};
 mod arr_coc_ovis;
 pub(crate) mod contract;
 mod idefics3;
+mod qwen_vl;
 
 pub use contract::{
     Composition, Dialogue, Family, Files, GraphOptions, Ignored, Picture, PictureError, Preset,
 };
 
 /// All of them.
-const FAMILIES: &[&dyn Family] = &[&arr_coc_ovis::ArrCocOvis, &idefics3::Idefics3];
+const FAMILIES: &[&dyn Family] = &[&arr_coc_ovis::ArrCocOvis, &idefics3::Idefics3, &qwen_vl::QwenVl];
 
 /// Reads a checkpoint's configuration, of whatever family it is.
 ///

@@ -93,6 +93,13 @@ impl Builder {
         self.param_range(name, shape, init, whole, shape, "")
     }
 
+    /// A checkpoint tensor as a matrix: its first axis, and all others as one.
+    pub fn param_flat(&mut self, name: &str, shape: &[usize], init: Init) -> Value {
+        let numbers = shape.iter().product();
+        let view = [shape[0], shape[1..].iter().product()];
+        self.param_range(name, shape, init, 0..numbers, &view, "")
+    }
+
     /// Row `index` of a checkpoint tensor that stacks one tensor per row (an expert's weights, for example).
     pub fn param_row(&mut self, name: &str, shape: &[usize], init: Init, index: usize) -> Value {
         let row = shape[1..].iter().product::<usize>();

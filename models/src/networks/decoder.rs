@@ -1,5 +1,5 @@
-//! The decoder of Llama, Mistral, Qwen2 and Qwen3, with the parameter names that their `...ForCausalLM` have
-//! in transformers.
+//! The decoder of Llama, Mistral, Qwen2, Qwen3, and of Qwen's models with vision, with the parameter names
+//! that their `...ForCausalLM` have in transformers.
 //!
 //! Pre-norm transformer with grouped-query attention, rotary positions and a gated MLP; Qwen3 also normalises
 //! queries and keys. Two flavours come from this one file. *Fused* lets one operator rotate, extend a shared
@@ -13,7 +13,7 @@ mod rope;
 mod tests;
 
 pub use config::{Config, Kind};
-pub use rope::{Rope, Scaling};
+pub use rope::{Axes, Rope, Scaling};
 
 use rope::rope;
 

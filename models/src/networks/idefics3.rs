@@ -54,7 +54,7 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     };
     let x = space_to_depth(g, &x, [grid, grid], config.scale_factor); // rows of tokens
     let rows = bricks::linear_no_bias(g, "connector.modality_projection.proj", &x, config.hidden_size);
-    g.output("visual_rows", Meaning::Network, &rows, dims![axis::ROWS, config.hidden_size]);
+    g.output(tensor::VISUAL_ROWS, Meaning::Network, &rows, dims![axis::ROWS, config.hidden_size]);
     builder.finish()
 }
 

@@ -10,5 +10,6 @@ pub mod compressor;
 pub mod decoder;
 pub mod idefics3;
 pub mod quality_adapter;
+pub mod qwen3_vision;
 pub mod sam;
 pub mod siglip;

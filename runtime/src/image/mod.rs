@@ -114,6 +114,16 @@ pub enum ImageError {
         /// [`ImageLimits::max_aspect`].
         limit: u32,
     },
+    /// The model takes no pictures of this shape.
+    #[error("the image has {width} x {height} pixels: {reason}")]
+    Shape {
+        /// Width, pixels.
+        width: u32,
+        /// Height, pixels.
+        height: u32,
+        /// What was expected, and what was found.
+        reason: String,
+    },
     /// The file ends too early.
     #[error("the {format} image is truncated: {reason}; send the whole file")]
     Truncated {

@@ -1,12 +1,12 @@
-//! Hyperparameters of the decoder, as transformers' `LlamaConfig`, `MistralConfig`, `Qwen2Config` and
-//! `Qwen3Config` have them.
+//! Hyperparameters of the decoder, as transformers' `LlamaConfig`, `MistralConfig`, `Qwen2Config`,
+//! `Qwen3Config` and `Qwen3VLTextConfig` have them.
 //!
 //! What a file does not state is that class's default: transformers leaves defaults out of the sections that
 //! it saves.
 
 use serde::{Deserialize, Deserializer};
 
-use super::rope::{Keys, RawRope, Rope};
+use super::rope::{self, Axes, Keys, RawRope, Rope};
 use crate::bricks::Activation;
 use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
 
@@ -24,10 +24,14 @@ pub enum Kind {
     Qwen2,
     /// <https://arxiv.org/abs/2505.09388>
     Qwen3,
+    /// Qwen2 with positions in three axes (<https://arxiv.org/abs/2502.13923>).
+    Qwen2_5Vl,
+    /// Qwen3 with positions in three axes (<https://arxiv.org/abs/2511.21631>).
+    Qwen3Vl,
 }
 
 impl Kind {
-    /// Every kind.
+    /// Every kind that is a model of its own: those that count positions in one axis.
     pub const ALL: [Kind; 4] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3];
 
     /// The value of `model_type`.
@@ -37,6 +41,8 @@ impl Kind {
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+            Self::Qwen2_5Vl => "qwen2_5_vl_text",
+            Self::Qwen3Vl => "qwen3_vl_text",
         }
     }
 }
@@ -119,33 +125,73 @@ fn stated<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<usize>>, 
 
 /// What a class of transformers takes where the file states nothing.
 struct Defaults {
-    vocab_size: usize,
+    hidden_size: usize,
     intermediate_size: usize,
-    kv_heads: usize,
+    layers: usize,
+    heads: usize,
+    /// `None` is as many as query heads.
+    kv_heads: Option<usize>,
+    /// `None` is the width of a query head's share.
+    head_dim: Option<usize>,
+    vocab_size: usize,
     max_positions: usize,
+    rms_norm_eps: f32,
+    max_window_layers: usize,
+    rope: rope::Defaults,
+}
+
+impl Defaults {
+    const LLAMA: Self = Self {
+        hidden_size: 4096,
+        intermediate_size: 11_008,
+        layers: 32,
+        heads: 32,
+        kv_heads: None,
+        head_dim: None,
+        vocab_size: 32_000,
+        max_positions: 2048,
+        rms_norm_eps: 1e-6,
+        max_window_layers: 28,
+        rope: rope::Defaults::PLAIN,
+    };
+    const MISTRAL: Self =
+        Self { intermediate_size: 14_336, kv_heads: Some(8), max_positions: 131_072, ..Self::LLAMA };
+    const QWEN2: Self = Self {
+        intermediate_size: 22_016,
+        kv_heads: Some(32),
+        vocab_size: 151_936,
+        max_positions: 32_768,
+        ..Self::LLAMA
+    };
+    const QWEN3: Self = Self { head_dim: Some(128), ..Self::QWEN2 };
+    const QWEN2_5_VL: Self = Self {
+        hidden_size: 8192,
+        intermediate_size: 29_568,
+        layers: 80,
+        heads: 64,
+        kv_heads: Some(8),
+        vocab_size: 152_064,
+        rms_norm_eps: 1e-5,
+        max_window_layers: 80,
+        rope: rope::Defaults { theta: 1_000_000.0, axes: Axes::Sections([16, 24, 24]) },
+        ..Self::QWEN2
+    };
+    const QWEN3_VL: Self = Self {
+        max_positions: 128_000,
+        rope: rope::Defaults { theta: 500_000.0, axes: Axes::Interleaved([24, 20, 20]) },
+        ..Self::QWEN3
+    };
 }
 
 impl Kind {
-    fn defaults(self, heads: usize) -> Defaults {
+    fn defaults(self) -> Defaults {
         match self {
-            Self::Llama => Defaults {
-                vocab_size: 32_000,
-                intermediate_size: 11_008,
-                kv_heads: heads,
-                max_positions: 2048,
-            },
-            Self::Mistral => Defaults {
-                vocab_size: 32_000,
-                intermediate_size: 14_336,
-                kv_heads: 8,
-                max_positions: 131_072,
-            },
-            Self::Qwen2 | Self::Qwen3 => Defaults {
-                vocab_size: 151_936,
-                intermediate_size: 22_016,
-                kv_heads: 32,
-                max_positions: 32_768,
-            },
+            Self::Llama => Defaults::LLAMA,
+            Self::Mistral => Defaults::MISTRAL,
+            Self::Qwen2 => Defaults::QWEN2,
+            Self::Qwen3 => Defaults::QWEN3,
+            Self::Qwen2_5Vl => Defaults::QWEN2_5_VL,
+            Self::Qwen3Vl => Defaults::QWEN3_VL,
         }
     }
 }
@@ -188,18 +234,15 @@ impl Config {
 
 impl RawConfig {
     fn check(self, check: &Check, kind: Kind) -> Result<Config, ConfigError> {
-        let hidden_size = self.hidden_size.unwrap_or(4096);
-        let layers = self.num_hidden_layers.unwrap_or(32);
-        let heads = self.num_attention_heads.unwrap_or(32);
-        let defaults = kind.defaults(heads);
+        let defaults = kind.defaults();
+        let hidden_size = self.hidden_size.unwrap_or(defaults.hidden_size);
+        let layers = self.num_hidden_layers.unwrap_or(defaults.layers);
+        let heads = self.num_attention_heads.unwrap_or(defaults.heads);
         let intermediate_size = self.intermediate_size.unwrap_or(defaults.intermediate_size);
-        let kv_heads = self.num_key_value_heads.unwrap_or(defaults.kv_heads);
+        let kv_heads = self.num_key_value_heads.or(defaults.kv_heads).unwrap_or(heads);
         let vocab_size = self.vocab_size.unwrap_or(defaults.vocab_size);
         let max_positions = self.max_position_embeddings.unwrap_or(defaults.max_positions);
-        let head_dim = self.head_dim.unwrap_or(match kind {
-            Kind::Qwen3 => 128,
-            _ => hidden_size / heads.max(1),
-        });
+        let head_dim = self.head_dim.or(defaults.head_dim).unwrap_or(hidden_size / heads.max(1));
         check.sizes(&[
             ("hidden_size", hidden_size),
             ("intermediate_size", intermediate_size),
@@ -209,7 +252,7 @@ impl RawConfig {
             ("vocab_size", vocab_size),
             ("max_position_embeddings", max_positions),
         ])?;
-        let rms_norm_eps = self.rms_norm_eps.unwrap_or(1e-6);
+        let rms_norm_eps = self.rms_norm_eps.unwrap_or(defaults.rms_norm_eps);
         check.layers("num_hidden_layers", layers)?;
         check.epsilon("rms_norm_eps", rms_norm_eps)?;
         check.divides("num_attention_heads", heads, kv_heads, "num_key_value_heads")?;
@@ -223,6 +266,8 @@ impl RawConfig {
             rope_scaling: self.rope_scaling,
             partial_rotary_factor: self.partial_rotary_factor,
             max_positions,
+            head_dim,
+            defaults: defaults.rope,
         };
         Ok(Config {
             hidden_size,
@@ -239,7 +284,7 @@ impl RawConfig {
             qkv_bias,
             output_bias,
             mlp_bias,
-            head_norms: kind == Kind::Qwen3,
+            head_norms: matches!(kind, Kind::Qwen3 | Kind::Qwen3Vl),
             sliding_window,
             tied: self.tie_word_embeddings,
             deep_levels: 0,
@@ -258,12 +303,12 @@ impl RawConfig {
                 let attention = attention.unwrap_or(false);
                 Ok([attention, attention, mlp.unwrap_or(false)])
             }
-            Kind::Qwen3 => {
+            Kind::Qwen3 | Kind::Qwen3Vl => {
                 let attention = attention.unwrap_or(false);
                 fixed("mlp_bias", mlp, false).map(|()| [attention, attention, false])
             }
-            Kind::Mistral | Kind::Qwen2 => {
-                let biased = kind == Kind::Qwen2;
+            Kind::Mistral | Kind::Qwen2 | Kind::Qwen2_5Vl => {
+                let biased = kind != Kind::Mistral;
                 fixed("attention_bias", attention, biased)?;
                 fixed("mlp_bias", mlp, false).map(|()| [biased, false, false])
             }
@@ -278,15 +323,16 @@ impl RawConfig {
         let slides = types.iter().any(|kind| kind == "sliding_attention");
         check.that(known, "layer_types", "full_attention or sliding_attention", types)?;
         match kind {
-            // Neither reads `layer_types`.
-            Kind::Llama | Kind::Mistral => {
+            // None of them reads `layer_types`.
+            Kind::Llama | Kind::Mistral | Kind::Qwen3Vl => {
                 check.that(!slides, "layer_types", "full_attention in every layer", types)?;
                 Ok(window.filter(|_| kind == Kind::Mistral))
             }
-            Kind::Qwen2 | Kind::Qwen3 => {
+            Kind::Qwen2 | Kind::Qwen3 | Kind::Qwen2_5Vl => {
                 let on = self.use_sliding_window && window.is_some();
                 check.that(on || !slides, "layer_types", "full_attention in every layer", types)?;
-                let last_ones = self.layer_types.is_none() && self.max_window_layers.unwrap_or(28) < layers;
+                let first = self.max_window_layers.unwrap_or(kind.defaults().max_window_layers);
+                let last_ones = self.layer_types.is_none() && first < layers;
                 Ok(window.filter(|_| on && (slides || last_ones)))
             }
         }

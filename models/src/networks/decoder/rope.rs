@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 
+use arrcoc_bundle::quote::excerpt;
 use serde::Deserialize;
 
 use super::Config;
@@ -21,6 +22,56 @@ pub struct Rope {
     pub theta: f64,
     /// What makes of them frequencies for a longer context.
     pub scaling: Scaling,
+    /// Which axis of a position each frequency turns with.
+    pub axes: Axes,
+}
+
+/// The axes of positions: 0 time, 1 row, 2 column. A text's token has the same number in all three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axes {
+    /// All frequencies turn with the first axis.
+    One,
+    /// The first frequencies turn with time, the next with the row, the last with the column, so many each
+    /// (<https://arxiv.org/abs/2409.12191>).
+    Sections([usize; 3]),
+    /// Every third frequency turns with the row and the ones behind these with the column, so many each; all
+    /// others with time (<https://arxiv.org/abs/2511.21631>).
+    Interleaved([usize; 3]),
+}
+
+impl Axes {
+    /// The axis of each of `count` frequencies.
+    pub fn of(self, count: usize) -> Vec<usize> {
+        let axis = |at: usize| match self {
+            Self::One => 0,
+            Self::Sections([time, rows, _]) => usize::from(at >= time) + usize::from(at >= time + rows),
+            Self::Interleaved(sections) => match at % 3 {
+                axis if at < 3 * sections[axis] => axis,
+                _ => 0,
+            },
+        };
+        (0..count).map(axis).collect()
+    }
+
+    /// The same with the sections that a file states.
+    fn with(self, sections: [usize; 3]) -> Self {
+        match self {
+            Self::One => Self::One,
+            Self::Sections(_) => Self::Sections(sections),
+            Self::Interleaved(_) => Self::Interleaved(sections),
+        }
+    }
+}
+
+/// What a class of transformers takes where the file states nothing.
+pub(super) struct Defaults {
+    pub(super) theta: f64,
+    pub(super) axes: Axes,
+}
+
+impl Defaults {
+    /// Those of most models.
+    pub(super) const PLAIN: Self = Self { theta: 10_000.0, axes: Axes::One };
 }
 
 /// How frequencies are changed for contexts beyond those of the first training.
@@ -94,6 +145,8 @@ pub(super) struct Keys {
     /// Counts where the rope's own object has none.
     pub(super) partial_rotary_factor: Option<f64>,
     pub(super) max_positions: usize,
+    pub(super) head_dim: usize,
+    pub(super) defaults: Defaults,
 }
 
 impl Rope {
@@ -108,12 +161,16 @@ impl Rope {
         // The decoders of transformers that this file reads rotate whole heads, or fail.
         let partial = rope.partial_rotary_factor.or(keys.partial_rotary_factor).unwrap_or(1.0);
         check.that(partial == 1.0, "partial_rotary_factor", "1, or none", partial)?;
-        let theta = rope.rope_theta.or(keys.rope_theta).unwrap_or(10_000.0);
+        let Defaults { theta, axes } = keys.defaults;
+        let theta = rope.rope_theta.or(keys.rope_theta).unwrap_or(theta);
         check.that(theta.is_finite() && theta > 1.0, "rope_theta", "above 1", theta)?;
         let kind = rope.rope_type.or(rope.legacy_type).unwrap_or_else(|| "default".to_owned());
-        let parameters = Parameters { check, key, kind: &kind, others: rope.others };
+        // Files before transformers 5 name the axes where others name the scaling.
+        let kind = if axes != Axes::One && kind == "mrope" { "default".to_owned() } else { kind };
+        let mut parameters = Parameters { check, key, kind: &kind, others: rope.others };
+        let axes = parameters.axes(axes, keys.head_dim / 2)?;
         let scaling = parameters.scaling(keys.max_positions as f64)?;
-        Ok(Self { theta, scaling })
+        Ok(Self { theta, scaling, axes })
     }
 
     /// Frequencies of a head of `width`, \[width / 2\].
@@ -169,6 +226,26 @@ struct Parameters<'a> {
 }
 
 impl Parameters<'_> {
+    /// The axes of `count` frequencies; a model with one axis knows no keys about several.
+    fn axes(&mut self, default: Axes, count: usize) -> Result<Axes, ConfigError> {
+        if default == Axes::One {
+            return Ok(default);
+        }
+        // The class has the frequencies in its own order, whatever the file says.
+        self.others.remove("mrope_interleaved");
+        let stated = self.others.remove("mrope_section").filter(|stated| !stated.is_null());
+        let (sections, found) = match (stated, default) {
+            (None, Axes::Sections(sections)) => (Some(sections), "none".to_owned()),
+            // What the class's own sections leave over turns with time.
+            (None, _) => return Ok(default),
+            (Some(stated), _) => (serde_json::from_value(stated.clone()).ok(), excerpt(&stated.to_string())),
+        };
+        let sum = |sections: &[usize; 3]| sections.iter().try_fold(0, |sum: usize, &n| sum.checked_add(n));
+        let fitting = sections.filter(|sections| sum(sections) == Some(count));
+        let expected = format!("mrope_section: three numbers with the sum {count}, half the width of a head");
+        fitting.map(|sections| default.with(sections)).ok_or_else(|| self.refused(expected, found))
+    }
+
     fn scaling(mut self, max_positions: f64) -> Result<Scaling, ConfigError> {
         let scaling = match self.kind {
             "default" => Scaling::Default,
@@ -250,19 +327,66 @@ impl Parameters<'_> {
 /// time, row and column. Only tables of `context_length` places are looked up, so nothing is computed that
 /// depends on the position.
 ///
-/// Text has the same place three times over, and the decoders that are read here take the first. One whose
-/// frequencies belong to different axes looks up three rows and chooses among them here, frequency by
-/// frequency.
+/// Where frequencies turn with different axes, rows of all three are looked up, and each frequency takes its
+/// own from the row of its axis.
 pub(super) fn rope(
     g: &mut Builder,
     config: &Config,
     position_ids: &Value,
     context_length: usize,
 ) -> (Value, Value) {
-    let first = g.ints(&[], &[0]);
-    let places = g.gather(position_ids, &first, 0); // [B, S]
     let (frequencies, magnitude) = (config.rope.frequencies(config.head_dim), config.rope.magnitude());
+    let axes = config.rope.axes.of(frequencies.len());
+    let planes: Vec<Plane> = (0..3)
+        .filter(|axis| *axis == 0 || axes.contains(axis))
+        .map(|axis| plane(g, position_ids, &axes, axis))
+        .collect();
     // [context, head_dim / 2]
     let (cosines, sines) = rotary::tables(g, context_length, &frequencies, magnitude as f32);
-    (g.gather(&cosines, &places, 0), g.gather(&sines, &places, 0))
+    (look_up(g, &cosines, &planes), look_up(g, &sines, &planes))
+}
+
+/// One axis of all positions.
+struct Plane {
+    /// \[B, S\]
+    places: Value,
+    /// Which frequencies turn with it, \[head_dim / 2\]; `None` for the first axis, which has all others.
+    own: Option<Value>,
+}
+
+fn plane(g: &mut Builder, position_ids: &Value, axes: &[usize], axis: usize) -> Plane {
+    let index = g.ints(&[], &[axis as i64]);
+    let places = g.gather(position_ids, &index, 0);
+    let own = (axis > 0).then(|| {
+        let marks: Vec<i64> = axes.iter().map(|&of| i64::from(of == axis)).collect();
+        let (marks, one) = (g.ints(&[marks.len()], &marks), g.ints(&[1], &[1]));
+        g.equal(&marks, &one)
+    });
+    Plane { places, own }
+}
+
+/// Rows of a table by token, \[B, S, head_dim / 2\].
+fn look_up(g: &mut Builder, table: &Value, planes: &[Plane]) -> Value {
+    let mut rows = g.gather(table, &planes[0].places, 0);
+    for plane in &planes[1..] {
+        let others = g.gather(table, &plane.places, 0);
+        if let Some(own) = &plane.own {
+            rows = g.select(own, &others, &rows);
+        }
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frequency_turns_with_the_axis_that_transformers_gives_it() {
+        // By hand from `recomposition_frequencies` of Qwen2.5-VL and Qwen3-VL.
+        assert_eq!(Axes::Sections([1, 2, 1]).of(4), [0, 1, 1, 2]);
+        assert_eq!(Axes::Interleaved([4, 2, 2]).of(8), [0, 1, 2, 0, 1, 2, 0, 0]);
+        assert_eq!(Axes::Interleaved([3, 2, 3]).of(8), [0, 1, 2, 0, 1, 2, 0, 0]);
+        assert_eq!(Axes::One.of(2), [0, 0]);
+    }
 }

@@ -269,10 +269,10 @@ impl VisionModel for Tiled {
         for start in (0..count).step_by(self.at_once) {
             let end = count.min(start + self.at_once);
             let part = tiles.part(start..end)?;
-            let found = self.encoder.run(&[(name, &part)], stages)?.take("visual_rows")?;
+            let found = self.encoder.run(&[(name, &part)], stages)?.take(tensor::VISUAL_ROWS)?;
             let expected = [(end - start) * self.tiles.rows(), self.width];
             if found.shape() != expected {
-                return Err(unexpected(ENCODER, "visual_rows", &expected, &found));
+                return Err(unexpected(ENCODER, tensor::VISUAL_ROWS, &expected, &found));
             }
             if (start, end) == (0, count) {
                 return Ok(Features { tensors: vec![found], original: pixels.original });

@@ -8,9 +8,10 @@ use crate::error::LoadError;
 
 pub mod arr_coc_ovis;
 mod idefics3;
+mod qwen_vl;
 
 /// All of them.
-const FAMILIES: &[&dyn Family] = &[&arr_coc_ovis::ArrCocOvis, &idefics3::Idefics3];
+const FAMILIES: &[&dyn Family] = &[&arr_coc_ovis::ArrCocOvis, &idefics3::Idefics3, &qwen_vl::QwenVl];
 
 /// The family of a bundle, whose section has been checked.
 ///

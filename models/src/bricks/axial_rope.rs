@@ -1,0 +1,56 @@
+//! Rotary positions of patches in a grid: one half of a head's frequencies turns with the row, the other with
+//! the column, as the towers of Qwen's models have it.
+
+use arrcoc_bundle::Target;
+
+use super::{rotary, width};
+use crate::dims;
+use crate::graph::{Builder, Dim, Value};
+
+/// Places of the tables, and so the longest side of a grid. A side of more patches would need a picture of
+/// more pixels than any processor lets pass.
+pub const MOST_PLACES: usize = 4096;
+
+/// Cosines and sines by patch, \[P, width / 2\] each, and the number of each patch \[1, P\].
+pub struct Tables {
+    cosines: Value,
+    sines: Value,
+    order: Value,
+}
+
+/// Tables of patches at `coordinates` \[2, P\] (row, column), each below [`MOST_PLACES`], for heads of `head`
+/// numbers, a multiple of 4.
+pub fn tables(g: &mut Builder, coordinates: &Value, head: usize, theta: f64) -> Tables {
+    let (patches, half) = (coordinates.dim(1).clone(), head / 2);
+    // Frequencies of half a head, once for rows and once for columns.
+    let frequencies = rotary::frequencies(half, theta);
+    let (cosines, sines) = rotary::tables(g, MOST_PLACES, &frequencies, 1.0); // [places, head / 4]
+    let parts = g.split(coordinates, &[1, 1], 0); // 2 x [1, P]
+    let [rows, columns] = [0, 1].map(|part| g.reshape(&parts[part], dims![&patches]));
+    let [cosines, sines] = [cosines, sines].map(|table| {
+        let (of_row, of_column) = (g.gather(&table, &rows, 0), g.gather(&table, &columns, 0));
+        g.concat(&[&of_row, &of_column], -1) // [P, head / 2]
+    });
+    let order = g.range(&Dim::Fixed(0), &patches);
+    let order = g.reshape(&order, dims![1, &patches]);
+    Tables { cosines, sines, order }
+}
+
+impl Tables {
+    /// Rotates heads \[1, P, heads, width\].
+    pub fn rotate(&self, g: &mut Builder, x: &Value) -> Value {
+        let (patches, heads, width) = (x.dim(1).clone(), x.dim(2).clone(), width(x));
+        match g.target() {
+            Target::Cpu => {
+                let joined = g.reshape(x, dims![1, &patches, heads.times(width)]);
+                let rotated = g.rotary_embedding(&joined, &self.order, &self.cosines, &self.sines);
+                g.reshape(&rotated, dims![1, &patches, &heads, width])
+            }
+            Target::Portable => {
+                let [cosines, sines] = [&self.cosines, &self.sines]
+                    .map(|table| g.reshape(table, dims![1, &patches, 1, width / 2]));
+                rotary::rotate(g, x, &cosines, &sines)
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The vision tower of Qwen3-VL (<https://arxiv.org/abs/2511.21631>), with the parameter names that
+//! `Qwen3VLVisionModel` has in transformers. Qwen3.5 has the same tower without taps.
+//!
+//! A ViT over pictures of any size. Patches come as rows, in the order of the squares that become one visual
+//! token. Nothing of a picture's size is in the graph: the runtime says where each patch stands, and which
+//! rows of the table of positions, made for one square grid, are blended for it. Besides the rows for the
+//! decoder's input, some layers are tapped for rows that are added behind the decoder's first layers
+//! (DeepStack, <https://arxiv.org/abs/2406.04334>).
+
+use arrcoc_bundle::names::{axis, tensor};
+use arrcoc_bundle::{Meaning, Role, Target};
+use serde::Deserialize;
+
+use crate::bricks::{self, Activation, axial_rope, gelu};
+use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
+use crate::dims;
+use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
+
+/// Section of `config.json` that has the tower.
+const SECTION: &str = "vision_config";
+
+/// What transformers adds to the variance in every norm of the tower; no file states another.
+const NORM_EPSILON: f32 = 1e-6;
+
+/// Rows of the table that are blended for a patch: the corners of the cell in which it falls.
+pub const CORNERS: usize = 4;
+
+/// Hyperparameters.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Number of layers.
+    pub layers: usize,
+    /// Width of the transformer, D.
+    pub hidden_size: usize,
+    /// Hidden width of the MLPs.
+    pub intermediate_size: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Side of a patch, pixels.
+    pub patch_size: usize,
+    /// Frames of a patch; the only one of a still picture is repeated.
+    pub temporal_patch_size: usize,
+    /// Patches on the side of a square that becomes one visual token.
+    pub merge_size: usize,
+    /// Width of the visual rows: the decoder's, H.
+    pub out_hidden_size: usize,
+    /// Side of the square grid that the table of positions was made for, patches.
+    pub table_side: usize,
+    /// Layers behind which rows for the decoder's first layers are taken, ascending.
+    pub taps: Vec<usize>,
+    /// Activation of the MLPs.
+    pub activation: Activation,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawConfig {
+    model_type: Option<String>,
+    depth: usize,
+    hidden_size: usize,
+    hidden_act: String,
+    intermediate_size: usize,
+    num_heads: usize,
+    in_channels: usize,
+    patch_size: usize,
+    spatial_merge_size: usize,
+    temporal_patch_size: usize,
+    out_hidden_size: usize,
+    num_position_embeddings: usize,
+    deepstack_visual_indexes: Vec<usize>,
+    rope_parameters: Option<RawRope>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawRope {
+    rope_theta: Option<f64>,
+    rope_type: Option<String>,
+}
+
+/// The defaults of transformers' `Qwen3VLVisionConfig`.
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            model_type: None,
+            depth: 27,
+            hidden_size: 1152,
+            hidden_act: "gelu_pytorch_tanh".to_owned(),
+            intermediate_size: 4304,
+            num_heads: 16,
+            in_channels: 3,
+            patch_size: 16,
+            spatial_merge_size: 2,
+            temporal_patch_size: 2,
+            out_hidden_size: 3584,
+            num_position_embeddings: 2304,
+            deepstack_visual_indexes: vec![8, 16, 24],
+            rope_parameters: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the `vision_config` of Qwen3-VL.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming key, what was expected and what was found.
+    pub fn from_json(json: &serde_json::Value, neutral: Neutral) -> Result<Self, ConfigError> {
+        /// Older files name the tower as they name the whole.
+        const MODEL_TYPES: [&str; 2] = ["qwen3_vl_vision", "qwen3_vl"];
+        let raw: RawConfig = section(json, SECTION, neutral)?;
+        check_model_type(SECTION, raw.model_type.as_deref(), &MODEL_TYPES)?;
+        raw.check(&Check(SECTION))
+    }
+
+    /// Numbers of a patch: channels, then frames, then rows and columns of pixels.
+    pub fn patch_numbers(&self) -> usize {
+        3 * self.temporal_patch_size * self.patch_size * self.patch_size
+    }
+
+    /// Patches of a visual token.
+    pub fn merged(&self) -> usize {
+        self.merge_size * self.merge_size
+    }
+}
+
+impl RawConfig {
+    fn check(self, check: &Check) -> Result<Config, ConfigError> {
+        check.sizes(&[
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_heads", self.num_heads),
+            ("out_hidden_size", self.out_hidden_size),
+            ("num_position_embeddings", self.num_position_embeddings),
+        ])?;
+        check.layers("depth", self.depth)?;
+        let few = |key, number: usize, most: usize| {
+            check.that((1..=most).contains(&number), key, format!("1 to {most}"), number)
+        };
+        few("patch_size", self.patch_size, 256)?;
+        few("spatial_merge_size", self.spatial_merge_size, 16)?;
+        few("temporal_patch_size", self.temporal_patch_size, 16)?;
+        check.that(self.in_channels == 3, "in_channels", "3", self.in_channels)?;
+        check.divides("hidden_size", self.hidden_size, self.num_heads, "num_heads")?;
+        let head = self.hidden_size / self.num_heads;
+        let expected = "heads (hidden_size / num_heads) of a multiple of 4";
+        check.that(head.is_multiple_of(4), "num_heads", expected, head)?;
+        let table_side = self.num_position_embeddings.isqrt();
+        let square = table_side * table_side == self.num_position_embeddings;
+        check.that(square, "num_position_embeddings", "a square number", self.num_position_embeddings)?;
+        let taps = &self.deepstack_visual_indexes;
+        let ordered = taps.is_sorted_by(|a, b| a < b) && taps.iter().all(|&tap| tap < self.depth);
+        let expected = format!("different layers below depth ({}), ascending", self.depth);
+        check.that(ordered, "deepstack_visual_indexes", expected, taps)?;
+        let rope = self.rope_parameters.unwrap_or_default();
+        let kind = rope.rope_type.unwrap_or_else(|| "axial".to_owned());
+        check.that(kind == "axial" || kind == "default", "rope_parameters", "rope_type axial", &kind)?;
+        let rope_theta = rope.rope_theta.unwrap_or(10_000.0);
+        let above = rope_theta.is_finite() && rope_theta > 1.0;
+        check.that(above, "rope_parameters", "rope_theta above 1", rope_theta)?;
+        Ok(Config {
+            layers: self.depth,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            heads: self.num_heads,
+            patch_size: self.patch_size,
+            temporal_patch_size: self.temporal_patch_size,
+            merge_size: self.spatial_merge_size,
+            out_hidden_size: self.out_hidden_size,
+            table_side,
+            taps: self.deepstack_visual_indexes,
+            activation: Activation::read(check, "hidden_act", &self.hidden_act)?,
+            rope_theta,
+        })
+    }
+}
+
+/// Patches of one picture to visual rows, square by square.
+///
+/// | input | | |
+/// |---|---|---|
+/// | `pixel_values` | \[patches, numbers of a patch\] | |
+/// | `coordinates` | \[2, patches\] | row and column in the grid of patches |
+/// | `table_rows` | \[patches, 4\] | the rows of the table of positions that are blended |
+/// | `table_weights` | \[patches, 4\] | how much of each |
+///
+/// The outputs are `visual_rows` \[rows, H\] and, where there are taps, `deep_rows` \[taps, rows, H\].
+pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
+    let mut builder = Builder::new("vision_encoder", Role::Encoder, prefix, target);
+    let g = &mut builder;
+    let mut x = embeddings(g, config); // [P, D]
+    let coordinates = g.input(tensor::COORDINATES, Element::I64, dims![2, axis::PATCHES]);
+    let head = config.hidden_size / config.heads;
+    let rope = axial_rope::tables(g, &coordinates, head, config.rope_theta); // [P, head / 2] each
+    let mut deep = Vec::new();
+    for index in 0..config.layers {
+        x = layer(g, config, index, &x, &rope); // [P, D]
+        if config.taps.contains(&index) {
+            let name = format!("deepstack_merger_list.{}", deep.len());
+            deep.push(deep_merger(g, config, &name, &x)); // [rows, H]
+        }
+    }
+    let rows = merger(g, config, &x); // [rows, H]
+    g.output(tensor::VISUAL_ROWS, Meaning::Network, &rows, dims![axis::ROWS, config.out_hidden_size]);
+    if !deep.is_empty() {
+        let levels: Vec<Value> = deep.iter().map(|level| stacked(g, level)).collect();
+        let deep = g.concat(&levels.iter().collect::<Vec<_>>(), 0);
+        let dims = dims![config.taps.len(), axis::ROWS, config.out_hidden_size];
+        g.output(tensor::DEEP_ROWS, Meaning::Network, &deep, dims);
+    }
+    builder.finish()
+}
+
+/// \[rows, H\] to \[1, rows, H\].
+fn stacked(g: &mut Builder, level: &Value) -> Value {
+    let dims = dims![1, level.dim(0), level.dim(1)];
+    g.reshape(level, dims)
+}
+
+/// Patches with their positions, \[P, D\].
+fn embeddings(g: &mut Builder, config: &Config) -> Value {
+    let (hidden, frames, side) = (config.hidden_size, config.temporal_patch_size, config.patch_size);
+    let numbers = config.patch_numbers();
+    let pixels = g.input(tensor::PIXEL_VALUES, Element::F32, dims![axis::PATCHES, numbers]);
+    let x = {
+        // A convolution whose windows do not overlap is a product with every window's numbers.
+        let g = &mut g.scope("patch_embed.proj");
+        let weight = g.param_flat("weight", &[hidden, 3, frames, side, side], Init::fan_in(numbers));
+        let bias = g.param("bias", &[hidden], Init::BIAS);
+        g.gemm(&pixels, &weight, Some(&bias)) // [P, D]
+    };
+    let rows = g.input(tensor::TABLE_ROWS, Element::I64, dims![axis::PATCHES, CORNERS]);
+    let weights = g.input(tensor::TABLE_WEIGHTS, Element::F32, dims![axis::PATCHES, CORNERS]);
+    let table = g.param("pos_embed.weight", &[config.table_side.pow(2), hidden], Init::normal(0.1));
+    let corners = g.gather(&table, &rows, 0); // [P, 4, D]
+    let weights = g.reshape(&weights, dims![axis::PATCHES, 1, CORNERS]);
+    let positions = g.matmul(&weights, &corners); // [P, 1, D]
+    let positions = g.reshape(&positions, dims![axis::PATCHES, hidden]);
+    g.add(&x, &positions)
+}
+
+/// One transformer layer over the rows of one picture, \[P, D\].
+fn layer(g: &mut Builder, config: &Config, index: usize, x: &Value, rope: &axial_rope::Tables) -> Value {
+    let g = &mut g.scope(format!("blocks.{index}"));
+    let (hidden, patches) = (config.hidden_size, Dim::Axis(axis::PATCHES));
+    let normed = bricks::layer_norm(g, "norm1", x, NORM_EPSILON);
+    let attended = {
+        let g = &mut g.scope("attn");
+        let qkv = bricks::linear(g, "qkv", &normed, 3 * hidden); // [P, 3 * D]
+        let parts = g.split(&qkv, &[hidden; 3], -1);
+        let [q, k, v] = [0, 1, 2]
+            .map(|part| bricks::split_heads(g, &parts[part], &Dim::Fixed(1), &patches, config.heads));
+        let (q, k) = (rope.rotate(g, &q), rope.rotate(g, &k)); // [1, P, heads, width]
+        let scale = ((hidden / config.heads) as f32).sqrt().recip();
+        let o = bricks::attention(g, &q, &k, &v, Some(scale)); // [P, D]
+        bricks::linear(g, "proj", &o, hidden)
+    };
+    let x = g.add(x, &attended);
+    let normed = bricks::layer_norm(g, "norm2", &x, NORM_EPSILON);
+    let h = bricks::linear(g, "mlp.linear_fc1", &normed, config.intermediate_size);
+    let h = config.activation.apply(g, &h);
+    let h = bricks::linear(g, "mlp.linear_fc2", &h, hidden);
+    g.add(&x, &h)
+}
+
+/// Patches \[P, D\] to rows for the decoder's input \[rows, H\]: normed one by one, then joined.
+fn merger(g: &mut Builder, config: &Config, x: &Value) -> Value {
+    let normed = bricks::layer_norm(g, "merger.norm", x, NORM_EPSILON);
+    let joined = join(g, config, &normed);
+    perceptron(g, config, "merger", &joined)
+}
+
+/// Patches \[P, D\] to rows for a deeper layer of the decoder \[rows, H\]: joined, then normed.
+fn deep_merger(g: &mut Builder, config: &Config, name: &str, x: &Value) -> Value {
+    let joined = join(g, config, x);
+    let normed = bricks::layer_norm(g, &format!("{name}.norm"), &joined, NORM_EPSILON);
+    perceptron(g, config, name, &normed)
+}
+
+/// The patches of a square become one row: \[P, D\] to \[rows, merged * D\].
+fn join(g: &mut Builder, config: &Config, x: &Value) -> Value {
+    let rows = Dim::Axis(axis::PATCHES).over(config.merged());
+    g.reshape(x, dims![rows, config.merged() * config.hidden_size])
+}
+
+fn perceptron(g: &mut Builder, config: &Config, name: &str, x: &Value) -> Value {
+    let g = &mut g.scope(name);
+    let h = bricks::linear(g, "linear_fc1", x, config.merged() * config.hidden_size);
+    let h = gelu(g, &h);
+    bricks::linear(g, "linear_fc2", &h, config.out_hidden_size)
+}
