@@ -19,6 +19,8 @@ pub mod axis {
     pub const TOKENS: &str = "tokens";
     /// Patches of an image.
     pub const PATCHES: &str = "patches";
+    /// Windows that patches attend in.
+    pub const WINDOWS: &str = "windows";
     /// Tiles that an image was cut into.
     pub const TILES: &str = "tiles";
     /// Visual rows of all tiles.
@@ -57,6 +59,12 @@ pub mod tensor {
     pub const TABLE_ROWS: &str = "table_rows";
     /// Input beside [`TABLE_ROWS`]: how much of each.
     pub const TABLE_WEIGHTS: &str = "table_weights";
+    /// Input of vision encoders that attend in windows: the patch in every slot of every window.
+    pub const WINDOW_SLOTS: &str = "window_slots";
+    /// Input beside [`WINDOW_SLOTS`]: what is added to the products with a slot.
+    pub const WINDOW_MASK: &str = "window_mask";
+    /// Input beside [`WINDOW_SLOTS`]: the slot of every patch.
+    pub const WINDOW_PLACES: &str = "window_places";
     /// Output of vision encoders whose features are rows for the decoder.
     pub const VISUAL_ROWS: &str = "visual_rows";
     /// Output of vision encoders that are tapped for the decoder's first layers.

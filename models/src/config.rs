@@ -140,6 +140,11 @@ impl Check {
             .try_for_each(|&(key, n)| self.that((1..=1_000_000).contains(&n), key, "1 to 1,000,000", n))
     }
 
+    /// Fails unless a value is in 1..=most.
+    pub(crate) fn few(&self, key: &'static str, n: usize, most: usize) -> Result<(), ConfigError> {
+        self.that((1..=most).contains(&n), key, format!("1 to {most}"), n)
+    }
+
     /// Fails unless a network has 1 to 1,000 layers. More are a corrupt file; a graph with a million would
     /// take minutes before the first missing weight is named.
     pub(crate) fn layers(&self, key: &'static str, layers: usize) -> Result<(), ConfigError> {

@@ -2,14 +2,46 @@
 //! the column, as the towers of Qwen's models have it.
 
 use arrcoc_bundle::Target;
+use serde::Deserialize;
 
 use super::{rotary, width};
+use crate::config::{Check, ConfigError};
 use crate::dims;
 use crate::graph::{Builder, Dim, Value};
 
 /// Places of the tables, and so the longest side of a grid. A side of more patches would need a picture of
 /// more pixels than any processor lets pass.
 pub const MOST_PLACES: usize = 4096;
+
+/// `rope_parameters` of a `vision_config`.
+#[derive(Default, Deserialize)]
+pub(crate) struct Parameters {
+    rope_theta: Option<f64>,
+    rope_type: Option<String>,
+}
+
+impl Parameters {
+    /// The base of the frequencies. Files before transformers 5 state none.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for another kind of rope, or an impossible base.
+    pub(crate) fn theta(stated: Option<Self>, check: &Check) -> Result<f64, ConfigError> {
+        let Self { rope_theta, rope_type } = stated.unwrap_or_default();
+        let axial = rope_type.as_deref().is_none_or(|kind| kind == "axial");
+        check.that(axial, "rope_parameters", "rope_type axial", &rope_type)?;
+        let theta = rope_theta.unwrap_or(10_000.0);
+        let usable = theta.is_finite() && theta > 1.0;
+        check.that(usable, "rope_parameters", "rope_theta above 1", theta).map(|()| theta)
+    }
+}
+
+/// Fails unless heads of `width` have as many frequencies for rows as for columns.
+///
+/// # Errors
+/// [`ConfigError`] at `key`.
+pub(crate) fn check_heads(check: &Check, key: &'static str, width: usize) -> Result<(), ConfigError> {
+    check.that(width.is_multiple_of(4), key, "as many that heads are a multiple of 4 wide", width)
+}
 
 /// Cosines and sines by patch, \[P, width / 2\] each, and the number of each patch \[1, P\].
 pub struct Tables {

@@ -10,6 +10,7 @@ pub mod compressor;
 pub mod decoder;
 pub mod idefics3;
 pub mod quality_adapter;
+pub mod qwen2_5_vision;
 pub mod qwen3_vision;
 pub mod sam;
 pub mod siglip;

@@ -23,7 +23,7 @@ const SECTION: &str = "vision_config";
 const NORM_EPSILON: f32 = 1e-6;
 
 /// Rows of the table that are blended for a patch: the corners of the cell in which it falls.
-pub const CORNERS: usize = 4;
+const CORNERS: usize = 4;
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
@@ -70,13 +70,7 @@ struct RawConfig {
     out_hidden_size: usize,
     num_position_embeddings: usize,
     deepstack_visual_indexes: Vec<usize>,
-    rope_parameters: Option<RawRope>,
-}
-
-#[derive(Default, Deserialize)]
-struct RawRope {
-    rope_theta: Option<f64>,
-    rope_type: Option<String>,
+    rope_parameters: Option<axial_rope::Parameters>,
 }
 
 /// The defaults of transformers' `Qwen3VLVisionConfig`.
@@ -115,7 +109,7 @@ impl Config {
     }
 
     /// Numbers of a patch: channels, then frames, then rows and columns of pixels.
-    pub fn patch_numbers(&self) -> usize {
+    fn patch_numbers(&self) -> usize {
         3 * self.temporal_patch_size * self.patch_size * self.patch_size
     }
 
@@ -135,17 +129,12 @@ impl RawConfig {
             ("num_position_embeddings", self.num_position_embeddings),
         ])?;
         check.layers("depth", self.depth)?;
-        let few = |key, number: usize, most: usize| {
-            check.that((1..=most).contains(&number), key, format!("1 to {most}"), number)
-        };
-        few("patch_size", self.patch_size, 256)?;
-        few("spatial_merge_size", self.spatial_merge_size, 16)?;
-        few("temporal_patch_size", self.temporal_patch_size, 16)?;
+        check.few("patch_size", self.patch_size, 256)?;
+        check.few("spatial_merge_size", self.spatial_merge_size, 16)?;
+        check.few("temporal_patch_size", self.temporal_patch_size, 16)?;
         check.that(self.in_channels == 3, "in_channels", "3", self.in_channels)?;
         check.divides("hidden_size", self.hidden_size, self.num_heads, "num_heads")?;
-        let head = self.hidden_size / self.num_heads;
-        let expected = "heads (hidden_size / num_heads) of a multiple of 4";
-        check.that(head.is_multiple_of(4), "num_heads", expected, head)?;
+        axial_rope::check_heads(check, "num_heads", self.hidden_size / self.num_heads)?;
         let table_side = self.num_position_embeddings.isqrt();
         let square = table_side * table_side == self.num_position_embeddings;
         check.that(square, "num_position_embeddings", "a square number", self.num_position_embeddings)?;
@@ -153,12 +142,6 @@ impl RawConfig {
         let ordered = taps.is_sorted_by(|a, b| a < b) && taps.iter().all(|&tap| tap < self.depth);
         let expected = format!("different layers below depth ({}), ascending", self.depth);
         check.that(ordered, "deepstack_visual_indexes", expected, taps)?;
-        let rope = self.rope_parameters.unwrap_or_default();
-        let kind = rope.rope_type.unwrap_or_else(|| "axial".to_owned());
-        check.that(kind == "axial" || kind == "default", "rope_parameters", "rope_type axial", &kind)?;
-        let rope_theta = rope.rope_theta.unwrap_or(10_000.0);
-        let above = rope_theta.is_finite() && rope_theta > 1.0;
-        check.that(above, "rope_parameters", "rope_theta above 1", rope_theta)?;
         Ok(Config {
             layers: self.depth,
             hidden_size: self.hidden_size,
@@ -171,7 +154,7 @@ impl RawConfig {
             table_side,
             taps: self.deepstack_visual_indexes,
             activation: Activation::read(check, "hidden_act", &self.hidden_act)?,
-            rope_theta,
+            rope_theta: axial_rope::Parameters::theta(self.rope_parameters, check)?,
         })
     }
 }

@@ -1,33 +1,33 @@
-//! Qwen3-VL: pictures of any size, taps of the tower that reach the decoder's first layers, and a Qwen3
-//! decoder whose positions have three axes.
+//! Qwen2.5-VL and Qwen3-VL: pictures of any size, and a decoder whose positions have three axes. Qwen3-VL's
+//! tower is tapped for rows that reach the decoder's first layers.
 //!
-//! The reference is transformers' `Qwen3VLForConditionalGeneration` and `Qwen3VLProcessor`:
+//! The references are transformers' `Qwen2_5_VLForConditionalGeneration` and
+//! `Qwen3VLForConditionalGeneration`, with their processors:
 //! <https://github.com/huggingface/transformers/tree/main/src/transformers/models/qwen3_vl>.
 
+use arrcoc_bundle::AxisRange;
 use arrcoc_bundle::manifest::VisionSpec;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::processors;
-use arrcoc_bundle::{AxisRange, Target};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::contract::{
     self, Composition, Family, Files, GraphOptions, Ignored, Picture, PictureError, Preset,
 };
 use crate::config::{Check, ConfigError, Neutral, section};
 use crate::graph::Graph;
-use crate::networks::{decoder, qwen3_vision};
+use crate::networks::decoder;
 
 mod images;
 mod presets;
+mod tower;
 
 use images::Images;
+use tower::{Generation, Tower};
 
 /// Where a checkpoint has its decoder.
 const DECODER: decoder::Names<'_> = decoder::Names { body: "model.language_model", head: "lm_head" };
-
-/// Where it has its tower.
-const TOWER: &str = "model.visual";
 
 /// Prefixes that released files have, and those that transformers 5 writes.
 const RENAMES: [(&str, &str); 4] = [
@@ -46,17 +46,30 @@ const IGNORED: [Ignored; 1] = [Ignored {
 /// Keys of the configuration that change nothing.
 const NEUTRAL: Neutral = Neutral(&[
     // Ids of tokens that templates write and nothing counts, and of videos, which are not read.
-    ("top level", &["video_token_id", "vision_start_token_id", "vision_end_token_id"]),
-    // The decoders of transformers do not read it.
-    ("text_config", &["max_window_layers", "use_sliding_window", "sliding_window"]),
+    ("top level", &["video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id"]),
+    // Of videos, and spellings that transformers never read.
+    ("vision_config", &["tokens_per_second", "in_chans", "spatial_patch_size"]),
 ]);
+
+/// Keys of the top level that are not the decoder's, where a file of Qwen2.5-VL has these there too.
+const TOP_LEVEL: [&str; 9] = [
+    "model_type",
+    "vision_config",
+    "image_token_id",
+    "tie_word_embeddings",
+    "architectures",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "vision_token_id",
+];
 
 /// The family.
 pub(super) struct QwenVl;
 
 impl Family for QwenVl {
     fn model_types(&self) -> &'static [&'static str] {
-        &["qwen3_vl"]
+        &Generation::NAMES
     }
 
     fn read(&self, files: &Files<'_>) -> Result<Box<dyn Composition>, ConfigError> {
@@ -71,7 +84,7 @@ impl Family for QwenVl {
 /// Validated configuration.
 #[derive(Debug, Clone)]
 struct Config {
-    tower: qwen3_vision::Config,
+    tower: Tower,
     decoder: decoder::Config,
     image_token_id: u32,
     images: Images,
@@ -79,15 +92,13 @@ struct Config {
 
 #[derive(Deserialize)]
 struct RawConfig {
-    #[serde(rename = "model_type")]
-    _model_type: String,
+    model_type: String,
     #[serde(default)]
     vision_config: Option<Value>,
     #[serde(default)]
     text_config: Option<Value>,
     #[serde(default = "default_image_token_id")]
     image_token_id: u32,
-    /// Decides alone; the flag of `text_config` is not read.
     #[serde(default)]
     tie_word_embeddings: bool,
 }
@@ -99,46 +110,72 @@ fn default_image_token_id() -> u32 {
 
 impl Config {
     fn read(files: &Files<'_>) -> Result<Self, ConfigError> {
-        let raw: RawConfig = section(files.config, "top level", NEUTRAL)?;
-        let empty = || Value::Object(serde_json::Map::new());
+        let nested = nested(files.config);
+        let raw: RawConfig = section(nested.as_ref().unwrap_or(files.config), "top level", NEUTRAL)?;
+        let generation = Generation::named(&raw.model_type);
+        let empty = || Value::Object(Map::new());
         let text = raw.text_config.unwrap_or_else(empty);
-        let tower = qwen3_vision::Config::from_json(&raw.vision_config.unwrap_or_else(empty), NEUTRAL)?;
-        let mut decoder = decoder::Config::from_json(&text, NEUTRAL, &[decoder::Kind::Qwen3Vl])?;
-        decoder.tied = files.tied("lm_head.weight", raw.tie_word_embeddings);
-        decoder.deep_levels = tower.taps.len();
+        let tower = generation.tower(&raw.vision_config.unwrap_or_else(empty))?;
+        let mut decoder = decoder::Config::from_json(&text, NEUTRAL, &[generation.decoder()])?;
+        // Files of Qwen2.5-VL have the flag in either place.
+        let tied = raw.tie_word_embeddings || (generation == Generation::Qwen2_5 && decoder.tied);
+        decoder.tied = files.tied("lm_head.weight", tied);
+        decoder.deep_levels = tower.taps().len();
         let check = Check("vision_config");
-        let (width, expected) = (tower.out_hidden_size, decoder.hidden_size);
+        let (width, expected) = (tower.out_hidden_size(), decoder.hidden_size);
         let agrees = width == expected;
         check.that(agrees, "out_hidden_size", format!("{expected}, text_config.hidden_size"), width)?;
-        let few = tower.taps.len() <= decoder.layers;
+        let few = decoder.deep_levels <= decoder.layers;
         let expected = format!("at most {} taps, the decoder's layers", decoder.layers);
-        check.that(few, "deepstack_visual_indexes", expected, &tower.taps)?;
-        let images = Images::read(files, [tower.patch_size, tower.temporal_patch_size, tower.merge_size])?;
+        check.that(few, "deepstack_visual_indexes", expected, tower.taps())?;
+        let images = Images::read(files, tower.sizes())?;
         Ok(Self { tower, decoder, image_token_id: raw.image_token_id, images })
+    }
+
+    /// Windows of a square picture of so many visual tokens.
+    fn windows(&self, rows: u64) -> u64 {
+        let window = self.tower.window().unwrap_or(1) as u64;
+        rows.isqrt().div_ceil(window).pow(2).max(1)
     }
 
     /// What the runtime must know.
     fn section(&self) -> processors::QwenVl {
         let Images { min_pixels, max_pixels, resampling, scale } = self.images;
+        let [patch_size, temporal_patch_size, merge_size] = self.tower.sizes();
         processors::QwenVl {
-            patch_size: self.tower.patch_size,
-            temporal_patch_size: self.tower.temporal_patch_size,
-            merge_size: self.tower.merge_size,
+            patch_size,
+            temporal_patch_size,
+            merge_size,
             min_pixels,
             max_pixels,
             resampling,
             scale,
-            table_side: Some(self.tower.table_side),
-            window: None,
+            table_side: self.tower.table_side(),
+            window: self.tower.window(),
         }
     }
 }
 
+/// A file of Qwen2.5-VL as it was released, whose decoder has no section, with one; `None` where it has one.
+fn nested(config: &Value) -> Option<Value> {
+    let all = config.as_object()?;
+    if config["model_type"] != "qwen2_5_vl" || !config["text_config"].is_null() {
+        return None;
+    }
+    let own = |(key, _): &(&String, &Value)| TOP_LEVEL.contains(&key.as_str());
+    let copied = |(key, value): (&String, &Value)| (key.clone(), value.clone());
+    let mut top: Map<_, _> = all.iter().filter(own).map(copied).collect();
+    let text: Map<_, _> =
+        all.iter().filter(|entry| !own(entry) && entry.0 != "text_config").map(copied).collect();
+    top.insert("text_config".to_owned(), Value::Object(text));
+    Some(Value::Object(top))
+}
+
 impl Composition for Config {
     fn graphs(&self, options: GraphOptions) -> Vec<Graph> {
-        let target: Target = options.target;
+        let target = options.target;
         vec![
-            qwen3_vision::graph(&self.tower, TOWER, target),
+            self.tower.graph(target),
             decoder::graph(&self.decoder, DECODER, target, options.context_length),
             decoder::embedding_graph(&self.decoder, DECODER, target),
         ]
@@ -167,6 +204,7 @@ impl Composition for Config {
         match name {
             axis::PATCHES => Some(AxisRange { min: merged, opt: usual * merged, max: most * merged }),
             axis::ROWS => Some(AxisRange { min: 1, opt: usual, max: most }),
+            axis::WINDOWS => Some(AxisRange { min: 1, opt: self.windows(usual), max: most }),
             _ => None,
         }
     }
@@ -180,9 +218,14 @@ impl Composition for Config {
             return Err(PictureError { expected: vec![longest], found: side });
         }
         let rows = (side / factor).pow(2);
+        let windows = self.windows(rows as u64) as usize;
         Ok(Picture {
             size: side,
-            axes: vec![(axis::PATCHES, rows * self.tower.merged()), (axis::ROWS, rows)],
+            axes: vec![
+                (axis::PATCHES, rows * self.tower.merged()),
+                (axis::ROWS, rows),
+                (axis::WINDOWS, windows),
+            ],
             full: rows,
             budgets: Vec::new(),
         })

@@ -35,17 +35,21 @@ const MOST_MERGED: usize = 16;
 const MOST_PIXELS: u64 = 1 << 32;
 /// Longest side of the table of positions.
 const MOST_TABLE: usize = 1000;
+/// Longest side of a window, visual tokens.
+const MOST_WINDOW: usize = 128;
 /// Most patches along a side: the encoder's rotary tables end there.
 const MOST_SIDE: usize = 4096;
 /// Rows of the table of positions that are blended for a patch.
 const CORNERS: usize = 4;
+/// Added to the products with an empty slot of a window; vanishes in a softmax and fits half precision.
+const MASKED: f32 = -3e4;
 
 /// The family.
 pub(crate) struct QwenVl;
 
 impl Family for QwenVl {
     fn names(&self) -> &'static [&'static str] {
-        &["qwen3_vl"]
+        &["qwen2_5_vl", "qwen3_vl"]
     }
 
     fn check(&self, manifest: &Manifest) -> Result<(), BundleError> {
@@ -61,7 +65,7 @@ impl Family for QwenVl {
         few("temporal_patch_size", temporal_patch_size, MOST_MERGED)?;
         few("merge_size", merge_size, MOST_MERGED)?;
         few("table_side", section.table_side.unwrap_or(1), MOST_TABLE)?;
-        few("window", section.window.unwrap_or(1), MOST_SIDE)?;
+        few("window", section.window.unwrap_or(1), MOST_WINDOW)?;
         let bounded = (1..=max_pixels).contains(&min_pixels) && max_pixels <= MOST_PIXELS;
         let expected = format!("1 to max_pixels, and that at most {MOST_PIXELS}");
         field("min_pixels", &expected, bounded, format!("{min_pixels}, {max_pixels}"))?;
@@ -72,7 +76,7 @@ impl Family for QwenVl {
     fn longest(&self, manifest: &Manifest, _: &VisionOptions) -> Vec<(&'static str, u64)> {
         let Ok(section) = manifest.processor::<Section>() else { return Vec::new() };
         let (rows, merged) = (section.most_rows() as u64, (section.merge_size as u64).pow(2));
-        vec![(axis::PATCHES, rows.saturating_mul(merged)), (axis::ROWS, rows)]
+        vec![(axis::PATCHES, rows.saturating_mul(merged)), (axis::ROWS, rows), (axis::WINDOWS, rows)]
     }
 
     fn load(
@@ -227,6 +231,9 @@ impl Processor for Patches {
         if let Some(side) = self.section.table_side {
             tensors.extend(self.blend(grid, side)?);
         }
+        if let Some(side) = self.section.window {
+            tensors.extend(windows(grid, side)?);
+        }
         Ok(Pixels { tensors, original: [width, height] })
     }
 
@@ -302,6 +309,33 @@ impl VisionModel for Tower {
         let each = grid.cells().map(|[row, column]| [0, row, column]).collect();
         Some(vec![Positions { each, next: grid.tokens[0].max(grid.tokens[1]) }])
     }
+}
+
+/// The patches of every window of `side` by `side` visual tokens, in row-major order of the windows: which
+/// patch sits in a slot, which slots are empty, both \[windows, slots\], and the slot of every patch
+/// \[patches\].
+fn windows(grid: Grid, side: usize) -> Result<[(&'static str, Tensor); 3], ImageError> {
+    let merged = grid.merge * grid.merge;
+    let [down, across] = grid.tokens.map(|tokens| tokens.div_ceil(side));
+    let shape = [down * across, side * side * merged];
+    let (mut slots, mut mask) = (vec![0; shape[0] * shape[1]], vec![MASKED; shape[0] * shape[1]]);
+    let mut places = Vec::with_capacity(grid.rows() * merged);
+    for [row, column] in grid.cells() {
+        let window = row / side * across + column / side;
+        let token = row % side * side + column % side;
+        for part in 0..merged {
+            let place = (window * side * side + token) * merged + part;
+            slots[place] = places.len() as i64;
+            mask[place] = 0.0;
+            places.push(place as i64);
+        }
+    }
+    let no_memory = |error| ImageError::no_memory(&error);
+    Ok([
+        (tensor::WINDOW_SLOTS, Tensor::from_vec(&shape, slots).map_err(no_memory)?),
+        (tensor::WINDOW_MASK, Tensor::from_vec(&shape, mask).map_err(no_memory)?),
+        (tensor::WINDOW_PLACES, Tensor::from_vec(&[places.len()], places).map_err(no_memory)?),
+    ])
 }
 
 /// Where every row looks.
@@ -388,6 +422,19 @@ mod tests {
         let grid = Grid { tokens: [1, 2], merge: 2 };
         let expected = [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3], [1, 2], [1, 3]];
         assert_eq!(grid.patches().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn windows_at_the_border_have_empty_slots() {
+        let grid = Grid { tokens: [1, 3], merge: 1 };
+        let [(_, slots), (_, mask), (_, places)] = windows(grid, 2).unwrap();
+        assert_eq!(
+            (slots.shape(), slots.as_slice::<i64>().unwrap()),
+            (&[2, 4][..], &[0, 1, 0, 0, 2, 0, 0, 0][..])
+        );
+        let seen: Vec<_> = mask.as_slice::<f32>().unwrap().iter().map(|x| *x == 0.0).collect();
+        assert_eq!(seen, [true, true, false, false, true, false, false, false]);
+        assert_eq!(places.as_slice::<i64>().unwrap(), [0, 1, 4]);
     }
 
     #[test]
