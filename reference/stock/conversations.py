@@ -100,9 +100,14 @@ MAKERS = {
 QWEN_MAKERS = {
     "three": lambda ask: [user(image("odd"), image("strip"), image("odd"), text(ask()))],
     "unthinking": lambda ask: [user(image("odd"), text(ask()))],
+    "thoughts": lambda ask: [
+        user(image("odd"), text(ask())),
+        {"role": "assistant", "content": "<think>\nRed and white.\n</think>\n\nIt is a sign."},
+        user(text(ask())),
+    ],
 }
 TEMPLATE_ARGUMENTS = {"unthinking": {"enable_thinking": False}}
 # Conversations of some families only.
-ONLY = {"unthinking": ("qwen3_5",)}
+ONLY = {"unthinking": ("qwen3_5",), "thoughts": ("qwen3_5",)}
 # Those of the committed fixtures, whose files must be small.
 FEW = ["system", "transparent", "turns"]

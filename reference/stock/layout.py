@@ -1,4 +1,4 @@
-"""How a checkpoint's files lie: in one directory or linked as in the hub's cache, in the spelling of old releases."""
+"""How a checkpoint's files lie: in a directory, or linked as in the hub's cache; what old releases repeat."""
 
 import hashlib
 import json

@@ -1,6 +1,7 @@
 """Checkpoints of the Qwen families: what they are drawn for counts, and the goldens are transformers' own."""
 
 import json
+import random
 from functools import cache
 from pathlib import Path
 
@@ -87,9 +88,10 @@ def test_places_matter(family, name):
     assert furthest(plain, it.logits(encoded)) == 0
 
 
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
 @pytest.mark.parametrize("name", ["transparent", "turns"])
-def test_the_table_of_positions_is_read_with_its_corners(name):
-    it = fixture("qwen3_vl")
+def test_the_table_of_positions_is_read_with_its_corners(family, name):
+    it = fixture(family)
     encoded = it.encode(it.case(name)["messages"])
     plain = it.logits(encoded)
     tower = it.model.model.visual
@@ -116,6 +118,20 @@ def test_every_tap_matters(name):
             for number, images in enumerate(taps)
         ]
         assert furthest(plain, it.logits(encoded, **rows)) > CLEAR, tap
+
+
+@pytest.mark.parametrize("name", ["transparent", "turns"])
+@pytest.mark.parametrize("blocks", [[], None])
+def test_windows_matter_and_blocks_that_see_all(name, blocks):
+    it = fixture("qwen2_5_vl")
+    encoded = it.encode(it.case(name)["messages"])
+    plain = it.logits(encoded)
+    tower = it.model.model.visual
+    kept = tower.fullatt_block_indexes
+    tower.fullatt_block_indexes = range(len(tower.blocks)) if blocks is None else blocks
+    other = it.logits(encoded)
+    tower.fullatt_block_indexes = kept
+    assert furthest(plain, other) > CLEAR
 
 
 @pytest.mark.parametrize("family", shapes.FAMILIES)
@@ -151,8 +167,7 @@ def test_templates_read_texts_and_lists_alike(family):
     parts = [{"role": role, "content": [conversations.text(content)]} for role, content in texts]
     rendered = it.processor.apply_chat_template(plain, add_generation_prompt=True)
     assert rendered == it.processor.apply_chat_template(parts, add_generation_prompt=True)
-    for _, content in texts:
-        assert content in rendered
+    assert all(content in rendered for _, content in texts)
     shown = [
         {"role": "user", "content": [{"type": "image"}, {"type": "image"}, conversations.text("Which?")]}
     ]
@@ -160,6 +175,19 @@ def test_templates_read_texts_and_lists_alike(family):
     assert f"user\n{mark}{mark}Which?" in it.processor.apply_chat_template(shown)
     numbered = it.processor.apply_chat_template(shown, add_vision_id=True)
     assert f"user\nPicture 1: {mark}Picture 2: {mark}Which?" in numbered
+
+
+def test_thoughts_of_earlier_turns_are_left_out_and_new_ones_asked_for():
+    it = fixture("qwen3_5")
+    messages = conversations.conversation("thoughts", "qwen3_5", random.Random(1)).messages
+    rendered = it.processor.apply_chat_template(
+        golden.for_transformers(messages, it.directory), add_generation_prompt=True
+    )
+    assert "Red and white" not in rendered and "<|im_start|>assistant\nIt is a sign.<|im_end|>" in rendered
+    assert rendered.endswith("<|im_start|>assistant\n<think>\n")
+    question = [{"role": "user", "content": "Where?"}]
+    quick = it.processor.apply_chat_template(question, add_generation_prompt=True, enable_thinking=False)
+    assert quick.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
 
 
 def test_everything_that_a_file_may_say_is_drawn():
@@ -173,3 +201,27 @@ def test_everything_that_a_file_may_say_is_drawn():
     assert {each.theta is None for each in drawn} == {True, False}
     assert any(each.hidden != each.heads * each.head_dim for each in drawn)
     assert all(sum(each.sections) == each.head_dim // 2 for each in drawn)
+
+
+def test_everything_that_a_file_of_qwen2_5_vl_may_say_is_drawn():
+    drawn = [families.draw("qwen2_5_vl", seed) for seed in range(20)]
+    for name in ("old_keys", "flat_config", "old_files", "tied"):
+        assert {getattr(each, name) for each in drawn} == {True, False}, name
+    assert {len(each.full_blocks) for each in drawn} == {0, 1, 2}
+    assert len({each.window // each.factor for each in drawn}) >= 3
+    assert all(sum(each.sections) == each.head_dim // 2 and min(each.sections) > 0 for each in drawn)
+
+
+def test_everything_that_a_file_of_qwen3_5_may_say_is_drawn():
+    drawn = [families.draw("qwen3_5", seed) for seed in range(20)]
+    for name in ("mtp", "partial_named", "old_config", "tied"):
+        assert {getattr(each, name) for each in drawn} == {True, False}, name
+    assert {each.interval is None for each in drawn} == {True, False}
+    assert all(set(each.layer_types) == {"linear_attention", "full_attention"} for each in drawn)
+    assert all(len(each.layer_types) == each.layers for each in drawn)
+    assert {value_heads // key_heads for key_heads, value_heads, *_ in (each.linear for each in drawn)} == {
+        1,
+        2,
+        3,
+    }
+    assert all(2 * sum(each.sections) == int(each.head_dim * each.partial) for each in drawn)

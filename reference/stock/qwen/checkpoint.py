@@ -4,7 +4,16 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+from transformers import Qwen2_5_VLProcessor as FullQwen2_5_VLProcessor
 from transformers import Qwen3VLProcessor as FullQwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
@@ -22,15 +31,24 @@ class Qwen3VLProcessor(FullQwen3VLProcessor):
         super().__init__(image_processor, tokenizer, None, chat_template, **kwargs)
 
 
+class Qwen2_5_VLProcessor(FullQwen2_5_VLProcessor):
+    """As above."""
+
+    def __init__(self, image_processor, tokenizer, chat_template: str | None = None, **kwargs):
+        super().__init__(image_processor, tokenizer, None, chat_template, **kwargs)
+
+
 CLASSES = {
-    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor, Qwen3VLVideoProcessor),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor),
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor),
+    "qwen3_5": (Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor),
 }
 
 
 def write(drawn: Drawn, directory: Path) -> Path:
     """Writes the checkpoint to `directory`, which must not exist; returns where its files are reached."""
     plain = layout.place(drawn, directory)
-    config_class, model_class, processor_class, video_class = CLASSES[drawn.family]
+    config_class, model_class, processor_class = CLASSES[drawn.family]
     tokenizer = tokens.tokenizer(drawn)
     processor = processor_class(
         image_processor=Qwen2VLImageProcessorPil(**image_settings(drawn)),
@@ -46,9 +64,11 @@ def write(drawn: Drawn, directory: Path) -> Path:
     model.to(getattr(torch, drawn.dtype)).save_pretrained(plain, **shards)
     processor.save_pretrained(plain)
     # The section that transformers writes where torchvision is installed.
-    videos = video_class(patch_size=drawn.patch, merge_size=drawn.merge).to_dict()
+    videos = video_settings(drawn)
     edit(plain / "processor_config.json", lambda config: config | {"video_processor": videos})
     edit(plain / "config.json", lambda config: respelt(config, drawn))
+    if drawn.family != "qwen3_vl":
+        respelt_keys(plain, drawn)
     if drawn.old_files:
         old_files(plain, drawn)
     return layout.finish(drawn, directory, plain)
@@ -63,6 +83,15 @@ def image_settings(drawn: Drawn) -> dict:
         "image_mean": drawn.mean,
         "image_std": drawn.std,
     }
+
+
+def video_settings(drawn: Drawn) -> dict:
+    settings = Qwen3VLVideoProcessor(patch_size=drawn.patch, merge_size=drawn.merge).to_dict()
+    if drawn.family == "qwen2_5_vl":
+        # Its class cannot be imported without torchvision; it has none of these.
+        settings.pop("max_video_tokens")
+        settings |= {"video_processor_type": "Qwen2VLVideoProcessor"}
+    return settings
 
 
 def config_of(drawn: Drawn, tokenizer) -> dict:
@@ -95,34 +124,49 @@ def vision_config(drawn: Drawn) -> dict:
         "spatial_merge_size": drawn.merge,
         "temporal_patch_size": 2,
         "out_hidden_size": drawn.hidden,
-        "num_position_embeddings": drawn.table**2,
-        "deepstack_visual_indexes": drawn.taps,
     }
+    if drawn.table:
+        vision["num_position_embeddings"] = drawn.table**2
+    if drawn.family == "qwen3_vl":
+        vision["deepstack_visual_indexes"] = drawn.taps
+    if drawn.family == "qwen2_5_vl":
+        vision |= {"window_size": drawn.window, "fullatt_block_indexes": drawn.full_blocks}
     if drawn.vision_theta is not None:
         vision["rope_parameters"] = {"rope_type": "axial", "rope_theta": drawn.vision_theta}
     return vision
 
 
 def text_config(drawn: Drawn, tokenizer) -> dict:
-    rope = {"rope_type": "default", "mrope_section": drawn.sections, "mrope_interleaved": True}
+    rope = {"rope_type": "default", "mrope_section": drawn.sections}
     if drawn.theta is not None:
         rope["rope_theta"] = drawn.theta
-    return {
+    text = {
         "vocab_size": len(tokenizer) + drawn.vocab_spare,
         "hidden_size": drawn.hidden,
         "intermediate_size": drawn.mlp,
         "num_hidden_layers": drawn.layers,
         "num_attention_heads": drawn.heads,
         "num_key_value_heads": drawn.kv_heads,
-        "head_dim": drawn.head_dim,
         "hidden_act": drawn.act,
         "max_position_embeddings": 8192,
         "rms_norm_eps": drawn.rms_norm_eps,
-        "attention_bias": drawn.attention_bias,
         "rope_parameters": rope,
         "bos_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+    if drawn.family == "qwen2_5_vl":
+        return text | {"tie_word_embeddings": drawn.tied}
+    rope["mrope_interleaved"] = True
+    text |= {"head_dim": drawn.head_dim, "attention_bias": drawn.attention_bias}
+    if drawn.family == "qwen3_5":
+        rope["partial_rotary_factor"] = drawn.partial
+        text |= {"layer_types": drawn.layer_types} | linear_sizes(drawn)
+    return text
+
+
+def linear_sizes(drawn: Drawn) -> dict:
+    names = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim", "conv_kernel_dim")
+    return {f"linear_{name}": size for name, size in zip(names, drawn.linear, strict=True)}
 
 
 def respelt(config: dict, drawn: Drawn) -> dict:
@@ -131,25 +175,74 @@ def respelt(config: dict, drawn: Drawn) -> dict:
     text.pop("tie_word_embeddings", None)
     if drawn.text_tied is not None:
         text["tie_word_embeddings"] = drawn.text_tied
-    rope = text["rope_parameters"]
     if drawn.theta is None:
-        rope.pop("rope_theta")
+        text["rope_parameters"].pop("rope_theta")
+    if not drawn.partial_named:
+        text["rope_parameters"].pop("partial_rotary_factor")
+        text.pop("partial_rotary_factor", None)
+    if drawn.interval is not None:
+        text.pop("layer_types")
+        text["full_attention_interval"] = drawn.interval
     if drawn.vision_theta is None:
         vision.pop("rope_parameters", None)
     if drawn.old_config:
-        text.pop("rope_parameters")
-        theta = rope.pop("rope_theta", None)
-        if drawn.rope_spelling == "scaling_type":
-            rope["type"] = rope.pop("rope_type")
-        text["rope_scaling"] = rope
-        if theta is not None:
-            text["rope_theta"] = theta
+        old_rope(text, drawn)
         # The first files called the tower by the whole model's name.
         vision["model_type"] = drawn.family
         for part in (config, text, vision):
             part["torch_dtype"] = part.pop("dtype", drawn.dtype)
         config["transformers_version"] = "4.57.0.dev0"
-    return config
+    return flat(config, drawn) if drawn.flat_config else config
+
+
+def old_rope(text: dict, drawn: Drawn) -> None:
+    """`rope_scaling`, with theta and the rotated part beside it."""
+    rope = text.pop("rope_parameters")
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if name in rope:
+            text[name] = rope.pop(name)
+    if drawn.rope_spelling == "scaling_type":
+        rope["type"] = rope.pop("rope_type")
+        if drawn.family == "qwen2_5_vl":
+            rope["type"] = "mrope"
+    text["rope_scaling"] = rope
+
+
+def flat(config: dict, drawn: Drawn) -> dict:
+    """The decoder's keys beside the whole model's, as in the first files of Qwen2.5-VL."""
+    text = config.pop("text_config")
+    vision = config["vision_config"] | {"in_chans": 3, "spatial_patch_size": drawn.patch}
+    for name in ("layer_types", "model_type", "tie_word_embeddings"):
+        text.pop(name, None)
+    return text | config | {"vision_config": vision}
+
+
+def respelt_keys(directory: Path, drawn: Drawn) -> None:
+    """Names of the weights as a release has them, and weights that belong to nothing here."""
+    for file in sorted(directory.glob("*.safetensors")):
+        tensors = {spelling(name, drawn): tensor for name, tensor in load_file(file).items()}
+        if drawn.mtp and "model.language_model.norm.weight" in tensors:
+            norm = tensors["model.language_model.norm.weight"]
+            tensors |= {
+                "mtp.norm.weight": norm.clone(),
+                "mtp.fc.weight": torch.outer(norm, norm).repeat(1, 2),
+            }
+        save_file(tensors, file, metadata={"format": "pt"})
+    index = directory / "model.safetensors.index.json"
+    if index.exists():
+        files = {
+            name: file.name for file in sorted(directory.glob("*.safetensors")) for name in load_file(file)
+        }
+        edit(index, lambda content: content | {"weight_map": dict(sorted(files.items()))})
+
+
+def spelling(name: str, drawn: Drawn) -> str:
+    """transformers saves Qwen2.5-VL by its first names, and reads both."""
+    if drawn.family != "qwen2_5_vl" or drawn.old_keys or name.startswith("lm_head."):
+        return name
+    if name.startswith("visual."):
+        return f"model.{name}"
+    return name.replace("model.", "model.language_model.", 1)
 
 
 def old_files(directory: Path, drawn: Drawn) -> None:
@@ -157,7 +250,8 @@ def old_files(directory: Path, drawn: Drawn) -> None:
     processor = json.loads((directory / "processor_config.json").read_text())
     pictures, videos = processor["image_processor"], processor["video_processor"]
     (directory / "processor_config.json").unlink()
-    pictures["image_processor_type"] = "Qwen2VLImageProcessorFast"
+    fast = "" if drawn.family == "qwen2_5_vl" else "Fast"
+    pictures["image_processor_type"] = f"Qwen2VLImageProcessor{fast}"
     if drawn.limits != "size":
         pictures |= {"min_pixels": drawn.min_pixels, "max_pixels": drawn.max_pixels}
         pictures["size"] = {"shortest_edge": 3 * drawn.factor**2, "longest_edge": 5 * drawn.factor**2}
@@ -174,10 +268,14 @@ def old_files(directory: Path, drawn: Drawn) -> None:
 
 def load(family: str, directory: Path) -> tuple:
     """The model, in fp32 whatever the files hold, and the processor, both read from the files."""
-    _, model_class, processor_class, _ = CLASSES[family]
+    _, model_class, processor_class = CLASSES[family]
     processor = processor_class.from_pretrained(directory)
     if not isinstance(processor.image_processor, Qwen2VLImageProcessorPil):
         found = type(processor.image_processor).__name__
         raise TypeError(f"expected the PIL image processor, found {found}: is torchvision installed?")
-    model = model_class.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
+    model, found = model_class.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    if found["missing_keys"] or found["unexpected_keys"] or found["mismatched_keys"]:
+        raise ValueError(f"expected every weight to find its place, found {found}")
     return model.eval(), processor

@@ -1,11 +1,9 @@
-"""What is drawn for a seed of a Qwen family: networks, positions, limits of the processor, spelling of the files."""
+"""What is drawn for a seed of a Qwen family: networks, positions, the processor's limits, the spelling."""
 
 import random
 from dataclasses import asdict, dataclass, field
 
-FAMILIES = ("qwen3_vl",)
-# What a file's decoder rotates by where it names no theta.
-DEFAULT_THETA = {"qwen3_vl": 500000.0}
+FAMILIES = ("qwen3_vl", "qwen2_5_vl", "qwen3_5")
 
 
 @dataclass
@@ -17,9 +15,9 @@ class Drawn:
     # The tower: patches of `patch` pixels a side, of which `merge` x `merge` become one row.
     patch: int
     merge: int
-    # Side of the table of positions, which is stretched or shrunk to a picture's grid.
+    # Side of the table of positions, which is stretched or shrunk to a picture's grid. 0: there is none.
     table: int
-    # Blocks whose output is added behind the decoder's first layers.
+    # Blocks whose output is added behind the decoder's first layers, of Qwen3-VL.
     taps: list[int]
     vision_heads: int
     vision_head_dim: int
@@ -43,7 +41,8 @@ class Drawn:
     # `theta` None: the file names none. `sections`: frequencies of time, height and width.
     theta: float | None
     sections: list[int]
-    # "parameters" (transformers 5), "scaling" (4) or "scaling_type" (4, with the older key `type`).
+    # "parameters" (transformers 5), "scaling" (4) or "scaling_type" (4, with the older key `type`). No file
+    # leaves out the sections: the families' defaults are too many for a small head.
     rope_spelling: str
     vocab_spare: int
     # The processor. `limits`: "size", "pixels", or "both", whose `size` then is not what counts.
@@ -54,14 +53,28 @@ class Drawn:
     std: list[float]
     # The files.
     dtype: str
-    # preprocessor_config.json and chat_template.json instead of processor_config.json and chat_template.jinja.
+    # preprocessor_config.json, chat_template.json instead of processor_config.json, chat_template.jinja.
     old_files: bool
     # Keys of transformers 4 in config.json.
     old_config: bool
     shards: bool
     hub_layout: bool
-    # What only one of the families has.
-    extra: dict = field(default_factory=dict)
+    # Qwen2.5-VL. Side of a window in pixels, of which those of whole rows count, and blocks that see all.
+    window: int = 0
+    full_blocks: list[int] = field(default_factory=list)
+    # As first released: weights `visual.*` and `model.*`; in config.json the decoder's keys on top.
+    old_keys: bool = False
+    flat_config: bool = False
+    # Qwen3.5. `interval` None: the file lists the layers' types.
+    layer_types: list[str] = field(default_factory=list)
+    interval: int | None = None
+    # Part of a head that is rotated; whether the file says so.
+    partial: float = 1.0
+    partial_named: bool = True
+    # key heads, value heads, key width, value width, taps of the convolution
+    linear: list[int] = field(default_factory=list)
+    # A head for several tokens at once, which nobody here reads.
+    mtp: bool = False
 
     @property
     def vision_hidden(self) -> int:
@@ -78,6 +91,16 @@ class Drawn:
 
 def draw(family: str, seed: int) -> Drawn:
     """The shapes of a seed."""
+    drawn, chance = common(family, seed), random.Random(f"{family} {seed} itself")
+    if family == "qwen2_5_vl":
+        of_qwen2_5_vl(drawn, chance)
+    elif family == "qwen3_5":
+        of_qwen3_5(drawn, chance)
+    return drawn
+
+
+def common(family: str, seed: int) -> Drawn:
+    """What the families have in common, and all of Qwen3-VL."""
     chance = random.Random(f"{family} {seed}")
 
     def yes(probability: float) -> bool:
@@ -145,3 +168,42 @@ def interleaved_sections(chance: random.Random, frequencies: int) -> list[int]:
     height = max(1, (frequencies + 1) // 3 - chance.choice([0, 0, 1]))
     width = max(1, frequencies // 3 - chance.choice([0, 0, 1]))
     return [frequencies - height - width, height, width]
+
+
+def of_qwen2_5_vl(drawn: Drawn, chance: random.Random) -> None:
+    drawn.table, drawn.taps, drawn.vision_act = 0, [], "silu"
+    drawn.hidden = drawn.heads * drawn.head_dim
+    frequencies = drawn.head_dim // 2
+    time = chance.randint(1, frequencies - 2)
+    height = chance.randint(1, frequencies - time - 1)
+    drawn.sections = [time, height, frequencies - time - height]
+    rows = chance.choice([1, 2, 3, 4, 4])
+    drawn.window = rows * drawn.factor + chance.choice([0, 0, 0, drawn.merge])
+    blocks = range(drawn.vision_layers)
+    drawn.full_blocks = sorted(chance.sample(blocks, min(chance.choice([0, 1, 1, 2]), drawn.vision_layers)))
+    # Said in text_config alone it counts too: a file that ties nothing must not say so there.
+    drawn.text_tied = chance.choice([None, drawn.tied])
+    drawn.attention_bias = False
+    drawn.flat_config = drawn.old_config and chance.random() < 0.7
+    drawn.old_keys = chance.random() < 0.5
+
+
+def of_qwen3_5(drawn: Drawn, chance: random.Random) -> None:
+    drawn.taps = []
+    drawn.head_dim, drawn.partial = chance.choice(
+        [(16, 0.5), (24, 0.5), (32, 0.25), (32, 0.25), (32, 0.5), (64, 0.25), (16, 1.0)]
+    )
+    drawn.partial_named = drawn.partial != 0.25 or chance.random() < 0.5
+    drawn.sections = interleaved_sections(chance, int(drawn.head_dim * drawn.partial) // 2)
+    drawn.layers = chance.choice([2, 3, 4, 4, 5])
+    kinds = ["linear_attention", "full_attention"]
+    if chance.random() < 0.5:
+        drawn.interval = chance.randint(2, min(drawn.layers, 4))
+        drawn.layer_types = [kinds[(layer + 1) % drawn.interval == 0] for layer in range(drawn.layers)]
+    else:
+        drawn.layer_types = kinds + [chance.choice(kinds) for _ in range(drawn.layers - 2)]
+        chance.shuffle(drawn.layer_types)
+    key_heads = chance.choice([1, 2, 2, 4])
+    widths = [chance.choice([8, 16, 24]), chance.choice([8, 16, 24])]
+    drawn.linear = [key_heads, key_heads * chance.choice([1, 2, 3]), *widths, chance.choice([4] * 6 + [2, 3])]
+    drawn.mtp = chance.random() < 0.4

@@ -14,14 +14,22 @@ def fill(model: nn.Module, seed: int, tied: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.copy_(noise * deviation(name, parameter.shape, tied) + mean(name))
+        parameter.copy_(noise * deviation(name, parameter.shape, tied) + mean(name, model.config.model_type))
 
 
-def mean(name: str) -> float:
+def mean(name: str, family: str) -> float:
+    if name.endswith("A_log"):
+        # A state that lasts for a few tokens up to some hundreds.
+        return -3.0
+    if not is_norm(name):
+        return 0.0
+    plain = 1.0
     if name.endswith(("q_norm.weight", "k_norm.weight")):
-        # Sharper than 1, at which rows of attention are almost flat.
-        return 1.5
-    return 1.0 if is_norm(name) else 0.0
+        # Rows of attention are almost flat where these are 1. Qwen3.5 rotates a part of a head alone.
+        plain = 2.5 if family == "qwen3_5" else 1.5
+    # Qwen3.5's decoder adds 1 to them, but not in its gated norm.
+    added = family == "qwen3_5" and "language_model" in name and "linear_attn" not in name
+    return plain - 1.0 if added else plain
 
 
 def is_norm(name: str) -> bool:
@@ -31,7 +39,7 @@ def is_norm(name: str) -> bool:
 def deviation(name: str, shape: torch.Size, tied: bool) -> float:
     if is_norm(name):
         return 0.2
-    if "pos_embed" in name:
+    if "pos_embed" in name or name.endswith(("A_log", "dt_bias")):
         return 1.0
     if name.endswith("qkv.weight"):
         return 1.5 / math.sqrt(shape[1])
