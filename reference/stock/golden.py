@@ -40,7 +40,8 @@ class Golden:
 
 @torch.no_grad()
 def answer(model, processor, conversation: Conversation, directory: Path) -> Golden | None:
-    """Runs the conversation, whose pictures lie in `directory`. None: the answer holds an image token."""
+    """Runs the conversation, whose pictures lie in `directory`. None: the answer holds an image token, or
+    rounding could change it."""
     encoded = processor.apply_chat_template(
         for_transformers(conversation.messages, directory),
         add_generation_prompt=True,
@@ -53,8 +54,8 @@ def answer(model, processor, conversation: Conversation, directory: Path) -> Gol
     tensors, rows = qwen.inputs.see(model, encoded) if is_qwen else tiles(model, encoded)
     input_ids = encoded["input_ids"]  # [1, S]
     greedy, margin = decode(model, input_ids, rows)
-    if model.config.image_token_id in greedy:
-        # Such an answer cannot be read again in one piece: its image tokens would ask for pictures.
+    if model.config.image_token_id in greedy or margin < MIN_MARGIN:
+        # With image tokens it cannot be read again in one piece: they would ask for pictures.
         return None
     # Once more in one piece, teacher-forced: no cache, so what the steps above did is checked too.
     whole = torch.cat([input_ids, torch.tensor([greedy])], dim=1)  # [1, S + 64]
