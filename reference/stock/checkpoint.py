@@ -1,6 +1,5 @@
 """A drawn checkpoint on the disk: saved by transformers, then spelt and laid out as released ones are."""
 
-import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +16,8 @@ from transformers import SmolVLMProcessor as FullSmolVLMProcessor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from . import tokens, weights
+from . import layout, tokens, weights
+from .layout import edit, write_json
 from .shapes import Drawn
 
 
@@ -47,11 +47,7 @@ def write(drawn: Drawn, directory: Path, vocabulary: int | None = None) -> Path:
 
     `vocabulary`: rows of the embedding, instead of the tokenizer's length and some to spare.
     """
-    plain = directory
-    if drawn.hub_layout:
-        # As in the hub's cache: snapshots/REVISION/FILE links to ../../blobs/HASH.
-        plain = directory.parent / "snapshots" / f"{drawn.family}{drawn.seed}"
-    plain.mkdir(parents=True)
+    plain = layout.place(drawn, directory)
     config_class, model_class, processor_class, image_class = CLASSES[drawn.family]
     # What the tokenizer lacks on disk, the processor may add: it is made first.
     tokenizer = tokens.tokenizer(drawn, vocabulary)
@@ -72,10 +68,7 @@ def write(drawn: Drawn, directory: Path, vocabulary: int | None = None) -> Path:
         add_video_settings(plain, drawn)
     if drawn.old_spelling:
         spell_old(plain, drawn)
-    if drawn.hub_layout:
-        link_blobs(plain, directory.parent / "blobs")
-        directory.symlink_to(plain.relative_to(directory.parent))
-    return directory
+    return layout.finish(drawn, directory, plain)
 
 
 def image_settings(drawn: Drawn) -> dict:
@@ -164,7 +157,7 @@ def spell_old(directory: Path, drawn: Drawn) -> None:
     template = directory / "chat_template.jinja"
     write_json(directory / "chat_template.json", {"chat_template": template.read_text()})
     template.unlink()
-    old_tokenizer(directory)
+    layout.old_tokenizer(directory)
 
 
 def old_config(config: dict, drawn: Drawn) -> dict:
@@ -189,48 +182,6 @@ def old_config(config: dict, drawn: Drawn) -> dict:
         "use_base_siglip": False,
     }
     return config | {"vocab_size": text["vocab_size"], "transformers_version": "4.47.1"}
-
-
-def old_tokenizer(directory: Path) -> None:
-    """`added_tokens_decoder` and special_tokens_map.json: transformers 4 repeats what tokenizer.json says."""
-    listed = json.loads((directory / "tokenizer.json").read_text())["added_tokens"]
-    decoder = {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in listed}
-    edit(
-        directory / "tokenizer_config.json",
-        lambda config: (
-            {"added_tokens_decoder": decoder} | config | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        ),
-    )
-    config = json.loads((directory / "tokenizer_config.json").read_text())
-    names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    special = {
-        name: {
-            "content": config[name],
-            "lstrip": False,
-            "normalized": False,
-            "rstrip": False,
-            "single_word": False,
-        }
-        for name in names
-        if config.get(name)
-    }
-    write_json(directory / "special_tokens_map.json", special)
-
-
-def link_blobs(plain: Path, blobs: Path) -> None:
-    blobs.mkdir()
-    for file in sorted(plain.iterdir()):
-        blob = blobs / hashlib.sha256(file.read_bytes()).hexdigest()
-        file.rename(blob)
-        file.symlink_to(Path("../../blobs") / blob.name)
-
-
-def edit(file: Path, change) -> None:
-    write_json(file, change(json.loads(file.read_text())))
-
-
-def write_json(file: Path, content: dict) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def load(family: str, directory: Path) -> tuple:

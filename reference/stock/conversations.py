@@ -1,7 +1,9 @@
 """Conversations in OpenAI's form, and the pictures that they show."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from . import qwen
 
 QUESTIONS = [
     "What is in this picture?",
@@ -29,12 +31,16 @@ PICTURES = {
     "line": (640, 2, "RGB"),
     "odd": (77, 51, "RGB"),
 }
+# Qwen's processor refuses what is longer than 200 times its width.
+QWEN_PICTURES = {name: PICTURES[name] for name in PICTURES if name != "line"} | {"strip": (640, 4, "RGB")}
 
 
 @dataclass
 class Conversation:
     name: str
     messages: list[dict]
+    # What the template is told beside the messages.
+    template: dict = field(default_factory=dict)
 
 
 def image(name: str) -> dict:
@@ -45,10 +51,21 @@ def text(what: str) -> dict:
     return {"type": "text", "text": what}
 
 
-def conversation(name: str, chance: random.Random) -> Conversation:
-    """One of the named conversations, its texts drawn anew at every call."""
+def conversation(name: str, family: str, chance: random.Random) -> Conversation:
+    """One of the family's conversations, its texts drawn anew at every call."""
     ask = lambda: chance.choice(QUESTIONS)  # noqa: E731
-    return Conversation(name, MAKERS[name](ask))
+    return Conversation(name, makers(family)[name](ask), TEMPLATE_ARGUMENTS.get(name, {}))
+
+
+def makers(family: str) -> dict:
+    if family not in qwen.shapes.FAMILIES:
+        return MAKERS
+    more = {name: maker for name, maker in QWEN_MAKERS.items() if family in ONLY.get(name, (family,))}
+    return MAKERS | more
+
+
+def pictures(family: str) -> dict[str, tuple[int, int, str]]:
+    return QWEN_PICTURES if family in qwen.shapes.FAMILIES else PICTURES
 
 
 def user(*parts: dict) -> dict:
@@ -80,5 +97,17 @@ MAKERS = {
     ],
     "long": lambda ask: [user(image("square"), text(" ".join(ask() for _ in range(12))))],
 }
+QWEN_MAKERS = {
+    "three": lambda ask: [user(image("odd"), image("strip"), image("odd"), text(ask()))],
+    "unthinking": lambda ask: [user(image("odd"), text(ask()))],
+    "thoughts": lambda ask: [
+        user(image("odd"), text(ask())),
+        {"role": "assistant", "content": "<think>\nRed and white.\n</think>\n\nIt is a sign."},
+        user(text(ask())),
+    ],
+}
+TEMPLATE_ARGUMENTS = {"unthinking": {"enable_thinking": False}}
+# Conversations of some families only.
+ONLY = {"unthinking": ("qwen3_5",), "thoughts": ("qwen3_5",)}
 # Those of the committed fixtures, whose files must be small.
 FEW = ["system", "transparent", "turns"]
