@@ -63,9 +63,7 @@ struct RawConfig {
     hidden_act: String,
     intermediate_size: usize,
     num_heads: usize,
-    #[serde(alias = "in_chans")]
     in_channels: usize,
-    #[serde(alias = "spatial_patch_size")]
     patch_size: usize,
     spatial_merge_size: usize,
     temporal_patch_size: usize,
