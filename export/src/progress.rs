@@ -93,6 +93,11 @@ impl Step {
         }
     }
 
+    /// All is to be done again.
+    pub fn rewind(&mut self) {
+        self.bar.set_position(0);
+    }
+
     /// The step is done.
     pub fn finish(self) {
         let seconds = self.started.elapsed().as_secs_f64();

@@ -194,7 +194,7 @@ fn places(destination: &Path) -> Result<(&Path, PathBuf), StagingError> {
 
 /// The innermost directory above a destination that is there already. The parent of a bare name is the empty
 /// path, which is always there.
-fn existing_ancestor(parent: &Path) -> &Path {
+pub(crate) fn existing_ancestor(parent: &Path) -> &Path {
     parent.ancestors().find(|dir| dir.as_os_str().is_empty() || dir.exists()).unwrap_or(parent)
 }
 
@@ -288,7 +288,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn check_space(dir: &Path, destination: &Path, needed: u64) -> Result<(), StagingError> {
+pub(crate) fn check_space(dir: &Path, destination: &Path, needed: u64) -> Result<(), StagingError> {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let stat = rustix::fs::statvfs(dir)
         .map_err(|errno| StagingError::Io { path: dir.to_owned(), source: errno.into() })?;

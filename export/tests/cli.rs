@@ -11,7 +11,9 @@ use serde_json::Value;
 
 #[test]
 fn help() {
-    for command in ["", "init", "build", "calibrate", "compile", "inspect", "plan", "verify", "completions"] {
+    for command in
+        ["", "init", "pull", "build", "calibrate", "compile", "inspect", "plan", "verify", "completions"]
+    {
         let mut program = program();
         program.args((!command.is_empty()).then_some(command)).arg("--help");
         let (status, stdout, _) = run(&mut program);

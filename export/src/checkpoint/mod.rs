@@ -128,7 +128,7 @@ impl Checkpoint {
 
     fn add_indexed_shards(&mut self) -> Result<(), CheckpointError> {
         let index = self.dir.join(INDEX);
-        let weight_map = read_weight_map(&index)?;
+        let weight_map = self::weight_map(&index)?;
         let mut names: Vec<&str> = weight_map.values().map(String::as_str).collect();
         names.sort_unstable();
         names.dedup();
@@ -261,7 +261,7 @@ fn read_json(path: &Path) -> Result<(Vec<u8>, Value), CheckpointError> {
 }
 
 /// Reads an index's table from tensor to file name.
-fn read_weight_map(index: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
+pub(crate) fn weight_map(index: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
     let (_, value) = read_json(index)?;
     let malformed = |reason: String| CheckpointError::Index { path: index.to_owned(), reason };
     let Some(Value::Object(map)) = value.get("weight_map") else {

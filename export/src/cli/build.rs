@@ -12,10 +12,12 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
 use super::report;
+use super::source::source;
 
 const EXAMPLES: &str = "\
 Examples:
   arrcoc-export build ./my-checkpoint && arrcoc-serve serve
+  arrcoc-export build HuggingFaceTB/SmolVLM-256M-Instruct
   arrcoc-export build ./my-checkpoint --precision int8
   arrcoc-export build ./my-checkpoint --out elsewhere --target portable --max-context 8192
 
@@ -46,7 +48,7 @@ that is up to date is left alone.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Hugging Face checkpoint directory (config.json, safetensors, tokenizer)
+    /// Hugging Face checkpoint directory (config.json, safetensors, tokenizer), or ORG/NAME on the hub
     checkpoint: PathBuf,
     /// Directory of bundles; this one becomes DIR/NAME/PRECISION-TARGET
     #[arg(long, value_name = "DIR", default_value = "engines")]
@@ -68,7 +70,7 @@ pub(super) struct Args {
     /// that the rest is told apart better (entropy, percentile)
     #[arg(long, value_name = "METHOD", value_parser = range_method)]
     range: Option<RangeMethod>,
-    /// Name of the model; the checkpoint directory's unless given
+    /// Name of the model; the checkpoint directory's, or NAME of ORG/NAME, unless given
     #[arg(long)]
     name: Option<String>,
     /// Longest sequence, tokens; the model's own limit unless given
@@ -139,9 +141,11 @@ impl Args {
         }
         let calibration = calibration.map(|path| Calibration::read(&path)).transpose()?;
         let range = range.unwrap_or(RangeMethod::Absmax);
+        let source = source(&checkpoint, progress)?;
+        let name = name.or(source.name);
         let options =
             Options { out, precision, target, weight_rules, calibration, range, name, max_context, force };
-        let summary = build::build(&checkpoint, &options, progress)?;
+        let summary = build::build(&source.dir, &options, progress)?;
         if json {
             let mut result = json!({ "event": "result" });
             if let (Some(result), serde_json::Value::Object(summary)) =

@@ -7,6 +7,8 @@ use arrcoc_export::progress::Progress;
 use arrcoc_export::table::Table;
 use serde_json::json;
 
+use super::source::source;
+
 const EXAMPLES: &str = "\
 Example:
   arrcoc-export calibrate ./my-checkpoint --data questions.json --output calibration.json
@@ -22,7 +24,7 @@ kind that will be asked are enough. Images that cannot be used are named, left o
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Hugging Face checkpoint directory
+    /// Hugging Face checkpoint directory, or ORG/NAME on the hub
     checkpoint: PathBuf,
     /// Images and questions, in JSON
     #[arg(long, value_name = "FILE")]
@@ -52,7 +54,7 @@ impl Args {
         let Self { checkpoint, data, output, limit, image_size, tokens, threads, json } = self;
         let progress = Progress::detect(json);
         let options = Options { data, output, limit: Some(limit), image_size, tokens, threads };
-        let calibration = calibrate::calibrate(&checkpoint, &options, progress)?;
+        let calibration = calibrate::calibrate(&source(&checkpoint, progress)?.dir, &options, progress)?;
         if json {
             let result = json!({
                 "event": "result",

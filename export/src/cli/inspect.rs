@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use arrcoc_export::inspect;
+use arrcoc_export::progress::Progress;
+
+use super::source::source;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +20,7 @@ for a bundle it checks every file's hash first.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Directory of a checkpoint or a bundle
+    /// Directory of a checkpoint or a bundle, or ORG/NAME on the hub
     path: PathBuf,
     /// List every tensor of a checkpoint
     #[arg(long)]
@@ -29,7 +32,9 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let report = inspect::inspect(&self.path, self.tensors)?;
+        // The result alone goes to standard output: of JSON, there is one object.
+        let progress = if self.json { Progress::Silent } else { Progress::detect(false) };
+        let report = inspect::inspect(&source(&self.path, progress)?.dir, self.tensors)?;
         let text = if self.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
         super::print(&text)?;
         match report {

@@ -8,6 +8,8 @@ mod init;
 mod inspect;
 mod plan;
 mod preset;
+mod pull;
+mod source;
 mod verify;
 
 use anyhow::Context as _;
@@ -29,6 +31,7 @@ proven bundle, and its portable twin to prove it against:
   arrcoc-export verify engines/my-checkpoint/fp32-cpu
   arrcoc-serve serve
 
+For a directory, ORG/NAME will do: `pull` fetches that checkpoint from the Hugging Face hub.
 Will it fit a GPU, and in which precision? `arrcoc-export plan` computes that from the shapes.
 TensorRT runs plans that were compiled for its GPU: `arrcoc-export compile` makes them.
 No checkpoint at hand? `arrcoc-export init` makes a random one of any supported shape.
@@ -45,6 +48,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Args),
+    Pull(pull::Args),
     Build(build::Args),
     Calibrate(calibrate::Args),
     Inspect(inspect::Args),
@@ -69,6 +73,7 @@ impl Cli {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Init(args) => args.run(),
+            Command::Pull(args) => args.run(),
             Command::Build(args) => args.run(),
             Command::Calibrate(args) => args.run(),
             Command::Inspect(args) => args.run(),

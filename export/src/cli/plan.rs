@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use arrcoc_export::plan::{self, Attention, Device, ModelSource, Options, Precision};
+use arrcoc_export::progress::Progress;
 use arrcoc_models::families::Preset;
 
 use super::preset::preset;
+use super::source::source;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,7 +27,7 @@ A plan says what would fit, not what `build` can write: see `arrcoc-export build
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Directory of the checkpoint
+    /// Directory of the checkpoint, or ORG/NAME on the hub
     #[arg(required_unless_present = "preset", conflicts_with = "preset")]
     checkpoint: Option<PathBuf>,
     /// A configuration of `init` instead of a checkpoint
@@ -62,7 +64,10 @@ impl Args {
         let Self { precision, device, context, image_size, attention, json, .. } = self;
         let source = match (self.checkpoint, self.preset) {
             (_, Some(preset)) => ModelSource::Preset(preset),
-            (Some(dir), None) => ModelSource::Checkpoint(dir),
+            (Some(given), None) => {
+                let progress = if json { Progress::Silent } else { Progress::detect(false) };
+                ModelSource::Checkpoint(source(&given, progress)?.dir)
+            }
             (None, None) => bail!("expected a checkpoint's directory or --preset, found neither"),
         };
         let (slots, prefill_chunk) = (self.batch.into(), self.prefill_chunk as usize);
