@@ -2,6 +2,7 @@
 //! (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits>).
 
 use super::nearest;
+use super::restore::{Restored, Stored, four_bits};
 use arrcoc_models::graph::quantized::{Bits, Blocks, Part};
 
 /// A block's affine map: `weight = scale * (value - zero_point)`, values from 0 to 2^bits - 1.
@@ -32,6 +33,22 @@ pub(super) fn encode(row: &[f32], blocks: Blocks, part: Part, out: &mut Vec<u8>)
             }
         }
     }
+}
+
+/// What `MatMulNBits` makes of its inputs: `scale * (value - zero point)`, with the middle of the range where
+/// there is no zero point.
+pub(super) fn restore(stored: &Stored, blocks: Blocks, row: usize, column: usize) -> Restored {
+    let per_row = blocks.per_row(stored.columns);
+    let (block, within) = (column / blocks.size, column % blocks.size);
+    let first = (row * per_row + block) * blocks.bytes();
+    let points = stored.zero_points.get(row * blocks.zero_point_bytes(stored.columns)..).unwrap_or(&[]);
+    let (value, point) = match blocks.bits {
+        Bits::Four => (four_bits(&stored.values, 2 * first + within), four_bits(points, block)),
+        Bits::Eight => (stored.byte(first + within), points.get(block).copied().unwrap_or(0)),
+    };
+    let largest = i32::from(largest(blocks.bits));
+    let point = if blocks.symmetric { largest / 2 + 1 } else { point.into() };
+    Restored::new(stored.scale(row * per_row + block), i32::from(value) - point, -point, largest - point)
 }
 
 /// Largest value that fits.

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use arrcoc_models::graph::quantized::{Part, Quantized};
 
+use super::restore::{Restored, Stored};
 use super::{Matrix, each_row, nearest};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
@@ -30,6 +31,12 @@ pub(super) fn write(
 fn scale(row: &[f32]) -> f32 {
     let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     if largest == 0.0 { 1.0 } else { largest / RANGE }
+}
+
+/// `DequantizeLinear` of int8 with a scale per row and no zero point.
+pub(super) fn restore(stored: &Stored, row: usize, column: usize) -> Restored {
+    let integer = stored.byte(row * stored.columns + column) as i8;
+    Restored::new(stored.scale(row), integer.into(), -(RANGE as i32), RANGE as i32)
 }
 
 fn encode(row: &[f32], values: &mut Vec<u8>) {

@@ -6,6 +6,7 @@ use arrcoc_models::graph::quantized::{Bits, Blocks, Part, Quantized};
 use half::f16;
 
 use super::blocks::{self, Map};
+use super::restore::{Restored, Stored, four_bits};
 use super::{LEAST, Matrix, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
@@ -42,6 +43,24 @@ pub(super) fn write(
     let nothing = vec![0.0; quantized.columns];
     (number..number.next_multiple_of(Blocks::TILE_ROWS)).for_each(|_| encode(&nothing, bits, &mut rows));
     out.write_all(&side_by_side(&rows, unit)).map_err(CheckpointError::Sink)
+}
+
+/// What `BlockLinear` reads (`models/src/graph/ops/linear.rs`): of tile, block and word, four bytes of each of
+/// sixteen rows.
+pub(super) fn restore(stored: &Stored, bits: Bits, row: usize, column: usize) -> Restored {
+    let tiled = Blocks::tiled(bits);
+    let (tile, row) = (row / Blocks::TILE_ROWS, row % Blocks::TILE_ROWS);
+    let (block, within) = (column / tiled.size, column % tiled.size);
+    let of_block = tile * tiled.per_row(stored.columns) + block;
+    let byte = within * bits.count() / 8;
+    let word = of_block * tiled.bytes() / Blocks::WORD_BYTES + byte / Blocks::WORD_BYTES;
+    let at = (word * Blocks::TILE_ROWS + row) * Blocks::WORD_BYTES + byte % Blocks::WORD_BYTES;
+    let (value, middle) = match bits {
+        Bits::Four => (four_bits(&stored.values, 2 * at + within % 2), 8),
+        Bits::Eight => (stored.byte(at), 128),
+    };
+    let scale = stored.scale(of_block * Blocks::TILE_ROWS + row);
+    Restored::new(scale, i32::from(value) - middle, -middle, middle - 1)
 }
 
 /// A block's map with a scale that 16 bits hold. One too small for them leaves nothing of weights that are
