@@ -144,6 +144,7 @@ pub(super) fn pack(values: &[u8], bits: Bits, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrcoc_models::graph::quantized::Scheme;
 
     const SIZES: [usize; 2] = [16, 32];
 
@@ -211,6 +212,34 @@ mod tests {
             let found = restored(&[0.5; 40], blocks);
             assert_eq!(found.len(), 40usize.next_multiple_of(blocks.size));
             assert!(found[40..].iter().all(|&x| x == 0.0));
+        }
+    }
+
+    /// The reading that `verify` uses against the one above, which unpacks a row as the operator does.
+    #[test]
+    fn rows_are_read_back_one_by_one() {
+        let rows: Vec<Vec<f32>> = (0..3)
+            .map(|row| (0..80).map(|i| ((i * 37 + row * 13) % 101) as f32 * 0.01 - 0.4).collect())
+            .collect();
+        for blocks in all() {
+            let all = |part| {
+                let mut bytes = Vec::new();
+                rows.iter().for_each(|row| encode(row, blocks, part, &mut bytes));
+                bytes
+            };
+            let scales = all(Part::Scales);
+            let scales =
+                scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let zero_points = if blocks.symmetric { Vec::new() } else { all(Part::ZeroPoints) };
+            let scheme = Scheme::Blocks(blocks);
+            let stored =
+                Stored { scheme, rows: 3, columns: 80, values: all(Part::Values), scales, zero_points };
+            let mut found = Vec::new();
+            for (number, row) in rows.iter().enumerate() {
+                stored.row(number, &mut found);
+                let values: Vec<f32> = found.iter().map(|found| found.value).collect();
+                assert_eq!(values, restored(row, blocks)[..80], "{blocks:?}, row {number}");
+            }
         }
     }
 

@@ -217,6 +217,25 @@ mod tests {
     }
 
     #[test]
+    fn the_reading_of_verify_is_that_of_the_operator() {
+        let rows = matrix();
+        for symmetric in [true, false] {
+            let (weight, scales) = restored(&rows, symmetric);
+            let scheme = Scheme::Int4(Int4 { size: SIZE, symmetric });
+            let zero_points = if symmetric { Vec::new() } else { part(&rows, symmetric, Part::ZeroPoints) };
+            let values = part(&rows, symmetric, Part::Values);
+            let stored = Stored { scheme, rows: rows.len(), columns: COLUMNS, values, scales, zero_points };
+            let mut found = Vec::new();
+            for row in 0..rows.len() {
+                stored.row(row, &mut found);
+                for (column, found) in found.iter().enumerate() {
+                    assert_eq!(found.value, weight(column, row), "{symmetric}, {row}, {column}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn sixteen_integers_come_back_as_they_were_whatever_the_largest_is() {
         let integers = |low: i8, high: i8| (low..=high).map(|i| 0.25 * f32::from(i)).collect::<Vec<_>>();
         for (low, high) in [(-8, 7), (-7, 7), (-3, 7), (-8, 3)] {

@@ -157,7 +157,7 @@ pub(super) struct Speeches<'a> {
     /// Its weights in 32 bits.
     pub(super) reference: &'a Speech,
     /// The same with rounded factors.
-    pub(super) rounded: Option<&'a Speech>,
+    pub(super) rounded: &'a [Speech],
     /// The checkpoint's weights.
     pub(super) checkpoint: Option<&'a Speech>,
 }
@@ -167,7 +167,7 @@ impl Speeches<'_> {
     pub(super) fn compare(&self, manifest: &Manifest) -> (StageReport, DecodingReport) {
         let Self { subject, reference, rounded, checkpoint } = self;
         let (distance, cosine) = subject.apart(reference);
-        let noise = rounded.map(|rounded| rounded.apart(reference).0);
+        let noise = rounded.iter().map(|rounded| rounded.apart(reference).0).reduce(f64::max);
         let name = manifest.only(Role::Decoder);
         let limit = tolerances::limit(manifest, name, Role::Decoder, Meaning::Logits, noise);
         let loss = checkpoint.map(|checkpoint| subject.apart(checkpoint));

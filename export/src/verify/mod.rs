@@ -279,7 +279,15 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     if (precision, target) != (Precision::Fp32, Target::Portable) {
         return Err(VerifyError::Reference { path: reference_path, precision, target });
     }
-    run(&subject, &reference, options, progress, &mut report)?;
+    let outcome = run(&subject, &reference, options, progress, &mut report);
+    match outcome {
+        // Networks of such weights may be beyond running. What is wrong with them is known.
+        Err(error) if !report.strayed.is_empty() => {
+            progress.note(&format!("not everything could be run: {error}"));
+            report.passed = false;
+        }
+        outcome => outcome?,
+    }
     Ok(report)
 }
 
@@ -312,16 +320,21 @@ fn run(
         None => None,
     };
     let yardsticks = twins.as_ref().zip(cpu.as_deref()).map(|(twins, library)| Yardsticks {
-        rounded: Side { name: "the rounded reference", bundle: &twins.rounded, library },
+        rounded: twins
+            .rounded
+            .iter()
+            .map(|bundle| Side { name: "the rounded reference", bundle, library })
+            .collect(),
         checkpoint: Side { name: "the checkpoint's weights", bundle: reference, library },
     });
     let reference = twins.as_ref().map_or(reference, |twins| &twins.restored);
     let record = record::record(reference, tract, options, progress)?;
     every_graph_ran(subject.bundle, &record.calls)?;
     report.adapter = record.adapter;
-    report.stages = replay::replay(&record.calls, subject, yardsticks, progress)?;
+    report.stages = replay::replay(&record.calls, subject, yardsticks.as_ref(), progress)?;
     let reference = Side { name: "the reference", bundle: reference, library: second.as_ref() };
-    let (stage, decoding) = decode(&record.prompt, [subject, reference], yardsticks, options, progress)?;
+    let (stage, decoding) =
+        decode(&record.prompt, [subject, reference], yardsticks.as_ref(), options, progress)?;
     report.stages.push(stage);
     report.passed = report.strayed.is_empty()
         && report.stages.iter().all(StageReport::passed)
@@ -335,7 +348,7 @@ fn run(
 fn decode(
     prompt: &Tensor,
     [subject, reference]: [Side<'_>; 2],
-    yardsticks: Option<Yardsticks<'_>>,
+    yardsticks: Option<&Yardsticks<'_>>,
     options: &Options,
     progress: Progress,
 ) -> Result<(StageReport, DecodingReport), VerifyError> {
@@ -345,9 +358,10 @@ fn decode(
     let expected = lines.speak(&reference, None, &waiting)?;
     let beside = |side: &Side<'_>| lines.speak(side, Some(&expected), &waiting);
     let found = beside(&subject)?;
-    let rounded = yardsticks.map(|sides| beside(&sides.rounded)).transpose()?;
+    let rounded = yardsticks.iter().flat_map(|sides| &sides.rounded).map(beside);
+    let rounded = rounded.collect::<Result<Vec<_>, _>>()?;
     let checkpoint = yardsticks.map(|sides| beside(&sides.checkpoint)).transpose()?;
-    let (rounded, checkpoint) = (rounded.as_ref(), checkpoint.as_ref());
+    let (rounded, checkpoint) = (rounded.as_slice(), checkpoint.as_ref());
     Ok(Speeches { subject: &found, reference: &expected, rounded, checkpoint }.compare(manifest))
 }
 

@@ -28,8 +28,8 @@ pub struct StageReport {
     /// max |a - b| / max |b| from the reference, which has the bundle's own weights; `null` in JSON when it
     /// is infinite.
     pub distance: f64,
-    /// The same of the reference with factors rounded as the bundle rounds them: what its arithmetic has to
-    /// cost. `None` where nothing is rounded.
+    /// The same of the reference with factors rounded as the bundle rounds them, the worst of several draws:
+    /// what its arithmetic has to cost. `None` where nothing is rounded.
     pub noise: Option<f64>,
     /// What the distance may be.
     pub limit: f64,
@@ -61,10 +61,10 @@ pub(super) struct Side<'a> {
 }
 
 /// What is run beside the bundle that is verified, to tell loss from faults.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Yardsticks<'a> {
-    /// The bundle's weights in 32 bits, with rounded factors.
-    pub(super) rounded: Side<'a>,
+    /// The bundle's weights in 32 bits, with rounded factors: several draws.
+    pub(super) rounded: Vec<Side<'a>>,
     /// The checkpoint's weights in 32 bits.
     pub(super) checkpoint: Side<'a>,
 }
@@ -80,7 +80,7 @@ struct Worst {
 pub(super) fn replay(
     calls: &[Call],
     subject: Side<'_>,
-    yardsticks: Option<Yardsticks<'_>>,
+    yardsticks: Option<&Yardsticks<'_>>,
     progress: Progress,
 ) -> Result<Vec<StageReport>, VerifyError> {
     let mut names: Vec<&str> = Vec::new();
@@ -102,15 +102,19 @@ fn replay_graph(
     name: &str,
     calls: &[&Call],
     subject: Side<'_>,
-    yardsticks: Option<Yardsticks<'_>>,
+    yardsticks: Option<&Yardsticks<'_>>,
 ) -> Result<Vec<StageReport>, VerifyError> {
     let (found, elapsed) = run_all(name, calls, subject)?;
     let expected: Vec<&Named> = calls.iter().map(|call| &call.outputs).collect();
     let worst = compare(name, &found, &expected)?;
     let (mut noise, mut loss) = (None, None);
     if let Some(Yardsticks { rounded, checkpoint }) = yardsticks {
-        noise = Some(compare(name, &run_all(name, calls, rounded)?.0, &expected)?);
-        let own = run_all(name, calls, checkpoint)?.0;
+        let mut worst = Vec::new();
+        for side in rounded {
+            worst.extend(compare(name, &run_all(name, calls, *side)?.0, &expected)?);
+        }
+        noise = Some(worst);
+        let own = run_all(name, calls, *checkpoint)?.0;
         loss = Some(compare(name, &found, &own.iter().collect::<Vec<_>>())?);
     }
     let file = subject.bundle.graph(name)?;
@@ -119,8 +123,8 @@ fn replay_graph(
         // An output of no meaning must be equal.
         let meaning = file.outputs.get(&output).copied().unwrap_or(Meaning::Picked);
         let of = |of: &Option<Vec<Worst>>| {
-            let of = of.as_ref()?.iter().find(|worst| worst.output == output)?;
-            Some((of.distance, of.cosine))
+            let of = of.as_ref()?.iter().filter(|worst| worst.output == output);
+            of.map(|of| (of.distance, of.cosine)).reduce(|a, b| (a.0.max(b.0), a.1.min(b.1)))
         };
         let (noise, loss) = (of(&noise).map(|(distance, _)| distance), of(&loss));
         StageReport {

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use super::VerifyError;
 use super::fidelity::Tally;
 use super::pairs::{Form, Pair, Place, pairs, place};
-use super::rounding::round_factors;
+use super::rounding::{DRAWS, attends_in_16_bits, round_factors};
 use super::smoothing::{Changed, multiplied};
 use crate::hashed_file::HashedFile;
 use crate::onnx;
@@ -73,8 +73,8 @@ pub(super) struct Twins {
     _dir: tempfile::TempDir,
     /// The bundle's weights, in 32 bits.
     pub(super) restored: Bundle,
-    /// The same, and factors rounded as the bundle's products round them.
-    pub(super) rounded: Bundle,
+    /// The same, and factors rounded as the bundle's products round them: a bundle for each of [`DRAWS`].
+    pub(super) rounded: Vec<Bundle>,
 }
 
 /// Compares every weight, and writes the twins where any has fewer than 32 bits.
@@ -100,15 +100,18 @@ pub(super) fn restore(
         return Ok((comparison, None));
     }
     let dir = tempfile::tempdir().map_err(|source| write_error(&std::env::temp_dir(), source))?;
-    let [restored, rounded] = ["restored", "rounded"].map(|name| dir.path().join(name));
-    let mut writer = Writer::begin(reference, &restored, &rounded)?;
+    let mut writer = Writer::begin(reference, dir.path())?;
     for name in reference.manifest().graphs.keys() {
         let pairs = weights.get(name.as_str()).map_or(&[][..], Vec::as_slice);
-        let pass = writer.graph(reference, name, pairs, &mut step)?;
+        let attention = match subject.graph(name) {
+            Ok(file) => attends_in_16_bits(&onnx::read(&file.path)?),
+            Err(_) => false,
+        };
+        let pass = writer.graph(reference, name, (pairs, attention), &mut step)?;
         pass.finish(&mut comparison);
     }
     step.finish();
-    let [restored, rounded] = writer.finish()?;
+    let (restored, rounded) = writer.finish()?;
     Ok((comparison, Some(Twins { _dir: dir, restored, rounded })))
 }
 
@@ -249,15 +252,16 @@ impl<'a> Source<'a> {
 }
 
 /// The twins under construction.
-struct Writer<'a> {
+struct Writer {
+    /// The restored one's; the hashes of its graphs are not those of the others.
     manifest: RawManifest,
-    dirs: [&'a Path; 2],
-    /// Hashes of the graphs of the rounded one.
-    rounded: BTreeMap<String, String>,
+    restored: PathBuf,
+    /// Rounded ones, and the hashes of their graphs.
+    rounded: Vec<(PathBuf, BTreeMap<String, String>)>,
 }
 
-impl<'a> Writer<'a> {
-    fn begin(reference: &Bundle, restored: &'a Path, rounded: &'a Path) -> Result<Self, VerifyError> {
+impl Writer {
+    fn begin(reference: &Bundle, below: &Path) -> Result<Self, VerifyError> {
         let path = reference.dir().join(MANIFEST);
         let failed = |source| VerifyError::Read { path: path.clone(), source };
         let text = yaml::read(&path).map_err(failed)?;
@@ -265,18 +269,21 @@ impl<'a> Writer<'a> {
         let mut manifest = manifest
             .map_err(|source| BundleError::Yaml { path: path.clone(), source })
             .map_err(VerifyError::File)?;
-        let dirs = [restored, rounded];
-        for dir in dirs {
+        let restored = below.join("restored");
+        let rounded: Vec<_> =
+            (0..DRAWS.len()).map(|draw| (below.join(format!("rounded{draw}")), BTreeMap::new())).collect();
+        let dirs = || rounded.iter().map(|(dir, _)| dir).chain([&restored]);
+        for dir in dirs() {
             std::fs::create_dir_all(dir).map_err(|source| write_error(dir, source))?;
         }
         // Graphs get data files of their own; the rest stays where it is.
         manifest.files.retain(|name, _| !name.ends_with(DATA));
         for (name, path) in reference.manifest().files.iter().filter(|(name, _)| !name.ends_with(DATA)) {
-            for dir in dirs {
+            for dir in dirs() {
                 link(path, &dir.join(name))?;
             }
         }
-        Ok(Self { manifest, dirs, rounded: BTreeMap::new() })
+        Ok(Self { manifest, restored, rounded })
     }
 
     /// Writes a graph of both, with the weights that stand for the reference's.
@@ -284,14 +291,14 @@ impl<'a> Writer<'a> {
         &mut self,
         reference: &Bundle,
         name: &'b str,
-        pairs: &[Pair],
+        (pairs, attention): (&[Pair], bool),
         step: &'b mut Step,
     ) -> Result<Pass<'b>, VerifyError> {
         let mut pass = Pass::new(name, pairs, step)?;
         let path = &reference.graph(name)?.path;
         let mut model = read_model(path)?;
         let data = format!("{name}.onnx{DATA}");
-        let data_path = self.dirs[0].join(&data);
+        let data_path = self.restored.join(&data);
         let failed = |source| write_error(&data_path, source);
         let mut file = HashedFile::create(&data_path).map_err(failed)?;
         let initializers = onnx::read(path)?.initializers;
@@ -310,20 +317,22 @@ impl<'a> Writer<'a> {
         let length = file.length();
         let sha256 = file.finish().map_err(failed)?;
         if length > 0 {
-            link(&data_path, &self.dirs[1].join(&data))?;
+            self.rounded.iter().try_for_each(|(dir, _)| link(&data_path, &dir.join(&data)))?;
             self.manifest.files.insert(data, sha256);
         }
-        let hash = write_model(&model, &self.dirs[0].join(format!("{name}.onnx")))?;
-        round_factors(&mut model, pairs);
-        let rounded = write_model(&model, &self.dirs[1].join(format!("{name}.onnx")))?;
-        self.rounded.insert(name.to_owned(), rounded);
+        let hash = write_model(&model, &self.restored.join(format!("{name}.onnx")))?;
+        for ((dir, hashes), draw) in self.rounded.iter_mut().zip(DRAWS) {
+            let mut model = model.clone();
+            round_factors(&mut model, pairs, attention, draw);
+            hashes.insert(name.to_owned(), write_model(&model, &dir.join(format!("{name}.onnx")))?);
+        }
         if let Some(graph) = self.manifest.graphs.get_mut(name) {
             (graph.file, graph.sha256) = (format!("{name}.onnx"), hash);
         }
         Ok(pass)
     }
 
-    fn finish(mut self) -> Result<[Bundle; 2], VerifyError> {
+    fn finish(mut self) -> Result<(Bundle, Vec<Bundle>), VerifyError> {
         let open = |dir: &Path, manifest: &RawManifest| {
             let path = dir.join(MANIFEST);
             let text = serde_yaml::to_string(manifest).map_err(std::io::Error::other);
@@ -331,13 +340,17 @@ impl<'a> Writer<'a> {
             written.map_err(|source| write_error(&path, source))?;
             super::open(dir)
         };
-        let restored = open(self.dirs[0], &self.manifest)?;
-        for (name, sha256) in self.rounded {
-            if let Some(graph) = self.manifest.graphs.get_mut(&name) {
-                graph.sha256 = sha256;
+        let restored = open(&self.restored, &self.manifest)?;
+        let mut rounded = Vec::new();
+        for (dir, hashes) in self.rounded {
+            for (name, sha256) in hashes {
+                if let Some(graph) = self.manifest.graphs.get_mut(&name) {
+                    graph.sha256 = sha256;
+                }
             }
+            rounded.push(open(&dir, &self.manifest)?);
         }
-        Ok([restored, open(self.dirs[1], &self.manifest)?])
+        Ok((restored, rounded))
     }
 }
 

@@ -2,7 +2,9 @@
 //! why.
 //!
 //! Distances are max |a - b| / max |b| over an output, with the same inputs bit for bit on both sides, so
-//! that a graph answers for itself and not for the ones before it.
+//! that a graph answers for itself and not for the ones before it. Both sides have the same weights, too:
+//! what a form loses of them is held against the form alone ([`super::fidelity`]), and no limit here makes
+//! room for it.
 
 use arrcoc_bundle::{Manifest, Meaning, Role, Target, WeightForm};
 
@@ -27,10 +29,22 @@ const FP16: f64 = 1e-2;
 /// layers add up.
 const FP8: f64 = 2e-1;
 
-/// How much further than the rounded reference a bundle may be from the exact one.
+/// How much further a bundle may be from the reference than the worst of the rounded references is.
+///
+/// Products in integers round their factors, and what that costs depends on the network: a thousandth of the
+/// logits where training kept directions clear, a tenth where random weights let every token attend to one
+/// or two others. So it is measured, on the same question, by rounding in the reference what the bundle
+/// rounds ([`super::rounding`]). The bundle is one more draw of the same noise: numbers near the middle
+/// between two steps fall to either side, after which the two part. Were the draws independent and their
+/// worst deviations spread as widely as the deviations themselves, one of four would be twice as large as the
+/// other three by chance in very few networks; worst deviations are taken over hundreds of numbers, and lie
+/// closer together. A wrong operator, layout or order of weights is not of the size of a rounding.
 const NOISE: f64 = 2.0;
 
-/// The least that may be left of an output's direction.
+/// The least that may be left of an output's direction, by what the checkpoint's weights make of the same
+/// inputs in 32 bits. What a precision loses is not the build's fault, and has no limit but this one, which is
+/// there to catch nonsense: outputs that have nothing to do with each other have a cosine of 1 over the root
+/// of their length, 0.06 with 256 numbers, give or take. Four times that is more than chance.
 pub const LEAST_COSINE: f64 = 0.25;
 
 /// The limit of an output of a graph in a bundle, from a reference that has the same weights.
@@ -58,5 +72,22 @@ fn limit_of_form(form: WeightForm, portable: bool) -> Option<f64> {
         WeightForm::Fp16 => Some(FP16),
         WeightForm::Fp8 => Some(FP8),
         WeightForm::W8a8 | WeightForm::Blocks { .. } => Some(if portable { FP16 } else { NETWORK }),
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_have_no_room_of_their_own() {
+        let form = |text: &str, portable| {
+            limit_of_form(text.parse().unwrap_or(WeightForm::Fp32), portable).unwrap_or(0.0)
+        };
+        assert_eq!(
+            [form("fp32", false), form("w8a8", false), form("int8-block16", false)],
+            [0.0, NETWORK, NETWORK]
+        );
+        assert_eq!([form("int4-block32", false), form("int4-block32", true)], [NETWORK, FP16]);
+        assert!(form("fp16", true) < form("fp8", true));
     }
 }
