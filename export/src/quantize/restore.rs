@@ -83,5 +83,5 @@ impl Stored {
 /// Number `at` of integers of four bits, two a byte, the first in the lower half.
 pub(super) fn four_bits(bytes: &[u8], at: usize) -> u8 {
     let byte = bytes.get(at / 2).copied().unwrap_or(0);
-    if at % 2 == 0 { byte & 15 } else { byte >> 4 }
+    if at.is_multiple_of(2) { byte & 15 } else { byte >> 4 }
 }

@@ -53,12 +53,14 @@ impl Tally {
 
     /// Weights in 16 bits: half of the last bit, and below 2^-14 half of the smallest number.
     pub(super) fn half(&mut self, weights: &[f32], found: &[f32]) {
-        let bound = |x: f32| x.abs() / 2048.0 + 1.0 / 33_554_432.0;
-        for (at, _) in weights.iter().zip(found).enumerate().filter(|(_, (x, y))| {
-            // What is no number is beyond any bound.
-            !((**x - **y).abs() <= bound(**x))
-        }) {
-            self.stray(at, 1);
+        let strays = |(x, y): (&f32, &f32)| {
+            let lost = (x - y).abs();
+            lost.is_nan() || lost > x.abs() / 2048.0 + 1.0 / 33_554_432.0
+        };
+        for (at, pair) in weights.iter().zip(found).enumerate() {
+            if strays(pair) {
+                self.stray(at, 1);
+            }
         }
         self.advance(weights, found.iter().copied());
     }
@@ -67,13 +69,14 @@ impl Tally {
     pub(super) fn row(&mut self, scheme: Scheme, group: usize, weights: &[f32], found: &[Restored]) {
         let groups = weights.chunks(group).zip(found.chunks(group));
         for (number, (weights, found)) in groups.enumerate() {
-            let first = number * group;
-            for (at, _) in
-                weights.iter().zip(found).enumerate().filter(|(_, (x, y))| !is_nearest(scheme, **x, **y))
-            {
-                self.stray(first + at, 1);
+            let (first, before) = (number * group, self.strayed);
+            for (at, (x, y)) in weights.iter().zip(found).enumerate() {
+                if !is_nearest(scheme, *x, *y) {
+                    self.stray(first + at, 1);
+                }
             }
-            if !is_scaled(scheme, weights, found) {
+            // Where single weights are wrong, so may be all that follows from them.
+            if self.strayed == before && !is_scaled(scheme, weights, found) {
                 self.stray(first, weights.len());
             }
         }

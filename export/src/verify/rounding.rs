@@ -22,8 +22,8 @@ const RANGE: f32 = 127.0;
 /// Keeps the step of a row of zeros above zero.
 const SMALLEST: f32 = 1e-20;
 
-/// Where the middle between two multiples is, as a share of the step. Each place makes another draw of the same
-/// noise: errors are half a step at most in all of them.
+/// Where the middle between two multiples is, as a share of the step. Each place makes another draw of the
+/// same noise: errors are half a step at most in all of them.
 pub(super) const DRAWS: [f32; 3] = [0.0, 1.0 / 3.0, -1.0 / 3.0];
 
 /// How the names of what is added begin.
