@@ -81,11 +81,11 @@ pub(super) fn round_factors(model: &mut ModelProto, pairs: &[Pair], attention: b
 fn block(pair: &Pair) -> Option<(&str, usize)> {
     let Form::Quantized(parts) = &pair.subject else { return None };
     let size = match parts.scheme {
-        Scheme::Fp8 => return None,
+        // What these are multiplied with stays a float.
+        Scheme::Fp8 | Scheme::Int4(_) => return None,
         Scheme::PerRow => 0,
         Scheme::Blocks(of) => of.size,
         Scheme::Tiles(_) => Blocks::TILE_BLOCK,
-        Scheme::Int4(of) => of.size,
     };
     // A last block that is not full shares a step with the row: coarser, and rare.
     let whole = size > 0 && pair.columns.is_multiple_of(size);
