@@ -5,7 +5,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto/onnx.proto");
     let files = protox::compile(["proto/onnx.proto"], ["proto"])?;
-    // The types are internal to the graph writer; the specification's own comments are in the .proto file.
+    // Who reads these types knows ONNX; the specification's own comments are in the .proto file.
     prost_build::Config::new().disable_comments(["."]).compile_fds(files)?;
     Ok(())
 }

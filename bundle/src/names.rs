@@ -69,6 +69,22 @@ pub mod tensor {
     pub const VISUAL_ROWS: &str = "visual_rows";
     /// Output of vision encoders that are tapped for the decoder's first layers.
     pub const DEEP_ROWS: &str = "deep_rows";
+
+    /// How the names of constants begin that the graphs' builder made and no checkpoint has.
+    pub const CONSTANT: &str = "constant_";
+}
+
+/// Weights that a graph has in another form than 32-bit floats: the weight's name, and one of these behind
+/// it.
+pub mod stored {
+    /// 16-bit floats.
+    pub const HALF: &str = ".fp16";
+    /// Integers or 8-bit floats.
+    pub const VALUES: &str = ".quantized";
+    /// Their scales.
+    pub const SCALES: &str = ".scale";
+    /// Their zero points, of forms that have them.
+    pub const ZERO_POINTS: &str = ".zero_point";
 }
 
 /// Tensors of the decoder's KV cache.

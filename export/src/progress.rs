@@ -4,6 +4,9 @@
 //! nobody reads them; only the last object, the result, must be written.
 
 use std::io::{self, IsTerminal};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arrcoc_runtime::console;
@@ -12,6 +15,9 @@ use serde_json::{Value, json};
 
 /// Shortest time between two JSON objects about the same step.
 const JSON_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a wait is told of, where no spinner turns.
+const WAIT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How a command reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +70,74 @@ impl Progress {
         }
     }
 
+    /// Starts a wait for something that does not say how long it takes: a spinner, or a line every quarter of
+    /// a minute.
+    pub fn wait(self, text: &str) -> Waiting {
+        let said = Arc::new(Mutex::new(text.to_owned()));
+        let mut waiting = Waiting { said: Arc::clone(&said), spinner: None, end: None, thread: None };
+        match self {
+            Self::Silent => {}
+            Self::Bars => {
+                let spinner = ProgressBar::new_spinner().with_message(text.to_owned());
+                let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
+                spinner.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+                spinner.enable_steady_tick(Duration::from_millis(120));
+                waiting.spinner = Some(spinner);
+            }
+            Self::Lines | Self::Json => {
+                let (end, ended) = channel::<()>();
+                let started = Instant::now();
+                waiting.end = Some(end);
+                let tell = move || {
+                    while ended.recv_timeout(WAIT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                        let said = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                        self.note(&format!("{said}, {} s", started.elapsed().as_secs()));
+                    }
+                };
+                // Without a thread nothing is told, and the work goes on.
+                waiting.thread = thread::Builder::new().name("wait".to_owned()).spawn(tell).ok();
+            }
+        }
+        waiting
+    }
+
     /// The last object of a command for machines; nothing for people, who get [`Progress::note`]s.
     ///
     /// # Errors
     /// It cannot be written; that its reader has left is none.
     pub fn result(self, value: &Value) -> io::Result<()> {
         if self == Self::Json { console::print(&format!("{value}\n")) } else { Ok(()) }
+    }
+}
+
+/// A wait; it ends when it is dropped.
+#[derive(Debug)]
+pub struct Waiting {
+    said: Arc<Mutex<String>>,
+    spinner: Option<ProgressBar>,
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Waiting {
+    /// Says what is waited for now.
+    pub fn say(&self, text: &str) {
+        text.clone_into(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(text.to_owned());
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
     }
 }
 

@@ -135,12 +135,12 @@ fn inspect_fails_on_what_cannot_be_built() {
     let workshop = Workshop::new();
     let inspect =
         |json: bool| run(program().arg("inspect").arg(workshop.checkpoint()).args(json.then_some("--json")));
-    workshop.edit_json("config.json", |config| config["model_type"] = "qwen3_vl".into());
+    workshop.edit_json("config.json", |config| config["model_type"] = "qwen9_vl".into());
     let (status, stdout, stderr) = inspect(true);
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(status, 1);
-    assert!(report["problem"].as_str().unwrap().contains("qwen3_vl"), "{report}");
-    assert!(stderr.contains("cannot be built") && stderr.contains("qwen3_vl"), "{stderr}");
+    assert!(report["problem"].as_str().unwrap().contains("qwen9_vl"), "{report}");
+    assert!(stderr.contains("cannot be built") && stderr.contains("qwen9_vl"), "{stderr}");
     let (status, stdout, stderr) = inspect(false);
     assert_eq!(status, 1);
     assert!(stdout.contains("cannot be built") && stdout.contains("parameters"), "{stdout}");

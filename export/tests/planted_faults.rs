@@ -12,8 +12,10 @@ use arrcoc_bundle::{Precision, Target};
 use arrcoc_export::build;
 use arrcoc_export::onnx::{self, FLOAT, FLOAT16, Location};
 use arrcoc_export::progress::Progress;
+use arrcoc_models::onnx::ModelProto;
 use common::{Workshop, calibrated, has_onnx_runtime, mended, verified};
 use half::{bf16, f16};
+use prost::Message as _;
 
 /// Where a constant of a graph lies, and its ONNX type: the first whose name has all of `parts` in it.
 fn constant(bundle: &Path, graph: &str, parts: &[&str]) -> (Location, i32) {
@@ -57,6 +59,8 @@ fn a_fault_is_noticed(workshop: &Workshop, options: &build::Options, layer: &Lay
     let failed: Vec<&str> =
         report.stages.iter().filter(|stage| !stage.passed()).map(|stage| stage.stage.as_str()).collect();
     assert!(failed.iter().all(|stage| *stage == graph), "{precision}: {failed:?}, {report}");
+    let strayed: Vec<&str> = report.strayed.iter().map(|found| found.tensor.as_str()).collect();
+    assert!(strayed.len() == 1 && strayed[0].contains(weight), "{precision}: {strayed:?}, {report}");
     fs::remove_dir_all(&bundle).unwrap();
 }
 
@@ -74,7 +78,6 @@ const COMPOSITE: [Layer; 2] = [
     Layer { graph: "refiner", weight: "clip_vision_model.encoder.layers.1.mlp.fc1.weight", by: 2.0 },
     Layer { graph: "decoder", weight: "ovis_llm.model.layers.1.mlp.down_proj.weight", by: 2.0 },
 ];
-/// By more than twice: [`calm`] has made the branches small.
 const STOCK: [Layer; 2] = [
     Layer { graph: "vision_encoder", weight: "vision_model.encoder.layers.0.mlp.fc1.weight", by: 8.0 },
     Layer { graph: "decoder", weight: "text_model.layers.1.mlp.down_proj.weight", by: 8.0 },
@@ -160,4 +163,115 @@ fn scales_of_int4_for_cpus() {
 #[test]
 fn scales_of_int4_for_gpus() {
     every_family(Precision::Int4, Target::Portable, "scale");
+}
+
+/// Bytes of a constant of the decoder, for a fault.
+type Fault = (&'static str, &'static str, fn(&mut [u8]));
+
+/// Faults so small that limits wide enough for what 4 bits lose would not see them.
+const SMALL: [Fault; 4] = [
+    ("one integer off by one", ".quantized", |values| values[0] ^= 1),
+    ("the sign of one scale", ".scale", |scales| scales[1] ^= 0x80),
+    ("two scales swapped", ".scale", |scales| scales[..4].rotate_left(2)),
+    ("a tile's word transposed", ".quantized", |values| {
+        let word: Vec<u8> = (0..64).map(|at| values[at % 16 * 4 + at / 16]).collect();
+        values[..64].copy_from_slice(&word);
+    }),
+];
+
+/// Where the decoder's logits may have been from the checkpoint's before weights were compared one by one.
+const OLD_LIMITS: [(Precision, f64); 2] = [(Precision::Int8, 8e-2), (Precision::Int4, 4e-1)];
+
+fn edit(bundle: &Path, parts: &[&str], edit: impl FnOnce(&mut [u8])) {
+    let (Location { file, offset, length }, _) = constant(bundle, "decoder", parts);
+    mended(bundle, &file, |bytes| edit(&mut bytes[offset as usize..(offset + length) as usize]));
+}
+
+/// A bundle that passes.
+fn sound(workshop: &Workshop, options: &build::Options) -> PathBuf {
+    let bundle = build::build(&workshop.checkpoint(), options, Progress::Silent).unwrap().bundle;
+    let report = verified(&bundle);
+    assert!(report.passed, "{report}");
+    bundle
+}
+
+#[test]
+fn faults_that_are_smaller_than_the_loss() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::stock("smolvlm");
+    calm(&workshop);
+    workshop.build(Target::Portable).unwrap();
+    for (precision, old_limit) in OLD_LIMITS {
+        let options = build::Options { precision, ..workshop.options(Target::Cpu) };
+        for (name, part, fault) in SMALL {
+            let bundle = sound(&workshop, &options);
+            edit(&bundle, &["layers.1.self_attn.o_proj.weight", part], fault);
+            let report = verified(&bundle);
+            assert!(!report.passed && report.strayed.len() == 1, "{precision}, {name}: {report}");
+            assert!(
+                report.strayed[0].tensor.contains("layers.1.self_attn.o_proj"),
+                "{precision}, {name}: {report}"
+            );
+            // What a comparison of logits alone had to let pass. In 8 bits that is the smallest of them.
+            let logits = report.stages.last().unwrap();
+            let was_hidden = precision == Precision::Int4 || name == SMALL[0].0;
+            assert!(!was_hidden || logits.loss.unwrap() < old_limit, "{precision}, {name}: {report}");
+            fs::remove_dir_all(&bundle).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_zero_point_off_by_one() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::stock("smolvlm");
+    workshop.build(Target::Portable).unwrap();
+    let rule = "[{role: decoder, tensor: \"*.mlp.*\", form: int4-block16-asymmetric}]";
+    let weight_rules = serde_yaml::from_str(rule).unwrap();
+    let options =
+        build::Options { precision: Precision::Int4, weight_rules, ..workshop.options(Target::Cpu) };
+    let bundle = sound(&workshop, &options);
+    edit(&bundle, &["layers.1.mlp.down_proj.weight", ".zero_point"], |points| points[0] ^= 1);
+    let report = verified(&bundle);
+    let counts: Vec<u64> = report.strayed.iter().map(|found| found.count).collect();
+    assert!(!report.passed && counts.len() == 1 && counts[0] <= 16, "{report}");
+}
+
+/// The weights are right, and an operator reads others than it should: only what the graph computes shows it.
+#[test]
+fn weights_that_the_wrong_operator_reads() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::stock("smolvlm");
+    workshop.build(Target::Portable).unwrap();
+    for precision in [Precision::Int8, Precision::Int4] {
+        let options = build::Options { precision, ..workshop.options(Target::Cpu) };
+        let bundle = sound(&workshop, &options);
+        mended(&bundle, "decoder.onnx", |bytes| {
+            let mut model = ModelProto::decode(bytes.as_slice()).unwrap();
+            for input in
+                model.graph.iter_mut().flat_map(|graph| &mut graph.node).flat_map(|node| &mut node.input)
+            {
+                let other = match input.contains("layers.1.") {
+                    true if input.contains(".mlp.gate_proj.") => input.replace(".gate_proj.", ".up_proj."),
+                    true if input.contains(".mlp.up_proj.") => input.replace(".up_proj.", ".gate_proj."),
+                    _ => continue,
+                };
+                if other.contains(".weight") {
+                    *input = other;
+                }
+            }
+            *bytes = model.encode_to_vec();
+        });
+        let report = verified(&bundle);
+        assert!(!report.passed && report.strayed.is_empty(), "{precision}: {report}");
+        let failed = report.stages.iter().filter(|stage| !stage.passed()).map(|stage| stage.stage.as_str());
+        assert_eq!(failed.collect::<Vec<_>>(), ["decoder"], "{precision}: {report}");
+        fs::remove_dir_all(&bundle).unwrap();
+    }
 }

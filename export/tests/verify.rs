@@ -73,6 +73,7 @@ fn both_targets_pass_and_a_changed_weight_does_not() {
     });
     let report = verify(&workshop.bundle());
     assert!(!report.passed);
+    assert_eq!(report.strayed.iter().map(|found| found.graph.as_str()).collect::<Vec<_>>(), ["refiner"]);
     let failed: Vec<_> = report.stages.iter().filter(|stage| !stage.passed()).collect();
     assert_eq!(failed.iter().map(|stage| stage.stage.as_str()).collect::<Vec<_>>(), ["refiner"], "{report}");
 }
@@ -87,9 +88,14 @@ fn quantized_bundles_are_close_and_other_stages_as_before() {
     for precision in [Precision::Int8, Precision::Int4] {
         let report = verify(&workshop.quantize(precision));
         assert!(report.passed, "{report}");
-        for StageReport { stage, distance, cosine, .. } in &report.stages {
-            let quantized = ["embedding", "vision_encoder", "refiner", "decoder"].contains(&stage.as_str());
-            assert_eq!(*distance > 1e-3, quantized, "{precision}: {report}");
+        assert!(report.strayed.is_empty());
+        let graphs: Vec<&str> = report.losses.iter().map(|loss| loss.graph.as_str()).collect();
+        assert_eq!(graphs, ["decoder", "embedding", "refiner", "vision_encoder"]);
+        for StageReport { stage, distance, loss, cosine, .. } in &report.stages {
+            let quantized = graphs.contains(&stage.as_str());
+            assert_eq!(loss.unwrap() > 1e-3, quantized, "{precision}: {report}");
+            // Tables are read and nothing is multiplied.
+            assert!(stage != "embedding" || *distance <= 1e-6, "{precision}: {report}");
             assert!(
                 *cosine > if precision == Precision::Int4 { 0.95 } else { 0.999 },
                 "{precision}: {report}"

@@ -19,7 +19,8 @@ pub mod graph;
 mod image_processor;
 pub mod networks;
 
-mod onnx {
+/// ONNX's protobuf, whole, for those who write graphs or change written ones.
+pub mod onnx {
     #![allow(
         missing_docs,
         unreachable_pub,

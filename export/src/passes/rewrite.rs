@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use arrcoc_bundle::names::stored;
 use arrcoc_models::graph::quantized::{Part, Quantized, Scheme};
 use arrcoc_models::graph::{
     Attribute, DOMAIN, Dim, Element, Function, Graph, Initializer, MICROSOFT, Node, Source, Value,
@@ -140,7 +141,7 @@ impl Rewriter {
             Source::Data(bytes) => Source::Data(halves(&bytes)),
             source => source,
         };
-        Some(self.store(format!("{name}.fp16").into(), Element::F16, constant.shape, source))
+        Some(self.store(format!("{name}{}", stored::HALF).into(), Element::F16, constant.shape, source))
     }
 
     /// The constant of a name.
@@ -220,12 +221,12 @@ impl Rewriter {
         let quantized = Quantized { tensor, range, columns, factors, scheme, part };
         let (element, shape) = quantized.tensor_type();
         let suffix = match part {
-            Part::Values => "quantized",
-            Part::Scales => "scale",
-            Part::ZeroPoints => "zero_point",
+            Part::Values => stored::VALUES,
+            Part::Scales => stored::SCALES,
+            Part::ZeroPoints => stored::ZERO_POINTS,
         };
         Some(self.store(
-            format!("{}.{suffix}", weight.name).into(),
+            format!("{}{suffix}", weight.name).into(),
             element,
             shape,
             Source::Quantized(quantized),

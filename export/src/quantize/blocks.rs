@@ -2,6 +2,7 @@
 //! (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits>).
 
 use super::nearest;
+use super::restore::{Restored, Stored, four_bits};
 use arrcoc_models::graph::quantized::{Bits, Blocks, Part};
 
 /// A block's affine map: `weight = scale * (value - zero_point)`, values from 0 to 2^bits - 1.
@@ -32,6 +33,22 @@ pub(super) fn encode(row: &[f32], blocks: Blocks, part: Part, out: &mut Vec<u8>)
             }
         }
     }
+}
+
+/// What `MatMulNBits` makes of its inputs: `scale * (value - zero point)`, with the middle of the range where
+/// there is no zero point.
+pub(super) fn restore(stored: &Stored, blocks: Blocks, row: usize, column: usize) -> Restored {
+    let per_row = blocks.per_row(stored.columns);
+    let (block, within) = (column / blocks.size, column % blocks.size);
+    let first = (row * per_row + block) * blocks.bytes();
+    let points = stored.zero_points.get(row * blocks.zero_point_bytes(stored.columns)..).unwrap_or(&[]);
+    let (value, point) = match blocks.bits {
+        Bits::Four => (four_bits(&stored.values, 2 * first + within), four_bits(points, block)),
+        Bits::Eight => (stored.byte(first + within), points.get(block).copied().unwrap_or(0)),
+    };
+    let largest = i32::from(largest(blocks.bits));
+    let point = if blocks.symmetric { largest / 2 + 1 } else { point.into() };
+    Restored::new(stored.scale(row * per_row + block), i32::from(value) - point, -point, largest - point)
 }
 
 /// Largest value that fits.
@@ -127,6 +144,7 @@ pub(super) fn pack(values: &[u8], bits: Bits, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrcoc_models::graph::quantized::Scheme;
 
     const SIZES: [usize; 2] = [16, 32];
 
@@ -194,6 +212,34 @@ mod tests {
             let found = restored(&[0.5; 40], blocks);
             assert_eq!(found.len(), 40usize.next_multiple_of(blocks.size));
             assert!(found[40..].iter().all(|&x| x == 0.0));
+        }
+    }
+
+    /// The reading that `verify` uses against the one above, which unpacks a row as the operator does.
+    #[test]
+    fn rows_are_read_back_one_by_one() {
+        let rows: Vec<Vec<f32>> = (0..3)
+            .map(|row| (0..80).map(|i| ((i * 37 + row * 13) % 101) as f32 * 0.01 - 0.4).collect())
+            .collect();
+        for blocks in all() {
+            let all = |part| {
+                let mut bytes = Vec::new();
+                rows.iter().for_each(|row| encode(row, blocks, part, &mut bytes));
+                bytes
+            };
+            let scales = all(Part::Scales);
+            let scales =
+                scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let zero_points = if blocks.symmetric { Vec::new() } else { all(Part::ZeroPoints) };
+            let scheme = Scheme::Blocks(blocks);
+            let stored =
+                Stored { scheme, rows: 3, columns: 80, values: all(Part::Values), scales, zero_points };
+            let mut found = Vec::new();
+            for (number, row) in rows.iter().enumerate() {
+                stored.row(number, &mut found);
+                let values: Vec<f32> = found.iter().map(|found| found.value).collect();
+                assert_eq!(values, restored(row, blocks)[..80], "{blocks:?}, row {number}");
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use arrcoc_models::graph::quantized::{Part, Quantized};
 use half::f16;
 
+use super::restore::{Restored, Stored};
 use super::{Matrix, RESTORED_AS_F16, each_row, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
@@ -64,19 +65,40 @@ fn encode(x: f32) -> u8 {
     sign | u8::try_from(code).unwrap_or(0x7e)
 }
 
+/// `DequantizeLinear` of float8e4m3fn with one scale.
+pub(super) fn restore(stored: &Stored, row: usize, column: usize) -> Restored {
+    let (value, step) = decode(stored.byte(row * stored.columns + column));
+    let scale = stored.scale(0);
+    let end = if value.abs() >= LARGEST { (value * scale).signum() } else { 0.0 };
+    Restored { value: value * scale, step: step * scale.abs(), end }
+}
+
+/// A number of the format and how far the next larger one is away, by the definition (Micikevicius et al.
+/// 2022, <https://arxiv.org/abs/2209.05433>, table 1): 1 sign bit, 4 exponent bits of bias 7, 3 mantissa
+/// bits.
+fn decode(code: u8) -> (f32, f32) {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let step = 2f32.powi(exponent.max(1) - 7) / 8.0;
+    let magnitude = if exponent == 0 { mantissa * step } else { (8.0 + mantissa) * step };
+    (if code & 0x80 == 0 { magnitude } else { -magnitude }, step)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// By the definition (Micikevicius et al., table 1): 1 sign bit, 4 exponent bits of bias 7, 3 mantissa
-    /// bits.
     fn decode(code: u8) -> f32 {
-        let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-        let magnitude = match exponent {
-            0 => mantissa / 8.0 * 2f32.powi(-6),
-            _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
-        };
-        if code & 0x80 == 0 { magnitude } else { -magnitude }
+        super::decode(code).0
+    }
+
+    #[test]
+    fn numbers_are_those_of_the_format() {
+        // The paper's table 1: the largest, the smallest normal and the smallest subnormal number, and one.
+        let known =
+            [(0x7e, 448.0), (0x08, 2f32.powi(-6)), (0x01, 2f32.powi(-9)), (0x38, 1.0), (0xb9, -1.125)];
+        for (code, number) in known {
+            assert_eq!(decode(code), number);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::io::Write;
 use arrcoc_models::graph::quantized::{Int4, Part, Quantized};
 use half::f16;
 
+use super::restore::{Restored, Stored, four_bits};
 use super::{LEAST, Matrix, RESTORED_AS_F16, each_row_within, nearest};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
@@ -81,6 +82,19 @@ pub(super) fn write(
         Ok(())
     })?;
     out.write_all(&columns.bytes).map_err(CheckpointError::Sink)
+}
+
+/// `DequantizeLinear` with `axis` 0 and blocks, of a matrix that is stored transposed.
+pub(super) fn restore(stored: &Stored, blocks: Int4, row: usize, column: usize) -> Restored {
+    let value = four_bits(&stored.values, column * stored.rows + row);
+    let of_block = column / blocks.size * stored.rows + row;
+    let scale = stored.scale(of_block);
+    if blocks.symmetric {
+        // The upper half of the sixteen patterns is negative.
+        return Restored::new(scale, i32::from((value << 4) as i8 >> 4), LIMITS.0 as i32, LIMITS.1 as i32);
+    }
+    let point = i32::from(four_bits(&stored.zero_points, of_block));
+    Restored::new(scale, i32::from(value) - point, -point, 15 - point)
 }
 
 /// A part under construction, to which every row of the matrix adds a column.
@@ -197,6 +211,25 @@ mod tests {
                         (found - x).abs() <= steps * step,
                         "{symmetric}: {x} became {found}, step {step}"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_reading_of_verify_is_that_of_the_operator() {
+        let rows = matrix();
+        for symmetric in [true, false] {
+            let (weight, scales) = restored(&rows, symmetric);
+            let scheme = Scheme::Int4(Int4 { size: SIZE, symmetric });
+            let zero_points = if symmetric { Vec::new() } else { part(&rows, symmetric, Part::ZeroPoints) };
+            let values = part(&rows, symmetric, Part::Values);
+            let stored = Stored { scheme, rows: rows.len(), columns: COLUMNS, values, scales, zero_points };
+            let mut found = Vec::new();
+            for row in 0..rows.len() {
+                stored.row(row, &mut found);
+                for (column, found) in found.iter().enumerate() {
+                    assert_eq!(found.value, weight(column, row), "{symmetric}, {row}, {column}");
                 }
             }
         }

@@ -7,6 +7,7 @@
 mod blocks;
 pub(crate) mod fp8;
 mod int4;
+pub(crate) mod restore;
 mod rows;
 mod tiles;
 

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use arrcoc_models::graph::quantized::{Part, Quantized};
 
+use super::restore::{Restored, Stored};
 use super::{Matrix, each_row, nearest};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
@@ -32,6 +33,12 @@ fn scale(row: &[f32]) -> f32 {
     if largest == 0.0 { 1.0 } else { largest / RANGE }
 }
 
+/// `DequantizeLinear` of int8 with a scale per row and no zero point.
+pub(super) fn restore(stored: &Stored, row: usize, column: usize) -> Restored {
+    let integer = stored.byte(row * stored.columns + column) as i8;
+    Restored::new(stored.scale(row), integer.into(), -(RANGE as i32), RANGE as i32)
+}
+
 fn encode(row: &[f32], values: &mut Vec<u8>) {
     let scale = scale(row);
     values.extend(row.iter().map(|x| nearest(x / scale).clamp(-RANGE, RANGE) as i8 as u8));
@@ -40,6 +47,7 @@ fn encode(row: &[f32], values: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrcoc_models::graph::quantized::Scheme;
 
     #[test]
     fn values_are_within_half_a_step() {
@@ -48,6 +56,26 @@ mod tests {
         encode(&row, &mut values);
         for (x, value) in row.iter().zip(values) {
             assert!((x - f32::from(value as i8) * scale(&row)).abs() <= scale(&row) * 0.5001);
+        }
+    }
+
+    #[test]
+    fn rows_are_read_back_with_their_own_scales() {
+        let rows: Vec<Vec<f32>> =
+            (1..4).map(|row| (0..8).map(|i| row as f32 * (i as f32 - 3.5)).collect()).collect();
+        let mut values = Vec::new();
+        rows.iter().for_each(|row| encode(row, &mut values));
+        let (scheme, scales) = (Scheme::PerRow, rows.iter().map(|row| scale(row)).collect());
+        let stored = Stored { scheme, rows: 3, columns: 8, values, scales, zero_points: Vec::new() };
+        let mut found = Vec::new();
+        for (number, row) in rows.iter().enumerate() {
+            stored.row(number, &mut found);
+            for (x, found) in row.iter().zip(&found) {
+                assert!(
+                    (x - found.value).abs() <= 0.501 * found.step && found.step == scale(row),
+                    "{found:?}"
+                );
+            }
         }
     }
 

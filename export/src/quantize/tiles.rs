@@ -6,6 +6,7 @@ use arrcoc_models::graph::quantized::{Bits, Blocks, Part, Quantized};
 use half::f16;
 
 use super::blocks::{self, Map};
+use super::restore::{Restored, Stored, four_bits};
 use super::{LEAST, Matrix, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 
@@ -44,6 +45,24 @@ pub(super) fn write(
     out.write_all(&side_by_side(&rows, unit)).map_err(CheckpointError::Sink)
 }
 
+/// What `BlockLinear` reads (`models/src/graph/ops/linear.rs`): of tile, block and word, four bytes of each
+/// of sixteen rows.
+pub(super) fn restore(stored: &Stored, bits: Bits, row: usize, column: usize) -> Restored {
+    let tiled = Blocks::tiled(bits);
+    let (tile, row) = (row / Blocks::TILE_ROWS, row % Blocks::TILE_ROWS);
+    let (block, within) = (column / tiled.size, column % tiled.size);
+    let of_block = tile * tiled.per_row(stored.columns) + block;
+    let byte = within * bits.count() / 8;
+    let word = of_block * tiled.bytes() / Blocks::WORD_BYTES + byte / Blocks::WORD_BYTES;
+    let at = (word * Blocks::TILE_ROWS + row) * Blocks::WORD_BYTES + byte % Blocks::WORD_BYTES;
+    let (value, middle) = match bits {
+        Bits::Four => (four_bits(&stored.values, 2 * at + within % 2), 8),
+        Bits::Eight => (stored.byte(at), 128),
+    };
+    let scale = stored.scale(of_block * Blocks::TILE_ROWS + row);
+    Restored::new(scale, i32::from(value) - middle, -middle, middle - 1)
+}
+
 /// A block's map with a scale that 16 bits hold. One too small for them leaves nothing of weights that are
 /// next to nothing.
 fn map(block: &[f32], bits: Bits) -> Map {
@@ -78,6 +97,7 @@ fn side_by_side(rows: &[u8], unit: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrcoc_models::graph::quantized::Scheme;
 
     #[test]
     fn words_of_sixteen_rows_lie_side_by_side() {
@@ -89,6 +109,44 @@ mod tests {
             .flat_map(|at| (0..16).flat_map(move |r| (0..4).map(move |i| 10 * r + at + i)))
             .collect();
         assert_eq!(tile, expected);
+    }
+
+    /// Seventeen rows of three blocks, which fill a second tile with one.
+    #[test]
+    fn what_is_read_back_is_what_was_written_wherever_it_lies() {
+        let weight = |row: usize, column: usize| ((row * 131 + column * 37) % 211) as f32 * 0.01 - 1.0;
+        let (rows, columns) = (17, 96);
+        for bits in BOTH {
+            let mut stored = Stored {
+                scheme: Scheme::Tiles(bits),
+                rows,
+                columns,
+                values: vec![],
+                scales: vec![],
+                zero_points: vec![],
+            };
+            for tile in 0..2 {
+                let (mut bytes, mut halves) = (Vec::new(), Vec::new());
+                for row in 16 * tile..16 * (tile + 1) {
+                    let of = |column| if row < rows { weight(row, column) } else { 0.0 };
+                    let row: Vec<f32> = (0..columns).map(of).collect();
+                    values(&row, bits, &mut bytes);
+                    scales(&row, bits, &mut halves);
+                }
+                stored.values.extend(side_by_side(&bytes, Blocks::WORD_BYTES));
+                let halves = side_by_side(&halves, size_of::<f16>());
+                stored.scales.extend(halves.chunks(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
+            }
+            let mut found = Vec::new();
+            for row in 0..rows {
+                stored.row(row, &mut found);
+                for (column, found) in found.iter().enumerate() {
+                    let lost = (found.value - weight(row, column)).abs();
+                    let steps = if found.end == 0.0 { 0.51 } else { 2.0 };
+                    assert!(lost <= steps * found.step, "{bits:?}, {row}, {column}: {found:?}");
+                }
+            }
+        }
     }
 
     const BOTH: [Bits; 2] = [Bits::Four, Bits::Eight];

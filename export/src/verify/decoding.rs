@@ -1,36 +1,32 @@
-//! The decoder, token by token: the same prompt and the reference's choices go to both sides.
+//! The decoder, token by token: the same prompt and the reference's choices go to all sides.
 //!
 //! Bundles for different targets pass their KV cache differently, so the runs are not replayed: each side has
-//! a decoder of its own.
+//! a decoder of its own. They speak one after the other.
 
 use arrcoc_bundle::names::tensor;
 use std::time::{Duration, Instant};
 
-use arrcoc_bundle::{Bundle, Manifest, Meaning, Role};
+use arrcoc_bundle::{Manifest, Meaning, Role};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits, Rows};
-use arrcoc_runtime::library::Library;
 use arrcoc_runtime::tensor::Tensor;
 use serde::Serialize;
 
 use super::compare::{float_cosine, float_distance};
-use super::replay::StageReport;
+use super::replay::{Side, StageReport};
 use super::{Options, VerifyError, tolerances};
-
-/// One bundle on one library.
-pub(super) struct Side<'a> {
-    pub(super) bundle: &'a Bundle,
-    pub(super) library: &'a dyn Library,
-}
+use crate::progress::Waiting;
 
 /// The greedy continuation, token by token.
 #[derive(Debug, Clone, Serialize)]
 pub struct DecodingReport {
-    /// Tokens decoded, the reference's choice fed to both sides.
+    /// Tokens decoded, the reference's choice fed to all sides.
     pub tokens: usize,
-    /// Tokens where both sides' first choice is the same.
+    /// Tokens where the bundle's first choice is the reference's.
     pub agreeing: usize,
     /// Tokens where they differ although the reference's two best are further apart than the logits may be.
     pub differing: usize,
+    /// Tokens where the bundle's first choice is that of the checkpoint's own weights.
+    pub kept: usize,
 }
 
 /// A language model of one side, with one sequence in it.
@@ -85,62 +81,122 @@ pub(super) fn context_length(options: &Options, manifest: &Manifest) -> usize {
     options.library.tensorrt.lengths.context_length.min(manifest.decoder.context_length)
 }
 
-/// Feeds a prompt `[1, S, H]`, then decodes greedily: the reference's choices go to both sides.
-pub(super) fn decode(
-    sides: &[Side<'_>; 2],
-    prompt: &Tensor,
-    options: &Options,
-) -> Result<(StageReport, DecodingReport), VerifyError> {
-    let spec = &sides[0].bundle.manifest().decoder;
-    let context_length = context_length(options, sides[0].bundle.manifest());
-    // As a server would: TensorRT plans take no more.
-    let prefill_chunk = options.library.tensorrt.lengths.prefill_chunk;
-    let prompt = prompt.as_slice::<f32>()?;
-    // A model of short context takes as much of the prompt as leaves room for one token and the decoder's
-    // spare place.
-    let length = (prompt.len() / spec.hidden_size).min(context_length - 2);
-    let tokens = options.tokens.min(context_length - length - 1);
-    let prompt = &prompt[prompt.len() - length * spec.hidden_size..];
-    let capacity = length + tokens + 1;
-    let mut speakers = [Speaker::load(&sides[0], capacity)?, Speaker::load(&sides[1], capacity)?];
-    let manifest = sides[0].bundle.manifest();
-    let limit = tolerances::limit(manifest, manifest.only(Role::Decoder), Role::Decoder, Meaning::Logits);
-    let mut decoding = DecodingReport { tokens, agreeing: 0, differing: 0 };
-    let (mut worst, mut cosine) = (0.0f64, 1.0f64);
-    let mut token = None;
-    for _ in 0..tokens {
-        let [subject, reference] = &mut speakers;
-        let [found, expected] = match token {
-            None => [
-                subject.prefill(prompt, spec.hidden_size, prefill_chunk)?,
-                reference.prefill(prompt, spec.hidden_size, prefill_chunk)?,
-            ],
-            Some(token) => [subject.step(token)?, reference.step(token)?],
-        };
-        let (found, expected) = (found.values(), expected.values());
-        worst = worst.max(float_distance(found, expected));
-        cosine = cosine.min(float_cosine(found, expected));
-        let choice = top(expected);
-        if top(found) == choice {
-            decoding.agreeing += 1;
-        } else if margin(expected) > limit * largest(expected) {
-            decoding.differing += 1;
-        }
-        token = Some(choice);
+/// What a side said to a prompt, and to the tokens that followed it.
+pub(super) struct Speech {
+    /// Logits of every token.
+    logits: Vec<Vec<f32>>,
+    elapsed: Duration,
+}
+
+/// A prompt, and how it is fed.
+pub(super) struct Lines<'a> {
+    /// Rows of `width`.
+    prompt: &'a [f32],
+    width: usize,
+    /// Rows that are fed at once. As a server would: TensorRT plans take no more.
+    chunk: usize,
+    /// Tokens to decode.
+    tokens: usize,
+    /// Rows and tokens.
+    capacity: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// As much of a prompt `[1, S, H]` as a model's context leaves room for, beside one token and the
+    /// decoder's spare place.
+    pub(super) fn new(
+        prompt: &'a Tensor,
+        manifest: &Manifest,
+        options: &Options,
+    ) -> Result<Self, VerifyError> {
+        let context_length = context_length(options, manifest);
+        let width = manifest.decoder.hidden_size;
+        let prompt = prompt.as_slice::<f32>()?;
+        let length = (prompt.len() / width).min(context_length - 2);
+        let tokens = options.tokens.min(context_length - length - 1);
+        let prompt = &prompt[prompt.len() - length * width..];
+        let chunk = options.library.tensorrt.lengths.prefill_chunk;
+        Ok(Self { prompt, width, chunk, tokens, capacity: length + tokens + 1 })
     }
-    let [seconds, reference_seconds] = speakers.map(|speaker| speaker.elapsed.as_secs_f64());
-    let stage = StageReport {
-        stage: sides[0].bundle.manifest().only(Role::Decoder).to_owned(),
-        role: Role::Decoder,
-        output: tensor::LOGITS.to_owned(),
-        meaning: Meaning::Logits,
-        distance: worst,
-        limit,
-        cosine,
-        seconds,
-        reference_seconds,
-    };
-    Ok((stage, decoding))
+
+    /// Has a side say them: its own choices, or those of a side that has spoken before. One side's weights
+    /// are in memory at a time.
+    pub(super) fn speak(
+        &self,
+        side: &Side<'_>,
+        before: Option<&Speech>,
+        waiting: &Waiting,
+    ) -> Result<Speech, VerifyError> {
+        let mut speaker = Speaker::load(side, self.capacity)?;
+        let mut logits: Vec<Vec<f32>> = Vec::with_capacity(self.tokens);
+        for at in 0..self.tokens {
+            waiting.say(&format!("decoding on {}, token {} of {}", side.name, at + 1, self.tokens));
+            let said = match at.checked_sub(1) {
+                None => speaker.prefill(self.prompt, self.width, self.chunk)?,
+                Some(last) => speaker.step(top(&before.map_or(&logits, |speech| &speech.logits)[last]))?,
+            };
+            logits.push(said.values().to_vec());
+        }
+        Ok(Speech { logits, elapsed: speaker.elapsed })
+    }
+}
+
+impl Speech {
+    /// How far its logits are from those of another at worst, and their worst cosine.
+    fn apart(&self, from: &Self) -> (f64, f64) {
+        self.logits.iter().zip(&from.logits).fold((0.0, 1.0), |(distance, cosine), (found, expected)| {
+            (float_distance(found, expected).max(distance), float_cosine(found, expected).min(cosine))
+        })
+    }
+}
+
+/// What the four sides said. Where nothing is lost in weights, three of them are one.
+pub(super) struct Speeches<'a> {
+    /// The bundle that is verified.
+    pub(super) subject: &'a Speech,
+    /// Its weights in 32 bits.
+    pub(super) reference: &'a Speech,
+    /// The same with rounded factors.
+    pub(super) rounded: &'a [Speech],
+    /// The checkpoint's weights.
+    pub(super) checkpoint: Option<&'a Speech>,
+}
+
+impl Speeches<'_> {
+    /// Compares them.
+    pub(super) fn compare(&self, manifest: &Manifest) -> (StageReport, DecodingReport) {
+        let Self { subject, reference, rounded, checkpoint } = self;
+        let (distance, cosine) = subject.apart(reference);
+        let noise = rounded.iter().map(|rounded| rounded.apart(reference).0).reduce(f64::max);
+        let name = manifest.only(Role::Decoder);
+        let limit = tolerances::limit(manifest, name, Role::Decoder, Meaning::Logits, noise);
+        let loss = checkpoint.map(|checkpoint| subject.apart(checkpoint));
+        let stage = StageReport {
+            stage: name.to_owned(),
+            role: Role::Decoder,
+            output: tensor::LOGITS.to_owned(),
+            meaning: Meaning::Logits,
+            distance,
+            noise,
+            limit,
+            loss: loss.map(|(distance, _)| distance),
+            cosine: loss.map_or(cosine, |(_, cosine)| cosine),
+            seconds: subject.elapsed.as_secs_f64(),
+            reference_seconds: reference.elapsed.as_secs_f64(),
+        };
+        let mut decoding =
+            DecodingReport { tokens: subject.logits.len(), agreeing: 0, differing: 0, kept: 0 };
+        for (at, (found, expected)) in subject.logits.iter().zip(&reference.logits).enumerate() {
+            if top(found) == top(expected) {
+                decoding.agreeing += 1;
+            } else if margin(expected) > limit * largest(expected) {
+                decoding.differing += 1;
+            }
+            let own = checkpoint.map_or(expected, |checkpoint| &checkpoint.logits[at]);
+            decoding.kept += usize::from(top(found) == top(own));
+        }
+        (stage, decoding)
+    }
 }
 
 /// Index of the largest logit, the first of equal ones.

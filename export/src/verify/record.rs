@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrcoc_bundle::{Bundle, Role, Statistics};
 use arrcoc_runtime::generate::{GenerateError, MaxTokens, Note, Observer};
-use arrcoc_runtime::library::{Library, LibraryKind};
+use arrcoc_runtime::library::{Library, LibraryError, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
 use arrcoc_runtime::tensor::Tensor;
 use arrcoc_runtime::vision::VisionOptions;
@@ -14,8 +14,8 @@ use arrcoc_runtime::vision::VisionOptions;
 use super::question::{Question, smallest_size};
 use super::{AdapterReport, Options, VerifyError};
 use crate::ask::{PATIENCE, ask, budgets};
-use crate::progress::Progress;
-use crate::tap::{Call, Recording, Tap};
+use crate::progress::{Progress, Waiting};
+use crate::tap::{Call, Listener, Named, Recording, Run, Tap};
 
 /// What the reference did.
 pub(super) struct Record {
@@ -35,8 +35,9 @@ pub(super) fn record(
     progress: Progress,
 ) -> Result<Record, VerifyError> {
     let question = Question::new(options.image.as_deref(), options.seed)?;
-    let recording = Arc::new(Recording::default());
-    let tap = Tap::new(library, Arc::clone(&recording));
+    let waiting = progress.wait("loading the reference");
+    let witness = Arc::new(Witness { recording: Recording::default(), waiting });
+    let tap = Tap::new(library, Arc::clone(&witness));
     let watch = Arc::new(Embeds::default());
     let context = reference.manifest().decoder.context_length;
     let model_options = model::Options {
@@ -54,13 +55,14 @@ pub(super) fn record(
     };
     let model = Model::load_on(reference.clone(), &tap, &model_options, Arc::<Embeds>::clone(&watch))?;
     // What was recorded is the first run, of a grey picture.
-    recording.take();
+    witness.recording.take();
     let mut calls = Vec::new();
     let mut refused = None;
     for budget in budgets(&model) {
         progress.note(&format!("asking the reference, budget {budget:?}"));
+        witness.waiting.say(&format!("asking the reference, budget {budget:?}"));
         match ask(&model, &question.picture, &question.text, budget, MaxTokens::Exactly(1)) {
-            Ok(()) => calls.extend(recording.take()),
+            Ok(()) => calls.extend(witness.recording.take()),
             Err(error @ GenerateError::Invalid { .. }) => {
                 progress.note(&format!("budget {budget:?} is left out: {error}"));
                 refused = Some(error);
@@ -77,6 +79,19 @@ pub(super) fn record(
         return Err(VerifyError::Question(refused.unwrap_or_else(nothing)));
     };
     Ok(Record { calls: once(others), prompt, adapter: watch.report(&model, reference) })
+}
+
+/// Keeps every run, and says so to whoever waits.
+struct Witness {
+    recording: Recording,
+    waiting: Waiting,
+}
+
+impl Listener for Witness {
+    fn ran(&self, run: &Run<'_>, outputs: Named) -> Result<Named, LibraryError> {
+        self.waiting.say(&format!("asking the reference, {} ran", run.graph));
+        self.recording.ran(run, outputs)
+    }
 }
 
 /// Leaves out runs whose inputs an earlier run of the graph had already.

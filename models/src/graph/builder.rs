@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
 
 use super::{Attribute, Dim, Element, Graph, Init, Initializer, Node, Parameter, Source, Value};
+use arrcoc_bundle::names::tensor;
 use arrcoc_bundle::{Meaning, Role, Target};
 
 /// Grows a [`Graph`].
@@ -179,7 +180,7 @@ impl Builder {
         if let Some(value) = self.constants.get(&key) {
             return value.clone();
         }
-        let name = format!("constant_{}", self.constants.len());
+        let name = format!("{}{}", tensor::CONSTANT, self.constants.len());
         let value = self.initializer(name.into(), element, shape, Source::Data(key.0.clone()));
         self.constants.insert(key, value.clone());
         value
