@@ -3,8 +3,8 @@
 //! [`checkpoint`] reads Hugging Face directories, [`calibrate`] sees how large their tensors get, [`build`]
 //! turns them into bundles, [`init`] makes random ones, [`inspect`] shows either, [`plan`] says where a model
 //! fits, [`verify`] proves a bundle on two inference libraries, and [`compile`] compiles the graphs of one
-//! into TensorRT plans. [`hub`] fetches checkpoints. The networks themselves are `arrcoc-models`'s, the bundle's format is
-//! `arrcoc-bundle`'s.
+//! into TensorRT plans. [`hub`] fetches checkpoints. The networks themselves are `arrcoc-models`'s, the
+//! bundle's format is `arrcoc-bundle`'s.
 
 mod ask;
 pub mod build;

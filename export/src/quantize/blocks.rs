@@ -2,7 +2,7 @@
 //! (<https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits>).
 
 use super::nearest;
-use super::restore::{Restored, Stored, four_bits};
+use super::stored::{Restored, Stored, four_bits};
 use arrcoc_models::graph::quantized::{Bits, Blocks, Part};
 
 /// A block's affine map: `weight = scale * (value - zero_point)`, values from 0 to 2^bits - 1.

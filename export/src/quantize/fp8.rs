@@ -5,7 +5,7 @@ use std::io::Write;
 use arrcoc_models::graph::quantized::{Part, Quantized};
 use half::f16;
 
-use super::restore::{Restored, Stored};
+use super::stored::{Restored, Stored};
 use super::{Matrix, RESTORED_AS_F16, each_row, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 

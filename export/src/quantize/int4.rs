@@ -12,7 +12,7 @@ use std::io::Write;
 use arrcoc_models::graph::quantized::{Int4, Part, Quantized};
 use half::f16;
 
-use super::restore::{Restored, Stored, four_bits};
+use super::stored::{Restored, Stored, four_bits};
 use super::{LEAST, Matrix, RESTORED_AS_F16, each_row_within, nearest};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 

@@ -7,8 +7,9 @@
 mod blocks;
 pub(crate) mod fp8;
 mod int4;
-pub(crate) mod restore;
+mod restore;
 mod rows;
+pub(crate) mod stored;
 mod tiles;
 
 use std::io::{self, Write};

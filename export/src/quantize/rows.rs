@@ -4,7 +4,7 @@ use std::io::Write;
 
 use arrcoc_models::graph::quantized::{Part, Quantized};
 
-use super::restore::{Restored, Stored};
+use super::stored::{Restored, Stored};
 use super::{Matrix, each_row, nearest};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 

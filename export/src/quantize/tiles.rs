@@ -6,7 +6,7 @@ use arrcoc_models::graph::quantized::{Bits, Blocks, Part, Quantized};
 use half::f16;
 
 use super::blocks::{self, Map};
-use super::restore::{Restored, Stored, four_bits};
+use super::stored::{Restored, Stored, four_bits};
 use super::{LEAST, Matrix, each_row_within};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 

@@ -6,7 +6,7 @@
 
 use arrcoc_models::graph::quantized::{Bits, Scheme};
 
-use crate::quantize::restore::Restored;
+use crate::quantize::stored::Restored;
 
 /// Of half a step: quotients are rounded before they are rounded to integers, and scales of 16 bits are off
 /// by 2^-12 of themselves.

@@ -14,7 +14,7 @@ use super::VerifyError;
 use crate::onnx::{
     self, FLOAT, FLOAT8E4M3FN, FLOAT16, INT4, INT8, Initializer, Location, Node, UINT4, UINT8,
 };
-use crate::quantize::restore::Stored;
+use crate::quantize::stored::Stored;
 
 /// Where a tensor's bytes lie.
 #[derive(Debug, Clone)]

@@ -29,7 +29,7 @@ use crate::hashed_file::HashedFile;
 use crate::onnx;
 use crate::progress::{Progress, Step};
 use crate::quantize;
-use crate::quantize::restore::{Restored, Stored};
+use crate::quantize::stored::{Restored, Stored};
 
 /// Weights read at once.
 const GROUP: usize = 1 << 18;

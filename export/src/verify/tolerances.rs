@@ -43,8 +43,8 @@ const NOISE: f64 = 2.0;
 
 /// The least that may be left of an output's direction, by what the checkpoint's weights make of the same
 /// inputs in 32 bits. What a precision loses is not the build's fault, and has no limit but this one, which
-/// is there to catch nonsense: outputs that have nothing to do with each other have a cosine of 1 over the root
-/// of their length, 0.06 with 256 numbers, give or take. Four times that is more than chance.
+/// is there to catch nonsense: outputs that have nothing to do with each other have a cosine of 1 over the
+/// root of their length, 0.06 with 256 numbers, give or take. Four times that is more than chance.
 pub const LEAST_COSINE: f64 = 0.25;
 
 /// The limit of an output of a graph in a bundle, from a reference that has the same weights.
