@@ -21,6 +21,9 @@ use crate::networks::decoder;
 
 mod images;
 mod presets;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod tower;
 
 use images::Images;

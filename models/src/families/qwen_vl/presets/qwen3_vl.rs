@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::families::contract::{Dialogue, Preset};
+use super::DIALOGUE;
+use crate::families::contract::Preset;
 
-pub(super) static PRESETS: [Preset; 4] = [
+pub(super) const PRESETS: [Preset; 4] = [
     Preset {
         name: "qwen3-vl-tiny",
         about: "Qwen3-VL's mechanisms at a few hundred kilobytes: for tests and the demo",
@@ -34,24 +35,6 @@ pub(super) static PRESETS: [Preset; 4] = [
         dialogue: &DIALOGUE,
     },
 ];
-
-/// The dialogue format of Qwen's models with vision.
-const DIALOGUE: Dialogue = Dialogue {
-    control: &[
-        "<|endoftext|>",
-        "<|im_start|>",
-        "<|im_end|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-        "<|image_pad|>",
-        "<|video_pad|>",
-    ],
-    ends: &["<|im_end|>", "<|endoftext|>"],
-    template: "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}\
-{{ message['content'] }}{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}\
-<|vision_start|><|image_pad|><|vision_end|>{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}\
-{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-};
 
 /// The sizes in which the presets differ.
 struct Sizes {

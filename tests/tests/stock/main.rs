@@ -1,33 +1,31 @@
 //! Stock families: checkpoints that transformers saved, exported and answered as it answers.
 //!
-//! The two below `tests/fixtures/stock` are always replayed. `ARRCOC_STOCK` names a directory of others, as
+//! Those below `tests/fixtures/stock` are always replayed. `ARRCOC_STOCK` names a directory of others, as
 //! `python -m stock.draw` (`reference/`) makes them: checkpoints of drawn shapes, with the ids, features,
 //! logits and greedy tokens of transformers.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+mod checkpoint;
+mod identities;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use arrcoc_bundle::{Bundle, Precision, Target};
-use arrcoc_export::build::{self, Options};
-use arrcoc_export::calibrate::RangeMethod;
-use arrcoc_export::progress::Progress;
+use arrcoc_bundle::Target;
 use arrcoc_export::tap::{Call, Recording, Tap};
-use arrcoc_runtime::generate::{
-    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Sampling, Speaker,
-};
-use arrcoc_runtime::image::ImageLimits;
+use arrcoc_runtime::generate::{Event, NoObserver};
 use arrcoc_runtime::library::LibraryKind;
-use arrcoc_runtime::model::{self, Model};
+use arrcoc_runtime::model::Model;
 use arrcoc_runtime::tensor::Tensor;
-use arrcoc_runtime::vision::VisionOptions;
 use arrcoc_tests::compare::relative_error;
 use arrcoc_tests::repository;
 use safetensors::SafeTensors;
 use serde_json::Value;
+
+use checkpoint::Golden;
 
 /// Logits, absolute, and features against their largest.
 const CLOSE: f32 = 1e-3;
@@ -75,62 +73,15 @@ fn replay_all(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What transformers made of one conversation.
-struct Golden<'a> {
-    case: &'a Value,
-    tensors: SafeTensors<'a>,
-}
-
-impl Golden<'_> {
-    fn name(&self) -> &str {
-        self.case["name"].as_str().unwrap_or_default()
-    }
-
-    fn ids(&self, key: &str) -> Vec<u32> {
-        let ids = self.case[key].as_array().into_iter().flatten();
-        ids.filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect()
-    }
-
-    fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
-        let Some(name) = self.case["tensors"][key].as_str() else { return Ok(None) };
-        let tensor = self.tensors.tensor(name)?;
-        let floats = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        Ok(Some(floats.collect()))
-    }
-}
-
 /// Exports a checkpoint for a target and replays its conversations on a library; the largest difference of a
 /// logit.
 fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
     let scratch = tempfile::tempdir()?;
-    let options = Options {
-        out: scratch.path().to_owned(),
-        precision: Precision::Fp32,
-        target,
-        weight_rules: Vec::new(),
-        calibration: None,
-        range: RangeMethod::Absmax,
-        name: Some("drawn".to_owned()),
-        max_context: Some(2048),
-        force: false,
-    };
-    let built = build::build(&checkpoint(dir)?, &options, Progress::detect(true))?;
+    let bundle = checkpoint::build(dir, target, scratch.path())?;
     let recording = Arc::new(Recording::default());
     let tap = Tap::new(library.open(2)?, Arc::clone(&recording));
-    let options = model::Options {
-        slots: 1,
-        context_length: Some(2048),
-        prefill_chunk: 100,
-        vision: VisionOptions {
-            feature_cache_bytes: 0,
-            token_cache_bytes: 0,
-            // One of the pictures is a line.
-            limits: ImageLimits { max_aspect: 400, ..ImageLimits::default() },
-            ..VisionOptions::default()
-        },
-        ..model::Options::default()
-    };
-    let model = Model::load_on(Bundle::open(&built.bundle)?, &tap, &options, Arc::new(NoObserver))?;
+    let options = checkpoint::options();
+    let model = Model::load_on(bundle, &tap, &options, Arc::new(NoObserver))?;
     let cases: Value = serde_json::from_slice(&fs::read(dir.join("cases.json"))?)?;
     let tensors = fs::read(dir.join("cases.safetensors"))?;
     let mut worst = 0.0f32;
@@ -143,28 +94,9 @@ fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
     Ok(worst)
 }
 
-/// The checkpoint: a directory, or what a link of the hub's cache leads to.
-fn checkpoint(dir: &Path) -> Result<PathBuf> {
-    let plain = dir.join("checkpoint");
-    if plain.join("config.json").exists() {
-        return Ok(plain);
-    }
-    let snapshot = fs::read_dir(dir.join("snapshots"))?.next().context("no snapshot")??;
-    Ok(snapshot.path())
-}
-
 fn conversation(dir: &Path, model: &Model, recording: &Recording, golden: &Golden<'_>) -> Result<f32> {
     let expected = golden.ids("greedy");
-    let request = Request {
-        prompt: Prompt::Chat(messages(dir, &golden.case["messages"])?),
-        budget: Budget::Full,
-        explain: true,
-        sampling: Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() },
-        choices: 1,
-        max_tokens: MaxTokens::Exactly(expected.len()),
-        stop: Vec::new(),
-        top_logprobs: None,
-    };
+    let request = golden.request(dir, expected.len())?;
     let (found, wanted) = (model.prompt_ids(&request)?, golden.ids("input_ids"));
     ensure!(found == wanted, "prompt ids: expected {wanted:?}, found {found:?}");
     let mut generation = model.submit(request)?;
@@ -187,6 +119,14 @@ fn conversation(dir: &Path, model: &Model, recording: &Recording, golden: &Golde
         let error = relative_error(&rows, &features)?;
         ensure!(error <= CLOSE, "visual rows are off by {error:.1e}");
     }
+    if let Some(deep) = golden.floats("deepstack_features")? {
+        let error = relative_error(&levels(&calls)?, &deep)?;
+        ensure!(error <= CLOSE, "rows for deeper layers are off by {error:.1e}");
+    }
+    if let Some(positions) = golden.integers("position_ids")? {
+        let found = positions_of(&calls, wanted.len())?;
+        ensure!(found == positions, "positions: expected {positions:?}, found {found:?}");
+    }
     // Chunks of the prompt come before the last one, whose logits are the first token's.
     let logits = of("decoder", "logits")?;
     let steps = logits.get(logits.len().saturating_sub(expected.len())..).unwrap_or_default();
@@ -199,6 +139,34 @@ fn conversation(dir: &Path, model: &Model, recording: &Recording, golden: &Golde
     ensure!(worst <= CLOSE, "logits are off by {worst:.1e}");
     ensure!(tokens == expected, "greedy tokens: expected {expected:?}, found {tokens:?}");
     Ok(worst)
+}
+
+/// `deep_rows` of all pictures, level by level.
+fn levels(calls: &[Call]) -> Result<Vec<f32>> {
+    let outputs = calls.iter().filter(|call| call.graph == "vision_encoder").map(|call| &call.outputs);
+    let of_pictures = outputs.map(|outputs| {
+        let deep = outputs.iter().find(|(name, _)| name == "deep_rows").context("no deep_rows")?;
+        Ok((deep.1.shape()[0], deep.1.as_slice::<f32>()?))
+    });
+    let of_pictures = of_pictures.collect::<Result<Vec<_>>>()?;
+    let count = of_pictures.first().map_or(0, |(levels, _)| *levels);
+    let level = |level: usize| {
+        of_pictures.iter().flat_map(move |(_, all)| all.chunks(all.len() / count).nth(level).unwrap_or(&[]))
+    };
+    Ok((0..count).flat_map(level).copied().collect())
+}
+
+/// The positions of a prompt of `tokens`, plane by plane, from all chunks.
+fn positions_of(calls: &[Call], tokens: usize) -> Result<Vec<i64>> {
+    let mut planes = [const { Vec::new() }; 3];
+    for call in calls.iter().filter(|call| call.graph == "decoder") {
+        let ids = call.inputs.iter().find(|(name, _)| name == "position_ids").context("no positions")?;
+        let ids = ids.1.as_slice::<i64>()?;
+        for (plane, ids) in planes.iter_mut().zip(ids.chunks(ids.len() / 3)) {
+            plane.extend_from_slice(ids);
+        }
+    }
+    Ok(planes.into_iter().flat_map(|plane| plane.into_iter().take(tokens)).collect())
 }
 
 /// A tensor of every run of a graph.
@@ -221,28 +189,4 @@ fn furthest(a: &[f32], b: &[f32]) -> Result<f32> {
     ensure!(a.len() == b.len(), "expected {} logits, found {}", b.len(), a.len());
     let off = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     Ok(off.fold(0.0, |worst, off| if off.is_nan() { f32::INFINITY } else { worst.max(off) }))
-}
-
-/// Messages in the form of OpenAI's API, whose images are files.
-fn messages(dir: &Path, messages: &Value) -> Result<Vec<Message>> {
-    let part = |part: &Value| match part["type"].as_str() {
-        Some("text") => Ok(Part::Text(part["text"].as_str().context("no text")?.to_owned())),
-        _ => {
-            let file = part["image_url"]["url"].as_str().context("no url")?;
-            Ok(Part::Image(fs::read(dir.join(file))?.into()))
-        }
-    };
-    let message = |message: &Value| {
-        let speaker = match message["role"].as_str() {
-            Some("system") => Speaker::System,
-            Some("assistant") => Speaker::Assistant,
-            _ => Speaker::User,
-        };
-        let content = match &message["content"] {
-            Value::String(text) => vec![Part::Text(text.clone())],
-            parts => parts.as_array().into_iter().flatten().map(part).collect::<Result<_>>()?,
-        };
-        Ok(Message { speaker, content })
-    };
-    messages.as_array().context("no messages")?.iter().map(message).collect()
 }
