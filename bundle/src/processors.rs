@@ -76,6 +76,18 @@ pub struct QwenVl {
 impl QwenVl {
     /// A side may be so many times the other (`smart_resize` of transformers).
     pub const MOST_ASPECT: u64 = 200;
+    /// Longest side of a patch, pixels.
+    pub const MOST_PATCH: usize = 256;
+    /// Most frames of a patch, and most patches on the side of a visual token.
+    pub const MOST_MERGED: usize = 16;
+    /// Most pixels that a picture may be brought to.
+    pub const MOST_PIXELS: u64 = 1 << 32;
+    /// Longest side of the table of positions.
+    pub const MOST_TABLE: usize = 1000;
+    /// Longest side of a window, visual tokens.
+    pub const MOST_WINDOW: usize = 128;
+    /// Most patches along a side of a picture: the encoder's rotary tables end there.
+    pub const MOST_SIDE: usize = 4096;
 
     /// Both sides of a picture become multiples of this, pixels.
     pub fn factor(&self) -> usize {
@@ -85,11 +97,17 @@ impl QwenVl {
     /// No picture has more visual tokens.
     pub fn most_rows(&self) -> usize {
         let (factor, most) = (self.factor().max(1) as f64, self.max_pixels.max(self.min_pixels) as f64);
-        // Sides are rounded up to whole tokens, and the shorter one is at least one token, at any aspect.
-        let longest = (most * Self::MOST_ASPECT as f64).sqrt() / factor + 1.0;
-        let area = most / (factor * factor);
-        // The sum of both sides is largest at the largest aspect.
-        (area + longest + 2.0).ceil().max(longest.ceil()) as usize
+        let (area, aspect) = (most / (factor * factor), (Self::MOST_ASPECT as f64).sqrt());
+        // Each side is rounded up by less than a token, so the area grows by less than both sides and one.
+        // Their sum is largest at the largest aspect.
+        (area + area.sqrt() * (aspect + aspect.recip()) + 1.0).floor() as usize
+    }
+
+    /// No picture of so many visual tokens has more windows.
+    pub fn most_windows(&self, rows: usize) -> usize {
+        let Some(side) = self.window.map(|side| side.max(1)) else { return 1 };
+        // Both sides rounded up to whole windows; they are longest together where one of them is one token.
+        rows / (side * side) + rows.saturating_add(1) / side + 2
     }
 }
 

@@ -148,6 +148,9 @@ fn check_decoder(decoder: &DecoderSpec) -> Result<(), BundleError> {
         let sane = (1..=most).contains(&size);
         check(&format!("decoder.{field}"), &format!("a number from 1 to {most}"), sane, size)?;
     }
+    let levels = decoder.deep_levels;
+    let few = levels <= decoder.layers;
+    check("decoder.deep_levels", "at most as many as layers", few, levels)?;
     let ids = &decoder.eos_token_ids;
     let known = |id: u32| (id as usize) < decoder.vocab_size;
     let eos = !ids.is_empty() && ids.len() <= MOST_ENTRIES && ids.iter().copied().all(known);

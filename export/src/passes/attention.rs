@@ -22,10 +22,11 @@ impl FromIntegers {
         self.0.insert(output.clone());
     }
 
-    /// Follows what is only seen in another shape.
+    /// Follows what is only seen in another shape, in parts, or turned: a rotation adds nothing to an error.
     pub(super) fn follow(&mut self, node: &Node) {
-        if node.operator == "Reshape" && self.0.contains(&node.inputs[0]) {
-            self.0.insert(node.outputs[0].clone());
+        let keeps = ["Reshape", "Split", "RotaryEmbedding"].contains(&node.operator);
+        if keeps && self.0.contains(&node.inputs[0]) {
+            self.0.extend(node.outputs.iter().cloned());
         }
     }
 

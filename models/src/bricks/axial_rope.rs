@@ -9,10 +9,6 @@ use crate::config::{Check, ConfigError};
 use crate::dims;
 use crate::graph::{Builder, Dim, Value};
 
-/// Places of the tables, and so the longest side of a grid. A side of more patches would need a picture of
-/// more pixels than any processor lets pass.
-pub const MOST_PLACES: usize = 4096;
-
 /// `rope_parameters` of a `vision_config`.
 #[derive(Default, Deserialize)]
 pub(crate) struct Parameters {
@@ -50,13 +46,13 @@ pub struct Tables {
     order: Value,
 }
 
-/// Tables of patches at `coordinates` \[2, P\] (row, column), each below [`MOST_PLACES`], for heads of `head`
-/// numbers, a multiple of 4.
-pub fn tables(g: &mut Builder, coordinates: &Value, head: usize, theta: f64) -> Tables {
+/// Tables of patches at `coordinates` \[2, P\] (row, column), each below `places`, for heads of `head` numbers,
+/// a multiple of 4.
+pub fn tables(g: &mut Builder, coordinates: &Value, places: usize, head: usize, theta: f64) -> Tables {
     let (patches, half) = (coordinates.dim(1).clone(), head / 2);
     // Frequencies of half a head, once for rows and once for columns.
     let frequencies = rotary::frequencies(half, theta);
-    let (cosines, sines) = rotary::tables(g, MOST_PLACES, &frequencies, 1.0); // [places, head / 4]
+    let (cosines, sines) = rotary::tables(g, places, &frequencies, 1.0); // [places, head / 4]
     let parts = g.split(coordinates, &[1, 1], 0); // 2 x [1, P]
     let [rows, columns] = [0, 1].map(|part| g.reshape(&parts[part], dims![&patches]));
     let [cosines, sines] = [cosines, sines].map(|table| {

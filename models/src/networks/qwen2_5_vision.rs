@@ -8,6 +8,7 @@
 //! the graph.
 
 use arrcoc_bundle::names::{axis, tensor};
+use arrcoc_bundle::processors::QwenVl;
 use arrcoc_bundle::{Meaning, Role, Target};
 use serde::Deserialize;
 
@@ -21,9 +22,6 @@ const SECTION: &str = "vision_config";
 
 /// What transformers adds to the mean square in every norm of the tower; no file states another.
 const NORM_EPSILON: f32 = 1e-6;
-
-/// Most slots of a window: a window of more patches would be no window.
-const MOST_SLOTS: usize = 16_384;
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
@@ -133,18 +131,18 @@ impl RawConfig {
             ("out_hidden_size", self.out_hidden_size),
         ])?;
         check.layers("depth", self.depth)?;
-        check.few("patch_size", self.patch_size, 256)?;
-        check.few("spatial_merge_size", self.spatial_merge_size, 16)?;
-        check.few("temporal_patch_size", self.temporal_patch_size, 16)?;
+        check.few("patch_size", self.patch_size, QwenVl::MOST_PATCH)?;
+        check.few("spatial_merge_size", self.spatial_merge_size, QwenVl::MOST_MERGED)?;
+        check.few("temporal_patch_size", self.temporal_patch_size, QwenVl::MOST_MERGED)?;
         check.that(self.in_channels == 3, "in_channels", "3", self.in_channels)?;
         check.divides("hidden_size", self.hidden_size, self.num_heads, "num_heads")?;
         axial_rope::check_heads(check, "num_heads", self.hidden_size / self.num_heads)?;
         // As transformers computes it: one division after the other.
         let window = self.window_size / self.spatial_merge_size / self.patch_size;
         let token = self.spatial_merge_size * self.patch_size;
-        let slots = window.saturating_mul(self.spatial_merge_size).saturating_pow(2);
-        let expected = format!("at least {token} pixels, a visual token, and at most {MOST_SLOTS} patches");
-        check.that((1..=MOST_SLOTS).contains(&slots), "window_size", expected, self.window_size)?;
+        let expected = format!("1 to {} visual tokens of {token} pixels", QwenVl::MOST_WINDOW);
+        let fitting = (1..=QwenVl::MOST_WINDOW).contains(&window);
+        check.that(fitting, "window_size", expected, self.window_size)?;
         let inside = self.fullatt_block_indexes.iter().all(|&layer| layer < self.depth);
         let expected = format!("layers below depth ({})", self.depth);
         check.that(inside, "fullatt_block_indexes", expected, &self.fullatt_block_indexes)?;
@@ -195,7 +193,7 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut x = patches(g, config, &pixels); // [P, D]
     let coordinates = g.input(tensor::COORDINATES, Element::I64, dims![2, axis::PATCHES]);
     let head = config.hidden_size / config.heads;
-    let rope = axial_rope::tables(g, &coordinates, head, config.rope_theta); // [P, head / 2] each
+    let rope = axial_rope::tables(g, &coordinates, QwenVl::MOST_SIDE, head, config.rope_theta); // [P, head / 2] each
     let windows = windows(g, config);
     for index in 0..config.layers {
         let windows = (!config.full.contains(&index)).then_some(&windows);

@@ -8,6 +8,7 @@
 //! (DeepStack, <https://arxiv.org/abs/2406.04334>).
 
 use arrcoc_bundle::names::{axis, tensor};
+use arrcoc_bundle::processors::QwenVl;
 use arrcoc_bundle::{Meaning, Role, Target};
 use serde::Deserialize;
 
@@ -129,15 +130,17 @@ impl RawConfig {
             ("num_position_embeddings", self.num_position_embeddings),
         ])?;
         check.layers("depth", self.depth)?;
-        check.few("patch_size", self.patch_size, 256)?;
-        check.few("spatial_merge_size", self.spatial_merge_size, 16)?;
-        check.few("temporal_patch_size", self.temporal_patch_size, 16)?;
+        check.few("patch_size", self.patch_size, QwenVl::MOST_PATCH)?;
+        check.few("spatial_merge_size", self.spatial_merge_size, QwenVl::MOST_MERGED)?;
+        check.few("temporal_patch_size", self.temporal_patch_size, QwenVl::MOST_MERGED)?;
         check.that(self.in_channels == 3, "in_channels", "3", self.in_channels)?;
         check.divides("hidden_size", self.hidden_size, self.num_heads, "num_heads")?;
         axial_rope::check_heads(check, "num_heads", self.hidden_size / self.num_heads)?;
         let table_side = self.num_position_embeddings.isqrt();
         let square = table_side * table_side == self.num_position_embeddings;
-        check.that(square, "num_position_embeddings", "a square number", self.num_position_embeddings)?;
+        let expected = format!("a square number, of at most {}", QwenVl::MOST_TABLE);
+        let fitting = square && table_side <= QwenVl::MOST_TABLE;
+        check.that(fitting, "num_position_embeddings", expected, self.num_position_embeddings)?;
         let taps = &self.deepstack_visual_indexes;
         let ordered = taps.is_sorted_by(|a, b| a < b) && taps.iter().all(|&tap| tap < self.depth);
         let expected = format!("different layers below depth ({}), ascending", self.depth);
@@ -175,7 +178,7 @@ pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut x = embeddings(g, config); // [P, D]
     let coordinates = g.input(tensor::COORDINATES, Element::I64, dims![2, axis::PATCHES]);
     let head = config.hidden_size / config.heads;
-    let rope = axial_rope::tables(g, &coordinates, head, config.rope_theta); // [P, head / 2] each
+    let rope = axial_rope::tables(g, &coordinates, QwenVl::MOST_SIDE, head, config.rope_theta); // [P, head / 2] each
     let mut deep = Vec::new();
     for index in 0..config.layers {
         x = layer(g, config, index, &x, &rope); // [P, D]

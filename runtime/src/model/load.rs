@@ -222,9 +222,8 @@ struct Lengths {
     budgets: Vec<Budget>,
     /// Tokens of the prompt.
     prompt: usize,
-    /// Height of the picture, which is 64 wide. A family that cuts pictures into tiles makes the fewest of a
-    /// long one.
-    height: u32,
+    /// Width and height of the pictures.
+    pictures: Vec<[u32; 2]>,
 }
 
 impl Lengths {
@@ -232,9 +231,10 @@ impl Lengths {
     /// there it is the smallest and the largest: what fails for want of memory fails now, and no request
     /// waits for it.
     fn of(options: &Options, sizes: &Sizes, pictures: &Pictures) -> Self {
+        let [least, largest] = pictures.extremes(sizes.context_length);
         if !options.on_gpu() && options.warm_up == WarmUp::Short {
             // One token only: the shortest context that the options allow has room for no more.
-            return Self { budgets: vec![Budget::Auto], prompt: 1, height: 16 };
+            return Self { budgets: vec![Budget::Auto], prompt: 1, pictures: vec![least] };
         }
         let budgets = pictures.budgets();
         let ends = budgets.first().into_iter().chain(budgets.last()).map(|&tokens| Budget::Tokens(tokens));
@@ -242,7 +242,7 @@ impl Lengths {
             budgets: [Budget::Auto].into_iter().chain(ends).collect(),
             // The solo chunk is the longest, and no longer than the other on a GPU.
             prompt: sizes.solo_chunk.min(sizes.context_length - 1),
-            height: 64,
+            pictures: if least == largest { vec![largest] } else { vec![least, largest] },
         }
     }
 }
@@ -252,12 +252,14 @@ impl Lengths {
 fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     let Loaded { prompter, embedder, decoder, vision } = loaded;
     let failed = |error: &dyn std::fmt::Display| LoadError::WarmUp(error.to_string());
-    let grey = ::image::RgbImage::from_pixel(64, lengths.height, ::image::Rgb([128; 3]));
-    let image = DecodedImage { pixels: Arc::new(grey), sha256: [0; 32] };
     let question = prompter.tokenize(FALLBACK_QUESTION).map_err(|error| failed(&error))?;
     let embeds = embedder.embed(&question).map_err(|error| failed(&error))?;
     let pictures = vision.pictures();
-    for budget in &lengths.budgets {
+    for (&[width, height], budget) in
+        lengths.pictures.iter().flat_map(|size| lengths.budgets.iter().map(move |budget| (size, budget)))
+    {
+        let grey = ::image::RgbImage::from_pixel(width, height, ::image::Rgb([128; 3]));
+        let image = DecodedImage { pixels: Arc::new(grey), sha256: [0; 32] };
         let grant = pictures.grant(*budget).map_err(|error| failed(&error))?;
         let prepared =
             pictures.prepare_decoded(&image, grant, &NoObserver).map_err(|error| failed(&error))?;

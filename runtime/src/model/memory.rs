@@ -142,7 +142,7 @@ fn unreadable(file: &Path, reason: String) -> MemoryError {
 /// context and a step of all slots.
 fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result<u64, MemoryError> {
     let unknown = |error: LoadError| unreadable(Path::new(MANIFEST), error.to_string());
-    let own = vision::longest_axes(manifest, &options.vision).map_err(unknown)?;
+    let own = vision::longest_axes(manifest, &options.vision, context).map_err(unknown)?;
     let context = context as u64;
     let query = manifest.graphs.values().find_map(|graph| graph.axes.get(axis::QUERY_LEN));
     let query = query.map_or(context, |range| range.max).min(context);

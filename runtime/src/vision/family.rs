@@ -38,9 +38,14 @@ pub(crate) trait Family: Sync {
         false
     }
 
-    /// The longest that the family's own axes get with these options, for whoever plans memory. Axes of the
-    /// decoder are not among them.
-    fn longest(&self, manifest: &Manifest, options: &VisionOptions) -> Vec<(&'static str, u64)>;
+    /// The longest that the family's own axes get with these options, for whoever plans memory: no picture
+    /// has more rows than the `context`, tokens. Axes of the decoder are not among them.
+    fn longest(
+        &self,
+        manifest: &Manifest,
+        options: &VisionOptions,
+        context: usize,
+    ) -> Vec<(&'static str, u64)>;
 
     /// Loads the graphs of the vision side.
     ///
@@ -82,6 +87,12 @@ pub(crate) trait Processor: Send + Sync {
     /// # Errors
     /// [`ImageError`] for a picture that the family cannot take, or that there is no memory for.
     fn pixels(&self, image: &DecodedImage) -> Result<Pixels, ImageError>;
+
+    /// Width and height of pictures that make the encoder's input the smallest and the largest, among those
+    /// whose rows fit a context, tokens: what a model is warmed up with.
+    fn extremes(&self, _context: usize) -> [[u32; 2]; 2] {
+        [[64, 64]; 2]
+    }
 
     /// All that the pixels depend on besides the file: part of the caches' keys.
     fn identity(&self) -> String;

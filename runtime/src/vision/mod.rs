@@ -35,8 +35,9 @@ pub use options::VisionOptions;
 pub(crate) fn longest_axes(
     manifest: &Manifest,
     options: &VisionOptions,
+    context: usize,
 ) -> Result<Vec<(&'static str, u64)>, LoadError> {
-    Ok(families::of(manifest)?.longest(manifest, options))
+    Ok(families::of(manifest)?.longest(manifest, options, context))
 }
 
 /// What is known of pictures without running a graph; shared freely between threads.
@@ -89,6 +90,11 @@ impl Pictures {
     /// Budgets that a request may name, ascending.
     pub fn budgets(&self) -> &[usize] {
         self.processor.budgets()
+    }
+
+    /// Pictures that make the encoder's input the smallest and the largest within a context.
+    pub(crate) fn extremes(&self, context: usize) -> [[u32; 2]; 2] {
+        self.processor.extremes(context)
     }
 
     /// Checks a budget without running anything.

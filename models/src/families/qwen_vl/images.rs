@@ -1,6 +1,6 @@
 //! What the image processor of Qwen's models says, for the family.
 
-use arrcoc_bundle::processors::{PixelScale, Resampling};
+use arrcoc_bundle::processors::{PixelScale, QwenVl, Resampling};
 use serde_json::Value;
 
 use crate::config::ConfigError;
@@ -19,8 +19,6 @@ const PROCESSOR_KEYS: [&str; 5] =
 const DEFAULT_SIZES: [u64; 3] = [14, 2, 2];
 /// The class's default of `size`, pixels.
 const DEFAULT_PIXELS: [u64; 2] = [56 * 56, 28 * 28 * 1280];
-/// More pixels than that are no picture's.
-const MOST_PIXELS: u64 = 1 << 32;
 
 /// How pictures are resized and scaled.
 #[derive(Debug, Clone, Copy)]
@@ -92,7 +90,7 @@ fn pixels(processor: &ImageProcessor<'_>) -> Result<[u64; 2], ConfigError> {
             (Value::Null, part) => ("size", part),
             (older, _) => (key, older),
         };
-        let number = found.as_u64().filter(|number| (1..=MOST_PIXELS).contains(number));
+        let number = found.as_u64().filter(|number| (1..=QwenVl::MOST_PIXELS).contains(number));
         let expected = match key {
             "size" => expected.to_owned(),
             _ => "a number of pixels".to_owned(),

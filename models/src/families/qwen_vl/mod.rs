@@ -207,7 +207,10 @@ impl Composition for Config {
         match name {
             axis::PATCHES => Some(AxisRange { min: merged, opt: usual * merged, max: most * merged }),
             axis::ROWS => Some(AxisRange { min: 1, opt: usual, max: most }),
-            axis::WINDOWS => Some(AxisRange { min: 1, opt: self.windows(usual), max: most }),
+            axis::WINDOWS => {
+                let max = self.section().most_windows(most as usize) as u64;
+                Some(AxisRange { min: 1, opt: self.windows(usual).min(max), max })
+            }
             _ => None,
         }
     }
@@ -215,7 +218,7 @@ impl Composition for Config {
     fn picture(&self, size: Option<usize>) -> Result<Picture, PictureError> {
         let section = self.section();
         let factor = section.factor();
-        let longest = (section.max_pixels as f64).sqrt() as usize / factor * factor;
+        let longest = ((section.max_pixels as f64).sqrt() as usize / factor).max(1) * factor;
         let side = size.unwrap_or(longest);
         if side == 0 || side > longest || !side.is_multiple_of(factor) {
             return Err(PictureError { expected: vec![longest], found: side });

@@ -64,7 +64,7 @@ impl Family for Idefics3 {
         field("frame", "texts of at most 200 bytes", short, frame.len().max(whole.len()))
     }
 
-    fn longest(&self, manifest: &Manifest, _: &VisionOptions) -> Vec<(&'static str, u64)> {
+    fn longest(&self, manifest: &Manifest, _: &VisionOptions, _: usize) -> Vec<(&'static str, u64)> {
         let Ok(section) = manifest.processor::<Section>() else { return Vec::new() };
         let range = manifest.graphs.get(ENCODER).and_then(|graph| graph.axes.get(axis::TILES));
         let tiles = range.map_or(1, |range| range.max);
@@ -240,6 +240,11 @@ impl Processor for Tiles {
         let tensor = Tensor::from_vec(&shape, values).map_err(|error| ImageError::no_memory(&error))?;
         let (width, height) = image.pixels.dimensions();
         Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, tensor)], original: [width, height] })
+    }
+
+    /// A long picture makes the fewest tiles.
+    fn extremes(&self, _: usize) -> [[u32; 2]; 2] {
+        [[64, 16], [64, 64]]
     }
 
     fn identity(&self) -> String {

@@ -49,7 +49,7 @@ pub(crate) fn check_image_size(
     let several = FAMILIES.iter().filter(|family| family.has_image_sizes());
     let several = several.flat_map(|family| family.names()).copied().collect::<Vec<_>>().join(", ");
     let expected = format!(
-        "none for a bundle of the family `{name}`, whose encoder has one input size; only {several} has several"
+        "none for a bundle of the family `{name}`: only {several} has several input sizes to choose from"
     );
     Err(LoadError::Options { what: "image_size", expected, found: found.to_string() })
 }

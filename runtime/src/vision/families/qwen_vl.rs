@@ -27,18 +27,6 @@ use crate::vision::stages::{Stages, Step, unexpected};
 /// The graph from patches to rows.
 const ENCODER: &str = "vision_encoder";
 
-/// Largest patch, pixels.
-const MOST_PATCH: usize = 256;
-/// Most frames of a patch, and most patches on the side of a square.
-const MOST_MERGED: usize = 16;
-/// Most pixels of a picture.
-const MOST_PIXELS: u64 = 1 << 32;
-/// Longest side of the table of positions.
-const MOST_TABLE: usize = 1000;
-/// Longest side of a window, visual tokens.
-const MOST_WINDOW: usize = 128;
-/// Most patches along a side: the encoder's rotary tables end there.
-const MOST_SIDE: usize = 4096;
 /// Rows of the table of positions that are blended for a patch.
 const CORNERS: usize = 4;
 /// Added to the products with an empty slot of a window; vanishes in a softmax and fits half precision.
@@ -61,22 +49,25 @@ impl Family for QwenVl {
         let few = |name, number: usize, most: usize| {
             field(name, &format!("1 to {most}"), (1..=most).contains(&number), number)
         };
-        few("patch_size", patch_size, MOST_PATCH)?;
-        few("temporal_patch_size", temporal_patch_size, MOST_MERGED)?;
-        few("merge_size", merge_size, MOST_MERGED)?;
-        few("table_side", section.table_side.unwrap_or(1), MOST_TABLE)?;
-        few("window", section.window.unwrap_or(1), MOST_WINDOW)?;
-        let bounded = (1..=max_pixels).contains(&min_pixels) && max_pixels <= MOST_PIXELS;
-        let expected = format!("1 to max_pixels, and that at most {MOST_PIXELS}");
+        few("patch_size", patch_size, Section::MOST_PATCH)?;
+        few("temporal_patch_size", temporal_patch_size, Section::MOST_MERGED)?;
+        few("merge_size", merge_size, Section::MOST_MERGED)?;
+        few("table_side", section.table_side.unwrap_or(1), Section::MOST_TABLE)?;
+        few("window", section.window.unwrap_or(1), Section::MOST_WINDOW)?;
+        let bounded = (1..=max_pixels).contains(&min_pixels) && max_pixels <= Section::MOST_PIXELS;
+        let expected = format!("1 to max_pixels, and that at most {}", Section::MOST_PIXELS);
         field("min_pixels", &expected, bounded, format!("{min_pixels}, {max_pixels}"))?;
         let finite = section.scale.tables().iter().flatten().all(|x| x.is_finite());
         field("scale", "finite numbers, and a deviation above 0", finite, format!("{:?}", section.scale))
     }
 
-    fn longest(&self, manifest: &Manifest, _: &VisionOptions) -> Vec<(&'static str, u64)> {
+    fn longest(&self, manifest: &Manifest, _: &VisionOptions, context: usize) -> Vec<(&'static str, u64)> {
         let Ok(section) = manifest.processor::<Section>() else { return Vec::new() };
-        let (rows, merged) = (section.most_rows() as u64, (section.merge_size as u64).pow(2));
-        vec![(axis::PATCHES, rows.saturating_mul(merged)), (axis::ROWS, rows), (axis::WINDOWS, rows)]
+        let rows = section.most_rows().min(context);
+        let patches = rows.saturating_mul(section.merge_size.saturating_pow(2));
+        let lengths =
+            [(axis::PATCHES, patches), (axis::ROWS, rows), (axis::WINDOWS, section.most_windows(rows))];
+        lengths.map(|(axis, length)| (axis, length as u64)).to_vec()
     }
 
     fn load(
@@ -140,8 +131,9 @@ impl Patches {
         let [height, width] = smart_resize(size, factor, [self.section.min_pixels, self.section.max_pixels])?;
         let (tokens, merge) = ([height / factor, width / factor], self.section.merge_size);
         let longest = tokens[0].max(tokens[1]) * merge;
-        if longest > MOST_SIDE {
-            let reason = format!("expected at most {MOST_SIDE} patches on a side, found {longest}");
+        let most = Section::MOST_SIDE;
+        if longest > most {
+            let reason = format!("expected at most {most} patches on a side, found {longest}");
             return Err(ImageError::Shape { width: size[0], height: size[1], reason });
         }
         Ok(Grid { tokens, merge })
@@ -235,6 +227,14 @@ impl Processor for Patches {
             tensors.extend(windows(grid, side)?);
         }
         Ok(Pixels { tensors, original: [width, height] })
+    }
+
+    fn extremes(&self, context: usize) -> [[u32; 2]; 2] {
+        let factor = self.section.factor() as u64;
+        let most = self.section.max_pixels / (factor * factor);
+        let side = most.min(context as u64).isqrt().max(1) * factor;
+        let side = u32::try_from(side).unwrap_or(u32::MAX);
+        [[1, 1], [side, side]]
     }
 
     fn identity(&self) -> String {
@@ -415,6 +415,36 @@ mod tests {
         assert!(
             smart_resize([1093, 5], 32, [65_536, 16_777_216]).unwrap_err().to_string().contains("200 times")
         );
+    }
+
+    #[test]
+    fn no_picture_has_more_rows_or_windows_than_was_planned() {
+        let scale = arrcoc_bundle::processors::PixelScale { factor: None, normalise: None };
+        let resampling = arrcoc_bundle::processors::Resampling::Bicubic;
+        for (patch_size, min_pixels, max_pixels) in
+            [(14, 15_680_001, 15_680_001), (16, 65_536, 16_777_216), (8, 1, 40_000), (14, 3136, 12_845_056)]
+        {
+            let (merge_size, window) = (2, Some(4));
+            let section = Section {
+                patch_size,
+                temporal_patch_size: 2,
+                merge_size,
+                min_pixels,
+                max_pixels,
+                resampling,
+                scale,
+                table_side: None,
+                window,
+            };
+            let patches = Patches { tables: [[0.0; 256]; 3], section: section.clone() };
+            let sides = [1, 2, 3, 7, 50, 199, 200, 333, 1000, 4000, 9999];
+            for size in sides.iter().flat_map(|&width| sides.map(|height| [width, height])) {
+                let Ok(grid) = patches.grid(size) else { continue };
+                assert!(grid.rows() <= section.most_rows(), "{section:?} {size:?}: {grid:?}");
+                let [(_, slots), ..] = windows(grid, 4).unwrap();
+                assert!(slots.shape()[0] <= section.most_windows(grid.rows()), "{size:?}: {grid:?}");
+            }
+        }
     }
 
     #[test]

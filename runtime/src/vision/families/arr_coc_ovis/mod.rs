@@ -64,7 +64,7 @@ impl Family for ArrCocOvis {
         true
     }
 
-    fn longest(&self, manifest: &Manifest, options: &VisionOptions) -> Vec<(&'static str, u64)> {
+    fn longest(&self, manifest: &Manifest, options: &VisionOptions, _: usize) -> Vec<(&'static str, u64)> {
         let Ok(section) = manifest.processor::<Section>() else { return Vec::new() };
         let size = options.image_size.unwrap_or(section.native_size) as u64;
         let side = size / (section.patch_size as u64).max(1);
