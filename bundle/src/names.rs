@@ -108,14 +108,34 @@ pub mod cache {
         format!("{PRESENT}{layer}.{part}")
     }
 
-    /// Whether an input is part of the cache.
-    pub fn is_past(input: &str) -> bool {
-        input.starts_with(PAST)
+    /// The two parts of what a recurrent layer remembers: the last inputs of its convolution, and its
+    /// matrices.
+    pub const STATE_PARTS: [&str; 2] = ["window", "matrix"];
+
+    /// How the names of inputs of recurrent layers begin.
+    pub const PAST_STATE: &str = "past_states.";
+
+    /// How the names of outputs of recurrent layers begin.
+    pub const PRESENT_STATE: &str = "present_states.";
+
+    /// Input of what a recurrent layer remembers.
+    pub fn past_state(layer: usize, part: &str) -> String {
+        format!("{PAST_STATE}{layer}.{part}")
     }
 
-    /// Whether an output is part of the cache.
+    /// Output of what a recurrent layer remembers.
+    pub fn present_state(layer: usize, part: &str) -> String {
+        format!("{PRESENT_STATE}{layer}.{part}")
+    }
+
+    /// Whether an input comes from earlier runs.
+    pub fn is_past(input: &str) -> bool {
+        input.starts_with(PAST) || input.starts_with(PAST_STATE)
+    }
+
+    /// Whether an output goes to later runs.
     pub fn is_present(output: &str) -> bool {
-        output.starts_with(PRESENT)
+        output.starts_with(PRESENT) || output.starts_with(PRESENT_STATE)
     }
 }
 

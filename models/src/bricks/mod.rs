@@ -57,10 +57,37 @@ pub fn layer_norm(g: &mut Builder, name: &str, x: &Value, epsilon: f32) -> Value
     g.layer_normalization(x, &scale, &bias, epsilon)
 }
 
+/// What a [`rms_norm`] adds to the mean of squares, and what its weights are.
+#[derive(Debug, Clone, Copy)]
+pub struct RmsNorm {
+    /// Added to the mean.
+    pub epsilon: f32,
+    /// Whether the scale is one more than the weight.
+    pub from_one: bool,
+}
+
+impl From<f32> for RmsNorm {
+    fn from(epsilon: f32) -> Self {
+        Self { epsilon, from_one: false }
+    }
+}
+
+impl RmsNorm {
+    /// Parameter `weight` as what is multiplied with.
+    fn scale(self, g: &mut Builder, width: usize) -> Value {
+        if !self.from_one {
+            return g.param("weight", &[width], Init::SCALE);
+        }
+        let weight = g.param("weight", &[width], Init { mean: 0.0, ..Init::SCALE });
+        g.add_scalar(&weight, 1.0)
+    }
+}
+
 /// `x / rms(x) * scale` over the last axis; parameter `NAME.weight` (<https://arxiv.org/abs/1910.07467>).
-pub fn rms_norm(g: &mut Builder, name: &str, x: &Value, epsilon: f32) -> Value {
+pub fn rms_norm(g: &mut Builder, name: &str, x: &Value, norm: impl Into<RmsNorm>) -> Value {
     let g = &mut g.scope(name);
-    let scale = g.param("weight", &[width(x)], Init::SCALE);
+    let norm = norm.into();
+    let (scale, epsilon) = (norm.scale(g, width(x)), norm.epsilon);
     match g.target() {
         Target::Cpu => g.simplified_layer_normalization(x, &scale, epsilon),
         Target::Portable => {
@@ -80,17 +107,18 @@ pub fn add_rms_norm(
     name: &str,
     residual: &Value,
     x: &Value,
-    epsilon: f32,
+    norm: impl Into<RmsNorm>,
 ) -> (Value, Value) {
+    let norm = norm.into();
     match g.target() {
         Target::Cpu => {
             let g = &mut g.scope(name);
-            let scale = g.param("weight", &[width(x)], Init::SCALE);
-            g.skip_simplified_layer_normalization(residual, x, &scale, epsilon)
+            let scale = norm.scale(g, width(x));
+            g.skip_simplified_layer_normalization(residual, x, &scale, norm.epsilon)
         }
         Target::Portable => {
             let sum = g.add(residual, x);
-            (rms_norm(g, name, &sum, epsilon), sum)
+            (rms_norm(g, name, &sum, norm), sum)
         }
     }
 }

@@ -2,19 +2,23 @@
 //! that their `...ForCausalLM` have in transformers.
 //!
 //! Pre-norm transformer with grouped-query attention, rotary positions and a gated MLP; Qwen3 also normalises
-//! queries and keys. Two flavours come from this one file. *Fused* lets one operator rotate, extend a shared
+//! queries and keys. In Qwen3.5 most layers have a gated delta net for their attention ([`delta_net`]), and
+//! the attention of the others has a gate behind it. Two flavours come from this one file. *Fused* lets one operator rotate, extend a shared
 //! KV buffer in place and attend. *Portable* spells the same out in standard operators with past and present
 //! tensors. Embedding is a graph of its own, since visual tokens enter as embeddings; tied weights are stored
 //! once for both.
 
 mod config;
+mod delta_net;
 mod rope;
 #[cfg(test)]
 mod tests;
 
 pub use config::{Config, Kind};
+pub use delta_net::{DeltaNet, LONGEST_RUN};
 pub use rope::{Axes, Rope, Scaling};
 
+use delta_net::Runs;
 use rope::rope;
 
 use arrcoc_bundle::names::{axis, cache, tensor};
@@ -56,17 +60,24 @@ pub fn embedding_graph(config: &Config, names: Names<'_>, target: Target) -> Gra
     builder.finish()
 }
 
-/// What the layers share, and the only difference between the flavours.
-enum Context {
-    /// Cosines and sines by token \[B * S, width / 2\], and each token's row in them \[B, S\].
+/// What the layers share.
+struct Context {
+    attention: AttentionContext,
+    /// Where there are delta nets.
+    runs: Option<Runs>,
+}
+
+/// What the layers with attention share, and the only difference between the flavours.
+enum AttentionContext {
+    /// Cosines and sines by token \[B * S, head / 2\], and each token's row in them \[B, S\].
     Fused { cosines: Value, sines: Value, rows: Value, seqlens_k: Value, total: Value },
-    /// Cosines and sines by token \[B, 1, S, width / 2\].
+    /// Cosines and sines by token \[B, 1, S, rotated / 2\].
     Portable { mask: Value, cosines: Value, sines: Value },
 }
 
 /// `inputs_embeds` \[batch, seq, H\], `position_ids` \[3, batch, seq\], `deep_embeds` \[levels, batch, seq,
-/// H\] where there are levels, and the KV cache to `logits` \[batch, 1, V\] of the last position and the
-/// cache. `context_length` is how many positions there are.
+/// H\] where there are levels, and what the layers remember to `logits` \[batch, 1, V\] of the last position
+/// and what the layers then remember. `context_length` is how many positions there are.
 pub fn graph(config: &Config, names: Names<'_>, target: Target, context_length: usize) -> Graph {
     let mut builder = Builder::new("decoder", Role::Decoder, "", target);
     let g = &mut builder;
@@ -86,20 +97,47 @@ pub fn graph(config: &Config, names: Names<'_>, target: Target, context_length: 
     let logits = g.reshape(&logits, dims![axis::BATCH, 1, config.vocab_size]);
     g.output(tensor::LOGITS, Meaning::Logits, &logits, dims![axis::BATCH, 1, config.vocab_size]);
     for (layer, values) in present.iter().enumerate() {
-        for (part, value) in cache::PARTS.into_iter().zip(values) {
-            let dims = dims![axis::BATCH, config.kv_heads, axis::TOTAL, config.head_dim];
-            g.bare_output(&cache::present(layer, part), value, dims);
+        let memory = memory(config, layer, axis::TOTAL);
+        for (Memory { present, dims, .. }, value) in memory.into_iter().zip(values) {
+            g.bare_output(&present, value, dims);
         }
     }
     builder.finish()
 }
 
-/// Keys and values of earlier tokens, by layer.
+/// One of the two tensors that a layer remembers of earlier tokens.
+struct Memory {
+    past: String,
+    present: String,
+    dims: Vec<Dim>,
+}
+
+/// Keys and values of `length` tokens, or the memory of a delta net.
+fn memory(config: &Config, layer: usize, length: &'static str) -> [Memory; 2] {
+    match config.delta_net(layer) {
+        None => cache::PARTS.map(|part| {
+            let dims = dims![axis::BATCH, config.kv_heads, length, config.head_dim];
+            Memory { past: cache::past(layer, part), present: cache::present(layer, part), dims }
+        }),
+        Some(net) => {
+            let memory = |part, dims| {
+                let (past, present) = (cache::past_state(layer, part), cache::present_state(layer, part));
+                Memory { past, present, dims }
+            };
+            let [window, matrix] = cache::STATE_PARTS;
+            [memory(window, net.window_dims()), memory(matrix, net.matrix_dims())]
+        }
+    }
+}
+
+/// What the layers remember of earlier tokens.
 fn past(g: &mut Builder, config: &Config) -> Vec<[Value; 2]> {
-    let dims = dims![axis::BATCH, config.kv_heads, axis::PAST, config.head_dim];
-    let parts =
-        |layer| cache::PARTS.map(|part| g.input(cache::past(layer, part), Element::F32, dims.clone()));
-    (0..config.layers).map(parts).collect()
+    let mut past = Vec::new();
+    for layer in 0..config.layers {
+        let memory = memory(config, layer, axis::PAST);
+        past.push(memory.map(|Memory { past, dims, .. }| g.input(past, Element::F32, dims)));
+    }
+    past
 }
 
 /// What is added to the hidden states behind the first layers, rows of one level each; zeros where a token is
@@ -126,15 +164,18 @@ fn layers(
 ) -> (Value, Vec<[Value; 2]>) {
     let rows = embeds.dim(0).times(embeds.dim(1));
     let mut x = g.reshape(embeds, dims![rows, config.hidden_size]);
-    let mut normed = bricks::rms_norm(g, "layers.0.input_layernorm", &x, config.rms_norm_eps);
+    let mut normed = bricks::rms_norm(g, "layers.0.input_layernorm", &x, config.norm());
     let mut present = Vec::new();
     for (index, past) in past.iter().enumerate() {
         let mut out = {
             let g = &mut g.scope(format!("layers.{index}"));
-            let (attended, cache) = attention(g, config, context, &normed, past);
+            let (attended, cache) = match (config.delta_net(index), &context.runs) {
+                (Some(net), Some(runs)) => delta_net::layer(g, config, net, runs, &normed, past),
+                _ => attention(g, config, &context.attention, &normed, past),
+            };
             present.push(cache);
             let (norm, sum) =
-                bricks::add_rms_norm(g, "post_attention_layernorm", &x, &attended, config.rms_norm_eps);
+                bricks::add_rms_norm(g, "post_attention_layernorm", &x, &attended, config.norm());
             x = sum;
             mlp(g, config, &norm)
         };
@@ -147,14 +188,20 @@ fn layers(
             last if last == config.layers => "norm".to_owned(),
             next => format!("layers.{next}.input_layernorm"),
         };
-        (normed, x) = bricks::add_rms_norm(g, &next, &x, &out, config.rms_norm_eps);
+        (normed, x) = bricks::add_rms_norm(g, &next, &x, &out, config.norm());
     }
     (normed, present)
 }
 
 fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
+    let attention = attention_context(g, config, context_length);
+    let runs = config.delta_net.as_ref().map(|_| Runs::new(g));
+    Context { attention, runs }
+}
+
+fn attention_context(g: &mut Builder, config: &Config, context_length: usize) -> AttentionContext {
     let (batch, seq) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::SEQ));
-    let half = config.head_dim / 2;
+    let half = config.rope.width / 2;
     match g.target() {
         Target::Cpu => {
             let position_ids = g.input(tensor::POSITION_IDS, Element::I64, dims![3, axis::BATCH, axis::SEQ]);
@@ -162,10 +209,13 @@ fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
             let total = g.input(tensor::TOTAL_SEQUENCE_LENGTH, Element::I32, vec![]);
             let (cosines, sines) = rope(g, config, &position_ids, context_length);
             let tokens = batch.times(&seq);
-            let [cosines, sines] = [cosines, sines].map(|x| g.reshape(&x, dims![&tokens, half]));
+            let [cosines, sines] = [(cosines, 1.0), (sines, 0.0)].map(|(x, still)| {
+                let x = g.reshape(&x, dims![&tokens, half]);
+                fill(g, &x, config.head_dim / 2, still)
+            });
             let rows = g.range(&Dim::Fixed(0), &tokens);
             let rows = g.reshape(&rows, dims![&batch, &seq]);
-            Context::Fused { cosines, sines, rows, seqlens_k, total }
+            AttentionContext::Fused { cosines, sines, rows, seqlens_k, total }
         }
         Target::Portable => {
             let attention_mask =
@@ -174,9 +224,20 @@ fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
             let (cosines, sines) = rope(g, config, &position_ids, context_length);
             let [cosines, sines] = [cosines, sines].map(|x| g.reshape(&x, dims![&batch, 1, &seq, half]));
             let mask = causal_mask(g, &attention_mask);
-            Context::Portable { mask, cosines, sines }
+            AttentionContext::Portable { mask, cosines, sines }
         }
     }
+}
+
+/// Rows with `number` behind them, until they are `width` wide.
+fn fill(g: &mut Builder, rows: &Value, width: usize, number: f32) -> Value {
+    let missing = width - bricks::width(rows);
+    if missing == 0 {
+        return rows.clone();
+    }
+    let filling = g.floats(&[1, missing], &vec![number; missing]);
+    let filling = g.expand(&filling, dims![rows.dim(0), missing]);
+    g.concat(&[rows, &filling], -1)
 }
 
 /// 0 where query i may see key j (j <= past + i, and not padding), [`MASKED`] elsewhere: \[B, 1, 1, S,
@@ -202,13 +263,16 @@ fn causal_mask(g: &mut Builder, attention_mask: &Value) -> Value {
 fn attention(
     g: &mut Builder,
     config: &Config,
-    context: &Context,
+    context: &AttentionContext,
     x: &Value,
     past: &[Value; 2],
 ) -> (Value, [Value; 2]) {
     let g = &mut g.scope("self_attn");
     let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let q = project(g, "q_proj", x, queries, config.qkv_bias);
+    let (q, gate) = match config.output_gate {
+        true => gated_queries(g, config, x),
+        false => (project(g, "q_proj", x, queries, config.qkv_bias), None),
+    };
     let k = project(g, "k_proj", x, keys, config.qkv_bias);
     let v = project(g, "v_proj", x, keys, config.qkv_bias);
     let (q, k) = match config.head_norms {
@@ -216,10 +280,21 @@ fn attention(
         false => (q, k),
     };
     let (attended, cache) = match context {
-        Context::Fused { .. } => fused_attention(g, config, context, [&q, &k, &v], past),
-        Context::Portable { .. } => portable_attention(g, config, context, [&q, &k, &v], past),
+        AttentionContext::Fused { .. } => fused_attention(g, config, context, [&q, &k, &v], past),
+        AttentionContext::Portable { .. } => portable_attention(g, config, context, [&q, &k, &v], past),
     };
+    let attended = gate.map_or(attended.clone(), |gate| g.mul(&attended, &gate));
     (project(g, "o_proj", &attended, config.hidden_size, config.output_bias), cache)
+}
+
+/// Queries and, behind each head's, gates between 0 and 1: rows \[B * S, heads * width\] both.
+fn gated_queries(g: &mut Builder, config: &Config, x: &Value) -> (Value, Option<Value>) {
+    let (heads, width, rows) = (config.heads, config.head_dim, x.dim(0).clone());
+    let both = project(g, "q_proj", x, 2 * heads * width, config.qkv_bias);
+    let both = g.reshape(&both, dims![&rows, heads, 2 * width]);
+    let parts = g.split(&both, &[width, width], -1);
+    let [queries, gates] = [0, 1].map(|part| g.reshape(&parts[part], dims![&rows, heads * width]));
+    (queries, Some(g.sigmoid(&gates)))
 }
 
 fn project(g: &mut Builder, name: &str, x: &Value, out: usize, bias: bool) -> Value {
@@ -234,22 +309,49 @@ fn norm_heads(g: &mut Builder, config: &Config, name: &str, x: &Value) -> Value 
     let (rows, columns) = (x.dim(0).clone(), bricks::width(x));
     let heads = columns / config.head_dim;
     let x = g.reshape(x, dims![rows.times(heads), config.head_dim]);
-    let x = bricks::rms_norm(g, name, &x, config.rms_norm_eps);
+    let x = bricks::rms_norm(g, name, &x, config.norm());
     g.reshape(&x, dims![&rows, columns])
+}
+
+/// Where only the first numbers of a head are rotated: each head in an order in which a rotation of whole
+/// heads pairs the same numbers, those that stay with each other. Products of queries and keys do not
+/// change.
+fn pairs_apart(g: &mut Builder, config: &Config, x: &Value) -> Value {
+    let (half, rest) = (config.rope.width / 2, (config.head_dim - config.rope.width) / 2);
+    if rest == 0 {
+        return x.clone();
+    }
+    let (rows, columns) = (x.dim(0).clone(), bricks::width(x));
+    let x = g.reshape(x, dims![&rows, columns / config.head_dim, config.head_dim]);
+    let parts = g.split(&x, &[half, half, rest, rest], -1);
+    let x = g.concat(&[&parts[0], &parts[2], &parts[1], &parts[3]], -1);
+    g.reshape(&x, dims![&rows, columns])
+}
+
+/// Rotates the first numbers of each head of x \[batch, heads, seq, width\].
+fn rotate(g: &mut Builder, config: &Config, x: &Value, cosines: &Value, sines: &Value) -> Value {
+    let rest = config.head_dim - config.rope.width;
+    if rest == 0 {
+        return rotary::rotate(g, x, cosines, sines);
+    }
+    let parts = g.split(x, &[config.rope.width, rest], -1);
+    let rotated = rotary::rotate(g, &parts[0], cosines, sines);
+    g.concat(&[&rotated, &parts[1]], -1)
 }
 
 fn fused_attention(
     g: &mut Builder,
     config: &Config,
-    context: &Context,
-    qkv: [&Value; 3],
+    context: &AttentionContext,
+    [q, k, v]: [&Value; 3],
     past: &[Value; 2],
 ) -> (Value, [Value; 2]) {
-    let Context::Fused { cosines, sines, rows, seqlens_k, total } = context else {
+    let AttentionContext::Fused { cosines, sines, rows, seqlens_k, total } = context else {
         unreachable!("the caller matched the flavour");
     };
     let (batch, seq) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::SEQ));
-    let [q, k, v] = qkv.map(|x| g.reshape(x, dims![&batch, &seq, bricks::width(x)]));
+    let (q, k) = (pairs_apart(g, config, q), pairs_apart(g, config, k));
+    let [q, k, v] = [&q, &k, v].map(|x| g.reshape(x, dims![&batch, &seq, bricks::width(x)]));
     let inputs = CachedAttention {
         query: &q,
         key: &k,
@@ -272,11 +374,11 @@ fn fused_attention(
 fn portable_attention(
     g: &mut Builder,
     config: &Config,
-    context: &Context,
+    context: &AttentionContext,
     [q, k, v]: [&Value; 3],
     past: &[Value; 2],
 ) -> (Value, [Value; 2]) {
-    let Context::Portable { mask, cosines, sines } = context else {
+    let AttentionContext::Portable { mask, cosines, sines } = context else {
         unreachable!("the caller matched the flavour");
     };
     let (batch, seq, total) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::SEQ), Dim::Axis(axis::TOTAL));
@@ -286,9 +388,9 @@ fn portable_attention(
     let q = bricks::expand_heads(g, q, &batch, &seq, heads); // [B, heads, S, width]
     let k = bricks::expand_heads(g, k, &batch, &seq, kv_heads);
     let v = bricks::expand_heads(g, v, &batch, &seq, kv_heads);
-    let q = rotary::rotate(g, &q, cosines, sines);
+    let q = rotate(g, config, &q, cosines, sines);
     let q = g.scale(&q, (width as f32).sqrt().recip());
-    let k = rotary::rotate(g, &k, cosines, sines);
+    let k = rotate(g, config, &k, cosines, sines);
     let key = extend(g, &past[0], &k, &total); // [B, kv_heads, total, width]
     let value = extend(g, &past[1], &v, &total);
 

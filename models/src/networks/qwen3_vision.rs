@@ -96,16 +96,37 @@ impl Default for RawConfig {
     }
 }
 
+/// The models that have such a tower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Qwen3-VL.
+    Qwen3Vl,
+    /// Qwen3.5: nothing is tapped.
+    Qwen3_5,
+}
+
+impl Class {
+    /// Older files name the tower as they name the whole.
+    fn model_types(self) -> [&'static str; 2] {
+        match self {
+            Self::Qwen3Vl => ["qwen3_vl_vision", "qwen3_vl"],
+            Self::Qwen3_5 => ["qwen3_5_vision", "qwen3_5"],
+        }
+    }
+}
+
 impl Config {
-    /// Reads the `vision_config` of Qwen3-VL.
+    /// Reads the `vision_config` of a class.
     ///
     /// # Errors
     /// [`ConfigError`], naming key, what was expected and what was found.
-    pub fn from_json(json: &serde_json::Value, neutral: Neutral) -> Result<Self, ConfigError> {
-        /// Older files name the tower as they name the whole.
-        const MODEL_TYPES: [&str; 2] = ["qwen3_vl_vision", "qwen3_vl"];
-        let raw: RawConfig = section(json, SECTION, neutral)?;
-        check_model_type(SECTION, raw.model_type.as_deref(), &MODEL_TYPES)?;
+    pub fn from_json(json: &serde_json::Value, neutral: Neutral, class: Class) -> Result<Self, ConfigError> {
+        let mut raw: RawConfig = section(json, SECTION, neutral)?;
+        check_model_type(SECTION, raw.model_type.as_deref(), &class.model_types())?;
+        if class == Class::Qwen3_5 {
+            // The class reads no such key.
+            raw.deepstack_visual_indexes.clear();
+        }
         raw.check(&Check(SECTION))
     }
 

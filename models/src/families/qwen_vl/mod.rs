@@ -1,8 +1,9 @@
-//! Qwen2.5-VL and Qwen3-VL: pictures of any size, and a decoder whose positions have three axes. Qwen3-VL's
-//! tower is tapped for rows that reach the decoder's first layers.
+//! Qwen2.5-VL, Qwen3-VL and Qwen3.5: pictures of any size, and a decoder whose positions have three axes.
+//! Qwen3-VL's tower is tapped for rows that reach the decoder's first layers. Most layers of Qwen3.5's
+//! decoder have a recurrent memory.
 //!
-//! The references are transformers' `Qwen2_5_VLForConditionalGeneration` and
-//! `Qwen3VLForConditionalGeneration`, with their processors:
+//! The references are transformers' `Qwen2_5_VLForConditionalGeneration`, `Qwen3VLForConditionalGeneration`
+//! and `Qwen3_5ForConditionalGeneration`, with their processors:
 //! <https://github.com/huggingface/transformers/tree/main/src/transformers/models/qwen3_vl>.
 
 use arrcoc_bundle::AxisRange;
@@ -100,15 +101,9 @@ struct RawConfig {
     vision_config: Option<Value>,
     #[serde(default)]
     text_config: Option<Value>,
-    #[serde(default = "default_image_token_id")]
-    image_token_id: u32,
+    image_token_id: Option<u32>,
     #[serde(default)]
     tie_word_embeddings: bool,
-}
-
-/// The class's default.
-fn default_image_token_id() -> u32 {
-    151_655
 }
 
 impl Config {
@@ -132,7 +127,7 @@ impl Config {
         let expected = format!("at most {} taps, the decoder's layers", decoder.layers);
         check.that(few, "deepstack_visual_indexes", expected, tower.taps())?;
         let images = Images::read(files, tower.sizes())?;
-        Ok(Self { tower, decoder, image_token_id: raw.image_token_id, images })
+        Ok(Self { tower, decoder, image_token_id: raw.image_token_id.unwrap_or(generation.image_token_id()), images })
     }
 
     /// Windows of a square picture of so many visual tokens.
@@ -207,6 +202,10 @@ impl Composition for Config {
         match name {
             axis::PATCHES => Some(AxisRange { min: merged, opt: usual * merged, max: most * merged }),
             axis::ROWS => Some(AxisRange { min: 1, opt: usual, max: most }),
+            // A prompt comes in runs.
+            axis::SEQ if self.decoder.delta_net.is_some() => {
+                Some(AxisRange { min: 1, opt: 1, max: decoder::LONGEST_RUN as u64 })
+            }
             axis::WINDOWS => {
                 let max = self.section().most_windows(most as usize) as u64;
                 Some(AxisRange { min: 1, opt: self.windows(usual).min(max), max })

@@ -7,6 +7,7 @@ use super::NEUTRAL;
 use crate::config::ConfigError;
 use crate::graph::Graph;
 use crate::networks::decoder::Kind;
+use crate::networks::qwen3_vision::Class;
 use crate::networks::{qwen2_5_vision, qwen3_vision};
 
 /// Where a checkpoint has its tower.
@@ -17,20 +18,34 @@ const TOWER: &str = "model.visual";
 pub(super) enum Generation {
     Qwen2_5,
     Qwen3,
+    Qwen3_5,
 }
 
 impl Generation {
     /// Every value of `model_type`.
-    pub(super) const NAMES: [&'static str; 2] = ["qwen2_5_vl", "qwen3_vl"];
+    pub(super) const NAMES: [&'static str; 3] = ["qwen2_5_vl", "qwen3_vl", "qwen3_5"];
 
     pub(super) fn named(name: &str) -> Self {
-        if name == "qwen2_5_vl" { Self::Qwen2_5 } else { Self::Qwen3 }
+        match name {
+            "qwen2_5_vl" => Self::Qwen2_5,
+            "qwen3_5" => Self::Qwen3_5,
+            _ => Self::Qwen3,
+        }
+    }
+
+    /// The class's default of `image_token_id`.
+    pub(super) fn image_token_id(self) -> u32 {
+        match self {
+            Self::Qwen2_5 | Self::Qwen3 => 151_655,
+            Self::Qwen3_5 => 248_056,
+        }
     }
 
     pub(super) fn decoder(self) -> Kind {
         match self {
             Self::Qwen2_5 => Kind::Qwen2_5Vl,
             Self::Qwen3 => Kind::Qwen3Vl,
+            Self::Qwen3_5 => Kind::Qwen3_5,
         }
     }
 
@@ -38,7 +53,12 @@ impl Generation {
     pub(super) fn tower(self, json: &Value) -> Result<Tower, ConfigError> {
         Ok(match self {
             Self::Qwen2_5 => Tower::Qwen2_5(qwen2_5_vision::Config::from_json(json, NEUTRAL)?),
-            Self::Qwen3 => Tower::Qwen3(qwen3_vision::Config::from_json(json, NEUTRAL)?),
+            Self::Qwen3 => {
+                Tower::Qwen3(qwen3_vision::Config::from_json(json, NEUTRAL, Class::Qwen3Vl)?)
+            }
+            Self::Qwen3_5 => {
+                Tower::Qwen3(qwen3_vision::Config::from_json(json, NEUTRAL, Class::Qwen3_5)?)
+            }
         })
     }
 }

@@ -86,6 +86,13 @@ impl Builder {
         self.slice(x, &start, &end, axis, remaining)
     }
 
+    /// `length` entries of an axis behind the first `start`.
+    pub fn window(&mut self, x: &Value, start: usize, length: &Dim, axis: isize) -> Value {
+        let first = self.ints(&[1], &[start as i64]);
+        let end = self.size(&length.plus(start));
+        self.slice(x, &first, &end, axis, length.clone())
+    }
+
     fn slice(&mut self, x: &Value, start: &Value, end: &Value, axis: isize, length: Dim) -> Value {
         let axis = x.axis(axis);
         let mut dims = x.dims.clone();

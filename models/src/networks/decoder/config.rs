@@ -1,13 +1,14 @@
 //! Hyperparameters of the decoder, as transformers' `LlamaConfig`, `MistralConfig`, `Qwen2Config`,
-//! `Qwen3Config` and `Qwen3VLTextConfig` have them.
+//! `Qwen3Config`, `Qwen3VLTextConfig` and `Qwen3_5TextConfig` have them.
 //!
 //! What a file does not state is that class's default: transformers leaves defaults out of the sections that
 //! it saves.
 
 use serde::{Deserialize, Deserializer};
 
+use super::delta_net::DeltaNet;
 use super::rope::{self, Axes, Keys, RawRope, Rope};
-use crate::bricks::Activation;
+use crate::bricks::{Activation, RmsNorm};
 use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
 
 /// Section of `config.json` that has the decoder.
@@ -28,6 +29,8 @@ pub enum Kind {
     Qwen2_5Vl,
     /// Qwen3 with positions in three axes (<https://arxiv.org/abs/2511.21631>).
     Qwen3Vl,
+    /// Most layers are gated delta nets (<https://arxiv.org/abs/2412.06464>); positions in three axes.
+    Qwen3_5,
 }
 
 impl Kind {
@@ -43,6 +46,7 @@ impl Kind {
             Self::Qwen3 => "qwen3",
             Self::Qwen2_5Vl => "qwen2_5_vl_text",
             Self::Qwen3Vl => "qwen3_vl_text",
+            Self::Qwen3_5 => "qwen3_5_text",
         }
     }
 }
@@ -80,6 +84,12 @@ pub struct Config {
     pub mlp_bias: bool,
     /// Whether queries and keys are normalised, head by head.
     pub head_norms: bool,
+    /// Whether the projection to queries also makes gates, by which the attention's output is multiplied.
+    pub output_gate: bool,
+    /// Whether norms multiply with one more than their weights.
+    pub norms_from_one: bool,
+    /// Layers that have no attention.
+    pub delta_net: Option<DeltaNet>,
     /// How many tokens back a layer sees, where one does not see all.
     pub sliding_window: Option<usize>,
     /// Whether the output head is the embedding table. What the file says; what the weights say wins.
@@ -117,6 +127,12 @@ struct RawConfig {
     sliding_window: Option<Option<usize>>,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
+    full_attention_interval: Option<usize>,
+    linear_num_key_heads: Option<usize>,
+    linear_num_value_heads: Option<usize>,
+    linear_key_head_dim: Option<usize>,
+    linear_value_head_dim: Option<usize>,
+    linear_conv_kernel_dim: Option<usize>,
 }
 
 fn stated<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<usize>>, D::Error> {
@@ -173,12 +189,25 @@ impl Defaults {
         vocab_size: 152_064,
         rms_norm_eps: 1e-5,
         max_window_layers: 80,
-        rope: rope::Defaults { theta: 1_000_000.0, axes: Axes::Sections([16, 24, 24]) },
+        rope: rope::Defaults { theta: 1_000_000.0, axes: Axes::Sections([16, 24, 24]), share: None },
         ..Self::QWEN2
     };
     const QWEN3_VL: Self = Self {
         max_positions: 128_000,
-        rope: rope::Defaults { theta: 500_000.0, axes: Axes::Interleaved([24, 20, 20]) },
+        rope: rope::Defaults { theta: 500_000.0, axes: Axes::Interleaved([24, 20, 20]), share: None },
+        ..Self::QWEN3
+    };
+    const QWEN3_5: Self = Self {
+        intermediate_size: 12_288,
+        heads: 16,
+        kv_heads: Some(4),
+        head_dim: Some(256),
+        vocab_size: 248_320,
+        rope: rope::Defaults {
+            theta: 10_000.0,
+            axes: Axes::Interleaved([11, 11, 10]),
+            share: Some(0.25),
+        },
         ..Self::QWEN3
     };
 }
@@ -192,6 +221,7 @@ impl Kind {
             Self::Qwen3 => Defaults::QWEN3,
             Self::Qwen2_5Vl => Defaults::QWEN2_5_VL,
             Self::Qwen3Vl => Defaults::QWEN3_VL,
+            Self::Qwen3_5 => Defaults::QWEN3_5,
         }
     }
 }
@@ -224,6 +254,16 @@ impl Config {
         let expected =
             format!("none, or at least the context of {context_length} tokens (choose a shorter one)");
         Check(SECTION).that(seen >= context_length, "sliding_window", expected, seen)
+    }
+
+    /// What the norms before layers and parts of them multiply with.
+    pub(super) fn norm(&self) -> RmsNorm {
+        RmsNorm { epsilon: self.rms_norm_eps, from_one: self.norms_from_one }
+    }
+
+    /// The sizes of a layer's delta net; `None` where it has attention.
+    pub(super) fn delta_net(&self, layer: usize) -> Option<&DeltaNet> {
+        self.delta_net.as_ref().filter(|net| net.layers.contains(&layer))
     }
 
     /// Shape of the embedding table.
@@ -260,6 +300,7 @@ impl RawConfig {
         let [qkv_bias, output_bias, mlp_bias] = self.biases(check, kind)?;
         let activation = Activation::read(check, "hidden_act", self.hidden_act.as_deref().unwrap_or("silu"))?;
         let sliding_window = self.sliding_window(check, kind, layers)?;
+        let delta_net = self.delta_net(check, kind, layers)?;
         let keys = Keys {
             rope_theta: self.rope_theta,
             rope_parameters: self.rope_parameters,
@@ -284,7 +325,10 @@ impl RawConfig {
             qkv_bias,
             output_bias,
             mlp_bias,
-            head_norms: matches!(kind, Kind::Qwen3 | Kind::Qwen3Vl),
+            head_norms: matches!(kind, Kind::Qwen3 | Kind::Qwen3Vl | Kind::Qwen3_5),
+            output_gate: kind == Kind::Qwen3_5,
+            norms_from_one: kind == Kind::Qwen3_5,
+            delta_net,
             sliding_window,
             tied: self.tie_word_embeddings,
             deep_levels: 0,
@@ -303,7 +347,7 @@ impl RawConfig {
                 let attention = attention.unwrap_or(false);
                 Ok([attention, attention, mlp.unwrap_or(false)])
             }
-            Kind::Qwen3 | Kind::Qwen3Vl => {
+            Kind::Qwen3 | Kind::Qwen3Vl | Kind::Qwen3_5 => {
                 let attention = attention.unwrap_or(false);
                 fixed("mlp_bias", mlp, false).map(|()| [attention, attention, false])
             }
@@ -315,8 +359,54 @@ impl RawConfig {
         }
     }
 
+    /// Which layers are delta nets, and their sizes.
+    fn delta_net(&self, check: &Check, kind: Kind, layers: usize) -> Result<Option<DeltaNet>, ConfigError> {
+        let sizes = [
+            ("linear_num_key_heads", self.linear_num_key_heads, 16),
+            ("linear_num_value_heads", self.linear_num_value_heads, 32),
+            ("linear_key_head_dim", self.linear_key_head_dim, 128),
+            ("linear_value_head_dim", self.linear_value_head_dim, 128),
+            ("linear_conv_kernel_dim", self.linear_conv_kernel_dim, 4),
+        ];
+        if kind != Kind::Qwen3_5 {
+            // No other class reads these keys.
+            let all = sizes.iter().map(|(key, stated, _)| (*key, *stated));
+            let mut all = all.chain([("full_attention_interval", self.full_attention_interval)]);
+            return match all.find(|(_, stated)| stated.is_some()) {
+                None => Ok(None),
+                Some((key, _)) => Err(ConfigError::Unknown { section: check.0, key: key.to_owned() }),
+            };
+        }
+        let taken = sizes.map(|(key, stated, default)| (key, stated.unwrap_or(default)));
+        check.sizes(&taken)?;
+        let [key_heads, value_heads, key_width, value_width, kernel] = taken.map(|(_, size)| size);
+        check.divides("linear_num_value_heads", value_heads, key_heads, "linear_num_key_heads")?;
+        check.that((2..=64).contains(&kernel), "linear_conv_kernel_dim", "2 to 64", kernel)?;
+        let layers = self.linear_layers(check, layers)?;
+        let net = DeltaNet { layers, key_heads, value_heads, key_width, value_width, kernel };
+        Ok(Some(net).filter(|net| !net.layers.is_empty()))
+    }
+
+    /// The layers without attention.
+    fn linear_layers(&self, check: &Check, layers: usize) -> Result<Vec<usize>, ConfigError> {
+        let Some(types) = &self.layer_types else {
+            let interval = self.full_attention_interval.unwrap_or(4);
+            check.that(interval > 0, "full_attention_interval", "1 or more", interval)?;
+            return Ok((0..layers).filter(|layer| !(layer + 1).is_multiple_of(interval)).collect());
+        };
+        let known = types.iter().all(|kind| kind == "full_attention" || kind == "linear_attention");
+        check.that(known, "layer_types", "full_attention or linear_attention", types)?;
+        let expected = format!("num_hidden_layers ({layers}) entries");
+        check.that(types.len() == layers, "layer_types", expected, types.len())?;
+        let linear = types.iter().enumerate().filter(|(_, kind)| *kind == "linear_attention");
+        Ok(linear.map(|(layer, _)| layer).collect())
+    }
+
     /// The window of the layers that have one.
     fn sliding_window(&self, check: &Check, kind: Kind, layers: usize) -> Result<Option<usize>, ConfigError> {
+        if kind == Kind::Qwen3_5 {
+            return Ok(None);
+        }
         let window = self.sliding_window.unwrap_or(Some(4096));
         let types = self.layer_types.as_deref().unwrap_or_default();
         let known = types.iter().all(|kind| kind == "full_attention" || kind == "sliding_attention");
@@ -328,7 +418,7 @@ impl RawConfig {
                 check.that(!slides, "layer_types", "full_attention in every layer", types)?;
                 Ok(window.filter(|_| kind == Kind::Mistral))
             }
-            Kind::Qwen2 | Kind::Qwen3 | Kind::Qwen2_5Vl => {
+            Kind::Qwen2 | Kind::Qwen3 | Kind::Qwen2_5Vl | Kind::Qwen3_5 => {
                 let on = self.use_sliding_window && window.is_some();
                 check.that(on || !slides, "layer_types", "full_attention in every layer", types)?;
                 let first = self.max_window_layers.unwrap_or(kind.defaults().max_window_layers);

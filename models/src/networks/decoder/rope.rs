@@ -24,6 +24,8 @@ pub struct Rope {
     pub scaling: Scaling,
     /// Which axis of a position each frequency turns with.
     pub axes: Axes,
+    /// How many numbers of a head are rotated: all, or the first ones; even.
+    pub width: usize,
 }
 
 /// The axes of positions: 0 time, 1 row, 2 column. A text's token has the same number in all three.
@@ -67,11 +69,13 @@ impl Axes {
 pub(super) struct Defaults {
     pub(super) theta: f64,
     pub(super) axes: Axes,
+    /// The share of a head that is rotated; `None` where the class rotates whole heads, or fails.
+    pub(super) share: Option<f64>,
 }
 
 impl Defaults {
     /// Those of most models.
-    pub(super) const PLAIN: Self = Self { theta: 10_000.0, axes: Axes::One };
+    pub(super) const PLAIN: Self = Self { theta: 10_000.0, axes: Axes::One, share: None };
 }
 
 /// How frequencies are changed for contexts beyond those of the first training.
@@ -158,23 +162,23 @@ impl Rope {
             (Some(rope), _) => ("rope_scaling", rope),
             (None, rope) => ("rope_parameters", rope.unwrap_or_default()),
         };
-        // The decoders of transformers that this file reads rotate whole heads, or fail.
-        let partial = rope.partial_rotary_factor.or(keys.partial_rotary_factor).unwrap_or(1.0);
-        check.that(partial == 1.0, "partial_rotary_factor", "1, or none", partial)?;
-        let Defaults { theta, axes } = keys.defaults;
+        let Defaults { theta, axes, share } = keys.defaults;
+        let stated = rope.partial_rotary_factor.or(keys.partial_rotary_factor);
+        let width = rotated(check, stated, share, keys.head_dim)?;
         let theta = rope.rope_theta.or(keys.rope_theta).unwrap_or(theta);
         check.that(theta.is_finite() && theta > 1.0, "rope_theta", "above 1", theta)?;
         let kind = rope.rope_type.or(rope.legacy_type).unwrap_or_else(|| "default".to_owned());
         // Files before transformers 5 name the axes where others name the scaling.
         let kind = if axes != Axes::One && kind == "mrope" { "default".to_owned() } else { kind };
         let mut parameters = Parameters { check, key, kind: &kind, others: rope.others };
-        let axes = parameters.axes(axes, keys.head_dim / 2)?;
+        let axes = parameters.axes(axes, width / 2)?;
         let scaling = parameters.scaling(keys.max_positions as f64)?;
-        Ok(Self { theta, scaling, axes })
+        Ok(Self { theta, scaling, axes, width })
     }
 
-    /// Frequencies of a head of `width`, \[width / 2\].
-    pub fn frequencies(&self, width: usize) -> Vec<f64> {
+    /// Frequencies of a head, \[width / 2\].
+    pub fn frequencies(&self) -> Vec<f64> {
+        let width = self.width;
         let plain = rotary::frequencies(width, self.theta);
         match self.scaling {
             Scaling::Default => plain,
@@ -216,6 +220,22 @@ impl Rope {
     }
 }
 
+/// How many numbers of a head are rotated.
+fn rotated(check: &Check, stated: Option<f64>, share: Option<f64>, head: usize) -> Result<usize, ConfigError> {
+    let (expected, width) = match (stated, share) {
+        (None, None) => return Ok(head),
+        (Some(stated), None) => ("1, or none", if stated == 1.0 { head } else { 0 }),
+        (stated, Some(share)) => {
+            let share = stated.unwrap_or(share);
+            let width = if share > 0.0 && share <= 1.0 { (head as f64 * share) as usize } else { 0 };
+            ("a share of head_dim that is a whole, even number", width)
+        }
+    };
+    let fits = width > 0 && width.is_multiple_of(2);
+    check.that(fits, "partial_rotary_factor", expected, stated.or(share))?;
+    Ok(width)
+}
+
 /// What an object says besides the base, by the type of its rope.
 struct Parameters<'a> {
     check: &'a Check,
@@ -242,7 +262,7 @@ impl Parameters<'_> {
         };
         let sum = |sections: &[usize; 3]| sections.iter().try_fold(0, |sum: usize, &n| sum.checked_add(n));
         let fitting = sections.filter(|sections| sum(sections) == Some(count));
-        let expected = format!("mrope_section: three numbers with the sum {count}, half the width of a head");
+        let expected = format!("mrope_section: three numbers with the sum {count}, half the rotated width of a head");
         fitting.map(|sections| default.with(sections)).ok_or_else(|| self.refused(expected, found))
     }
 
@@ -323,7 +343,7 @@ impl Parameters<'_> {
     }
 }
 
-/// Cosines and sines of every token, \[B, S, head_dim / 2\] each, from `position_ids` \[3, B, S\]: a token's
+/// Cosines and sines of every token, \[B, S, width / 2\] each, from `position_ids` \[3, B, S\]: a token's
 /// time, row and column. Only tables of `context_length` places are looked up, so nothing is computed that
 /// depends on the position.
 ///
@@ -335,13 +355,13 @@ pub(super) fn rope(
     position_ids: &Value,
     context_length: usize,
 ) -> (Value, Value) {
-    let (frequencies, magnitude) = (config.rope.frequencies(config.head_dim), config.rope.magnitude());
+    let (frequencies, magnitude) = (config.rope.frequencies(), config.rope.magnitude());
     let axes = config.rope.axes.of(frequencies.len());
     let planes: Vec<Plane> = (0..3)
         .filter(|axis| *axis == 0 || axes.contains(axis))
         .map(|axis| plane(g, position_ids, &axes, axis))
         .collect();
-    // [context, head_dim / 2]
+    // [context, width / 2]
     let (cosines, sines) = rotary::tables(g, context_length, &frequencies, magnitude as f32);
     (look_up(g, &cosines, &planes), look_up(g, &sines, &planes))
 }
@@ -350,7 +370,7 @@ pub(super) fn rope(
 struct Plane {
     /// \[B, S\]
     places: Value,
-    /// Which frequencies turn with it, \[head_dim / 2\]; `None` for the first axis, which has all others.
+    /// Which frequencies turn with it, \[width / 2\]; `None` for the first axis, which has all others.
     own: Option<Value>,
 }
 
@@ -365,7 +385,7 @@ fn plane(g: &mut Builder, position_ids: &Value, axes: &[usize], axis: usize) -> 
     Plane { places, own }
 }
 
-/// Rows of a table by token, \[B, S, head_dim / 2\].
+/// Rows of a table by token, \[B, S, width / 2\].
 fn look_up(g: &mut Builder, table: &Value, planes: &[Plane]) -> Value {
     let mut rows = g.gather(table, &planes[0].places, 0);
     for plane in &planes[1..] {

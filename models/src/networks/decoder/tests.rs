@@ -57,7 +57,7 @@ fn mistral_has_a_window_unless_it_says_none() {
 
 #[test]
 fn frequencies_for_longer_contexts() {
-    let with = |scaling| Rope { theta: 10_000.0, scaling, axes: Axes::One }.frequencies(64);
+    let with = |scaling| Rope { theta: 10_000.0, scaling, axes: Axes::One, width: 64 }.frequencies();
     let plain = with(Scaling::Default);
     assert_eq!((plain.len(), plain[0]), (32, 1.0));
     let halved = with(Scaling::Linear { factor: 2.0 });

@@ -37,7 +37,7 @@ pub(crate) struct QwenVl;
 
 impl Family for QwenVl {
     fn names(&self) -> &'static [&'static str] {
-        &["qwen2_5_vl", "qwen3_vl"]
+        &["qwen2_5_vl", "qwen3_vl", "qwen3_5"]
     }
 
     fn check(&self, manifest: &Manifest) -> Result<(), BundleError> {
