@@ -232,6 +232,56 @@ pub struct DecoderSpec {
     /// none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub deep_levels: usize,
+    /// Layers that have a memory of fixed size in place of keys and values; none in most decoders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recurrent: Option<RecurrentSpec>,
+}
+
+impl DecoderSpec {
+    /// The layers that have keys and values.
+    pub fn attention_layers(&self) -> impl Iterator<Item = usize> {
+        let recurrent = self.recurrent.as_ref().map_or(&[][..], |recurrent| &recurrent.layers);
+        (0..self.layers).filter(|layer| !recurrent.contains(layer))
+    }
+}
+
+/// Recurrent layers: what each remembers of earlier tokens, 32-bit floats.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct RecurrentSpec {
+    /// The layers, ascending.
+    pub layers: Vec<usize>,
+    /// Tokens that the memory of a layer's convolution holds.
+    pub window: usize,
+    /// Numbers of such a token.
+    pub channels: usize,
+    /// Heads, with a matrix each.
+    pub heads: usize,
+    /// Rows of a matrix.
+    pub key_width: usize,
+    /// Columns of a matrix.
+    pub value_width: usize,
+    /// Most tokens that the graph takes in one run.
+    pub longest_run: usize,
+}
+
+impl RecurrentSpec {
+    /// Shape of the convolution's memory for `batch` rows.
+    pub fn window_shape(&self, batch: usize) -> [usize; 3] {
+        [batch, self.window, self.channels]
+    }
+
+    /// Shape of the matrices for `batch` rows.
+    pub fn matrix_shape(&self, batch: usize) -> [usize; 4] {
+        [batch, self.heads, self.key_width, self.value_width]
+    }
+
+    /// Numbers that a slot remembers, over all layers.
+    pub fn numbers(&self) -> u64 {
+        let product = |factors: &[usize]| factors.iter().fold(1, |n: u64, &f| n.saturating_mul(f as u64));
+        let layer = product(&self.window_shape(1)).saturating_add(product(&self.matrix_shape(1)));
+        layer.saturating_mul(self.layers.len() as u64)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]

@@ -88,6 +88,7 @@ pub(super) fn valid() -> (TempDir, RawManifest) {
             eos_token_ids: vec![1, 2],
             cache_element: CacheElement::Fp32,
             deep_levels: 0,
+            recurrent: None,
         },
         generation: GenerationSpec::default(),
     };

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::files::{ListedFile, resolve};
-use super::manifest::{DecoderSpec, RawGraph, RawManifest, VisionSpec};
+use super::manifest::{DecoderSpec, RawGraph, RawManifest, RecurrentSpec, VisionSpec};
 use crate::checked::{GraphFile, Manifest};
 use crate::error::BundleError;
 use crate::graph::{AxisRange, Role};
@@ -151,10 +151,31 @@ fn check_decoder(decoder: &DecoderSpec) -> Result<(), BundleError> {
     let levels = decoder.deep_levels;
     let few = levels <= decoder.layers;
     check("decoder.deep_levels", "at most as many as layers", few, levels)?;
+    decoder.recurrent.as_ref().map_or(Ok(()), |recurrent| check_recurrent(recurrent, decoder.layers))?;
     let ids = &decoder.eos_token_ids;
     let known = |id: u32| (id as usize) < decoder.vocab_size;
     let eos = !ids.is_empty() && ids.len() <= MOST_ENTRIES && ids.iter().copied().all(known);
     check("decoder.eos_token_ids", "one to 64 ids of the vocabulary", eos, format!("{ids:?}"))
+}
+
+fn check_recurrent(recurrent: &RecurrentSpec, layers: usize) -> Result<(), BundleError> {
+    let list = &recurrent.layers;
+    let ordered = !list.is_empty() && list.is_sorted_by(|a, b| a < b) && list.iter().all(|&n| n < layers);
+    let expected = format!("ascending layers below {layers}");
+    check("decoder.recurrent.layers", &expected, ordered, format!("{list:?}"))?;
+    let sizes = [
+        ("window", recurrent.window, 1 << 12),
+        ("channels", recurrent.channels, 1 << 20),
+        ("heads", recurrent.heads, 1 << 12),
+        ("key_width", recurrent.key_width, 1 << 14),
+        ("value_width", recurrent.value_width, 1 << 14),
+        ("longest_run", recurrent.longest_run, 1 << 28),
+    ];
+    for (field, size, most) in sizes {
+        let sane = (1..=most).contains(&size);
+        check(&format!("decoder.recurrent.{field}"), &format!("a number from 1 to {most}"), sane, size)?;
+    }
+    Ok(())
 }
 
 fn ascending(values: &[usize]) -> bool {

@@ -69,6 +69,7 @@ pub(crate) fn spec() -> DecoderSpec {
         eos_token_ids: vec![IM_END, ENDOFTEXT],
         cache_element: CacheElement::Fp32,
         deep_levels: 0,
+        recurrent: None,
     }
 }
 

@@ -80,6 +80,7 @@ pub fn composite(dir: &Path) -> RawManifest {
             eos_token_ids: vec![1, 2],
             cache_element: CacheElement::Fp32,
             deep_levels: 0,
+            recurrent: None,
         },
         generation: GenerationSpec::default(),
     }

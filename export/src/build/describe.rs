@@ -5,6 +5,7 @@ use arrcoc_bundle::names::checkpoint::CONFIG;
 use arrcoc_bundle::quote::Brief;
 use arrcoc_models::config::ConfigError;
 use arrcoc_models::families::{self, Composition, Files};
+use arrcoc_models::networks::decoder::DeltaNet;
 
 use super::error::BuildError;
 use super::processor::ProcessorFiles;
@@ -66,6 +67,7 @@ impl Described {
             eos_token_ids: text.generation.eos_token_ids.clone(),
             cache_element: CacheElement::Fp32,
             deep_levels: decoder.deep_levels,
+            recurrent: decoder.delta_net.as_ref().map(DeltaNet::spec),
         })
     }
 }

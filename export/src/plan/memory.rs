@@ -6,6 +6,7 @@ use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{Role, Target};
 use arrcoc_models::families::{Composition, GraphOptions, Picture};
 use arrcoc_models::graph::{Element, Graph, Initializer, Source};
+use arrcoc_models::networks::decoder::DeltaNet;
 use serde::Serialize;
 
 use super::activations::{Peak, peak};
@@ -85,7 +86,8 @@ impl Model {
     /// Bytes that the model needs.
     pub fn estimate(&self, precision: Precision, workload: Workload) -> Estimate {
         let weights = self.weights(precision);
-        let kv_cache = self.kv_bytes_per_token(precision) * (workload.slots * workload.context) as u64;
+        let kv_cache = self.kv_bytes_per_token(precision) * (workload.slots * workload.context) as u64
+            + self.state_bytes() * workload.slots as u64;
         let peaks = self.peaks(precision, workload);
         // A session keeps its arena between runs, and encoding goes on while others decode: the stages' peaks
         // add up.
@@ -94,10 +96,17 @@ impl Model {
         Estimate { precision, weights, kv_cache, activations, peaks, overhead: RUNTIME_OVERHEAD, total }
     }
 
-    /// KV cache of one token: a key and a value per layer and KV head.
+    /// KV cache of one token: a key and a value per KV head of a layer with attention.
     pub fn kv_bytes_per_token(&self, precision: Precision) -> u64 {
         let decoder = self.composition.decoder();
-        (2 * decoder.layers * decoder.kv_heads * decoder.head_dim) as u64 * precision.float_bytes()
+        let layers = decoder.layers - decoder.delta_net.as_ref().map_or(0, |net| net.layers.len());
+        (2 * layers * decoder.kv_heads * decoder.head_dim) as u64 * precision.float_bytes()
+    }
+
+    /// What recurrent layers remember of one sequence, now and at the end of its prompt: 32-bit floats.
+    pub fn state_bytes(&self) -> u64 {
+        let recurrent = self.composition.decoder().delta_net.as_ref().map(DeltaNet::spec);
+        recurrent.map_or(0, |recurrent| recurrent.numbers() * 2 * size_of::<f32>() as u64)
     }
 
     /// Weights that multiply every prompt token: the decoder's linear layers without the output head.

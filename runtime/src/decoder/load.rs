@@ -1,6 +1,6 @@
 //! The decoder of a bundle, for whoever loads a model.
 
-use arrcoc_bundle::manifest::DecoderSpec;
+use arrcoc_bundle::manifest::{DecoderSpec, RecurrentSpec};
 use arrcoc_bundle::{Bundle, Role, Target};
 
 use super::Decoder;
@@ -8,7 +8,7 @@ use super::fused::Fused;
 use super::portable::Portable;
 use crate::error::LoadError;
 use crate::library::Library;
-use crate::tensor::ElementType;
+use crate::tensor::{ElementType, TensorError};
 
 /// Loads the decoder of a bundle, in the flavour of its target.
 ///
@@ -22,19 +22,27 @@ pub fn load(
 ) -> Result<Box<dyn Decoder>, LoadError> {
     let graph = runtime.load_from(bundle, bundle.manifest().only(Role::Decoder))?;
     let spec = &bundle.manifest().decoder;
-    Ok(match bundle.manifest().target {
-        Target::Cpu => {
-            let bytes = kv_bytes(spec, slots, capacity);
-            let fused = Fused::new(graph, spec, slots, capacity);
-            Box::new(fused.map_err(|_| LoadError::KvCache { bytes })?)
+    let decoder: Result<Box<dyn Decoder>, TensorError> = match bundle.manifest().target {
+        Target::Cpu => Fused::new(graph, spec, slots, capacity).map(|fused| Box::new(fused) as _),
+        Target::Portable => {
+            Portable::new(graph, spec, slots, capacity).map(|portable| Box::new(portable) as _)
         }
-        Target::Portable => Box::new(Portable::new(graph, spec, slots, capacity)),
-    })
+    };
+    decoder.map_err(|_| LoadError::KvCache { bytes: kv_bytes(spec, slots, capacity) })
 }
 
-/// Keys and values of every layer. A manifest and a configuration may ask for more than numbers hold.
+/// Keys and values of every layer that has some, and what recurrent layers remember: now, and at the end of
+/// the prompt. A manifest and a configuration may ask for more than numbers hold.
 pub fn kv_bytes(spec: &DecoderSpec, slots: usize, capacity: usize) -> u64 {
     let element = ElementType::from(spec.cache_element).size();
-    let factors = [spec.layers, spec.kv_heads, spec.head_dim, element, slots, capacity];
-    factors.into_iter().fold(2, |bytes: u64, factor| bytes.saturating_mul(factor as u64))
+    let layers = spec.attention_layers().count();
+    let factors = [layers, spec.kv_heads, spec.head_dim, element, slots, capacity];
+    let cached = factors.into_iter().fold(2, |bytes: u64, factor| bytes.saturating_mul(factor as u64));
+    cached.saturating_add(state_bytes(spec).saturating_mul(2).saturating_mul(slots as u64))
+}
+
+/// What the recurrent layers remember of a slot; nothing where there are none.
+pub fn state_bytes(spec: &DecoderSpec) -> u64 {
+    let numbers = spec.recurrent.as_ref().map_or(0, RecurrentSpec::numbers);
+    numbers.saturating_mul(ElementType::F32.size() as u64)
 }

@@ -17,8 +17,9 @@ mod load;
 pub mod portable;
 mod rows;
 mod slots;
+mod states;
 
-pub use load::{kv_bytes, load};
+pub use load::{kv_bytes, load, state_bytes};
 pub use rows::{Position, Positions, Rows};
 pub use slots::{Mark, Slots};
 
@@ -49,6 +50,19 @@ pub enum DecoderError {
         adding: usize,
         /// Positions per slot.
         capacity: usize,
+    },
+    /// A recurrent layer remembers nothing of a place.
+    #[error(
+        "slot {slot} stands at {length} tokens and cannot go back to {mark}: this model's recurrent layers remember only where the \
+         prompt ended"
+    )]
+    Forgotten {
+        /// The slot.
+        slot: usize,
+        /// Tokens that it holds.
+        length: usize,
+        /// Tokens that it was to go back to.
+        mark: usize,
     },
 }
 
@@ -112,13 +126,14 @@ pub trait Decoder: Send {
     fn step(&mut self, slots: &[usize], embeds: &Tensor) -> Result<Vec<Logits>, DecoderError>;
 
     /// Takes a free slot and fills it with the beginning of another one, up to `mark`. `None` when no slot is
-    /// free.
+    /// free. A decoder with recurrent layers can only do so where the other slot stands, where its last
+    /// prefill ended, or at the start.
     ///
     /// # Errors
     /// [`DecoderError`] when the copy fails; no slot is taken then.
     fn fork(&mut self, from: usize, mark: Mark) -> Result<Option<usize>, DecoderError>;
 
-    /// Forgets what a slot holds after `mark`.
+    /// Forgets what a slot holds after `mark`; see [`Decoder::fork`] for recurrent layers.
     ///
     /// # Errors
     /// [`DecoderError`]; the slot then holds what it held before.
@@ -216,6 +231,11 @@ fn sequence_length(rows: &Rows, spec: &DecoderSpec) -> Result<usize, DecoderErro
         [1, length, width] if length > 0 && width == spec.hidden_size => Ok(length),
         _ => Err(not_rows(spec, &rows.embeds)),
     }
+}
+
+/// Most tokens that the graph takes at once.
+fn longest_run(spec: &DecoderSpec) -> usize {
+    spec.recurrent.as_ref().map_or(usize::MAX, |recurrent| recurrent.longest_run)
 }
 
 fn not_rows(spec: &DecoderSpec, found: &Tensor) -> DecoderError {

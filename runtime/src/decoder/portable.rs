@@ -5,10 +5,13 @@ use arrcoc_bundle::names::{cache, tensor};
 use half::f16;
 
 use crate::library::{Graph, Kept, RunOutputs};
-use crate::tensor::{Element, ElementType, Tensor, try_with_capacity};
+use crate::tensor::{Element, ElementType, Tensor, TensorError, try_with_capacity};
 use arrcoc_bundle::manifest::{CacheElement, DecoderSpec};
 
-use super::{Decoder, DecoderError, Logits, Mark, Positions, Rows, Slots, sequence_length, shared_inputs};
+use super::states::{State, States};
+use super::{
+    Decoder, DecoderError, Logits, Mark, Positions, Rows, Slots, longest_run, sequence_length, shared_inputs,
+};
 
 /// A decoder whose graph takes and returns its KV cache as tensors.
 pub struct Portable {
@@ -19,23 +22,76 @@ pub struct Portable {
     names: Vec<(String, String)>,
     /// Per slot: one `[1, kv_heads, length, head_dim]` per name, in the memory that the graph computes in.
     past: Vec<Vec<Kept>>,
+    states: States,
+}
+
+/// All that a slot holds.
+struct Held {
+    slot: usize,
+    mark: Mark,
+    past: Vec<Kept>,
+    state: State,
 }
 
 impl Portable {
     /// Wraps a loaded `decoder` graph.
-    pub fn new(graph: Box<dyn Graph>, spec: &DecoderSpec, slots: usize, capacity: usize) -> Self {
-        let names = (0..spec.layers)
+    ///
+    /// # Errors
+    /// [`TensorError::Memory`] where the system has not as much as recurrent layers take.
+    pub fn new(
+        graph: Box<dyn Graph>,
+        spec: &DecoderSpec,
+        slots: usize,
+        capacity: usize,
+    ) -> Result<Self, TensorError> {
+        let names = spec
+            .attention_layers()
             .flat_map(|layer| {
                 cache::PARTS.map(|part| (cache::past(layer, part), cache::present(layer, part)))
             })
             .collect();
-        Self {
+        Ok(Self {
             graph,
             spec: spec.clone(),
             slots: Slots::new(slots, capacity),
             names,
             past: vec![Vec::new(); slots],
-        }
+            states: States::new(spec, slots)?,
+        })
+    }
+
+    fn held(&self, slot: usize) -> Held {
+        let mark = self.slots.mark(slot);
+        Held { slot, mark, past: self.past[slot].clone(), state: self.states.now(slot, mark) }
+    }
+
+    /// Undoes what happened to a slot since.
+    fn put_back(&mut self, Held { slot, mark, past, state }: Held) {
+        self.slots.set(slot, mark);
+        self.past[slot] = past;
+        self.states.set(slot, state);
+    }
+
+    /// One run of the graph, of tokens that it can take at once.
+    fn run(&mut self, slot: usize, rows: &Rows) -> Result<Logits, DecoderError> {
+        let seq = sequence_length(rows, &self.spec)?;
+        let mark = self.slots.check_room(slot, seq)?;
+        let total = mark.length + seq;
+        let Positions { each, next } = rows.positions_from(mark.position, seq);
+        let mut inputs = shared_inputs(&self.spec, rows.embeds.clone(), &each, rows.deep.clone())?;
+        let mask = Tensor::from_vec::<i64>(&[1, total], vec![1; total])?;
+        inputs.push((tensor::ATTENTION_MASK, mask));
+        let names = || self.names.iter().chain(self.states.names());
+        let past = self.prefix(slot, mark.length)?.into_iter().chain(self.states.now(slot, mark));
+        let past: Vec<_> = names().map(|(name, _)| name.as_str()).zip(past).collect();
+        let keep: Vec<_> = names().map(|(_, name)| name.as_str()).collect();
+        let mut outputs = self.graph.run_keeping(&inputs, &past, &keep)?;
+        let logits = self.check_outputs(&outputs, total)?;
+        let state = outputs.kept.split_off(self.names.len());
+        self.states.set(slot, state);
+        self.past[slot] = outputs.kept;
+        self.slots.advance(slot, seq, next);
+        Ok(logits)
     }
 
     fn empty(&self) -> Result<Vec<Kept>, DecoderError> {
@@ -65,6 +121,13 @@ impl Portable {
                 return Err(contract(format!("`{name}` {expected:?}"), format!("{:?}", kept.shape())));
             }
         }
+        let states = outputs.kept.iter().skip(self.names.len()).zip(self.states.zeros());
+        for ((_, name), (kept, zeros)) in self.states.names().iter().zip(states) {
+            if kept.shape() != zeros.shape() {
+                let expected = format!("`{name}` {:?}", zeros.shape());
+                return Err(contract(expected, format!("{:?}", kept.shape())));
+            }
+        }
         let logits = outputs.returned.iter().find(|(name, _)| name == tensor::LOGITS);
         let (_, logits) =
             logits.ok_or_else(|| contract("an output `logits`".into(), "none of that name".into()))?;
@@ -83,40 +146,37 @@ impl Decoder for Portable {
 
     fn prefill(&mut self, slot: usize, rows: &Rows) -> Result<Logits, DecoderError> {
         let seq = sequence_length(rows, &self.spec)?;
-        let mark = self.slots.check_room(slot, seq)?;
-        let total = mark.length + seq;
-        let Positions { each, next } = rows.positions_from(mark.position, seq);
-        let past = self.prefix(slot, mark.length)?;
-        let mut inputs = shared_inputs(&self.spec, rows.embeds.clone(), &each, rows.deep.clone())?;
-        let mask = Tensor::from_vec::<i64>(&[1, total], vec![1; total])?;
-        inputs.push((tensor::ATTENTION_MASK, mask));
-        let past: Vec<_> = self.names.iter().map(|(name, _)| name.as_str()).zip(past).collect();
-        let keep: Vec<_> = self.names.iter().map(|(_, name)| name.as_str()).collect();
-        let outputs = self.graph.run_keeping(&inputs, &past, &keep)?;
-        let logits = self.check_outputs(&outputs, total)?;
-        self.past[slot] = outputs.kept;
-        self.slots.advance(slot, seq, next);
-        Ok(logits)
+        self.slots.check_room(slot, seq)?;
+        let before = self.held(slot);
+        let mut last = None;
+        for rows in rows.runs(longest_run(&self.spec))? {
+            match self.run(slot, &rows) {
+                Ok(logits) => last = Some(logits),
+                Err(error) => {
+                    self.put_back(before);
+                    return Err(error);
+                }
+            }
+        }
+        self.states.keep(slot, self.slots.mark(slot));
+        last.ok_or_else(|| super::not_rows(&self.spec, &rows.embeds))
     }
 
     fn step(&mut self, slots: &[usize], embeds: &Tensor) -> Result<Vec<Logits>, DecoderError> {
         let width = self.spec.hidden_size;
         let rows = embeds.as_slice::<f32>()?.chunks_exact(width);
-        let mut stepped: Vec<(usize, Mark, Vec<Kept>)> = Vec::new();
+        let mut stepped: Vec<Held> = Vec::new();
         let mut logits = Vec::new();
         for (slot, row) in slots.iter().zip(rows) {
-            let before = (*slot, self.slots.mark(*slot), self.past[*slot].clone());
+            let before = self.held(*slot);
             let run = Tensor::from_vec(&[1, 1, width], row.to_vec())
                 .map_err(DecoderError::from)
-                .and_then(|row| self.prefill(*slot, &Rows::plain(row)));
+                .and_then(|row| self.run(*slot, &Rows::plain(row)));
             match run {
                 Ok(row) => logits.push(row),
                 Err(error) => {
                     // All slots or none: put back those that had gone ahead.
-                    for (slot, mark, past) in stepped {
-                        self.slots.set(slot, mark);
-                        self.past[slot] = past;
-                    }
+                    stepped.into_iter().for_each(|held| self.put_back(held));
                     return Err(error);
                 }
             }
@@ -127,20 +187,26 @@ impl Decoder for Portable {
 
     fn fork(&mut self, from: usize, mark: Mark) -> Result<Option<usize>, DecoderError> {
         let past = self.prefix(from, mark.length)?;
+        let state = self.states.at(from, self.slots.mark(from), mark)?;
         let Some(to) = self.slots.allocate() else { return Ok(None) };
         self.past[to] = past;
+        self.states.set(to, state);
+        self.states.keep(to, mark);
         self.slots.set(to, mark);
         Ok(Some(to))
     }
 
     fn rewind(&mut self, slot: usize, mark: Mark) -> Result<(), DecoderError> {
+        let state = self.states.at(slot, self.slots.mark(slot), mark)?;
         self.past[slot] = self.prefix(slot, mark.length)?;
+        self.states.set(slot, state);
         self.slots.set(slot, mark);
         Ok(())
     }
 
     fn free(&mut self, slot: usize) {
         self.past[slot] = Vec::new();
+        self.states.free(slot);
         self.slots.free(slot);
     }
 }

@@ -13,7 +13,7 @@ fn decoders(slots: usize) -> [Box<dyn Decoder>; 2] {
     let graph = || Box::new(toy::Decoder::default());
     [
         Box::new(Fused::new(graph(), &toy::spec(), slots, CAPACITY).unwrap()),
-        Box::new(Portable::new(graph(), &toy::spec(), slots, CAPACITY)),
+        Box::new(Portable::new(graph(), &toy::spec(), slots, CAPACITY).unwrap()),
     ]
 }
 

@@ -23,7 +23,10 @@ fn spec(deep_levels: usize) -> DecoderSpec {
 
 fn decoders(spec: &DecoderSpec) -> [Box<dyn Decoder>; 2] {
     let graph = || Box::new(toy::Decoder::default());
-    [Box::new(Fused::new(graph(), spec, 2, 48).unwrap()), Box::new(Portable::new(graph(), spec, 2, 48))]
+    [
+        Box::new(Fused::new(graph(), spec, 2, 48).unwrap()),
+        Box::new(Portable::new(graph(), spec, 2, 48).unwrap()),
+    ]
 }
 
 fn layout(rows: usize) -> Layout {

@@ -149,6 +149,8 @@ fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result
     let chunk = options.prefill_chunk as u64;
     let chunk =
         if manifest.target == Target::Cpu { chunk.saturating_mul(sizes::SOLO_CHUNKS as u64) } else { chunk };
+    let recurrent = manifest.decoder.recurrent.as_ref();
+    let chunk = recurrent.map_or(chunk, |recurrent| chunk.min(recurrent.longest_run as u64));
     // The portable decoder steps its slots one after the other.
     let rows = if manifest.target == Target::Cpu { options.slots as u64 } else { 1 };
     let axes = |batch: u64, seq: u64| {

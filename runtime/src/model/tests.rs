@@ -54,7 +54,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
     let graph = Box::new(toy::Decoder { panic_at: setup.panic_at, nan_from: setup.nan_from });
     let decoder: Box<dyn Decoder> = match setup.target {
         Target::Cpu => Box::new(Fused::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
-        Target::Portable => Box::new(Portable::new(graph, &spec, setup.slots, setup.context_length)),
+        Target::Portable => Box::new(Portable::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
     };
     let prompter =
         Prompter::new(&toy::tokenizer_json(), "{}", Some(toy::TEMPLATE.into()), toy::IMAGE_PAD).unwrap();

@@ -51,6 +51,17 @@ const IGNORED: [Ignored; 1] = [Ignored {
 const NEUTRAL: Neutral = Neutral(&[
     // Ids of tokens that templates write and nothing counts, and of videos, which are not read.
     ("top level", &["video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id"]),
+    // What released files of Qwen3.5 say and transformers does not read: all of it is so in every one.
+    (
+        "text_config",
+        &[
+            "attn_output_gate",
+            "mamba_ssm_dtype",
+            "mlp_only_layers",
+            "mtp_num_hidden_layers",
+            "mtp_use_dedicated_embeddings",
+        ],
+    ),
     // Of videos, and spellings that transformers never read.
     ("vision_config", &["tokens_per_second", "in_chans", "spatial_patch_size"]),
 ]);
@@ -127,7 +138,12 @@ impl Config {
         let expected = format!("at most {} taps, the decoder's layers", decoder.layers);
         check.that(few, "deepstack_visual_indexes", expected, tower.taps())?;
         let images = Images::read(files, tower.sizes())?;
-        Ok(Self { tower, decoder, image_token_id: raw.image_token_id.unwrap_or(generation.image_token_id()), images })
+        Ok(Self {
+            tower,
+            decoder,
+            image_token_id: raw.image_token_id.unwrap_or(generation.image_token_id()),
+            images,
+        })
     }
 
     /// Windows of a square picture of so many visual tokens.

@@ -53,12 +53,8 @@ impl Generation {
     pub(super) fn tower(self, json: &Value) -> Result<Tower, ConfigError> {
         Ok(match self {
             Self::Qwen2_5 => Tower::Qwen2_5(qwen2_5_vision::Config::from_json(json, NEUTRAL)?),
-            Self::Qwen3 => {
-                Tower::Qwen3(qwen3_vision::Config::from_json(json, NEUTRAL, Class::Qwen3Vl)?)
-            }
-            Self::Qwen3_5 => {
-                Tower::Qwen3(qwen3_vision::Config::from_json(json, NEUTRAL, Class::Qwen3_5)?)
-            }
+            Self::Qwen3 => Tower::Qwen3(qwen3_vision::Config::from_json(json, NEUTRAL, Class::Qwen3Vl)?),
+            Self::Qwen3_5 => Tower::Qwen3(qwen3_vision::Config::from_json(json, NEUTRAL, Class::Qwen3_5)?),
         })
     }
 }

@@ -203,11 +203,7 @@ impl Defaults {
         kv_heads: Some(4),
         head_dim: Some(256),
         vocab_size: 248_320,
-        rope: rope::Defaults {
-            theta: 10_000.0,
-            axes: Axes::Interleaved([11, 11, 10]),
-            share: Some(0.25),
-        },
+        rope: rope::Defaults { theta: 10_000.0, axes: Axes::Interleaved([11, 11, 10]), share: Some(0.25) },
         ..Self::QWEN3
     };
 }

@@ -11,6 +11,7 @@
 //! a few products with the incoming matrix make all outputs and the outgoing matrix. The triangle grows with
 //! the square of the run: the runtime feeds [`LONGEST_RUN`] tokens at most.
 
+use arrcoc_bundle::manifest::RecurrentSpec;
 use arrcoc_bundle::names::axis;
 
 use super::Config;
@@ -50,6 +51,19 @@ pub struct DeltaNet {
 }
 
 impl DeltaNet {
+    /// What a runtime must know.
+    pub fn spec(&self) -> RecurrentSpec {
+        RecurrentSpec {
+            layers: self.layers.clone(),
+            window: self.kernel - 1,
+            channels: self.channels(),
+            heads: self.value_heads,
+            key_width: self.key_width,
+            value_width: self.value_width,
+            longest_run: LONGEST_RUN,
+        }
+    }
+
     /// Numbers of a token that pass through the convolution: query, key and value of all heads.
     pub fn channels(&self) -> usize {
         2 * self.keys() + self.values()
@@ -246,13 +260,7 @@ fn by_head(g: &mut Builder, net: &DeltaNet, x: &Value) -> Value {
 }
 
 /// What the tokens of a run read, \[B, key heads, group, S, value width\], and the matrices behind them.
-fn delta_rule(
-    g: &mut Builder,
-    net: &DeltaNet,
-    runs: &Runs,
-    tokens: &Tokens,
-    past: &Value,
-) -> (Value, Value) {
+fn delta_rule(g: &mut Builder, net: &DeltaNet, runs: &Runs, tokens: &Tokens, past: &Value) -> (Value, Value) {
     let g = &mut g.scope("delta_rule");
     let Tokens { query, key, value, strength, decay } = tokens;
     let batch = Dim::Axis(axis::BATCH);

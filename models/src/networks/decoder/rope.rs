@@ -221,7 +221,12 @@ impl Rope {
 }
 
 /// How many numbers of a head are rotated.
-fn rotated(check: &Check, stated: Option<f64>, share: Option<f64>, head: usize) -> Result<usize, ConfigError> {
+fn rotated(
+    check: &Check,
+    stated: Option<f64>,
+    share: Option<f64>,
+    head: usize,
+) -> Result<usize, ConfigError> {
     let (expected, width) = match (stated, share) {
         (None, None) => return Ok(head),
         (Some(stated), None) => ("1, or none", if stated == 1.0 { head } else { 0 }),
@@ -262,7 +267,8 @@ impl Parameters<'_> {
         };
         let sum = |sections: &[usize; 3]| sections.iter().try_fold(0, |sum: usize, &n| sum.checked_add(n));
         let fitting = sections.filter(|sections| sum(sections) == Some(count));
-        let expected = format!("mrope_section: three numbers with the sum {count}, half the rotated width of a head");
+        let expected =
+            format!("mrope_section: three numbers with the sum {count}, half the rotated width of a head");
         fitting.map(|sections| default.with(sections)).ok_or_else(|| self.refused(expected, found))
     }
 
