@@ -13,7 +13,7 @@ use crate::library::{Graph, InPlace, LibraryError};
 use crate::tensor::{Element, Tensor};
 use crate::vision::family::{BudgetError, Grant, ImagePlan, Pixels, Processor};
 use crate::vision::{Pictures, Visual};
-use arrcoc_bundle::manifest::{CacheElement, DecoderSpec};
+use arrcoc_bundle::manifest::{CacheElement, DecoderSpec, RecurrentSpec};
 
 /// Control tokens, after 256 bytes and 4 merges.
 pub(crate) const ENDOFTEXT: u32 = 260;
@@ -71,6 +71,20 @@ pub(crate) fn spec() -> DecoderSpec {
         deep_levels: 0,
         recurrent: None,
     }
+}
+
+/// The same with one more layer, a recurrent one, whose graph takes few tokens at once.
+pub(crate) fn recurrent_spec() -> DecoderSpec {
+    let recurrent = RecurrentSpec {
+        layers: vec![LAYERS],
+        window: 2,
+        channels: WIDTH,
+        heads: 1,
+        key_width: 2,
+        value_width: WIDTH / 2,
+        longest_run: 5,
+    };
+    DecoderSpec { layers: LAYERS + 1, recurrent: Some(recurrent), ..spec() }
 }
 
 pub(crate) fn tokenizer_json() -> String {
@@ -152,6 +166,50 @@ impl Graph for Embedding {
     }
 }
 
+/// What the recurrent layer of [`recurrent_spec`] remembers, of all rows.
+struct State {
+    window: Vec<f32>,
+    matrix: Vec<f32>,
+    rows: usize,
+}
+
+impl State {
+    const WINDOW: usize = 2 * WIDTH;
+
+    fn read(inputs: &[(&str, Tensor)], rows: usize, seq: usize) -> Result<Option<Self>, LibraryError> {
+        if !inputs.iter().any(|(name, _)| *name == "past_states.2.window") {
+            return Ok(None);
+        }
+        let [window, matrix] =
+            ["window", "matrix"].map(|part| slice::<f32>(inputs, &format!("past_states.2.{part}")));
+        let (window, matrix) = (window?.to_vec(), matrix?.to_vec());
+        match window.len() == rows * Self::WINDOW && matrix.len() == rows * WIDTH && seq <= 5 {
+            true => Ok(Some(Self { window, matrix, rows })),
+            false => Err(failed("states of other shapes, or too long a run")),
+        }
+    }
+
+    /// One row takes a token; what it adds to the logits.
+    fn take(&mut self, row: usize, embed: &[f32]) -> impl Fn(usize) -> f32 {
+        let window = &mut self.window[row * Self::WINDOW..][..Self::WINDOW];
+        let matrix = &mut self.matrix[row * WIDTH..][..WIDTH];
+        for (at, cell) in matrix.iter_mut().enumerate() {
+            *cell = 0.5 * *cell + embed[at] + 0.25 * window[at];
+        }
+        window.rotate_left(WIDTH);
+        window[WIDTH..].copy_from_slice(embed);
+        let matrix = matrix.to_vec();
+        move |v| matrix.iter().enumerate().map(|(j, m)| m * hash(v + 9, j + 2000)).sum()
+    }
+
+    fn outputs(self) -> Result<[(String, Tensor); 2], LibraryError> {
+        Ok([
+            ("present_states.2.window".to_owned(), tensor(&[self.rows, 2, WIDTH], self.window)?),
+            ("present_states.2.matrix".to_owned(), tensor(&[self.rows, 1, 2, WIDTH / 2], self.matrix)?),
+        ])
+    }
+}
+
 /// The `decoder` graph, either flavour. Panics or fails on demand, through a position.
 #[derive(Default)]
 pub(crate) struct Decoder {
@@ -159,12 +217,23 @@ pub(crate) struct Decoder {
     pub(crate) panic_at: Option<i64>,
     /// Gives NaN logits from this rotary position on.
     pub(crate) nan_from: Option<i64>,
+    /// Fails when any row feeds this rotary position.
+    pub(crate) fail_at: Option<i64>,
 }
 
 /// One row's cache: `(layer, is_value, head, position, lane) -> element`.
 type Cell<'a> = &'a mut dyn FnMut(usize, bool, usize, usize, usize) -> f32;
 
 impl Decoder {
+    /// Time, row and column of every token, where none is the one to fail at.
+    fn positions(&self, inputs: &[(&str, Tensor)]) -> Result<Vec<[i64; 3]>, LibraryError> {
+        let positions = positions(inputs)?;
+        match self.fail_at.filter(|at| positions.iter().any(|position| position[0] == *at)) {
+            Some(_) => Err(failed("the toy was told to fail")),
+            None => Ok(positions),
+        }
+    }
+
     /// Logits after `total` positions.
     fn logits(&self, total: usize, position: i64, cell: Cell<'_>) -> Vec<f32> {
         let mut state = [0f32; LAYERS * HEADS * HEAD_DIM];
@@ -207,7 +276,7 @@ impl Graph for Decoder {
     /// The portable contract.
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let embeds = with_deep(inputs)?;
-        let positions = positions(inputs)?;
+        let positions = self.positions(inputs)?;
         let (seq, total) = (positions.len(), slice::<i64>(inputs, "attention_mask")?.len());
         let past = total - seq;
         let mut present: Vec<Vec<f32>> = vec![vec![0.0; HEADS * total * HEAD_DIM]; LAYERS * 2];
@@ -229,14 +298,24 @@ impl Graph for Decoder {
                 }
             }
         }
-        let logits = self.logits(total, positions[seq - 1][0], &mut |layer, value, head, t, lane| {
+        let mut logits = self.logits(total, positions[seq - 1][0], &mut |layer, value, head, t, lane| {
             present[layer * 2 + usize::from(value)][(head * total + t) * HEAD_DIM + lane]
         });
+        let mut state = State::read(inputs, 1, seq)?;
+        if let Some(state) = &mut state {
+            for (step, embed) in embeds.chunks_exact(WIDTH).enumerate() {
+                let more = state.take(0, embed);
+                if step + 1 == seq {
+                    logits.iter_mut().enumerate().for_each(|(v, logit)| *logit += more(v));
+                }
+            }
+        }
         let mut outputs = vec![("logits".to_string(), tensor(&[1, 1, VOCAB], logits)?)];
         for (index, out) in present.into_iter().enumerate() {
             let name = format!("present.{}.{}", index / 2, ["key", "value"][index % 2]);
             outputs.push((name, tensor(&[1, HEADS, total, HEAD_DIM], out)?));
         }
+        outputs.extend(state.map(State::outputs).transpose()?.into_iter().flatten());
         Ok(outputs)
     }
 
@@ -247,7 +326,7 @@ impl Graph for Decoder {
         in_place: &mut [InPlace<'_>],
     ) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let embeds = with_deep(inputs)?;
-        let positions = positions(inputs)?;
+        let positions = self.positions(inputs)?;
         let lengths = slice::<i32>(inputs, "seqlens_k")?;
         let longest = slice::<i32>(inputs, "total_sequence_length")?[0];
         let (batch, seq, capacity) = (lengths.len(), positions.len() / lengths.len(), in_place[0].shape[2]);
@@ -256,6 +335,7 @@ impl Graph for Decoder {
             return Err(failed("lengths do not fit"));
         }
         let mut logits = Vec::new();
+        let mut state = State::read(inputs, batch, seq)?;
         for row in 0..batch {
             let total = lengths[row] as usize + 1;
             let at = |head: usize, t: usize, lane: usize| {
@@ -275,8 +355,17 @@ impl Graph for Decoder {
                 let bytes = &in_place[layer * 2 + usize::from(value)].bytes[at(head, t, lane)..][..4];
                 f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
             }));
+            let Some(state) = &mut state else { continue };
+            for (step, embed) in embeds.chunks_exact(WIDTH).skip(row * seq).take(seq).enumerate() {
+                let more = state.take(row, embed);
+                if step + 1 == seq {
+                    logits[row * VOCAB..].iter_mut().enumerate().for_each(|(v, logit)| *logit += more(v));
+                }
+            }
         }
-        Ok(vec![("logits".into(), tensor(&[batch, 1, VOCAB], logits)?)])
+        let mut outputs = vec![("logits".into(), tensor(&[batch, 1, VOCAB], logits)?)];
+        outputs.extend(state.map(State::outputs).transpose()?.into_iter().flatten());
+        Ok(outputs)
     }
 }
 

@@ -7,6 +7,8 @@ use super::portable::Portable;
 use super::*;
 use crate::toy;
 
+mod recurrent;
+
 const CAPACITY: usize = 48;
 
 fn decoders(slots: usize) -> [Box<dyn Decoder>; 2] {

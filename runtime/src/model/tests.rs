@@ -51,7 +51,11 @@ impl Default for Setup {
 /// A model whose requests with images end up in the returned channel.
 fn model(setup: &Setup) -> (Model, Receiver<Job>) {
     let spec = toy::spec();
-    let graph = Box::new(toy::Decoder { panic_at: setup.panic_at, nan_from: setup.nan_from });
+    let graph = Box::new(toy::Decoder {
+        panic_at: setup.panic_at,
+        nan_from: setup.nan_from,
+        ..toy::Decoder::default()
+    });
     let decoder: Box<dyn Decoder> = match setup.target {
         Target::Cpu => Box::new(Fused::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
         Target::Portable => Box::new(Portable::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
