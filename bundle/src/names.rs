@@ -149,6 +149,8 @@ pub mod operator {
     pub const BLOCK_LINEAR: &str = "BlockLinear";
     /// Attention of the decoder over its KV cache.
     pub const CACHED_ATTENTION: &str = "CachedAttention";
+    /// The gated delta rule of recurrent layers.
+    pub const GATED_DELTA: &str = "GatedDelta";
     /// Attention over a grid of patches.
     pub const GRID_ATTENTION: &str = "GridAttention";
     /// The same, with factors that a kernel may round to bfloat16.

@@ -1,11 +1,11 @@
 //! A checkpoint as its family reads it, and what the manifest says of it. No family is named here.
 
+use arrcoc_bundle::Target;
 use arrcoc_bundle::manifest::{CacheElement, DecoderSpec};
 use arrcoc_bundle::names::checkpoint::CONFIG;
 use arrcoc_bundle::quote::Brief;
 use arrcoc_models::config::ConfigError;
 use arrcoc_models::families::{self, Composition, Files};
-use arrcoc_models::networks::decoder::DeltaNet;
 
 use super::error::BuildError;
 use super::processor::ProcessorFiles;
@@ -46,6 +46,7 @@ impl Described {
         checkpoint: &Checkpoint,
         text: &Text,
         max_context: Option<usize>,
+        target: Target,
     ) -> Result<DecoderSpec, BuildError> {
         let decoder = self.composition.decoder();
         let limit = decoder.max_positions;
@@ -67,7 +68,7 @@ impl Described {
             eos_token_ids: text.generation.eos_token_ids.clone(),
             cache_element: CacheElement::Fp32,
             deep_levels: decoder.deep_levels,
-            recurrent: decoder.delta_net.as_ref().map(DeltaNet::spec),
+            recurrent: decoder.delta_net.as_ref().map(|net| net.spec(target)),
         })
     }
 }

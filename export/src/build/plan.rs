@@ -42,7 +42,7 @@ impl Plan {
         let described = Described::read(checkpoint)?;
         let model = model_name(checkpoint, options)?;
         let text = described.text(checkpoint)?;
-        let decoder = described.decoder(checkpoint, &text, options.max_context)?;
+        let decoder = described.decoder(checkpoint, &text, options.max_context, options.target)?;
         let Described { composition, left_out } = described;
         let context_length = decoder.context_length;
         let graphs = composition.ranged_graphs(GraphOptions { target: options.target, context_length });

@@ -6,7 +6,6 @@ use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{Role, Target};
 use arrcoc_models::families::{Composition, GraphOptions, Picture};
 use arrcoc_models::graph::{Element, Graph, Initializer, Source};
-use arrcoc_models::networks::decoder::DeltaNet;
 use serde::Serialize;
 
 use super::activations::{Peak, peak};
@@ -105,7 +104,7 @@ impl Model {
 
     /// What recurrent layers remember of one sequence, now and at the end of its prompt: 32-bit floats.
     pub fn state_bytes(&self) -> u64 {
-        let recurrent = self.composition.decoder().delta_net.as_ref().map(DeltaNet::spec);
+        let recurrent = self.composition.decoder().delta_net.as_ref().map(|net| net.spec(Target::Portable));
         recurrent.map_or(0, |recurrent| recurrent.numbers() * 2 * size_of::<f32>() as u64)
     }
 

@@ -5,11 +5,12 @@ use std::fmt;
 use arrcoc_bundle::manifest::VisionSpec;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::names::checkpoint::PREPROCESSOR_CONFIG;
-use arrcoc_bundle::{AxisRange, Target};
+use arrcoc_bundle::{AxisRange, Role, Target};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::ConfigError;
+use crate::graph::ops::gated_delta::longest_run;
 use crate::graph::{Graph, Parameter};
 use crate::networks::decoder;
 
@@ -204,8 +205,14 @@ impl dyn Composition {
     pub fn ranged_graphs(&self, options: GraphOptions) -> Vec<Graph> {
         let mut graphs = self.graphs(options);
         for graph in &mut graphs {
-            let range =
-                |axis| self.range(axis).unwrap_or_else(|| decoder_range(axis, options.context_length));
+            // Where layers are recurrent, a prompt comes in runs.
+            let recurrent = graph.role == Role::Decoder && self.decoder().delta_net.is_some();
+            let longest = recurrent.then(|| longest_run(options.target) as u64);
+            let range = |name| {
+                let range = self.range(name).unwrap_or_else(|| decoder_range(name, options.context_length));
+                let longest = longest.filter(|_| name == axis::SEQ).unwrap_or(range.max);
+                AxisRange { max: range.max.min(longest), ..range }
+            };
             graph.ranges = graph.axes().into_iter().map(|axis| (axis, range(axis))).collect();
         }
         graphs

@@ -15,10 +15,9 @@ mod rope;
 mod tests;
 
 pub use config::{Config, Kind};
-pub use delta_net::{DeltaNet, LONGEST_RUN};
+pub use delta_net::DeltaNet;
 pub use rope::{Axes, Rope, Scaling};
 
-use delta_net::Runs;
 use rope::rope;
 
 use arrcoc_bundle::names::{axis, cache, tensor};
@@ -27,6 +26,7 @@ use arrcoc_bundle::{Meaning, Role, Target};
 use crate::bricks::{self, rotary};
 use crate::dims;
 use crate::graph::ops::cached_attention::CachedAttention;
+use crate::graph::ops::gated_delta::{Runs, longest_run};
 use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
 
 /// What a checkpoint calls the decoder.
@@ -63,7 +63,7 @@ pub fn embedding_graph(config: &Config, names: Names<'_>, target: Target) -> Gra
 /// What the layers share.
 struct Context {
     attention: AttentionContext,
-    /// Where there are delta nets.
+    /// Where there are delta nets whose rule is spelt out.
     runs: Option<Runs>,
 }
 
@@ -169,9 +169,9 @@ fn layers(
     for (index, past) in past.iter().enumerate() {
         let mut out = {
             let g = &mut g.scope(format!("layers.{index}"));
-            let (attended, cache) = match (config.delta_net(index), &context.runs) {
-                (Some(net), Some(runs)) => delta_net::layer(g, config, net, runs, &normed, past),
-                _ => attention(g, config, &context.attention, &normed, past),
+            let (attended, cache) = match config.delta_net(index) {
+                Some(net) => delta_net::layer(g, config, net, context.runs.as_ref(), &normed, past),
+                None => attention(g, config, &context.attention, &normed, past),
             };
             present.push(cache);
             let (norm, sum) =
@@ -195,7 +195,8 @@ fn layers(
 
 fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
     let attention = attention_context(g, config, context_length);
-    let runs = config.delta_net.as_ref().map(|_| Runs::new(g));
+    let spelt_out = config.delta_net.is_some() && g.target() == Target::Portable;
+    let runs = spelt_out.then(|| Runs::new(g, longest_run(Target::Portable)));
     Context { attention, runs }
 }
 

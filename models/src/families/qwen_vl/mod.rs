@@ -218,10 +218,6 @@ impl Composition for Config {
         match name {
             axis::PATCHES => Some(AxisRange { min: merged, opt: usual * merged, max: most * merged }),
             axis::ROWS => Some(AxisRange { min: 1, opt: usual, max: most }),
-            // A prompt comes in runs.
-            axis::SEQ if self.decoder.delta_net.is_some() => {
-                Some(AxisRange { min: 1, opt: 1, max: decoder::LONGEST_RUN as u64 })
-            }
             axis::WINDOWS => {
                 let max = self.section().most_windows(most as usize) as u64;
                 Some(AxisRange { min: 1, opt: self.windows(usual).min(max), max })

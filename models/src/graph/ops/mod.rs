@@ -8,6 +8,7 @@ pub mod attention;
 pub mod cached_attention;
 mod elementwise;
 pub mod fused;
+pub mod gated_delta;
 pub mod linear;
 mod product;
 mod reduction;

@@ -10,6 +10,7 @@ use super::delta_net::DeltaNet;
 use super::rope::{self, Axes, Keys, RawRope, Rope};
 use crate::bricks::{Activation, RmsNorm};
 use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
+use crate::graph::ops::gated_delta::DeltaHeads;
 
 /// Section of `config.json` that has the decoder.
 const SECTION: &str = "text_config";
@@ -379,7 +380,8 @@ impl RawConfig {
         check.divides("linear_num_value_heads", value_heads, key_heads, "linear_num_key_heads")?;
         check.that((2..=64).contains(&kernel), "linear_conv_kernel_dim", "2 to 64", kernel)?;
         let layers = self.linear_layers(check, layers)?;
-        let net = DeltaNet { layers, key_heads, value_heads, key_width, value_width, kernel };
+        let heads = DeltaHeads { key_heads, value_heads, key_width, value_width };
+        let net = DeltaNet { layers, heads, kernel };
         Ok(Some(net).filter(|net| !net.layers.is_empty()))
     }
 

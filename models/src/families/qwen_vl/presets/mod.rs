@@ -3,13 +3,15 @@
 use crate::families::contract::{Dialogue, Preset};
 
 mod qwen2_5_vl;
+mod qwen3_5;
 mod qwen3_vl;
 
 /// All of them.
-pub(super) static PRESETS: [Preset; 8] = {
+pub(super) static PRESETS: [Preset; 10] = {
     let [a, b, c, d] = qwen2_5_vl::PRESETS;
     let [e, f, g, h] = qwen3_vl::PRESETS;
-    [a, b, c, d, e, f, g, h]
+    let [i, j] = qwen3_5::PRESETS;
+    [a, b, c, d, e, f, g, h, i, j]
 };
 
 /// The dialogue format of Qwen's models with vision.
