@@ -10,6 +10,9 @@
 //! bits; an operator that reads or makes one of [`LIMIT`] or more stays in 32 bits and is listed in the
 //! manifest. The cache's keys and values have no such way out: there the build fails.
 //!
+//! What recurrent layers compute with what they remember keeps 32 bits too: their memory lives as long as the
+//! conversation, and so would its rounding.
+//!
 //! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]), one in blocks of 4
 //! bits a product that unpacks it ([`super::int4`]); what goes in and comes out of either has 16 bits.
 
@@ -48,6 +51,7 @@ pub(super) fn lower(graph: Graph, settings: &mut Settings<'_>) -> Result<(Graph,
         rewriter.set_element(&input, Element::F16);
         flow.after_product.insert(input);
     }
+    flow.remembered.extend(rewriter.inputs_with_prefix(cache::PAST_STATE));
     let graph = rewriter.each(|g, node| {
         let mut width = flow.width(g, settings, &node);
         if width != Width::Full && outcome.is_ok() {
@@ -101,6 +105,8 @@ struct Flow {
     converted: HashMap<(Rc<str>, Element), Rc<str>>,
     /// Made by a linear layer in 8 bits, or from what was without another layer between.
     behind_quarter: HashSet<Rc<str>>,
+    /// What recurrent layers remember, and what was made of it without a linear layer between.
+    remembered: HashSet<Rc<str>>,
     /// What was rounded to 8 bits.
     rounded: fp8::Rounded,
 }
@@ -127,6 +133,9 @@ impl Flow {
                 WeightForm::Fp8 | WeightForm::Blocks { .. } => Width::Half,
                 _ => Width::Full,
             };
+        }
+        if node.inputs.iter().any(|name| self.remembered.contains(name)) {
+            return Width::Full;
         }
         let half = match node.operator {
             // Attention: both sides are made of what a linear layer made.
@@ -161,6 +170,9 @@ impl Flow {
         let element = if width == Width::Full { Element::F32 } else { Element::F16 };
         self.rounded.follow(&node);
         let follows = node.inputs.iter().any(|name| self.after_product.contains(name));
+        if node.operator != "Gemm" && node.inputs.iter().any(|name| self.remembered.contains(name)) {
+            self.remembered.extend(node.outputs.iter().filter(|name| !name.is_empty()).cloned());
+        }
         let behind_quarter = match node.operator {
             "Gemm" => width == Width::Quarter,
             _ => node.inputs.iter().any(|name| self.behind_quarter.contains(name)),

@@ -26,8 +26,10 @@ use harness::Case;
 const NOT_IN_TRACT: [(&str, &str); 0] = [];
 
 /// Methods without a case here, and where they are tested.
-const ELSEWHERE: [(&str, &str); 1] =
-    [("cached_attention", "an operator of our own: tests/kernels.rs, kernels/src/cached_attention/tests.rs")];
+const ELSEWHERE: [(&str, &str); 2] = [
+    ("cached_attention", "an operator of our own: tests/kernels.rs, kernels/src/cached_attention/tests.rs"),
+    ("gated_delta", "an operator of our own: tests/recurrent.rs, kernels/src/gated_delta/tests.rs"),
+];
 
 fn cases() -> Vec<Case> {
     [elementwise::cases(), products::cases(), shapes::cases(), fused::cases()].into_iter().flatten().collect()

@@ -127,6 +127,22 @@ fn parts() -> Vec<Case> {
             },
         ));
     }
+    cases.push(Case::of_several(
+        "window",
+        vec![floats(dims![3, "a", 2]), floats(dims![3, 4, 2])],
+        |g, x| {
+            let all = g.concat(&[&x[1], &x[0]], 1);
+            vec![g.window(&all, 0, &Dim::Axis("a"), 1), g.window(&all, 3, &Dim::Axis("a"), 1)]
+        },
+        |x, _| {
+            let (new, old) = (&x[0], &x[1]);
+            let all = |place: &[usize], start: usize| match (place[1] + start).checked_sub(4) {
+                Some(at) => new.at(&[place[0], at, place[2]]),
+                None => old.at(&[place[0], place[1] + start, place[2]]),
+            };
+            [0, 3].map(|start| Array::of(&new.shape, |place| all(place, start))).into()
+        },
+    ));
     cases.push(Case::new(
         "skip",
         vec![floats(dims![9, "a"])],

@@ -106,35 +106,35 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Masks for runs of at most `longest` tokens. A longer one does not fit the mask that is a constant, and
-    /// fails.
+    /// Masks for runs of at most `longest` tokens. A longer one finds them too short, and fails.
     pub fn new(g: &mut Builder, longest: usize) -> Self {
         let seq = Dim::Axis(axis::SEQ);
-        let numbers: Vec<f32> =
-            (0..longest * longest).map(|at| f32::from(u8::from(at % longest <= at / longest))).collect();
-        let sums = g.floats(&[longest, longest], &numbers);
-        let sums = g.take(&sums, &seq, 0);
-        let sums = g.take(&sums, &seq, 1);
-        let half = g.float(0.5);
-        let earlier = g.less(&half, &sums);
-        let second = g.range(&Dim::Fixed(0), &seq); // [S]
+        // Whole numbers in floats: what is computed of a Range, tract takes for sizes and cannot sort out.
+        let places: Vec<f32> = (0..longest).map(|place| place as f32).collect();
+        let second = g.floats(&[longest], &places);
+        let second = g.take(&second, &seq, 0); // [S]
         let first = g.reshape(&second, dims![&seq, 1]);
+        let earlier = g.less_or_equal(&second, &first);
+        let sums = g.cast(&earlier, Element::F32);
         let identity = g.equal(&first, &second);
         let identity = g.cast(&identity, Element::F32);
-        let blocks = (0..longest.next_power_of_two().ilog2()).map(|level| 1i64 << level);
+        let blocks = (0..longest.next_power_of_two().ilog2()).map(|level| 1usize << level);
         let below = blocks.map(|block| below(g, &first, &second, block)).collect();
         Self { earlier, sums, identity, below }
     }
 }
 
 /// One where `first` is in an odd block and `second` in the one before it.
-fn below(g: &mut Builder, first: &Value, second: &Value, block: i64) -> Value {
-    let [size, one, two] = [block, 1, 2].map(|n| g.ints(&[1], &[n]));
-    let (first, second) = (g.div(first, &size), g.div(second, &size));
-    let pair = g.div(&first, &two);
-    let even = g.mul(&pair, &two);
+fn below(g: &mut Builder, first: &Value, second: &Value, block: usize) -> Value {
+    let [first, second] = [first, second].map(|place| {
+        let number = g.scale(place, (block as f32).recip());
+        g.floor(&number)
+    });
+    let pair = g.scale(&first, 0.5);
+    let pair = g.floor(&pair);
+    let even = g.scale(&pair, 2.0);
     let odd = g.less(&even, &first);
-    let next = g.add(&second, &one);
+    let next = g.add_scalar(&second, 1.0);
     let beside = g.equal(&first, &next);
     let below = g.and(&odd, &beside);
     g.cast(&below, Element::F32)

@@ -14,8 +14,12 @@ use crate::dims;
 use crate::graph::ops::gated_delta::{self, DeltaHeads, GatedDelta, Runs, longest_run};
 use crate::graph::{Builder, Dim, Init, Value};
 
-/// The decays' logarithms, at first: exp of it lies about one.
-const LOG_DECAYS: Init = Init { mean: 0.0, std: 0.5 };
+/// Logarithms of what makes decays: a memory of some ten tokens, as some heads of trained models have it.
+const LOG_DECAYS: Init = Init { mean: -2.0, std: 1.0 };
+/// The convolution. Large enough that queries and keys lie mostly on one side of the activation, and so are
+/// alike, as trained ones are: products of random ones would be nearly zero, and the norm behind them would
+/// make noise of every rounding.
+const CONVOLUTION: Init = Init::normal(1.0);
 /// Biases of what becomes a decay.
 const DECAY_BIASES: Init = Init { mean: 1.0, std: 0.1 };
 
@@ -123,7 +127,7 @@ fn convolution(g: &mut Builder, net: &DeltaNet, x: &Value, past: &Value) -> (Val
     let window = g.skip(&joined, -(before as i64), 1, before.into());
     let weights = {
         let g = &mut g.scope("conv1d");
-        g.param_flat("weight", &[channels, 1, net.kernel], Init::fan_in(net.kernel))
+        g.param_flat("weight", &[channels, 1, net.kernel], CONVOLUTION)
     };
     let weights = g.transpose(&weights, &[1, 0]); // [kernel, channels]
     let weights = g.split(&weights, &vec![1; net.kernel], 0);

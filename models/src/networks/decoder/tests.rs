@@ -110,3 +110,75 @@ fn graphs_of_every_kind_have_the_contract() {
         assert!(!graph.parameters.iter().any(|p| p.name == "lm_head.weight"));
     }
 }
+
+/// A file of Qwen3.5's decoder, small.
+fn recurrent(more: Value) -> Result<Config, ConfigError> {
+    let mut file = json!({
+        "model_type": "qwen3_5_text", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 40,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 4, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 0]},
+    });
+    file.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Config::from_json(&file, Neutral(&[]), &[Kind::Qwen3_5])
+}
+
+#[test]
+fn layers_without_attention_are_listed_or_counted() {
+    let layers = |more| recurrent(more).unwrap().delta_net.map(|net| net.layers);
+    assert_eq!(layers(json!({})), Some(vec![0, 1, 2]));
+    assert_eq!(layers(json!({"full_attention_interval": 2})), Some(vec![0, 2]));
+    assert_eq!(layers(json!({"full_attention_interval": 1})), None);
+    let [linear, full] = ["linear_attention", "full_attention"];
+    let listed = json!({"layer_types": [full, linear, linear, full], "full_attention_interval": 2});
+    assert_eq!(layers(listed), Some(vec![1, 2]));
+    assert_eq!(recurrent(json!({})).unwrap().rope.width, 4, "a quarter of the head");
+    assert_eq!(config(Kind::Qwen3_5).rope.axes, Axes::Interleaved([11, 11, 10]));
+}
+
+#[test]
+fn recurrent_layers_that_cannot_be_are_refused_by_name() {
+    for (more, part) in [
+        (json!({"layer_types": ["linear_attention"]}), "layer_types: expected num_hidden_layers (4) entries"),
+        (json!({"layer_types": vec!["mamba"; 4]}), "layer_types: expected full_attention or linear"),
+        (json!({"full_attention_interval": 0}), "full_attention_interval: expected 1 or more"),
+        (json!({"linear_num_value_heads": 5}), "linear_num_value_heads: expected a multiple of"),
+        (json!({"linear_num_key_heads": 0}), "linear_num_key_heads"),
+        (json!({"linear_conv_kernel_dim": 1}), "linear_conv_kernel_dim: expected 2 to 64"),
+        (json!({"linear_conv_kernel_dim": 1_000_000_000}), "linear_conv_kernel_dim"),
+        (json!({"partial_rotary_factor": 0.2}), "partial_rotary_factor"),
+        (json!({"partial_rotary_factor": 2.0}), "partial_rotary_factor"),
+        (json!({"partial_rotary_factor": 0.5}), "mrope_section"),
+    ] {
+        let error = recurrent(more.clone()).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(part), "{more}: {error}");
+    }
+    // Another class does not read these keys: they may mean something to it.
+    let error = read(json!({"model_type": "qwen3", "linear_num_key_heads": 2})).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("linear_num_key_heads"), "{error}");
+}
+
+#[test]
+fn recurrent_layers_remember_a_window_and_a_matrix() {
+    let names = Names { body: "model.language_model", head: "lm_head" };
+    let config = recurrent(
+        json!({"layer_types": ["linear_attention", "full_attention", "full_attention", "full_attention"]}),
+    )
+    .unwrap();
+    for target in [Target::Cpu, Target::Portable] {
+        let graph = graph(&config, names, target, 16);
+        let dims = |name: &str| {
+            let all = graph.inputs.iter().chain(&graph.outputs);
+            all.filter(|value| value.name() == name).map(|value| value.dims().to_vec()).next()
+        };
+        for state in ["past_states.0", "present_states.0"] {
+            assert_eq!(dims(&format!("{state}.window")), Some(dims!["batch", 3, 56]));
+            assert_eq!(dims(&format!("{state}.matrix")), Some(dims!["batch", 6, 8, 4]));
+        }
+        assert_eq!(dims("past_key_values.0.key"), None);
+        assert_eq!(dims("past_key_values.1.key"), Some(dims!["batch", 2, "past", 16]));
+        assert_eq!(dims("present.3.value"), Some(dims!["batch", 2, "total", 16]));
+        let queries = graph.parameters.iter().find(|p| p.name.ends_with("layers.1.self_attn.q_proj.weight"));
+        assert_eq!(queries.unwrap().shape, [2 * 4 * 16, 32], "queries and gates");
+    }
+}

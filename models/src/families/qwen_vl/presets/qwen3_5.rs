@@ -43,6 +43,8 @@ struct Vision {
 struct Text {
     hidden: usize,
     layers: usize,
+    /// The last of so many layers has attention.
+    interval: usize,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -60,7 +62,8 @@ const TINY: Sizes = Sizes {
     vision: Vision { hidden: 48, layers: 2, heads: 4, intermediate: 96, patch: 8, table: 8 },
     text: Text {
         hidden: 64,
-        layers: 4,
+        layers: 3,
+        interval: 3,
         heads: 4,
         kv_heads: 2,
         head_dim: 32,
@@ -70,7 +73,7 @@ const TINY: Sizes = Sizes {
         theta: 10_000.0,
         sections: [2, 1, 1],
         linear_heads: [2, 4],
-        linear_head_dim: 16,
+        linear_head_dim: 32,
     },
     pixels: [32 * 32, 256 * 256],
 };
@@ -87,6 +90,7 @@ const QWEN3_5_0_8B: Sizes = Sizes {
     text: Text {
         hidden: 1024,
         layers: 24,
+        interval: 4,
         heads: 8,
         kv_heads: 2,
         head_dim: 256,
@@ -166,7 +170,7 @@ impl Text {
             "hidden_size": self.hidden,
             "intermediate_size": self.intermediate,
             "num_hidden_layers": self.layers,
-            "full_attention_interval": 4,
+            "full_attention_interval": self.interval,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
             "head_dim": self.head_dim,
