@@ -133,7 +133,9 @@ fn layers_without_attention_are_listed_or_counted() {
     let listed = json!({"layer_types": [full, linear, linear, full], "full_attention_interval": 2});
     assert_eq!(layers(listed), Some(vec![1, 2]));
     assert_eq!(recurrent(json!({})).unwrap().rope.width, 4, "a quarter of the head");
-    assert_eq!(config(Kind::Qwen3_5).rope.axes, Axes::Interleaved([11, 11, 10]));
+    let unnamed = Config::from_json(&json!({}), Neutral(&[]), &[Kind::Qwen3_5]).unwrap();
+    assert_eq!((unnamed.rope.width, unnamed.rope.axes), (64, Axes::Interleaved([11, 11, 10])));
+    assert_eq!(unnamed.delta_net.map(|net| net.channels()), Some(2 * 16 * 128 + 32 * 128));
 }
 
 #[test]
