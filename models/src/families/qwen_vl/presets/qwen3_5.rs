@@ -79,14 +79,7 @@ const TINY: Sizes = Sizes {
 };
 
 const QWEN3_5_0_8B: Sizes = Sizes {
-    vision: Vision {
-        hidden: 768,
-        layers: 12,
-        heads: 12,
-        intermediate: 3072,
-        patch: 16,
-        table: 48,
-    },
+    vision: Vision { hidden: 768, layers: 12, heads: 12, intermediate: 3072, patch: 16, table: 48 },
     text: Text {
         hidden: 1024,
         layers: 24,
