@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 /// Families of checkpoints that `reference/stock` draws.
-const STOCK: &str = "smolvlm,idefics3,qwen3_vl,qwen2_5_vl";
+const STOCK: &str = "smolvlm,idefics3,qwen3_vl,qwen2_5_vl,qwen3_5";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();

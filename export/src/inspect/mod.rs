@@ -22,7 +22,7 @@ pub enum Report {
     /// A Hugging Face directory.
     Checkpoint(CheckpointReport),
     /// An engine bundle.
-    Bundle(BundleReport),
+    Bundle(Box<BundleReport>),
 }
 
 impl fmt::Display for Report {
@@ -55,7 +55,7 @@ pub enum InspectError {
 /// [`InspectError`] when it is neither, or damaged.
 pub fn inspect(path: &Path, tensors: bool) -> Result<Report, InspectError> {
     if path.join(MANIFEST).exists() {
-        BundleReport::read(path).map(Report::Bundle)
+        Ok(Report::Bundle(Box::new(BundleReport::read(path)?)))
     } else {
         Ok(Report::Checkpoint(CheckpointReport::read(path, tensors)?))
     }

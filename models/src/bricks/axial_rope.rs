@@ -46,8 +46,8 @@ pub struct Tables {
     order: Value,
 }
 
-/// Tables of patches at `coordinates` \[2, P\] (row, column), each below `places`, for heads of `head` numbers,
-/// a multiple of 4.
+/// Tables of patches at `coordinates` \[2, P\] (row, column), each below `places`, for heads of `head`
+/// numbers, a multiple of 4.
 pub fn tables(g: &mut Builder, coordinates: &Value, places: usize, head: usize, theta: f64) -> Tables {
     let (patches, half) = (coordinates.dim(1).clone(), head / 2);
     // Frequencies of half a head, once for rows and once for columns.

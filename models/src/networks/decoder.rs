@@ -3,10 +3,10 @@
 //!
 //! Pre-norm transformer with grouped-query attention, rotary positions and a gated MLP; Qwen3 also normalises
 //! queries and keys. In Qwen3.5 most layers have a gated delta net for their attention ([`delta_net`]), and
-//! the attention of the others has a gate behind it. Two flavours come from this one file. *Fused* lets one operator rotate, extend a shared
-//! KV buffer in place and attend. *Portable* spells the same out in standard operators with past and present
-//! tensors. Embedding is a graph of its own, since visual tokens enter as embeddings; tied weights are stored
-//! once for both.
+//! the attention of the others has a gate behind it. Two flavours come from this one file. *Fused* lets one
+//! operator rotate, extend a shared KV buffer in place and attend. *Portable* spells the same out in standard
+//! operators with past and present tensors. Embedding is a graph of its own, since visual tokens enter as
+//! embeddings; tied weights are stored once for both.
 
 mod config;
 mod delta_net;
