@@ -263,7 +263,11 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
         let grant = pictures.grant(*budget).map_err(|error| failed(&error))?;
         let prepared =
             pictures.prepare_decoded(&image, grant, &NoObserver).map_err(|error| failed(&error))?;
-        vision.embed(prepared, &embeds, &NoObserver).map_err(|error| failed(&error))?;
+        let (visual, _) = vision.embed(prepared, &embeds, &NoObserver).map_err(|error| failed(&error))?;
+        let rows = visual.rows.as_slice::<f32>().map_err(|error| failed(&error))?;
+        if rows.iter().any(|number| !number.is_finite()) {
+            return Err(failed(&"a number of a picture's rows is not finite; run `arrcoc-export verify`"));
+        }
     }
 
     let slot = decoder.slots_mut().allocate().ok_or_else(|| failed(&"the decoder has no KV slot"))?;

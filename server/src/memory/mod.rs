@@ -78,7 +78,7 @@ fn advice(need: &MemoryNeed) -> String {
         (need.pictures, "lower limits.image_pixels for the pictures"),
         (
             need.activations,
-            "lower engine.image_size, engine.prefill_chunk or engine.slots for the activations",
+            "lower engine.context_length, engine.prefill_chunk, engine.slots, or engine.image_size where a model has several, for the activations",
         ),
     ];
     parts.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));

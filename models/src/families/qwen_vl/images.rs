@@ -93,7 +93,7 @@ fn pixels(processor: &ImageProcessor<'_>) -> Result<[u64; 2], ConfigError> {
         let number = found.as_u64().filter(|number| (1..=QwenVl::MOST_PIXELS).contains(number));
         let expected = match key {
             "size" => expected.to_owned(),
-            _ => "a number of pixels".to_owned(),
+            _ => format!("1 to {} pixels", QwenVl::MOST_PIXELS),
         };
         processor.expect(number.is_some(), key, expected)?;
         Ok(number.unwrap_or(default))

@@ -138,12 +138,26 @@ impl Config {
         let expected = format!("at most {} taps, the decoder's layers", decoder.layers);
         check.that(few, "deepstack_visual_indexes", expected, tower.taps())?;
         let images = Images::read(files, tower.sizes())?;
-        Ok(Self {
-            tower,
-            decoder,
-            image_token_id: raw.image_token_id.unwrap_or(generation.image_token_id()),
-            images,
-        })
+        let image_token_id = raw.image_token_id.unwrap_or(generation.image_token_id());
+        let config = Self { tower, decoder, image_token_id, images };
+        config.check_least(files)?;
+        Ok(config)
+    }
+
+    /// Fails where even the smallest picture has more visual tokens than there are positions, or a side that
+    /// no table reaches.
+    fn check_least(&self, files: &Files<'_>) -> Result<(), ConfigError> {
+        let section = self.section();
+        let (least, factor) = (section.min_pixels, section.factor() as u64);
+        let (rows, side) = (least / (factor * factor), least.isqrt() / section.patch_size as u64);
+        let fits = rows < self.decoder.max_positions as u64 && side <= processors::QwenVl::MOST_SIDE as u64;
+        let expected = format!(
+            "a least size of fewer visual tokens than max_position_embeddings ({}), and of at most {} patches a side",
+            self.decoder.max_positions,
+            processors::QwenVl::MOST_SIDE
+        );
+        let key = if files.image_processor["min_pixels"].is_null() { "size" } else { "min_pixels" };
+        Check(files.image_processor_file).that(fits, key, expected, least)
     }
 
     /// Windows of a square picture of so many visual tokens.
@@ -230,7 +244,7 @@ impl Composition for Config {
         let section = self.section();
         let factor = section.factor();
         let longest = ((section.max_pixels as f64).sqrt() as usize / factor).max(1) * factor;
-        let side = size.unwrap_or(longest);
+        let side = size.unwrap_or(longest.min(USUAL_SIDE * factor));
         if side == 0 || side > longest || !side.is_multiple_of(factor) {
             return Err(PictureError { expected: vec![longest], found: side });
         }
@@ -257,5 +271,7 @@ impl Composition for Config {
     }
 }
 
-/// Visual tokens of a picture that a plan for TensorRT is made for: a square of 1,024 pixels at 32 a token.
-const USUAL_ROWS: u64 = 1024;
+/// Side of the picture that plans are made for, visual tokens: 1,024 pixels at 32 a token. The largest that
+/// released files allow has sixteen times as many, and would not fit the usual context.
+const USUAL_SIDE: usize = 32;
+const USUAL_ROWS: u64 = (USUAL_SIDE * USUAL_SIDE) as u64;

@@ -117,11 +117,12 @@ fn pictures_are_as_the_image_processor_says_or_refused() {
     let none = |images: &mut Value| images["size"] = Value::Null;
     assert_eq!(pixels(&none).unwrap(), [3136, 1_003_520]);
     type Change<'a> = &'a dyn Fn(&mut Value);
-    let refusals: [(&str, Change<'_>); 7] = [
+    let refusals: [(&str, Change<'_>); 8] = [
         ("size", &|images| images["size"] = json!({"shortest_edge": 1024})),
         ("size", &|images| images["size"] = json!({"height": 64, "width": 64})),
         ("size", &|images| images["size"]["shortest_edge"] = 1_000_000.into()),
         ("max_pixels", &|images| images["max_pixels"] = 10.into()),
+        ("size", &|images| images["size"] = json!({"shortest_edge": 1u64 << 30, "longest_edge": 1u64 << 30})),
         ("patch_size", &|images| images["patch_size"] = 16.into()),
         ("merge_size", &|images| images["merge_size"] = 1.into()),
         ("do_resize", &|images| images["do_resize"] = false.into()),
