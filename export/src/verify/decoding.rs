@@ -1,4 +1,5 @@
-//! The decoder, token by token: the same prompt and the reference's choices go to all sides.
+//! The decoder, token by token: the recorded prompt, with its positions and deeper rows, and the reference's
+//! choices go to all sides.
 //!
 //! Bundles for different targets pass their KV cache differently, so the runs are not replayed: each side has
 //! a decoder of its own. They speak one after the other.
@@ -8,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use arrcoc_bundle::{Manifest, Meaning, Role};
 use arrcoc_runtime::decoder::{self, Decoder, Embedder, Logits, Rows};
-use arrcoc_runtime::tensor::Tensor;
 use serde::Serialize;
 
 use super::compare::{float_cosine, float_distance};
 use super::replay::{Side, StageReport};
-use super::{Options, VerifyError, tolerances};
+use super::{Options, VerifyError, prompt, tolerances};
 use crate::progress::Waiting;
 
 /// The greedy continuation, token by token.
@@ -46,13 +46,12 @@ impl Speaker {
         Ok(Self { decoder, embedder, slot, elapsed: Duration::ZERO })
     }
 
-    /// Feeds a prompt of rows of `width`, `chunk` rows at a time.
-    fn prefill(&mut self, prompt: &[f32], width: usize, chunk: usize) -> Result<Logits, VerifyError> {
+    /// Feeds a prompt.
+    fn prefill(&mut self, chunks: &[Rows]) -> Result<Logits, VerifyError> {
         let started = Instant::now();
         let mut logits = None;
-        for chunk in prompt.chunks(chunk * width) {
-            let embeds = Tensor::from_vec(&[1, chunk.len() / width, width], chunk.to_vec())?;
-            logits = Some(self.decoder.prefill(self.slot, &Rows::plain(embeds))?);
+        for chunk in chunks {
+            logits = Some(self.decoder.prefill(self.slot, chunk)?);
         }
         self.elapsed += started.elapsed();
         logits.ok_or_else(no_logits)
@@ -89,34 +88,29 @@ pub(super) struct Speech {
 }
 
 /// A prompt, and how it is fed.
-pub(super) struct Lines<'a> {
-    /// Rows of `width`.
-    prompt: &'a [f32],
-    width: usize,
-    /// Rows that are fed at once. As a server would: TensorRT plans take no more.
-    chunk: usize,
+pub(super) struct Lines {
+    /// What is fed at once. As a server would: TensorRT plans take no more.
+    chunks: Vec<Rows>,
     /// Tokens to decode.
     tokens: usize,
     /// Rows and tokens.
     capacity: usize,
 }
 
-impl<'a> Lines<'a> {
-    /// As much of a prompt `[1, S, H]` as a model's context leaves room for, beside one token and the
-    /// decoder's spare place.
-    pub(super) fn new(
-        prompt: &'a Tensor,
-        manifest: &Manifest,
-        options: &Options,
-    ) -> Result<Self, VerifyError> {
+impl Lines {
+    /// As much of a prompt as a model's context leaves room for, beside one token and the decoder's spare
+    /// place.
+    pub(super) fn new(prompt: &Rows, manifest: &Manifest, options: &Options) -> Result<Self, VerifyError> {
         let context_length = context_length(options, manifest);
-        let width = manifest.decoder.hidden_size;
-        let prompt = prompt.as_slice::<f32>()?;
-        let length = (prompt.len() / width).min(context_length - 2);
+        let all = prompt::length(prompt);
+        let length = all.min(context_length - 2);
         let tokens = options.tokens.min(context_length - length - 1);
-        let prompt = &prompt[prompt.len() - length * width..];
+        let cut = if length < all { Some(prompt::tail(prompt, length)?) } else { None };
+        let prompt = cut.as_ref().unwrap_or(prompt);
         let chunk = options.library.tensorrt.lengths.prefill_chunk;
-        Ok(Self { prompt, width, chunk, tokens, capacity: length + tokens + 1 })
+        let chunks = (0..length).step_by(chunk);
+        let chunks = chunks.map(|first| prompt::part(prompt, first..length.min(first + chunk)));
+        Ok(Self { chunks: chunks.collect::<Result<_, _>>()?, tokens, capacity: length + tokens + 1 })
     }
 
     /// Has a side say them: its own choices, or those of a side that has spoken before. One side's weights
@@ -132,7 +126,7 @@ impl<'a> Lines<'a> {
         for at in 0..self.tokens {
             waiting.say(&format!("decoding on {}, token {} of {}", side.name, at + 1, self.tokens));
             let said = match at.checked_sub(1) {
-                None => speaker.prefill(self.prompt, self.width, self.chunk)?,
+                None => speaker.prefill(&self.chunks)?,
                 Some(last) => speaker.step(top(&before.map_or(&logits, |speech| &speech.logits)[last]))?,
             };
             logits.push(said.values().to_vec());
@@ -150,15 +144,15 @@ impl Speech {
     }
 }
 
-/// What the four sides said. Where nothing is lost in weights, three of them are one.
+/// What all sides said. Where the bundle's weights have 32 bits, there are only the first two.
 pub(super) struct Speeches<'a> {
     /// The bundle that is verified.
     pub(super) subject: &'a Speech,
     /// Its weights in 32 bits.
     pub(super) reference: &'a Speech,
-    /// The same with rounded factors.
+    /// The same with rounded factors, one for each draw.
     pub(super) rounded: &'a [Speech],
-    /// The checkpoint's weights.
+    /// The checkpoint's weights in 32 bits.
     pub(super) checkpoint: Option<&'a Speech>,
 }
 

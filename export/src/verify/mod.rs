@@ -10,6 +10,7 @@ pub mod compare;
 mod decoding;
 mod fidelity;
 mod pairs;
+mod prompt;
 mod question;
 mod record;
 mod replay;
@@ -24,13 +25,13 @@ use std::path::{Path, PathBuf};
 
 use arrcoc_bundle::{Bundle, BundleError, MANIFEST};
 use arrcoc_bundle::{Drift, Precision, Role, Statistics, Target};
-use arrcoc_runtime::decoder::DecoderError;
+use arrcoc_runtime::decoder::{DecoderError, Rows};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::GenerateError;
 use arrcoc_runtime::image::ImageError;
 use arrcoc_runtime::library::{LibraryError, LibraryKind, LibraryOptions};
 use arrcoc_runtime::prompt::Prompter;
-use arrcoc_runtime::tensor::{Tensor, TensorError};
+use arrcoc_runtime::tensor::TensorError;
 use serde::Serialize;
 
 use crate::build;
@@ -346,7 +347,7 @@ fn run(
 
 /// Feeds a prompt and the reference's choices to all sides.
 fn decode(
-    prompt: &Tensor,
+    prompt: &Rows,
     [subject, reference]: [Side<'_>; 2],
     yardsticks: Option<&Yardsticks<'_>>,
     options: &Options,

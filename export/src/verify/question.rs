@@ -19,8 +19,9 @@ const WORDS: [&str; 16] = [
 /// How many of them: few enough for a tokenizer of bytes and a context of 512.
 const LENGTH: usize = 5;
 
-/// Side of the random picture, pixels. Families scale pictures to what their encoders take.
-const SIDE: usize = 512;
+/// Width and height of the random picture, pixels. Families scale pictures to what their encoders take.
+/// Some give a visual token its row and column: both must vary, and must not be mistaken for each other.
+const SIZE: [usize; 2] = [512, 320];
 
 /// A picture file, and what is asked about it.
 pub(super) struct Question {
@@ -64,28 +65,29 @@ pub(super) fn smallest_size(bundle: &Bundle) -> Option<usize> {
 /// A bitmap file: a coarse random pattern, as pictures are smooth, with noise on it, as they are not quite.
 fn random_picture(rng: &mut ChaCha8Rng) -> Vec<u8> {
     const CELLS: usize = 16;
+    let [width, height] = SIZE;
     let coarse: Vec<u32> = (0..3 * CELLS * CELLS).map(|_| rng.next_u32() % 230).collect();
-    let mut pixels = Vec::with_capacity(3 * SIDE * SIDE);
-    for y in 0..SIDE {
-        for x in 0..SIDE {
+    let mut pixels = Vec::with_capacity(3 * width * height);
+    for y in 0..height {
+        for x in 0..width {
             for channel in 0..3 {
-                let cell = (channel * CELLS + y * CELLS / SIDE) * CELLS + x * CELLS / SIDE;
+                let cell = (channel * CELLS + y * CELLS / height) * CELLS + x * CELLS / width;
                 pixels.push((coarse[cell] + rng.next_u32() % 26) as u8);
             }
         }
     }
-    bitmap(SIDE as u32, &pixels)
+    bitmap(SIZE.map(|side| side as u32), &pixels)
 }
 
-/// A Windows bitmap of a square of interleaved 24-bit pixels, whose rows need no padding
+/// A Windows bitmap of interleaved 24-bit pixels, whose rows need no padding
 /// (<https://learn.microsoft.com/en-us/windows/win32/gdi/bitmap-storage>).
-fn bitmap(side: u32, pixels: &[u8]) -> Vec<u8> {
+fn bitmap([width, height]: [u32; 2], pixels: &[u8]) -> Vec<u8> {
     const HEADERS: u32 = 14 + 40;
     let length = pixels.len() as u32;
     let mut file = b"BM".to_vec();
     // File header: size, reserved, where the pixels begin. Then the size of the second header, width and
     // height.
-    for number in [HEADERS + length, 0, HEADERS, 40, side, side] {
+    for number in [HEADERS + length, 0, HEADERS, 40, width, height] {
         file.extend(number.to_le_bytes());
     }
     // One plane of 24 bits.
@@ -110,6 +112,6 @@ mod tests {
         assert!(first.picture == again.picture && first.text == again.text);
         assert!(first.picture != other.picture && first.text != other.text);
         let image = decode::decode(&first.picture, &ImageLimits::default()).unwrap();
-        assert_eq!(image.pixels.dimensions(), (SIDE as u32, SIDE as u32));
+        assert_eq!(image.pixels.dimensions(), (SIZE[0] as u32, SIZE[1] as u32));
     }
 }

@@ -1,10 +1,10 @@
 //! One question, put to the reference by the runtime's own pipeline, and all that its graphs did.
 
-use arrcoc_bundle::names::tensor;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrcoc_bundle::{Bundle, Role, Statistics};
+use arrcoc_runtime::decoder::Rows;
 use arrcoc_runtime::generate::{GenerateError, MaxTokens, Note, Observer};
 use arrcoc_runtime::library::{Library, LibraryError, LibraryKind};
 use arrcoc_runtime::model::{self, Model};
@@ -12,7 +12,7 @@ use arrcoc_runtime::tensor::Tensor;
 use arrcoc_runtime::vision::VisionOptions;
 
 use super::question::{Question, smallest_size};
-use super::{AdapterReport, Options, VerifyError};
+use super::{AdapterReport, Options, VerifyError, prompt};
 use crate::ask::{PATIENCE, ask, budgets};
 use crate::progress::{Progress, Waiting};
 use crate::tap::{Call, Listener, Named, Recording, Run, Tap};
@@ -21,8 +21,8 @@ use crate::tap::{Call, Listener, Named, Recording, Run, Tap};
 pub(super) struct Record {
     /// Runs of all graphs but the decoder, each input once, in order.
     pub(super) calls: Vec<Call>,
-    /// `[1, S, H]`: what the decoder was given at the largest budget.
-    pub(super) prompt: Tensor,
+    /// What the decoder was given at the largest budget, with positions and deeper rows.
+    pub(super) prompt: Rows,
     /// What visual tokens look like at every tier, where the family says what they should look like.
     pub(super) adapter: Vec<AdapterReport>,
 }
@@ -44,7 +44,7 @@ pub(super) fn record(
         runtime: Some(LibraryKind::Tract),
         slots: 1,
         context_length: Some(context),
-        // The whole prompt in one run, so that it is recorded whole.
+        // Few runs are recorded faster than many.
         prefill_chunk: context,
         vision: VisionOptions {
             image_size: options.image_size.or_else(|| smallest_size(reference)),
@@ -56,13 +56,19 @@ pub(super) fn record(
     let model = Model::load_on(reference.clone(), &tap, &model_options, Arc::<Embeds>::clone(&watch))?;
     // What was recorded is the first run, of a grey picture.
     witness.recording.take();
-    let mut calls = Vec::new();
+    let decoder = reference.manifest().only(Role::Decoder);
+    let (mut calls, mut prompts) = (Vec::new(), Vec::new());
     let mut refused = None;
     for budget in budgets(&model) {
         progress.note(&format!("asking the reference, budget {budget:?}"));
         witness.waiting.say(&format!("asking the reference, budget {budget:?}"));
         match ask(&model, &question.picture, &question.text, budget, MaxTokens::Exactly(1)) {
-            Ok(()) => calls.extend(witness.recording.take()),
+            Ok(()) => {
+                let all = witness.recording.take();
+                let (runs, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|run| run.graph == decoder);
+                calls.extend(others);
+                prompts.extend(prompt::joined(&runs)?);
+            }
             Err(error @ GenerateError::Invalid { .. }) => {
                 progress.note(&format!("budget {budget:?} is left out: {error}"));
                 refused = Some(error);
@@ -70,15 +76,11 @@ pub(super) fn record(
             Err(error) => return Err(VerifyError::Question(error)),
         }
     }
-    let decoder = reference.manifest().only(Role::Decoder);
-    let (runs, others): (Vec<Call>, Vec<Call>) = calls.into_iter().partition(|call| call.graph == decoder);
-    let prompts = runs.iter().flat_map(|call| &call.inputs).filter(|(name, _)| name == tensor::INPUTS_EMBEDS);
-    let longest = prompts.map(|(_, prompt)| prompt).max_by_key(|prompt| prompt.shape().get(1).copied());
-    let Some(prompt) = longest.cloned() else {
+    let Some(prompt) = prompts.into_iter().max_by_key(prompt::length) else {
         let nothing = || GenerateError::Internal("the decoder was not run".to_owned());
         return Err(VerifyError::Question(refused.unwrap_or_else(nothing)));
     };
-    Ok(Record { calls: once(others), prompt, adapter: watch.report(&model, reference) })
+    Ok(Record { calls: once(calls), prompt, adapter: watch.report(&model, reference) })
 }
 
 /// Keeps every run, and says so to whoever waits.
