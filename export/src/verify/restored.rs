@@ -1,11 +1,12 @@
 //! The weights of a bundle held against the checkpoint's, and the networks that it computes, in 32 bits.
 //!
 //! One pass over the weights does both. [`super::fidelity`] says whether what is stored is what its form
-//! makes of the checkpoint's. What is stored is read back and written as the weights of two bundles, whose
-//! graphs are the portable ones in 32 bits. The *restored* one has these weights and nothing else in fewer
-//! bits. What a precision loses in weights is so on both sides of every comparison, and what is left between
-//! them is arithmetic. The *rounded* one has the same weights and rounds what they are multiplied with as the
-//! bundle's own products do ([`super::rounding`]). It says what that costs.
+//! makes of the checkpoint's. Where any have fewer than 32 bits, all that is stored is read back and written
+//! once, as the weights of several bundles whose graphs are the portable ones in 32 bits. The *restored* one
+//! has these weights and nothing else in fewer bits. What a precision loses in weights is so on both sides of
+//! every comparison, and what is left between them is arithmetic. The *rounded* ones, one for each of
+//! [`DRAWS`], have the same weights and round what they are multiplied with as the bundle's own products do
+//! ([`super::rounding`]). They say what that costs.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -23,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use super::VerifyError;
 use super::fidelity::Tally;
 use super::pairs::{Form, Pair, Place, pairs, place};
-use super::rounding::{DRAWS, attends_in_16_bits, round_factors};
+use super::rounding::{Attentions, DRAWS, round_factors};
 use super::smoothing::{Changed, multiplied};
 use crate::hashed_file::HashedFile;
 use crate::onnx;
@@ -68,7 +69,7 @@ pub(super) struct Comparison {
     pub(super) strayed: Vec<Strayed>,
 }
 
-/// The two bundles. They lie below a directory that is removed with them.
+/// The restored bundle and the rounded ones. They lie below a directory that is removed with them.
 pub(super) struct Twins {
     _dir: tempfile::TempDir,
     /// The bundle's weights, in 32 bits.
@@ -103,11 +104,11 @@ pub(super) fn restore(
     let mut writer = Writer::begin(reference, dir.path())?;
     for name in reference.manifest().graphs.keys() {
         let pairs = weights.get(name.as_str()).map_or(&[][..], Vec::as_slice);
-        let attention = match subject.graph(name) {
-            Ok(file) => attends_in_16_bits(&onnx::read(&file.path)?),
-            Err(_) => false,
+        let attentions = match subject.graph(name) {
+            Ok(file) => Attentions::of(&onnx::read(&file.path)?),
+            Err(_) => Attentions::default(),
         };
-        let pass = writer.graph(reference, name, (pairs, attention), &mut step)?;
+        let pass = writer.graph(reference, name, (pairs, &attentions), &mut step)?;
         pass.finish(&mut comparison);
     }
     step.finish();
@@ -286,12 +287,12 @@ impl Writer {
         Ok(Self { manifest, restored, rounded })
     }
 
-    /// Writes a graph of both, with the weights that stand for the reference's.
+    /// Writes a graph of all of them, with the weights that stand for the reference's.
     fn graph<'b>(
         &mut self,
         reference: &Bundle,
         name: &'b str,
-        (pairs, attention): (&[Pair], bool),
+        (pairs, attentions): (&[Pair], &Attentions),
         step: &'b mut Step,
     ) -> Result<Pass<'b>, VerifyError> {
         let mut pass = Pass::new(name, pairs, step)?;
@@ -323,7 +324,7 @@ impl Writer {
         let hash = write_model(&model, &self.restored.join(format!("{name}.onnx")))?;
         for ((dir, hashes), draw) in self.rounded.iter_mut().zip(DRAWS) {
             let mut model = model.clone();
-            round_factors(&mut model, pairs, attention, draw);
+            round_factors(&mut model, pairs, attentions, draw);
             hashes.insert(name.to_owned(), write_model(&model, &dir.join(format!("{name}.onnx")))?);
         }
         if let Some(graph) = self.manifest.graphs.get_mut(name) {

@@ -2,8 +2,9 @@
 //!
 //! Standard operators in front of each `Gemm` whose weight the bundle has in integers: x becomes the nearest
 //! multiple of a step, which is 1/127 of the largest magnitude of a row (`QuantizedLinear`), or of a block of
-//! it (`BlockLinear`, and `MatMulNBits` at `accuracy_level` 4). Where the bundle's attention may round its
-//! factors to bfloat16, so do the products of two tensors that stand for it.
+//! it (`BlockLinear`, and `MatMulNBits` at `accuracy_level` 4). Where an attention of the bundle may round
+//! its factors to bfloat16, so do the products that stand for it, and no others: what the bundle computes in
+//! 32 bits has no rounding that would widen a limit.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,15 +30,48 @@ pub(super) const DRAWS: [f32; 3] = [0.0, 1.0 / 3.0, -1.0 / 3.0];
 /// How the names of what is added begin.
 const STEM: &str = "/rounded";
 
-/// Whether a graph's attention may round its factors.
-pub(super) fn attends_in_16_bits(graph: &onnx::Graph) -> bool {
-    let rounds = [operator::ATTENTION_BF16, operator::GRID_ATTENTION_BF16];
-    graph.nodes.iter().any(|node| rounds.contains(&node.operator.as_str()))
+/// Which products of the reference a bundle computes in attentions that may round their factors.
+#[derive(Debug, Default)]
+pub(super) struct Attentions {
+    /// Modules of the network that have such an attention.
+    scopes: HashSet<String>,
+    /// Products that the bundle has as the reference has them: windows, blends of a table's rows.
+    kept: HashSet<String>,
+}
+
+impl Attentions {
+    /// Those of a bundle's graph.
+    pub(super) fn of(graph: &onnx::Graph) -> Self {
+        let rounds = [operator::ATTENTION_BF16, operator::GRID_ATTENTION_BF16];
+        let named = |is: &dyn Fn(&str) -> bool| -> Vec<&str> {
+            graph.nodes.iter().filter(|node| is(&node.operator)).map(|node| node.name.as_str()).collect()
+        };
+        let attentions = named(&|operator| rounds.contains(&operator));
+        let kept = named(&|operator| operator == PRODUCT);
+        Self {
+            scopes: attentions.into_iter().map(|name| scope(name).to_owned()).collect(),
+            kept: kept.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Whether a product of the reference is part of one. Operators are named after the module that they are
+    /// in, in both graphs alike.
+    fn have(&self, product: &str) -> bool {
+        self.scopes.contains(scope(product)) && !self.kept.contains(product)
+    }
+}
+
+/// A product of two tensors.
+const PRODUCT: &str = "MatMul";
+
+/// The module that an operator is in.
+fn scope(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(scope, _)| scope)
 }
 
 /// Rounds what is multiplied with weights that are integers in the subject of `pairs`, at one of [`DRAWS`],
-/// and with `attention` the factors of attention.
-pub(super) fn round_factors(model: &mut ModelProto, pairs: &[Pair], attention: bool, draw: f32) {
+/// and the factors of its `attentions`.
+pub(super) fn round_factors(model: &mut ModelProto, pairs: &[Pair], attentions: &Attentions, draw: f32) {
     let Some(graph) = &mut model.graph else { return };
     let blocks: HashMap<&str, usize> = pairs.iter().filter_map(block).collect();
     let mut rounded = HashSet::new();
@@ -51,7 +85,7 @@ pub(super) fn round_factors(model: &mut ModelProto, pairs: &[Pair], attention: b
                 add_rounding(graph, x, &made, block);
             }
             *x = made;
-        } else if attention && node.op_type() == "MatMul" {
+        } else if node.op_type() == PRODUCT && attentions.have(node.name()) {
             for x in &mut node.input {
                 let made = format!("{STEM}/{}/bf16", x.trim_start_matches('/'));
                 if rounded.insert(made.clone()) {
@@ -169,5 +203,50 @@ fn integers(name: &str, numbers: &[i64]) -> TensorProto {
         dims: vec![numbers.len() as i64],
         raw_data: Some(numbers.iter().flat_map(|x| x.to_le_bytes()).collect()),
         ..TensorProto::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, operator: &str) -> onnx::Node {
+        onnx::Node { name: name.to_owned(), operator: operator.to_owned(), ..onnx::Node::default() }
+    }
+
+    #[test]
+    fn only_what_stands_for_an_attention_in_16_bits_is_rounded() {
+        let nodes = vec![
+            node("/visual/MatMul", "MatMul"),
+            node("/visual/blocks/0/attn/MatMul", "MatMul"),
+            node("/visual/blocks/1/attn/MultiHeadAttention", operator::ATTENTION_BF16),
+            node("/visual/blocks/2/attn/MultiHeadAttention", "MultiHeadAttention"),
+            // Of a table that is stretched before attention.
+            node("/visual/blocks/3/attn/MatMul", "MatMul"),
+            node("/visual/blocks/3/attn/GridAttention", operator::GRID_ATTENTION_BF16),
+        ];
+        let graph = onnx::Graph { nodes, ..onnx::Graph::default() };
+        let attentions = Attentions::of(&graph);
+        let products = ["/visual/MatMul", "/visual/blocks/0/attn/MatMul", "/visual/blocks/1/attn/MatMul"];
+        assert_eq!(products.map(|product| attentions.have(product)), [false, false, true]);
+        let products = ["2/attn/MatMul", "3/attn/MatMul", "3/attn/MatMul_2"];
+        let have = products.map(|product| attentions.have(&format!("/visual/blocks/{product}")));
+        assert_eq!(have, [false, false, true]);
+
+        let products = ["/visual/blocks/0/attn/MatMul", "/visual/blocks/1/attn/MatMul"];
+        let node = |name: &str| NodeProto {
+            name: Some(name.to_owned()),
+            op_type: Some(PRODUCT.to_owned()),
+            input: ["a", "b"].map(|input| format!("{name}/{input}")).into(),
+            ..NodeProto::default()
+        };
+        let graph = GraphProto { node: products.map(node).into(), ..GraphProto::default() };
+        let mut model = ModelProto { graph: Some(graph), ..ModelProto::default() };
+        round_factors(&mut model, &[], &attentions, 0.0);
+        let nodes = model.graph.unwrap_or_default().node;
+        let casts = nodes.iter().filter(|node| node.op_type() == "Cast");
+        assert!(casts.clone().all(|cast| cast.output[0].contains("/blocks/1/")));
+        // Each of two factors to 16 bits and back.
+        assert_eq!(casts.count(), 4);
     }
 }
