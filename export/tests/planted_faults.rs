@@ -12,8 +12,9 @@ use arrcoc_bundle::{Precision, Target};
 use arrcoc_export::build;
 use arrcoc_export::onnx::{self, FLOAT, FLOAT16, Location};
 use arrcoc_export::progress::Progress;
+use arrcoc_export::verify::{self, Report};
 use arrcoc_models::onnx::{GraphProto, ModelProto, NodeProto};
-use common::{Workshop, calibrated, has_onnx_runtime, mended, verified};
+use common::{Workshop, calibrated, has_onnx_runtime, mended, verified, verify_options};
 use half::{bf16, f16};
 use prost::Message as _;
 
@@ -317,8 +318,8 @@ fn deeper_rows_and_positions_of_pictures() {
     }
     let workshop = Workshop::stock("qwen3_vl");
     workshop.build(Target::Portable).unwrap();
-    // The rounding of int8 moves these random networks further than a lost plane does: in fp32 it cannot hide,
-    // and operators are the same in both.
+    // The rounding of int8 moves these random networks further than a lost plane does. In fp32 it cannot
+    // hide, and operators are the same in both.
     for (precision, faults) in [(Precision::Fp32, &OF_PICTURES[..]), (Precision::Int8, &OF_PICTURES[..1])] {
         let options = build::Options { precision, ..workshop.options(Target::Cpu) };
         for (name, fault) in faults {
@@ -332,4 +333,68 @@ fn deeper_rows_and_positions_of_pictures() {
             fs::remove_dir_all(&bundle).unwrap();
         }
     }
+}
+
+#[test]
+fn the_last_bit_of_a_scale() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::stock("smolvlm");
+    workshop.build(Target::Portable).unwrap();
+    let options = build::Options { precision: Precision::Int8, ..workshop.options(Target::Cpu) };
+    let bundle = sound(&workshop, &options);
+    edit(&bundle, &["layers.1.mlp.down_proj.weight", ".scale"], |scales| scales[0] ^= 1);
+    let report = verified(&bundle);
+    let strayed: Vec<&str> = report.strayed.iter().map(|found| found.tensor.as_str()).collect();
+    assert!(
+        !report.passed && strayed.len() == 1 && strayed[0].contains("layers.1.mlp.down_proj"),
+        "{report}"
+    );
+}
+
+/// Flips the last bit of one number of the decoder's cosines: at a position that no question of a test
+/// reaches.
+fn turn_far_away(bundle: &Path) {
+    const ROW: usize = 400;
+    let path = bundle.join("decoder.onnx");
+    let tables = onnx::read(&path).unwrap().initializers;
+    // 512 positions, and half of the width of a head.
+    let table = tables.iter().find(|of| of.data_type == FLOAT && of.dims == [512, 8]).unwrap();
+    let Location { file, offset, .. } = table.location(&path).unwrap().unwrap();
+    mended(bundle, &file, |bytes| bytes[offset as usize + 4 * (8 * ROW + 3)] ^= 1);
+}
+
+/// Only the table is wrong, and the question does not show it.
+fn is_turned(report: &Report) {
+    let [found] = &report.strayed[..] else { panic!("{report}") };
+    assert_eq!((found.graph.as_str(), found.count, found.first), ("decoder", 1, 3203), "{report}");
+    assert!(found.tensor.starts_with("constant_") && !report.passed, "{report}");
+    assert!(report.stages.iter().all(verify::StageReport::passed), "{report}");
+}
+
+#[test]
+fn rotary_tables_beyond_the_question() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::stock("qwen3_vl");
+    let portable = workshop.build(Target::Portable).unwrap().bundle;
+    let with_checkpoint = |bundle: &Path| {
+        let options = verify::Options { checkpoint: Some(workshop.checkpoint()), ..verify_options() };
+        verify::verify(bundle, &options, Progress::Silent).unwrap()
+    };
+    for precision in [Precision::Fp32, Precision::Int8] {
+        let options = build::Options { precision, ..workshop.options(Target::Cpu) };
+        let bundle = sound(&workshop, &options);
+        let report = with_checkpoint(&bundle);
+        assert!(report.passed, "{precision}: {report}");
+        turn_far_away(&bundle);
+        is_turned(&verified(&bundle));
+        is_turned(&with_checkpoint(&bundle));
+    }
+    // A bundle that is its own reference.
+    assert!(with_checkpoint(&portable).passed);
+    turn_far_away(&portable);
+    is_turned(&with_checkpoint(&portable));
 }

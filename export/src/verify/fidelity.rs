@@ -1,16 +1,25 @@
 //! Whether stored weights are the checkpoint's, as near as their form can come.
 //!
-//! A form says how far a weight may be off, so there is nothing to estimate and no model to run: with the
-//! scale that is stored, every integer must be the nearest one, and the scale must be the one that the
-//! group's weights ask for. One bit that is not as it should be lies beyond that.
+//! A form says what a weight becomes, so there is nothing to estimate and no model to run. Floats must be the
+//! checkpoint's, rounded to their bits. With the scale that is stored, every integer must be the nearest one,
+//! give or take a thousandth of a step: two integers will do for a weight right between them. Scales must be
+//! the ones that their group's weights ask for: to the bit where those fix them, and to a few roundings where
+//! the weights were multiplied with factors, which are known no better ([`super::smoothing`]).
+//!
+//! The scale of a group of 4 bits without a zero point is chosen. It may be any that loses no more than the
+//! plain one, so a wrong bit at its end, which loses nothing, is not a fault. Nor is it in a scale of nothing
+//! but zeros, which is never used.
 
 use arrcoc_models::graph::quantized::{Bits, Scheme};
+use half::f16;
 
 use crate::quantize::stored::Restored;
 
-/// Of half a step: quotients are rounded before they are rounded to integers, and scales of 16 bits are off
-/// by 2^-12 of themselves.
+/// Of half a step: quotients are rounded before they are rounded to integers.
 const SLACK: f32 = 1.0 / 1024.0;
+
+/// Of a scale of weights that were multiplied with factors: some four roundings of 32 bits.
+const MULTIPLIED: f32 = 4.0 * f32::EPSILON;
 
 /// 16-bit scales below 2^-14 are off by up to 2^-25, and a weight is at most 128 of them.
 const SMALL: f32 = 1.0 / 262_144.0;
@@ -25,6 +34,8 @@ pub(super) struct Tally {
     /// Sum of squares of what was lost, and of the weights.
     pub(super) lost: f64,
     pub(super) squares: f64,
+    /// Whether the weights were multiplied with factors, which are known to a few roundings.
+    pub(super) multiplied: bool,
     weights: u64,
     largest: f32,
 }
@@ -51,12 +62,9 @@ impl Tally {
         self.advance(weights, found.iter().copied());
     }
 
-    /// Weights in 16 bits: half of the last bit, and below 2^-14 half of the smallest number.
+    /// Weights in 16 bits: the nearest numbers, to the bit.
     pub(super) fn half(&mut self, weights: &[f32], found: &[f32]) {
-        let strays = |(x, y): (&f32, &f32)| {
-            let lost = (x - y).abs();
-            lost.is_nan() || lost > x.abs() / 2048.0 + 1.0 / 33_554_432.0
-        };
+        let strays = |(x, y): (&f32, &f32)| f16::from_f32(*x).to_f32() != *y;
         for (at, pair) in weights.iter().zip(found).enumerate() {
             if strays(pair) {
                 self.stray(at, 1);
@@ -76,7 +84,7 @@ impl Tally {
                 }
             }
             // Where single weights are wrong, so may be all that follows from them.
-            if self.strayed == before && !is_scaled(scheme, weights, found) {
+            if self.strayed == before && !is_scaled(scheme, weights, found, self.multiplied) {
                 self.stray(first, weights.len());
             }
         }
@@ -84,13 +92,14 @@ impl Tally {
         self.advance(weights, found.iter().map(|found| found.value));
     }
 
-    /// The one scale of a matrix of 8-bit floats, behind its last row: it maps the largest weight to the
-    /// format's, and never falls below the normal numbers of 16 bits.
+    /// The one scale of a matrix of 8-bit floats, behind its last row: the least of 16 bits by which the
+    /// largest weight is no more than the format's, and none below their normal numbers.
     pub(super) fn scale(&mut self, scale: f32) {
         const LARGEST: f32 = 448.0;
-        const LEAST: f32 = 1.0 / 16384.0;
-        let expected = (self.largest / LARGEST).max(LEAST);
-        if !(scale >= expected * (1.0 - SLACK / 1024.0) && scale <= expected * (1.0 + SLACK)) {
+        let nearest = f16::from_f32(self.largest / LARGEST);
+        let falls_short = nearest.to_f32() * LARGEST < self.largest;
+        let expected = f16::from_bits(nearest.to_bits() + u16::from(falls_short)).max(f16::MIN_POSITIVE);
+        if scale != expected.to_f32() {
             self.weights = 0;
             self.stray(0, 1);
         }
@@ -139,19 +148,28 @@ fn small(scheme: Scheme) -> f32 {
 }
 
 /// Whether a group has the scale that its weights ask for.
-fn is_scaled(scheme: Scheme, weights: &[f32], found: &[Restored]) -> bool {
+fn is_scaled(scheme: Scheme, weights: &[f32], found: &[Restored], multiplied: bool) -> bool {
     let Some(step) = found.first().map(|found| found.step) else { return true };
     let (low, high) = weights.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
     let largest = high.max(-low);
-    let near = |expected: f32| (step - expected).abs() <= expected * SLACK + small(scheme) / 64.0;
+    let off = if multiplied { MULTIPLIED } else { 0.0 };
+    let is = |expected: f32| {
+        let least_and_most = [expected * (1.0 - off), expected * (1.0 + off)];
+        let [least, most] = match scheme {
+            Scheme::PerRow | Scheme::Blocks(_) => least_and_most,
+            _ => least_and_most.map(|scale| f16::from_f32(scale).to_f32()),
+        };
+        // Weights of which their bits leave nothing have no scale.
+        most == 0.0 || (least..=most).contains(&step)
+    };
     match (scheme, clamping(scheme)) {
         // Any scale does for nothing; 8-bit floats have one for the matrix.
         _ if largest == 0.0 => true,
         (Scheme::Fp8, _) => true,
         (_, Clamping::Chosen) => loses_little(weights, found, largest, small(scheme)),
-        (Scheme::Blocks(of), Clamping::Rounded) if of.bits == Bits::Eight => near((high - low) / 255.0),
-        (_, Clamping::Rounded) => near((high - low) / 15.0) || high - low <= 15.0 * SMALL,
-        (_, Clamping::Absent) => near(largest / 127.0),
+        (Scheme::Blocks(of), Clamping::Rounded) if of.bits == Bits::Eight => is((high - low) / 255.0),
+        (_, Clamping::Rounded) => is((high - low) / 15.0),
+        (_, Clamping::Absent) => is(largest / 127.0),
     }
 }
 
@@ -221,18 +239,24 @@ mod tests {
         };
         assert_eq!(strayed(eight, &weights, &found(0.8 / 127.0)), 0);
         assert!(strayed(eight, &weights, &found(0.8 / 120.0)) > 0);
+        assert!(strayed(eight, &weights, &found((0.8f32 / 127.0).next_up())) > 0);
+        let mut tally = Tally { multiplied: true, ..Tally::default() };
+        tally.row(eight, 16, &weights, &found((0.8f32 / 127.0).next_up()));
+        assert_eq!(tally.strayed, 0);
     }
 
     #[test]
-    fn floats_are_equal_or_half_of_the_last_bit_away() {
+    fn floats_are_the_nearest_to_the_bit() {
         let mut tally = Tally::default();
         tally.full(&[1.0, 2.0], &[1.0, 2.0]);
         tally.full(&[3.0, 4.0], &[3.0, 4.0f32.next_up()]);
         assert_eq!((tally.strayed, tally.first), (1, Some(3)));
         let mut tally = Tally::default();
         tally.half(&[1.0, 1.0003, 1e-9], &[1.0, 1.0, 0.0]);
-        tally.half(&[1.0], &[1.001]);
-        assert_eq!((tally.strayed, tally.first), (1, Some(3)));
+        // The number next to the nearest is nearer than half of the last bit at the other end of the binade.
+        let (x, y) = (1.9995f32, f16::from_f32(1.9995));
+        tally.half(&[x, x], &[y.to_f32(), f16::from_bits(y.to_bits() - 1).to_f32()]);
+        assert_eq!((tally.strayed, tally.first), (1, Some(4)));
     }
 
     #[test]
@@ -245,6 +269,8 @@ mod tests {
             tally.scale(scale);
             tally.strayed
         };
-        assert_eq!((with(0.9 / 448.0), with(0.9 / 224.0), with(0.9 / 896.0)), (0, 1, 1));
+        let least = (0..).map(f16::from_bits).find(|scale| scale.to_f32() * 448.0 >= 0.9).unwrap();
+        let beside = [1, -1].map(|by| f16::from_bits(least.to_bits().wrapping_add_signed(by)).to_f32());
+        assert_eq!((with(least.to_f32()), beside.map(with)), (0, [1, 1]));
     }
 }

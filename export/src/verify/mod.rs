@@ -1,12 +1,17 @@
 //! The proof of a bundle: `arrcoc-export verify`.
 //!
 //! Tokenizer and chat template must put the conversations that the server puts to them when it loads. Weights
-//! must be finite numbers. Then the portable fp32 bundle of the same checkpoint answers a question on tract,
-//! through the pipeline that serves ([`record`]), and every run of its graphs is repeated with the verified
-//! bundle on ONNX Runtime ([`replay`], [`decoding`]): two inference libraries that share no code, and for
-//! `cpu` bundles two sets of operators.
+//! must be finite numbers. Every stored weight is held against the checkpoint's, as the portable fp32 bundle
+//! has it, by what its form may make of it ([`restored`], [`fidelity`]), and constants that the graphs'
+//! builder made against those of the checkpoint's networks ([`constants`]). Then a bundle of the same weights
+//! in 32 bits, the *reference*, answers a question on tract, through the pipeline that serves ([`record`]):
+//! the portable fp32 bundle itself, or, where the verified one has fewer bits, the weights that it has,
+//! restored. Every run of its graphs is repeated with the verified bundle on ONNX Runtime ([`replay`],
+//! [`decoding`]): two inference libraries that share no code, and for `cpu` bundles two sets of operators.
+//! Bundles with rounded factors ([`rounding`]) say how far the two may be apart.
 
 pub mod compare;
+mod constants;
 mod decoding;
 mod fidelity;
 mod pairs;
@@ -54,7 +59,8 @@ const REFERENCE: &str = "fp32-portable";
 pub struct Options {
     /// Portable bundle of the same checkpoint; `None` looks for `fp32-portable` beside the bundle.
     pub reference: Option<PathBuf>,
-    /// Checkpoint that the bundle must have been built from.
+    /// Checkpoint that the bundle must have been built from. With it, every constant of the graphs is
+    /// compared with those of its networks; without it, tables with those of the reference.
     pub checkpoint: Option<PathBuf>,
     /// The test image; `None` takes a random one. Scales that were calibrated (fp8) fit images like those of
     /// the calibration.
@@ -83,7 +89,8 @@ pub struct Report {
     pub runtimes: [String; 2],
     /// The weights.
     pub weights: WeightReport,
-    /// Weights that are not what their form makes of the checkpoint's.
+    /// Weights that are not what their form makes of the checkpoint's, and constants of graphs that are not
+    /// those of the checkpoint's networks.
     pub strayed: Vec<Strayed>,
     /// What the precision makes of the weights, by graph, where it changes any.
     pub losses: Vec<WeightLoss>,
@@ -199,6 +206,9 @@ pub enum VerifyError {
     /// The checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The checkpoint's networks cannot be made again.
+    #[error(transparent)]
+    Compose(Box<build::BuildError>),
     /// A graph file cannot be read.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
@@ -247,9 +257,11 @@ pub enum VerifyError {
 pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Report, VerifyError> {
     let subject = open(path)?;
     let digest = &subject.manifest().checkpoint_sha256;
+    let mut composed = None;
     if let Some(dir) = &options.checkpoint {
-        let found = Checkpoint::open(dir)?.digest(build::cores())?;
-        same_checkpoint(dir, digest, &found)?;
+        let mut checkpoint = Checkpoint::open(dir)?;
+        same_checkpoint(dir, digest, &checkpoint.digest(build::cores())?)?;
+        composed = Some(constants::compose(&mut checkpoint, subject.manifest())?);
     }
     // What cannot put a question cannot serve, whatever its stages compute.
     Prompter::load(&subject)?;
@@ -280,6 +292,11 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     if (precision, target) != (Precision::Fp32, Target::Portable) {
         return Err(VerifyError::Reference { path: reference_path, precision, target });
     }
+    if let Some(graphs) = composed {
+        report.strayed = constants::against_graphs(&subject, &graphs)?;
+    } else if reference.dir() != subject.dir() {
+        report.strayed = constants::against_reference(&subject, &reference)?;
+    }
     let outcome = run(&subject, &reference, options, progress, &mut report);
     match outcome {
         // Networks of such weights may be beyond running. What is wrong with them is known.
@@ -292,7 +309,7 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     Ok(report)
 }
 
-/// Runs both bundles and fills in what they say.
+/// Compares weights, runs all sides and fills in what they say.
 fn run(
     subject: &Bundle,
     reference: &Bundle,
@@ -314,7 +331,8 @@ fn run(
         true => Default::default(),
         false => restored::restore(reference, subject.bundle, progress)?,
     };
-    (report.strayed, report.losses) = (comparison.strayed, comparison.losses);
+    report.strayed.extend(comparison.strayed);
+    report.losses = comparison.losses;
     // The yardsticks need no second witness, and tract's time.
     let cpu = match &twins {
         Some(_) => Some(LibraryKind::Ort.open_with(&options.library)?),

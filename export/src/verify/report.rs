@@ -21,7 +21,7 @@ impl fmt::Display for Report {
         for Strayed { graph, tensor, count, first } in &self.strayed {
             writeln!(
                 f,
-                "  {tensor} ({graph}): {count} weights are not what their form makes of the checkpoint's, the \
+                "  {tensor} ({graph}): {count} numbers are not what their form makes of the checkpoint's, the \
                  first at element {first}"
             )?;
         }

@@ -49,12 +49,13 @@ pub struct WeightLoss {
     pub lost: f64,
 }
 
-/// Weights that are not what their form makes of the checkpoint's.
+/// Weights that are not what their form makes of the checkpoint's, or numbers of a constant that are not
+/// those of its networks.
 #[derive(Debug, Clone, Serialize)]
 pub struct Strayed {
     /// Graph that uses them.
     pub graph: String,
-    /// Tensor: the checkpoint's name for it.
+    /// Tensor: the checkpoint's name for it, or the graph's for a constant (`constant_...`).
     pub tensor: String,
     /// How many.
     pub count: u64,
@@ -172,6 +173,7 @@ impl<'a> Pass<'a> {
                 Source::Quantized(stored) => {
                     if first == 0 {
                         factors = self.factors(stored, &weights);
+                        tally.multiplied = factors.is_some();
                     }
                     let factors = factors.map(|at| &*self.changed[at].factors);
                     let (mut found, mut values) = (Vec::new(), Vec::new());
@@ -202,7 +204,9 @@ impl<'a> Pass<'a> {
     /// unexplained.
     fn factors(&self, stored: &Stored, weights: &[f32]) -> Option<usize> {
         let tally = |factors: Option<&[f32]>| {
-            let (mut tally, mut found) = (Tally::default(), Vec::<Restored>::new());
+            let mut tally = Tally::default();
+            tally.multiplied = factors.is_some();
+            let mut found = Vec::<Restored>::new();
             for (row, weights) in weights.chunks(stored.columns).enumerate() {
                 stored.row(row, &mut found);
                 tally.row(stored.scheme, stored.group(), &multiplied(weights, factors), &found);
