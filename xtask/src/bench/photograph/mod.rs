@@ -14,7 +14,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use self::page::page;
-use self::shape::Choice;
+use self::qwen3_vl::QWEN3_VL_2B;
+use self::shape::Shape;
+use self::smolvlm::SMOLVLM;
 use super::report::{circumstances, measure, summary, write};
 use crate::bundles::{Build, Programs};
 use crate::goldens::reference_dir;
@@ -25,11 +27,33 @@ use crate::smollm2::SmolLm2;
 /// Figures of every side, as `bench_vision_peers.py` calls them. llama.cpp does not say all of them.
 const FIGURES: [&str; 6] = ["preprocess", "vision", "prefill", "first_token", "step", "peak_rss"];
 
+/// A shape on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Choice {
+    /// SmolVLM-256M's, behind SmolLM2's weights
+    Smolvlm,
+    /// Qwen3-VL-2B's, all of it, with random weights
+    #[value(name = "qwen3-vl-2b")]
+    Qwen3Vl2b,
+}
+
+impl Choice {
+    fn shape(self) -> &'static Shape {
+        match self {
+            Self::Smolvlm => &SMOLVLM,
+            Self::Qwen3Vl2b => &QWEN3_VL_2B,
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The model's shape; each has a page of its own
     #[arg(long, value_enum, default_value_t = Choice::Smolvlm)]
     shape: Choice,
+    /// A peer, as reference/bench_vision_peers.py calls it; may be repeated [default: all that can be had]
+    #[arg(long = "peer", value_name = "NAME")]
+    peers: Vec<String>,
     /// Rounds, each a run of every side
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
@@ -112,6 +136,7 @@ fn peers(args: &Args, smollm2: &SmolLm2, checkpoint: &Path, work: &Path) -> Resu
     let mut peers = smollm2.script("bench_vision_peers");
     peers.arg("--checkpoint").arg(checkpoint).arg("--work").arg(work).arg("--out").arg(&out);
     peers.args(["--family", args.shape.shape().family]);
+    peers.args(args.peers.iter().flat_map(|name| ["--peer", name]));
     peers.args(["--rounds", "1", "--threads", &args.threads.to_string()]);
     if let (Some(source), Some(bin)) = (&args.llama_cpp, &args.bin) {
         peers.arg("--llama-cpp").arg(source).arg("--bin").arg(bin);

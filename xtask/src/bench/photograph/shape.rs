@@ -4,29 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::qwen3_vl::QWEN3_VL_2B;
-use super::smolvlm::SMOLVLM;
 use crate::bundles::Programs;
 use crate::smollm2::SmolLm2;
-
-/// A shape on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Choice {
-    /// SmolVLM-256M's, behind SmolLM2's weights
-    Smolvlm,
-    /// Qwen3-VL-2B's, all of it, with random weights
-    #[value(name = "qwen3-vl-2b")]
-    Qwen3Vl2b,
-}
-
-impl Choice {
-    pub(super) fn shape(self) -> &'static Shape {
-        match self {
-            Self::Smolvlm => &SMOLVLM,
-            Self::Qwen3Vl2b => &QWEN3_VL_2B,
-        }
-    }
-}
 
 /// A model's shape, and what its page says.
 pub(super) struct Shape {
