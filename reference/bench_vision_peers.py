@@ -1,17 +1,18 @@
-"""Times a picture and a question elsewhere: transformers in two precisions, llama.cpp's mtmd in three.
+"""Times a picture and a question elsewhere: transformers in two precisions, llama.cpp's mtmd in up to three.
 
-    python bench_vision_peers.py --checkpoint ../target/smollm2/smolvlm --work DIR
+    python bench_vision_peers.py --checkpoint ../target/smollm2/smolvlm --work DIR [--family qwen3_vl]
         [--llama-cpp SOURCE --bin DIR] [--peer transformers-bf16 ...] [--rounds 3] [--threads N] [--out FILE]
 
-One picture of 1536 x 1152 pixels, drawn, and one question of about twelve tokens; 32 greedy tokens. Every
-round runs each peer in a process of its own, after one warm-up within it (llama.cpp does its own). Seconds:
-`preprocess` (transformers only: llama.cpp does not say), `vision` (tower and connector, all tiles),
-`first_token` (vision and prefill: llama.cpp's by the clock of its log, from the first tile to the first
-token), `step` (one token). `peak_rss` is in bytes, `prompt` in tokens.
+One picture, drawn, of 1536 x 1152 pixels (SmolVLM) or 1024 x 1024 (Qwen3-VL), and one question of about
+twelve tokens; 32 greedy tokens. Every round runs each peer in a process of its own, after one warm-up within
+it (llama.cpp does its own). Seconds: `preprocess` (transformers only: llama.cpp does not say), `vision`
+(tower and connector, the whole picture), `prefill` (the decoder, up to the first token), `first_token` (the
+two together: llama.cpp's by the clock of its log, from the first tile to the first token), `step` (one
+token). `peak_rss` is in bytes, `prompt` in tokens.
 
 llama.cpp: SOURCE is its source tree, which has the converter, DIR holds llama-quantize and llama-mtmd-cli.
-The tower goes into an mmproj file in F16 (Q8_0 for the quantized peers), the decoder into one of the named
-precision, by way of a Llama checkpoint. Prints JSON.
+The tower goes into an mmproj file in F16 or BF16 (Q8_0 for the quantized peers), the decoder into one of the
+named precision: SmolVLM's by way of a Llama checkpoint, Qwen3-VL's directly. Prints JSON.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from stock import pictures
@@ -31,19 +33,64 @@ from stock import pictures
 QUESTION = "What can be seen in this picture, and which colours?"
 STEPS = 32
 TRANSFORMERS = {"transformers-fp32": "float32", "transformers-bf16": "bfloat16"}
-LLAMA_CPP = {"llama.cpp-f16": "F16", "llama.cpp-q8_0": "Q8_0", "llama.cpp-q4_0": "Q4_0"}
+LLAMA_CPP = {
+    "llama.cpp-bf16": "BF16",
+    "llama.cpp-f16": "F16",
+    "llama.cpp-q8_0": "Q8_0",
+    "llama.cpp-q4_0": "Q4_0",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model's shape: what it is asked, and by which names."""
+
+    # Width and height of the picture.
+    picture: tuple[int, int]
+    # Of the processor's output: what the tower gets, and what the decoder gets beside ids and features.
+    tower: tuple[str, ...]
+    beside: tuple[str, ...]
+    # llama.cpp's precisions, the one that the others are quantized from first; tokens of its context.
+    precisions: tuple[str, ...]
+    context: int
+    # Whether llama.cpp's converter takes the decoder out of the checkpoint by itself.
+    whole: bool
+
+    def llama_cpp(self) -> list[str]:
+        return [peer for peer, precision in LLAMA_CPP.items() if precision in self.precisions]
+
+
+FAMILIES = {
+    "smolvlm": Family(
+        picture=(1536, 1152),
+        tower=("pixel_values", "pixel_attention_mask"),
+        beside=(),
+        precisions=("F16", "Q8_0", "Q4_0"),
+        context=4096,
+        whole=False,
+    ),
+    "qwen3_vl": Family(
+        picture=(1024, 1024),
+        tower=("pixel_values", "image_grid_thw"),
+        beside=("image_grid_thw", "mm_token_type_ids"),
+        precisions=("BF16", "Q8_0", "Q4_0"),
+        context=8192,
+        whole=True,
+    ),
+}
 
 
 def main() -> None:
     args = arguments()
+    family = FAMILIES[args.family]
     if args.worker:
         print(json.dumps(in_transformers(args)))
         return
     args.work.mkdir(parents=True, exist_ok=True)
     picture = args.work / "photograph.png"
     if not picture.exists():
-        pictures.photograph(1536, 1152, 0).save(picture)
-    rounds = {peer: [] for peer in args.peer or [*TRANSFORMERS, *(LLAMA_CPP if args.bin else [])]}
+        pictures.photograph(*family.picture, 0).save(picture)
+    rounds = {peer: [] for peer in args.peer or [*TRANSFORMERS, *(family.llama_cpp() if args.bin else [])]}
     for _ in range(args.rounds):
         for peer, figures in rounds.items():
             figures.append(
@@ -70,6 +117,7 @@ def main() -> None:
 def run_transformers(args: argparse.Namespace, peer: str) -> dict:
     command = [sys.executable, __file__, "--checkpoint", args.checkpoint, "--work", args.work]
     command += ["--threads", str(args.threads), "--worker", TRANSFORMERS[peer]]
+    command += ["--family", args.family]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
@@ -77,12 +125,13 @@ def in_transformers(args: argparse.Namespace) -> dict:
     """The second of two runs, in this process."""
     import torch
     import transformers
-    from stock import checkpoint, conversations, golden
+    from stock import conversations, golden
 
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    _, model_class, processor_class, _ = checkpoint.CLASSES["smolvlm"]
+    family = FAMILIES[args.family]
+    model_class, processor_class = classes(args.family)
     processor = processor_class.from_pretrained(args.checkpoint)
     model = model_class.from_pretrained(args.checkpoint, dtype=getattr(torch, args.worker)).eval()
     picture = {"type": "image_url", "image_url": {"url": "photograph.png"}}
@@ -95,20 +144,33 @@ def in_transformers(args: argparse.Namespace) -> dict:
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             )
         )
-        tower = {name: encoded[name] for name in ("pixel_values", "pixel_attention_mask")}
+        tower = {name: encoded[name] for name in family.tower}
         features, vision = timed(lambda: model.get_image_features(**tower, return_dict=True))
         prompt = {"input_ids": encoded["input_ids"], "mm_encoder_outputs": {"image": features}}
+        prompt |= {name: encoded[name] for name in family.beside}
         output, prefill = timed(lambda: model(**prompt, use_cache=True, logits_to_keep=1))
         steps = []
         for _ in range(STEPS):
             token = {"input_ids": output.logits[:, -1:].argmax(-1), "past_key_values": output.past_key_values}
             output, step = timed(lambda token=token: model(**token, use_cache=True))
             steps.append(step)
-        figures = {"preprocess": preprocess, "vision": vision, "first_token": vision + prefill}
+        figures = {"preprocess": preprocess, "vision": vision, "prefill": prefill}
+        figures |= {"first_token": vision + prefill}
         return figures | {"step": statistics.median(steps), "prompt": encoded["input_ids"].shape[1]}
 
     once()
     return once() | {"peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def classes(family: str) -> tuple:
+    """transformers' model and processor."""
+    if family == "smolvlm":
+        from stock import checkpoint
+
+        return checkpoint.CLASSES[family][1:3]
+    from stock.qwen import checkpoint
+
+    return checkpoint.CLASSES[family][1:3]
 
 
 def timed(work: Callable) -> tuple:
@@ -139,7 +201,7 @@ def in_llama_cpp(args: argparse.Namespace, peer: str, picture: Path) -> dict:
         "-t",
         str(args.threads),
         "-c",
-        "4096",
+        str(FAMILIES[args.family].context),
         "--jinja",
         "--verbosity",
         "4",
@@ -151,17 +213,21 @@ def in_llama_cpp(args: argparse.Namespace, peer: str, picture: Path) -> dict:
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         raise RuntimeError(f"{peer}: llama-mtmd-cli failed:\n{said[-2000:]}")
-    milliseconds = [float(each) for each in re.findall(r"(?:slice|batch) encod(?:ed|ing done) in (\d+) ms", said)]
+    milliseconds = [
+        float(each) for each in re.findall(r"(?:slice|batch) encod(?:ed|ing done) in (\d+) ms", said)
+    ]
     prefill = re.search(r"prompt eval time = +[\d.]+ ms / +(\d+) tokens", said)
     step = re.search(r"[^t] eval time = +([\d.]+) ms / +(\d+) runs", said)
     begin = re.search(rf"^{CLOCK} \w encoding mtmd batch", said, re.MULTILINE)
     end = re.search(rf"^{CLOCK} \w llama_perf_context_print: +eval time", said, re.MULTILINE)
     if not (milliseconds and prefill and step and begin and end):
         raise RuntimeError(f"{peer}: expected timings, found none in:\n{said[-2000:]}")
-    steps = float(step[1]) / 1000
+    steps, vision = float(step[1]) / 1000, sum(milliseconds) / 1000
+    first_token = seconds(end) - seconds(begin) - steps
     return {
-        "vision": sum(milliseconds) / 1000,
-        "first_token": seconds(end) - seconds(begin) - steps,
+        "vision": vision,
+        "prefill": first_token - vision,
+        "first_token": first_token,
         "step": steps / float(step[2]),
         "prompt": int(prefill[1]),
         "peak_rss": usage.ru_maxrss * 1024,
@@ -179,13 +245,18 @@ def seconds(line: re.Match) -> float:
 
 def converted(args: argparse.Namespace, precision: str) -> tuple[Path, Path]:
     """The decoder's and the tower's files for llama.cpp, made where they are missing."""
-    full, text = args.work / "text-F16.gguf", args.work / f"text-{precision}.gguf"
-    kind = "f16" if precision == "F16" else "q8_0"
+    family = FAMILIES[args.family]
+    first = family.precisions[0]
+    full, text = args.work / f"text-{first}.gguf", args.work / f"text-{precision}.gguf"
+    kind = first.lower() if precision == first else "q8_0"
     mmproj = args.work / f"mmproj-{kind}.gguf"
     convert = [sys.executable, args.llama_cpp / "convert_hf_to_gguf.py"]
-    if not full.exists():
-        save_decoder(args.checkpoint, args.work / "decoder")
-        quietly([*convert, args.work / "decoder", "--outtype", "f16", "--outfile", full])
+    if not (text.exists() or full.exists()):
+        decoder = args.checkpoint
+        if not family.whole:
+            decoder = args.work / "decoder"
+            save_decoder(args.checkpoint, decoder)
+        quietly([*convert, decoder, "--outtype", first.lower(), "--outfile", full])
     if not text.exists():
         quietly([args.bin / "llama-quantize", full, text, precision])
     if not mmproj.exists():
@@ -194,7 +265,7 @@ def converted(args: argparse.Namespace, precision: str) -> tuple[Path, Path]:
 
 
 def save_decoder(checkpoint_dir: Path, directory: Path) -> None:
-    """The checkpoint's text model as a Llama checkpoint: the converter does not take it out by itself."""
+    """SmolVLM's text model as a Llama checkpoint: the converter does not take it out by itself."""
     import torch
     from stock import checkpoint
     from transformers import LlamaForCausalLM
@@ -214,7 +285,11 @@ def save_decoder(checkpoint_dir: Path, directory: Path) -> None:
 
 def quietly(command: list) -> None:
     done = subprocess.run(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(word) for word in command],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-2000:]}")
@@ -225,6 +300,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--family", choices=FAMILIES, default="smolvlm")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--llama-cpp", type=Path, help="its source tree")
     parser.add_argument("--bin", type=Path, help="where its programs are")

@@ -30,12 +30,14 @@ pub(crate) struct Build<'a> {
     pub(crate) calibration: Option<&'a Path>,
     /// Forms of single weights.
     pub(crate) rules: Option<&'a Path>,
+    /// Longest sequence in tokens, where it is not to be the model's own.
+    pub(crate) max_context: Option<u32>,
 }
 
 impl<'a> Build<'a> {
     /// A bundle for CPUs.
     pub(crate) fn cpu(name: &'a str, precision: &'a str) -> Self {
-        Self { name, precision, target: "cpu", calibration: None, rules: None }
+        Self { name, precision, target: "cpu", calibration: None, rules: None, max_context: None }
     }
 
     /// A portable one in 32 bits.
@@ -106,7 +108,7 @@ impl Programs {
     /// Builds `OUT/NAME/PRECISION-TARGET` from a checkpoint and returns its path. What stands there may be
     /// the work of yesterday's exporter, under today's version number: it is built again.
     pub(crate) fn bundle(&self, checkpoint: &Path, out: &Path, build: &Build<'_>) -> Result<PathBuf> {
-        let Build { name, precision, target, calibration, rules } = *build;
+        let Build { name, precision, target, calibration, rules, max_context } = *build;
         let mut build = self.export();
         build.arg("build").arg(checkpoint).arg("--out").arg(out).args(["--name", name, "--force"]);
         build.args(["--precision", precision, "--target", target]);
@@ -115,6 +117,9 @@ impl Programs {
         }
         if let Some(rules) = rules {
             build.arg("--weight-rules").arg(rules);
+        }
+        if let Some(tokens) = max_context {
+            build.arg("--max-context").arg(tokens.to_string());
         }
         shell::check(&mut build)?;
         Ok(out.join(name).join(format!("{precision}-{target}")))

@@ -27,7 +27,7 @@ pub(crate) enum Command {
     Precisions(precisions::Args),
     /// What every precision loses on real weights, beside llama.cpp
     Perplexity(perplexity::Args),
-    /// One large photograph at SmolVLM-256M's shape, beside transformers and llama.cpp
+    /// One large photograph at the shape of SmolVLM-256M or Qwen3-VL-2B, beside transformers and llama.cpp
     Photograph(photograph::Args),
     /// Right answers by visual tokens, for every way to choose them
     Relevance(relevance::Args),

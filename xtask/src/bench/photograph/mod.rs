@@ -1,5 +1,10 @@
-//! `cargo xtask bench photograph`: one large picture and a short question at SmolVLM-256M's shape, in turn
-//! with transformers and llama.cpp.
+//! `cargo xtask bench photograph`: one large picture and a short question at the shape of SmolVLM-256M or of
+//! Qwen3-VL-2B, in turn with transformers and llama.cpp.
+
+mod page;
+mod qwen3_vl;
+mod shape;
+mod smolvlm;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +13,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use self::page::page;
+use self::qwen3_vl::QWEN3_VL_2B;
+use self::shape::Shape;
+use self::smolvlm::SMOLVLM;
 use super::report::{circumstances, measure, summary, write};
 use crate::bundles::{Build, Programs};
 use crate::goldens::reference_dir;
@@ -15,13 +24,36 @@ use crate::onnxruntime;
 use crate::shell;
 use crate::smollm2::SmolLm2;
 
-const NAME: &str = "smolvlm";
-const PRECISIONS: [&str; 3] = ["fp32", "int8", "int4"];
 /// Figures of every side, as `bench_vision_peers.py` calls them. llama.cpp does not say all of them.
-const FIGURES: [&str; 5] = ["preprocess", "vision", "first_token", "step", "peak_rss"];
+const FIGURES: [&str; 6] = ["preprocess", "vision", "prefill", "first_token", "step", "peak_rss"];
+
+/// A shape on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Choice {
+    /// SmolVLM-256M's, behind SmolLM2's weights
+    Smolvlm,
+    /// Qwen3-VL-2B's, all of it, with random weights
+    #[value(name = "qwen3-vl-2b")]
+    Qwen3Vl2b,
+}
+
+impl Choice {
+    fn shape(self) -> &'static Shape {
+        match self {
+            Self::Smolvlm => &SMOLVLM,
+            Self::Qwen3Vl2b => &QWEN3_VL_2B,
+        }
+    }
+}
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// The model's shape; each has a page of its own
+    #[arg(long, value_enum, default_value_t = Choice::Smolvlm)]
+    shape: Choice,
+    /// A peer, as reference/bench_vision_peers.py calls it; may be repeated [default: all that can be had]
+    #[arg(long = "peer", value_name = "NAME")]
+    peers: Vec<String>,
     /// Rounds, each a run of every side
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
@@ -47,19 +79,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let programs = Programs::build(true)?;
     let smollm2 = SmolLm2::ready(args.venv.as_deref())?;
     let work = shell::target("bench");
+    let shape = args.shape.shape();
+    let checkpoint = (shape.checkpoint)(&programs, &smollm2, &work.join("checkpoints"))?;
     let mut bundles = Vec::new();
-    for precision in PRECISIONS {
-        let build = Build::cpu(NAME, precision);
-        bundles.push((precision, programs.bundle(&smollm2.smolvlm(), &work.join("engines"), &build)?));
+    for precision in shape.precisions {
+        let build = Build { max_context: shape.max_context, ..Build::cpu(shape.model, precision) };
+        bundles.push((precision, programs.bundle(&checkpoint, &work.join("engines"), &build)?));
     }
+    let work = work.join(shape.peers);
     let mut sides: Vec<(String, Taken)> = Vec::new();
     let (mut question, mut prompt) = (String::new(), 0);
     for round in 1..=args.rounds {
-        let peers = peers(args, &smollm2, &work.join("peers"))?;
+        let peers = peers(args, &smollm2, &checkpoint, &work)?;
         question = peers["question"].as_str().unwrap_or_default().to_owned();
         let steps = peers["steps"].as_u64().context("the peers' script says no steps")?;
         for (precision, bundle) in &bundles {
-            let ask = Question { text: &question, picture: &work.join("peers/photograph.png"), steps };
+            let ask = Question { text: &question, picture: &work.join("photograph.png"), steps };
             let taken = ask.ours(args, &programs, &library, bundle)?;
             prompt = taken["prompt"].as_u64().unwrap_or(prompt);
             note(&mut sides, &format!("arrcoc {precision}"), &taken);
@@ -74,7 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "circumstances": circumstances(), "rounds": args.rounds, "threads": args.threads,
         "question": question, "prompt": prompt, "sides": sides,
     });
-    write("photograph", &result, &page(&result))
+    write(shape.page, &result, &page(shape, &result))
 }
 
 fn note(sides: &mut Vec<(String, Taken)>, name: &str, taken: &Value) {
@@ -95,11 +130,13 @@ fn side((name, taken): &(String, Taken)) -> Value {
 }
 
 /// One run of every peer.
-fn peers(args: &Args, smollm2: &SmolLm2, work: &Path) -> Result<Value> {
+fn peers(args: &Args, smollm2: &SmolLm2, checkpoint: &Path, work: &Path) -> Result<Value> {
     fs::create_dir_all(work)?;
     let out = work.join("peers.json");
     let mut peers = smollm2.script("bench_vision_peers");
-    peers.arg("--checkpoint").arg(smollm2.smolvlm()).arg("--work").arg(work).arg("--out").arg(&out);
+    peers.arg("--checkpoint").arg(checkpoint).arg("--work").arg(work).arg("--out").arg(&out);
+    peers.args(["--family", args.shape.shape().family]);
+    peers.args(args.peers.iter().flat_map(|name| ["--peer", name]));
     peers.args(["--rounds", "1", "--threads", &args.threads.to_string()]);
     if let (Some(source), Some(bin)) = (&args.llama_cpp, &args.bin) {
         peers.arg("--llama-cpp").arg(source).arg("--bin").arg(bin);
@@ -140,74 +177,11 @@ impl Question<'_> {
         Ok(json!({
             "preprocess": seconds("decode_image") + seconds("preprocess"),
             "vision": seconds("vision_encoder"),
+            "prefill": seconds("prefill"),
             "first_token": report["seconds"]["first_token"],
             "step": seconds("decode_step") / (after_first - 1) as f64,
             "peak_rss": measured.peak_mib * f64::from(1 << 20),
             "prompt": usage["prompt_tokens"],
         }))
-    }
-}
-
-fn page(result: &Value) -> String {
-    let sides = result["sides"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let number = |side: &Value, figure: &str| side["figures"][figure]["median"].as_f64();
-    let first = |side: &Value| number(side, "first_token").unwrap_or(f64::NAN);
-    let ours = |side: &&Value| side["name"].as_str().is_some_and(|name| name.starts_with("arrcoc"));
-    let best = sides.iter().filter(|side| !ours(side)).map(first).fold(f64::INFINITY, f64::min);
-    let mut page = format!(
-        "# A photograph at SmolVLM-256M's shape\n\nOne picture of 1536 x 1152 pixels, which becomes 13 tiles, and the question \u{201c}{}\u{201d}: a \
-         prompt of {} tokens. SmolLM2's weights behind a random vision tower, {} threads, medians of {} rounds, in each of which \
-         every side runs once in a process of its own. Seconds; `first token` counts from the picture's file (of transformers and llama.cpp, without its \
-         preparation: from the first tile on). llama.cpp: mtmd, its tower in F16 beside F16 and in Q8_0 beside the others.\n\n\
-         | | preparation | vision | first token | best peer, times as long | ms per token | peak MiB |\n\
-         |---|---|---|---|---|---|---|\n",
-        result["question"].as_str().unwrap_or_default(),
-        result["prompt"],
-        result["threads"],
-        result["rounds"],
-    );
-    for side in sides {
-        let cell = |figure: &str, scale: f64, digits: usize| {
-            number(side, figure).map_or_else(String::new, |value| format!("{:.digits$}", value * scale))
-        };
-        page += &format!(
-            "| {} | {} | {} | {} | {:.2} | {} | {} |\n",
-            side["name"].as_str().unwrap_or_default(),
-            cell("preprocess", 1.0, 2),
-            cell("vision", 1.0, 2),
-            cell("first_token", 1.0, 2),
-            best / first(side),
-            cell("step", 1e3, 1),
-            cell("peak_rss", 1.0 / f64::from(1 << 20), 0),
-        );
-    }
-    page
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_compares_with_the_best_peer_and_leaves_out_what_nobody_said() {
-        let mut sides = Vec::new();
-        note(
-            &mut sides,
-            "arrcoc int8",
-            &json!({"preprocess": 0.1, "vision": 4.0, "first_token": 5.0, "step": 0.01, "peak_rss": 1048576.0}),
-        );
-        note(
-            &mut sides,
-            "arrcoc int8",
-            &json!({"preprocess": 0.1, "vision": 4.0, "first_token": 7.0, "step": 0.01, "peak_rss": 1048576.0}),
-        );
-        note(&mut sides, "llama.cpp", &json!({"vision": 20.0, "first_token": 24.0, "step": 0.02}));
-        note(&mut sides, "transformers", &json!({"vision": 20.0, "first_token": 12.0, "step": 0.02}));
-        assert_eq!(sides[0].1["first_token"], [5.0, 7.0]);
-        let sides: Vec<Value> = sides.iter().map(side).collect();
-        let page =
-            page(&json!({"sides": sides, "rounds": 2, "threads": 2, "prompt": 882, "question": "What?"}));
-        assert!(page.contains("| arrcoc int8 | 0.10 | 4.00 | 6.00 | 2.00 | 10.0 | 1 |"), "{page}");
-        assert!(page.contains("| llama.cpp |  | 20.00 | 24.00 | 0.50 | 20.0 |  |"), "{page}");
     }
 }
