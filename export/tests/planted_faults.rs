@@ -292,8 +292,11 @@ fn readers<'a>(graph: &'a mut GraphProto, operator: &str, input: &str) -> Vec<&'
     graph.node.iter_mut().filter(reads).collect()
 }
 
+/// What is done to a graph.
+type Plant = fn(&mut GraphProto);
+
 /// What a decoder may make of rows that are no text.
-const OF_PICTURES: [(&str, fn(&mut GraphProto)); 3] = [
+const OF_PICTURES: [(&str, Plant); 3] = [
     ("two levels of deeper rows swapped", |graph| {
         let split = &mut readers(graph, "Split", "deep_embeds")[0].output;
         assert_eq!(split.len(), 2);

@@ -1,9 +1,11 @@
 //! The cache on disk, as huggingface_hub lays it out, so that both share it:
 //!
-//!     CACHE/models--ORG--NAME/blobs/HASH                        contents, named by the hub's hash
-//!                             snapshots/COMMIT/config.json      links to them
-//!                             refs/main                         the commit of a branch or tag
-//!     CACHE/.locks/models--ORG--NAME/HASH.lock                  held while a blob is written
+//! ```text
+//! CACHE/models--ORG--NAME/blobs/HASH                        contents, named by the hub's hash
+//!                         snapshots/COMMIT/config.json      links to them
+//!                         refs/main                         the commit of a branch or tag
+//! CACHE/.locks/models--ORG--NAME/HASH.lock                  held while a blob is written
+//! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
