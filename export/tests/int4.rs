@@ -102,7 +102,9 @@ fn int4_verifies_is_smaller_and_keeps_what_is_not_the_decoders_in_16_bits() {
         for stage in &report.stages {
             let (coarse, least) =
                 (stage.stage == "decoder", if stage.stage == "decoder" { 0.95 } else { 0.9999 });
-            assert_eq!(stage.distance > 1e-2, coarse, "{rules:?}: {report}");
+            // The weights lose something, the arithmetic with them next to nothing.
+            assert!(stage.distance < 1e-2, "{rules:?}: {report}");
+            assert_eq!(stage.loss.unwrap() > 1e-2, coarse, "{rules:?}: {report}");
             assert!(stage.cosine > least, "{rules:?}: {report}");
         }
         let manifest = fs::read_to_string(workshop.path("engines/tiny/int4-portable/manifest.yaml")).unwrap();

@@ -11,6 +11,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrcoc_bundle::names::checkpoint::{CONFIG, INDEX, PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, WEIGHTS};
 use arrcoc_bundle::names::file::TOKENIZER;
@@ -109,7 +110,7 @@ impl Folder {
         }
         let dir = link.parent().unwrap_or(&link);
         fs::create_dir_all(dir).map_err(|source| HubError::io(dir, source))?;
-        let temporary = dir.join(format!(".{}.{}.tmp", digest.as_str(), std::process::id()));
+        let temporary = temporary(dir);
         let _ = fs::remove_file(&temporary);
         symlink(&target, &temporary)
             .and_then(|()| fs::rename(&temporary, &link))
@@ -123,7 +124,7 @@ impl Folder {
         }
         let path = self.path().join("refs").join(revision.as_str());
         let dir = path.parent().unwrap_or(&path);
-        let temporary = dir.join(format!(".{}.tmp", std::process::id()));
+        let temporary = temporary(dir);
         fs::create_dir_all(dir)
             .and_then(|()| fs::write(&temporary, commit))
             .and_then(|()| fs::rename(&temporary, &path))
@@ -142,6 +143,13 @@ impl Folder {
         let dir = self.snapshot(&commit);
         (is_commit(&commit) && is_complete(&dir)).then_some((commit, dir))
     }
+}
+
+/// A name in a directory that no other process has, and no other thread of this one.
+fn temporary(dir: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    dir.join(format!(".{}.{count}.tmp", std::process::id()))
 }
 
 /// Whether weights, configurations and tokenizer are there; weights come last, when ours fetches them.
