@@ -3,12 +3,15 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::framing::Framing;
 use crate::pace::Pace;
+
+/// A whole request that has not reached its handler by then never does.
+const HANDED_OVER: Duration = Duration::from_secs(1);
 
 /// One connection's state.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ struct State {
     framing: Framing,
     /// Requests handed to their handlers whose answers have not ended.
     answering: usize,
+    /// Requests handed to their handlers so far.
+    begun: u64,
     /// Since when none is.
     idle_since: Instant,
     /// How the newest body arrives.
@@ -32,8 +37,8 @@ struct State {
     answer_begun: bool,
     /// The newest request said that it is the last one.
     last_request: bool,
-    /// The client has ended its side.
-    ended: bool,
+    /// When the client ended its side.
+    ended: Option<Instant>,
     /// Waits for the running answer to end.
     reader: Option<Waker>,
 }
@@ -55,12 +60,13 @@ impl Activity {
         let state = State {
             framing: Framing::default(),
             answering: 0,
+            begun: 0,
             idle_since: now,
             pace: Pace::new(now),
             writing: false,
             answer_begun: false,
             last_request: false,
-            ended: false,
+            ended: None,
             reader: None,
         };
         Arc::new(Self { state: Mutex::new(state), closed: Notify::new() })
@@ -82,6 +88,7 @@ impl Activity {
     pub(super) fn begin(self: &Arc<Self>, last: bool) -> Answering {
         let state = &mut *self.state();
         state.answering += 1;
+        state.begun += 1;
         state.answer_begun = false;
         state.last_request = last;
         state.pace = Pace::new(Instant::now());
@@ -102,17 +109,21 @@ impl Activity {
 
     /// Notes that the client has ended its side. Whether that is to be kept from hyper for now, since whole
     /// requests are being answered; the waker hears when they no longer are.
+    ///
+    /// A request whose bytes and end come at once has not reached its handler yet: hyper looks for the end
+    /// before it hands the request over. A request that hyper refuses itself never reaches one.
     pub(super) fn holds_end(&self, waker: &Waker) -> bool {
         let state = &mut *self.state();
-        state.ended = true;
-        let holds = state.answering > 0 && state.framing.between_requests();
+        let ended = *state.ended.get_or_insert_with(Instant::now);
+        let coming = state.framing.requests() > state.begun && ended.elapsed() < HANDED_OVER;
+        let holds = (state.answering > 0 || coming) && state.framing.between_requests();
         state.reader = holds.then(|| waker.clone());
         holds
     }
 
     /// Whether the client has ended its side.
     pub(super) fn ended(&self) -> bool {
-        self.state().ended
+        self.state().ended.is_some()
     }
 
     /// Whether nothing of the running answer was written and nothing waits to be.
@@ -177,5 +188,25 @@ impl Drop for Answering {
             drop(state);
             reader.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_comes_with_its_request_waits_until_that_was_handed_over() {
+        let activity = Activity::new();
+        assert!(!activity.holds_end(Waker::noop()), "nothing was asked");
+        let activity = Activity::new();
+        activity.received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        assert!(activity.holds_end(Waker::noop()), "the request has not reached its handler");
+        let answering = activity.begin(true);
+        assert!(activity.holds_end(Waker::noop()), "it is being answered");
+        drop(answering);
+        assert!(!activity.holds_end(Waker::noop()), "it was answered");
+        activity.received(b"GET / HTTP/1.1\r\nHost");
+        assert!(!activity.holds_end(Waker::noop()), "half a request is none");
     }
 }

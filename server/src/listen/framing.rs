@@ -16,6 +16,7 @@ pub(super) struct Framing {
     carriage_return: bool,
     head: Head,
     fault: Option<&'static str>,
+    requests: u64,
 }
 
 /// What comes next.
@@ -75,6 +76,11 @@ impl Framing {
         self.state == State::Start
     }
 
+    /// Requests that began to arrive so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
     /// Whether a request's head has arrived and its body has not.
     pub(super) fn in_body(&self) -> bool {
         matches!(self.state, State::Body(_) | State::ChunkSize | State::Chunk(_) | State::Trailers)
@@ -88,6 +94,7 @@ impl Framing {
     fn byte(&mut self, byte: u8) {
         if self.state == State::Start && !matches!(byte, b'\r' | b'\n') {
             self.state = State::RequestLine;
+            self.requests += 1;
         }
         if byte != b'\n' {
             self.carriage_return = byte == b'\r';
