@@ -102,14 +102,14 @@ impl Lines {
     /// place.
     pub(super) fn new(prompt: &Rows, manifest: &Manifest, options: &Options) -> Result<Self, VerifyError> {
         let context_length = context_length(options, manifest);
-        let all = prompt::length(prompt);
+        let all = prompt.tokens();
         let length = all.min(context_length - 2);
         let tokens = options.tokens.min(context_length - length - 1);
         let cut = if length < all { Some(prompt::tail(prompt, length)?) } else { None };
         let prompt = cut.as_ref().unwrap_or(prompt);
         let chunk = options.library.tensorrt.lengths.prefill_chunk;
         let chunks = (0..length).step_by(chunk);
-        let chunks = chunks.map(|first| prompt::part(prompt, first..length.min(first + chunk)));
+        let chunks = chunks.map(|first| prompt.part(first..length.min(first + chunk)));
         Ok(Self { chunks: chunks.collect::<Result<_, _>>()?, tokens, capacity: length + tokens + 1 })
     }
 

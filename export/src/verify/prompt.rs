@@ -1,17 +1,10 @@
-//! The recorded prompt: rows, where they stand and what they give to deeper layers, cut as one.
-
-use std::ops::Range;
+//! The recorded prompt: rows, where they stand and what they give to deeper layers, joined as one.
 
 use arrcoc_bundle::names::tensor;
 use arrcoc_runtime::decoder::{Position, Positions, Rows};
 use arrcoc_runtime::tensor::{Tensor, TensorError};
 
 use crate::tap::{Call, Named};
-
-/// Tokens of rows.
-pub(super) fn length(rows: &Rows) -> usize {
-    rows.embeds.shape().get(1).copied().unwrap_or(0)
-}
 
 /// The prompt that the decoder was given in `calls`, all its chunks joined; `None` where it was not run.
 ///
@@ -51,45 +44,20 @@ fn positions(planes: &Tensor) -> Result<Vec<Position>, TensorError> {
     Ok((0..length).map(of).collect())
 }
 
-/// Tokens `range` of rows: embeddings, positions and deeper rows alike.
-///
-/// # Errors
-/// [`TensorError`] where a tensor is not of 32-bit floats.
-pub(super) fn part(rows: &Rows, range: Range<usize>) -> Result<Rows, TensorError> {
-    let positions = rows.positions.as_ref().map(|Positions { each, next }| Positions {
-        each: each[range.clone()].to_vec(),
-        // Where the prompt goes on, if it does.
-        next: each.get(range.end).map_or(*next, |[time, ..]| *time),
-    });
-    let deep = rows.deep.as_ref().map(|deep| cut(deep, &range)).transpose()?;
-    Ok(Rows { embeds: cut(&rows.embeds, &range)?, positions, deep })
-}
-
 /// The last `length` tokens. What was in front of them is gone, so they stand as much further forward: to
 /// rotary positions only distances matter, and a shorter context has no others.
 ///
 /// # Errors
-/// As [`part`].
+/// [`TensorError`] where a tensor is not of 32-bit floats.
 pub(super) fn tail(rows: &Rows, length: usize) -> Result<Rows, TensorError> {
-    let all = self::length(rows);
-    let mut rows = part(rows, all - length..all)?;
+    let all = rows.tokens();
+    let mut rows = rows.part(all - length..all)?;
     if let Some(Positions { each, next }) = &mut rows.positions {
         let first = each.iter().flatten().min().copied().unwrap_or(0);
         each.iter_mut().flatten().for_each(|at| *at -= first);
         *next -= first;
     }
     Ok(rows)
-}
-
-/// Tokens of a tensor whose last axes are tokens and width.
-fn cut(of: &Tensor, range: &Range<usize>) -> Result<Tensor, TensorError> {
-    let (mut shape, numbers) = (of.shape().to_vec(), of.as_slice::<f32>()?);
-    let [.., tokens, width] = &mut shape[..] else { return Ok(of.clone()) };
-    let planes = numbers.chunks((*tokens * *width).max(1));
-    let numbers = planes.flat_map(|plane| &plane[range.start * *width..range.end * *width]).copied();
-    let numbers = numbers.collect();
-    *tokens = range.len();
-    Tensor::from_vec(&shape, numbers)
 }
 
 /// Tensors joined along their tokens, the last axis but one.
@@ -116,6 +84,7 @@ fn join(parts: &[&Tensor]) -> Result<Tensor, TensorError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::ops::Range;
     use std::time::Duration;
 
     /// A run with the tokens of `range`: text, a picture of two rows and three columns, text.
@@ -156,7 +125,7 @@ mod tests {
     #[test]
     fn parts_are_what_their_tokens_were_given() {
         let whole = joined(&[call(0..10)]).unwrap().unwrap();
-        let part = part(&whole, 4..9).unwrap();
+        let part = whole.part(4..9).unwrap();
         let mut alone = joined(&[call(4..9)]).unwrap().unwrap();
         alone.positions.as_mut().unwrap().next = 6;
         same(&part, &alone);
@@ -170,6 +139,6 @@ mod tests {
         let expected = Positions { each: vec![[0, 1, 2], [3; 3], [4; 3]], next: 5 };
         assert_eq!(tail.positions, Some(expected));
         assert_eq!(tail.deep.unwrap().as_slice::<f32>().unwrap()[6..8], [27.0, 0.5]);
-        assert_eq!(length(&super::tail(&whole, 10).unwrap()), 10);
+        assert_eq!(super::tail(&whole, 10).unwrap().tokens(), 10);
     }
 }

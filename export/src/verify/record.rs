@@ -76,7 +76,7 @@ pub(super) fn record(
             Err(error) => return Err(VerifyError::Question(error)),
         }
     }
-    let Some(prompt) = prompts.into_iter().max_by_key(prompt::length) else {
+    let Some(prompt) = prompts.into_iter().max_by_key(Rows::tokens) else {
         let nothing = || GenerateError::Internal("the decoder was not run".to_owned());
         return Err(VerifyError::Question(refused.unwrap_or_else(nothing)));
     };

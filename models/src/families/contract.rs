@@ -219,6 +219,11 @@ impl dyn Composition {
     }
 }
 
+/// Images of a family as released: all of their tokens, where the message has them.
+pub(super) fn all_tokens(image_token_id: u32) -> VisionSpec {
+    VisionSpec { image_token_id, images_first: false, token_budgets: Vec::new(), embeds_target: None }
+}
+
 /// A family's section of the manifest.
 ///
 /// # Panics

@@ -12,5 +12,6 @@ pub mod idefics3;
 pub mod quality_adapter;
 pub mod qwen2_5_vision;
 pub mod qwen3_vision;
+pub mod qwen_tower;
 pub mod sam;
 pub mod siglip;

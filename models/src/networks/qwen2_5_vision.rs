@@ -15,41 +15,18 @@ use serde::Deserialize;
 use crate::bricks::{self, Activation, axial_rope, gelu};
 use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
 use crate::dims;
-use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
-
-/// Section of `config.json` that has the tower.
-const SECTION: &str = "vision_config";
-
-/// What transformers adds to the mean square in every norm of the tower; no file states another.
-const NORM_EPSILON: f32 = 1e-6;
+use crate::graph::{Builder, Dim, Element, Graph, Value};
+use crate::networks::qwen_tower::{self, NORM_EPSILON, SECTION, Shape};
 
 /// Hyperparameters.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Number of layers.
-    pub layers: usize,
-    /// Width of the transformer, D.
-    pub hidden_size: usize,
-    /// Hidden width of the gated MLPs.
-    pub intermediate_size: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Side of a patch, pixels.
-    pub patch_size: usize,
-    /// Frames of a patch; the only one of a still picture is repeated.
-    pub temporal_patch_size: usize,
-    /// Patches on the side of a square that becomes one visual token.
-    pub merge_size: usize,
-    /// Width of the visual rows: the decoder's, H.
-    pub out_hidden_size: usize,
+    /// Sizes.
+    pub shape: Shape,
     /// Side of a window, visual tokens.
     pub window: usize,
     /// Layers that see the whole picture.
     pub full: Vec<usize>,
-    /// Activation of the gate.
-    pub activation: Activation,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
 }
 
 #[derive(Deserialize)]
@@ -106,37 +83,27 @@ impl Config {
         raw.check(&Check(SECTION))
     }
 
-    /// Numbers of a patch: channels, then frames, then rows and columns of pixels.
-    fn patch_numbers(&self) -> usize {
-        3 * self.temporal_patch_size * self.patch_size * self.patch_size
-    }
-
-    /// Patches of a visual token.
-    pub fn merged(&self) -> usize {
-        self.merge_size * self.merge_size
-    }
-
     /// Slots of a window, patches.
     fn slots(&self) -> usize {
-        self.window * self.window * self.merged()
+        self.window * self.window * self.shape.merged()
     }
 }
 
 impl RawConfig {
     fn check(self, check: &Check) -> Result<Config, ConfigError> {
-        check.sizes(&[
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_heads", self.num_heads),
-            ("out_hidden_size", self.out_hidden_size),
-        ])?;
-        check.layers("depth", self.depth)?;
-        check.few("patch_size", self.patch_size, QwenVl::MOST_PATCH)?;
-        check.few("spatial_merge_size", self.spatial_merge_size, QwenVl::MOST_MERGED)?;
-        check.few("temporal_patch_size", self.temporal_patch_size, QwenVl::MOST_MERGED)?;
-        check.that(self.in_channels == 3, "in_channels", "3", self.in_channels)?;
-        check.divides("hidden_size", self.hidden_size, self.num_heads, "num_heads")?;
-        axial_rope::check_heads(check, "num_heads", self.hidden_size / self.num_heads)?;
+        let shape = Shape {
+            layers: self.depth,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            heads: self.num_heads,
+            patch_size: self.patch_size,
+            temporal_patch_size: self.temporal_patch_size,
+            merge_size: self.spatial_merge_size,
+            out_hidden_size: self.out_hidden_size,
+            activation: Activation::read(check, "hidden_act", &self.hidden_act)?,
+            rope_theta: axial_rope::Parameters::theta(self.rope_parameters, check)?,
+        };
+        let shape = shape.checked(check, self.in_channels)?;
         // As transformers computes it: one division after the other.
         let window = self.window_size / self.spatial_merge_size / self.patch_size;
         let token = self.spatial_merge_size * self.patch_size;
@@ -146,20 +113,7 @@ impl RawConfig {
         let inside = self.fullatt_block_indexes.iter().all(|&layer| layer < self.depth);
         let expected = format!("layers below depth ({})", self.depth);
         check.that(inside, "fullatt_block_indexes", expected, &self.fullatt_block_indexes)?;
-        Ok(Config {
-            layers: self.depth,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            heads: self.num_heads,
-            patch_size: self.patch_size,
-            temporal_patch_size: self.temporal_patch_size,
-            merge_size: self.spatial_merge_size,
-            out_hidden_size: self.out_hidden_size,
-            window,
-            full: self.fullatt_block_indexes,
-            activation: Activation::read(check, "hidden_act", &self.hidden_act)?,
-            rope_theta: axial_rope::Parameters::theta(self.rope_parameters, check)?,
-        })
+        Ok(Config { shape, window, full: self.fullatt_block_indexes })
     }
 }
 
@@ -188,29 +142,17 @@ struct Windows {
 pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("vision_encoder", Role::Encoder, prefix, target);
     let g = &mut builder;
-    let numbers = config.patch_numbers();
-    let pixels = g.input(tensor::PIXEL_VALUES, Element::F32, dims![axis::PATCHES, numbers]);
-    let mut x = patches(g, config, &pixels); // [P, D]
-    let coordinates = g.input(tensor::COORDINATES, Element::I64, dims![2, axis::PATCHES]);
-    let head = config.hidden_size / config.heads;
-    let rope = axial_rope::tables(g, &coordinates, QwenVl::MOST_SIDE, head, config.rope_theta); // [P, head / 2] each
+    let shape = &config.shape;
+    let mut x = qwen_tower::patches(g, shape, false); // [P, D]
+    let rope = qwen_tower::rope(g, shape);
     let windows = windows(g, config);
-    for index in 0..config.layers {
+    for index in 0..shape.layers {
         let windows = (!config.full.contains(&index)).then_some(&windows);
         x = layer(g, config, index, &x, &rope, windows); // [P, D]
     }
-    let rows = merger(g, config, &x); // [rows, H]
-    g.output(tensor::VISUAL_ROWS, Meaning::Network, &rows, dims![axis::ROWS, config.out_hidden_size]);
+    let rows = merger(g, shape, &x); // [rows, H]
+    g.output(tensor::VISUAL_ROWS, Meaning::Network, &rows, dims![axis::ROWS, shape.out_hidden_size]);
     builder.finish()
-}
-
-/// Patches \[P, numbers\] to \[P, D\]: a convolution whose windows do not overlap.
-fn patches(g: &mut Builder, config: &Config, pixels: &Value) -> Value {
-    let g = &mut g.scope("patch_embed.proj");
-    let (hidden, frames, side) = (config.hidden_size, config.temporal_patch_size, config.patch_size);
-    let init = Init::fan_in(config.patch_numbers());
-    let weight = g.param_flat("weight", &[hidden, 3, frames, side, side], init);
-    g.gemm(pixels, &weight, None)
 }
 
 fn windows(g: &mut Builder, config: &Config) -> Windows {
@@ -239,7 +181,7 @@ fn layer(
     let attended = attention(g, config, &normed, rope, windows);
     let x = g.add(x, &attended);
     let normed = bricks::rms_norm(g, "norm2", &x, NORM_EPSILON);
-    let h = mlp(g, config, &normed);
+    let h = mlp(g, &config.shape, &normed);
     g.add(&x, &h)
 }
 
@@ -252,31 +194,26 @@ fn attention(
     windows: Option<&Windows>,
 ) -> Value {
     let g = &mut g.scope("attn");
-    let (hidden, patches) = (config.hidden_size, Dim::Axis(axis::PATCHES));
-    let scale = ((hidden / config.heads) as f32).sqrt().recip();
-    let qkv = bricks::linear(g, "qkv", x, 3 * hidden); // [P, 3 * D]
-    let parts = g.split(&qkv, &[hidden; 3], -1);
-    let [q, k, v] =
-        [0, 1, 2].map(|part| bricks::split_heads(g, &parts[part], &Dim::Fixed(1), &patches, config.heads));
-    let (q, k) = (rope.rotate(g, &q), rope.rotate(g, &k)); // [1, P, heads, width]
+    let shape = &config.shape;
+    let [q, k, v] = qwen_tower::queries_keys_values(g, shape, x, rope);
     let o = match windows {
-        None => bricks::attention(g, &q, &k, &v, Some(scale)), // [P, D]
+        None => bricks::attention(g, &q, &k, &v, Some(shape.scale())), // [P, D]
         Some(windows) => {
-            let q = g.scale(&q, scale);
+            let q = g.scale(&q, shape.scale());
             window_attention(g, config, windows, [&q, &k, &v])
         }
     };
-    bricks::linear(g, "proj", &o, hidden)
+    bricks::linear(g, "proj", &o, shape.hidden_size)
 }
 
 /// Queries, keys and values \[1, P, heads, width\] to rows \[P, D\].
 fn window_attention(g: &mut Builder, config: &Config, windows: &Windows, qkv: [&Value; 3]) -> Value {
-    let (hidden, patches) = (config.hidden_size, Dim::Axis(axis::PATCHES));
+    let (hidden, patches) = (config.shape.hidden_size, Dim::Axis(axis::PATCHES));
     let (count, slots) = (Dim::Axis(axis::WINDOWS), Dim::Fixed(config.slots()));
     let [q, k, v] = qkv.map(|x| {
         let rows = g.reshape(x, dims![&patches, hidden]);
         let rows = g.gather(&rows, &windows.slots, 0); // [windows * slots, D]
-        bricks::expand_heads(g, &rows, &count, &slots, config.heads) // [windows, heads, slots, width]
+        bricks::expand_heads(g, &rows, &count, &slots, config.shape.heads) // [windows, heads, slots, width]
     });
     let k = g.transpose(&k, &[0, 1, 3, 2]);
     let p = g.matmul(&q, &k); // [windows, heads, slots, slots]
@@ -288,23 +225,21 @@ fn window_attention(g: &mut Builder, config: &Config, windows: &Windows, qkv: [&
 }
 
 /// Gated MLP: rows to rows.
-fn mlp(g: &mut Builder, config: &Config, x: &Value) -> Value {
+fn mlp(g: &mut Builder, shape: &Shape, x: &Value) -> Value {
     let g = &mut g.scope("mlp");
-    let gate = bricks::linear(g, "gate_proj", x, config.intermediate_size);
-    let up = bricks::linear(g, "up_proj", x, config.intermediate_size);
-    let gate = config.activation.apply(g, &gate);
+    let gate = bricks::linear(g, "gate_proj", x, shape.intermediate_size);
+    let up = bricks::linear(g, "up_proj", x, shape.intermediate_size);
+    let gate = shape.activation.apply(g, &gate);
     let h = g.mul(&gate, &up);
-    bricks::linear(g, "down_proj", &h, config.hidden_size)
+    bricks::linear(g, "down_proj", &h, shape.hidden_size)
 }
 
 /// Patches \[P, D\] to visual rows \[rows, H\]: normed one by one, then the patches of a square joined.
-fn merger(g: &mut Builder, config: &Config, x: &Value) -> Value {
+fn merger(g: &mut Builder, shape: &Shape, x: &Value) -> Value {
     let g = &mut g.scope("merger");
-    let (rows, width) =
-        (Dim::Axis(axis::PATCHES).over(config.merged()), config.merged() * config.hidden_size);
     let normed = bricks::rms_norm(g, "ln_q", x, NORM_EPSILON);
-    let joined = g.reshape(&normed, dims![rows, width]);
-    let h = bricks::linear(g, "mlp.0", &joined, width);
+    let joined = qwen_tower::join(g, shape, &normed);
+    let h = bricks::linear(g, "mlp.0", &joined, shape.merged_width());
     let h = gelu(g, &h);
-    bricks::linear(g, "mlp.2", &h, config.out_hidden_size)
+    bricks::linear(g, "mlp.2", &h, shape.out_hidden_size)
 }

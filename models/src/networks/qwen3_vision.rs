@@ -15,13 +15,8 @@ use serde::Deserialize;
 use crate::bricks::{self, Activation, axial_rope, gelu};
 use crate::config::{Check, ConfigError, Neutral, check_model_type, section};
 use crate::dims;
-use crate::graph::{Builder, Dim, Element, Graph, Init, Value};
-
-/// Section of `config.json` that has the tower.
-const SECTION: &str = "vision_config";
-
-/// What transformers adds to the variance in every norm of the tower; no file states another.
-const NORM_EPSILON: f32 = 1e-6;
+use crate::graph::{Builder, Element, Graph, Init, Value};
+use crate::networks::qwen_tower::{self, NORM_EPSILON, SECTION, Shape};
 
 /// Rows of the table that are blended for a patch: the corners of the cell in which it falls.
 const CORNERS: usize = 4;
@@ -29,30 +24,12 @@ const CORNERS: usize = 4;
 /// Hyperparameters.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Number of layers.
-    pub layers: usize,
-    /// Width of the transformer, D.
-    pub hidden_size: usize,
-    /// Hidden width of the MLPs.
-    pub intermediate_size: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Side of a patch, pixels.
-    pub patch_size: usize,
-    /// Frames of a patch; the only one of a still picture is repeated.
-    pub temporal_patch_size: usize,
-    /// Patches on the side of a square that becomes one visual token.
-    pub merge_size: usize,
-    /// Width of the visual rows: the decoder's, H.
-    pub out_hidden_size: usize,
+    /// Sizes.
+    pub shape: Shape,
     /// Side of the square grid that the table of positions was made for, patches.
     pub table_side: usize,
     /// Layers behind which rows for the decoder's first layers are taken, ascending.
     pub taps: Vec<usize>,
-    /// Activation of the MLPs.
-    pub activation: Activation,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
 }
 
 #[derive(Deserialize)]
@@ -129,34 +106,24 @@ impl Config {
         }
         raw.check(&Check(SECTION))
     }
-
-    /// Numbers of a patch: channels, then frames, then rows and columns of pixels.
-    fn patch_numbers(&self) -> usize {
-        3 * self.temporal_patch_size * self.patch_size * self.patch_size
-    }
-
-    /// Patches of a visual token.
-    pub fn merged(&self) -> usize {
-        self.merge_size * self.merge_size
-    }
 }
 
 impl RawConfig {
     fn check(self, check: &Check) -> Result<Config, ConfigError> {
-        check.sizes(&[
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_heads", self.num_heads),
-            ("out_hidden_size", self.out_hidden_size),
-            ("num_position_embeddings", self.num_position_embeddings),
-        ])?;
-        check.layers("depth", self.depth)?;
-        check.few("patch_size", self.patch_size, QwenVl::MOST_PATCH)?;
-        check.few("spatial_merge_size", self.spatial_merge_size, QwenVl::MOST_MERGED)?;
-        check.few("temporal_patch_size", self.temporal_patch_size, QwenVl::MOST_MERGED)?;
-        check.that(self.in_channels == 3, "in_channels", "3", self.in_channels)?;
-        check.divides("hidden_size", self.hidden_size, self.num_heads, "num_heads")?;
-        axial_rope::check_heads(check, "num_heads", self.hidden_size / self.num_heads)?;
+        let shape = Shape {
+            layers: self.depth,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            heads: self.num_heads,
+            patch_size: self.patch_size,
+            temporal_patch_size: self.temporal_patch_size,
+            merge_size: self.spatial_merge_size,
+            out_hidden_size: self.out_hidden_size,
+            activation: Activation::read(check, "hidden_act", &self.hidden_act)?,
+            rope_theta: axial_rope::Parameters::theta(self.rope_parameters, check)?,
+        };
+        let shape = shape.checked(check, self.in_channels)?;
+        check.sizes(&[("num_position_embeddings", self.num_position_embeddings)])?;
         let table_side = self.num_position_embeddings.isqrt();
         let square = table_side * table_side == self.num_position_embeddings;
         let expected = format!("a square number, of at most {}", QwenVl::MOST_TABLE);
@@ -166,20 +133,7 @@ impl RawConfig {
         let ordered = taps.is_sorted_by(|a, b| a < b) && taps.iter().all(|&tap| tap < self.depth);
         let expected = format!("different layers below depth ({}), ascending", self.depth);
         check.that(ordered, "deepstack_visual_indexes", expected, taps)?;
-        Ok(Config {
-            layers: self.depth,
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            heads: self.num_heads,
-            patch_size: self.patch_size,
-            temporal_patch_size: self.temporal_patch_size,
-            merge_size: self.spatial_merge_size,
-            out_hidden_size: self.out_hidden_size,
-            table_side,
-            taps: self.deepstack_visual_indexes,
-            activation: Activation::read(check, "hidden_act", &self.hidden_act)?,
-            rope_theta: axial_rope::Parameters::theta(self.rope_parameters, check)?,
-        })
+        Ok(Config { shape, table_side, taps: self.deepstack_visual_indexes })
     }
 }
 
@@ -196,24 +150,23 @@ impl RawConfig {
 pub fn graph(config: &Config, prefix: &str, target: Target) -> Graph {
     let mut builder = Builder::new("vision_encoder", Role::Encoder, prefix, target);
     let g = &mut builder;
+    let shape = &config.shape;
     let mut x = embeddings(g, config); // [P, D]
-    let coordinates = g.input(tensor::COORDINATES, Element::I64, dims![2, axis::PATCHES]);
-    let head = config.hidden_size / config.heads;
-    let rope = axial_rope::tables(g, &coordinates, QwenVl::MOST_SIDE, head, config.rope_theta); // [P, head / 2] each
+    let rope = qwen_tower::rope(g, shape);
     let mut deep = Vec::new();
-    for index in 0..config.layers {
-        x = layer(g, config, index, &x, &rope); // [P, D]
+    for index in 0..shape.layers {
+        x = layer(g, shape, index, &x, &rope); // [P, D]
         if config.taps.contains(&index) {
             let name = format!("deepstack_merger_list.{}", deep.len());
-            deep.push(deep_merger(g, config, &name, &x)); // [rows, H]
+            deep.push(deep_merger(g, shape, &name, &x)); // [rows, H]
         }
     }
-    let rows = merger(g, config, &x); // [rows, H]
-    g.output(tensor::VISUAL_ROWS, Meaning::Network, &rows, dims![axis::ROWS, config.out_hidden_size]);
+    let rows = merger(g, shape, &x); // [rows, H]
+    g.output(tensor::VISUAL_ROWS, Meaning::Network, &rows, dims![axis::ROWS, shape.out_hidden_size]);
     if !deep.is_empty() {
         let levels: Vec<Value> = deep.iter().map(|level| stacked(g, level)).collect();
         let deep = g.concat(&levels.iter().collect::<Vec<_>>(), 0);
-        let dims = dims![config.taps.len(), axis::ROWS, config.out_hidden_size];
+        let dims = dims![config.taps.len(), axis::ROWS, shape.out_hidden_size];
         g.output(tensor::DEEP_ROWS, Meaning::Network, &deep, dims);
     }
     builder.finish()
@@ -227,16 +180,8 @@ fn stacked(g: &mut Builder, level: &Value) -> Value {
 
 /// Patches with their positions, \[P, D\].
 fn embeddings(g: &mut Builder, config: &Config) -> Value {
-    let (hidden, frames, side) = (config.hidden_size, config.temporal_patch_size, config.patch_size);
-    let numbers = config.patch_numbers();
-    let pixels = g.input(tensor::PIXEL_VALUES, Element::F32, dims![axis::PATCHES, numbers]);
-    let x = {
-        // A convolution whose windows do not overlap is a product with every window's numbers.
-        let g = &mut g.scope("patch_embed.proj");
-        let weight = g.param_flat("weight", &[hidden, 3, frames, side, side], Init::fan_in(numbers));
-        let bias = g.param("bias", &[hidden], Init::BIAS);
-        g.gemm(&pixels, &weight, Some(&bias)) // [P, D]
-    };
+    let hidden = config.shape.hidden_size;
+    let x = qwen_tower::patches(g, &config.shape, true);
     let rows = g.input(tensor::TABLE_ROWS, Element::I64, dims![axis::PATCHES, CORNERS]);
     let weights = g.input(tensor::TABLE_WEIGHTS, Element::F32, dims![axis::PATCHES, CORNERS]);
     let table = g.param("pos_embed.weight", &[config.table_side.pow(2), hidden], Init::normal(0.1));
@@ -248,52 +193,41 @@ fn embeddings(g: &mut Builder, config: &Config) -> Value {
 }
 
 /// One transformer layer over the rows of one picture, \[P, D\].
-fn layer(g: &mut Builder, config: &Config, index: usize, x: &Value, rope: &axial_rope::Tables) -> Value {
+fn layer(g: &mut Builder, shape: &Shape, index: usize, x: &Value, rope: &axial_rope::Tables) -> Value {
     let g = &mut g.scope(format!("blocks.{index}"));
-    let (hidden, patches) = (config.hidden_size, Dim::Axis(axis::PATCHES));
+    let hidden = shape.hidden_size;
     let normed = bricks::layer_norm(g, "norm1", x, NORM_EPSILON);
     let attended = {
         let g = &mut g.scope("attn");
-        let qkv = bricks::linear(g, "qkv", &normed, 3 * hidden); // [P, 3 * D]
-        let parts = g.split(&qkv, &[hidden; 3], -1);
-        let [q, k, v] = [0, 1, 2]
-            .map(|part| bricks::split_heads(g, &parts[part], &Dim::Fixed(1), &patches, config.heads));
-        let (q, k) = (rope.rotate(g, &q), rope.rotate(g, &k)); // [1, P, heads, width]
-        let scale = ((hidden / config.heads) as f32).sqrt().recip();
-        let o = bricks::attention(g, &q, &k, &v, Some(scale)); // [P, D]
+        let [q, k, v] = qwen_tower::queries_keys_values(g, shape, &normed, rope);
+        let o = bricks::attention(g, &q, &k, &v, Some(shape.scale())); // [P, D]
         bricks::linear(g, "proj", &o, hidden)
     };
     let x = g.add(x, &attended);
     let normed = bricks::layer_norm(g, "norm2", &x, NORM_EPSILON);
-    let h = bricks::linear(g, "mlp.linear_fc1", &normed, config.intermediate_size);
-    let h = config.activation.apply(g, &h);
+    let h = bricks::linear(g, "mlp.linear_fc1", &normed, shape.intermediate_size);
+    let h = shape.activation.apply(g, &h);
     let h = bricks::linear(g, "mlp.linear_fc2", &h, hidden);
     g.add(&x, &h)
 }
 
 /// Patches \[P, D\] to rows for the decoder's input \[rows, H\]: normed one by one, then joined.
-fn merger(g: &mut Builder, config: &Config, x: &Value) -> Value {
+fn merger(g: &mut Builder, shape: &Shape, x: &Value) -> Value {
     let normed = bricks::layer_norm(g, "merger.norm", x, NORM_EPSILON);
-    let joined = join(g, config, &normed);
-    perceptron(g, config, "merger", &joined)
+    let joined = qwen_tower::join(g, shape, &normed);
+    perceptron(g, shape, "merger", &joined)
 }
 
 /// Patches \[P, D\] to rows for a deeper layer of the decoder \[rows, H\]: joined, then normed.
-fn deep_merger(g: &mut Builder, config: &Config, name: &str, x: &Value) -> Value {
-    let joined = join(g, config, x);
+fn deep_merger(g: &mut Builder, shape: &Shape, name: &str, x: &Value) -> Value {
+    let joined = qwen_tower::join(g, shape, x);
     let normed = bricks::layer_norm(g, &format!("{name}.norm"), &joined, NORM_EPSILON);
-    perceptron(g, config, name, &normed)
+    perceptron(g, shape, name, &normed)
 }
 
-/// The patches of a square become one row: \[P, D\] to \[rows, merged * D\].
-fn join(g: &mut Builder, config: &Config, x: &Value) -> Value {
-    let rows = Dim::Axis(axis::PATCHES).over(config.merged());
-    g.reshape(x, dims![rows, config.merged() * config.hidden_size])
-}
-
-fn perceptron(g: &mut Builder, config: &Config, name: &str, x: &Value) -> Value {
+fn perceptron(g: &mut Builder, shape: &Shape, name: &str, x: &Value) -> Value {
     let g = &mut g.scope(name);
-    let h = bricks::linear(g, "linear_fc1", x, config.merged() * config.hidden_size);
+    let h = bricks::linear(g, "linear_fc1", x, shape.merged_width());
     let h = gelu(g, &h);
-    bricks::linear(g, "linear_fc2", &h, config.out_hidden_size)
+    bricks::linear(g, "linear_fc2", &h, shape.out_hidden_size)
 }

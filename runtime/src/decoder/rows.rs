@@ -1,7 +1,8 @@
 //! What a decoder is fed: embeddings, and what else a family says of them.
 
-use super::DecoderError;
-use crate::tensor::Tensor;
+use std::ops::Range;
+
+use crate::tensor::{Tensor, TensorError};
 
 /// The rotary position of a token: time, row and column. A text's token has the same number in all three.
 pub type Position = [usize; 3];
@@ -32,27 +33,36 @@ impl Rows {
         Self { embeds, positions: None, deep: None }
     }
 
+    /// How many tokens they are.
+    pub fn tokens(&self) -> usize {
+        self.embeds.shape().get(1).copied().unwrap_or(0)
+    }
+
     /// The same in runs of at most `longest` tokens.
     ///
     /// # Errors
-    /// [`DecoderError::Contract`] where the tensors are of another form.
-    pub(super) fn runs(&self, longest: usize) -> Result<Vec<Self>, DecoderError> {
-        let tokens = self.embeds.shape().get(1).copied().unwrap_or(0);
+    /// [`TensorError`] where a tensor is not of 32-bit floats.
+    pub(super) fn runs(&self, longest: usize) -> Result<Vec<Self>, TensorError> {
+        let tokens = self.tokens();
         if tokens <= longest {
             return Ok(vec![self.clone()]);
         }
         let starts = (0..tokens).step_by(longest.max(1));
-        starts.map(|start| self.run(start, tokens.min(start + longest))).collect()
+        starts.map(|start| self.part(start..tokens.min(start + longest))).collect()
     }
 
-    /// Tokens `start..end`.
-    fn run(&self, start: usize, end: usize) -> Result<Self, DecoderError> {
-        let positions = self.positions.as_ref().map(|positions| Positions {
-            each: positions.each.get(start..end).unwrap_or_default().to_vec(),
-            next: positions.each.get(end).map_or(positions.next, |each| each[0]),
+    /// Some of the tokens: embeddings, positions and deeper rows alike.
+    ///
+    /// # Errors
+    /// [`TensorError`] where a tensor is not of 32-bit floats.
+    pub fn part(&self, range: Range<usize>) -> Result<Self, TensorError> {
+        let positions = self.positions.as_ref().map(|Positions { each, next }| Positions {
+            each: each.get(range.clone()).unwrap_or_default().to_vec(),
+            // Where the rows go on, if they do.
+            next: each.get(range.end).map_or(*next, |[time, ..]| *time),
         });
-        let deep = self.deep.as_ref().map(|deep| tokens_of(deep, start, end)).transpose()?;
-        Ok(Self { embeds: tokens_of(&self.embeds, start, end)?, positions, deep })
+        let deep = self.deep.as_ref().map(|deep| tokens_of(deep, &range)).transpose()?;
+        Ok(Self { embeds: tokens_of(&self.embeds, &range)?, positions, deep })
     }
 
     /// The positions of `seq` tokens in a slot that goes on at `start`.
@@ -63,14 +73,14 @@ impl Rows {
     }
 }
 
-/// Tokens `start..end` of `[..., tokens, width]`.
-fn tokens_of(tensor: &Tensor, start: usize, end: usize) -> Result<Tensor, DecoderError> {
+/// Some tokens of `[..., tokens, width]`.
+fn tokens_of(tensor: &Tensor, range: &Range<usize>) -> Result<Tensor, TensorError> {
     let mut shape = tensor.shape().to_vec();
     let [.., tokens, width] = shape[..] else { return Ok(tensor.clone()) };
     let axis = shape.len() - 2;
-    shape[axis] = end - start;
+    shape[axis] = range.len();
     let numbers = tensor.as_slice::<f32>()?.chunks_exact((tokens * width).max(1));
-    let taken: Vec<f32> =
-        numbers.flat_map(|rows| rows.get(start * width..end * width).unwrap_or_default()).copied().collect();
-    Ok(Tensor::from_vec(&shape, taken)?)
+    let part = range.start * width..range.end * width;
+    let taken = numbers.flat_map(|rows| rows.get(part.clone()).unwrap_or_default()).copied().collect();
+    Tensor::from_vec(&shape, taken)
 }

@@ -58,6 +58,22 @@ fn lanczos(x: f64) -> f64 {
     if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }
 
+/// The bytes of an image of `width` x `height` pixels: resized, or as they are where it has that size.
+///
+/// # Errors
+/// [`NoMemory`].
+pub(crate) fn brought_to(
+    image: &RgbImage,
+    width: usize,
+    height: usize,
+    filter: Resampling,
+) -> Result<Vec<u8>, NoMemory> {
+    match (image.width() as usize, image.height() as usize) == (width, height) {
+        true => allocate::copied(image.as_raw()),
+        false => resize(image, width, height, filter),
+    }
+}
+
 /// Resizes to `width` x `height` pixels.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrcoc_bundle::processors::PixelScale;
 use arrcoc_bundle::quote::excerpt;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
@@ -68,13 +69,23 @@ pub(crate) struct LoadedFamily {
 /// The part of a family that needs no graph; any thread may use it.
 pub(crate) trait Processor: Send + Sync {
     /// Budgets that a request may name, ascending; empty where the family has no tiers.
-    fn budgets(&self) -> &[usize];
+    fn budgets(&self) -> &[usize] {
+        &[]
+    }
 
-    /// What a budget means here.
+    /// What a budget means here; all tokens, unless a family chooses.
     ///
     /// # Errors
     /// [`BudgetError`] when it is none of the model's.
-    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError>;
+    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
+        match budget {
+            Budget::Auto | Budget::Full => Ok(Grant::Full),
+            Budget::Tokens(tokens) => Err(BudgetError {
+                expected: "`auto` or `full`: nothing in this model chooses tokens".to_owned(),
+                found: tokens.to_string(),
+            }),
+        }
+    }
 
     /// What stands in a picture's place in the prompt, from its upright width and height in pixels.
     ///
@@ -138,6 +149,15 @@ pub(crate) fn field(name: &str, expected: &str, ok: bool, found: impl Display) -
     }
     let field = if name.contains('.') { name.to_owned() } else { format!("processor.{name}") };
     Err(BundleError::Field { field, expected: expected.to_owned(), found: excerpt(&found.to_string()) })
+}
+
+/// Checks the section's `scale`.
+///
+/// # Errors
+/// [`BundleError::Field`] where a pixel would become no number.
+pub(crate) fn check_scale(scale: &PixelScale) -> Result<(), BundleError> {
+    let finite = scale.tables().iter().flatten().all(|x| x.is_finite());
+    field("scale", "finite numbers, and a deviation above 0", finite, format!("{scale:?}"))
 }
 
 /// A budget, as a model understands it.

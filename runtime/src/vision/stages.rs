@@ -82,6 +82,15 @@ impl Outputs {
             }),
         }
     }
+
+    /// Takes an output by name, which must have this shape.
+    pub(crate) fn take_shaped(&mut self, name: &str, expected: &[usize]) -> Result<Tensor, LibraryError> {
+        let found = self.take(name)?;
+        match found.shape() == expected {
+            true => Ok(found),
+            false => Err(unexpected(&self.graph, name, expected, &found)),
+        }
+    }
 }
 
 /// An output has another shape than the family's contract says.

@@ -219,12 +219,7 @@ impl Composition for Config {
     }
 
     fn vision(&self) -> VisionSpec {
-        VisionSpec {
-            image_token_id: self.image_token_id,
-            images_first: false,
-            token_budgets: Vec::new(),
-            embeds_target: None,
-        }
+        contract::all_tokens(self.image_token_id)
     }
 
     fn processor(&self) -> serde_yaml::Value {

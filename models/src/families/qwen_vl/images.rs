@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::config::ConfigError;
 use crate::families::contract::Files;
 use crate::image_processor::ImageProcessor;
+use crate::networks::qwen_tower::Shape;
 
 /// Image processors of transformers that do what the runtime does.
 const PROCESSORS: [&str; 3] =
@@ -30,12 +31,11 @@ pub(super) struct Images {
 }
 
 impl Images {
-    /// Reads the file; `tower` is what `vision_config` says of patches, frames and squares, with which it has
-    /// to agree.
+    /// Reads the file, which has to agree with the tower on patches, frames and squares.
     ///
     /// # Errors
     /// [`ConfigError`], naming file, key, what was expected and what was found.
-    pub(super) fn read(files: &Files<'_>, tower: [usize; 3]) -> Result<Self, ConfigError> {
+    pub(super) fn read(files: &Files<'_>, tower: &Shape) -> Result<Self, ConfigError> {
         let processor = &ImageProcessor::new(files)?;
         processor.check_keys(&PROCESSORS, &PROCESSOR_KEYS)?;
         let always = [
@@ -52,7 +52,8 @@ impl Images {
             ("temporal_patch_size", "temporal_patch_size"),
             ("merge_size", "spatial_merge_size"),
         ];
-        for ((key, name), (default, expected)) in keys.into_iter().zip(DEFAULT_SIZES.into_iter().zip(tower)) {
+        let sizes = [tower.patch_size, tower.temporal_patch_size, tower.merge_size];
+        for ((key, name), (default, expected)) in keys.into_iter().zip(DEFAULT_SIZES.into_iter().zip(sizes)) {
             let stated = match processor.get(key) {
                 Value::Null => Some(default),
                 stated => stated.as_u64(),

@@ -19,6 +19,7 @@ use super::contract::{
 use crate::config::{Check, ConfigError, Neutral, section};
 use crate::graph::Graph;
 use crate::networks::decoder;
+use crate::networks::qwen_tower::Shape;
 
 mod images;
 mod presets;
@@ -131,13 +132,13 @@ impl Config {
         decoder.tied = files.tied("lm_head.weight", tied);
         decoder.deep_levels = tower.taps().len();
         let check = Check("vision_config");
-        let (width, expected) = (tower.out_hidden_size(), decoder.hidden_size);
+        let (width, expected) = (tower.shape().out_hidden_size, decoder.hidden_size);
         let agrees = width == expected;
         check.that(agrees, "out_hidden_size", format!("{expected}, text_config.hidden_size"), width)?;
         let few = decoder.deep_levels <= decoder.layers;
         let expected = format!("at most {} taps, the decoder's layers", decoder.layers);
         check.that(few, "deepstack_visual_indexes", expected, tower.taps())?;
-        let images = Images::read(files, tower.sizes())?;
+        let images = Images::read(files, tower.shape())?;
         let image_token_id = raw.image_token_id.unwrap_or(generation.image_token_id());
         let config = Self { tower, decoder, image_token_id, images };
         config.check_least(files)?;
@@ -169,7 +170,7 @@ impl Config {
     /// What the runtime must know.
     fn section(&self) -> processors::QwenVl {
         let Images { min_pixels, max_pixels, resampling, scale } = self.images;
-        let [patch_size, temporal_patch_size, merge_size] = self.tower.sizes();
+        let &Shape { patch_size, temporal_patch_size, merge_size, .. } = self.tower.shape();
         processors::QwenVl {
             patch_size,
             temporal_patch_size,
@@ -214,12 +215,7 @@ impl Composition for Config {
     }
 
     fn vision(&self) -> VisionSpec {
-        VisionSpec {
-            image_token_id: self.image_token_id,
-            images_first: false,
-            token_budgets: Vec::new(),
-            embeds_target: None,
-        }
+        contract::all_tokens(self.image_token_id)
     }
 
     fn processor(&self) -> serde_yaml::Value {
@@ -227,7 +223,7 @@ impl Composition for Config {
     }
 
     fn range(&self, name: &str) -> Option<AxisRange> {
-        let (most, merged) = (self.section().most_rows() as u64, self.tower.merged() as u64);
+        let (most, merged) = (self.section().most_rows() as u64, self.tower.shape().merged() as u64);
         let usual = most.min(USUAL_ROWS);
         match name {
             axis::PATCHES => Some(AxisRange { min: merged, opt: usual * merged, max: most * merged }),
@@ -253,7 +249,7 @@ impl Composition for Config {
         Ok(Picture {
             size: side,
             axes: vec![
-                (axis::PATCHES, rows * self.tower.merged()),
+                (axis::PATCHES, rows * self.tower.shape().merged()),
                 (axis::ROWS, rows),
                 (axis::WINDOWS, windows),
             ],

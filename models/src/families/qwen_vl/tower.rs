@@ -7,6 +7,7 @@ use super::NEUTRAL;
 use crate::config::ConfigError;
 use crate::graph::Graph;
 use crate::networks::decoder::Kind;
+use crate::networks::qwen_tower::Shape;
 use crate::networks::qwen3_vision::Class;
 use crate::networks::{qwen2_5_vision, qwen3_vision};
 
@@ -74,24 +75,11 @@ impl Tower {
         }
     }
 
-    /// Side of a patch, frames of a patch, patches on the side of a visual token.
-    pub(super) fn sizes(&self) -> [usize; 3] {
+    /// Its sizes.
+    pub(super) fn shape(&self) -> &Shape {
         match self {
-            Self::Qwen2_5(config) => [config.patch_size, config.temporal_patch_size, config.merge_size],
-            Self::Qwen3(config) => [config.patch_size, config.temporal_patch_size, config.merge_size],
-        }
-    }
-
-    /// Patches of a visual token.
-    pub(super) fn merged(&self) -> usize {
-        self.sizes()[2].pow(2)
-    }
-
-    /// Width of the visual rows.
-    pub(super) fn out_hidden_size(&self) -> usize {
-        match self {
-            Self::Qwen2_5(config) => config.out_hidden_size,
-            Self::Qwen3(config) => config.out_hidden_size,
+            Self::Qwen2_5(config) => &config.shape,
+            Self::Qwen3(config) => &config.shape,
         }
     }
 

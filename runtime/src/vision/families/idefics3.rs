@@ -13,18 +13,17 @@ use arrcoc_bundle::processors::Idefics3 as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
 use crate::error::LoadError;
-use crate::generate::{Budget, Place, Receipt};
-use crate::image::allocate;
-use crate::image::resample::resize;
+use crate::generate::{Place, Receipt};
+use crate::image::resample::brought_to;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Span, VisionModel,
-    Visual, field,
+    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Span, VisionModel, Visual,
+    check_scale, field,
 };
-use crate::vision::stages::{Stages, Step, unexpected};
+use crate::vision::stages::{Stages, Step};
 
 /// The graph from tiles to rows.
 const ENCODER: &str = "vision_encoder";
@@ -58,8 +57,7 @@ impl Family for Idefics3 {
         let edge = longest_edge.unwrap_or(1);
         let few = edge > 0 && edge.min(MOST_SIDE).div_ceil(tile) <= MOST_TILES;
         field("longest_edge", &format!("at most {MOST_TILES} tiles of {tile} pixels"), few, edge)?;
-        let finite = scale.tables().iter().flatten().all(|x| x.is_finite());
-        field("scale", "finite numbers, and a deviation above 0", finite, format!("{scale:?}"))?;
+        check_scale(&scale)?;
         let short = frame.len().max(whole.len()) <= MOST_TEXT;
         field("frame", "texts of at most 200 bytes", short, frame.len().max(whole.len()))
     }
@@ -135,10 +133,7 @@ impl Tiles {
     }
 
     fn resize(&self, image: &RgbImage, [width, height]: [usize; 2]) -> Result<RgbImage, ImageError> {
-        let pixels = match (image.width() as usize, image.height() as usize) == (width, height) {
-            true => allocate::copied(image.as_raw())?,
-            false => resize(image, width, height, self.section.resampling)?,
-        };
+        let pixels = brought_to(image, width, height, self.section.resampling)?;
         Ok(RgbImage::from_raw(width as u32, height as u32, pixels).unwrap_or_default())
     }
 
@@ -191,20 +186,6 @@ impl Tiles {
 }
 
 impl Processor for Tiles {
-    fn budgets(&self) -> &[usize] {
-        &[]
-    }
-
-    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
-        match budget {
-            Budget::Auto | Budget::Full => Ok(Grant::Full),
-            Budget::Tokens(tokens) => Err(BudgetError {
-                expected: "`auto` or `full`: nothing in this model chooses tokens".to_owned(),
-                found: tokens.to_string(),
-            }),
-        }
-    }
-
     fn plan(&self, size: [u32; 2], _: Grant) -> Result<ImagePlan, ImageError> {
         let (_, cut) = self.sizes(size.map(|side| side as usize));
         let (Section { frame, whole, .. }, rows) = (&self.section, self.rows());
@@ -274,11 +255,9 @@ impl VisionModel for Tiled {
         for start in (0..count).step_by(self.at_once) {
             let end = count.min(start + self.at_once);
             let part = tiles.part(start..end)?;
-            let found = self.encoder.run(&[(name, &part)], stages)?.take(tensor::VISUAL_ROWS)?;
             let expected = [(end - start) * self.tiles.rows(), self.width];
-            if found.shape() != expected {
-                return Err(unexpected(ENCODER, tensor::VISUAL_ROWS, &expected, &found));
-            }
+            let mut outputs = self.encoder.run(&[(name, &part)], stages)?;
+            let found = outputs.take_shaped(tensor::VISUAL_ROWS, &expected)?;
             if (start, end) == (0, count) {
                 return Ok(Features { tensors: vec![found], original: pixels.original });
             }

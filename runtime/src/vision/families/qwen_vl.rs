@@ -12,17 +12,17 @@ use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
 use crate::decoder::Positions;
 use crate::error::LoadError;
-use crate::generate::{Budget, Place, Receipt};
-use crate::image::resample::resize;
-use crate::image::{DecodedImage, ImageError, allocate};
+use crate::generate::{Place, Receipt};
+use crate::image::resample::brought_to;
+use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, VisionModel,
-    Visual, field,
+    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, VisionModel, Visual,
+    check_scale, field,
 };
-use crate::vision::stages::{Stages, Step, unexpected};
+use crate::vision::stages::{Stages, Step};
 
 /// The graph from patches to rows.
 const ENCODER: &str = "vision_encoder";
@@ -57,8 +57,7 @@ impl Family for QwenVl {
         let bounded = (1..=max_pixels).contains(&min_pixels) && max_pixels <= Section::MOST_PIXELS;
         let expected = format!("1 to max_pixels, and that at most {}", Section::MOST_PIXELS);
         field("min_pixels", &expected, bounded, format!("{min_pixels}, {max_pixels}"))?;
-        let finite = section.scale.tables().iter().flatten().all(|x| x.is_finite());
-        field("scale", "finite numbers, and a deviation above 0", finite, format!("{:?}", section.scale))
+        check_scale(&section.scale)
     }
 
     fn longest(&self, manifest: &Manifest, _: &VisionOptions, context: usize) -> Vec<(&'static str, u64)> {
@@ -190,20 +189,6 @@ impl Patches {
 }
 
 impl Processor for Patches {
-    fn budgets(&self) -> &[usize] {
-        &[]
-    }
-
-    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
-        match budget {
-            Budget::Auto | Budget::Full => Ok(Grant::Full),
-            Budget::Tokens(tokens) => Err(BudgetError {
-                expected: "`auto` or `full`: nothing in this model chooses tokens".to_owned(),
-                found: tokens.to_string(),
-            }),
-        }
-    }
-
     fn plan(&self, size: [u32; 2], _: Grant) -> Result<ImagePlan, ImageError> {
         Ok(ImagePlan::rows(self.grid(size)?.rows()))
     }
@@ -212,10 +197,7 @@ impl Processor for Patches {
         let (width, height) = image.pixels.dimensions();
         let grid = self.grid([width, height])?;
         let [down, across] = grid.tokens.map(|tokens| tokens * self.section.factor());
-        let resized = match (width as usize, height as usize) == (across, down) {
-            true => allocate::copied(image.pixels.as_raw())?,
-            false => resize(&image.pixels, across, down, self.section.resampling)?,
-        };
+        let resized = brought_to(&image.pixels, across, down, self.section.resampling)?;
         let mut tensors = vec![
             (tensor::PIXEL_VALUES, self.pixel_values(&resized, grid)?),
             (tensor::COORDINATES, self.coordinates(grid)?),
@@ -268,16 +250,9 @@ impl VisionModel for Tower {
         let rows = self.grid(pixels.original).rows();
         let inputs: Vec<_> = pixels.tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
         let mut outputs = self.encoder.run(&inputs, stages)?;
-        let mut take = |name: &'static str, expected: &[usize]| {
-            let found = outputs.take(name)?;
-            match found.shape() == expected {
-                true => Ok(found),
-                false => Err(unexpected(ENCODER, name, expected, &found)),
-            }
-        };
-        let mut tensors = vec![take(tensor::VISUAL_ROWS, &[rows, self.width])?];
+        let mut tensors = vec![outputs.take_shaped(tensor::VISUAL_ROWS, &[rows, self.width])?];
         if self.levels > 0 {
-            tensors.push(take(tensor::DEEP_ROWS, &[self.levels, rows, self.width])?);
+            tensors.push(outputs.take_shaped(tensor::DEEP_ROWS, &[self.levels, rows, self.width])?);
         }
         Ok(Features { tensors, original: pixels.original })
     }
