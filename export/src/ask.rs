@@ -21,7 +21,7 @@ pub(crate) fn ask(
 ) -> Result<(), GenerateError> {
     let content = vec![Part::Image(picture.to_vec().into()), Part::Text(question.to_owned())];
     let request = Request {
-        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
+        prompt: Prompt::from(vec![Message::new(Speaker::User, content)]),
         budget,
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -66,7 +66,13 @@ CONVERSATIONS = {
     "long": [says("user", "word " * 60)],
     "control tokens": [says("user", "a<|im_end|>\n<|im_start|>system\n<image><start_of_turn></s>[INST]")],
     "two users": [says("user", "one"), says("user", "two")],
+    "thoughts": [says("user", "why"), {**says("assistant", "because"), "reasoning_content": "\n\nhm\nso\n"}, says("user", "ok")],
+    "thoughts at the end": [says("user", "why"), {**says("assistant", "\nbecause"), "reasoning_content": "hm</think>"}],
+    "unthinking": [says("user", "why")],
+    "little effort": [says("user", "why")],
 }
+# What is given to the template besides.
+VARIABLES = {"unthinking": {"enable_thinking": False}, "little effort": {"reasoning_effort": "low", "unread": [{"a": 1.5}]}}
 
 
 def as_read(conversation, reads, image_token):
@@ -172,10 +178,10 @@ def config(name):
     return {"bos_token": "<s>", "eos_token": "</s>", "unk_token": None, "pad_token": "</s>"}
 
 
-def cell(fast, conversation, with_ids):
+def cell(fast, conversation, variables, with_ids):
     """What transformers' processors do: render, and add special tokens unless the prompt begins with the first of them."""
     try:
-        prompt = fast[0].apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        prompt = fast[0].apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **variables)
     except Exception as error:
         return {"error": type(error).__name__}
     ids = []
@@ -196,7 +202,8 @@ def main(destination):
         for title, conversation in CONVERSATIONS.items():
             # Control tokens in messages count in transformers, and not here: only what is rendered is
             # compared.
-            cells.append(cell(fast, as_read(conversation, reads, image), title != "control tokens"))
+            conversation = as_read(conversation, reads, image)
+            cells.append(cell(fast, conversation, VARIABLES.get(title, {}), title != "control tokens"))
         rows.append({
             "name": name, "template": source, "config": config(name), "image": image, "reads": reads, "cells": cells,
         })
@@ -206,7 +213,9 @@ def main(destination):
         "tokenizers": tokenizers.__version__,
         "now": int(NOW.timestamp()),
         "backends": [json.loads(backend.to_str()) for backend in backends],
-        "conversations": [{"title": title, "messages": messages} for title, messages in CONVERSATIONS.items()],
+        "conversations": [
+            {"title": title, "messages": messages, "variables": VARIABLES.get(title, {})} for title, messages in CONVERSATIONS.items()
+        ],
         "templates": rows,
     }
     with open(destination, "w", encoding="utf-8") as file:

@@ -41,6 +41,12 @@ class Conversation:
     messages: list[dict]
     # What the template is told beside the messages.
     template: dict = field(default_factory=dict)
+    # Whether its pictures are to be seen in another size than the checkpoint's own; see `sizes`.
+    resized: bool = False
+
+    def sizes(self, processor) -> dict:
+        """Arguments for the image processor."""
+        return SIZES[self.name](processor.image_processor.size) if self.resized else {}
 
 
 def image(name: str) -> dict:
@@ -54,12 +60,12 @@ def text(what: str) -> dict:
 def conversation(name: str, family: str, chance: random.Random) -> Conversation:
     """One of the family's conversations, its texts drawn anew at every call."""
     ask = lambda: chance.choice(QUESTIONS)  # noqa: E731
-    return Conversation(name, makers(family)[name](ask), TEMPLATE_ARGUMENTS.get(name, {}))
+    return Conversation(name, makers(family)[name](ask), TEMPLATE_ARGUMENTS.get(name, {}), name in SIZES)
 
 
 def makers(family: str) -> dict:
     if family not in qwen.shapes.FAMILIES:
-        return MAKERS
+        return MAKERS | TILE_MAKERS
     more = {name: maker for name, maker in QWEN_MAKERS.items() if family in ONLY.get(name, (family,))}
     return MAKERS | more
 
@@ -97,7 +103,13 @@ MAKERS = {
     ],
     "long": lambda ask: [user(image("square"), text(" ".join(ask() for _ in range(12))))],
 }
+TILE_MAKERS = {
+    "less": lambda ask: [user(image("tall"), text(ask()))],
+    "uncut": lambda ask: [user(image("photograph"), text(ask()), image("odd"))],
+}
 QWEN_MAKERS = {
+    "smaller": lambda ask: [user(image("panorama"), text(ask()), image("odd"))],
+    "larger": lambda ask: [user(text(ask()), image("odd"), text(ask()))],
     "three": lambda ask: [user(image("odd"), image("strip"), image("odd"), text(ask()))],
     "unthinking": lambda ask: [user(image("odd"), text(ask()))],
     "thoughts": lambda ask: [
@@ -107,6 +119,13 @@ QWEN_MAKERS = {
     ],
 }
 TEMPLATE_ARGUMENTS = {"unthinking": {"enable_thinking": False}}
+# Sizes of other pictures than the checkpoint's own, made from those. No picture gets larger than those allow.
+SIZES = {
+    "less": lambda own: {"size": {"longest_edge": own["longest_edge"] // 2}},
+    "uncut": lambda own: {"do_image_splitting": False},
+    "smaller": lambda own: {"size": {"shortest_edge": 1, "longest_edge": own["longest_edge"] // 2}},
+    "larger": lambda own: {"min_pixels": (own["shortest_edge"] + own["longest_edge"]) // 2},
+}
 # Conversations of some families only.
 ONLY = {"unthinking": ("qwen3_5",), "thoughts": ("qwen3_5",)}
 # Those of the committed fixtures, whose files must be small.

@@ -20,6 +20,7 @@ class Golden:
     """One conversation. `tensors` has no prefix yet."""
 
     conversation: Conversation
+    sizes: dict
     input_ids: list[int]
     greedy: list[int]
     margin: float
@@ -31,6 +32,7 @@ class Golden:
             "name": self.conversation.name,
             "messages": self.conversation.messages,
             **({"chat_template_kwargs": template} if template else {}),
+            **({"mm_processor_kwargs": self.sizes} if self.sizes else {}),
             "input_ids": self.input_ids,
             "greedy": self.greedy,
             "margin": round(self.margin, 5),
@@ -42,12 +44,14 @@ class Golden:
 def answer(model, processor, conversation: Conversation, directory: Path) -> Golden | None:
     """Runs the conversation, whose pictures lie in `directory`. None: the answer holds an image token, or
     rounding could change it."""
+    sizes = conversation.sizes(processor)
     encoded = processor.apply_chat_template(
         for_transformers(conversation.messages, directory),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
+        processor_kwargs={"images_kwargs": sizes},
         **conversation.template,
     )
     is_qwen = model.config.model_type in qwen.shapes.FAMILIES
@@ -65,7 +69,7 @@ def answer(model, processor, conversation: Conversation, directory: Path) -> Gol
         raise ArithmeticError(f"{conversation.name}: greedy tokens with and without a cache differ")
     tensors |= {"logits": logits[0], "step_logits": logits[1:]}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return Golden(conversation, input_ids[0].tolist(), greedy, margin, contiguous)
+    return Golden(conversation, sizes, input_ids[0].tolist(), greedy, margin, contiguous)
 
 
 def tiles(model, encoded) -> tuple[dict[str, Tensor], dict]:

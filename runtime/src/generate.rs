@@ -6,182 +6,15 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use arrcoc_bundle::{GenerationSpec, Statistics};
-use bytes::Bytes;
+use arrcoc_bundle::Statistics;
 
 use crate::image::ImageError;
 
-/// One generation request, already validated for form (the server's affair) but not against the model's
-/// limits.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// What to answer.
-    pub prompt: Prompt,
-    /// How many tokens an image may have.
-    pub budget: Budget,
-    /// Return a [`Receipt`] per image.
-    pub explain: bool,
-    /// How to pick tokens.
-    pub sampling: Sampling,
-    /// How many independent answers (OpenAI's `n`), at least 1.
-    pub choices: usize,
-    /// Most tokens per answer.
-    pub max_tokens: MaxTokens,
-    /// Strings that end an answer and are not part of it, none of them empty; they may span token borders.
-    pub stop: Vec<String>,
-    /// How many alternatives to report per token; `None` reports no log-probabilities at all.
-    pub top_logprobs: Option<usize>,
-}
+mod request;
 
-/// The question.
-#[derive(Debug, Clone)]
-pub enum Prompt {
-    /// Chat messages, rendered by the model's own template.
-    Chat(Vec<Message>),
-    /// Raw text, tokenised as it stands (`/v1/completions`).
-    Text(String),
-}
-
-impl Prompt {
-    /// The image files, in order.
-    pub fn images(&self) -> impl Iterator<Item = &Bytes> {
-        let messages = match self {
-            Self::Chat(messages) => messages.as_slice(),
-            Self::Text(_) => &[],
-        };
-        messages.iter().flat_map(|message| &message.content).filter_map(|part| match part {
-            Part::Image(file) => Some(file),
-            Part::Text(_) => None,
-        })
-    }
-}
-
-/// One chat message.
-#[derive(Debug, Clone)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub speaker: Speaker,
-    /// Text and images in the order in which they were written.
-    pub content: Vec<Part>,
-}
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaker {
-    /// Instructions.
-    System,
-    /// The person asking.
-    User,
-    /// The model's earlier answers.
-    Assistant,
-}
-
-/// A piece of a message.
-#[derive(Debug, Clone)]
-pub enum Part {
-    /// Text.
-    Text(String),
-    /// An encoded image file (PNG, JPEG, WebP, GIF, BMP), decoded off the async threads. It is dropped when
-    /// it is encoded: an owner behind the bytes ([`Bytes::from_owner`]) knows then that its memory is free.
-    Image(Bytes),
-}
-
-/// How many visual tokens an image gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Budget {
-    /// The model decides.
-    Auto,
-    /// Exactly this many; one of the bundle's `token_budgets`.
-    Tokens(usize),
-    /// All that the model has for a picture: nothing chooses.
-    Full,
-}
-
-/// How long an answer may get, in tokens; at least 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MaxTokens {
-    /// This many; the request is refused where the context has less left after the prompt.
-    Exactly(usize),
-    /// This many, or what the context has left where that is less.
-    AtMost(usize),
-}
-
-impl MaxTokens {
-    /// Most tokens of an answer that has `room` tokens of the context.
-    pub fn within(self, room: usize) -> usize {
-        let (Self::Exactly(most) | Self::AtMost(most)) = self;
-        most.min(room)
-    }
-
-    /// The length of an answer whose request left it open, under a checkpoint's own limit.
-    #[must_use]
-    pub fn limited_by(self, defaults: &GenerationSpec) -> Self {
-        match (self, defaults.max_new_tokens) {
-            (Self::AtMost(most), Some(own)) => Self::AtMost(most.min(own)),
-            (length, _) => length,
-        }
-    }
-}
-
-/// How the next token is picked. `temperature` 0 is greedy. Whoever reads these numbers from a user holds
-/// them to their ranges; the runtime takes them as they are.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// 0 is greedy, 1 the model's own distribution.
-    pub temperature: f32,
-    /// Nucleus: the smallest set of tokens whose probability reaches this, 0..=1.
-    pub top_p: f32,
-    /// Keep only this many of the likeliest tokens; 0 keeps all.
-    pub top_k: usize,
-    /// Keep only tokens at least this share of the likeliest one's probability, 0..=1; 0 keeps all.
-    pub min_p: f32,
-    /// Divides (multiplies, when negative) the logit of every token seen so far; 1 does nothing.
-    pub repetition_penalty: f32,
-    /// Subtracted once from the logit of every token generated so far.
-    pub presence_penalty: f32,
-    /// Subtracted from the logit of every generated token, times its count.
-    pub frequency_penalty: f32,
-    /// Same seed, same request, same answer. `None` draws one.
-    pub seed: Option<u64>,
-    /// No token that ends an answer is picked before this many others were.
-    pub min_tokens: usize,
-    /// Go on past the model's own end tokens.
-    pub ignore_eos: bool,
-    /// Ids that end an answer besides the model's own, and are not part of its text.
-    pub stop_token_ids: Vec<u32>,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            seed: None,
-            min_tokens: 0,
-            ignore_eos: false,
-            stop_token_ids: Vec::new(),
-        }
-    }
-}
-
-impl Sampling {
-    /// What a request gets that says nothing about sampling.
-    pub fn of(defaults: &GenerationSpec) -> Self {
-        Self {
-            temperature: if defaults.do_sample { defaults.temperature } else { 0.0 },
-            top_p: defaults.top_p,
-            top_k: defaults.top_k,
-            min_p: defaults.min_p,
-            repetition_penalty: defaults.repetition_penalty,
-            ..Self::default()
-        }
-    }
-}
+pub use request::{
+    Budget, Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
+};
 
 /// What a running request reports, in this order: `Started`, then tokens and finishes of the choices
 /// interleaved, then `Done`; or `Failed` at any point, and nothing after it.
@@ -203,6 +36,8 @@ pub enum Event {
         choice: usize,
         /// Text that is now certain, whole UTF-8 characters.
         text: String,
+        /// Of what the model thinks before it answers, the same; `None` for a token of the answer.
+        reasoning: Option<String>,
         /// Log-probabilities, when asked for.
         logprob: Option<TokenLogprob>,
         /// Token id.
@@ -214,6 +49,8 @@ pub enum Event {
         choice: usize,
         /// Text that was held back and is not part of a stop string.
         text: String,
+        /// The same of what the model thought, where it did not come to an answer.
+        reasoning: Option<String>,
         /// Why.
         reason: FinishReason,
     },
@@ -267,6 +104,8 @@ pub struct Usage {
     pub visual_tokens: usize,
     /// Generated tokens, all choices.
     pub completion_tokens: usize,
+    /// Those among them that the model thought before it answered.
+    pub reasoning_tokens: usize,
 }
 
 /// Where the time of a request went.

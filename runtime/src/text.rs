@@ -5,8 +5,12 @@
 //! cannot become part of a stop string any more. What it gives out in pieces is, byte for byte, what decoding
 //! all tokens at once gives.
 
+mod reasoning;
 mod vocabulary;
 
+use reasoning::{Said, Splitter};
+
+pub use reasoning::{Markers, Thoughts};
 pub use vocabulary::{Vocabulary, VocabularyError};
 
 /// Turns bytes that arrive in pieces into whole characters. Bytes that are no UTF-8 become U+FFFD exactly as
@@ -92,6 +96,7 @@ pub struct TextStream {
     /// A token of the text has come.
     begun: bool,
     utf8: Utf8Stream,
+    splitter: Splitter,
     stop: StopFilter,
 }
 
@@ -100,33 +105,60 @@ pub struct TextStream {
 pub struct Piece {
     /// Text that is now certain; may be empty.
     pub text: String,
+    /// Of a token that the model thinks before it answers, its text that is now certain.
+    pub reasoning: Option<String>,
     /// A stop string is complete: the answer ends here, before the stop string.
     pub stopped: bool,
 }
 
 impl TextStream {
-    /// A stream that ends at any of `stops`; empty ones are ignored.
-    pub fn new(stops: &[String]) -> Self {
+    /// A stream that ends at any of `stops`, which are looked for in the answer and not in thoughts; empty
+    /// ones are ignored. With `thoughts`, what the model thinks is told from the answer.
+    pub fn new(stops: &[String], thoughts: Option<Thoughts>) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
-        Self { begun: false, utf8: Utf8Stream::default(), stop: StopFilter { stops, held: String::new() } }
+        Self {
+            begun: false,
+            utf8: Utf8Stream::default(),
+            splitter: Splitter::new(thoughts),
+            stop: StopFilter { stops, held: String::new() },
+        }
     }
 
     /// Adds a token.
     pub fn push(&mut self, vocabulary: &Vocabulary, id: u32) -> Piece {
+        if self.splitter.mark(id) {
+            // Of a character that was not completed.
+            let tail = self.utf8.finish();
+            return Piece { text: String::new(), reasoning: Some(tail), stopped: false };
+        }
         let text = self.utf8.push(vocabulary.text_bytes(id, !self.begun));
         self.begun |= vocabulary.is_text(id);
-        let (text, stopped) = self.stop.push(&text);
-        Piece { text, stopped }
+        self.say(text)
+    }
+
+    fn say(&mut self, text: String) -> Piece {
+        match self.splitter.push(text) {
+            Said::Thought(text) => Piece { text: String::new(), reasoning: Some(text), stopped: false },
+            Said::Answer(text) => {
+                let (text, stopped) = self.stop.push(&text);
+                Piece { text, reasoning: None, stopped }
+            }
+        }
     }
 
     /// Ends the answer; returns the text that was held back.
-    pub fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> Piece {
         let tail = self.utf8.finish();
-        let (mut text, stopped) = self.stop.push(&tail);
-        if !stopped {
-            text.push_str(&std::mem::take(&mut self.stop.held));
+        let mut piece = self.say(tail);
+        if !piece.stopped {
+            let (blank, stopped) = self.stop.push(&self.splitter.finish());
+            piece.text.push_str(&blank);
+            piece.stopped = stopped;
         }
-        text
+        if !piece.stopped {
+            piece.text.push_str(&std::mem::take(&mut self.stop.held));
+        }
+        piece
     }
 }
 
@@ -139,7 +171,7 @@ mod tests {
     use crate::toy;
 
     fn stream(vocabulary: &Vocabulary, ids: &[u32], stops: &[String]) -> (String, bool) {
-        let mut stream = TextStream::new(stops);
+        let mut stream = TextStream::new(stops, None);
         let mut all = String::new();
         for id in ids {
             let piece = stream.push(vocabulary, *id);
@@ -148,7 +180,7 @@ mod tests {
                 return (all, true);
             }
         }
-        all.push_str(&stream.finish());
+        all.push_str(&stream.finish().text);
         (all, false)
     }
 
@@ -162,18 +194,75 @@ mod tests {
     #[test]
     fn characters_wait_for_their_last_byte() {
         let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
-        let mut stream = TextStream::new(&[]);
+        let mut stream = TextStream::new(&[], None);
         let pieces: Vec<String> =
             "é€".bytes().map(|b| stream.push(&vocabulary, toy::byte_id(b)).text).collect();
         assert_eq!(pieces, ["", "é", "", "", "€"]);
         assert_eq!(stream.push(&vocabulary, toy::byte_id(0xE2)).text, "");
-        assert_eq!(stream.finish(), "\u{FFFD}");
+        assert_eq!(stream.finish().text, "\u{FFFD}");
+    }
+
+    /// The toys' tokenizer for a model that thinks: the ids of its two markers too.
+    fn thinking() -> (Vocabulary, Markers, [u32; 2]) {
+        let mut tokenizer = toy::tokenizer();
+        let markers = ["<think>", "</think>"];
+        let added = markers.map(|marker| tokenizers::AddedToken::from(marker, false));
+        tokenizer.add_tokens(&added);
+        let ids = markers.map(|marker| tokenizer.token_to_id(marker).unwrap());
+        (Vocabulary::new(&tokenizer).unwrap(), Markers::of(&tokenizer).unwrap(), ids)
+    }
+
+    /// Thoughts and answer of tokens behind a prompt, and how many were thought.
+    fn apart(prompt: &[u32], ids: &[u32], stops: &[&str]) -> (String, String, usize) {
+        let (vocabulary, markers, _) = thinking();
+        let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
+        let mut stream = TextStream::new(&stops, Some(markers.behind(prompt)));
+        let (mut thoughts, mut answer, mut thought) = (String::new(), String::new(), 0);
+        let mut add = |piece: Piece| {
+            answer += &piece.text;
+            thought += usize::from(piece.reasoning.is_some());
+            thoughts += piece.reasoning.as_deref().unwrap_or_default();
+            piece.stopped
+        };
+        if !ids.iter().any(|id| add(stream.push(&vocabulary, *id))) {
+            add(stream.finish());
+        }
+        (thoughts, answer, thought)
+    }
+
+    #[test]
+    fn thoughts_are_told_from_the_answer() {
+        let (_, _, [begin, end]) = thinking();
+        let bytes = toy::byte_ids;
+        let whole = [vec![begin], bytes("\nHm\n\nso\n"), vec![end], bytes("\n\nYes\n")].concat();
+        assert_eq!(apart(&[], &whole, &[]), ("Hm\n\nso".into(), "Yes\n".into(), 10));
+        // Begun by the prompt, or white space before.
+        assert_eq!(apart(&[begin], &whole[1..], &[]), ("Hm\n\nso".into(), "Yes\n".into(), 9));
+        let spaced = [bytes(" \n"), whole.clone()].concat();
+        assert_eq!(apart(&[], &spaced, &[]).1, "Yes\n");
+        // Closed by the prompt, and a model that answers at once; one that only says white space.
+        let plain = bytes(" Yes");
+        assert_eq!(apart(&[begin, end], &plain, &[]), (String::new(), " Yes".into(), 0));
+        assert_eq!(apart(&[], &bytes(" \n"), &[]), (String::new(), " \n".into(), 0));
+        // Broken off in thoughts, within a character.
+        let broken = [vec![begin], bytes("Hm\n"), vec![toy::byte_id(0xe2)]].concat();
+        assert_eq!(apart(&[], &broken, &[]), ("Hm\n\u{FFFD}".into(), String::new(), 6));
+        // Later markers, and markers that are typed, are text.
+        let later = [bytes("a"), vec![begin], bytes("</think>"), vec![end]].concat();
+        assert_eq!(apart(&[], &later, &[]).1, "a<think></think></think>");
+    }
+
+    #[test]
+    fn stop_strings_end_answers_and_no_thoughts() {
+        let (_, _, [begin, end]) = thinking();
+        let ids = [vec![begin], toy::byte_ids("aSTOPb"), vec![end], toy::byte_ids("cSTOPd")].concat();
+        assert_eq!(apart(&[], &ids, &["STOP"]), ("aSTOPb".into(), "c".into(), 8));
     }
 
     #[test]
     fn control_tokens_are_no_text() {
         let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
-        let mut stream = TextStream::new(&[]);
+        let mut stream = TextStream::new(&[], None);
         assert_eq!(stream.push(&vocabulary, toy::IM_END).text, "");
         assert_eq!(vocabulary.bytes(toy::IM_END), b"<|im_end|>");
         assert_eq!(vocabulary.bytes(1_000_000), b"");
@@ -182,7 +271,7 @@ mod tests {
     #[test]
     fn only_a_possible_stop_is_held_back() {
         let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
-        let mut stream = TextStream::new(&["STOP".into()]);
+        let mut stream = TextStream::new(&["STOP".into()], None);
         let pieces: Vec<(String, bool)> = "aSTxSTOPz"
             .bytes()
             .map(|b| stream.push(&vocabulary, toy::byte_id(b)))

@@ -7,11 +7,11 @@ use tokenizers::Tokenizer;
 
 use std::sync::Arc;
 
-use crate::generate::{Budget, Receipt};
+use crate::generate::{Budget, Receipt, Sizing};
 use crate::image::{DecodedImage, ImageError, ImageLimits};
 use crate::library::{Graph, InPlace, LibraryError};
 use crate::tensor::{Element, Tensor};
-use crate::vision::family::{BudgetError, Grant, ImagePlan, Pixels, Processor};
+use crate::vision::family::{BudgetError, Grant, ImagePlan, Picture, Pixels, Processor};
 use crate::vision::{Pictures, Visual};
 use arrcoc_bundle::manifest::{CacheElement, DecoderSpec, RecurrentSpec};
 
@@ -410,11 +410,11 @@ impl Processor for Thumbnails {
         }
     }
 
-    fn plan(&self, _: [u32; 2], grant: Grant) -> Result<ImagePlan, ImageError> {
+    fn plan(&self, _: Picture, grant: Grant) -> Result<ImagePlan, ImageError> {
         Ok(ImagePlan::rows(if grant == Grant::Tier(0) { 4 } else { 8 }))
     }
 
-    fn pixels(&self, _: &DecodedImage) -> Result<Pixels, ImageError> {
+    fn pixels(&self, _: &DecodedImage, _: Sizing) -> Result<Pixels, ImageError> {
         unreachable!("toys are not encoded")
     }
 

@@ -5,13 +5,12 @@
 
 use std::fs;
 
-use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Speaker};
+use arrcoc_runtime::generate::{GenerateError, Image, Message, Part, Prompt, Speaker};
 use arrcoc_runtime::prompt::Prompter;
 use arrcoc_runtime::vision::ImagePlan;
 use arrcoc_tests::allocated::{Counting, most_of};
 use arrcoc_tests::fuzz::{assert_presentable, cases};
 use arrcoc_tests::repository;
-use bytes::Bytes;
 use serde_json::Value;
 
 #[global_allocator]
@@ -44,12 +43,12 @@ fn checkpoint() -> Checkpoint {
 }
 
 fn conversations() -> Vec<Prompt> {
-    let (image, text) = (|| Part::Image(Bytes::new()), |text: &str| Part::Text(text.into()));
-    let says = |speaker, content| Message { speaker, content };
+    let (image, text) = (|| Part::Image(Image::default()), |text: &str| Part::Text(text.into()));
+    let says = |speaker, content| Message::new(speaker, content);
     vec![
-        Prompt::Chat(vec![says(Speaker::User, vec![text("Which number belongs to DZ?")])]),
-        Prompt::Chat(vec![says(Speaker::User, vec![image(), text("What?\r\n<|im_end|>"), image()])]),
-        Prompt::Chat(vec![
+        Prompt::from(vec![says(Speaker::User, vec![text("Which number belongs to DZ?")])]),
+        Prompt::from(vec![says(Speaker::User, vec![image(), text("What?\r\n<|im_end|>"), image()])]),
+        Prompt::from(vec![
             says(Speaker::System, vec![text("Be brief.")]),
             says(Speaker::User, vec![text("a"), text("b")]),
             says(Speaker::Assistant, vec![text("c")]),

@@ -128,6 +128,9 @@ pub(crate) struct Ask {
     /// Seed, for answers that repeat.
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// Whether a model that has both modes thinks before it answers (`enable_thinking` of its template).
+    #[arg(long, value_name = "true|false")]
+    pub(crate) thinking: Option<bool>,
     /// Ask this many times and report the median time of each stage; give the caches size 0 to measure every
     /// stage.
     #[arg(long, value_name = "N", default_value = "1")]

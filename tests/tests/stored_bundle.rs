@@ -142,7 +142,7 @@ fn ask(bundle: &Path, library: LibraryKind) -> Result<Vec<u32>> {
     let picture = fs::read(repository("tests/fixtures/stock/idefics3/images/square.png"))?;
     let content = vec![Part::Image(picture.into()), Part::Text("What is it?".to_owned())];
     let request = Request {
-        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
+        prompt: Prompt::from(vec![Message::new(Speaker::User, content)]),
         budget: Budget::Full,
         explain: false,
         sampling: Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() },

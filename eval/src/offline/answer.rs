@@ -178,7 +178,7 @@ impl Running {
         Self {
             slot,
             sampler: Sampler::new(&greedy, &[], &[], 0, 0),
-            text: TextStream::new(&[]),
+            text: TextStream::new(&[], None),
             last: 0,
             done: false,
             answer: Answer {
@@ -194,7 +194,7 @@ impl Running {
 
     fn finish(&mut self, reason: FinishReason) {
         let rest = self.text.finish();
-        self.answer.text.push_str(&rest);
+        self.answer.text.push_str(&rest.text);
         self.answer.reason = reason;
         self.done = true;
     }

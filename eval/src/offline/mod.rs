@@ -9,15 +9,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::arms::grid::Neck;
 use arrcoc_bundle::Bundle;
 use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::decoder::{self, Decoder, DecoderError, Embedder};
 use arrcoc_runtime::error::LoadError;
-use arrcoc_runtime::generate::{GenerateError, Message, Part, Prompt, Speaker};
+use arrcoc_runtime::generate::{GenerateError, Image, Message, Part, Prompt, Speaker};
 use arrcoc_runtime::image::{DecodedImage, ImageError, ImageLimits, decode};
 use arrcoc_runtime::library::{Library, LibraryError};
 use arrcoc_runtime::model::{Options, load};
@@ -202,8 +200,8 @@ impl OfflineModel {
     /// # Errors
     /// [`OfflineError::Prompt`] when the template or the tokenizer refuses it.
     pub fn question(&self, text: &str) -> Result<Question, OfflineError> {
-        let content = vec![Part::Image(Bytes::new()), Part::Text(text.to_owned())];
-        let prompt = Prompt::Chat(vec![Message { speaker: Speaker::User, content }]);
+        let content = vec![Part::Image(Image::default()), Part::Text(text.to_owned())];
+        let prompt = Prompt::from(vec![Message::new(Speaker::User, content)]);
         Ok(Question {
             layout: self.prompter.layout(&prompt, &[ImagePlan::rows(1)], self.info.context_length)?,
         })

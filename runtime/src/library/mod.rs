@@ -12,6 +12,7 @@ use arrcoc_bundle::{Bundle, BundleError, GraphFile, Manifest, Precision, Target}
 
 use crate::error::LoadError;
 
+mod cancel;
 pub(crate) mod error;
 pub mod gpu;
 mod kept;
@@ -23,6 +24,7 @@ mod port;
 mod tests;
 pub mod tract;
 
+pub use cancel::Cancel;
 pub use error::LibraryError;
 pub use kept::{Kept, RunOutputs};
 pub use kind::LibraryKind;
@@ -99,6 +101,18 @@ pub trait Graph: Send {
     /// # Errors
     /// [`LibraryError::Run`] when an input is missing, of another shape or type, or the library fails.
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError>;
+
+    /// The same, but a run that `cancel` ends may fail early. A library that cannot end runs finishes them.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    fn run_until(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        _cancel: &Cancel,
+    ) -> Result<Vec<(String, Tensor)>, LibraryError> {
+        self.run(inputs)
+    }
 
     /// Runs the graph with `in_place` pairs (an input and an output over the same memory, as the fused
     /// attention's KV cache is) bound to caller-owned memory; returns the other outputs.

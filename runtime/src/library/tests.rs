@@ -65,6 +65,18 @@ fn external_data_and_any_batch() {
 }
 
 #[test]
+fn a_run_that_nobody_waits_for_ends_early_and_the_next_one_does_not() {
+    let Some(runtime) = ort() else { return };
+    let mut graph = runtime.load("affine", &fixture("affine")).unwrap();
+    let inputs = [("ids", i64s(&[1, 0], &[])), ("x", f32s(&[1, 3], &[1.0, 0.0, 0.0]))];
+    let cancel = Cancel::default();
+    cancel.cancel();
+    assert!(matches!(graph.run_until(&inputs, &cancel), Err(LibraryError::Run { .. })));
+    let outputs = graph.run_until(&inputs, &Cancel::default()).unwrap();
+    assert_close(named(&outputs, "y").as_slice().unwrap(), &[1.5, 1.5]);
+}
+
+#[test]
 fn outputs_outlive_their_graph_and_feed_the_next_run_without_a_copy() {
     for runtime in runtimes() {
         let mut graph = runtime.load("affine", &fixture("affine")).unwrap();

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::generate::{GenerateError, MaxTokens, Prompt, Request};
+use crate::generate::{GenerateError, Image, MaxTokens, Prompt, Request};
 use crate::prompt::{Layout, Prompter};
 use crate::vision::family::Grant;
 use crate::vision::{ImagePlan, Pictures};
@@ -38,8 +36,10 @@ impl Admission {
 
     /// What stands in each image's place.
     fn plans(&self, prompt: &Prompt, grant: Grant) -> Result<Vec<ImagePlan>, GenerateError> {
-        let plan = |(index, file): (usize, &Bytes)| {
-            self.pictures.plan(file, grant).map_err(|error| GenerateError::image(index, &error))
+        let plan = |(index, image): (usize, &Image)| {
+            let checked = self.pictures.check(&image.sizing);
+            checked.map_err(|error| invalid("mm_processor_kwargs", error.to_string()))?;
+            self.pictures.plan(image, grant).map_err(|error| GenerateError::image(index, &error))
         };
         prompt.images().enumerate().map(plan).collect()
     }

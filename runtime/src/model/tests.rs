@@ -136,8 +136,8 @@ fn ask(text: &str) -> Request {
 const IMAGE: &[u8] = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;";
 
 fn with_image(file: &[u8]) -> Request {
-    let content = vec![Part::Image(Bytes::copy_from_slice(file)), Part::Text("what?".into())];
-    request(Prompt::Chat(vec![Message { speaker: Speaker::User, content }]))
+    let content = vec![Part::Image(Bytes::copy_from_slice(file).into()), Part::Text("what?".into())];
+    request(Prompt::from(vec![Message::new(Speaker::User, content)]))
 }
 
 /// Everything that came out of a request.
@@ -166,7 +166,7 @@ fn collect(mut generation: Generation) -> Outcome {
             Event::Started { prompt_tokens, visual_tokens, .. } => {
                 assert_eq!(outcome.started.replace((prompt_tokens, visual_tokens)), None);
             }
-            Event::Token { choice, text, logprob, id } => {
+            Event::Token { choice, text, logprob, id, .. } => {
                 assert!(outcome.started.is_some());
                 grow(&mut outcome, choice);
                 assert_eq!(outcome.finished[choice], None);
@@ -174,7 +174,7 @@ fn collect(mut generation: Generation) -> Outcome {
                 outcome.texts[choice].push_str(&text);
                 outcome.logprobs.extend(logprob);
             }
-            Event::Finished { choice, text, reason } => {
+            Event::Finished { choice, text, reason, .. } => {
                 grow(&mut outcome, choice);
                 assert_eq!(outcome.finished[choice].replace(reason), None);
                 outcome.texts[choice].push_str(&text);
@@ -340,7 +340,7 @@ fn what_does_not_fit_is_refused_with_its_field() {
         ("arrcoc.budget", Request { budget: Budget::Full, ..ask("x") }),
         ("arrcoc.budget", Request { budget: Budget::Tokens(5), ..ask("x") }),
         ("messages", with_image(&[IMAGE, b"more"].concat())),
-        ("messages", request(Prompt::Chat(vec![]))),
+        ("messages", request(Prompt::from(vec![]))),
         ("prompt", ask("")),
     ];
     for (field, request) in cases {

@@ -8,8 +8,8 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use crate::error::LoadError;
-use crate::generate::{GenerateError, Message, Part, Prompt, Speaker};
-use crate::text::Vocabulary;
+use crate::generate::{Conversation, GenerateError, Message, Part, Prompt, Speaker};
+use crate::text::{Markers, Thoughts, Vocabulary};
 use crate::vision::{ImagePlan, Span};
 use arrcoc_bundle::Bundle;
 use arrcoc_bundle::quote::Brief;
@@ -20,8 +20,8 @@ mod template;
 mod tokenize;
 
 use jinja::{Pieces, Text};
-use template::ChatTemplate;
 pub use template::default_template;
+use template::{ChatTemplate, said};
 use tokenize::PromptTokenizer;
 
 /// The allocator's question when the last user message holds no text of its own (an image alone, say).
@@ -58,6 +58,8 @@ pub struct Layout {
     pub images: usize,
     /// Most visual rows of all images together.
     pub most_rows: usize,
+    /// How answers begin, where the model may think before it answers.
+    pub thoughts: Option<Thoughts>,
 }
 
 impl Layout {
@@ -95,6 +97,7 @@ pub struct Prompter {
     tokenizer: PromptTokenizer,
     template: ChatTemplate,
     vocabulary: Vocabulary,
+    markers: Option<Markers>,
     image_token_id: u32,
     /// The same as templates write it.
     image_token: String,
@@ -143,8 +146,9 @@ impl Prompter {
         let vocabulary = Vocabulary::new(&tokenizer).map_err(|error| in_tokenizer(error.to_string()))?;
         let image_token = tokenizer.id_to_token(image_token_id).unwrap_or_default();
         let template = ChatTemplate::new(config, template, &image_token)?;
+        let markers = Markers::of(&tokenizer);
         let tokenizer = PromptTokenizer::new(&tokenizer, image_token_id).map_err(in_tokenizer)?;
-        let mut prompter = Self { tokenizer, template, vocabulary, image_token_id, image_token };
+        let mut prompter = Self { tokenizer, template, vocabulary, markers, image_token_id, image_token };
         prompter.probe()?;
         Ok(prompter)
     }
@@ -189,22 +193,23 @@ impl Prompter {
                     ));
                 }
                 let segments = vec![Segment::Tokens(ids)];
-                Ok(Layout { segments, question: Vec::new(), images: 0, most_rows: 0 })
+                Ok(Layout { segments, question: Vec::new(), images: 0, most_rows: 0, thoughts: None })
             }
-            Prompt::Chat(messages) => self.chat_layout(messages, plans, context_length),
+            Prompt::Chat(conversation) => self.chat_layout(conversation, plans, context_length),
         }
     }
 
     fn chat_layout(
         &self,
-        messages: &[Message],
+        conversation: &Conversation,
         plans: &[ImagePlan],
         context_length: usize,
     ) -> Result<Layout, GenerateError> {
+        let messages = conversation.messages.as_slice();
         if messages.is_empty() {
             return Err(invalid("messages", "expected at least one message, found none".into()));
         }
-        let rendered = self.template.render(messages)?;
+        let rendered = self.template.render(conversation)?;
         self.check_length("messages", rendered.as_str().len(), context_length)?;
         // As transformers' processors do: the tokenizer adds its own tokens, unless the template has begun
         // with them.
@@ -228,7 +233,8 @@ impl Prompter {
             _ => self.tokenize(&question(messages))?,
         };
         let most_rows = plans.iter().map(ImagePlan::most_rows).sum();
-        Ok(Layout { segments, question, images: plans.len(), most_rows })
+        let thoughts = self.markers.map(|markers| markers.behind(&ids));
+        Ok(Layout { segments, question, images: plans.len(), most_rows, thoughts })
     }
 
     /// Where the template has put image tokens; what messages say does not count.
@@ -247,7 +253,9 @@ impl Prompter {
     fn check_size(&self, prompt: &Prompt, context_length: usize) -> Result<(), GenerateError> {
         let (field, bytes) = match prompt {
             Prompt::Text(text) => ("prompt", text.len()),
-            Prompt::Chat(messages) => ("messages", messages.iter().flat_map(texts).map(str::len).sum()),
+            Prompt::Chat(Conversation { messages, .. }) => {
+                ("messages", messages.iter().flat_map(said).map(str::len).sum())
+            }
         };
         self.check_length(field, bytes, context_length)
     }

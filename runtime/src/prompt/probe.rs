@@ -4,13 +4,11 @@
 //! the text without a word, so the form is found out here, once, and a template that loses what a user says
 //! is refused.
 
-use bytes::Bytes;
-
 use super::Prompter;
 use super::jinja::Failure;
 use super::template::Reads;
 use crate::error::LoadError;
-use crate::generate::{Message, Part, Prompt, Speaker};
+use crate::generate::{Conversation, Image, Message, Part, Prompt, Speaker};
 use crate::vision::ImagePlan;
 
 const FILE: &str = arrcoc_bundle::names::file::CHAT_TEMPLATE;
@@ -31,19 +29,23 @@ fn text(text: &str) -> Part {
 }
 
 fn image() -> Part {
-    Part::Image(Bytes::new())
+    Part::Image(Image::default())
 }
 
 fn says(speaker: Speaker, content: Vec<Part>) -> Message {
-    Message { speaker, content }
+    Message::new(speaker, content)
+}
+
+fn put(messages: Vec<Message>) -> Conversation {
+    Conversation { messages, ..Conversation::default() }
 }
 
 /// Conversations that end in what the user says: alone, behind instructions, behind an answer.
-fn conversations(words: &str) -> [Vec<Message>; 3] {
+fn conversations(words: &str) -> [Conversation; 3] {
     let user = |words: &str| says(Speaker::User, vec![text(words)]);
     let system = says(Speaker::System, vec![text("pofane")]);
     let answer = says(Speaker::Assistant, vec![text("dunari")]);
-    [vec![user(words)], vec![system, user(words)], vec![user(words), answer, user(words)]]
+    [vec![user(words)], vec![system, user(words)], vec![user(words), answer, user(words)]].map(put)
 }
 
 fn refused(reason: String) -> LoadError {
@@ -99,13 +101,13 @@ impl Prompter {
 
     /// Conversations without images: each must be put, or be refused by the template's own words.
     fn probe_turns(&self) -> Result<(), LoadError> {
-        let mut turns: Vec<(Vec<Message>, &str)> = Vec::new();
+        let mut turns: Vec<(Conversation, &str)> = Vec::new();
         for conversation in conversations(WORDS[0]) {
             turns.push((conversation, "a conversation"));
         }
         let two = vec![text("kevuda"), text("mirosi")];
-        turns.push((vec![says(Speaker::User, two)], "a message of two texts"));
-        turns.push((vec![says(Speaker::User, vec![text("")])], "an empty message"));
+        turns.push((put(vec![says(Speaker::User, two)]), "a message of two texts"));
+        turns.push((put(vec![says(Speaker::User, vec![text("")])]), "an empty message"));
         for (conversation, what) in turns {
             match self.template.try_render(&conversation, self.template.reads) {
                 Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
@@ -136,7 +138,7 @@ impl Prompter {
     }
 
     fn probe_image_message(&self, content: Vec<Part>, images: usize) -> Result<(), LoadError> {
-        let conversation = vec![says(Speaker::User, content)];
+        let conversation = put(vec![says(Speaker::User, content)]);
         match self.template.try_render(&conversation, self.template.reads) {
             Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
                 Err(refused(format!("it cannot put a question about {images} image(s) ({error})")))

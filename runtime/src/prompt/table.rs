@@ -1,13 +1,13 @@
 //! Prompts held against transformers: many templates times many conversations
 //! (`reference/prompts/make_table.py`).
 
-use bytes::Bytes;
 use serde_json::Value as Json;
 use sha2::{Digest as _, Sha256};
 
 use super::jinja::Moment;
 use super::template::Reads;
 use super::*;
+use crate::generate::Image;
 
 /// The reference's clock; the test checks that it is the table's.
 const NOW: i64 = 1_770_091_506;
@@ -15,7 +15,7 @@ const NOW: i64 = 1_770_091_506;
 fn part(part: &Json) -> Part {
     match part["text"].as_str() {
         Some(text) => Part::Text(text.into()),
-        None => Part::Image(Bytes::new()),
+        None => Part::Image(Image::default()),
     }
 }
 
@@ -29,7 +29,8 @@ fn message(message: &Json) -> Message {
         Json::String(text) => vec![Part::Text(text.clone())],
         parts => parts.as_array().unwrap().iter().map(part).collect(),
     };
-    Message { speaker, content }
+    let reasoning = message["reasoning_content"].as_str().map(str::to_owned);
+    Message { reasoning, ..Message::new(speaker, content) }
 }
 
 fn digest(ids: &[u32]) -> String {
@@ -46,8 +47,8 @@ struct Counts {
     differing: Vec<String>,
 }
 
-fn check(counts: &mut Counts, prompters: &[Prompter], messages: &[Message], cell: &Json, place: &str) {
-    let rendered = prompters[0].template.render(messages);
+fn check(counts: &mut Counts, prompters: &[Prompter], conversation: &Conversation, cell: &Json, place: &str) {
+    let rendered = prompters[0].template.render(conversation);
     let (rendered, expected) = match (rendered, cell["prompt"].as_str()) {
         (Ok(rendered), Some(expected)) => (rendered, expected),
         (Err(_), None) => return counts.errors_in_both += 1,
@@ -85,13 +86,14 @@ fn check(counts: &mut Counts, prompters: &[Prompter], messages: &[Message], cell
 fn prompts_equal_transformers() {
     let table: Json = serde_json::from_str(include_str!("table.json")).unwrap();
     assert_eq!(table["now"].as_i64().unwrap(), NOW);
-    let conversations: Vec<(&str, Vec<Message>)> = table["conversations"]
+    let conversations: Vec<(&str, Conversation)> = table["conversations"]
         .as_array()
         .unwrap()
         .iter()
         .map(|conversation| {
             let messages = conversation["messages"].as_array().unwrap().iter().map(message).collect();
-            (conversation["title"].as_str().unwrap(), messages)
+            let variables = conversation["variables"].as_object().unwrap().clone();
+            (conversation["title"].as_str().unwrap(), Conversation { messages, variables })
         })
         .collect();
     let backends: Vec<String> = table["backends"].as_array().unwrap().iter().map(Json::to_string).collect();
@@ -122,8 +124,8 @@ fn prompts_equal_transformers() {
         if prompters[0].template.reads != reads {
             counts.differing.push(format!("{name}: {:?}, expected {reads:?}", prompters[0].template.reads));
         }
-        for ((title, messages), cell) in conversations.iter().zip(row["cells"].as_array().unwrap()) {
-            check(&mut counts, &prompters, messages, cell, &format!("{name}, {title}"));
+        for ((title, conversation), cell) in conversations.iter().zip(row["cells"].as_array().unwrap()) {
+            check(&mut counts, &prompters, conversation, cell, &format!("{name}, {title}"));
         }
     }
     let Counts { equal, errors_in_both, ids_equal, differing } = &counts;

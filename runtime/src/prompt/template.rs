@@ -3,7 +3,7 @@
 
 use super::jinja::{Failure, Limits, Moment, RenderError, Template, Text, Value};
 use crate::error::LoadError;
-use crate::generate::{GenerateError, Message, Part, Speaker};
+use crate::generate::{Conversation, GenerateError, Message, Part, Speaker};
 use arrcoc_bundle::names::file;
 
 const NAME: &str = file::CHAT_TEMPLATE;
@@ -12,6 +12,12 @@ const CONFIG: &str = file::TOKENIZER_CONFIG;
 /// The tokens that every tokenizer of transformers names.
 const NAMED_TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// What every template is given, besides tokens.
+const OURS: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+
+/// The field that holds a template's own variables.
+const VARIABLES: &str = "chat_template_kwargs";
 
 /// In which form a template reads the contents of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +70,15 @@ impl ChatTemplate {
     }
 
     /// Renders a conversation up to where the assistant begins to speak.
-    pub(super) fn render(&self, messages: &[Message]) -> Result<Text, GenerateError> {
-        self.try_render(messages, self.reads).map_err(|error| {
+    pub(super) fn render(&self, conversation: &Conversation) -> Result<Text, GenerateError> {
+        let ours = |name: &str| OURS.contains(&name) || self.token(name).is_some();
+        if let Some(name) = conversation.variables.keys().find(|name| ours(name)) {
+            let message = format!(
+                "expected variables of the chat template's own, found `{name}`, which it is given with every prompt"
+            );
+            return Err(GenerateError::Invalid { field: VARIABLES, message });
+        }
+        self.try_render(conversation, self.reads).map_err(|error| {
             let message = match &error.failure {
                 Failure::Raised(message) => {
                     format!("the model's chat template refuses the conversation: {message:.500}")
@@ -77,26 +90,15 @@ impl ChatTemplate {
     }
 
     /// The same, with contents in the form that `reads` asks for.
-    pub(super) fn try_render(&self, messages: &[Message], reads: Reads) -> Result<Text, RenderError> {
-        let bytes = messages.iter().flat_map(|message| &message.content).map(|part| match part {
-            Part::Text(text) => text.len(),
-            Part::Image(_) => 0,
-        });
-        let limits = Limits::for_input(bytes.sum());
+    pub(super) fn try_render(&self, conversation: &Conversation, reads: Reads) -> Result<Text, RenderError> {
+        let Conversation { messages, variables } = conversation;
+        let limits = Limits::for_input(messages.iter().flat_map(said).map(str::len).sum());
         let messages = messages.iter().map(|message| self.message(message, reads)).collect();
-        self.render_values(messages, limits)
-    }
-
-    /// The same, with messages as they are.
-    pub(super) fn render_values(&self, messages: Vec<Value>, limits: Limits) -> Result<Text, RenderError> {
-        let mut variables: Vec<(&str, Value)> =
-            self.tokens.iter().map(|(name, text)| (name.as_str(), Value::string(text))).collect();
-        variables.extend([
-            ("messages", Value::sequence(messages)),
-            ("tools", Value::None),
-            ("documents", Value::None),
-            ("add_generation_prompt", Value::Bool(true)),
-        ]);
+        let own = variables.iter().map(|(name, json)| (name.as_str(), Value::said_json(json)));
+        let mut variables: Vec<(&str, Value)> = own.collect();
+        variables.extend(self.tokens.iter().map(|(name, text)| (name.as_str(), Value::string(text))));
+        let given = [Value::sequence(messages), Value::None, Value::None, Value::Bool(true)];
+        variables.extend(OURS.into_iter().zip(given));
         self.template.render(variables, limits, (self.now)())
     }
 
@@ -120,8 +122,23 @@ impl ChatTemplate {
                 Value::Str(Text::lines(lines))
             }
         };
-        Value::object(vec![("role", Value::string(role)), ("content", content)])
+        let mut fields = vec![("role", Value::string(role)), ("content", content)];
+        if let Some(thoughts) = &message.reasoning {
+            // Templates in the manner of gpt-oss read the other name.
+            fields.insert(0, ("thinking", Value::said(thoughts)));
+            fields.push(("reasoning_content", Value::said(thoughts)));
+        }
+        Value::object(fields)
     }
+}
+
+/// All that a message says.
+pub(super) fn said(message: &Message) -> impl Iterator<Item = &str> {
+    let content = message.content.iter().filter_map(|part| match part {
+        Part::Text(text) => Some(text.as_str()),
+        Part::Image(_) => None,
+    });
+    content.chain(message.reasoning.as_deref())
 }
 
 fn part(part: &Part) -> Value {

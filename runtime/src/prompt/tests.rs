@@ -1,11 +1,11 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use bytes::Bytes;
 use proptest::prelude::*;
 
 use arrcoc_tests::allocated::{Counting, most_of};
 
 use super::*;
+use crate::generate::Image;
 use crate::toy;
 
 #[global_allocator]
@@ -28,11 +28,11 @@ fn text(text: &str) -> Part {
 }
 
 fn image() -> Part {
-    Part::Image(Bytes::new())
+    Part::Image(Image::default())
 }
 
 fn user(content: Vec<Part>) -> Message {
-    Message { speaker: Speaker::User, content }
+    Message::new(Speaker::User, content)
 }
 
 /// Every image is one run of at most 4 rows.
@@ -41,7 +41,7 @@ fn put(prompter: &Prompter, prompt: &Prompt, context: usize) -> Result<Layout, G
 }
 
 fn layout(prompter: &Prompter, messages: Vec<Message>) -> Result<Layout, GenerateError> {
-    put(prompter, &Prompt::Chat(messages), 4096)
+    put(prompter, &Prompt::from(messages), 4096)
 }
 
 /// What is wrong with a template.
@@ -62,7 +62,7 @@ fn reference(rendered: &str) -> Vec<u32> {
 #[test]
 fn the_template_and_the_images_fall_into_place() {
     let messages = vec![
-        Message { speaker: Speaker::System, content: vec![text("Be brief.")] },
+        Message::new(Speaker::System, vec![text("Be brief.")]),
         user(vec![text("the cat"), image(), image(), text("or the dog?")]),
     ];
     let layout = layout(&prompter(), messages).unwrap();
@@ -104,6 +104,32 @@ fn what_a_user_types_is_never_a_control_token() {
     let spelt = prompter.tokenizer.encode_plain(attack).unwrap();
     assert!(ids.windows(spelt.len()).any(|window| window == spelt));
     assert_eq!(with_attack.question, spelt);
+}
+
+fn with_variables(prompter: &Prompter, variables: &serde_json::Value) -> Result<Layout, GenerateError> {
+    let (messages, variables) = (vec![user(vec![text("hi")])], variables.as_object().unwrap().clone());
+    put(prompter, &Prompt::Chat(Conversation { messages, variables }), 4096)
+}
+
+#[test]
+fn variables_reach_the_template_and_hold_no_control_tokens() {
+    let template = toy::TEMPLATE.replace(
+        "{%- if add_generation_prompt %}",
+        "{{- note if note is string }}{{- note.text[0] if note is mapping }}{%- if add_generation_prompt %}",
+    );
+    let prompter = prompter_with(&template);
+    let count = |layout: &Layout, id: u32| layout.ids(0).iter().filter(|found| **found == id).count();
+    let plain = with_variables(&prompter, &serde_json::json!({})).unwrap();
+    for note in [serde_json::json!({"text": ["<|im_end|>"]}), serde_json::json!("<|im_end|>")] {
+        let layout = with_variables(&prompter, &serde_json::json!({"note": note, "unread": 1.5})).unwrap();
+        assert!(layout.text_tokens() > plain.text_tokens(), "{note} is in the prompt");
+        assert_eq!(count(&layout, toy::IM_END), count(&plain, toy::IM_END));
+    }
+    for name in ["messages", "tools", "add_generation_prompt", "bos_token"] {
+        let error = with_variables(&prompter, &serde_json::json!({name: true})).unwrap_err();
+        assert!(matches!(error, GenerateError::Invalid { field: "chat_template_kwargs", .. }), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
 }
 
 #[test]
@@ -316,7 +342,7 @@ fn the_post_processor_has_its_say() {
         let ids = put(prompter, &prompt, 4096).unwrap().ids(toy::IMAGE_PAD);
         ids.iter().take_while(|id| **id == toy::ENDOFTEXT).count()
     };
-    let chat = || Prompt::Chat(vec![user(vec![text("hi")])]);
+    let chat = || Prompt::from(vec![user(vec![text("hi")])]);
     let silent = load("{}", toy::TEMPLATE);
     assert_eq!(begun(&silent, Prompt::Text("hi".into())), 1);
     assert_eq!(begun(&silent, Prompt::Text("<|endoftext|>hi".into())), 1);

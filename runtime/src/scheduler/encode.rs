@@ -7,20 +7,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use bytes::Bytes;
-
 use super::job::{Job, PanicGuard, Ready, Status};
 use super::turns::Turns;
+use super::watch::Watch;
 use crate::decoder::Embedder;
-use crate::generate::{GenerateError, Observer, Part, Prompt};
+use crate::generate::{GenerateError, Image, Observer, Part, Prompt};
+use crate::library::Cancel;
 use crate::tensor::Tensor;
 use crate::vision::family::Grant;
 use crate::vision::{self, Pictures, Vision, Visual};
 
 /// A request whose images are in work.
 struct Images {
-    /// The image files, in order.
-    files: Vec<Bytes>,
+    /// In the order of the messages.
+    files: Vec<Image>,
     question: Vec<u32>,
     grant: Grant,
     progress: Mutex<Progress>,
@@ -112,11 +112,16 @@ impl Preparer {
         }
     }
 
-    fn prepare(&self, index: usize, file: &[u8], images: &Images) -> Result<vision::Prepared, GenerateError> {
+    fn prepare(
+        &self,
+        index: usize,
+        image: &Image,
+        images: &Images,
+    ) -> Result<vision::Prepared, GenerateError> {
         // Image decoders are the widest door for hostile input. They share no state, so a panic in one is the
         // end of this request only.
         let prepared = catch_unwind(AssertUnwindSafe(|| {
-            self.pictures.prepare(file, &images.question, images.grant, self.observer.as_ref())
+            self.pictures.prepare(image, &images.question, images.grant, self.observer.as_ref())
         }));
         match prepared {
             Ok(Ok(prepared)) => Ok(prepared),
@@ -130,11 +135,11 @@ impl Preparer {
 }
 
 /// Takes the image files out of a prompt, in order: the answer needs them no longer, and it may take a while.
-fn take_images(prompt: &mut Prompt) -> Vec<Bytes> {
-    let Prompt::Chat(messages) = prompt else { return Vec::new() };
-    let parts = messages.iter_mut().flat_map(|message| &mut message.content);
+fn take_images(prompt: &mut Prompt) -> Vec<Image> {
+    let Prompt::Chat(conversation) = prompt else { return Vec::new() };
+    let parts = conversation.messages.iter_mut().flat_map(|message| &mut message.content);
     let files = parts.filter_map(|part| match part {
-        Part::Image(file) => Some(std::mem::take(file)),
+        Part::Image(image) => Some(std::mem::take(image)),
         Part::Text(_) => None,
     });
     files.collect()
@@ -154,12 +159,17 @@ impl Encoder {
     /// Encodes one image after the other, as they come, until the workers are gone.
     pub(crate) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
+        let watch = Watch::start();
+        if let Err(error) = &watch {
+            tracing::warn!(%error, "pictures that nobody waits for any more are encoded to their end");
+        }
+        let watch = watch.ok();
         while let Ok(Prepared { images, image }) = self.images.recv() {
             let mut progress = images.progress();
             let Some(mut job) = progress.job.take().filter(|job| !job.ended()) else { continue };
             // Declared after the job, hence dropped before it.
             let _guard = PanicGuard::new(&shared, "vision");
-            match self.encode(&mut job, &mut progress, image) {
+            match self.encode(&mut job, &mut progress, image, watch.as_ref()) {
                 Ok(()) if !job.goes_on() => {}
                 Ok(()) if progress.visuals.len() < job.layout.images => progress.job = Some(job),
                 Ok(()) => {
@@ -168,6 +178,8 @@ impl Encoder {
                     // dropped.
                     let _ = self.ready.send(Ready { job, visuals });
                 }
+                // Ended early.
+                Err(_) if !job.goes_on() => {}
                 Err(error) => job.fail(error),
             }
         }
@@ -179,6 +191,7 @@ impl Encoder {
         job: &mut Job,
         progress: &mut Progress,
         image: Result<vision::Prepared, GenerateError>,
+        watch: Option<&Watch>,
     ) -> Result<(), GenerateError> {
         let image = image?;
         if !job.goes_on() {
@@ -188,7 +201,12 @@ impl Encoder {
             Some(question) => question,
             None => self.question(&job.layout.question)?,
         };
-        let embedded = self.vision.embed(image, &question, self.observer.as_ref());
+        let (vision, observer) = (&mut self.vision, self.observer.as_ref());
+        let embed = |cancel: &Cancel| vision.embed_until(image, &question, observer, cancel);
+        let embedded = match watch {
+            Some(watch) => watch.during(job.waiting(), embed),
+            None => embed(&Cancel::default()),
+        };
         let (visual, stages) = embedded.map_err(|error| GenerateError::Internal(error.to_string()))?;
         job.stages.extend(stages);
         progress.question = Some(question);

@@ -244,6 +244,26 @@ pub(crate) struct Job {
     ticket: Ticket,
 }
 
+/// Somebody who waits for an answer.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    events: UnboundedSender<Event>,
+    /// Nothing lasts until then where there is none.
+    until: Option<Instant>,
+}
+
+impl Waiting {
+    #[cfg(test)]
+    pub(super) fn new(events: UnboundedSender<Event>, until: Instant) -> Self {
+        Self { events, until: Some(until) }
+    }
+
+    /// Whether the caller has hung up, or the request's time is up.
+    pub(super) fn is_over(&self) -> bool {
+        self.events.is_closed() || self.until.is_some_and(|until| Instant::now() >= until)
+    }
+}
+
 /// A request whose images are embedded.
 pub(crate) struct Ready {
     pub(crate) job: Job,
@@ -284,6 +304,12 @@ impl Job {
             self.fail(GenerateError::Timeout(self.timeout));
         }
         !self.reply.ended
+    }
+
+    /// Who waits for it.
+    pub(super) fn waiting(&self) -> Waiting {
+        let until = self.submitted.checked_add(self.timeout);
+        Waiting { events: self.reply.events.clone(), until }
     }
 
     /// Whether the last event was sent, or the caller is gone.

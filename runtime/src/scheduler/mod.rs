@@ -22,6 +22,7 @@ pub(crate) mod encode;
 pub(crate) mod job;
 mod task;
 pub(crate) mod turns;
+mod watch;
 
 pub(crate) use job::Ready;
 pub(crate) use task::Settings;

@@ -8,7 +8,7 @@ use crate::decoder::{Decoder, DecoderError, Embedder, Logits, Mark};
 use crate::embeds::{PictureRows, PromptEmbeds};
 use crate::generate::{Event, FinishReason, GenerateError, Logprob, Stage, Timings, TokenLogprob, Usage};
 use crate::sampling::{LogSoftmax, Sampler, SamplingError};
-use crate::text::{TextStream, Vocabulary};
+use crate::text::{Piece, TextStream, Vocabulary};
 
 /// What the scheduler must know of the model and of the options.
 #[derive(Debug, Clone)]
@@ -77,7 +77,7 @@ impl Task {
         let pictures: Vec<_> = visuals.iter().map(PictureRows::from).collect();
         let embeds = PromptEmbeds::new(&job.layout, &pictures);
         let usage =
-            Usage { prompt_tokens: embeds.tokens(), visual_tokens: embeds.visual(), completion_tokens: 0 };
+            Usage { prompt_tokens: embeds.tokens(), visual_tokens: embeds.visual(), ..Usage::default() };
         job.send(Event::Started {
             prompt_tokens: usage.prompt_tokens,
             visual_tokens: usage.visual_tokens,
@@ -179,13 +179,13 @@ impl Task {
                     self.job.seed,
                     choice,
                 ),
-                text: TextStream::new(&self.job.request.stop),
+                text: TextStream::new(&self.job.request.stop, self.job.layout.thoughts),
                 generated: 0,
                 last: 0,
             };
-            let accepted = answer.accept(&answers.first, &self.job, self.max_tokens, context);
+            let accepted =
+                answer.accept(&answers.first, &self.job, self.max_tokens, &mut self.usage, context);
             self.first_token.get_or_insert_with(|| self.job.submitted.elapsed());
-            self.usage.completion_tokens += usize::from(accepted.is_ok());
             match accepted {
                 Ok(true) => {
                     answers.running.push(answer);
@@ -226,9 +226,8 @@ impl Task {
         for (index, row) in rows.iter().enumerate() {
             let answer = &mut answers.running[index];
             let goes_on = answer
-                .accept(row, &self.job, self.max_tokens, context)
+                .accept(row, &self.job, self.max_tokens, &mut self.usage, context)
                 .map_err(|error| GenerateError::Internal(error.to_string()))?;
-            self.usage.completion_tokens += 1;
             if !goes_on {
                 vacated.push(answer.slot);
             }
@@ -280,10 +279,12 @@ impl Answer {
         logits: &Logits,
         job: &Job,
         max_tokens: usize,
+        usage: &mut Usage,
         context: Context<'_>,
     ) -> Result<bool, SamplingError> {
         let id = self.sampler.sample(logits.values())?;
         self.generated += 1;
+        usage.completion_tokens += 1;
         let sampling = &job.request.sampling;
         let own_end = !sampling.ignore_eos && context.settings.eos_token_ids.contains(&id);
         if own_end || sampling.stop_token_ids.contains(&id) {
@@ -293,13 +294,14 @@ impl Answer {
         let top = job.request.top_logprobs;
         let logprob =
             top.map(|top| token_logprob(logits.values(), id, top, context.vocabulary)).transpose()?;
-        let piece = self.text.push(context.vocabulary, id);
+        let Piece { text, reasoning, stopped } = self.text.push(context.vocabulary, id);
+        usage.reasoning_tokens += usize::from(reasoning.is_some());
         self.last = id;
-        job.send(Event::Token { choice: self.choice, text: piece.text, logprob, id });
-        if piece.stopped {
-            let finished =
-                Event::Finished { choice: self.choice, text: String::new(), reason: FinishReason::Stop };
-            job.send(finished);
+        let choice = self.choice;
+        job.send(Event::Token { choice, text, reasoning, logprob, id });
+        if stopped {
+            let (text, reason) = (String::new(), FinishReason::Stop);
+            job.send(Event::Finished { choice, text, reasoning: None, reason });
         } else if self.generated >= max_tokens {
             self.finish(job, FinishReason::Length);
         } else {
@@ -309,7 +311,8 @@ impl Answer {
     }
 
     fn finish(&mut self, job: &Job, reason: FinishReason) {
-        job.send(Event::Finished { choice: self.choice, text: self.text.finish(), reason });
+        let Piece { text, reasoning, .. } = self.text.finish();
+        job.send(Event::Finished { choice: self.choice, text, reasoning, reason });
     }
 }
 

@@ -18,7 +18,7 @@ use super::options::VisionOptions;
 use super::stages::Stages;
 use crate::decoder::{Position, Positions};
 use crate::error::LoadError;
-use crate::generate::{Budget, Receipt};
+use crate::generate::{Budget, Receipt, Sizing};
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
@@ -87,17 +87,28 @@ pub(crate) trait Processor: Send + Sync {
         }
     }
 
-    /// What stands in a picture's place in the prompt, from its upright width and height in pixels.
+    /// Whether pictures can be seen so; what passes makes none larger than the model was loaded for. By
+    /// default all are prepared alike.
+    ///
+    /// # Errors
+    /// [`SizingError`] when an argument means nothing here, or too much.
+    fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
+        let Some(name) = sizing.set() else { return Ok(()) };
+        let expected = "nothing: all pictures of this model are prepared alike".to_owned();
+        Err(SizingError { expected, found: format!("`{name}`") })
+    }
+
+    /// What stands in a picture's place in the prompt.
     ///
     /// # Errors
     /// [`ImageError`] for a picture that the family cannot take.
-    fn plan(&self, size: [u32; 2], grant: Grant) -> Result<ImagePlan, ImageError>;
+    fn plan(&self, picture: Picture, grant: Grant) -> Result<ImagePlan, ImageError>;
 
     /// What the encoder reads.
     ///
     /// # Errors
     /// [`ImageError`] for a picture that the family cannot take, or that there is no memory for.
-    fn pixels(&self, image: &DecodedImage) -> Result<Pixels, ImageError>;
+    fn pixels(&self, image: &DecodedImage, sizing: Sizing) -> Result<Pixels, ImageError>;
 
     /// Width and height of pictures that make the encoder's input the smallest and the largest, among those
     /// whose rows fit a context, tokens: what a model is warmed up with.
@@ -134,7 +145,7 @@ pub(crate) trait VisionModel: Send {
     /// Where the rows of each run stand: as many [`Positions`] as [`Visual::runs`], counted from where the
     /// run begins. `next` says how far the run moves the text behind it: by what the whole picture takes,
     /// however few of its rows were taken. `None` counts rows as text.
-    fn positions(&self, _visual: &Visual) -> Option<Vec<Positions>> {
+    fn positions(&self, _picture: Picture, _visual: &Visual) -> Option<Vec<Positions>> {
         None
     }
 }
@@ -169,6 +180,25 @@ pub(crate) enum Grant {
     Tier(usize),
     /// Nothing chooses.
     Full,
+}
+
+/// A picture, before it is prepared: what is to be known of its geometry follows from this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Picture {
+    /// Width and height, upright, pixels.
+    pub(crate) size: [u32; 2],
+    /// How large the model sees it.
+    pub(crate) sizing: Sizing,
+}
+
+/// Pictures cannot be seen so.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("expected {expected}, found {found}")]
+pub struct SizingError {
+    /// What the model allows.
+    pub expected: String,
+    /// What was asked for.
+    pub found: String,
 }
 
 /// A budget is none of the model's.
@@ -214,8 +244,8 @@ impl ImagePlan {
 pub(crate) struct Pixels {
     /// The encoder's inputs, by name.
     pub(crate) tensors: Vec<(&'static str, Tensor)>,
-    /// Width and height of the upright picture, pixels: what is to be known of its geometry follows from it.
-    pub(crate) original: [u32; 2],
+    /// What it was made of.
+    pub(crate) picture: Picture,
 }
 
 /// What an encoder made of a picture.
@@ -224,7 +254,7 @@ pub(crate) struct Features {
     /// The encoder's outputs.
     pub(crate) tensors: Vec<Tensor>,
     /// As in [`Pixels`].
-    pub(crate) original: [u32; 2],
+    pub(crate) picture: Picture,
 }
 
 impl Features {

@@ -13,11 +13,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cache::{ByteLru, Key};
 use crate::error::LoadError;
-use crate::generate::{Budget, Cache, Note, Observer, Place, Receipt, Stage};
+use crate::generate::{Budget, Cache, Image, Note, Observer, Place, Receipt, Sizing, Stage};
 use crate::image::{DecodedImage, ImageError, ImageLimits, decode};
-use crate::library::{Library, LibraryError};
+use crate::library::{Cancel, Library, LibraryError};
 use crate::tensor::Tensor;
-use family::{Ask, Features, Grant, LoadedFamily, Pixels, Processor, VisionModel};
+use family::{Ask, Features, Grant, LoadedFamily, Picture, Pixels, Processor, VisionModel};
 use stages::Stages;
 
 pub mod families;
@@ -25,7 +25,7 @@ pub(crate) mod family;
 mod options;
 pub mod stages;
 
-pub use family::{BudgetError, ImagePlan, Span, Visual};
+pub use family::{BudgetError, ImagePlan, SizingError, Span, Visual};
 pub use options::VisionOptions;
 
 /// The longest lengths of the axes that the vision graphs of a bundle have, for whoever plans memory.
@@ -109,8 +109,17 @@ impl Pictures {
     ///
     /// # Errors
     /// [`ImageError`] says what is wrong with the file.
-    pub(crate) fn plan(&self, file: &[u8], grant: Grant) -> Result<ImagePlan, ImageError> {
-        self.processor.plan(decode::size(file, &self.limits)?, grant)
+    pub(crate) fn plan(&self, image: &Image, grant: Grant) -> Result<ImagePlan, ImageError> {
+        let size = decode::size(&image.file, &self.limits)?;
+        self.processor.plan(Picture { size, sizing: image.sizing }, grant)
+    }
+
+    /// Whether pictures can be seen so.
+    ///
+    /// # Errors
+    /// [`SizingError`] when an argument means nothing here, or too much.
+    pub(crate) fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
+        self.processor.check(sizing)
     }
 
     /// The input of the encoder, or as much of what comes after it as the caches have.
@@ -119,18 +128,19 @@ impl Pictures {
     /// [`ImageError`] says what is wrong with the file.
     pub(crate) fn prepare(
         &self,
-        file: &[u8],
+        image: &Image,
         question: &[u32],
         grant: Grant,
         observer: &dyn Observer,
     ) -> Result<Prepared, ImageError> {
-        let keys = self.keys(file, question, grant);
+        let Image { file, sizing } = image;
+        let keys = self.keys(file, *sizing, question, grant);
         if let Some(state) = self.cached(&keys) {
             return Ok(Prepared { keys, grant, state, stages: Vec::new() });
         }
         let mut stages = Stages::new(observer);
         let image = stages.time(&Stage::DECODE_IMAGE, || decode::decode(file, &self.limits))?;
-        self.prepare_pixels(&image, keys, grant, stages)
+        self.prepare_pixels((&image, *sizing), keys, grant, stages)
     }
 
     /// The same for a picture that no cache is asked for.
@@ -140,18 +150,19 @@ impl Pictures {
         grant: Grant,
         observer: &dyn Observer,
     ) -> Result<Prepared, ImageError> {
-        let keys = self.keys(&image.sha256, &[], grant);
-        self.prepare_pixels(image, keys, grant, Stages::new(observer))
+        let sizing = Sizing::default();
+        let keys = self.keys(&image.sha256, sizing, &[], grant);
+        self.prepare_pixels((image, sizing), keys, grant, Stages::new(observer))
     }
 
     fn prepare_pixels(
         &self,
-        image: &DecodedImage,
+        (image, sizing): (&DecodedImage, Sizing),
         keys: Keys,
         grant: Grant,
         mut stages: Stages<'_>,
     ) -> Result<Prepared, ImageError> {
-        let pixels = stages.time(&Stage::PREPROCESS, || self.processor.pixels(image))?;
+        let pixels = stages.time(&Stage::PREPROCESS, || self.processor.pixels(image, sizing))?;
         Ok(Prepared { keys, grant, state: State::Pixels(pixels), stages: stages.into_ran() })
     }
 
@@ -165,9 +176,11 @@ impl Pictures {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keys(&self, file: &[u8], question: &[u32], grant: Grant) -> Keys {
+    fn keys(&self, file: &[u8], sizing: Sizing, question: &[u32], grant: Grant) -> Keys {
         let file = Sha256::digest(file);
-        let of = |kind: &[u8]| self.identity.clone().chain_update(kind).chain_update(file);
+        let sizing = format!("{sizing:?}");
+        let of =
+            |kind: &[u8]| self.identity.clone().chain_update(kind).chain_update(&sizing).chain_update(file);
         let grant = match grant {
             // Its outcome depends on nothing else than the rest of the key.
             Grant::Auto => 0,
@@ -234,20 +247,34 @@ impl Vision {
         question: &Tensor,
         observer: &dyn Observer,
     ) -> Result<(Visual, Vec<(Stage, Duration)>), LibraryError> {
+        self.embed_until(prepared, question, observer, &Cancel::default())
+    }
+
+    /// The same; `cancel` ends it early.
+    ///
+    /// # Errors
+    /// As [`Self::embed`]; and when it was ended.
+    pub(crate) fn embed_until(
+        &mut self,
+        prepared: Prepared,
+        question: &Tensor,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<(Visual, Vec<(Stage, Duration)>), LibraryError> {
         let Prepared { keys, grant, state, stages: mut ran } = prepared;
         // An equal picture may have been encoded while this one was prepared.
         let state = match state {
             State::Pixels(_) => self.pictures.cached(&keys).unwrap_or(state),
             further => further,
         };
-        let mut stages = Stages::new(observer);
+        let mut stages = Stages::until(observer, cancel);
         observer.note(Note::Cache { cache: Cache::VisualTokens, hit: matches!(state, State::Visual(_)) });
         let visual = match state {
             State::Visual(visual) => visual,
             state => {
                 let features = self.features(state, &keys, &mut stages)?;
                 let mut visual = self.model.embed(&features, &Ask { question, grant }, &mut stages)?;
-                visual.positions = self.model.positions(&visual);
+                visual.positions = self.model.positions(features.picture, &visual);
                 self.note_statistics(&visual, observer)?;
                 self.pictures.caches().visuals.insert(keys.visual, visual.clone(), visual.bytes());
                 visual

@@ -6,19 +6,26 @@ use arrcoc_bundle::Bundle;
 
 use crate::error::LoadError;
 use crate::generate::{Note, Observer, Stage};
-use crate::library::{Graph, Library, LibraryError};
+use crate::library::{Cancel, Graph, Library, LibraryError};
 use crate::tensor::Tensor;
 
 /// Measures stages, for the caller and for an observer.
 pub struct Stages<'a> {
     observer: &'a dyn Observer,
     ran: Vec<(Stage, Duration)>,
+    /// Ends graphs early.
+    cancel: Cancel,
 }
 
 impl<'a> Stages<'a> {
     /// Measures for an observer.
     pub fn new(observer: &'a dyn Observer) -> Self {
-        Self { observer, ran: Vec::new() }
+        Self { observer, ran: Vec::new(), cancel: Cancel::default() }
+    }
+
+    /// The same for graphs that are ended early by `cancel`.
+    pub(crate) fn until(observer: &'a dyn Observer, cancel: &Cancel) -> Self {
+        Self { cancel: cancel.clone(), ..Self::new(observer) }
     }
 
     /// Who is told of what happens.
@@ -60,7 +67,8 @@ impl Step {
     ) -> Result<Outputs, LibraryError> {
         let Self { stage, graph } = self;
         let inputs: Vec<_> = inputs.iter().map(|&(name, tensor)| (name, tensor.clone())).collect();
-        let tensors = stages.time(stage, || graph.run(&inputs))?;
+        let cancel = stages.cancel.clone();
+        let tensors = stages.time(stage, || graph.run_until(&inputs, &cancel))?;
         Ok(Outputs { graph: stage.name().to_owned(), tensors })
     }
 }

@@ -29,7 +29,7 @@ impl VisionModel for OnAGrid {
         Ok(Visual::toy(features.tensors[0].clone()))
     }
 
-    fn positions(&self, visual: &Visual) -> Option<Vec<Positions>> {
+    fn positions(&self, _: Picture, visual: &Visual) -> Option<Vec<Positions>> {
         let run = |run: &std::ops::Range<usize>| Positions {
             each: (0..run.len()).map(|at| [0, at / 2, at % 2]).collect(),
             next: run.len().div_ceil(2).max(2),
@@ -49,9 +49,9 @@ fn positions_are_a_familys_affair_and_are_cached_with_the_rows() {
     let mut embed = || {
         let features = Features {
             tensors: vec![Tensor::from_vec(&[1, 5, 8], vec![1f32; 40]).unwrap()],
-            original: [1, 1],
+            picture: Picture { size: [1, 1], sizing: Sizing::default() },
         };
-        let keys = pictures.keys(b"file", &[], Grant::Auto);
+        let keys = pictures.keys(b"file", Sizing::default(), &[], Grant::Auto);
         let state = pictures.cached(&keys).unwrap_or(State::Features(Arc::new(features)));
         let prepared = Prepared { keys, grant: Grant::Auto, state, stages: Vec::new() };
         vision.embed(prepared, &question, &NoObserver).unwrap().0

@@ -63,7 +63,7 @@ pub fn picture(width: u32, height: u32, seed: u32) -> Bytes {
 
 pub fn request(content: Vec<Part>) -> Request {
     Request {
-        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
+        prompt: Prompt::from(vec![Message::new(Speaker::User, content)]),
         budget: Budget::Tokens(64),
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
@@ -79,7 +79,7 @@ pub fn ask(text: &str) -> Request {
 }
 
 pub fn ask_about(file: &Bytes, text: &str) -> Request {
-    request(vec![Part::Image(file.clone()), Part::Text(text.into())])
+    request(vec![Part::Image(file.clone().into()), Part::Text(text.into())])
 }
 
 /// Everything that came out of a request, per choice where there are several.
@@ -113,12 +113,12 @@ pub fn collect(mut generation: Generation) -> Outcome {
         outcome.finished.resize(choices, None);
         match event {
             Event::Started { receipts, .. } => outcome.receipts = receipts,
-            Event::Token { choice, text, logprob, id } => {
+            Event::Token { choice, text, logprob, id, .. } => {
                 outcome.tokens[choice].push(id);
                 outcome.texts[choice].push_str(&text);
                 outcome.logprobs.extend(logprob);
             }
-            Event::Finished { choice, text, reason } => {
+            Event::Finished { choice, text, reason, .. } => {
                 outcome.texts[choice].push_str(&text);
                 outcome.finished[choice] = Some(reason);
             }

@@ -1,12 +1,13 @@
 //! `arrcoc-serve ask`: one question, one answer, and an account of where time and tokens went.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arrcoc_bundle::GenerationSpec;
 use arrcoc_runtime::generate::{
-    Allocation, Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request, Sampling, Speaker,
-    Timings, Usage,
+    Allocation, Conversation, Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request,
+    Sampling, Speaker, Timings, Usage,
 };
 use arrcoc_server::config::Config;
 use arrcoc_server::openai;
@@ -22,6 +23,8 @@ const MAX_TOKENS: usize = 256;
 
 struct Answer {
     text: String,
+    /// What the model thought before.
+    reasoning: String,
     reason: FinishReason,
     receipts: Vec<Receipt>,
     usage: Usage,
@@ -40,7 +43,12 @@ pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
         answers.push(collect(&mut generation.events)?);
     }
     let times = median_times(&answers);
+    let of = |time: fn(&Timings) -> Duration| {
+        Duration::from_secs_f64(median(answers.iter().map(|answer| time(&answer.timings).as_secs_f64())))
+    };
+    let (first_token, total) = (of(|timings| timings.first_token), of(|timings| timings.total));
     let answer = answers.pop().context("a question is asked at least once")?;
+    let answer = Answer { timings: Timings { first_token, total, ..answer.timings }, ..answer };
     if let (Some(path), Some(image), Some(receipt)) = (&ask.picture, images.first(), answer.receipts.first())
     {
         let picture = picture::draw(image, receipt).context("cannot draw over the image")?;
@@ -58,10 +66,13 @@ fn read_image(path: &Path) -> anyhow::Result<Bytes> {
 
 fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Bytes]) -> Request {
     let sampling = Sampling::of(defaults);
-    let images = images.iter().map(|image| Part::Image(image.clone()));
+    let images = images.iter().map(|image| Part::Image(image.clone().into()));
     let content = images.chain([Part::Text(ask.question.clone())]).collect();
+    let messages = vec![Message::new(Speaker::User, content)];
+    let thinking = ask.thinking.map(|thinking| ("enable_thinking".to_owned(), thinking.into()));
+    let variables = thinking.into_iter().collect();
     Request {
-        prompt: Prompt::Chat(vec![Message { speaker: Speaker::User, content }]),
+        prompt: Prompt::Chat(Conversation { messages, variables }),
         budget: ask.budget,
         explain: true,
         sampling: Sampling {
@@ -80,17 +91,22 @@ fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Bytes]) -> Request {
 }
 
 fn collect(events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>) -> anyhow::Result<Answer> {
-    let (mut text, mut reason, mut all_receipts) = (String::new(), FinishReason::Length, Vec::new());
+    let (mut text, mut reasoning) = (String::new(), String::new());
+    let (mut reason, mut all_receipts) = (FinishReason::Length, Vec::new());
     while let Some(event) = events.blocking_recv() {
         match event {
             Event::Started { receipts, .. } => all_receipts = receipts,
-            Event::Token { text: more, .. } => text.push_str(&more),
-            Event::Finished { text: more, reason: why, .. } => {
+            Event::Token { text: more, reasoning: thought, .. } => {
                 text.push_str(&more);
+                reasoning.push_str(thought.as_deref().unwrap_or_default());
+            }
+            Event::Finished { text: more, reasoning: thought, reason: why, .. } => {
+                text.push_str(&more);
+                reasoning.push_str(thought.as_deref().unwrap_or_default());
                 reason = why;
             }
             Event::Done { usage, timings } => {
-                return Ok(Answer { text, reason, receipts: all_receipts, usage, timings });
+                return Ok(Answer { text, reasoning, reason, receipts: all_receipts, usage, timings });
             }
             Event::Failed(error) => return Err(error.into()),
         }
@@ -125,14 +141,18 @@ fn stage_times(timings: &Timings) -> Vec<StageTime> {
 /// The median of each stage over several answers; the stages are those of the last one.
 fn median_times(answers: &[Answer]) -> Vec<StageTime> {
     let all: Vec<Vec<StageTime>> = answers.iter().map(|answer| stage_times(&answer.timings)).collect();
-    let median = |name: &str| {
-        let mut seconds: Vec<f64> =
-            all.iter().flatten().filter(|time| time.name == name).map(|time| time.seconds).collect();
-        seconds.sort_by(f64::total_cmp);
-        seconds[seconds.len() / 2]
-    };
+    let of =
+        |name: &str| median(all.iter().flatten().filter(|time| time.name == name).map(|time| time.seconds));
     let last = all.last().into_iter().flatten();
-    last.map(|time| StageTime { seconds: median(&time.name), ..time.clone() }).collect()
+    last.map(|time| StageTime { seconds: of(&time.name), ..time.clone() }).collect()
+}
+
+/// The middle of several numbers, or the mean of the two in the middle; 0 of none.
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    let middle = numbers.get(numbers.len().saturating_sub(1) / 2..=numbers.len() / 2).unwrap_or_default();
+    middle.iter().sum::<f64>() / middle.len().max(1) as f64
 }
 
 fn to_json(answer: &Answer, times: &[StageTime]) -> Value {
@@ -142,6 +162,7 @@ fn to_json(answer: &Answer, times: &[StageTime]) -> Value {
         .collect();
     json!({
         "answer": answer.text,
+        "reasoning": answer.reasoning,
         "finish_reason": if answer.reason == FinishReason::Stop { "stop" } else { "length" },
         "usage": openai::Usage::from(answer.usage),
         "seconds": {
@@ -154,7 +175,11 @@ fn to_json(answer: &Answer, times: &[StageTime]) -> Value {
 }
 
 fn to_text(ask: &Ask, answer: &Answer, times: &[StageTime]) -> String {
-    let mut text = format!("{}\n\n", answer.text.trim_end());
+    let mut text = String::new();
+    if !answer.reasoning.is_empty() {
+        text += &format!("it thought:\n{}\n\nit answers:\n", answer.reasoning.trim_end());
+    }
+    text += &format!("{}\n\n", answer.text.trim_end());
     for (path, receipt) in ask.image.iter().zip(&answer.receipts) {
         text += &format!("{}: {} visual tokens", path.display(), receipt.tokens);
         if let Some(Allocation { tier, tension_weights, .. }) = &receipt.allocation {
@@ -182,11 +207,15 @@ fn to_text(ask: &Ask, answer: &Answer, times: &[StageTime]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use arrcoc_runtime::generate::Stage;
 
     use super::*;
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        let of = |numbers: &[f64]| median(numbers.iter().copied());
+        assert_eq!((of(&[]), of(&[3.0]), of(&[4.0, 1.0]), of(&[9.0, 1.0, 2.0])), (0.0, 3.0, 2.5, 2.0));
+    }
 
     #[test]
     fn repeated_stages_are_summed_in_order() {

@@ -109,6 +109,19 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// An object of any fields, of at most so many bytes of JSON.
+    pub fn map(
+        &self,
+        expected: &str,
+        most: usize,
+    ) -> Result<Option<serde_json::Map<String, Value>>, ApiError> {
+        let Some(text) = self.text else { return Ok(None) };
+        if text.len() > most {
+            return Err(self.wrong(format_args!("{expected} of at most {most} bytes of JSON")));
+        }
+        serde_json::from_str(text).map(Some).map_err(|_| self.wrong(expected))
+    }
+
     /// An object; `expected` names what it should hold.
     pub fn object(&self, expected: &str) -> Result<Option<Object<'a>>, ApiError> {
         let Some(text) = self.text else { return Ok(None) };

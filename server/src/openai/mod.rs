@@ -109,6 +109,14 @@ pub struct Usage {
     completion_tokens: usize,
     total_tokens: usize,
     prompt_tokens_details: PromptTokens,
+    completion_tokens_details: CompletionTokens,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct CompletionTokens {
+    /// Tokens that the model thought before it answered
+    reasoning_tokens: usize,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
@@ -133,6 +141,7 @@ impl From<generate::Usage> for Usage {
                 image_tokens: usage.visual_tokens,
                 visual_tokens: usage.visual_tokens,
             },
+            completion_tokens_details: CompletionTokens { reasoning_tokens: usage.reasoning_tokens },
         }
     }
 }

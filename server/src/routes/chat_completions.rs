@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`: questions about images, and chat in general.
 
-use arrcoc_runtime::generate::{self, Event, Part, Prompt, Receipt, Request, Sampling};
+use arrcoc_runtime::generate::{self, Conversation, Event, Image, Part, Prompt, Receipt, Request, Sampling};
 use arrcoc_runtime::model::ModelInfo;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -51,6 +51,7 @@ async fn handle(
     let head = Head::new("chatcmpl", &serving.name, serving.engine.info());
     let (stream, include_usage, choices, explain) =
         (chat.stream, chat.include_usage, chat.choices, chat.explain);
+    let include_reasoning = chat.include_reasoning;
     let with_logprobs = chat.top_logprobs.is_some();
     let length_field = chat.length_field;
     let request = request(&app, serving.engine.info(), chat, Files::new(held)).await?;
@@ -59,10 +60,14 @@ async fn handle(
         .map_err(|error| error.renamed("max_tokens", length_field))?;
     let receipts = explain.then_some(started.receipts);
     if stream {
-        let writer = Writer { chunks: Chunks { head, include_usage }, choices, receipts };
+        let chunks = Chunks { head, include_usage, include_reasoning };
+        let writer = Writer { chunks, choices, receipts };
         return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
     }
-    let (answers, usage) = collect(running, choices, with_logprobs).await?;
+    let (mut answers, usage) = collect(running, choices, with_logprobs).await?;
+    if !include_reasoning {
+        answers.iter_mut().for_each(|answer| answer.reasoning = None);
+    }
     Ok(axum::Json(ChatCompletion::new(&head, answers, usage, receipts.as_deref())).into_response())
 }
 
@@ -71,22 +76,26 @@ async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> R
     let budget = chat.budget(&info.token_budgets);
     let (files, loaded) = media::load(app, files, wanted(&mut chat.messages)).await?;
     let mut loaded = loaded.into_iter();
-    let messages = chat.messages.into_iter().map(|Message { role, content }| {
+    let messages = std::mem::take(&mut chat.messages);
+    let messages = messages.into_iter().map(|Message { role, content, reasoning }| {
         let part = |piece| match piece {
             Piece::Text(text) => Some(Part::Text(text)),
-            Piece::Image { .. } => loaded.next().map(Part::Image),
+            Piece::Image { coarse, .. } => {
+                let image = |file| Part::Image(Image { file, sizing: chat.sizing_of(coarse) });
+                loaded.next().map(image)
+            }
         };
         let mut parts: Vec<Part> = content.into_iter().filter_map(part).collect();
         if info.images_first {
             // Stable: images keep their order, and so do texts.
             parts.sort_by_key(|part| matches!(part, Part::Text(_)));
         }
-        generate::Message { speaker: role, content: parts }
+        generate::Message { speaker: role, content: parts, reasoning }
     });
-    let messages = messages.collect();
+    let messages: Vec<_> = messages.collect();
     files.complete();
     Ok(Request {
-        prompt: Prompt::Chat(messages),
+        prompt: Prompt::Chat(Conversation { messages, variables: chat.variables }),
         budget,
         explain: chat.explain,
         sampling: chat.sampling.over(&Sampling::of(&info.generation)),
@@ -116,22 +125,23 @@ async fn collect(
 ) -> Result<(Vec<Finished>, generate::Usage), ApiError> {
     let empty = Finished {
         text: String::new(),
+        reasoning: None,
         logprobs: with_logprobs.then(Vec::new),
         reason: generate::FinishReason::Length,
     };
     let mut choices = vec![empty; choices];
     loop {
         match running.next().await {
-            Event::Token { choice, text, logprob, .. } => {
+            Event::Token { choice, text, reasoning, logprob, .. } => {
                 let Some(choice) = choices.get_mut(choice) else { continue };
-                choice.text.push_str(&text);
+                choice.add(&text, reasoning);
                 if let (Some(all), Some(logprob)) = (&mut choice.logprobs, logprob) {
                     all.push(logprob);
                 }
             }
-            Event::Finished { choice, text, reason } => {
+            Event::Finished { choice, text, reasoning, reason } => {
                 let Some(choice) = choices.get_mut(choice) else { continue };
-                choice.text.push_str(&text);
+                choice.add(&text, reasoning);
                 choice.reason = reason;
             }
             Event::Done { usage, .. } => return Ok((choices, usage)),
@@ -159,12 +169,12 @@ impl sse::Writer for Writer {
         match event {
             // One for each token, though its text may be held back, or it may have none: clients count and
             // time them.
-            Event::Token { choice, text, logprob, .. } => {
-                chunks.push(&self.chunks.content(choice, text, logprob.as_ref()));
+            Event::Token { choice, text, reasoning, logprob, .. } => {
+                chunks.push(&self.chunks.content(choice, text, reasoning, logprob.as_ref()));
             }
-            Event::Finished { choice, text, reason } => {
-                if !text.is_empty() {
-                    chunks.push(&self.chunks.content(choice, text, None));
+            Event::Finished { choice, text, reasoning, reason } => {
+                if !text.is_empty() || reasoning.as_ref().is_some_and(|text| !text.is_empty()) {
+                    chunks.push(&self.chunks.content(choice, text, reasoning, None));
                 }
                 chunks.push(&self.chunks.finish(choice, reason));
             }

@@ -100,7 +100,7 @@ async fn collect(
                     choice.logprobs.push(&logprob, &mut choice.offset);
                 }
             }
-            Event::Finished { choice, text, reason } => {
+            Event::Finished { choice, text, reason, .. } => {
                 let Some(choice) = choices.get_mut(choice) else { continue };
                 choice.text.push_str(&text);
                 choice.reason = reason;
@@ -149,7 +149,7 @@ impl sse::Writer for Writer {
                 let logprobs = self.logprobs(index, logprob);
                 chunks.push(&self.chunk(Choice { index, text, logprobs, finish_reason: None }));
             }
-            Event::Finished { choice: index, text, reason } => {
+            Event::Finished { choice: index, text, reason, .. } => {
                 let finish_reason = Some(reason.into());
                 chunks.push(&self.chunk(Choice { index, text, logprobs: None, finish_reason }));
             }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use arrcoc_runtime::generate::{
-    Budget, Event, FinishReason, GenerateError, MaxTokens, Part, Prompt, Sampling, Speaker,
+    Budget, Conversation, Event, FinishReason, GenerateError, MaxTokens, Part, Prompt, Request, Sampling,
+    Speaker, Timings, Usage,
 };
 use serde_json::{Value, json};
 
@@ -36,6 +37,7 @@ async fn answers_in_openais_shape() {
             "completion_tokens": 2,
             "total_tokens": 112,
             "prompt_tokens_details": {"cached_tokens": 0, "image_tokens": 100, "visual_tokens": 100},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         })
     );
     assert_eq!(answer.get("arrcoc"), None);
@@ -94,7 +96,7 @@ async fn messages_keep_their_order_and_roles() {
         .await;
     assert_eq!(reply.status, 200, "{}", reply.text);
     let request = service.engine.last_request();
-    let Prompt::Chat(messages) = request.prompt else { panic!("not a chat") };
+    let Prompt::Chat(Conversation { messages, .. }) = request.prompt else { panic!("not a chat") };
     let speakers: Vec<_> = messages.iter().map(|message| message.speaker).collect();
     assert_eq!(speakers, [Speaker::System, Speaker::User, Speaker::Assistant]);
     let parts: Vec<String> = messages[1]
@@ -102,7 +104,7 @@ async fn messages_keep_their_order_and_roles() {
         .iter()
         .map(|part| match part {
             Part::Text(text) => text.clone(),
-            Part::Image(bytes) => format!("{:?}", &bytes[..]),
+            Part::Image(image) => format!("{:?}", &image.file[..]),
         })
         .collect();
     assert_eq!(parts, ["A", "[0, 1, 2]", "B", "[0, 1, 2]"]);
@@ -235,7 +237,13 @@ async fn a_stream_says_what_the_whole_says() {
 async fn a_token_without_text_is_a_chunk_too() {
     let service = service(
         Fake::new(|_| {
-            let silent = Step::Emit(Event::Token { choice: 0, text: String::new(), logprob: None, id: 1 });
+            let silent = Step::Emit(Event::Token {
+                choice: 0,
+                text: String::new(),
+                reasoning: None,
+                logprob: None,
+                id: 1,
+            });
             vec![started(), silent.clone(), silent, finished(0, "", FinishReason::Length), done(1)]
         }),
         &[],
@@ -299,4 +307,45 @@ async fn time_runs_out_even_when_the_engine_hangs() {
 async fn an_engine_that_drops_a_request_is_an_error() {
     let service = service(Fake::new(|_| vec![started(), token(0, "a")]), &[]);
     assert_eq!(service.chat(json!({})).await.error(500).1, "internal_error");
+}
+
+#[tokio::test]
+async fn thoughts_come_apart_from_the_answer() {
+    let thinks = |_: &Request| {
+        let said = |text: &str, reasoning: Option<&str>| {
+            let reasoning = reasoning.map(str::to_owned);
+            Step::Emit(Event::Token { choice: 0, text: text.into(), reasoning, logprob: None, id: 1 })
+        };
+        let usage = Usage { completion_tokens: 4, reasoning_tokens: 3, ..Usage::default() };
+        let done = Step::Emit(Event::Done { usage, timings: Timings::default() });
+        let tokens = [said("", Some("")), said("", Some("Hm")), said("", Some(""))];
+        let mut steps = vec![started()];
+        steps.extend(tokens);
+        steps.extend([said("Ye", None), finished(0, "s", FinishReason::Stop), done]);
+        steps
+    };
+    let service = service(Fake::new(thinks), &[]);
+    let whole = service.chat(json!({})).await.json();
+    let message = &whole["choices"][0]["message"];
+    assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("Yes"), &json!("Hm")));
+    assert_eq!(whole["usage"]["completion_tokens_details"]["reasoning_tokens"], 3);
+
+    let deltas = async |fields: Value| -> Vec<Value> {
+        let chunks = service.chat(fields).await.chunks();
+        chunks.iter().map(|chunk| chunk["choices"][0]["delta"].clone()).collect()
+    };
+    let thought = |text: &str| json!({"reasoning_content": text});
+    let (first, last) = (json!({"role": "assistant", "content": ""}), json!({}));
+    let answer = [json!({"content": "Ye"}), json!({"content": "s"}), last];
+    let mut expected = vec![first.clone(), thought(""), thought("Hm"), thought("")];
+    expected.extend(answer.clone());
+    assert_eq!(deltas(json!({"stream": true})).await, expected);
+
+    let without = service.chat(json!({"include_reasoning": false})).await.json();
+    let message = &without["choices"][0]["message"];
+    assert_eq!((&message["content"], message.get("reasoning_content")), (&json!("Yes"), None));
+    let silent = json!({"content": ""});
+    let mut expected = vec![first, silent.clone(), silent.clone(), silent];
+    expected.extend(answer);
+    assert_eq!(deltas(json!({"stream": true, "include_reasoning": false})).await, expected);
 }

@@ -1,7 +1,7 @@
 //! Fields of requests: those that are honoured or refused by name, those that are let through, and contents
 //! as clients send them.
 
-use arrcoc_runtime::generate::{Budget, Part, Prompt};
+use arrcoc_runtime::generate::{Budget, Conversation, Part, Prompt, Sizing};
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, Service, hello, service};
@@ -14,10 +14,12 @@ fn user(content: Value) -> Value {
 
 /// What the engine was asked, part by part: texts as they are, images as the bytes of their files.
 fn parts(service: &Service) -> Vec<Vec<String>> {
-    let Prompt::Chat(messages) = service.engine.last_request().prompt else { panic!("not a chat") };
+    let Prompt::Chat(Conversation { messages, .. }) = service.engine.last_request().prompt else {
+        panic!("not a chat")
+    };
     let text = |part: &Part| match part {
         Part::Text(text) => text.clone(),
-        Part::Image(bytes) => format!("{:?}", &bytes[..]),
+        Part::Image(image) => format!("{:?}", &image.file[..]),
     };
     messages.iter().map(|message| message.content.iter().map(text).collect()).collect()
 }
@@ -38,8 +40,9 @@ async fn what_would_change_the_answer_is_refused_by_name() {
         ("prompt_logprobs", json!(1)),
         ("prompt_logprobs", json!(0)),
         ("images", json!(["aGk="])),
-        ("mm_processor_kwargs", json!({"max_pixels": 1})),
-        ("chat_template_kwargs", json!({"enable_thinking": false})),
+        ("think", json!(true)),
+        ("thinking", json!({"type": "disabled"})),
+        ("reasoning", json!({"effort": "low"})),
         ("chat_template", json!("{{ x }}")),
         ("best_of", json!(2)),
         ("echo", json!(true)),
@@ -59,6 +62,17 @@ async fn what_would_change_the_answer_is_refused_by_name() {
         ("ignore_eos", json!("yes")),
         ("stop_token_ids", json!([-1])),
         ("stop_token_ids", json!(5)),
+        ("chat_template_kwargs", json!("no")),
+        ("chat_template_kwargs", json!({"text": "x".repeat(20_000)})),
+        ("enable_thinking", json!("no")),
+        ("reasoning_effort", json!("huge")),
+        ("include_reasoning", json!(1)),
+        ("mm_processor_kwargs", json!([])),
+        ("mm_processor_kwargs", json!({"max_pixels": 0})),
+        ("mm_processor_kwargs", json!({"max_pixel": 100})),
+        ("mm_processor_kwargs", json!({"size": {"height": 100}})),
+        ("mm_processor_kwargs", json!({"size": 100})),
+        ("mm_processor_kwargs", json!({"do_image_splitting": 1})),
     ] {
         let (param, code) = service.chat(json!({name: value})).await.error(400);
         assert!(param.is_some_and(|param| param.starts_with(name)), "{name}");
@@ -79,7 +93,7 @@ async fn what_asks_for_nothing_passes() {
     });
     let without_effect = json!({
         "user": "u", "metadata": {"a": "b"}, "store": false, "service_tier": "auto", "parallel_tool_calls": true,
-        "reasoning_effort": "low", "provider": {"order": []},
+        "verbosity": "low", "provider": {"order": []},
     });
     let mut nulls = json!({});
     for name in [
@@ -285,4 +299,71 @@ async fn images_go_first_where_the_model_was_trained_so() {
     // An error names the place where the client wrote it.
     let reply = trained_so.chat(user(json!([text("A"), image("nonsense")]))).await;
     assert_eq!(reply.error(400).0.as_deref(), Some("messages[0].content[1].image_url.url"));
+}
+
+#[tokio::test]
+async fn the_template_gets_its_variables() {
+    let service = service(Fake::new(hello), &[]);
+    for (fields, expected) in [
+        (json!({}), json!({})),
+        (json!({"enable_thinking": false}), json!({"enable_thinking": false})),
+        (json!({"chat_template_kwargs": {"a": [1, "b"]}}), json!({"a": [1, "b"]})),
+        (
+            json!({"chat_template_kwargs": {"enable_thinking": true}, "enable_thinking": true}),
+            json!({"enable_thinking": true}),
+        ),
+        (json!({"reasoning_effort": "low"}), json!({"reasoning_effort": "low"})),
+        (json!({"reasoning_effort": "none"}), json!({"reasoning_effort": "none", "enable_thinking": false})),
+    ] {
+        assert_eq!(service.chat(fields).await.status, 200);
+        let Prompt::Chat(conversation) = service.engine.last_request().prompt else { panic!("not a chat") };
+        assert_eq!(json!(conversation.variables), expected);
+    }
+    for fields in [
+        json!({"chat_template_kwargs": {"enable_thinking": true}, "enable_thinking": false}),
+        json!({"reasoning_effort": "none", "enable_thinking": true}),
+    ] {
+        let (param, code) = service.chat(fields).await.error(400);
+        assert_eq!((param.as_deref(), code.as_str()), (Some("enable_thinking"), "invalid_value"));
+    }
+}
+
+#[tokio::test]
+async fn earlier_thoughts_are_the_assistants_alone() {
+    let service = service(Fake::new(hello), &[]);
+    let messages = json!([
+        {"role": "user", "content": "why", "reasoning_content": "mine"},
+        {"role": "assistant", "content": "so", "reasoning_content": "hm"},
+        {"role": "assistant", "content": "so", "reasoning": "hm?"},
+        {"role": "assistant", "content": "so", "reasoning_content": null, "thinking": "hm!"},
+        {"role": "assistant", "content": "so", "reasoning_content": "", "reasoning": {"effort": "low"}},
+        {"role": "user", "content": "ok"},
+    ]);
+    assert_eq!(service.chat(json!({"messages": messages})).await.status, 200);
+    let Prompt::Chat(conversation) = service.engine.last_request().prompt else { panic!("not a chat") };
+    let thoughts: Vec<_> = conversation.messages.iter().map(|message| message.reasoning.as_deref()).collect();
+    assert_eq!(thoughts, [None, Some("hm"), Some("hm?"), Some("hm!"), None, None]);
+}
+
+#[tokio::test]
+async fn every_image_has_its_size() {
+    let service = service(Fake::new(hello), &[]);
+    let sizes = |fields: Value| {
+        let image =
+            |detail: &str| json!({"type": "image_url", "image_url": {"url": IMAGE, "detail": detail}});
+        let mut body = user(json!([image("low"), image("high"), {"type": "text", "text": "?"}]));
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        body
+    };
+    let own = Sizing { max_pixels: Some(9), longest_edge: Some(7), ..Sizing::default() };
+    let kwargs = json!({"mm_processor_kwargs": {"max_pixels": 9, "size": {"longest_edge": 7}}});
+    for (fields, expected) in [
+        (json!({}), [Sizing { coarse: true, ..Sizing::default() }, Sizing::default()]),
+        (json!({"arrcoc": {"budget": "full"}}), [Sizing::default(); 2]),
+        (kwargs, [Sizing { coarse: true, ..own }, own]),
+    ] {
+        assert_eq!(service.chat(sizes(fields)).await.status, 200);
+        let found: Vec<_> = service.engine.last_request().prompt.images().map(|image| image.sizing).collect();
+        assert_eq!(found, expected);
+    }
 }

@@ -8,7 +8,9 @@ use arrcoc_bundle::{Bundle, Precision, Target};
 use arrcoc_export::build::{self, Options};
 use arrcoc_export::calibrate::RangeMethod;
 use arrcoc_export::progress::Progress;
-use arrcoc_runtime::generate::{Budget, MaxTokens, Message, Part, Prompt, Request, Sampling, Speaker};
+use arrcoc_runtime::generate::{
+    Budget, Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
+};
 use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::model;
 use arrcoc_runtime::vision::VisionOptions;
@@ -82,7 +84,10 @@ impl Golden<'_> {
     /// The conversation, as it would be asked for a greedy answer of so many tokens.
     pub(crate) fn request(&self, dir: &Path, tokens: usize) -> Result<Request> {
         Ok(Request {
-            prompt: Prompt::Chat(messages(dir, &self.case["messages"])?),
+            prompt: Prompt::Chat(Conversation {
+                messages: messages(dir, &self.case["messages"], sizing(&self.case["mm_processor_kwargs"]))?,
+                variables: self.case["chat_template_kwargs"].as_object().cloned().unwrap_or_default(),
+            }),
             budget: Budget::Full,
             explain: true,
             sampling: Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() },
@@ -104,13 +109,26 @@ fn checkpoint(dir: &Path) -> Result<PathBuf> {
     Ok(snapshot.path())
 }
 
+/// The arguments of an image processor.
+fn sizing(arguments: &Value) -> Sizing {
+    let size = &arguments["size"];
+    Sizing {
+        min_pixels: arguments["min_pixels"].as_u64(),
+        max_pixels: arguments["max_pixels"].as_u64(),
+        shortest_edge: size["shortest_edge"].as_u64(),
+        longest_edge: size["longest_edge"].as_u64(),
+        do_image_splitting: arguments["do_image_splitting"].as_bool(),
+        coarse: false,
+    }
+}
+
 /// Messages in the form of OpenAI's API, whose images are files.
-fn messages(dir: &Path, messages: &Value) -> Result<Vec<Message>> {
+fn messages(dir: &Path, messages: &Value, sizing: Sizing) -> Result<Vec<Message>> {
     let part = |part: &Value| match part["type"].as_str() {
         Some("text") => Ok(Part::Text(part["text"].as_str().context("no text")?.to_owned())),
         _ => {
             let file = part["image_url"]["url"].as_str().context("no url")?;
-            Ok(Part::Image(fs::read(dir.join(file))?.into()))
+            Ok(Part::Image(Image { sizing, ..fs::read(dir.join(file))?.into() }))
         }
     };
     let message = |message: &Value| {
@@ -123,7 +141,8 @@ fn messages(dir: &Path, messages: &Value) -> Result<Vec<Message>> {
             Value::String(text) => vec![Part::Text(text.clone())],
             parts => parts.as_array().into_iter().flatten().map(part).collect::<Result<_>>()?,
         };
-        Ok(Message { speaker, content })
+        let reasoning = message["reasoning_content"].as_str().map(str::to_owned);
+        Ok(Message { reasoning, ..Message::new(speaker, content) })
     };
     messages.as_array().context("no messages")?.iter().map(message).collect()
 }

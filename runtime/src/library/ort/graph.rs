@@ -1,15 +1,16 @@
 //! A session as a [`Graph`]: what is asked of a run is compared with what the session takes, then bound.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use ::ort::memory::MemoryInfo;
-use ::ort::session::{Session, SessionInputValue};
+use ::ort::session::{RunOptions, Session, SessionInputValue};
 
 use super::linked::Mapped;
 use super::values::{adopt, bind_inputs, failed, port, view, view_of};
 use super::{Provider, kept, tensorrt};
 use crate::library::port::{Offer, Port, check, check_ranges};
-use crate::library::{Graph, InPlace, Kept, LibraryError, RunOutputs};
+use crate::library::{Cancel, Graph, InPlace, Kept, LibraryError, RunOutputs};
 use crate::tensor::Tensor;
 
 /// A session.
@@ -44,10 +45,29 @@ impl OrtGraph {
 
 impl Graph for OrtGraph {
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
+        self.run_until(inputs, &Cancel::default())
+    }
+
+    /// ONNX Runtime looks between two operators whether it is to go on.
+    fn run_until(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        cancel: &Cancel,
+    ) -> Result<Vec<(String, Tensor)>, LibraryError> {
         let offers = offers(inputs);
         check(&self.name, &self.inputs, &offers)?;
         check_ranges(&self.name, &self.inputs, &offers, &self.ranges)?;
-        run(&mut self.session, inputs).map_err(|reason| failed(&self.name, reason))
+        let name = &self.name;
+        let options = RunOptions::new().map_err(|reason| failed(name, reason))?;
+        let options = Arc::new(options);
+        let ended = Arc::clone(&options);
+        let end = move || {
+            if let Err(error) = ended.terminate() {
+                tracing::warn!(%error, "a run of ONNX Runtime cannot be ended early");
+            }
+        };
+        let session = &mut self.session;
+        cancel.during(end, || run(session, inputs, &options)).map_err(|reason| failed(name, reason))
     }
 
     fn run_keeping(
@@ -108,7 +128,11 @@ fn check_buffer(graph: &str, outputs: &[String], buffer: &InPlace<'_>) -> Result
     Ok(())
 }
 
-fn run(session: &mut Session, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, ::ort::Error> {
+fn run(
+    session: &mut Session,
+    inputs: &[(&str, Tensor)],
+    options: &RunOptions,
+) -> Result<Vec<(String, Tensor)>, ::ort::Error> {
     let values = inputs
         .iter()
         .map(|(name, tensor)| {
@@ -118,7 +142,7 @@ fn run(session: &mut Session, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, 
             Ok((Cow::Borrowed(*name), SessionInputValue::Owned(value)))
         })
         .collect::<Result<Vec<_>, ::ort::Error>>()?;
-    let outputs = session.run(values)?;
+    let outputs = session.run_with_options(values, options)?;
     outputs.into_iter().map(|(name, value)| Ok((name.to_owned(), adopt(value)?))).collect()
 }
 

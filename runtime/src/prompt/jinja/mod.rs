@@ -101,6 +101,24 @@ impl Value {
         Self::Str(Text::said(text))
     }
 
+    /// What a user gives as JSON; strings and names in it are said.
+    pub(crate) fn said_json(json: &serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        match json {
+            Json::Null => Self::None,
+            Json::Bool(flag) => Self::Bool(*flag),
+            Json::Number(number) => {
+                number.as_i64().map_or_else(|| Self::Float(number.as_f64().unwrap_or(f64::NAN)), Self::Int)
+            }
+            Json::String(text) => Self::said(text),
+            Json::Array(items) => Self::sequence(items.iter().map(Self::said_json).collect()),
+            Json::Object(entries) => {
+                let entries = entries.iter().map(|(key, value)| (Self::said(key), Self::said_json(value)));
+                Self::Dict(Dict::new(entries.collect()).unwrap_or_default())
+            }
+        }
+    }
+
     /// A list; too deep a one is refused as an empty one.
     pub(crate) fn sequence(items: Vec<Self>) -> Self {
         Self::List(Seq::new(items).unwrap_or_default())

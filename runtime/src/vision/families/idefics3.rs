@@ -13,15 +13,15 @@ use arrcoc_bundle::processors::Idefics3 as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
 use crate::error::LoadError;
-use crate::generate::{Place, Receipt};
+use crate::generate::{Place, Receipt, Sizing};
 use crate::image::resample::brought_to;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, Span, VisionModel, Visual,
-    check_scale, field,
+    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, SizingError, Span,
+    VisionModel, Visual, check_scale, field,
 };
 use crate::vision::stages::{Stages, Step};
 
@@ -104,8 +104,11 @@ struct Tiles {
 
 impl Tiles {
     /// The sizes that a picture goes through: brought to the longest edge, then to whole tiles.
-    fn sizes(&self, picture: [usize; 2]) -> ([usize; 2], Cut) {
+    fn sizes(&self, Picture { size, sizing }: Picture) -> ([usize; 2], Cut) {
         let Section { tile, longest_edge, split, .. } = self.section;
+        let picture = size.map(|side| side as usize);
+        let longest_edge = sizing.longest_edge.map(|edge| edge as usize).or(longest_edge);
+        let split = sizing.do_image_splitting.unwrap_or(split && !sizing.coarse);
         let first = longest_edge.map_or(picture, |longest| to_longest_edge(picture, longest));
         if !split {
             return (first, Cut { size: [tile, tile], grid: None });
@@ -117,9 +120,9 @@ impl Tiles {
     }
 
     /// The tiles of a picture, row by row, and the view of the whole, as squares of bytes.
-    fn cut(&self, image: &RgbImage) -> Result<Vec<RgbImage>, ImageError> {
+    fn cut(&self, image: &RgbImage, picture: Picture) -> Result<Vec<RgbImage>, ImageError> {
         let Section { tile, .. } = self.section;
-        let (first, cut) = self.sizes([image.width() as usize, image.height() as usize]);
+        let (first, cut) = self.sizes(picture);
         let resized = self.resize(image, first)?;
         let resized = self.resize(&resized, cut.size)?;
         let Some([rows, columns]) = cut.grid else { return Ok(vec![resized]) };
@@ -143,8 +146,8 @@ impl Tiles {
     }
 
     /// Where every row looks.
-    fn places(&self, original: [u32; 2]) -> Vec<Place> {
-        let (_, cut) = self.sizes(original.map(|side| side as usize));
+    fn places(&self, picture: Picture) -> Vec<Place> {
+        let (original, (_, cut)) = (picture.size, self.sizes(picture));
         let [rows, columns] = cut.grid.unwrap_or([0, 0]);
         let whole = [0.0, 0.0, original[0] as f32, original[1] as f32];
         let part = |row: usize, column: usize| {
@@ -186,8 +189,27 @@ impl Tiles {
 }
 
 impl Processor for Tiles {
-    fn plan(&self, size: [u32; 2], _: Grant) -> Result<ImagePlan, ImageError> {
-        let (_, cut) = self.sizes(size.map(|side| side as usize));
+    fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
+        let Sizing { longest_edge, do_image_splitting, .. } = *sizing;
+        let others = Sizing { longest_edge: None, do_image_splitting: None, ..*sizing };
+        if let Some(name) = others.set() {
+            let expected = "`size.longest_edge` or `do_image_splitting`".to_owned();
+            return Err(SizingError { expected, found: format!("`{name}`") });
+        }
+        let own = self.section.longest_edge.unwrap_or(MOST_SIDE);
+        if let Some(edge) = longest_edge.filter(|edge| !(1..=own as u64).contains(edge)) {
+            let expected = format!("`size.longest_edge` from 1 to {own}, the checkpoint's own");
+            return Err(SizingError { expected, found: edge.to_string() });
+        }
+        if do_image_splitting == Some(true) && !self.section.split {
+            let expected = "no `do_image_splitting`: this model was not trained on tiles".to_owned();
+            return Err(SizingError { expected, found: "true".to_owned() });
+        }
+        Ok(())
+    }
+
+    fn plan(&self, picture: Picture, _: Grant) -> Result<ImagePlan, ImageError> {
+        let (_, cut) = self.sizes(picture);
         let (Section { frame, whole, .. }, rows) = (&self.section, self.rows());
         let (mut spans, mut text) = (Vec::new(), String::new());
         if let Some([tile_rows, columns]) = cut.grid {
@@ -205,8 +227,9 @@ impl Processor for Tiles {
         Ok(ImagePlan { spans })
     }
 
-    fn pixels(&self, image: &DecodedImage) -> Result<Pixels, ImageError> {
-        let (tiles, side) = (self.cut(&image.pixels)?, self.section.tile);
+    fn pixels(&self, image: &DecodedImage, sizing: Sizing) -> Result<Pixels, ImageError> {
+        let picture = Picture { size: image.pixels.dimensions().into(), sizing };
+        let (tiles, side) = (self.cut(&image.pixels, picture)?, self.section.tile);
         let shape = [tiles.len(), 3, side, side];
         let mut values =
             try_zeroed::<f32>(shape.iter().product()).map_err(|error| ImageError::no_memory(&error))?;
@@ -219,8 +242,7 @@ impl Processor for Tiles {
             }
         }
         let tensor = Tensor::from_vec(&shape, values).map_err(|error| ImageError::no_memory(&error))?;
-        let (width, height) = image.pixels.dimensions();
-        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, tensor)], original: [width, height] })
+        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, tensor)], picture })
     }
 
     /// A long picture makes the fewest tiles.
@@ -259,12 +281,12 @@ impl VisionModel for Tiled {
             let mut outputs = self.encoder.run(&[(name, &part)], stages)?;
             let found = outputs.take_shaped(tensor::VISUAL_ROWS, &expected)?;
             if (start, end) == (0, count) {
-                return Ok(Features { tensors: vec![found], original: pixels.original });
+                return Ok(Features { tensors: vec![found], picture: pixels.picture });
             }
             rows.extend_from_slice(found.as_slice::<f32>()?);
         }
         let tensor = Tensor::from_vec(&[count * self.tiles.rows(), self.width], rows)?;
-        Ok(Features { tensors: vec![tensor], original: pixels.original })
+        Ok(Features { tensors: vec![tensor], picture: pixels.picture })
     }
 
     fn embed(
@@ -277,8 +299,9 @@ impl VisionModel for Tiled {
         let (count, each) = (rows.shape()[0], self.tiles.rows());
         let rows = rows.reshaped(&[1, count, self.width])?;
         let runs = (0..count).step_by(each).map(|start| start..start + each).collect();
-        let places = self.tiles.places(features.original);
-        let receipt = Receipt { tokens: count, image_size: features.original, allocation: None, places };
+        let places = self.tiles.places(features.picture);
+        let image_size = features.picture.size;
+        let receipt = Receipt { tokens: count, image_size, allocation: None, places };
         Ok(Visual::new(rows, runs, receipt))
     }
 }

@@ -44,6 +44,9 @@ struct Choice {
 struct Message {
     role: Speaker,
     content: String,
+    /// What the model thought before it answered, where it did and the request wants it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
     /// Always null
     refusal: (),
 }
@@ -53,10 +56,22 @@ struct Message {
 pub struct Finished {
     /// Its text.
     pub text: String,
+    /// What the model thought before.
+    pub reasoning: Option<String>,
     /// Log-probabilities of its tokens, when asked for.
     pub logprobs: Option<Vec<TokenLogprob>>,
     /// Why it ended.
     pub reason: generate::FinishReason,
+}
+
+impl Finished {
+    /// Adds what a token brought.
+    pub fn add(&mut self, text: &str, reasoning: Option<String>) {
+        self.text.push_str(text);
+        if let Some(more) = reasoning {
+            self.reasoning.get_or_insert_default().push_str(&more);
+        }
+    }
 }
 
 impl<'h> ChatCompletion<'h> {
@@ -70,7 +85,12 @@ impl<'h> ChatCompletion<'h> {
         let choices = answers.into_iter().enumerate().map(|(index, answer)| Choice {
             index,
             logprobs: answer.logprobs.as_deref().map(ChatLogprobs::from),
-            message: Message { role: Speaker::Assistant, content: answer.text, refusal: () },
+            message: Message {
+                role: Speaker::Assistant,
+                content: answer.text,
+                reasoning_content: answer.reasoning,
+                refusal: (),
+            },
             finish_reason: answer.reason.into(),
         });
         Self {
@@ -168,6 +188,9 @@ struct Delta {
     role: Option<Speaker>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    /// What the model thinks before it answers
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
 }
 
 /// Builds the chunks of a stream.
@@ -177,6 +200,8 @@ pub struct Chunks {
     pub head: Head,
     /// Whether `usage` is in every chunk: null until the last, as OpenAI does it.
     pub include_usage: bool,
+    /// Whether thoughts are sent.
+    pub include_reasoning: bool,
 }
 
 impl Chunks {
@@ -199,14 +224,24 @@ impl Chunks {
 
     /// The first chunk of a choice. That of the first choice carries the receipts.
     pub fn role(&self, index: usize, receipts: Option<&[Receipt]>) -> Chunk<'_> {
-        let delta = Delta { role: Some(Speaker::Assistant), content: Some(String::new()) };
+        let delta =
+            Delta { role: Some(Speaker::Assistant), content: Some(String::new()), ..Delta::default() };
         let chunk = self.chunk(vec![Self::of_choice(index, delta)]);
         Chunk { arrcoc: receipts.map(Explanation::from), ..chunk }
     }
 
-    /// More text.
-    pub fn content(&self, index: usize, text: String, token: Option<&TokenLogprob>) -> Chunk<'_> {
-        let choice = Self::of_choice(index, Delta { role: None, content: Some(text) });
+    /// More text of the answer, or of the thoughts before it.
+    pub fn content(
+        &self,
+        index: usize,
+        text: String,
+        reasoning: Option<String>,
+        token: Option<&TokenLogprob>,
+    ) -> Chunk<'_> {
+        let thought = reasoning.is_some() && self.include_reasoning;
+        let reasoning_content = reasoning.filter(|_| self.include_reasoning);
+        let content = (!thought).then_some(text);
+        let choice = Self::of_choice(index, Delta { role: None, content, reasoning_content });
         let logprobs = token.map(|token| ChatLogprobs::from(std::slice::from_ref(token)));
         self.chunk(vec![ChunkChoice { logprobs, ..choice }])
     }

@@ -21,6 +21,8 @@ pub struct Message {
     pub role: Speaker,
     /// What, in order.
     pub content: Vec<Piece>,
+    /// What the model thought before it said that.
+    pub reasoning: Option<String>,
 }
 
 /// A piece of a message.
@@ -46,6 +48,8 @@ fields! {
         content: Field<'a> = raw(content_schema),
             "Null or absent only for the assistant, and then empty. Where the model was trained image first \
              (`images_first` of /v1/models), images go before the text of their message, in their order";
+        reasoning_content: Field<'a> = raw(|_| json_schema!({"type": ["string", "null"]})),
+            "Of the assistant: what it thought before, which the model's template may show it again. `thinking` and `reasoning` are the same";
     }
 }
 
@@ -61,7 +65,7 @@ const OTHERS: [&str; 10] = [
     "audio",
     "annotations",
     "reasoning",
-    "reasoning_content",
+    "thinking",
     "tool_call_id",
 ];
 
@@ -70,7 +74,8 @@ fields! {
     struct ImageUrl<'a> {
         url: Field<'a> = raw(|_| json_schema!({"type": "string"})).required(), URL;
         detail: Detail = by(detail, detail_schema),
-            "`low` on every image is the smallest budget, unless arrcoc.budget is set";
+            "`low` is a coarse look, unless arrcoc.budget is set: the smallest budget, where every image has it and \
+             the model has budgets, else no tiles, or no more pixels than a square of 512 has";
     }
 }
 
@@ -142,14 +147,19 @@ impl<'l> Reader<'l> {
         let expected = "an object with `role` and `content`";
         let message = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
         check_nested(&message, field.path(), &[Turn::NAMES, &OTHERS].concat())?;
-        let Turn { role, content } = Turn::read(&message, self.limits)?;
+        let Turn { role, content, reasoning_content } = Turn::read(&message, self.limits)?;
         for name in ["tool_calls", "function_call"] {
             refuse(&message.field(name), "tools are not supported")?;
         }
         // Ollama's place for pictures: an answer without them would be another.
         refuse(&message.field("images"), "send images as parts of `content`, of type image_url")?;
         let content = self.content(&content, role)?;
-        Ok(Message { role, content })
+        let names = ["thinking", "reasoning"].map(|name| message.field(name));
+        let others = names.into_iter().find(|field| field.is_text());
+        let reasoning = Some(reasoning_content).filter(Field::is_set).or(others);
+        let reasoning = reasoning.filter(|_| role == Speaker::Assistant);
+        let reasoning = reasoning.map(|field| self.text(&field)).transpose()?;
+        Ok(Message { role, content, reasoning: reasoning.filter(|text| !text.is_empty()) })
     }
 
     fn content(&mut self, field: &Field<'_>, role: Speaker) -> Result<Vec<Piece>, ApiError> {

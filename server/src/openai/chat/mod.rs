@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use arrcoc_runtime::generate::{Budget, MaxTokens};
+use arrcoc_runtime::generate::{Budget, MaxTokens, Sizing};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Map, Value};
 
 use super::extension::Extension;
 use super::fields::{
-    self, Form as _, REFUSED, REFUSED_IN_CHATS, count, count_within, fields, flag, nested, raw,
+    self, Form as _, REFUSED, REFUSED_IN_CHATS, by, count, count_within, fields, flag, nested, raw,
 };
 use super::sampling::{SamplingFields, Shared, max_tokens};
 use crate::config::Limits;
@@ -16,9 +17,12 @@ use crate::json::{Body, Field, Object};
 
 mod answer;
 mod message;
+mod sizing;
+mod thinking;
 
 pub use answer::{ChatCompletion, Chunk, Chunks, Finished};
 pub use message::{Message, Piece};
+use thinking::Thinking;
 
 /// Most alternatives per token, as with OpenAI.
 pub const MAX_TOP_LOGPROBS: usize = 20;
@@ -32,6 +36,7 @@ fields! {
         logprobs: bool = flag(), "";
         top_logprobs: Option<usize> = count(0, MAX_TOP_LOGPROBS),
             "Alternatives per token; only with `logprobs`";
+        mm_processor_kwargs: Sizing = by(sizing::read, sizing::schema), sizing::HELP;
         arrcoc: Extension = nested::<Extension, _>(Extension::of), "";
     }
 }
@@ -61,8 +66,14 @@ pub struct Chat {
     pub top_logprobs: Option<usize>,
     /// Visual tokens per image, where the request says so.
     pub budget: Option<Budget>,
+    /// How large the model sees the images.
+    pub sizing: Sizing,
     /// Return receipts.
     pub explain: bool,
+    /// Variables of the model's template.
+    pub variables: Map<String, Value>,
+    /// Return what the model thought before it answered.
+    pub include_reasoning: bool,
 }
 
 impl JsonSchema for Chat {
@@ -71,14 +82,15 @@ impl JsonSchema for Chat {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        fields::object(generator, &[Shared::describe, Own::describe])
+        fields::object(generator, &[Shared::describe, Own::describe, Thinking::describe])
     }
 }
 
 impl Body for Chat {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        fields::check(body, &[Shared::NAMES, Own::NAMES], &[REFUSED, REFUSED_IN_CHATS])?;
+        fields::check(body, &[Shared::NAMES, Own::NAMES, Thinking::NAMES], &[REFUSED, REFUSED_IN_CHATS])?;
         let (shared, own) = (Shared::read(body, limits)?, Own::read(body, limits)?);
+        let thinking = Thinking::read(body, limits)?;
         let (stream, include_usage) = shared.stream()?;
         // The newer name wins, as with OpenAI.
         let (length_field, length) = match own.max_completion_tokens {
@@ -94,7 +106,10 @@ impl Body for Chat {
             sampling: SamplingFields::of(&shared),
             top_logprobs: top_logprobs(&own)?,
             budget: own.arrcoc.budget,
+            sizing: own.mm_processor_kwargs,
             explain: own.arrcoc.explain,
+            variables: thinking.variables()?,
+            include_reasoning: thinking.include_reasoning,
             messages: message::Reader::new(limits).messages(&own.messages)?,
             model: shared.model,
             stop: shared.stop,
@@ -113,6 +128,13 @@ impl Chat {
             (None, Some(&least)) if images().any(is_image) && images().all(coarse) => Budget::Tokens(least),
             (None, _) => Budget::Auto,
         }
+    }
+}
+
+impl Chat {
+    /// How large the model sees an image. A coarse look is the budget's to give, where the request has one.
+    pub fn sizing_of(&self, coarse: bool) -> Sizing {
+        Sizing { coarse: coarse && self.budget.is_none(), ..self.sizing }
     }
 }
 

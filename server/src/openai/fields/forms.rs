@@ -218,7 +218,12 @@ impl<'a, T> Form<'a> for By<T> {
 
 /// `true` or `false`, which is what it is unless it is said.
 pub(in crate::openai) fn flag() -> Or<By<Option<bool>>, bool> {
-    by(|field, _| field.flag(), |_| json_schema!({"type": ["boolean", "null"]})).or(false)
+    optional_flag().or(false)
+}
+
+/// `true` or `false`, where it is said.
+pub(in crate::openai) fn optional_flag() -> By<Option<bool>> {
+    by(|field, _| field.flag(), |_| json_schema!({"type": ["boolean", "null"]}))
 }
 
 /// Text.

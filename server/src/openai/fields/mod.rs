@@ -9,7 +9,9 @@ mod forms;
 mod names;
 
 pub(crate) use forms::{Form, by};
-pub(super) use forms::{any_whole, count, count_within, flag, nested, number, raw, text, whole};
+pub(super) use forms::{
+    any_whole, count, count_within, flag, nested, number, optional_flag, raw, text, whole,
+};
 pub(crate) use names::check_own;
 pub(super) use names::{REFUSED, REFUSED_IN_CHATS, REFUSED_IN_TEXTS, check, check_nested};
 

@@ -29,6 +29,7 @@ const NO_GRAMMAR: &str =
 const NO_IMAGES: &str =
     "send images as parts of a message: {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:...\"}}";
 const NO_TEMPLATE: &str = "the prompt is written by the model's own template; leave it out";
+const NO_THINK: &str = "it is `enable_thinking` or `reasoning_effort` here";
 const NO_SAMPLER: &str = "leave it out; temperature, top_p, top_k, min_p and the penalties are there";
 const NO_OTHER_NAME: &str = "this is not its name here";
 
@@ -77,7 +78,6 @@ pub(in crate::openai) const REFUSED: &[Refused] = &[
     refused("images", &[], NO_IMAGES),
     refused("image", &[], NO_IMAGES),
     refused("image_url", &[], NO_IMAGES),
-    refused("mm_processor_kwargs", &[], "images are prepared as the model was trained; `arrcoc.budget` sets their tokens"),
     refused("prompt_logprobs", &[], "`logprobs` gives those of the answer"),
     refused("truncate_prompt_tokens", &[], "shorten the prompt yourself"),
     refused("include_stop_str_in_output", &[], "append the stop string yourself"),
@@ -98,13 +98,14 @@ pub(in crate::openai) const REFUSED_IN_CHATS: &[Refused] = &[
     refused("continue_final_message", &[], NO_TEMPLATE),
     refused("add_generation_prompt", &["true"], NO_TEMPLATE),
     refused("chat_template", &[], NO_TEMPLATE),
-    refused("chat_template_kwargs", &[], NO_TEMPLATE),
     refused("documents", &[], "write the documents into a message"),
     refused("add_special_tokens", &[], NO_TEMPLATE),
     refused("prompt", &[], "chats have `messages`; /v1/completions takes a prompt"),
     refused("input", &[], "chats have `messages`"),
     refused("system", &[], "send a message of the role system"),
-    refused("think", &[], NO_TEMPLATE),
+    refused("think", &[], NO_THINK),
+    refused("thinking", &[], NO_THINK),
+    refused("reasoning", &[], NO_THINK),
     refused("budget", &[], "it is `arrcoc.budget`: {\"arrcoc\": {\"budget\": 64}}"),
     refused("explain", &[], "it is `arrcoc.explain`: {\"arrcoc\": {\"explain\": true}}"),
 ];
@@ -125,8 +126,8 @@ const WITHOUT_EFFECT: &[&str] = &[
     // How soon and where it is computed.
     "service_tier", "priority", "cache_salt", "cache_prompt", "prompt_cache_key", "prompt_cache_retention", "keep_alive",
     "prediction", "kv_transfer_params", "timings_per_token",
-    // For models that call tools or think first, which ours do not.
-    "parallel_tool_calls", "reasoning_effort", "reasoning", "thinking", "verbosity", "include_reasoning",
+    // For models that call tools, which ours do not, or know of it.
+    "parallel_tool_calls", "verbosity",
     // For constraints that are refused.
     "guided_decoding_backend", "guided_whitespace_pattern", "spaces_between_special_tokens",
 ];

@@ -9,11 +9,11 @@ mod qwen3_5;
 mod qwen3_vl;
 
 /// All of them.
-pub(super) static PRESETS: [Preset; 10] = {
+pub(super) static PRESETS: [Preset; 13] = {
     let [a, b, c, d] = qwen2_5_vl::PRESETS;
     let [e, f, g, h] = qwen3_vl::PRESETS;
-    let [i, j] = qwen3_5::PRESETS;
-    [a, b, c, d, e, f, g, h, i, j]
+    let [i, j, k, l, m] = qwen3_5::PRESETS;
+    [a, b, c, d, e, f, g, h, i, j, k, l, m]
 };
 
 /// The dialogue format of Qwen's models with vision.

@@ -1,11 +1,15 @@
 //! Shapes of Qwen3.5.
+//!
+//! The decoders of 0.8B, 4B and 9B are those of public training scripts and of transformers' defaults
+//! (`Qwen3_5TextConfig`, `Qwen3_5VisionConfig`), and so is the tower of 9B. The decoder of 2B and the other
+//! towers were not compared with a released file.
 
 use serde_json::{Value, json};
 
 use super::{CENTRED, DIALOGUE, Text, Tower, size, top_level};
 use crate::families::contract::Preset;
 
-pub(super) const PRESETS: [Preset; 2] = [
+pub(super) const PRESETS: [Preset; 5] = [
     Preset {
         name: "qwen3.5-tiny",
         about: "Qwen3.5's mechanisms in a megabyte or two: for tests and the demo",
@@ -18,6 +22,27 @@ pub(super) const PRESETS: [Preset; 2] = [
         about: "The shape of Qwen3.5-0.8B",
         config: |dtype| QWEN3_5_0_8B.config(dtype),
         image_processor: || QWEN3_5_0_8B.image_processor(),
+        dialogue: &DIALOGUE,
+    },
+    Preset {
+        name: "qwen3.5-2b",
+        about: "The shape of Qwen3.5-2B",
+        config: |dtype| QWEN3_5_2B.config(dtype),
+        image_processor: || QWEN3_5_2B.image_processor(),
+        dialogue: &DIALOGUE,
+    },
+    Preset {
+        name: "qwen3.5-4b",
+        about: "The shape of Qwen3.5-4B",
+        config: |dtype| QWEN3_5_4B.config(dtype),
+        image_processor: || QWEN3_5_4B.image_processor(),
+        dialogue: &DIALOGUE,
+    },
+    Preset {
+        name: "qwen3.5-9b",
+        about: "The shape of Qwen3.5-9B",
+        config: |dtype| QWEN3_5_9B.config(dtype),
+        image_processor: || QWEN3_5_9B.image_processor(),
         dialogue: &DIALOGUE,
     },
 ];
@@ -38,6 +63,8 @@ struct Sizes {
     linear_head_dim: usize,
     /// The least and the most pixels of a picture.
     pixels: [u64; 2],
+    /// Whether the output head is the table of embeddings.
+    tied: bool,
 }
 
 const TINY: Sizes = Sizes {
@@ -51,6 +78,7 @@ const TINY: Sizes = Sizes {
     linear_heads: [2, 4],
     linear_head_dim: 32,
     pixels: [32 * 32, 256 * 256],
+    tied: true,
 };
 
 const QWEN3_5_0_8B: Sizes = Sizes {
@@ -72,6 +100,26 @@ const QWEN3_5_0_8B: Sizes = Sizes {
     linear_heads: [16, 16],
     linear_head_dim: 128,
     pixels: [65_536, 16_777_216],
+    tied: true,
+};
+
+const QWEN3_5_2B: Sizes = Sizes {
+    tower: Tower { hidden: 1024, layers: 24, heads: 16, intermediate: 4096, patch: 16 },
+    text: Text { hidden: 2048, intermediate: 6144, ..QWEN3_5_0_8B.text },
+    ..QWEN3_5_0_8B
+};
+
+const QWEN3_5_4B: Sizes = Sizes {
+    text: Text { hidden: 2560, layers: 32, heads: 16, kv_heads: 4, intermediate: 9216, ..QWEN3_5_0_8B.text },
+    linear_heads: [16, 32],
+    ..QWEN3_5_2B
+};
+
+const QWEN3_5_9B: Sizes = Sizes {
+    tower: Tower { hidden: 1152, layers: 27, heads: 16, intermediate: 4304, patch: 16 },
+    text: Text { hidden: 4096, intermediate: 12_288, ..QWEN3_5_4B.text },
+    tied: false,
+    ..QWEN3_5_4B
 };
 
 impl Sizes {
@@ -102,7 +150,7 @@ impl Sizes {
                 self.tower.config("qwen3_5_vision", "gelu_pytorch_tanh", self.text.hidden, tower),
             "text_config": self.text.config(text),
         });
-        top_level("Qwen3_5ForConditionalGeneration", "qwen3_5", dtype, true, sections)
+        top_level("Qwen3_5ForConditionalGeneration", "qwen3_5", dtype, self.tied, sections)
     }
 
     /// `preprocessor_config.json`.

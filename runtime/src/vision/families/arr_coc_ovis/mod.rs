@@ -8,14 +8,14 @@ use arrcoc_bundle::processors::ArrCocOvis as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest, Statistics};
 
 use crate::error::LoadError;
-use crate::generate::Budget;
+use crate::generate::{Budget, Sizing};
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
 use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, VisionModel,
-    Visual, field,
+    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor,
+    VisionModel, Visual, field,
 };
 use crate::vision::stages::Stages;
 use patch_grid::PatchGrid;
@@ -126,7 +126,7 @@ impl Processor for SquareImages {
         Err(BudgetError { expected: format!("`auto` or one of {:?}", self.budgets), found })
     }
 
-    fn plan(&self, _: [u32; 2], grant: Grant) -> Result<ImagePlan, ImageError> {
+    fn plan(&self, _: Picture, grant: Grant) -> Result<ImagePlan, ImageError> {
         let most = match grant {
             Grant::Tier(tier) => self.budgets.get(tier).copied(),
             Grant::Auto | Grant::Full => self.budgets.last().copied(),
@@ -134,9 +134,10 @@ impl Processor for SquareImages {
         Ok(ImagePlan::rows(most.unwrap_or_default()))
     }
 
-    fn pixels(&self, image: &DecodedImage) -> Result<Pixels, ImageError> {
+    fn pixels(&self, image: &DecodedImage, sizing: Sizing) -> Result<Pixels, ImageError> {
         let pixels = self.preprocess.apply(image)?;
-        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, pixels.tensor)], original: pixels.original })
+        let picture = Picture { size: pixels.original, sizing };
+        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, pixels.tensor)], picture })
     }
 
     fn identity(&self) -> String {
@@ -165,7 +166,7 @@ impl VisionModel for Allocated {
             unreachable!("`SquareImages` makes one tensor");
         };
         let features = self.pipeline.encode(pixel_values, stages)?;
-        Ok(Features { tensors: vec![features], original: pixels.original })
+        Ok(Features { tensors: vec![features], picture: pixels.picture })
     }
 
     fn embed(
@@ -178,8 +179,9 @@ impl VisionModel for Allocated {
             unreachable!("`encode` makes one tensor");
         };
         let query = last_rows(ask.question, self.max_query)?;
-        let (width, height) = fitted(features.original.into(), self.size);
-        let view = pipeline::View { original: features.original, resized: [width, height] };
+        let original = features.picture.size;
+        let (width, height) = fitted(original.into(), self.size);
+        let view = pipeline::View { original, resized: [width, height] };
         let valid = self.layout.valid_region(view.resized);
         let allocation = self.pipeline.allocate(image_features, &query, stages)?;
         let tier = match ask.grant {

@@ -183,7 +183,7 @@ fn ask(setup: &mut Setup, image: &[u8], question: &[u32], budget: Budget) -> Sho
     let embeds = Tensor::from_vec(&[1, question.len(), H], embeds).unwrap();
     let pictures = setup.vision.pictures();
     let grant = pictures.grant(budget).unwrap();
-    let prepared = pictures.prepare(image, question, grant, &setup.notes).unwrap();
+    let prepared = pictures.prepare(&image.to_vec().into(), question, grant, &setup.notes).unwrap();
     let (visual, stages) = setup.vision.embed(prepared, &embeds, &setup.notes).unwrap();
     let receipt = Receipt::clone(&visual.receipt);
     let tier = receipt.allocation.as_ref().unwrap().tier;
@@ -235,6 +235,7 @@ fn a_picture_that_was_encoded_meanwhile_is_not_encoded_again() {
     let mut setup = setup(&VisionOptions::default());
     let (image, question) = (picture(128, 128, 0), Tensor::from_vec(&[1, 1, H], vec![0.1; H]).unwrap());
     let pictures = setup.vision.pictures();
+    let image = image.into();
     let prepare = || pictures.prepare(&image, &[1], Grant::Tier(0), &setup.notes).unwrap();
     let both = [prepare(), prepare()];
     for prepared in both {
@@ -296,7 +297,7 @@ fn budgets_and_sizes_are_checked() {
     let pictures = setup.vision.pictures();
     assert_eq!(pictures.grant(Budget::Tokens(16)).unwrap(), Grant::Tier(2));
     assert_eq!(pictures.grant(Budget::Auto).unwrap(), Grant::Auto);
-    let most = |grant| pictures.plan(&picture(100, 50, 0), grant).unwrap().most_rows();
+    let most = |grant| pictures.plan(&picture(100, 50, 0).into(), grant).unwrap().most_rows();
     assert_eq!((most(Grant::Tier(1)), most(Grant::Auto)), (12, 16));
     for (budget, found) in
         [(Budget::Tokens(24), "found 24"), (Budget::Tokens(0), "found 0"), (Budget::Full, "`full`")]

@@ -12,25 +12,30 @@ use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
 use crate::decoder::Positions;
 use crate::error::LoadError;
-use crate::generate::{Place, Receipt};
+use crate::generate::{Receipt, Sizing};
 use crate::image::resample::brought_to;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Pixels, Processor, VisionModel, Visual,
-    check_scale, field,
+    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, SizingError,
+    VisionModel, Visual, check_scale, field,
 };
 use crate::vision::stages::{Stages, Step};
+
+mod grid;
+
+use grid::{Grid, places, smart_resize, taps, windows};
 
 /// The graph from patches to rows.
 const ENCODER: &str = "vision_encoder";
 
+/// Most pixels of a picture that a coarse look is enough for, by area: a square of 512, as at OpenAI.
+const COARSE: u64 = 512 * 512;
+
 /// Rows of the table of positions that are blended for a patch.
 const CORNERS: usize = 4;
-/// Added to the products with an empty slot of a window; vanishes in a softmax and fits half precision.
-const MASKED: f32 = -3e4;
 
 /// The family.
 pub(crate) struct QwenVl;
@@ -85,37 +90,6 @@ impl Family for QwenVl {
     }
 }
 
-/// A picture's grid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Grid {
-    /// Rows and columns of visual tokens.
-    tokens: [usize; 2],
-    /// Patches on the side of a token.
-    merge: usize,
-}
-
-impl Grid {
-    /// Visual tokens.
-    fn rows(self) -> usize {
-        self.tokens[0] * self.tokens[1]
-    }
-
-    /// Row and column of every visual token, in row-major order.
-    fn cells(self) -> impl Iterator<Item = [usize; 2]> {
-        let [rows, columns] = self.tokens;
-        (0..rows).flat_map(move |row| (0..columns).map(move |column| [row, column]))
-    }
-
-    /// Row and column of every patch, square by square.
-    fn patches(self) -> impl Iterator<Item = [usize; 2]> {
-        let merge = self.merge;
-        let square = move || (0..merge).flat_map(move |row| (0..merge).map(move |column| [row, column]));
-        self.cells().flat_map(move |[row, column]| {
-            square().map(move |[down, across]| [row * merge + down, column * merge + across])
-        })
-    }
-}
-
 #[derive(Clone)]
 struct Patches {
     section: Section,
@@ -124,10 +98,20 @@ struct Patches {
 }
 
 impl Patches {
-    /// The grid of a picture of this width and height, pixels.
-    fn grid(&self, size: [u32; 2]) -> Result<Grid, ImageError> {
+    /// Least and most pixels of a picture, by area.
+    fn pixel_range(&self, sizing: Sizing) -> [u64; 2] {
+        let Section { min_pixels: least, max_pixels: most, .. } = self.section;
+        let coarse = if sizing.coarse { COARSE } else { u64::MAX };
+        // As in transformers, the older names outrank `size`.
+        let least = sizing.min_pixels.or(sizing.shortest_edge).unwrap_or(least.min(coarse));
+        let most = sizing.max_pixels.or(sizing.longest_edge).unwrap_or(most.min(coarse));
+        [least, most]
+    }
+
+    /// The grid of a picture.
+    fn grid(&self, Picture { size, sizing }: Picture) -> Result<Grid, ImageError> {
         let factor = self.section.factor();
-        let [height, width] = smart_resize(size, factor, [self.section.min_pixels, self.section.max_pixels])?;
+        let [height, width] = smart_resize(size, factor, self.pixel_range(sizing))?;
         let (tokens, merge) = ([height / factor, width / factor], self.section.merge_size);
         let longest = tokens[0].max(tokens[1]) * merge;
         let most = Section::MOST_SIDE;
@@ -189,13 +173,33 @@ impl Patches {
 }
 
 impl Processor for Patches {
-    fn plan(&self, size: [u32; 2], _: Grant) -> Result<ImagePlan, ImageError> {
-        Ok(ImagePlan::rows(self.grid(size)?.rows()))
+    fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
+        let own = self.section.max_pixels;
+        let areas = [
+            ("min_pixels", sizing.min_pixels),
+            ("max_pixels", sizing.max_pixels),
+            ("size.shortest_edge", sizing.shortest_edge),
+            ("size.longest_edge", sizing.longest_edge),
+        ];
+        let outside = |area: Option<u64>| area.is_some_and(|area| !(1..=own).contains(&area));
+        if let Some((name, Some(area))) = areas.into_iter().find(|(_, area)| outside(*area)) {
+            let expected = format!("`{name}` from 1 to {own}, the checkpoint's own limit");
+            return Err(SizingError { expected, found: area.to_string() });
+        }
+        if let Some(split) = sizing.do_image_splitting {
+            let expected = "`min_pixels`, `max_pixels` or `size`: this model has no tiles".to_owned();
+            return Err(SizingError { expected, found: format!("`do_image_splitting`: {split}") });
+        }
+        Ok(())
     }
 
-    fn pixels(&self, image: &DecodedImage) -> Result<Pixels, ImageError> {
-        let (width, height) = image.pixels.dimensions();
-        let grid = self.grid([width, height])?;
+    fn plan(&self, picture: Picture, _: Grant) -> Result<ImagePlan, ImageError> {
+        Ok(ImagePlan::rows(self.grid(picture)?.rows()))
+    }
+
+    fn pixels(&self, image: &DecodedImage, sizing: Sizing) -> Result<Pixels, ImageError> {
+        let picture = Picture { size: image.pixels.dimensions().into(), sizing };
+        let grid = self.grid(picture)?;
         let [down, across] = grid.tokens.map(|tokens| tokens * self.section.factor());
         let resized = brought_to(&image.pixels, across, down, self.section.resampling)?;
         let mut tensors = vec![
@@ -208,7 +212,7 @@ impl Processor for Patches {
         if let Some(side) = self.section.window {
             tensors.extend(windows(grid, side)?);
         }
-        Ok(Pixels { tensors, original: [width, height] })
+        Ok(Pixels { tensors, picture })
     }
 
     fn extremes(&self, context: usize) -> [[u32; 2]; 2] {
@@ -236,8 +240,8 @@ struct Tower {
 
 impl Tower {
     /// The grid of a picture that was encoded.
-    fn grid(&self, original: [u32; 2]) -> Grid {
-        self.patches.grid(original).unwrap_or(Grid { tokens: [0, 0], merge: 1 })
+    fn grid(&self, picture: Picture) -> Grid {
+        self.patches.grid(picture).unwrap_or(Grid { tokens: [0, 0], merge: 1 })
     }
 }
 
@@ -247,14 +251,14 @@ impl VisionModel for Tower {
     }
 
     fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, LibraryError> {
-        let rows = self.grid(pixels.original).rows();
+        let rows = self.grid(pixels.picture).rows();
         let inputs: Vec<_> = pixels.tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
         let mut outputs = self.encoder.run(&inputs, stages)?;
         let mut tensors = vec![outputs.take_shaped(tensor::VISUAL_ROWS, &[rows, self.width])?];
         if self.levels > 0 {
             tensors.push(outputs.take_shaped(tensor::DEEP_ROWS, &[self.levels, rows, self.width])?);
         }
-        Ok(Features { tensors, original: pixels.original })
+        Ok(Features { tensors, picture: pixels.picture })
     }
 
     fn embed(
@@ -270,8 +274,9 @@ impl VisionModel for Tower {
         };
         let count = rows.shape()[0];
         let rows = rows.reshaped(&[1, count, self.width])?;
-        let places = places(self.grid(features.original), features.original);
-        let receipt = Receipt { tokens: count, image_size: features.original, allocation: None, places };
+        let image_size = features.picture.size;
+        let places = places(self.grid(features.picture), image_size);
+        let receipt = Receipt { tokens: count, image_size, allocation: None, places };
         // One run, the whole picture: an array of one range is meant.
         #[allow(clippy::single_range_in_vec_init)]
         let runs = vec![0..count];
@@ -279,94 +284,11 @@ impl VisionModel for Tower {
     }
 
     /// All tokens of a picture have the time at which it begins; text goes on behind its longer side.
-    fn positions(&self, visual: &Visual) -> Option<Vec<Positions>> {
-        let grid = self.grid(visual.receipt.image_size);
+    fn positions(&self, picture: Picture, _: &Visual) -> Option<Vec<Positions>> {
+        let grid = self.grid(picture);
         let each = grid.cells().map(|[row, column]| [0, row, column]).collect();
         Some(vec![Positions { each, next: grid.tokens[0].max(grid.tokens[1]) }])
     }
-}
-
-/// The patches of every window of `side` by `side` visual tokens, in row-major order of the windows: which
-/// patch sits in a slot, which slots are empty, both \[windows, slots\], and the slot of every patch
-/// \[patches\].
-fn windows(grid: Grid, side: usize) -> Result<[(&'static str, Tensor); 3], ImageError> {
-    let merged = grid.merge * grid.merge;
-    let [down, across] = grid.tokens.map(|tokens| tokens.div_ceil(side));
-    let shape = [down * across, side * side * merged];
-    let (mut slots, mut mask) = (vec![0; shape[0] * shape[1]], vec![MASKED; shape[0] * shape[1]]);
-    let mut places = Vec::with_capacity(grid.rows() * merged);
-    for [row, column] in grid.cells() {
-        let window = row / side * across + column / side;
-        let token = row % side * side + column % side;
-        for part in 0..merged {
-            let place = (window * side * side + token) * merged + part;
-            slots[place] = places.len() as i64;
-            mask[place] = 0.0;
-            places.push(place as i64);
-        }
-    }
-    let no_memory = |error| ImageError::no_memory(&error);
-    Ok([
-        (tensor::WINDOW_SLOTS, Tensor::from_vec(&shape, slots).map_err(no_memory)?),
-        (tensor::WINDOW_MASK, Tensor::from_vec(&shape, mask).map_err(no_memory)?),
-        (tensor::WINDOW_PLACES, Tensor::from_vec(&[places.len()], places).map_err(no_memory)?),
-    ])
-}
-
-/// Where every row looks.
-fn places(grid: Grid, original: [u32; 2]) -> Vec<Place> {
-    let [width, height] = original.map(|side| side as f32);
-    let [rows, columns] = grid.tokens.map(|count| count as f32);
-    let place = |[row, column]: [usize; 2]| Place {
-        rect: [
-            column as f32 / columns * width,
-            row as f32 / rows * height,
-            (column + 1) as f32 / columns * width,
-            (row + 1) as f32 / rows * height,
-        ],
-        cell: [0, row as u32, column as u32],
-        gist: false,
-        score: None,
-    };
-    grid.cells().map(place).collect()
-}
-
-/// The two entries of a table of `side` between which place `at` of `count` falls, and their shares.
-fn taps(at: usize, count: usize, side: usize) -> [(usize, f32); 2] {
-    let source = at as f32 * (side - 1) as f32 / count.saturating_sub(1).max(1) as f32;
-    let low = source.floor();
-    [0.0, 1.0].map(|offset| {
-        let share = (1.0 - (source - low - offset).abs()).max(0.0);
-        (((low + offset) as usize).min(side - 1), share)
-    })
-}
-
-/// Height and width that a picture of `size` (width, height) is brought to: multiples of `factor`, with an
-/// area between the two numbers of pixels where that is possible (`smart_resize` of transformers).
-fn smart_resize(size: [u32; 2], factor: usize, [least, most]: [u64; 2]) -> Result<[usize; 2], ImageError> {
-    let [width, height] = size.map(f64::from);
-    let aspect = width.max(height) / width.min(height);
-    if aspect > Section::MOST_ASPECT as f64 {
-        let most = Section::MOST_ASPECT;
-        let reason = format!(
-            "expected a longer side of at most {most} times the shorter one, found {aspect:.1} times"
-        );
-        return Err(ImageError::Shape { width: size[0], height: size[1], reason });
-    }
-    let step = factor as f64;
-    // Halves go to the even number, as in Python.
-    let [down, across] = [height, width].map(|side| (side / step).round_ties_even() * step);
-    let area = down * across;
-    let sides = if area > most as f64 {
-        let shrink = (height * width / most as f64).sqrt();
-        [height, width].map(|side| step.max((side / shrink / step).floor() * step))
-    } else if area < least as f64 {
-        let grow = (least as f64 / (height * width)).sqrt();
-        [height, width].map(|side| (side * grow / step).ceil() * step)
-    } else {
-        [down, across]
-    };
-    Ok(sides.map(|side| side as usize))
 }
 
 #[cfg(test)]
@@ -374,47 +296,32 @@ fn smart_resize(size: [u32; 2], factor: usize, [least, most]: [u64; 2]) -> Resul
 mod tests {
     use super::*;
 
-    #[test]
-    fn sizes_are_those_of_transformers() {
-        // Height and width of transformers' own function.
-        let cases = [
-            ([1, 1], 32, [65_536, 16_777_216], [256, 256]),
-            ([2000, 300], 32, [65_536, 16_777_216], [288, 1984]),
-            ([48, 80], 32, [1024, 16_777_216], [64, 64]),
-            ([1093, 7], 28, [3136, 12_845_056], [28, 700]),
-            ([8000, 6000], 32, [65_536, 16_777_216], [3520, 4704]),
-        ];
-        for (size, factor, pixels, expected) in cases {
-            assert_eq!(smart_resize(size, factor, pixels).unwrap(), expected, "{size:?}");
-        }
-        assert!(
-            smart_resize([1093, 5], 32, [65_536, 16_777_216]).unwrap_err().to_string().contains("200 times")
-        );
+    fn patches(patch_size: usize, min_pixels: u64, max_pixels: u64, window: Option<usize>) -> Patches {
+        let section = Section {
+            patch_size,
+            temporal_patch_size: 2,
+            merge_size: 2,
+            min_pixels,
+            max_pixels,
+            resampling: arrcoc_bundle::processors::Resampling::Bicubic,
+            scale: arrcoc_bundle::processors::PixelScale { factor: None, normalise: None },
+            table_side: None,
+            window,
+        };
+        Patches { tables: [[0.0; 256]; 3], section }
     }
 
     #[test]
     fn no_picture_has_more_rows_or_windows_than_was_planned() {
-        let scale = arrcoc_bundle::processors::PixelScale { factor: None, normalise: None };
-        let resampling = arrcoc_bundle::processors::Resampling::Bicubic;
         for (patch_size, min_pixels, max_pixels) in
             [(14, 15_680_001, 15_680_001), (16, 65_536, 16_777_216), (8, 1, 40_000), (14, 3136, 12_845_056)]
         {
-            let (merge_size, window) = (2, Some(4));
-            let section = Section {
-                patch_size,
-                temporal_patch_size: 2,
-                merge_size,
-                min_pixels,
-                max_pixels,
-                resampling,
-                scale,
-                table_side: None,
-                window,
-            };
-            let patches = Patches { tables: [[0.0; 256]; 3], section: section.clone() };
+            let patches = patches(patch_size, min_pixels, max_pixels, Some(4));
+            let section = patches.section.clone();
             let sides = [1, 2, 3, 7, 50, 199, 200, 333, 1000, 4000, 9999];
             for size in sides.iter().flat_map(|&width| sides.map(|height| [width, height])) {
-                let Ok(grid) = patches.grid(size) else { continue };
+                let picture = Picture { size, sizing: Sizing::default() };
+                let Ok(grid) = patches.grid(picture) else { continue };
                 assert!(grid.rows() <= section.most_rows(), "{section:?} {size:?}: {grid:?}");
                 let [(_, slots), ..] = windows(grid, 4).unwrap();
                 assert!(slots.shape()[0] <= section.most_windows(grid.rows()), "{size:?}: {grid:?}");
@@ -423,31 +330,29 @@ mod tests {
     }
 
     #[test]
-    fn patches_come_square_by_square() {
-        let grid = Grid { tokens: [1, 2], merge: 2 };
-        let expected = [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3], [1, 2], [1, 3]];
-        assert_eq!(grid.patches().collect::<Vec<_>>(), expected);
-    }
+    fn a_request_may_have_its_pictures_smaller() {
+        let patches = patches(16, 65_536, 16_777_216, None);
+        let size = |sizing: Sizing| {
+            let grid = patches.grid(Picture { size: [800, 600], sizing }).unwrap();
+            grid.tokens.map(|tokens| tokens * 32)
+        };
+        let none = Sizing::default();
+        // Height and width of transformers' own function.
+        assert_eq!(size(Sizing { coarse: true, ..none }), [416, 576]);
+        assert_eq!(size(Sizing { max_pixels: Some(100_000), coarse: true, ..none }), [256, 352]);
+        let turned = Sizing { shortest_edge: Some(300_000), longest_edge: Some(50_000), ..none };
+        assert_eq!(size(turned), [192, 256]);
+        let older = Sizing { max_pixels: Some(100_000), min_pixels: Some(1), ..turned };
+        assert_eq!(size(older), [256, 352], "the older names outrank `size`");
 
-    #[test]
-    fn windows_at_the_border_have_empty_slots() {
-        let grid = Grid { tokens: [1, 3], merge: 1 };
-        let [(_, slots), (_, mask), (_, places)] = windows(grid, 2).unwrap();
-        assert_eq!(
-            (slots.shape(), slots.as_slice::<i64>().unwrap()),
-            (&[2, 4][..], &[0, 1, 0, 0, 2, 0, 0, 0][..])
-        );
-        let seen: Vec<_> = mask.as_slice::<f32>().unwrap().iter().map(|x| *x == 0.0).collect();
-        assert_eq!(seen, [true, true, false, false, true, false, false, false]);
-        assert_eq!(places.as_slice::<i64>().unwrap(), [0, 1, 4]);
-    }
-
-    #[test]
-    fn corners_of_the_table_are_corners_of_the_picture() {
-        assert_eq!(taps(0, 7, 48)[0], (0, 1.0));
-        assert_eq!(taps(6, 7, 48)[0], (47, 1.0));
-        assert_eq!(taps(0, 1, 48), [(0, 1.0), (1, 0.0)]);
-        let [(low, share), (high, rest)] = taps(1, 3, 4);
-        assert_eq!((low, high, share, rest), (1, 2, 0.5, 0.5));
+        for (sizing, name) in [
+            (Sizing { max_pixels: Some(16_777_217), ..none }, "max_pixels"),
+            (Sizing { shortest_edge: Some(0), ..none }, "size.shortest_edge"),
+            (Sizing { do_image_splitting: Some(false), ..none }, "do_image_splitting"),
+        ] {
+            let error = patches.check(&sizing).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+        assert!(patches.check(&turned).is_ok());
     }
 }

@@ -1,0 +1,258 @@
+//! What goes into the model: a request, as whoever reads it from a user has checked it.
+
+use arrcoc_bundle::GenerationSpec;
+use bytes::Bytes;
+
+/// One generation request, already validated for form (the server's affair) but not against the model's
+/// limits.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What to answer.
+    pub prompt: Prompt,
+    /// How many tokens an image may have.
+    pub budget: Budget,
+    /// Return a [`super::Receipt`] per image.
+    pub explain: bool,
+    /// How to pick tokens.
+    pub sampling: Sampling,
+    /// How many independent answers (OpenAI's `n`), at least 1.
+    pub choices: usize,
+    /// Most tokens per answer.
+    pub max_tokens: MaxTokens,
+    /// Strings that end an answer and are not part of it, none of them empty; they may span token borders.
+    pub stop: Vec<String>,
+    /// How many alternatives to report per token; `None` reports no log-probabilities at all.
+    pub top_logprobs: Option<usize>,
+}
+
+/// The question.
+#[derive(Debug, Clone)]
+pub enum Prompt {
+    /// A conversation, rendered by the model's own template.
+    Chat(Conversation),
+    /// Raw text, tokenised as it stands (`/v1/completions`).
+    Text(String),
+}
+
+/// What is put to the model's template.
+#[derive(Debug, Clone, Default)]
+pub struct Conversation {
+    /// The messages, oldest first.
+    pub messages: Vec<Message>,
+    /// Variables of the template's own, by name, as `enable_thinking`. Strings in them are what a user says:
+    /// no control tokens.
+    pub variables: serde_json::Map<String, serde_json::Value>,
+}
+
+impl From<Vec<Message>> for Prompt {
+    fn from(messages: Vec<Message>) -> Self {
+        Self::Chat(Conversation { messages, ..Conversation::default() })
+    }
+}
+
+impl Prompt {
+    /// The images, in order.
+    pub fn images(&self) -> impl Iterator<Item = &Image> {
+        let messages = match self {
+            Self::Chat(conversation) => conversation.messages.as_slice(),
+            Self::Text(_) => &[],
+        };
+        messages.iter().flat_map(|message| &message.content).filter_map(|part| match part {
+            Part::Image(image) => Some(image),
+            Part::Text(_) => None,
+        })
+    }
+}
+
+/// One chat message.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub speaker: Speaker,
+    /// Text and images in the order in which they were written.
+    pub content: Vec<Part>,
+    /// What the model thought before it said this: of the assistant's messages. Templates decide whether the
+    /// model reads it again.
+    pub reasoning: Option<String>,
+}
+
+impl Message {
+    /// A message without thoughts.
+    pub fn new(speaker: Speaker, content: Vec<Part>) -> Self {
+        Self { speaker, content, reasoning: None }
+    }
+}
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    /// Instructions.
+    System,
+    /// The person asking.
+    User,
+    /// The model's earlier answers.
+    Assistant,
+}
+
+/// A piece of a message.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// Text.
+    Text(String),
+    /// An image.
+    Image(Image),
+}
+
+/// An image of a message.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    /// An encoded file (PNG, JPEG, WebP, GIF, BMP), decoded off the async threads. It is dropped when it is
+    /// encoded: an owner behind the bytes ([`Bytes::from_owner`]) knows then that its memory is free.
+    pub file: Bytes,
+    /// How large the model sees it.
+    pub sizing: Sizing,
+}
+
+impl From<Vec<u8>> for Image {
+    fn from(file: Vec<u8>) -> Self {
+        Bytes::from(file).into()
+    }
+}
+
+impl From<Bytes> for Image {
+    fn from(file: Bytes) -> Self {
+        Self { file, sizing: Sizing::default() }
+    }
+}
+
+/// How large the model sees a picture, where that is not the checkpoint's own way: the arguments that
+/// transformers' image processors take. Which of them mean something is the family's affair.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Sizing {
+    /// Least pixels, by area.
+    pub min_pixels: Option<u64>,
+    /// Most pixels, by area.
+    pub max_pixels: Option<u64>,
+    /// `size.shortest_edge`; an area for Qwen's models.
+    pub shortest_edge: Option<u64>,
+    /// `size.longest_edge`; an area for Qwen's models, pixels on a side for others.
+    pub longest_edge: Option<u64>,
+    /// Whether a large picture is cut into tiles.
+    pub do_image_splitting: Option<bool>,
+    /// A coarse look is enough (OpenAI's `detail: low`); each family has its own, and what else is said
+    /// outranks it.
+    pub coarse: bool,
+}
+
+impl Sizing {
+    /// The first argument that is set, by its name.
+    pub fn set(&self) -> Option<&'static str> {
+        let Self { min_pixels, max_pixels, shortest_edge, longest_edge, do_image_splitting, coarse: _ } =
+            *self;
+        let numbers = [
+            ("min_pixels", min_pixels),
+            ("max_pixels", max_pixels),
+            ("size.shortest_edge", shortest_edge),
+            ("size.longest_edge", longest_edge),
+            ("do_image_splitting", do_image_splitting.map(u64::from)),
+        ];
+        numbers.into_iter().find(|(_, number)| number.is_some()).map(|(name, _)| name)
+    }
+}
+
+/// How many visual tokens an image gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Budget {
+    /// The model decides.
+    Auto,
+    /// Exactly this many; one of the bundle's `token_budgets`.
+    Tokens(usize),
+    /// All that the model has for a picture: nothing chooses.
+    Full,
+}
+
+/// How long an answer may get, in tokens; at least 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MaxTokens {
+    /// This many; the request is refused where the context has less left after the prompt.
+    Exactly(usize),
+    /// This many, or what the context has left where that is less.
+    AtMost(usize),
+}
+
+impl MaxTokens {
+    /// Most tokens of an answer that has `room` tokens of the context.
+    pub fn within(self, room: usize) -> usize {
+        let (Self::Exactly(most) | Self::AtMost(most)) = self;
+        most.min(room)
+    }
+
+    /// The length of an answer whose request left it open, under a checkpoint's own limit.
+    #[must_use]
+    pub fn limited_by(self, defaults: &GenerationSpec) -> Self {
+        match (self, defaults.max_new_tokens) {
+            (Self::AtMost(most), Some(own)) => Self::AtMost(most.min(own)),
+            (length, _) => length,
+        }
+    }
+}
+
+/// How the next token is picked. `temperature` 0 is greedy. Whoever reads these numbers from a user holds
+/// them to their ranges; the runtime takes them as they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy, 1 the model's own distribution.
+    pub temperature: f32,
+    /// Nucleus: the smallest set of tokens whose probability reaches this, 0..=1.
+    pub top_p: f32,
+    /// Keep only this many of the likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep only tokens at least this share of the likeliest one's probability, 0..=1; 0 keeps all.
+    pub min_p: f32,
+    /// Divides (multiplies, when negative) the logit of every token seen so far; 1 does nothing.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logit of every token generated so far.
+    pub presence_penalty: f32,
+    /// Subtracted from the logit of every generated token, times its count.
+    pub frequency_penalty: f32,
+    /// Same seed, same request, same answer. `None` draws one.
+    pub seed: Option<u64>,
+    /// No token that ends an answer is picked before this many others were.
+    pub min_tokens: usize,
+    /// Go on past the model's own end tokens.
+    pub ignore_eos: bool,
+    /// Ids that end an answer besides the model's own, and are not part of its text.
+    pub stop_token_ids: Vec<u32>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: None,
+            min_tokens: 0,
+            ignore_eos: false,
+            stop_token_ids: Vec::new(),
+        }
+    }
+}
+
+impl Sampling {
+    /// What a request gets that says nothing about sampling.
+    pub fn of(defaults: &GenerationSpec) -> Self {
+        Self {
+            temperature: if defaults.do_sample { defaults.temperature } else { 0.0 },
+            top_p: defaults.top_p,
+            top_k: defaults.top_k,
+            min_p: defaults.min_p,
+            repetition_penalty: defaults.repetition_penalty,
+            ..Self::default()
+        }
+    }
+}
