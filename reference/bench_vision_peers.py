@@ -1,9 +1,9 @@
 """Times a picture and a question elsewhere: transformers in two precisions, llama.cpp's mtmd in up to three.
 
-    python bench_vision_peers.py --checkpoint ../target/smollm2/smolvlm --work DIR [--family qwen3_vl]
+    python bench_vision_peers.py --checkpoint ../target/smollm2/smolvlm --work DIR [--family qwen3_vl | qwen3_5]
         [--llama-cpp SOURCE --bin DIR] [--peer transformers-bf16 ...] [--rounds 3] [--threads N] [--out FILE]
 
-One picture, drawn, of 1536 x 1152 pixels (SmolVLM) or 1024 x 1024 (Qwen3-VL), and one question of about
+One picture, drawn, of 1536 x 1152 pixels (SmolVLM) or 1024 x 1024 (Qwen), and one question of about
 twelve tokens; 32 greedy tokens. Every round runs each peer in a process of its own, after one warm-up within
 it (llama.cpp does its own). Seconds: `preprocess` (transformers only: llama.cpp does not say), `vision`
 (tower and connector, the whole picture), `prefill` (the decoder, up to the first token), `first_token` (the
@@ -12,7 +12,7 @@ token). `peak_rss` is in bytes, `prompt` in tokens.
 
 llama.cpp: SOURCE is its source tree, which has the converter, DIR holds llama-quantize and llama-mtmd-cli.
 The tower goes into an mmproj file in F16 or BF16 (Q8_0 for the quantized peers), the decoder into one of the
-named precision: SmolVLM's by way of a Llama checkpoint, Qwen3-VL's directly. Prints JSON.
+named precision: SmolVLM's by way of a Llama checkpoint, Qwen's directly. Prints JSON.
 """
 
 import argparse
@@ -78,6 +78,8 @@ FAMILIES = {
         whole=True,
     ),
 }
+# The same tower without its taps; only the decoder is another.
+FAMILIES["qwen3_5"] = FAMILIES["qwen3_vl"]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Gives a random checkpoint of a Qwen3-VL preset a tokenizer that other programs know.
+"""Gives a random checkpoint of a preset of Qwen's a tokenizer that other programs know.
 
     python dress_checkpoint.py --checkpoint DIR --tokenizer ../target/smollm2/llama --out DIR
 

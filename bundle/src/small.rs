@@ -4,6 +4,19 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Read as _, Result};
 use std::path::Path;
 
+/// What stands in a clone in place of a large file, while Git LFS has not brought it
+/// (<https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>).
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// What to do about a file of which only Git LFS's pointer is there.
+pub const LFS_ADVICE: &str = "this is Git LFS's pointer to the file, and not the file: run `git lfs pull` in the clone, or fetch the \
+                              checkpoint by its name (`arrcoc-export pull`)";
+
+/// Whether these bytes, or a file that begins with them, are such a pointer.
+pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(LFS_POINTER) || (bytes.len() >= 8 && LFS_POINTER.starts_with(bytes))
+}
+
 /// Reads a file of at most `limit` bytes.
 ///
 /// # Errors
@@ -29,6 +42,13 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pointers_of_git_lfs_are_known_by_their_first_bytes() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        assert!(is_lfs_pointer(pointer) && is_lfs_pointer(&pointer[..8]));
+        assert!(!is_lfs_pointer(b"{\"version\": 1}") && !is_lfs_pointer(b"ver") && !is_lfs_pointer(b""));
+    }
 
     #[test]
     fn what_never_ends_is_not_read() {

@@ -45,6 +45,15 @@ fn truncated_file() {
 }
 
 #[test]
+fn pointers_of_git_lfs() {
+    const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
+    for file in [WEIGHTS, "config.json", "tokenizer.json"] {
+        let damage = |w: &Workshop| fs::write(w.checkpoint().join(file), POINTER).unwrap();
+        refused(damage, &[file, "Git LFS's pointer", "git lfs pull"]);
+    }
+}
+
+#[test]
 fn empty_file() {
     refused(|w| fs::write(weights(w), []).unwrap(), &["expected at least 8 bytes, found 0"]);
 }

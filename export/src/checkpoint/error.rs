@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use arrcoc_bundle::quote::Brief;
+use arrcoc_bundle::small::LFS_ADVICE;
 use arrcoc_models::config::ConfigError;
 
 use super::expect::Mismatch;
@@ -52,6 +53,12 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Its length, bytes.
         length: u64,
+    },
+    /// A file itself is not there.
+    #[error("{}: {LFS_ADVICE}", path.display())]
+    Pointer {
+        /// The file.
+        path: PathBuf,
     },
     /// A JSON file is not JSON.
     #[error("{} is not valid JSON", path.display())]

@@ -10,6 +10,7 @@ use std::io::Read;
 use std::ops::Range;
 
 use arrcoc_bundle::quote::{Brief, excerpt, one_line};
+use arrcoc_bundle::small::{LFS_ADVICE, is_lfs_pointer};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
@@ -110,6 +111,9 @@ pub enum HeaderError {
         /// Bytes in the file.
         found: u64,
     },
+    /// The file itself is not there.
+    #[error("{LFS_ADVICE}")]
+    Pointer,
     /// The header does not fit the file.
     #[error(
         "its header claims {header} bytes, but only {available} follow: the file is truncated, or not safetensors at all"
@@ -215,6 +219,9 @@ pub fn read_header(source: &mut impl Read, file_bytes: u64) -> Result<Vec<Tensor
     };
     let mut length = [0; 8];
     source.read_exact(&mut length)?;
+    if is_lfs_pointer(&length) {
+        return Err(HeaderError::Pointer);
+    }
     let header = u64::from_le_bytes(length);
     if header > available {
         return Err(HeaderError::LargerThanFile { header, available });

@@ -255,6 +255,9 @@ fn read_json(path: &Path) -> Result<(Vec<u8>, Value), CheckpointError> {
         return Err(CheckpointError::TooLarge { path: path.to_owned(), length });
     }
     let bytes = small::read(path, MAX_HEADER_BYTES).map_err(io)?;
+    if small::is_lfs_pointer(&bytes) {
+        return Err(CheckpointError::Pointer { path: path.to_owned() });
+    }
     let value = serde_json::from_slice(&bytes)
         .map_err(|source| CheckpointError::Json { path: path.to_owned(), source: Brief(source) })?;
     Ok((bytes, value))

@@ -13,6 +13,7 @@ use crate::text::{Markers, Thoughts, Vocabulary};
 use crate::vision::{ImagePlan, Span};
 use arrcoc_bundle::Bundle;
 use arrcoc_bundle::quote::Brief;
+use arrcoc_bundle::small::{LFS_ADVICE, is_lfs_pointer};
 
 mod jinja;
 mod probe;
@@ -87,6 +88,9 @@ impl Layout {
 /// What is wrong with it. The library panics over some damaged files; that is an error here like any other.
 pub fn read_tokenizer(json: &[u8]) -> Result<Tokenizer, String> {
     tokenize::bound_searches();
+    if is_lfs_pointer(json) {
+        return Err(LFS_ADVICE.to_owned());
+    }
     let read = std::panic::catch_unwind(|| Tokenizer::from_bytes(json));
     let read = read.map_err(|_| "the tokenizers library cannot make sense of it".to_owned())?;
     read.map_err(|error| Brief(error).to_string())

@@ -202,9 +202,13 @@ impl<'l> Reader<'l> {
                 self.text(&text).map(Piece::Text)
             }
             Some("image_url") => self.image(&part),
+            Some("video_url" | "video") => {
+                let instead = "videos are not read; send some of their frames as images";
+                Err(ApiError::unsupported(field.path(), instead))
+            }
             Some(
-                "input_audio" | "audio_url" | "video_url" | "video" | "file" | "input_file" | "input_text"
-                | "input_image" | "image" | "refusal" | "document" | "tool_use" | "tool_result",
+                "input_audio" | "audio_url" | "file" | "input_file" | "input_text" | "input_image" | "image"
+                | "refusal" | "document" | "tool_use" | "tool_result",
             ) => Err(ApiError::unsupported(field.path(), "only parts of type text and image_url are")),
             _ => Err(kind.wrong(kinds)),
         }

@@ -1,8 +1,8 @@
-//! `cargo xtask bench photograph`: one large picture and a short question at the shape of SmolVLM-256M or of
-//! Qwen3-VL-2B, in turn with transformers and llama.cpp.
+//! `cargo xtask bench photograph`: one large picture and a short question at the shape of SmolVLM-256M, of
+//! Qwen3-VL-2B or of Qwen3.5-0.8B, in turn with transformers and llama.cpp.
 
 mod page;
-mod qwen3_vl;
+mod qwen;
 mod shape;
 mod smolvlm;
 
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use self::page::page;
-use self::qwen3_vl::QWEN3_VL_2B;
+use self::qwen::{QWEN3_5_0_8B, QWEN3_VL_2B};
 use self::shape::Shape;
 use self::smolvlm::SMOLVLM;
 use super::report::{circumstances, measure, summary, write};
@@ -35,6 +35,9 @@ enum Choice {
     /// Qwen3-VL-2B's, all of it, with random weights
     #[value(name = "qwen3-vl-2b")]
     Qwen3Vl2b,
+    /// Qwen3.5-0.8B's, all of it, with random weights
+    #[value(name = "qwen3.5-0.8b")]
+    Qwen35,
 }
 
 impl Choice {
@@ -42,6 +45,7 @@ impl Choice {
         match self {
             Self::Smolvlm => &SMOLVLM,
             Self::Qwen3Vl2b => &QWEN3_VL_2B,
+            Self::Qwen35 => &QWEN3_5_0_8B,
         }
     }
 }
