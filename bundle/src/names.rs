@@ -149,6 +149,8 @@ pub mod operator {
     pub const BLOCK_LINEAR: &str = "BlockLinear";
     /// Attention of the decoder over its KV cache.
     pub const CACHED_ATTENTION: &str = "CachedAttention";
+    /// The short convolution of recurrent layers.
+    pub const CAUSAL_CONVOLUTION: &str = "CausalConvolution";
     /// The gated delta rule of recurrent layers.
     pub const GATED_DELTA: &str = "GatedDelta";
     /// Attention over a grid of patches.

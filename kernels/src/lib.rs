@@ -1,6 +1,7 @@
 //! The operators that an ARR-COC model spends its time in on a CPU, for CPUs that multiply integers or 16-bit
 //! floats faster than 32-bit ones: [`linear()`], [`block_linear()`], [`attention()`] and
-//! [`grid_attention()`]; and [`cached_attention()`] and [`gated_delta()`], in 32-bit floats.
+//! [`grid_attention()`]; and [`cached_attention()`], [`causal_convolution()`] and [`gated_delta()`], in
+//! 32-bit floats.
 //!
 //! Everything here is a plain function of slices. Nothing knows of ONNX, and no thread is started: the caller
 //! brings [`Threads`]. A CPU without the instructions has none of it ([`Operator::instructions`]), and runs
@@ -37,6 +38,7 @@ mod attention;
 mod avx512;
 mod block_linear;
 mod cached_attention;
+mod causal_convolution;
 mod gated_delta;
 mod linear;
 mod quantize;
@@ -49,6 +51,7 @@ mod threads;
 pub use attention::{Grid, Tables, attention, grid_attention};
 pub use block_linear::{BLOCK, BlockedWeight, TILE, WeightBits, block_linear};
 pub use cached_attention::{Cache, Heads, Past, Rotary, Tokens, cached_attention};
+pub use causal_convolution::{ConvolutionRun, causal_convolution};
 pub use gated_delta::{DeltaRun, DeltaTokens, gated_delta};
 pub use linear::{MOST_INPUTS, Weight, linear};
 pub use threads::Threads;
@@ -64,6 +67,8 @@ pub enum Operator {
     Attention,
     /// [`cached_attention()`].
     CachedAttention,
+    /// [`causal_convolution()`].
+    CausalConvolution,
     /// [`gated_delta()`].
     GatedDelta,
 }
@@ -77,6 +82,7 @@ impl Operator {
             Self::BlockLinear => block_linear::TABLE.chosen().map(|row| row.instructions),
             Self::Attention => attention::TABLE.chosen().map(|row| row.instructions),
             Self::CachedAttention => cached_attention::TABLE.chosen().map(|row| row.instructions),
+            Self::CausalConvolution => causal_convolution::TABLE.chosen().map(|row| row.instructions),
             Self::GatedDelta => gated_delta::TABLE.chosen().map(|row| row.instructions),
         }
     }

@@ -34,6 +34,9 @@ PICTURES = {
 # Qwen's processor refuses what is longer than 200 times its width.
 QWEN_PICTURES = {name: PICTURES[name] for name in PICTURES if name != "line"} | {"strip": (640, 4, "RGB")}
 
+# Shown in `large` alone.
+LARGE = {"large": (512, 512, "RGB")}
+
 
 @dataclass
 class Conversation:
@@ -60,7 +63,8 @@ def text(what: str) -> dict:
 def conversation(name: str, family: str, chance: random.Random) -> Conversation:
     """One of the family's conversations, its texts drawn anew at every call."""
     ask = lambda: chance.choice(QUESTIONS)  # noqa: E731
-    return Conversation(name, makers(family)[name](ask), TEMPLATE_ARGUMENTS.get(name, {}), name in SIZES)
+    messages = (makers(family) | LARGE_MAKERS)[name](ask)
+    return Conversation(name, messages, TEMPLATE_ARGUMENTS.get(name, {}), name in SIZES)
 
 
 def makers(family: str) -> dict:
@@ -118,6 +122,8 @@ QWEN_MAKERS = {
         user(text(ask())),
     ],
 }
+# Asked only where it is named.
+LARGE_MAKERS = {"large": lambda ask: [user(image("large"), text(ask()))]}
 TEMPLATE_ARGUMENTS = {"unthinking": {"enable_thinking": False}}
 # Sizes of other pictures than the checkpoint's own, made from those. No picture gets larger than those allow.
 SIZES = {

@@ -4,6 +4,7 @@
     python -m stock.draw --families smolvlm,idefics3 --seeds 0..19 --out DIR
     python -m stock.draw --fixtures --out ../tests/fixtures/stock     (the committed ones, one a family)
     python -m stock.draw --family smolvlm --preset 256m --dtype bfloat16 --out DIR
+    python -m stock.draw --families qwen3_vl,qwen3_5 --widths --out DIR     (as wide as released ones)
     python -m stock.draw ... --compare DIR     (makes them again, and fails where those in DIR differ)
 
 Run it in `reference/`. README.md says what the files hold.
@@ -24,7 +25,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from . import conversations, families, golden, pictures, qwen, shapes
+from . import conversations, families, golden, pictures, qwen, shapes, widths
 
 FORMAT = "arrcoc-stock-goldens 1"
 TRIES = 60
@@ -51,6 +52,8 @@ class Wanted:
     vocabulary: int | None = None
     # How many of the 64 steps keep their logits.
     steps: int = golden.STEPS
+    # How many texts are tried for an answer that wanders and that rounding cannot change.
+    tries: int = TRIES
 
 
 def make(wanted: Wanted, directory: Path) -> None:
@@ -58,9 +61,9 @@ def make(wanted: Wanted, directory: Path) -> None:
     drawn = wanted.drawn
     directory.mkdir(parents=True)
     model_files = families.write(drawn, directory / "checkpoint", wanted.vocabulary)
-    draw_pictures(drawn, directory / "images")
+    draw_pictures(drawn, directory / "images", conversations.LARGE if "large" in wanted.conversations else {})
     model, processor = families.load(drawn.family, model_files)
-    goldens = [ask(model, processor, name, drawn, directory) for name in wanted.conversations]
+    goldens = [ask(model, processor, name, wanted, directory) for name in wanted.conversations]
     for each in goldens:
         each.tensors["step_logits"] = each.tensors["step_logits"][: wanted.steps].clone()
     shown = json.dumps([each.conversation.messages for each in goldens])
@@ -86,20 +89,21 @@ def make(wanted: Wanted, directory: Path) -> None:
         file.chmod(0o644)
 
 
-def draw_pictures(drawn: families.Drawn, directory: Path) -> None:
+def draw_pictures(drawn: families.Drawn, directory: Path, more: dict) -> None:
     directory.mkdir()
-    shown = sorted(conversations.pictures(drawn.family).items())
+    shown = [*sorted(conversations.pictures(drawn.family).items()), *more.items()]
     for number, (name, (width, height, mode)) in enumerate(shown):
         pictures.picture(width, height, mode, 1000 * drawn.seed + number).save(
             directory / f"{name}.png", optimize=True
         )
 
 
-def ask(model, processor, name: str, drawn: families.Drawn, directory: Path) -> golden.Golden:
+def ask(model, processor, name: str, wanted: Wanted, directory: Path) -> golden.Golden:
     """The named conversation, with the first texts whose answer wanders and cannot be changed by rounding."""
+    drawn, tries = wanted.drawn, wanted.tries
     chance = random.Random(f"{name} {drawn.family} {drawn.seed}")
     dull = None
-    for _ in range(TRIES):
+    for _ in range(tries):
         conversation = conversations.conversation(name, drawn.family, chance)
         found = golden.answer(model, processor, conversation, directory)
         if found is None:
@@ -109,7 +113,7 @@ def ask(model, processor, name: str, drawn: families.Drawn, directory: Path) -> 
         dull = dull or found
     if dull is None:
         raise IllPosed(
-            f"{drawn.family} {drawn.seed}: {name}: expected a margin of {golden.MIN_MARGIN} in {TRIES} tries"
+            f"{drawn.family} {drawn.seed}: {name}: expected a margin of {golden.MIN_MARGIN} in {tries} tries"
         )
     return dull
 
@@ -167,6 +171,10 @@ def wanted(args: argparse.Namespace) -> list[Wanted]:
         few = ["system", "photograph", "turns"]
         drawn = [shapes.real_256m(family, args.seed, args.dtype) for family in args.asked]
         return [Wanted(f"{each.family}-{args.preset}", each, few, vocabulary=49280) for each in drawn]
+    if args.widths:
+        drawn = [widths.draw(family, args.seed) for family in args.asked]
+        few = widths.CONVERSATIONS
+        return [Wanted(f"{each.family}-widths", each, few, tries=widths.TRIES) for each in drawn]
     first, last = (int(end) for end in args.seeds.split("..")) if args.seeds else (args.seed, args.seed)
     drawn = [families.draw(family, seed) for seed in range(first, last + 1) for family in args.asked]
     return [
@@ -184,6 +192,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", help="FIRST..LAST, both included")
     parser.add_argument("--fixtures", action="store_true", help="the committed ones")
     parser.add_argument("--preset", choices=["256m"], help="a real checkpoint's shape instead of a drawn one")
+    parser.add_argument("--widths", action="store_true", help="a released checkpoint's widths, few layers")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of the preset")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--compare", type=Path)
@@ -198,7 +207,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    if not args.preset:
+    if not args.preset and not args.widths:
         # The same bytes on every run. What has a real size takes all threads.
         torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()

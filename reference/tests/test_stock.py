@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from stock import checkpoint, conversations, draw, golden, pictures, shapes, tokens
+from stock import checkpoint, conversations, draw, families, golden, pictures, qwen, shapes, tokens, widths
 
 torch.set_num_threads(1)
 
@@ -114,3 +114,60 @@ def test_modes_of_pictures():
         "P",
     ]
     assert isinstance(pictures.picture(1, 1, "RGB", 0), Image.Image)
+
+
+# Weights of the released checkpoints, by a part of their names: (out, in).
+RELEASED = {
+    "smolvlm": {"text_model.layers.0.mlp.gate_proj": (1536, 576), "layers.0.mlp.fc1": (3072, 768)},
+    "idefics3": {"text_model.layers.0.mlp.gate_proj": (14336, 4096), "layers.0.mlp.fc1": (4304, 1152)},
+    "qwen3_vl": {
+        "layers.0.mlp.gate_proj": (6144, 2048),
+        "layers.0.self_attn.k_proj": (1024, 2048),
+        "blocks.0.mlp.linear_fc1": (4096, 1024),
+        "deepstack_merger_list.2.linear_fc1": (4096, 4096),
+        "visual.pos_embed": (2304, 1024),
+    },
+    "qwen2_5_vl": {
+        "language_model.layers.0.mlp.gate_proj": (11008, 2048),
+        "layers.0.self_attn.k_proj": (256, 2048),
+        "blocks.0.mlp.gate_proj": (3420, 1280),
+    },
+    "qwen3_5": {
+        "layers.0.mlp.gate_proj": (3584, 1024),
+        "layers.3.self_attn.q_proj": (4096, 1024),
+        "layers.0.linear_attn.in_proj_qkv": (6144, 1024),
+        "blocks.0.mlp.linear_fc1": (3072, 768),
+    },
+}
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_widths_are_those_of_released_checkpoints(family):
+    drawn = widths.draw(family, 1)
+    if family in shapes.FAMILIES:
+        config_class, model_class = checkpoint.CLASSES[family][:2]
+        tokenizer = tokens.tokenizer(drawn, None)
+        config = checkpoint.config_of(drawn, tokenizer, len(tokenizer))
+    else:
+        config_class, model_class = qwen.checkpoint.CLASSES[family][:2]
+        config = qwen.checkpoint.config_of(drawn, qwen.tokens.tokenizer(drawn))
+    with torch.device("meta"):
+        model = model_class(config_class(**config))
+    found = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    for part, shape in RELEASED[family].items():
+        of_part = [name for name in found if name.endswith(f"{part}.weight")]
+        assert of_part and all(found[name] == shape for name in of_part), (part, of_part)
+    # Checkpoints that a machine of 24 GB can hold in 32 bits, some times over.
+    assert 5e7 < sum(weight.numel() for weight in model.parameters()) < 5e8
+
+
+def test_a_large_picture_is_drawn_where_it_is_shown(tmp_path):
+    drawn = shapes.draw("smolvlm", 5)
+    names = {}
+    for folder, more in (("plain", {}), ("more", conversations.LARGE)):
+        draw.draw_pictures(drawn, tmp_path / folder, more)
+        names[folder] = {file.name for file in (tmp_path / folder).iterdir()}
+    assert names["more"] - names["plain"] == {"large.png"}
+    assert Image.open(tmp_path / "more/large.png").size == (512, 512)
+    for name in names["plain"]:
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "more" / name).read_bytes()

@@ -19,6 +19,7 @@ use arrcoc_runtime::decoder::{self, Decoder, Rows};
 use arrcoc_runtime::library::{CpuOptions, Kernels, Library, LibraryKind, LibraryOptions};
 use arrcoc_runtime::tensor::Tensor;
 use arrcoc_tests::compare::relative_error;
+use arrcoc_tests::graphs::operators_that_ran;
 use arrcoc_tests::repository;
 use serde_json::json;
 use tempfile::TempDir;
@@ -178,6 +179,34 @@ fn the_kernel_computes_what_the_body_says() -> Result<()> {
     println!("kernel and body: {error:.1e}");
     ensure!(error <= FLOATS, "kernel and body differ by {error:.1e}");
     ensure!(!Operator::GatedDelta.has_kernel() || own != body, "the kernel did not run");
+    Ok(())
+}
+
+/// A kernel under another name than the graph's would not be run, and nothing would be compared.
+#[test]
+fn both_kernels_run_where_they_are_wanted() -> Result<()> {
+    let workshop = Workshop::new()?;
+    let bundle = workshop.open(Precision::Fp32, Target::Cpu)?;
+    let operators = [
+        ("CausalConvolution", Operator::CausalConvolution.has_kernel()),
+        ("GatedDelta", Operator::GatedDelta.has_kernel()),
+    ];
+    for kernels in [Kernels::Own, Kernels::Library] {
+        let profiles = tempfile::tempdir()?;
+        let options = LibraryOptions {
+            threads: 2,
+            cpu: CpuOptions { kernels },
+            profile: Some(profiles.path().to_owned()),
+            ..LibraryOptions::default()
+        };
+        let library = LibraryKind::Ort.open_with(&options)?;
+        lonely(&bundle, library.as_ref(), 0, 9, 9)?;
+        let ran = operators_that_ran(profiles.path())?;
+        for (operator, supported) in operators {
+            let wanted = supported && kernels == Kernels::Own;
+            ensure!(ran.contains_key(operator) == wanted, "{kernels:?}: {operator} among {ran:?}");
+        }
+    }
     Ok(())
 }
 

@@ -15,43 +15,82 @@ const PARTS: usize = COLUMNS / LANES;
 /// Rows whose products are summed apart: a sum waits four cycles for the one before.
 const APART: usize = 4;
 
+/// A row's columns.
+type Vectors = [__m512; PARTS];
+
+/// A group of rows is spelt out with places that the compiler knows, so that sums stay in registers.
 #[target_feature(enable = "avx512f")]
-fn run(tokens: &[Token<'_>], matrix: &mut [Columns], out: &mut [Columns]) {
+fn run(tokens: &[Token<'_>], matrix: &mut [f32], stride: usize, out: &mut [Columns]) {
     for (token, out) in tokens.iter().zip(out) {
-        let decay = _mm512_set1_ps(token.decay);
-        let mut known = [[_mm512_setzero_ps(); PARTS]; APART];
-        for (i, (row, key)) in matrix.iter().zip(token.key).enumerate() {
-            let key = _mm512_set1_ps(*key);
-            for part in 0..PARTS {
-                let sum = &mut known[i % APART][part];
-                *sum = _mm512_fmadd_ps(key, load_floats(&row[part * LANES..]), *sum);
-            }
-        }
-        let strength = _mm512_set1_ps(token.strength);
+        let known = known(token.key, matrix, stride);
+        let (decay, strength) = (_mm512_set1_ps(token.decay), _mm512_set1_ps(token.strength));
         let mut news = [_mm512_setzero_ps(); PARTS];
         for part in 0..PARTS {
-            let known = summed([0, 1, 2, 3].map(|apart| known[apart][part]));
             let value = load_floats(&token.value[part * LANES..]);
-            news[part] = _mm512_mul_ps(_mm512_fnmadd_ps(decay, known, value), strength);
+            news[part] = _mm512_mul_ps(_mm512_fnmadd_ps(decay, known[part], value), strength);
         }
-        let mut read = [[_mm512_setzero_ps(); PARTS]; APART];
-        for (i, (row, (key, query))) in matrix.iter_mut().zip(token.key.iter().zip(token.query)).enumerate() {
-            let (key, query) = (_mm512_set1_ps(*key), _mm512_set1_ps(*query));
-            for part in 0..PARTS {
-                let kept = _mm512_mul_ps(decay, load_floats(&row[part * LANES..]));
-                let now = _mm512_fmadd_ps(key, news[part], kept);
-                store_floats(now, &mut row[part * LANES..]);
-                let sum = &mut read[i % APART][part];
-                *sum = _mm512_fmadd_ps(query, now, *sum);
-            }
-        }
+        let read = write_and_read(token, decay, news, matrix, stride);
         for part in 0..PARTS {
-            store_floats(summed([0, 1, 2, 3].map(|apart| read[apart][part])), &mut out[part * LANES..]);
+            store_floats(read[part], &mut out[part * LANES..]);
         }
     }
 }
 
+/// What the matrix has for a key.
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn summed([a, b, c, d]: [__m512; APART]) -> __m512 {
-    _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d))
+fn known(key: &[f32], matrix: &[f32], stride: usize) -> Vectors {
+    let mut sums = [[_mm512_setzero_ps(); PARTS]; APART];
+    for (group, key) in key.chunks(APART).enumerate() {
+        let rows = &matrix[group * APART * stride..];
+        for apart in 0..APART {
+            let Some(key) = key.get(apart) else { break };
+            let (row, key) = (&rows[apart * stride..][..COLUMNS], _mm512_set1_ps(*key));
+            for part in 0..PARTS {
+                let row = load_floats(&row[part * LANES..][..LANES]);
+                sums[apart][part] = _mm512_fmadd_ps(key, row, sums[apart][part]);
+            }
+        }
+    }
+    summed(sums)
+}
+
+/// Lets the matrix decay, writes what is new, and reads it.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn write_and_read(
+    token: &Token<'_>,
+    decay: __m512,
+    news: Vectors,
+    matrix: &mut [f32],
+    stride: usize,
+) -> Vectors {
+    let mut sums = [[_mm512_setzero_ps(); PARTS]; APART];
+    let groups = token.key.chunks(APART).zip(token.query.chunks(APART));
+    for (group, (key, query)) in groups.enumerate() {
+        let rows = &mut matrix[group * APART * stride..];
+        for apart in 0..APART {
+            let (Some(key), Some(query)) = (key.get(apart), query.get(apart)) else { break };
+            let (key, query) = (_mm512_set1_ps(*key), _mm512_set1_ps(*query));
+            let row = &mut rows[apart * stride..][..COLUMNS];
+            for part in 0..PARTS {
+                let kept = _mm512_mul_ps(decay, load_floats(&row[part * LANES..][..LANES]));
+                let now = _mm512_fmadd_ps(key, news[part], kept);
+                store_floats(now, &mut row[part * LANES..][..LANES]);
+                sums[apart][part] = _mm512_fmadd_ps(query, now, sums[apart][part]);
+            }
+        }
+    }
+    summed(sums)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn summed(sums: [Vectors; APART]) -> Vectors {
+    let mut all = sums[0];
+    for part in 0..PARTS {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|apart| sums[apart][part]);
+        all[part] = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
+    }
+    all
 }

@@ -26,13 +26,18 @@ pub(crate) const COLUMNS: usize = 32;
 /// A row of a task's columns.
 type Columns = [f32; COLUMNS];
 
+/// Fewest tokens for which some columns are copied to where they lie side by side: rows of a whole matrix
+/// share few places of the first cache.
+const MANY: usize = 8;
+
 /// What a set of instructions does.
 pub(crate) struct Kernel {
-    /// Takes all tokens through some columns of a matrix.
+    /// Takes all tokens through the first [`COLUMNS`] columns of a matrix, whose rows are `stride` numbers
+    /// apart.
     ///
     /// # Safety
     /// The CPU must have the instructions.
-    run: unsafe fn(tokens: &[Token<'_>], matrix: &mut [Columns], out: &mut [Columns]),
+    run: unsafe fn(tokens: &[Token<'_>], matrix: &mut [f32], stride: usize, out: &mut [Columns]),
 }
 
 /// What some columns take of a token.
@@ -141,16 +146,28 @@ fn gated_delta_with(
     if present.is_empty() {
         return;
     }
-    let blocks = run.value_width.div_ceil(COLUMNS);
     let (out, present) = (Shared::new(out), Shared::new(present));
+    let matrix = run.key_width * run.value_width;
     threads.run(run.batch * run.value_heads, &|task| {
         let head = Head { run, batch: task / run.value_heads, head: task % run.value_heads };
         let unit = head.unit_vectors(&tokens);
         let factors = head.factors(&tokens);
-        for block in 0..blocks {
-            head.columns(kernel, block * COLUMNS, (&unit, &factors), tokens.value, past, (&out, &present));
+        // SAFETY: no other task has this head of this sequence.
+        let present = unsafe { present.part(task * matrix, matrix) };
+        present.copy_from_slice(&past[task * matrix..][..matrix]);
+        for first in (0..run.value_width).step_by(COLUMNS) {
+            head.columns(kernel, first, (&unit, &factors), tokens.value, present, &out);
         }
     });
+}
+
+/// Sum of the squares, in an order that vector instructions of any width can follow.
+fn square(vector: &[f32]) -> f32 {
+    let mut sums = [0.0; 16];
+    for part in vector.chunks(sums.len()) {
+        sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += x * x);
+    }
+    sums.iter().sum()
 }
 
 /// One head of one sequence.
@@ -171,8 +188,7 @@ impl Head {
             for token in 0..count {
                 let row = (self.batch * count + token) * key_heads + key_head;
                 let vector = &all[row * key_width..][..key_width];
-                let square: f32 = vector.iter().map(|x| x * x).sum();
-                let factor = scale / (square + LENGTH_EPSILON).sqrt();
+                let factor = scale / (square(vector) + LENGTH_EPSILON).sqrt();
                 unit.extend(vector.iter().map(|x| x * factor));
             }
         }
@@ -192,48 +208,54 @@ impl Head {
         factors.collect()
     }
 
-    /// Takes all tokens through the columns from `first` on.
+    /// Takes all tokens through the columns from `first` on of the head's matrix.
     fn columns(
         &self,
         kernel: &Kernel,
         first: usize,
         (unit, factors): (&[f32], &[[f32; 2]]),
         values: &[f32],
-        past: &[f32],
-        (out, present): (&Shared<'_, f32>, &Shared<'_, f32>),
+        matrix: &mut [f32],
+        out: &Shared<'_, f32>,
     ) {
         let DeltaRun { tokens: count, value_heads, key_width, value_width, .. } = self.run;
         let width = COLUMNS.min(value_width - first);
-        let block = |row: &[f32]| {
-            let mut block = [0.0; COLUMNS];
-            block[..width].copy_from_slice(&row[..width]);
-            block
-        };
         let place = |token| ((self.batch * count + token) * value_heads + self.head) * value_width + first;
-        let row = |i| ((self.batch * value_heads + self.head) * key_width + i) * value_width + first;
-        let mut matrix: Vec<_> = (0..key_width).map(|i| block(&past[row(i)..])).collect();
         let (queries, keys) = unit.split_at(count * key_width);
         let tokens: Vec<_> = (0..count)
             .map(|token| Token {
                 query: &queries[token * key_width..][..key_width],
                 key: &keys[token * key_width..][..key_width],
-                value: block(&values[place(token)..]),
+                value: padded(&values[place(token)..][..width]),
                 decay: factors[token][0],
                 strength: factors[token][1],
             })
             .collect();
         let mut read = vec![[0.0; COLUMNS]; count];
-        // SAFETY: the table asked the CPU.
-        unsafe { (kernel.run)(&tokens, &mut matrix, &mut read) };
+        if count < MANY && width == COLUMNS {
+            // SAFETY: the table asked the CPU.
+            unsafe { (kernel.run)(&tokens, &mut matrix[first..], value_width, &mut read) };
+        } else {
+            let rows = matrix.chunks_exact(value_width).map(|row| &row[first..][..width]);
+            let mut beside: Vec<Columns> = rows.map(padded).collect();
+            // SAFETY: as above.
+            unsafe { (kernel.run)(&tokens, beside.as_flattened_mut(), COLUMNS, &mut read) };
+            for (row, numbers) in matrix.chunks_exact_mut(value_width).zip(&beside) {
+                row[first..][..width].copy_from_slice(&numbers[..width]);
+            }
+        }
         for (token, read) in read.iter().enumerate() {
             // SAFETY: no other task has this head of this sequence.
             unsafe { out.part(place(token), width) }.copy_from_slice(&read[..width]);
         }
-        for (i, numbers) in matrix.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { present.part(row(i), width) }.copy_from_slice(&numbers[..width]);
-        }
     }
+}
+
+/// Up to so many numbers, zeros behind them.
+fn padded(numbers: &[f32]) -> Columns {
+    let mut columns = [0.0; COLUMNS];
+    columns[..numbers.len()].copy_from_slice(numbers);
+    columns
 }
 
 #[cfg(test)]

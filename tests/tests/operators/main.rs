@@ -26,8 +26,12 @@ use harness::Case;
 const NOT_IN_TRACT: [(&str, &str); 0] = [];
 
 /// Methods without a case here, and where they are tested.
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 3] = [
     ("cached_attention", "an operator of our own: tests/kernels.rs, kernels/src/cached_attention/tests.rs"),
+    (
+        "causal_convolution",
+        "an operator of our own: tests/recurrent.rs, kernels/src/causal_convolution/tests.rs",
+    ),
     ("gated_delta", "an operator of our own: tests/recurrent.rs, kernels/src/gated_delta/tests.rs"),
 ];
 

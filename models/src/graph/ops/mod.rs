@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod cached_attention;
+pub mod causal_convolution;
 mod elementwise;
 pub mod fused;
 pub mod gated_delta;

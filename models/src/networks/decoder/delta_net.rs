@@ -9,8 +9,9 @@ use arrcoc_bundle::manifest::RecurrentSpec;
 use arrcoc_bundle::names::axis;
 
 use super::Config;
-use crate::bricks::{self, silu};
+use crate::bricks::{self, Activation, silu};
 use crate::dims;
+use crate::graph::ops::causal_convolution;
 use crate::graph::ops::gated_delta::{self, DeltaHeads, GatedDelta, Runs, longest_run};
 use crate::graph::{Builder, Dim, Init, Value};
 
@@ -86,8 +87,7 @@ pub(super) fn layer(
     let rates = g.neg(&rates);
     let biases = g.param("dt_bias", &[heads.value_heads], DECAY_BIASES);
 
-    let (mixed, window) = convolution(g, net, &mixed, &past[0]);
-    let mixed = config.activation.apply(g, &mixed);
+    let [mixed, window] = convolution(g, config, net, &mixed, &past[0]);
     let parts = g.split(&mixed, &[heads.keys(), heads.keys(), heads.values()], -1);
     let inputs = GatedDelta {
         query: &parts[0],
@@ -119,24 +119,19 @@ fn in_projection(g: &mut Builder, name: &str, x: &Value, out: usize) -> Value {
     g.reshape(&x, dims![axis::BATCH, axis::SEQ, out])
 }
 
-/// Every channel by itself: a weighted sum of the token's number and of those before it. x is \[B, S,
-/// channels\]; also returns the memory for the next run.
-fn convolution(g: &mut Builder, net: &DeltaNet, x: &Value, past: &Value) -> (Value, Value) {
-    let (channels, before) = (net.channels(), net.kernel - 1);
-    let joined = g.concat(&[past, x], 1); // [B, kernel - 1 + S, channels]
-    let window = g.skip(&joined, -(before as i64), 1, before.into());
+/// The short convolution and its activation, x \[B, S, channels\] to the same; also returns its memory for
+/// the next run.
+fn convolution(g: &mut Builder, config: &Config, net: &DeltaNet, x: &Value, past: &Value) -> [Value; 2] {
     let weights = {
         let g = &mut g.scope("conv1d");
-        g.param_flat("weight", &[channels, 1, net.kernel], CONVOLUTION)
+        g.param_flat("weight", &[net.channels(), 1, net.kernel], CONVOLUTION)
     };
     let weights = g.transpose(&weights, &[1, 0]); // [kernel, channels]
-    let weights = g.split(&weights, &vec![1; net.kernel], 0);
-    let seq = Dim::Axis(axis::SEQ);
-    let mut sum = g.mul(x, &weights[before]);
-    for (tap, weight) in weights[..before].iter().enumerate() {
-        let shifted = g.window(&joined, tap, &seq, 1); // [B, S, channels]
-        let product = g.mul(&shifted, weight);
-        sum = g.add(&sum, &product);
+    match (g.target(), config.activation) {
+        (Target::Cpu, Activation::Silu) => g.causal_convolution(x, past, &weights),
+        _ => {
+            let [sum, window] = causal_convolution::spelt_out(g, x, past, &weights);
+            [config.activation.apply(g, &sum), window]
+        }
     }
-    (sum, window)
 }

@@ -15,6 +15,7 @@ use kernel::{Custom, Kernel};
 mod attention;
 mod block_linear;
 mod cached_attention;
+mod causal_convolution;
 mod gated_delta;
 mod grid_attention;
 mod kernel;
@@ -28,6 +29,7 @@ pub(super) fn register(builder: SessionBuilder) -> Result<SessionBuilder, Error>
         add::<attention::Attention>,
         add::<grid_attention::GridAttention>,
         add::<cached_attention::CachedAttention>,
+        add::<causal_convolution::CausalConvolution>,
         add::<gated_delta::GatedDelta>,
     ];
     let domain = all.into_iter().try_fold(None, |domain, add| add(domain))?;
