@@ -47,7 +47,7 @@ use files::HashedFiles;
 pub use files::hex;
 pub use generation::GenerationSpec;
 pub use graph::{AxisRange, Meaning, Role};
-pub use manifest::{Precision, Target};
+pub use manifest::{Precision, Target, UnknownTarget};
 pub use names::file::MANIFEST;
 pub use statistics::{Drift, Statistics};
 pub use weight_rule::{WeightForm, WeightRule};

@@ -128,21 +128,29 @@ pub struct UnknownPrecision {
     pub found: String,
 }
 
-/// The kind of engine that the graphs are written for.
+/// The kind of engine that the graphs are written for. Nobody outside of this file asks which one it is:
+/// what follows from it is a method here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
     /// ONNX Runtime's CPU provider: fused operators, KV cache updated in place.
     Cpu,
+    /// ONNX Runtime's CUDA provider: networks in standard operators, and the decoder's attention in one that
+    /// updates the KV cache in place. It runs on the CPU provider too.
+    Cuda,
     /// Standard operators only: tract, TensorRT, and ONNX Runtime as the second witness.
     Portable,
 }
 
 impl Target {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Cuda, Self::Portable];
+
     /// As users write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
             Self::Portable => "portable",
         }
     }
@@ -151,7 +159,7 @@ impl Target {
     /// integers.
     pub const fn opset(self) -> i64 {
         match self {
-            Self::Cpu => 21,
+            Self::Cpu | Self::Cuda => 21,
             Self::Portable => 18,
         }
     }
@@ -160,10 +168,66 @@ impl Target {
     /// (<https://github.com/onnx/onnx/blob/main/docs/Versioning.md>).
     pub const fn ir_version(self) -> i64 {
         match self {
-            Self::Cpu => 10,
+            Self::Cpu | Self::Cuda => 10,
             Self::Portable => 8,
         }
     }
+
+    /// Whether the decoder extends one KV buffer per layer in place, in which every slot has a block, so
+    /// that it steps several slots as one batch. Else past and present are tensors, slot by slot.
+    pub const fn shares_cache(self) -> bool {
+        matches!(self, Self::Cpu | Self::Cuda)
+    }
+
+    /// Whether networks have operators of our own, and those that ONNX Runtime has for CPUs. Else all but
+    /// the decoder's attention is spelt out in standard operators.
+    pub const fn has_own_operators(self) -> bool {
+        matches!(self, Self::Cpu)
+    }
+
+    /// Whether products in 8-bit integers are possible; they need [`Self::has_own_operators`].
+    pub const fn has_integers(self) -> bool {
+        self.has_own_operators()
+    }
+
+    /// Whether floats of 16 and 8 bits are possible. CPUs compute them in 32, and hide what overflows.
+    pub const fn has_small_floats(self) -> bool {
+        !matches!(self, Self::Cpu)
+    }
+
+    /// Whether products read blocks of 4-bit weights behind a standard `DequantizeLinear`. Else an operator
+    /// reads them as they are stored.
+    pub const fn dequantizes_blocks(self) -> bool {
+        matches!(self, Self::Portable)
+    }
+
+    /// Whether a prompt may go through the decoder in longer chunks while nobody waits for a step. A GPU's
+    /// kernels and plans are readied for lengths up to the usual chunk's.
+    pub const fn has_longer_chunks(self) -> bool {
+        matches!(self, Self::Cpu)
+    }
+
+    /// Whether the graphs are in ONNX's standard operators alone, for any library.
+    pub const fn is_standard(self) -> bool {
+        matches!(self, Self::Portable)
+    }
+}
+
+impl FromStr for Target {
+    type Err = UnknownTarget;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTarget> {
+        let known = Self::ALL.into_iter().find(|target| target.name() == name);
+        known.ok_or_else(|| UnknownTarget { found: name.to_owned() })
+    }
+}
+
+/// No target has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected one of {}, found `{found}`", Target::ALL.map(Target::name).join(", "))]
+pub struct UnknownTarget {
+    /// What was given.
+    pub found: String,
 }
 
 impl fmt::Display for Target {
@@ -215,7 +279,7 @@ pub struct DecoderSpec {
     pub layers: usize,
     /// Key/value heads.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Width of a head in the KV cache.
     pub head_dim: usize,
     /// Width of `inputs_embeds`.
     pub hidden_size: usize,

@@ -139,9 +139,10 @@ pub mod cache {
     }
 }
 
-/// Operators of our own: each is a function of its graph, whose body says what it means.
+/// Operators of our own, each a function of its graph whose body says what it means; and those of ONNX
+/// Runtime's that passes know.
 pub mod operator {
-    /// Their domain.
+    /// The domain of our own.
     pub const DOMAIN: &str = "arrcoc";
     /// A linear layer in 8 bits.
     pub const QUANTIZED_LINEAR: &str = "QuantizedLinear";
@@ -159,6 +160,11 @@ pub mod operator {
     pub const GRID_ATTENTION_BF16: &str = "GridAttentionBf16";
     /// Attention of a sequence with itself, with factors that a kernel may round to bfloat16.
     pub const ATTENTION_BF16: &str = "AttentionBf16";
+
+    /// ONNX Runtime's attention of the decoder over a KV cache that it extends in place.
+    pub const GROUP_QUERY_ATTENTION: &str = "GroupQueryAttention";
+    /// ONNX Runtime's rotary positions.
+    pub const ROTARY_EMBEDDING: &str = "RotaryEmbedding";
 }
 
 /// Files of a bundle besides its graphs.

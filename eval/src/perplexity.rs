@@ -116,7 +116,7 @@ pub fn perplexity(
     last: Option<NonZeroUsize>,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Perplexity, PerplexityError> {
-    let library = load::open_library(bundle.manifest().target, options)?;
+    let library = load::open_library(bundle.manifest(), options)?;
     let windows = windows(bundle, source)?;
     let shortest = windows.iter().map(Vec::len).min().unwrap_or(0);
     if let Some(found) = last.map(NonZeroUsize::get).filter(|&last| last >= shortest) {

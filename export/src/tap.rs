@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrcoc_bundle::names::cache;
-use arrcoc_runtime::library::{BundledGraph, Graph, InPlace, Library, LibraryError};
-use arrcoc_runtime::tensor::Tensor;
+use arrcoc_runtime::library::{Blocks, BundledGraph, Graph, InPlace, Library, LibraryError};
+use arrcoc_runtime::tensor::{ElementType, Tensor};
 
 /// Who is told. Called on the thread that ran the graph, one graph's runs one after the other.
 pub trait Listener: Send + Sync {
@@ -92,6 +92,10 @@ impl<L: Listener> Graph for Tapped<L> {
         let started = Instant::now();
         let outputs = self.graph.run(inputs)?;
         self.tell(inputs, started, outputs)
+    }
+
+    fn blocks(&self, element: ElementType, count: usize, shape: &[usize]) -> Result<Blocks, LibraryError> {
+        self.graph.blocks(element, count, shape)
     }
 
     fn run_in_place(

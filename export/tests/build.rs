@@ -16,7 +16,7 @@ use common::{Workshop, contents, program};
 
 #[test]
 fn same_checkpoint_same_bytes() {
-    for target in [Target::Cpu, Target::Portable] {
+    for target in Target::ALL {
         let (one, two) = (Workshop::new(), Workshop::new());
         let (first, second) = (one.build(target).unwrap(), two.build(target).unwrap());
         assert!(!first.up_to_date);

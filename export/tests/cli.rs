@@ -30,7 +30,7 @@ fn usage_errors_exit_with_two() {
         (vec!["frobnicate"], "unrecognized subcommand"),
         (vec!["build", "x", "--out", "y", "--precision", "fp8", "--range", "max"], "expected absmax"),
         (vec!["build", "x", "--out", "y", "--precision", "bf7"], "possible values: fp32"),
-        (vec!["build", "x", "--out", "y", "--target", "tensorrt"], "GPUs take portable bundles"),
+        (vec!["build", "x", "--out", "y", "--target", "tensorrt"], "TensorRT takes portable bundles"),
         (vec!["init", "--preset", "nope", "--out", "y"], "arr-coc-ovis-tiny"),
         (vec!["plan"], "required arguments were not provided"),
         (vec!["plan", "x", "--preset", "arr-coc-ovis-tiny"], "cannot be used with"),

@@ -112,7 +112,7 @@ fn calm(workshop: &Workshop) {
 /// Plants faults in the layers, one at a time: in the first constant with `part` in its name.
 fn every_layer(workshop: &Workshop, layers: &[Layer], precision: Precision, target: Target, part: &str) {
     let calibration =
-        (target == Target::Portable && precision != Precision::Fp32).then(|| calibrated(workshop));
+        (target.has_small_floats() && precision != Precision::Fp32).then(|| calibrated(workshop));
     let options = build::Options { precision, calibration, max_context: None, ..workshop.options(target) };
     for layer in layers {
         a_fault_is_noticed(workshop, &options, layer, part);
@@ -126,7 +126,7 @@ fn every_family(precision: Precision, target: Target, part: &str) {
         return;
     }
     // int4 for GPUs has blocks in decoders only.
-    let first = usize::from((precision, target) == (Precision::Int4, Target::Portable));
+    let first = usize::from(precision == Precision::Int4 && target.has_small_floats());
     let stock = ["smolvlm", "idefics3"].map(|family| (Workshop::stock(family), STOCK));
     stock.iter().for_each(|(workshop, _)| calm(workshop));
     for (workshop, layers) in [(Workshop::new(), COMPOSITE)].into_iter().chain(stock) {
@@ -164,6 +164,21 @@ fn scales_of_int4_for_cpus() {
 #[test]
 fn scales_of_int4_for_gpus() {
     every_family(Precision::Int4, Target::Portable, "scale");
+}
+
+#[test]
+fn weights_in_fp32_for_cuda() {
+    every_family(Precision::Fp32, Target::Cuda, "");
+}
+
+#[test]
+fn weights_in_fp16_for_cuda() {
+    every_family(Precision::Fp16, Target::Cuda, "");
+}
+
+#[test]
+fn scales_of_int4_for_cuda() {
+    every_family(Precision::Int4, Target::Cuda, "scale");
 }
 
 /// Bytes of a constant of the decoder, for a fault.
@@ -221,6 +236,37 @@ fn faults_that_are_smaller_than_the_loss() {
             assert!(!was_hidden || logits.loss.unwrap() < old_limit, "{precision}, {name}: {report}");
             fs::remove_dir_all(&bundle).unwrap();
         }
+    }
+}
+
+/// The same in the blocks that `MatMulNBits` reads beside 16-bit floats, with and without zero points.
+#[test]
+fn small_faults_of_int4_for_cuda() {
+    if !has_onnx_runtime() {
+        return;
+    }
+    let workshop = Workshop::stock("smolvlm");
+    calm(&workshop);
+    workshop.build(Target::Portable).unwrap();
+    let calibration = calibrated(&workshop);
+    let asymmetric = "[{role: decoder, tensor: \"*.mlp.*\", form: int4-block16-asymmetric}]";
+    let zero_point: Fault = ("a zero point off by one", ".zero_point", |points| points[0] ^= 1);
+    let plain = SMALL[..3].iter().map(|fault| ("[]", "layers.1.self_attn.o_proj.weight", fault));
+    for (rules, weight, (name, part, fault)) in
+        plain.chain([(asymmetric, "layers.1.mlp.down_proj.weight", &zero_point)])
+    {
+        let options = build::Options {
+            precision: Precision::Int4,
+            weight_rules: serde_yaml::from_str(rules).unwrap(),
+            calibration: Some(calibration.clone()),
+            ..workshop.options(Target::Cuda)
+        };
+        let bundle = sound(&workshop, &options);
+        edit(&bundle, &[weight, part], fault);
+        let report = verified(&bundle);
+        assert!(!report.passed && report.strayed.len() == 1, "{name}: {report}");
+        assert!(report.strayed[0].tensor.contains(weight), "{name}: {report}");
+        fs::remove_dir_all(&bundle).unwrap();
     }
 }
 

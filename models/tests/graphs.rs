@@ -43,7 +43,7 @@ fn graphs(target: Target) -> Vec<Graph> {
 }
 
 fn all_graphs() -> Vec<Graph> {
-    [Target::Cpu, Target::Portable].into_iter().flat_map(graphs).collect()
+    Target::ALL.into_iter().flat_map(graphs).collect()
 }
 
 #[test]
@@ -87,6 +87,22 @@ fn node_names_are_unique() {
 fn portable_graphs_use_standard_operators_only() {
     for graph in graphs(Target::Portable) {
         assert!(graph.is_standard(), "{} uses an operator outside the standard", graph.name);
+    }
+}
+
+/// Of everything but the decoder's attention there is one spelling for GPUs.
+#[test]
+fn graphs_for_cuda_are_the_portable_ones_but_for_attention() {
+    for (cuda, portable) in graphs(Target::Cuda).into_iter().zip(graphs(Target::Portable)) {
+        assert!(cuda.functions.is_empty(), "{} has operators of ours", cuda.name);
+        let own: HashSet<_> =
+            cuda.nodes.iter().filter(|node| !node.domain.is_empty()).map(|node| node.operator).collect();
+        if cuda.name == "decoder" {
+            assert_eq!(own, HashSet::from(["RotaryEmbedding", "GroupQueryAttention"]));
+            continue;
+        }
+        assert_eq!(own, HashSet::new(), "{}", cuda.name);
+        assert_eq!(cuda.nodes, portable.nodes, "{}", cuda.name);
     }
 }
 

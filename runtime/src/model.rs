@@ -134,7 +134,7 @@ impl Model {
     /// # Errors
     /// [`LoadError`]; nothing stays loaded then.
     pub fn load(bundle: Bundle, options: &Options, observer: Arc<dyn Observer>) -> Result<Self, LoadError> {
-        let library = load::open_library(bundle.manifest().target, options)?;
+        let library = load::open_library(bundle.manifest(), options)?;
         Self::load_on(bundle, library.as_ref(), options, observer)
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::generate::{Budget, Receipt, Sizing};
 use crate::image::{DecodedImage, ImageError, ImageLimits};
-use crate::library::{Graph, InPlace, LibraryError};
+use crate::library::{Graph, InPlace, InPlaceMemory, LibraryError};
 use crate::tensor::{Element, Tensor};
 use crate::vision::family::{BudgetError, Grant, ImagePlan, Picture, Pixels, Processor};
 use crate::vision::{Pictures, Visual};
@@ -272,6 +272,13 @@ fn with_deep(inputs: &[(&str, Tensor)]) -> Result<Vec<f32>, LibraryError> {
     Ok(embeds)
 }
 
+fn hosted<'a>(buffer: &'a mut InPlace<'_>) -> Result<&'a mut [u8], LibraryError> {
+    match &mut buffer.memory {
+        InPlaceMemory::Host(bytes) => Ok(bytes),
+        InPlaceMemory::Library(_) => Err(failed("a buffer of another library")),
+    }
+}
+
 impl Graph for Decoder {
     /// The portable contract.
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
@@ -346,13 +353,17 @@ impl Graph for Decoder {
                 for (head, lane) in lanes() {
                     let (key, value) = key_value(embed, layer, head, lane, positions[row * seq + step]);
                     let place = at(head, total - seq + step, lane);
-                    in_place[layer * 2].bytes[place..place + 4].copy_from_slice(&key.to_ne_bytes());
-                    in_place[layer * 2 + 1].bytes[place..place + 4].copy_from_slice(&value.to_ne_bytes());
+                    hosted(&mut in_place[layer * 2])?[place..place + 4].copy_from_slice(&key.to_ne_bytes());
+                    hosted(&mut in_place[layer * 2 + 1])?[place..place + 4]
+                        .copy_from_slice(&value.to_ne_bytes());
                 }
             }
             let [position, ..] = positions[row * seq + seq - 1];
             logits.extend(self.logits(total, position, &mut |layer, value, head, t, lane| {
-                let bytes = &in_place[layer * 2 + usize::from(value)].bytes[at(head, t, lane)..][..4];
+                let InPlaceMemory::Host(bytes) = &in_place[layer * 2 + usize::from(value)].memory else {
+                    return f32::NAN;
+                };
+                let bytes = &bytes[at(head, t, lane)..][..4];
                 f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
             }));
             let Some(state) = &mut state else { continue };

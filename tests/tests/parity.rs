@@ -38,14 +38,18 @@ macro_rules! parity {
 parity! {
     tiny_cpu_ort: TINY, "cpu", Ort, 512;
     tiny_cpu_ort_other_size: TINY, "cpu", Ort, 640;
+    tiny_cuda_ort: TINY, "cuda", Ort, 512;
+    tiny_cuda_ort_other_size: TINY, "cuda", Ort, 640;
     tiny_portable_ort: TINY, "portable", Ort, 512;
     tiny_portable_ort_other_size: TINY, "portable", Ort, 640;
     tiny_portable_tract: TINY, "portable", Tract, 512;
     tiny_portable_tract_other_size: TINY, "portable", Tract, 640;
     real_width_cpu_ort: WIDE, "cpu", Ort, 1024;
+    real_width_cuda_ort: WIDE, "cuda", Ort, 1024;
     real_width_portable_ort: WIDE, "portable", Ort, 1024;
     real_width_portable_tract: WIDE, "portable", Tract, 1024;
     trained_cpu_ort: LEDGER, "cpu", Ort, 320;
+    trained_cuda_ort: LEDGER, "cuda", Ort, 320;
     trained_portable_ort: LEDGER, "portable", Ort, 320;
     trained_portable_tract: LEDGER, "portable", Tract, 320;
 }
@@ -53,6 +57,11 @@ parity! {
 #[test]
 fn batch_cpu_ort() -> Result<()> {
     batch("cpu", Ort)
+}
+
+#[test]
+fn batch_cuda_ort() -> Result<()> {
+    batch("cuda", Ort)
 }
 
 #[test]

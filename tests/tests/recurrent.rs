@@ -51,12 +51,14 @@ impl Workshop {
     }
 
     fn build(&self, precision: Precision, target: Target) -> Result<PathBuf> {
+        let integers = precision == Precision::Int4 && target.has_integers();
+        let floats = precision != Precision::Fp32 && target.has_small_floats();
         let options = Options {
             out: self.0.path().join("engines"),
             precision,
             target,
-            weight_rules: if precision == Precision::Int4 { vec![eight_bits()] } else { Vec::new() },
-            calibration: (precision == Precision::Fp16).then(|| self.calibrated()).transpose()?,
+            weight_rules: if integers { vec![eight_bits()] } else { Vec::new() },
+            calibration: floats.then(|| self.calibrated()).transpose()?,
             range: RangeMethod::Absmax,
             name: None,
             max_context: Some(1024),
@@ -145,6 +147,9 @@ fn every_precision_verifies() -> Result<()> {
         (Precision::Fp32, Target::Cpu),
         (Precision::Int8, Target::Cpu),
         (Precision::Int4, Target::Cpu),
+        (Precision::Fp32, Target::Cuda),
+        (Precision::Fp16, Target::Cuda),
+        (Precision::Int4, Target::Cuda),
     ] {
         let bundle = match (precision, target) {
             (Precision::Fp32, Target::Portable) => {
@@ -213,9 +218,12 @@ fn both_kernels_run_where_they_are_wanted() -> Result<()> {
 #[test]
 fn chunks_and_batches_give_what_one_alone_gives() -> Result<()> {
     let workshop = Workshop::new()?;
-    for (precision, target) in
-        [(Precision::Fp32, Target::Cpu), (Precision::Int8, Target::Cpu), (Precision::Fp32, Target::Portable)]
-    {
+    for (precision, target) in [
+        (Precision::Fp32, Target::Cpu),
+        (Precision::Int8, Target::Cpu),
+        (Precision::Fp32, Target::Cuda),
+        (Precision::Fp32, Target::Portable),
+    ] {
         let bundle = workshop.open(precision, target)?;
         let library = library(Kernels::Own)?;
         let whole = lonely(&bundle, library.as_ref(), 0, 150, 150)?;
@@ -254,7 +262,7 @@ fn chunks_and_batches_give_what_one_alone_gives() -> Result<()> {
 #[test]
 fn forks_and_marks_lead_back_to_the_prompt() -> Result<()> {
     let workshop = Workshop::new()?;
-    for target in [Target::Cpu, Target::Portable] {
+    for target in Target::ALL {
         let bundle = workshop.open(Precision::Fp32, target)?;
         let library = library(Kernels::Own)?;
         let mut decoder = decoder::load(&bundle, library.as_ref(), 2, CAPACITY)?;

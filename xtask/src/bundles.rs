@@ -51,6 +51,13 @@ impl<'a> Build<'a> {
     }
 }
 
+impl Build<'_> {
+    /// The same for CUDA.
+    pub(crate) fn for_cuda(self) -> Self {
+        Self { target: "cuda", ..self }
+    }
+}
+
 /// `arrcoc-export` and `arrcoc-serve`.
 pub(crate) struct Programs {
     dir: PathBuf,

@@ -2,7 +2,8 @@
 //!
 //! The real-width preset is exported and calibrated, and every precision that the card has runs on CUDA, and
 //! on TensorRT where it is, against the fp32 graphs on the CPU (`arrcoc-export verify`); then an answer is
-//! timed beside PyTorch on the same card.
+//! timed beside PyTorch on the same card. Bundles for CUDA run there alone; of these `verify` steps two
+//! answers of unequal lengths at once, with a slot between them that nobody has.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bundles = section("checkpoint, calibration and bundles", || bench.bundles(&card))?;
     let mut runs = Vec::new();
     for runtime in ["cuda", "tensorrt"] {
-        for bundle in &bundles {
+        for Made { bundle, .. } in bundles.iter().filter(|made| runtime == "cuda" || made.portable) {
             let name = format!("{} on {runtime}", shell::shown(bundle));
             runs.push(section(&name, || Ok(bench.run(runtime, bundle)))?);
         }
@@ -79,6 +80,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// A bundle, and whether it is a portable one.
+struct Made {
+    bundle: PathBuf,
+    portable: bool,
+}
+
 struct Bench<'a> {
     args: &'a Args,
     programs: Programs,
@@ -87,11 +94,15 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// fp32 and what the card has besides, all portable.
-    fn bundles(&self, card: &Card) -> Result<Vec<PathBuf>> {
+    /// fp32 and what the card has besides, portable; the latter for CUDA too, whose attention has no fp32.
+    fn bundles(&self, card: &Card) -> Result<Vec<Made>> {
         let checkpoint = self.programs.real_width(&self.work)?;
         let engines = self.work.join("engines");
-        let mut bundles = vec![self.programs.bundle(&checkpoint, &engines, &Build::portable(REAL_WIDTH))?];
+        let make = |build: &Build<'_>| -> Result<Made> {
+            let bundle = self.programs.bundle(&checkpoint, &engines, build)?;
+            Ok(Made { bundle, portable: build.target == "portable" })
+        };
+        let mut bundles = vec![make(&Build::portable(REAL_WIDTH))?];
         let calibration = self.programs.calibration(&checkpoint, &self.work, &self.library)?;
         // int4 is only stored in 4 bits, so every card multiplies it; products of 8-bit floats need tensor
         // cores that have them.
@@ -99,7 +110,7 @@ impl Bench<'_> {
             if card.capability >= FP8 { &["fp16", "int4", "fp8"][..] } else { &["fp16", "int4"] };
         for precision in precisions {
             let build = Build::calibrated(REAL_WIDTH, precision, &calibration);
-            bundles.push(self.programs.bundle(&checkpoint, &engines, &build)?);
+            bundles.extend([make(&build)?, make(&build.for_cuda())?]);
         }
         Ok(bundles)
     }

@@ -89,7 +89,9 @@ fn bundles(programs: &Programs) -> Result<PathBuf> {
     let out = shell::target("test-bundles");
     for goldens in goldens::committed() {
         let checkpoint = goldens.checkpoint(programs, out.join(goldens.model).join("checkpoint"))?;
-        programs.bundle(&checkpoint, &out, &Build::portable(goldens.model))?;
+        let portable = Build::portable(goldens.model);
+        programs.bundle(&checkpoint, &out, &portable)?;
+        programs.bundle(&checkpoint, &out, &portable.for_cuda())?;
         // More than one precision to swap between, and for what is proved of each.
         for precision in ["fp32", "int8", "int4"] {
             programs.bundle(&checkpoint, &out, &Build::cpu(goldens.model, precision))?;

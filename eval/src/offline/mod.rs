@@ -123,7 +123,7 @@ impl OfflineModel {
     /// # Errors
     /// [`LoadError`].
     pub fn load(bundle: &Bundle, options: &Options) -> Result<Self, LoadError> {
-        let runtime = load::open_library(bundle.manifest().target, options)?;
+        let runtime = load::open_library(bundle.manifest(), options)?;
         Self::load_on(bundle, runtime.as_ref(), options)
     }
 

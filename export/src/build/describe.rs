@@ -61,7 +61,7 @@ impl Described {
         Ok(DecoderSpec {
             layers: decoder.layers,
             kv_heads: decoder.kv_heads,
-            head_dim: decoder.head_dim,
+            head_dim: decoder.cached_width(target),
             hidden_size: decoder.hidden_size,
             vocab_size: decoder.vocab_size,
             context_length,

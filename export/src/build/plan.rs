@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use arrcoc_bundle::Target;
 use arrcoc_bundle::manifest::{self, DecoderSpec, RawGraph, RawManifest};
 use arrcoc_models::families::GraphOptions;
 use arrcoc_models::graph::{DataFile, Graph, Layout};
@@ -46,11 +47,15 @@ impl Plan {
         let Described { composition, left_out } = described;
         let context_length = decoder.context_length;
         let graphs = composition.ranged_graphs(GraphOptions { target: options.target, context_length });
+        let portable = GraphOptions { target: Target::Portable, context_length };
+        let wanted = options.calibration.is_some() && !options.target.is_standard();
+        let portable = wanted.then(|| composition.ranged_graphs(portable));
         let request = passes::Request {
             precision: options.precision,
             target: options.target,
             rules: &options.weight_rules,
             calibration: options.calibration.as_ref(),
+            portable: portable.as_deref().unwrap_or_default(),
             range: options.range,
         };
         let Passed { graphs, rules, kept, cache_element } = passes::apply(request, graphs)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use arrcoc_bundle::yaml;
-use arrcoc_bundle::{Precision, Target, WeightRule};
+use arrcoc_bundle::{Precision, Target, UnknownTarget, WeightRule};
 use arrcoc_export::build::{self, Options, Summary};
 use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::{Progress, human_bytes};
@@ -25,12 +25,12 @@ Precisions:
   fp32  the reference
   int8  encoders in int8 (weights per output channel, activations per token), decoder and
         embeddings in blocks of 32 8-bit numbers; the default choice on CPUs with AVX-512 VNNI or AMX
-  int4  for cpu as int8, with the decoder's layers in blocks of 32 4-bit numbers; for portable as
-        fp16, with the decoder's layers in such blocks
+  int4  for cpu as int8, with the decoder's layers in blocks of 32 4-bit numbers; for cuda and
+        portable as fp16, with the decoder's layers in such blocks
   fp16  weights, products and the KV cache in 16 bits; what `arrcoc-export calibrate` saw come near
         their end stays in 32 and is listed in the manifest
   fp8   as fp16, with weights and products in 8-bit floats (E4M3), for Ada and Hopper
-int8 is built for cpu, fp16 and fp8 for portable, fp32 and int4 for both. --weight-rules FILE changes the form of single weights:
+int8 is built for cpu, fp16 and fp8 for cuda and portable, fp32 and int4 for all. --weight-rules FILE changes the form of single weights:
   - {graph: vision_encoder, tensor: \"*.layers.0.*\", form: fp32}
   - {graph: decoder, operator: Gemm, form: int4-block32-asymmetric}
 The last rule that fits counts; forms are fp32, fp16, fp8, w8a8, int8-blockN and int4-blockN, the
@@ -38,7 +38,10 @@ latter two with -asymmetric behind them where blocks are to have zero points (Te
 
 Targets:
   cpu       ONNX Runtime on the CPU: fused attention, KV cache updated in place
-  portable  standard operators only, opset 18 (fp8, int4: 21): GPUs, tract, and the second witness of `verify`
+  cuda      ONNX Runtime on CUDA: attention over a KV cache that is updated in place on the GPU, all
+            answers in one step; fp32 runs on the CPU only
+  portable  standard operators only, opset 18 (fp8, int4: 21): TensorRT, tract, CUDA one answer after the
+            other, and the second witness of `verify`
 
 The bundle is written beside its place and moved there when it is complete: a build that is
 killed leaves nothing that loads, and one that replaces a bundle does so in one step. A bundle
@@ -56,13 +59,13 @@ pub(super) struct Args {
     /// Numeric precision of weights and compute
     #[arg(long, default_value = "fp32", value_parser = precision())]
     precision: Precision,
-    /// What the graphs are written for [possible values: cpu, portable]
+    /// What the graphs are written for [possible values: cpu, cuda, portable]
     #[arg(long, default_value = "cpu", value_parser = target)]
     target: Target,
     /// YAML list of rules that give weights another form than the precision does
     #[arg(long, value_name = "FILE")]
     weight_rules: Option<PathBuf>,
-    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16, fp8 and portable int4 need it, int8 and
+    /// What `arrcoc-export calibrate` wrote of this checkpoint: fp16, fp8 and int4 for GPUs need it, int8 and
     /// int4 for cpu smooth outliers with it
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
@@ -91,12 +94,11 @@ fn precision() -> impl TypedValueParser<Value = Precision> {
 
 /// Parses a target.
 fn target(name: &str) -> Result<Target, String> {
-    match name {
-        "cpu" => Ok(Target::Cpu),
-        "portable" => Ok(Target::Portable),
-        "cuda" | "tensorrt" | "gpu" => Err("GPUs take portable bundles; expected cpu or portable".to_owned()),
-        _ => Err("expected cpu or portable".to_owned()),
-    }
+    name.parse().map_err(|unknown: UnknownTarget| match name {
+        "tensorrt" => "TensorRT takes portable bundles".to_owned(),
+        "gpu" => "for GPUs there are cuda and, for TensorRT, portable".to_owned(),
+        _ => unknown.to_string(),
+    })
 }
 
 fn range_method(name: &str) -> Result<RangeMethod, String> {

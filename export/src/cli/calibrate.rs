@@ -17,7 +17,7 @@ Example:
 
 FILE is a JSON list, or JSON Lines, of objects with `image` (a path, from the file's directory), `query`
 and `answer`. The questions run through the checkpoint in 32-bit floats; how large every tensor gets decides
-what fp16 leaves in 32 bits (and fp8 and portable int4), how int8 smooths outliers, and the scales of fp8. A few dozen questions of the
+what fp16 leaves in 32 bits (and fp8 and int4 for GPUs), how int8 smooths outliers, and the scales of fp8. A few dozen questions of the
 kind that will be asked are enough. Images that cannot be used are named, left out and counted.";
 
 /// See how large a checkpoint's tensors get on your own images and questions

@@ -53,8 +53,9 @@ pub(super) struct Args {
     /// Threads of ONNX Runtime [default: all cores]
     #[arg(long)]
     threads: Option<usize>,
-    /// What runs the bundle: ort (ONNX Runtime on the CPU), or, for portable ones, cuda or tensorrt (on plans
-    /// that `arrcoc-export compile` made with the same --device, --context and --prefill-chunk)
+    /// What runs the bundle: ort (ONNX Runtime on the CPU), or cuda (cuda and portable bundles), or, for
+    /// portable ones, tensorrt (on plans that `arrcoc-export compile` made with the same --device, --context
+    /// and --prefill-chunk)
     #[arg(long, value_name = "NAME", default_value = "ort", value_parser = runtime)]
     runtime: LibraryKind,
     /// Directory of TensorRT plans [default: .tensorrt beside the bundle]

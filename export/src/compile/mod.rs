@@ -14,7 +14,6 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use arrcoc_bundle::Target;
 use arrcoc_bundle::{Bundle, BundleError};
 use arrcoc_runtime::library::ort::tensorrt::{
     self, BuildOptions, Compilation, InputProfile, Machine, NoRange, PlanDir, Profile,
@@ -200,8 +199,8 @@ pub fn list(
     unknown: Option<String>,
 ) -> Result<Plans, CompileError> {
     let manifest = bundle.manifest();
-    if manifest.target != Target::Portable {
-        return Err(CompileError::Target { found: format!("{:?}", manifest.target).to_lowercase() });
+    if !manifest.target.is_standard() {
+        return Err(CompileError::Target { found: manifest.target.name().to_owned() });
     }
     let names: Vec<&String> = manifest.graphs.keys().collect();
     if let Some(found) = options.graphs.iter().find(|name| !names.contains(name)) {

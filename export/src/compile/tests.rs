@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use arrcoc_bundle::Precision;
+use arrcoc_bundle::{Precision, Target};
 use arrcoc_models::families::{self, GraphOptions, Preset};
 use arrcoc_models::graph::Layout;
 use arrcoc_runtime::library::PlanLengths;

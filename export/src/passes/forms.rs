@@ -12,8 +12,8 @@ use super::PassError;
 const SMALLEST: usize = Blocks::SMALLEST;
 
 /// int4 blocks of the decoder: 32 is what `MatMulNBits` and llama.cpp's Q4_0 take by default; larger ones
-/// lose accuracy first. Portable bundles have the same: blocks of 128 would save 0.4 of 4.5 bits per weight,
-/// and a rule asks for them. Symmetric ones are all that TensorRT takes.
+/// lose accuracy first. Portable bundles and those for CUDA have the same: blocks of 128 would save 0.4 of
+/// 4.5 bits per weight, and a rule asks for them. Symmetric ones are all that TensorRT takes.
 const INT4_BLOCKS: WeightForm = WeightForm::Blocks { bits: 4, size: 32, symmetric: true };
 
 /// int8 blocks of the decoder. One scale for a whole token, as encoders have it, is not enough there: a few
@@ -56,9 +56,11 @@ fn defaults(precision: Precision, target: Target) -> Vec<WeightRule> {
             [Role::Encoder, Role::Decoder, Role::Embedding].map(|role| rule(role, WeightForm::Fp16)).into()
         }
         (Precision::Fp8, _) => between_halves(WeightForm::Fp8, WeightForm::Fp8),
-        (Precision::Int4, Target::Portable) => between_halves(WeightForm::Fp16, INT4_BLOCKS),
+        (Precision::Int4, target) if target.has_small_floats() => {
+            between_halves(WeightForm::Fp16, INT4_BLOCKS)
+        }
         (Precision::Int8, _) => quantized(INT8_BLOCKS),
-        (Precision::Int4, Target::Cpu) => quantized(INT4_BLOCKS),
+        (Precision::Int4, _) => quantized(INT4_BLOCKS),
     }
 }
 
@@ -70,11 +72,11 @@ fn check_form(
     number: usize,
 ) -> Result<(), PassError> {
     let expected = match (precision, form) {
-        (Precision::Int4, form) if target == Target::Portable => match form {
+        (Precision::Int4, form) if target.has_small_floats() => match form {
             WeightForm::Blocks { bits: 4, .. } | WeightForm::Fp16 | WeightForm::Fp32 => return Ok(()),
             _ => "int4-blockN, int4-blockN-asymmetric, fp16 and fp32",
         },
-        (Precision::Fp32, form) if target == Target::Portable && form != WeightForm::Fp32 => "fp32",
+        (Precision::Fp32, form) if !target.has_integers() && form != WeightForm::Fp32 => "fp32",
         (Precision::Fp16, WeightForm::Fp16 | WeightForm::Fp32) => return Ok(()),
         (Precision::Fp8, WeightForm::Fp8 | WeightForm::Fp16 | WeightForm::Fp32) => return Ok(()),
         (Precision::Fp16, _) => "fp16 and fp32",
@@ -82,7 +84,7 @@ fn check_form(
         (_, WeightForm::Fp16 | WeightForm::Fp8) => "fp32, w8a8, int8-blockN and int4-blockN",
         _ => return Ok(()),
     };
-    let target = if target == Target::Cpu { "cpu" } else { "portable" };
+    let target = target.name();
     Err(PassError::Form { number, form, precision, target, expected })
 }
 

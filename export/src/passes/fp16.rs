@@ -8,7 +8,8 @@
 //!
 //! No number may leave the range of 16 bits unseen. A calibration says how large every tensor gets in 32
 //! bits; an operator that reads or makes one of [`LIMIT`] or more stays in 32 bits and is listed in the
-//! manifest. The cache's keys and values have no such way out: there the build fails.
+//! manifest. The cache's keys and values have no such way out, nor has an operator that attends to a cache of
+//! 16 bits and makes its products inside: there the build fails.
 //!
 //! What recurrent layers compute with what they remember keeps 32 bits too: their memory lives as long as the
 //! conversation, and so would its rounding.
@@ -16,12 +17,13 @@
 //! A weight of the form `fp8` makes a product of 8-bit floats instead ([`super::fp8`]), one in blocks of 4
 //! bits a product that unpacks it ([`super::int4`]); what goes in and comes out of either has 16 bits.
 
-use arrcoc_bundle::names::cache;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use arrcoc_bundle::WeightForm;
 use arrcoc_bundle::manifest::KeptNode;
+use arrcoc_bundle::names::cache;
+use arrcoc_bundle::names::operator::GROUP_QUERY_ATTENTION;
 use arrcoc_models::graph::quantized::Blocks;
 use arrcoc_models::graph::{Attribute, Element, Graph, Node, Source};
 
@@ -75,7 +77,7 @@ fn gate(g: &Rewriter, settings: &Settings<'_>, node: &Node) -> Result<Option<Kep
     if magnitude < LIMIT {
         return Ok(None);
     }
-    if node.outputs.iter().any(|output| cache::is_present(output)) {
+    if node.operator == GROUP_QUERY_ATTENTION || node.outputs.iter().any(|output| cache::is_present(output)) {
         let (node, tensor) = (node.name.clone(), tensor.to_string());
         return Err(PassError::CacheOverflow { node, tensor, magnitude });
     }
@@ -140,6 +142,8 @@ impl Flow {
         let half = match node.operator {
             // Attention: both sides are made of what a linear layer made.
             "MatMul" => running.len() == 2 && inputs.iter().any(|name| self.after_product.contains(name)),
+            // CUDA's has no other width. Its kernels sum in 32 bits: no product is stored in 16.
+            GROUP_QUERY_ATTENTION => true,
             "Identity" if g.is_output(&node.outputs[0]) => cache::is_present(&node.outputs[0]),
             "Concat" => running.iter().any(is_half),
             // The square of a norm's mean.
@@ -188,12 +192,17 @@ impl Flow {
                 };
             }
         }
-        let unpacks = match width {
-            Width::HalfOfBlocks(blocks) => int4::unpack(g, &mut node, blocks),
-            _ => false,
+        let unpacked = g.graph().target.dequantizes_blocks();
+        let (unpacks, packed) = match width {
+            Width::HalfOfBlocks(blocks) if unpacked => (int4::unpack(g, &mut node, blocks), None),
+            Width::HalfOfBlocks(blocks) => (false, int4::pack(g, &node, blocks)),
+            _ => (false, None),
         };
         let product = width != Width::Full && matches!(node.operator, "Gemm" | "MatMul");
-        for input in &mut node.inputs {
+        for (place, input) in node.inputs.iter_mut().enumerate() {
+            if packed.is_some() && place == 1 {
+                continue;
+            }
             if is_float(g.element(input)) && g.element(input) != Some(element) && node.operator != "Shape" {
                 *input = self.converted(g, input, element);
             }
@@ -209,10 +218,12 @@ impl Flow {
                 }
             }
         }
-        if unpacks {
-            int4::replace_gemm(g, &node);
+        match packed {
+            Some(weight) => int4::replace_packed(g, &node, &weight),
+            None if unpacks => int4::replace_gemm(g, &node),
+            None => return Some(node),
         }
-        (!unpacks).then_some(node)
+        None
     }
 
     /// The same numbers in another width, made once.
@@ -286,6 +297,6 @@ fn unknown(g: &Rewriter, tensor: &str) -> PassError {
     PassError::NotCalibrated { graph: g.graph().name, tensor: tensor.to_owned() }
 }
 
-fn largest_constant(bytes: &[u8]) -> f32 {
+pub(super) fn largest_constant(bytes: &[u8]) -> f32 {
     quantize::floats(bytes).fold(0.0, |most, x| most.max(x.abs()))
 }

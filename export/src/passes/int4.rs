@@ -1,5 +1,7 @@
-//! Blocks of 4-bit weights that standard operators read: `DequantizeLinear` in front of a `MatMul` of 16-bit
-//! floats.
+//! Blocks of 4-bit weights that are multiplied with 16-bit floats.
+//!
+//! For CUDA they are read by ONNX Runtime's `MatMulNBits` itself. In portable graphs standard operators read
+//! them: `DequantizeLinear` in front of a `MatMul`.
 //!
 //! ONNX Runtime makes `MatMulNBits` of the two, and TensorRT a product that unpacks weights as it reads them:
 //! for both, the integers are a constant \[in, out\], blocked on axis 0, and the product that reads them is
@@ -36,17 +38,56 @@ fn dequantized(g: &mut Rewriter, weight: &Initializer, blocks: Blocks) -> Option
     if !columns.is_multiple_of(size) {
         return None;
     }
-    let scheme = Scheme::Int4(Int4 { size, symmetric });
-    let parts: &[Part] = match symmetric {
-        true => &[Part::Values, Part::Scales],
-        false => &[Part::Values, Part::Scales, Part::ZeroPoints],
-    };
-    let parts: Option<Vec<Rc<str>>> = parts.iter().map(|&part| g.quantized(weight, scheme, part)).collect();
-    let parts = parts?;
+    let parts = parts(g, weight, Scheme::Int4(Int4 { size, symmetric }), symmetric)?;
     let inputs: Vec<&str> = parts.iter().map(|name| &**name).collect();
     let operator = Operator::standard("DequantizeLinear", &[columns.into(), rows.into()]);
     let operator = operator.with(&[("axis", 0), ("block_size", size)]).of(Element::F16);
     Some(g.add(&format!("/{}/int4", weight.name), operator, &inputs))
+}
+
+/// A weight for `MatMulNBits`.
+pub(super) struct Packed {
+    columns: usize,
+    rows: usize,
+    size: usize,
+    /// Values, scales and, where blocks have them, zero points.
+    parts: Vec<Rc<str>>,
+}
+
+/// The weights of a `Gemm` as `MatMulNBits` reads them; `None` where they stay as they are, as in [`unpack`].
+pub(super) fn pack(g: &mut Rewriter, gemm: &Node, blocks: Blocks) -> Option<Packed> {
+    let weight = g.initializer(&gemm.inputs[1])?.clone();
+    let [rows, columns] = weight.shape[..] else { return None };
+    let Blocks { size, symmetric, .. } = blocks.fitting(columns);
+    if !columns.is_multiple_of(size) {
+        return None;
+    }
+    let parts = parts(g, &weight, Scheme::Packed(Int4 { size, symmetric }), symmetric)?;
+    Some(Packed { columns, rows, size, parts })
+}
+
+/// Adds the `MatMulNBits` that stands for a `Gemm` whose input is in 16 bits. It computes in these
+/// (`accuracy_level` 0).
+pub(super) fn replace_packed(g: &mut Rewriter, gemm: &Node, weight: &Packed) {
+    let mut inputs: Vec<&str> = vec![&gemm.inputs[0]];
+    inputs.extend(weight.parts.iter().map(|name| &**name));
+    let product = Operator::microsoft("MatMulNBits", &g.dims(&gemm.outputs[0])).of(Element::F16).with(&[
+        ("K", weight.columns),
+        ("N", weight.rows),
+        ("bits", 4),
+        ("block_size", weight.size),
+        ("accuracy_level", 0),
+    ]);
+    g.add_biased(gemm, product, &inputs);
+}
+
+/// What is stored of a weight.
+fn parts(g: &mut Rewriter, weight: &Initializer, scheme: Scheme, symmetric: bool) -> Option<Vec<Rc<str>>> {
+    let parts: &[Part] = match symmetric {
+        true => &[Part::Values, Part::Scales],
+        false => &[Part::Values, Part::Scales, Part::ZeroPoints],
+    };
+    parts.iter().map(|&part| g.quantized(weight, scheme, part)).collect()
 }
 
 /// Adds the product that stands for a `Gemm` whose inputs are in 16 bits, after [`unpack`].

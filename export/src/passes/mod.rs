@@ -3,9 +3,10 @@
 //! For `build`. Every weight takes a form ([`forms`]: the precision's defaults, then the user's rules).
 //! Integers have a file here for each form. It replaces the operator that reads the weight, and [`replace`]
 //! has an arm for it. Floats of 16 and 8 bits flow from operator to operator, so they have a pass of their
-//! own ([`fp16`], with [`fp8`] and [`flow`]). In portable graphs that pass also places blocks of 4-bit
-//! weights ([`int4`]). The numbers are computed when they are written ([`crate::quantize`]). Passes see every
-//! graph of the model before anything is laid out, so they may refuse a model with a reason.
+//! own ([`fp16`], with [`fp8`] and [`flow`]). It also places blocks of 4-bit weights between 16-bit floats
+//! ([`int4`]). A calibration is of portable graphs; what it says of others, [`twin`] finds out. The numbers
+//! are computed when they are written ([`crate::quantize`]). Passes see every graph of the model before
+//! anything is laid out, so they may refuse a model with a reason.
 
 mod attention;
 mod blocks;
@@ -18,6 +19,7 @@ mod rewrite;
 mod smooth;
 #[cfg(test)]
 mod tests;
+mod twin;
 mod w8a8;
 
 use arrcoc_bundle::manifest::{CacheElement, KeptNode};
@@ -36,16 +38,16 @@ use rewrite::Rewriter;
 #[non_exhaustive]
 pub enum PassError {
     /// The precision is not for that target.
-    #[error(
-        "{precision} bundles are built for {built_for} only: {reason}; take `--target {built_for}`, or another precision"
-    )]
+    #[error("{precision} bundles are built for {built_for} only: {reason}; take {instead}")]
     Target {
         /// The precision.
         precision: Precision,
-        /// The target that it is for.
+        /// The targets that it is for.
         built_for: &'static str,
-        /// Why only that one.
+        /// Why only those.
         reason: &'static str,
+        /// What to choose.
+        instead: &'static str,
     },
     /// A form that the precision does not have.
     #[error(
@@ -92,10 +94,10 @@ pub enum PassError {
         /// The graph.
         graph: &'static str,
     },
-    /// A cached key or value does not fit 16 bits.
+    /// A cached key or value, or what is multiplied with one, does not fit 16 bits.
     #[error(
-        "{node}: `{tensor}` reaches {magnitude}, too much for a cache of 16-bit floats, which end at 65504 and are trusted with a quarter of \
-         that; this checkpoint needs fp32"
+        "{node}: `{tensor}` reaches {magnitude}, too much for attention over a cache of 16-bit floats, which end at 65504 and are trusted with \
+         a quarter of that; this checkpoint needs fp32"
     )]
     CacheOverflow {
         /// The operator.
@@ -133,6 +135,8 @@ pub(crate) struct Request<'a> {
     /// Rules that come after the precision's own.
     pub(crate) rules: &'a [WeightRule],
     pub(crate) calibration: Option<&'a Calibration>,
+    /// The portable graphs of the same networks, where the graphs are others: calibrations are of these.
+    pub(crate) portable: &'a [Graph],
     /// How ranges of 8-bit activations are chosen.
     pub(crate) range: RangeMethod,
 }
@@ -154,15 +158,18 @@ pub(crate) struct Passed {
 pub(crate) fn apply(request: Request<'_>, graphs: Vec<Graph>) -> Result<Passed, PassError> {
     let Request { precision, target, calibration, .. } = request;
     let mut rules = Rules::new(precision, target, request.rules)?;
-    if matches!(
-        (precision, target),
-        (Precision::Fp16 | Precision::Fp8, _) | (Precision::Int4, Target::Portable)
-    ) {
+    let floats = match precision {
+        Precision::Fp16 | Precision::Fp8 => true,
+        Precision::Int4 => target.has_small_floats(),
+        Precision::Fp32 | Precision::Int8 => false,
+    };
+    if floats {
         return apply_floats(&request, rules, graphs);
     }
-    if rules.quantize() && target != Target::Cpu {
+    if rules.quantize() && !target.has_integers() {
         let reason = "they use operators of ONNX Runtime's CPU provider";
-        return Err(PassError::Target { precision, built_for: "cpu", reason });
+        let instead = "`--target cpu`, or `--precision fp16`, `int4` or `fp8` for GPUs";
+        return Err(PassError::Target { precision, built_for: "cpu", reason, instead });
     }
     let smoothed = graphs.into_iter().map(|graph| match calibration {
         Some(calibration) => smooth::smooth(graph, &mut rules, calibration),
@@ -176,17 +183,27 @@ pub(crate) fn apply(request: Request<'_>, graphs: Vec<Graph>) -> Result<Passed, 
 
 /// 16-bit and 8-bit floats, and blocks of 4-bit weights between 16-bit floats.
 fn apply_floats(request: &Request<'_>, mut rules: Rules, graphs: Vec<Graph>) -> Result<Passed, PassError> {
-    let &Request { precision, target, calibration, range, .. } = request;
-    if target != Target::Portable {
+    let &Request { precision, target, calibration, portable, range, .. } = request;
+    if !target.has_small_floats() {
         let reason = "CPUs compute it in 32 bits, and hide what overflows";
-        return Err(PassError::Target { precision, built_for: "portable", reason });
+        let (built_for, instead) = ("portable and cuda", "one of these targets, or another precision");
+        return Err(PassError::Target { precision, built_for, reason, instead });
     }
     let calibration = calibration.ok_or(PassError::NoCalibration { precision })?;
     let (mut lowered, mut kept) = (Vec::new(), Vec::new());
     for graph in graphs {
-        let ranges = calibration.graphs.get(graph.name);
-        let ranges = ranges.filter(|ranges| ranges.structure == structure(&graph));
-        let ranges = ranges.ok_or(PassError::OtherGraph { graph: graph.name })?;
+        let other = PassError::OtherGraph { graph: graph.name };
+        let twin = match target.is_standard() {
+            true => Some(&graph),
+            false => portable.iter().find(|twin| twin.name == graph.name),
+        };
+        let (Some(twin), Some(ranges)) = (twin, calibration.graphs.get(graph.name)) else {
+            return Err(other);
+        };
+        if ranges.structure != structure(twin) {
+            return Err(other);
+        }
+        let ranges = &twin::ranges(&graph, twin, ranges);
         let weights = &calibration.weights;
         let mut settings = flow::Settings { rules: &mut rules, ranges, weights, range };
         let (graph, left) = fp16::lower(graph, &mut settings)?;

@@ -9,6 +9,8 @@ use super::*;
 use crate::calibrate::{Circumstances, GraphRanges};
 use crate::init::{self, WeightType};
 
+mod cuda;
+
 fn graphs_for(target: Target) -> Vec<Graph> {
     let preset = families::preset("arr-coc-ovis-tiny").unwrap();
     let composition = init::compose(preset, WeightType::Float32).unwrap();
@@ -25,7 +27,8 @@ fn for_gpus<'a>(
     rules: &'a [WeightRule],
     calibration: Option<&'a Calibration>,
 ) -> Request<'a> {
-    Request { precision, target: Target::Portable, rules, calibration, range: RangeMethod::Absmax }
+    let (target, range) = (Target::Portable, RangeMethod::Absmax);
+    Request { precision, target, rules, calibration, portable: &[], range }
 }
 
 fn passed(precision: Precision, rules: &str) -> Result<Vec<Graph>, PassError> {
@@ -35,9 +38,19 @@ fn passed(precision: Precision, rules: &str) -> Result<Vec<Graph>, PassError> {
         target: Target::Cpu,
         rules: &rules,
         calibration: None,
+        portable: &[],
         range: RangeMethod::Absmax,
     };
     apply(request, graphs()).map(|passed| passed.graphs)
+}
+
+/// Graphs for CUDA at a precision, by a calibration of the portable ones.
+fn for_cuda(precision: Precision, rules: &str, calibration: &Calibration) -> Result<Passed, PassError> {
+    let rules: Vec<WeightRule> = serde_yaml::from_str(rules).unwrap();
+    let portable = &graphs_for(Target::Portable);
+    let (target, range, calibration) = (Target::Cuda, RangeMethod::Absmax, Some(calibration));
+    let request = Request { precision, target, rules: &rules, calibration, portable, range };
+    apply(request, graphs_for(target))
 }
 
 /// How many operators of each kind a graph has.
@@ -234,8 +247,11 @@ fn elements(graph: &Graph) -> BTreeMap<&str, Element> {
 
 #[test]
 fn no_operator_mixes_floats_of_two_widths() {
+    let seen = calibration(&graphs_for(Target::Portable), 1.0);
     for precision in [Precision::Fp16, Precision::Fp8, Precision::Int4] {
-        for graph in portable(precision, "[]", 1.0).unwrap().graphs {
+        let portable = portable(precision, "[]", 1.0).unwrap().graphs;
+        let cuda = for_cuda(precision, "[]", &seen).unwrap().graphs;
+        for graph in portable.into_iter().chain(cuda) {
             let elements = elements(&graph);
             for node in graph
                 .nodes

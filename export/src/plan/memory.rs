@@ -28,6 +28,8 @@ const SMALLEST_QUANTISED: usize = 16;
 pub enum Attention {
     /// The scores of all queries and keys lie in memory: standard operators, any GPU
     Materialized,
+    /// The same but for the decoder's, which attends to a cache in place: bundles for CUDA
+    Cached,
     /// Fused kernels that never hold the scores
     Fused,
 }
@@ -76,6 +78,7 @@ impl Model {
     pub fn new(composition: Box<dyn Composition>, attention: Attention, context: usize) -> Self {
         let target = match attention {
             Attention::Materialized => Target::Portable,
+            Attention::Cached => Target::Cuda,
             Attention::Fused => Target::Cpu,
         };
         let graphs = composition.graphs(GraphOptions { target, context_length: context });

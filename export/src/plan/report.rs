@@ -73,6 +73,7 @@ impl Report {
         let Workload { slots, context, image_size, prefill_chunk } = self.workload;
         let attention = match self.attention {
             Attention::Materialized => "materialized",
+            Attention::Cached => "materialized (the decoder's cached)",
             Attention::Fused => "fused",
         };
         writeln!(

@@ -66,6 +66,19 @@ fn logits_stay_in_32_bits() {
     assert!(decoder.bytes < 8 * 151_936 * 4 + (1 << 20), "{decoder:?}");
 }
 
+/// In bundles for CUDA the encoders' attention is that of portable ones, and the decoder's holds no scores.
+#[test]
+fn cached_attention_is_the_decoders() {
+    let [materialized, cached] = [Attention::Materialized, Attention::Cached]
+        .map(|attention| model(BASE, attention).estimate(Precision::Fp16, WORKLOAD));
+    assert_eq!(cached.peaks[0], materialized.peaks[0]);
+    let decoder = |estimate: &Estimate| {
+        estimate.peaks.iter().find(|peak| peak.stage == "decoder").map(|peak| peak.bytes)
+    };
+    assert!(decoder(&cached) < decoder(&materialized), "{cached:?}");
+    assert_eq!(cached.kv_cache, materialized.kv_cache);
+}
+
 #[test]
 fn weights_by_precision() {
     use WeightKind::{DecoderLinear, Linear, Table, Vector};

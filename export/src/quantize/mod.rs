@@ -7,6 +7,7 @@
 mod blocks;
 pub(crate) mod fp8;
 mod int4;
+mod packed;
 mod restore;
 mod rows;
 pub(crate) mod stored;
@@ -48,6 +49,7 @@ pub(crate) fn write(
     match quantized.scheme {
         Scheme::Fp8 => fp8::write(checkpoint, quantized, out),
         Scheme::Int4(blocks) => int4::write(checkpoint, quantized, blocks, out),
+        Scheme::Packed(blocks) => packed::write(checkpoint, quantized, blocks, out),
         Scheme::PerRow => rows::write(checkpoint, quantized, out),
         Scheme::Tiles(bits) => tiles::write(checkpoint, quantized, bits, out),
         Scheme::Blocks(blocks) => {

@@ -18,6 +18,8 @@ impl Stored {
             Scheme::Blocks(of) => blocks::restore(self, of, row, column),
             Scheme::Tiles(bits) => tiles::restore(self, bits, row, column),
             Scheme::Int4(of) => int4::restore(self, of, row, column),
+            // Scales are floats here, of whatever width they were.
+            Scheme::Packed(of) => blocks::restore(self, of.blocks(), row, column),
         };
         out.extend((0..self.columns).map(read));
     }

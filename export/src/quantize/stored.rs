@@ -58,7 +58,7 @@ impl Stored {
             Scheme::PerRow | Scheme::Fp8 => self.columns,
             Scheme::Blocks(of) => of.size,
             Scheme::Tiles(_) => Blocks::TILE_BLOCK,
-            Scheme::Int4(of) => of.size,
+            Scheme::Int4(of) | Scheme::Packed(of) => of.size,
         }
     }
 }

@@ -29,21 +29,31 @@ pub struct DecodingReport {
     pub kept: usize,
 }
 
-/// A language model of one side, with one sequence in it.
+/// A language model of one side, with one sequence in it, and a shorter one beside it where the target steps
+/// several at once: a server would, and what one says may not depend on the other.
 struct Speaker {
     decoder: Box<dyn Decoder>,
     embedder: Embedder,
+    /// The sequence's, behind its neighbour's and one that nobody has.
     slot: usize,
+    neighbour: Option<usize>,
     elapsed: Duration,
 }
 
 impl Speaker {
     fn load(side: &Side<'_>, capacity: usize) -> Result<Self, VerifyError> {
-        let mut decoder = decoder::load(side.bundle, side.library, 1, capacity)?;
+        let batches = side.bundle.manifest().target.shares_cache();
+        let mut decoder = decoder::load(side.bundle, side.library, if batches { 3 } else { 1 }, capacity)?;
         let embedding = side.library.load_from(side.bundle, side.bundle.manifest().only(Role::Embedding))?;
         let embedder = Embedder::new(embedding, side.bundle.manifest().decoder.hidden_size);
-        let slot = decoder.slots_mut().allocate().unwrap_or(0);
-        Ok(Self { decoder, embedder, slot, elapsed: Duration::ZERO })
+        let slots: Vec<usize> = std::iter::from_fn(|| decoder.slots_mut().allocate()).collect();
+        let neighbour = slots.first().copied().filter(|_| batches);
+        if let (Some(neighbour), Some(&hole)) = (neighbour, slots.get(1)) {
+            decoder.free(hole);
+            decoder.prefill(neighbour, &Rows::plain(embedder.embed(&[FIRST])?))?;
+        }
+        let slot = slots.last().copied().unwrap_or(0);
+        Ok(Self { decoder, embedder, slot, neighbour, elapsed: Duration::ZERO })
     }
 
     /// Feeds a prompt.
@@ -60,12 +70,16 @@ impl Speaker {
     /// Feeds one token.
     fn step(&mut self, token: u32) -> Result<Logits, VerifyError> {
         let started = Instant::now();
-        let embeds = self.embedder.embed(&[token])?;
-        let logits = self.decoder.step(&[self.slot], &embeds)?.pop();
+        let slots: Vec<usize> = self.neighbour.into_iter().chain([self.slot]).collect();
+        let embeds = self.embedder.embed(&vec![token; slots.len()])?;
+        let logits = self.decoder.step(&slots, &embeds)?.pop();
         self.elapsed += started.elapsed();
         logits.ok_or_else(no_logits)
     }
 }
+
+/// What the neighbour begins with.
+const FIRST: u32 = 0;
 
 /// A token of the prompt, one of the answer, and the decoder's spare place.
 pub(super) const SHORTEST_CONTEXT: usize = 3;

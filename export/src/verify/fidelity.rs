@@ -132,9 +132,9 @@ fn clamping(scheme: Scheme) -> Clamping {
     match scheme {
         Scheme::Tiles(Bits::Four) => Clamping::Chosen,
         Scheme::Blocks(of) if of.symmetric && of.bits == Bits::Four => Clamping::Chosen,
-        Scheme::Int4(of) if of.symmetric => Clamping::Chosen,
+        Scheme::Int4(of) | Scheme::Packed(of) if of.symmetric => Clamping::Chosen,
         Scheme::Blocks(of) if !of.symmetric => Clamping::Rounded,
-        Scheme::Int4(_) => Clamping::Rounded,
+        Scheme::Int4(_) | Scheme::Packed(_) => Clamping::Rounded,
         _ => Clamping::Absent,
     }
 }
@@ -143,7 +143,7 @@ fn clamping(scheme: Scheme) -> Clamping {
 fn small(scheme: Scheme) -> f32 {
     match scheme {
         Scheme::PerRow | Scheme::Blocks(_) => 0.0,
-        Scheme::Tiles(_) | Scheme::Int4(_) | Scheme::Fp8 => SMALL,
+        Scheme::Tiles(_) | Scheme::Int4(_) | Scheme::Packed(_) | Scheme::Fp8 => SMALL,
     }
 }
 

@@ -35,6 +35,7 @@ use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::GenerateError;
 use arrcoc_runtime::image::ImageError;
 use arrcoc_runtime::library::{LibraryError, LibraryKind, LibraryOptions};
+use arrcoc_runtime::model;
 use arrcoc_runtime::prompt::Prompter;
 use arrcoc_runtime::tensor::TensorError;
 use serde::Serialize;
@@ -289,7 +290,7 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     let reference = open(&reference_path)?;
     same_checkpoint(&reference_path, digest, &reference.manifest().checkpoint_sha256)?;
     let (precision, target) = (reference.manifest().precision, reference.manifest().target);
-    if (precision, target) != (Precision::Fp32, Target::Portable) {
+    if precision != Precision::Fp32 || !target.is_standard() {
         return Err(VerifyError::Reference { path: reference_path, precision, target });
     }
     if let Some(graphs) = composed {
@@ -321,6 +322,8 @@ fn run(
     if context < decoding::SHORTEST_CONTEXT {
         return Err(VerifyError::Context { found: context });
     }
+    let asked = model::Options { runtime: Some(options.runtime), ..model::Options::default() };
+    asked.check_target(subject.manifest().target, subject.manifest().precision)?;
     let library = options.runtime.open_with(&options.library)?;
     let [tract, second] =
         [LibraryKind::Tract, LibraryKind::Tract].map(|kind| kind.open_with(&options.library));
@@ -398,11 +401,9 @@ fn open(path: &Path) -> Result<Bundle, VerifyError> {
 
 /// A portable bundle in 32 bits is its own reference, on the other runtime.
 fn reference_path(subject: &Bundle, options: &Options) -> PathBuf {
-    match (&options.reference, subject.manifest().target) {
+    match (&options.reference, subject.manifest().target.is_standard()) {
         (Some(path), _) => path.clone(),
-        (None, Target::Portable) if subject.manifest().precision == Precision::Fp32 => {
-            subject.dir().to_owned()
-        }
+        (None, true) if subject.manifest().precision == Precision::Fp32 => subject.dir().to_owned(),
         (None, _) => subject.dir().with_file_name(REFERENCE),
     }
 }

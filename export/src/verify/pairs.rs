@@ -160,7 +160,8 @@ impl<'a> Tensors<'a> {
         {
             let zero_points = self.part(name, stored::ZERO_POINTS)?.map(|(place, _)| place);
             let reader = self.reader(&format!("{name}{}", stored::VALUES));
-            let scheme = reader.and_then(|reader| scheme(element, reader, zero_points.is_none()));
+            let form = (zero_points.is_none(), scales.1 == FLOAT16);
+            let scheme = reader.and_then(|reader| scheme(element, reader, form));
             let unknown = || VerifyError::WeightType { tensor: name.to_owned(), found: element };
             let scheme = scheme.ok_or_else(unknown)?;
             return Ok(Some(Form::Quantized(Parts { scheme, values, scales, zero_points })));
@@ -192,7 +193,7 @@ pub(super) fn place(
 }
 
 /// How the operator that reads values understands them.
-fn scheme(element: i32, reader: &Node, symmetric: bool) -> Option<Scheme> {
+fn scheme(element: i32, reader: &Node, (symmetric, half_scales): (bool, bool)) -> Option<Scheme> {
     let attribute = |name: &str| reader.attributes.iter().find(|of| of.name == name).map(|of| of.int);
     let bits = || match attribute("bits")? {
         4 => Some(Bits::Four),
@@ -206,6 +207,10 @@ fn scheme(element: i32, reader: &Node, symmetric: bool) -> Option<Scheme> {
         (INT4 | UINT4, _) => Scheme::Int4(Int4 { size: size()?, symmetric: element == INT4 }),
         (UINT8, operator::BLOCK_LINEAR) => Scheme::Tiles(bits()?),
         (UINT8, "Gather") => Scheme::Tiles(Bits::Eight),
+        (UINT8, "MatMulNBits") if half_scales => {
+            bits()?;
+            Scheme::Packed(Int4 { size: size()?, symmetric })
+        }
         (UINT8, "MatMulNBits" | "GatherBlockQuantized") => {
             Scheme::Blocks(Blocks { bits: bits()?, size: size()?, symmetric })
         }

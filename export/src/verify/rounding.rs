@@ -116,7 +116,7 @@ fn block(pair: &Pair) -> Option<(&str, usize)> {
     let Form::Quantized(parts) = &pair.subject else { return None };
     let size = match parts.scheme {
         // What these are multiplied with stays a float.
-        Scheme::Fp8 | Scheme::Int4(_) => return None,
+        Scheme::Fp8 | Scheme::Int4(_) | Scheme::Packed(_) => return None,
         Scheme::PerRow => 0,
         Scheme::Blocks(of) => of.size,
         Scheme::Tiles(_) => Blocks::TILE_BLOCK,

@@ -6,7 +6,7 @@
 //! what a form loses of them is held against the form alone ([`super::fidelity`]), and no limit here makes
 //! room for it.
 
-use arrcoc_bundle::{Manifest, Meaning, Role, Target, WeightForm};
+use arrcoc_bundle::{Manifest, Meaning, Role, WeightForm};
 
 /// The contract of the reference tests: 1e-3 for networks in 32-bit floats. Runtimes differ in the order of
 /// their sums and in their exponentials, which came to 3e-6 at most on the three presets; trained weights
@@ -52,8 +52,8 @@ pub fn limit(manifest: &Manifest, graph: &str, role: Role, meaning: Meaning, noi
     let rules = manifest.weights.iter().filter(|rule| {
         rule.role.is_none_or(|of| of == role) && rule.graph.as_deref().is_none_or(|name| name == graph)
     });
-    let portable = manifest.target == Target::Portable;
-    let form = rules.filter_map(|rule| limit_of_form(rule.form, portable)).reduce(f64::max);
+    let halves = manifest.target.has_small_floats();
+    let form = rules.filter_map(|rule| limit_of_form(rule.form, halves)).reduce(f64::max);
     match (meaning, form) {
         // A row of a table, read from fewer bits as the reference's were.
         (_, Some(_)) if role == Role::Embedding => ARITHMETIC,
@@ -65,13 +65,14 @@ pub fn limit(manifest: &Manifest, graph: &str, role: Role, meaning: Meaning, noi
     }
 }
 
-/// The limit of a graph whose weights have a form; `None` for 32 bits.
-fn limit_of_form(form: WeightForm, portable: bool) -> Option<f64> {
+/// The limit of a graph whose weights have a form; `None` for 32 bits. `halves` is whether what integers are
+/// multiplied with has 16 bits.
+fn limit_of_form(form: WeightForm, halves: bool) -> Option<f64> {
     match form {
         WeightForm::Fp32 => None,
         WeightForm::Fp16 => Some(FP16),
         WeightForm::Fp8 => Some(FP8),
-        WeightForm::W8a8 | WeightForm::Blocks { .. } => Some(if portable { FP16 } else { NETWORK }),
+        WeightForm::W8a8 | WeightForm::Blocks { .. } => Some(if halves { FP16 } else { NETWORK }),
     }
 }
 #[cfg(test)]
@@ -80,8 +81,8 @@ mod tests {
 
     #[test]
     fn integers_have_no_room_of_their_own() {
-        let form = |text: &str, portable| {
-            limit_of_form(text.parse().unwrap_or(WeightForm::Fp32), portable).unwrap_or(0.0)
+        let form = |text: &str, halves| {
+            limit_of_form(text.parse().unwrap_or(WeightForm::Fp32), halves).unwrap_or(0.0)
         };
         assert_eq!(
             [form("fp32", false), form("w8a8", false), form("int8-block16", false)],

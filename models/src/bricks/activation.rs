@@ -2,7 +2,6 @@
 
 use crate::config::{Check, ConfigError};
 use crate::graph::{Builder, Value};
-use arrcoc_bundle::Target;
 
 /// An activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +49,9 @@ impl Activation {
 
 /// Exact GELU, x * Φ(x) (<https://arxiv.org/abs/1606.08415>).
 pub fn gelu(g: &mut Builder, x: &Value) -> Value {
-    match g.target() {
-        Target::Cpu => g.gelu_fused(x),
-        Target::Portable => {
+    match g.target().has_own_operators() {
+        true => g.gelu_fused(x),
+        false => {
             let scaled = g.scale(x, std::f32::consts::FRAC_1_SQRT_2);
             let erf = g.erf(&scaled);
             let cdf = g.add_scalar(&erf, 1.0);
@@ -66,9 +65,9 @@ pub fn gelu(g: &mut Builder, x: &Value) -> Value {
 pub fn gelu_tanh(g: &mut Builder, x: &Value) -> Value {
     const LINEAR: f32 = 0.797_884_6;
     const CUBIC: f32 = 0.797_884_6 * 0.044_715;
-    match g.target() {
-        Target::Cpu => g.fast_gelu_fused(x),
-        Target::Portable => {
+    match g.target().has_own_operators() {
+        true => g.fast_gelu_fused(x),
+        false => {
             let square = g.mul(x, x);
             let factor = g.scale(&square, CUBIC);
             let factor = g.add_scalar(&factor, LINEAR);
@@ -92,9 +91,9 @@ pub fn silu(g: &mut Builder, x: &Value) -> Value {
 }
 
 fn sigmoid_gate(g: &mut Builder, x: &Value, alpha: f32) -> Value {
-    match g.target() {
-        Target::Cpu => g.quick_gelu_fused(x, alpha),
-        Target::Portable => {
+    match g.target().has_own_operators() {
+        true => g.quick_gelu_fused(x, alpha),
+        false => {
             let scaled = if alpha == 1.0 { x.clone() } else { g.scale(x, alpha) };
             let gate = g.sigmoid(&scaled);
             g.mul(x, &gate)

@@ -3,7 +3,6 @@
 use crate::bricks::width;
 use crate::dims;
 use crate::graph::{Builder, Dim, Value};
-use arrcoc_bundle::Target;
 
 /// Attention of `heads` heads: q \[batch, seq, heads, width\], k \[batch, keys, heads, width\] and v \[batch,
 /// keys, heads, value_width\] to rows \[batch * seq, heads * value_width\]. The width of q and k may be
@@ -14,8 +13,8 @@ pub fn attention(g: &mut Builder, q: &Value, k: &Value, v: &Value, scale: Option
     let (batch, seq) = (q.dim(0).clone(), q.dim(1).clone());
     let heads = q.dim(2).fixed().unwrap_or(1);
     let out = heads * width(v);
-    match g.target() {
-        Target::Cpu => {
+    match g.target().has_own_operators() {
+        true => {
             let join = |g: &mut Builder, x: &Value| {
                 let dims = vec![x.dim(0).clone(), x.dim(1).clone(), x.dim(3).times(heads)];
                 g.reshape(x, dims) // [batch, seq, heads * width]
@@ -24,7 +23,7 @@ pub fn attention(g: &mut Builder, q: &Value, k: &Value, v: &Value, scale: Option
             let o = g.multi_head_attention(&q, &k, &v, heads, scale.unwrap_or(1.0)); // [batch, seq, out]
             g.reshape(&o, dims![batch.times(&seq), out])
         }
-        Target::Portable => {
+        false => {
             let q = g.transpose(q, &[0, 2, 1, 3]); // [batch, heads, seq, width]
             let q = scale.map_or(q.clone(), |scale| g.scale(&q, scale));
             let k = g.transpose(k, &[0, 2, 3, 1]); // [batch, heads, width, keys]

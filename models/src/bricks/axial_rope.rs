@@ -1,7 +1,6 @@
 //! Rotary positions of patches in a grid: one half of a head's frequencies turns with the row, the other with
 //! the column, as the towers of Qwen's models have it.
 
-use arrcoc_bundle::Target;
 use serde::Deserialize;
 
 use super::{rotary, width};
@@ -68,13 +67,13 @@ impl Tables {
     /// Rotates heads \[1, P, heads, width\].
     pub fn rotate(&self, g: &mut Builder, x: &Value) -> Value {
         let (patches, heads, width) = (x.dim(1).clone(), x.dim(2).clone(), width(x));
-        match g.target() {
-            Target::Cpu => {
+        match g.target().has_own_operators() {
+            true => {
                 let joined = g.reshape(x, dims![1, &patches, heads.times(width)]);
                 let rotated = g.rotary_embedding(&joined, &self.order, &self.cosines, &self.sines);
                 g.reshape(&rotated, dims![1, &patches, &heads, width])
             }
-            Target::Portable => {
+            false => {
                 let [cosines, sines] = [&self.cosines, &self.sines]
                     .map(|table| g.reshape(table, dims![1, &patches, 1, width / 2]));
                 rotary::rotate(g, x, &cosines, &sines)

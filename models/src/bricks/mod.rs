@@ -16,7 +16,6 @@ pub use attention::{attention, expand_heads, merge_heads, split_heads};
 pub use shuffle::space_to_depth;
 
 use crate::graph::{Builder, Init, Value};
-use arrcoc_bundle::Target;
 
 /// `x W^T + b`; parameters `NAME.weight` \[out, in\] and `NAME.bias` \[out\]. x is rows \[n, in\].
 pub fn linear(g: &mut Builder, name: &str, x: &Value, out: usize) -> Value {
@@ -88,9 +87,9 @@ pub fn rms_norm(g: &mut Builder, name: &str, x: &Value, norm: impl Into<RmsNorm>
     let g = &mut g.scope(name);
     let norm = norm.into();
     let (scale, epsilon) = (norm.scale(g, width(x)), norm.epsilon);
-    match g.target() {
-        Target::Cpu => g.simplified_layer_normalization(x, &scale, epsilon),
-        Target::Portable => {
+    match g.target().has_own_operators() {
+        true => g.simplified_layer_normalization(x, &scale, epsilon),
+        false => {
             let squares = g.mul(x, x);
             let mean = g.reduce_mean(&squares, &[-1]);
             let mean = g.add_scalar(&mean, epsilon);
@@ -110,13 +109,13 @@ pub fn add_rms_norm(
     norm: impl Into<RmsNorm>,
 ) -> (Value, Value) {
     let norm = norm.into();
-    match g.target() {
-        Target::Cpu => {
+    match g.target().has_own_operators() {
+        true => {
             let g = &mut g.scope(name);
             let scale = norm.scale(g, width(x));
             g.skip_simplified_layer_normalization(residual, x, &scale, norm.epsilon)
         }
-        Target::Portable => {
+        false => {
             let sum = g.add(residual, x);
             (rms_norm(g, name, &sum, norm), sum)
         }

@@ -88,7 +88,7 @@ impl Value {
 }
 
 /// One operator of a finished graph.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// Unique name: the scope, the operator, a number.
     pub name: String,

@@ -39,15 +39,25 @@ pub enum Scheme {
     /// Blocks of 4-bit weights along each row, transposed, \[columns, rows\]: what ONNX's `DequantizeLinear`
     /// reads in front of a `MatMul`.
     Int4(Int4),
+    /// The same weights along each row as they lie, with 16-bit scales, in the layout of ONNX Runtime's
+    /// `MatMulNBits`.
+    Packed(Int4),
 }
 
-/// Blocks of [`Scheme::Int4`]. Rows divide into them without a rest.
+/// Blocks of [`Scheme::Int4`] and [`Scheme::Packed`]. Rows divide into them without a rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Int4 {
     /// Weights per block.
     pub size: usize,
     /// Without zero points: integers from -8 to 7, else from 0 to 15.
     pub symmetric: bool,
+}
+
+impl Int4 {
+    /// The same as blocks of [`Scheme::Blocks`], which have the same layout but for their scales.
+    pub const fn blocks(self) -> Blocks {
+        Blocks { bits: Bits::Four, size: self.size, symmetric: self.symmetric }
+    }
 }
 
 /// Blocks of [`Scheme::Blocks`].
@@ -75,7 +85,7 @@ pub enum Bits {
 pub enum Part {
     /// The integers.
     Values,
-    /// The scales: 32-bit floats; of 8-bit floats, of [`Scheme::Int4`] and of [`Scheme::Tiles`] 16-bit ones.
+    /// The scales: 32-bit floats with [`Scheme::PerRow`] and [`Scheme::Blocks`], else 16-bit ones.
     Scales,
     /// The zero points, packed like the values: only of blocks that are not symmetric.
     ZeroPoints,
@@ -170,6 +180,13 @@ impl Quantized {
             }
             (Scheme::Int4(blocks), Part::Scales) => (Element::F16, vec![columns / blocks.size, rows]),
             (Scheme::Int4(blocks), Part::ZeroPoints) => (Element::U4, vec![columns / blocks.size, rows]),
+            (Scheme::Packed(of), Part::Values) => {
+                (Element::U8, vec![rows, of.blocks().per_row(columns), of.blocks().bytes()])
+            }
+            (Scheme::Packed(of), Part::Scales) => (Element::F16, vec![rows, of.blocks().per_row(columns)]),
+            (Scheme::Packed(of), Part::ZeroPoints) => {
+                (Element::U8, vec![rows, of.blocks().zero_point_bytes(columns)])
+            }
         }
     }
 }

@@ -4,9 +4,10 @@
 //! Pre-norm transformer with grouped-query attention, rotary positions and a gated MLP; Qwen3 also normalises
 //! queries and keys. In Qwen3.5 most layers have a gated delta net for their attention ([`delta_net`]), and
 //! the attention of the others has a gate behind it. Two flavours come from this one file. *Fused* lets one
-//! operator rotate, extend a shared KV buffer in place and attend. *Portable* spells the same out in standard
-//! operators with past and present tensors. Embedding is a graph of its own, since visual tokens enter as
-//! embeddings; tied weights are stored once for both.
+//! operator extend a shared KV buffer in place and attend: one of our own that rotates too, or ONNX Runtime's
+//! behind its rotation. *Portable* spells the same out in standard operators with past and present tensors.
+//! Embedding is a graph of its own, since visual tokens enter as embeddings; tied weights are stored once for
+//! both.
 
 mod config;
 mod delta_net;
@@ -97,7 +98,7 @@ pub fn graph(config: &Config, names: Names<'_>, target: Target, context_length: 
     let logits = g.reshape(&logits, dims![axis::BATCH, 1, config.vocab_size]);
     g.output(tensor::LOGITS, Meaning::Logits, &logits, dims![axis::BATCH, 1, config.vocab_size]);
     for (layer, values) in present.iter().enumerate() {
-        let memory = memory(config, layer, axis::TOTAL);
+        let memory = memory(config, target, layer, axis::TOTAL);
         for (Memory { present, dims, .. }, value) in memory.into_iter().zip(values) {
             g.bare_output(&present, value, dims);
         }
@@ -113,10 +114,10 @@ struct Memory {
 }
 
 /// Keys and values of `length` tokens, or the memory of a delta net.
-fn memory(config: &Config, layer: usize, length: &'static str) -> [Memory; 2] {
+fn memory(config: &Config, target: Target, layer: usize, length: &'static str) -> [Memory; 2] {
     match config.delta_net(layer) {
         None => cache::PARTS.map(|part| {
-            let dims = dims![axis::BATCH, config.kv_heads, length, config.head_dim];
+            let dims = dims![axis::BATCH, config.kv_heads, length, config.cached_width(target)];
             Memory { past: cache::past(layer, part), present: cache::present(layer, part), dims }
         }),
         Some(net) => {
@@ -134,7 +135,7 @@ fn memory(config: &Config, layer: usize, length: &'static str) -> [Memory; 2] {
 fn past(g: &mut Builder, config: &Config) -> Vec<[Value; 2]> {
     let mut past = Vec::new();
     for layer in 0..config.layers {
-        let memory = memory(config, layer, axis::PAST);
+        let memory = memory(config, g.target(), layer, axis::PAST);
         past.push(memory.map(|Memory { past, dims, .. }| g.input(past, Element::F32, dims)));
     }
     past
@@ -195,16 +196,16 @@ fn layers(
 
 fn context(g: &mut Builder, config: &Config, context_length: usize) -> Context {
     let attention = attention_context(g, config, context_length);
-    let spelt_out = config.delta_net.is_some() && g.target() == Target::Portable;
-    let runs = spelt_out.then(|| Runs::new(g, longest_run(Target::Portable)));
+    let spelt_out = config.delta_net.is_some() && !g.target().has_own_operators();
+    let runs = spelt_out.then(|| Runs::new(g, longest_run(g.target())));
     Context { attention, runs }
 }
 
 fn attention_context(g: &mut Builder, config: &Config, context_length: usize) -> AttentionContext {
     let (batch, seq) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::SEQ));
     let half = config.rope.width / 2;
-    match g.target() {
-        Target::Cpu => {
+    match g.target().shares_cache() {
+        true => {
             let position_ids = g.input(tensor::POSITION_IDS, Element::I64, dims![3, axis::BATCH, axis::SEQ]);
             let seqlens_k = g.input(tensor::SEQLENS_K, Element::I32, dims![axis::BATCH]);
             let total = g.input(tensor::TOTAL_SEQUENCE_LENGTH, Element::I32, vec![]);
@@ -212,13 +213,13 @@ fn attention_context(g: &mut Builder, config: &Config, context_length: usize) ->
             let tokens = batch.times(&seq);
             let [cosines, sines] = [(cosines, 1.0), (sines, 0.0)].map(|(x, still)| {
                 let x = g.reshape(&x, dims![&tokens, half]);
-                fill(g, &x, config.head_dim / 2, still)
+                fill(g, &x, config.cached_width(g.target()) / 2, still)
             });
             let rows = g.range(&Dim::Fixed(0), &tokens);
             let rows = g.reshape(&rows, dims![&batch, &seq]);
             AttentionContext::Fused { cosines, sines, rows, seqlens_k, total }
         }
-        Target::Portable => {
+        false => {
             let attention_mask =
                 g.input(tensor::ATTENTION_MASK, Element::I64, dims![axis::BATCH, axis::TOTAL]);
             let position_ids = g.input(tensor::POSITION_IDS, Element::I64, dims![3, axis::BATCH, axis::SEQ]);
@@ -315,18 +316,52 @@ fn norm_heads(g: &mut Builder, config: &Config, name: &str, x: &Value) -> Value 
 }
 
 /// Where only the first numbers of a head are rotated: each head in an order in which a rotation of whole
-/// heads pairs the same numbers, those that stay with each other. Products of queries and keys do not
-/// change.
+/// heads pairs the same numbers, those that stay with each other. Where heads are wider in the cache, zeros
+/// stay with zeros. Products of queries and keys do not change.
 fn pairs_apart(g: &mut Builder, config: &Config, x: &Value) -> Value {
     let (half, rest) = (config.rope.width / 2, (config.head_dim - config.rope.width) / 2);
-    if rest == 0 {
+    let zeros = (config.cached_width(g.target()) - config.head_dim) / 2;
+    if rest == 0 && zeros == 0 {
         return x.clone();
     }
-    let (rows, columns) = (x.dim(0).clone(), bricks::width(x));
-    let x = g.reshape(x, dims![&rows, columns / config.head_dim, config.head_dim]);
-    let parts = g.split(&x, &[half, half, rest, rest], -1);
-    let x = g.concat(&[&parts[0], &parts[2], &parts[1], &parts[3]], -1);
-    g.reshape(&x, dims![&rows, columns])
+    let (rows, heads) = (x.dim(0).clone(), bricks::width(x) / config.head_dim);
+    let x = g.reshape(x, dims![&rows, heads, config.head_dim]);
+    let lengths = [half, half, rest, rest];
+    let parts = g.split(&x, &lengths[..if rest == 0 { 2 } else { 4 }], -1);
+    let zeros = (zeros > 0).then(|| nothing(g, &rows, heads, zeros));
+    let halves = [0, 1].map(|side| parts.iter().skip(side).step_by(2).chain(&zeros));
+    let x = g.concat(&halves.into_iter().flatten().collect::<Vec<_>>(), -1);
+    g.reshape(&x, dims![&rows, heads * config.cached_width(g.target())])
+}
+
+/// Heads of values as wide as in the cache.
+fn widened(g: &mut Builder, config: &Config, x: &Value) -> Value {
+    let width = config.cached_width(g.target());
+    if width == config.head_dim {
+        return x.clone();
+    }
+    let (rows, heads) = (x.dim(0).clone(), bricks::width(x) / config.head_dim);
+    let zeros = nothing(g, &rows, heads, width - config.head_dim);
+    let x = g.reshape(x, dims![&rows, heads, config.head_dim]);
+    let x = g.concat(&[&x, &zeros], -1);
+    g.reshape(&x, dims![&rows, heads * width])
+}
+
+/// Zeros \[rows, heads, width\].
+fn nothing(g: &mut Builder, rows: &Dim, heads: usize, width: usize) -> Value {
+    let zero = g.floats(&[1, 1, 1], &[0.0]);
+    g.expand(&zero, dims![rows, heads, width])
+}
+
+/// The other way: rows of heads \[B * S, heads * width\] without what was filled up.
+fn narrowed(g: &mut Builder, config: &Config, x: &Value) -> Value {
+    let (rows, heads, width) = (x.dim(0).clone(), config.heads, config.cached_width(g.target()));
+    if width == config.head_dim {
+        return x.clone();
+    }
+    let x = g.reshape(x, dims![&rows, heads, width]);
+    let x = g.split(&x, &[config.head_dim, width - config.head_dim], -1).remove(0);
+    g.reshape(&x, dims![&rows, heads * config.head_dim])
 }
 
 /// Rotates the first numbers of each head of x \[batch, heads, seq, width\].
@@ -351,8 +386,8 @@ fn fused_attention(
         unreachable!("the caller matched the flavour");
     };
     let (batch, seq) = (Dim::Axis(axis::BATCH), Dim::Axis(axis::SEQ));
-    let (q, k) = (pairs_apart(g, config, q), pairs_apart(g, config, k));
-    let [q, k, v] = [&q, &k, v].map(|x| g.reshape(x, dims![&batch, &seq, bricks::width(x)]));
+    let (q, k, v) = (pairs_apart(g, config, q), pairs_apart(g, config, k), widened(g, config, v));
+    let [q, k, v] = [&q, &k, &v].map(|x| g.reshape(x, dims![&batch, &seq, bricks::width(x)]));
     let inputs = CachedAttention {
         query: &q,
         key: &k,
@@ -367,9 +402,13 @@ fn fused_attention(
         kv_heads: config.kv_heads,
         scale: (config.head_dim as f32).sqrt().recip(),
     };
-    let [o, key, value] = g.cached_attention(&inputs, &Dim::Axis(axis::TOTAL)); // [B, S, heads * width]
-    let o = g.reshape(&o, dims![batch.times(&seq), config.heads * config.head_dim]);
-    (o, [key, value])
+    let total = Dim::Axis(axis::TOTAL);
+    let [o, key, value] = match g.target().has_own_operators() {
+        true => g.cached_attention(&inputs, &total),
+        false => g.rotated_attention(&inputs, &total),
+    }; // [B, S, heads * width]
+    let o = g.reshape(&o, dims![batch.times(&seq), bricks::width(&q)]);
+    (narrowed(g, config, &o), [key, value])
 }
 
 fn portable_attention(

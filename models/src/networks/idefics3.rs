@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn tiles_become_rows() {
-        for target in [Target::Cpu, Target::Portable] {
+        for target in Target::ALL {
             let graph = graph(&config(), "model", target);
             let [input] = &graph.inputs[..] else { panic!("{:?}", graph.inputs) };
             let [output] = &graph.outputs[..] else { panic!("{:?}", graph.outputs) };

@@ -273,9 +273,9 @@ fn attention(g: &mut Builder, config: &Config, x: &Value, grid: &Grid, table_sid
     let qkv = g.reshape(&qkv, dims![&grid.batch, &grid.height, &grid.width, 3 * hidden]);
     let vertical = relative_table(g, "rel_pos_h", &grid.height, table_side, width); // [2h - 1, width]
     let horizontal = relative_table(g, "rel_pos_w", &grid.width, table_side, width); // [2w - 1, width]
-    let o = match g.target() {
-        Target::Portable => grid_attention(g, &qkv, &vertical, &horizontal),
-        Target::Cpu => {
+    let o = match g.target().has_own_operators() {
+        false => grid_attention(g, &qkv, &vertical, &horizontal),
+        true => {
             let dims = dims![grid.rows(), hidden];
             g.call(grid_attention_function(hidden, width), &[&qkv, &vertical, &horizontal], vec![], dims)
         }

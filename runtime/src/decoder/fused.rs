@@ -1,6 +1,7 @@
 //! The fused flavour: attention over one shared KV buffer per layer, which the operator updates in place.
 //!
-//! A buffer is `[slots, kv_heads, capacity, head_dim]`, so a slot is a contiguous block. A prefill chunk
+//! A buffer is `[slots, kv_heads, capacity, head_dim]`, so a slot is a contiguous block. It lies where the
+//! library computes ([`Blocks`]) and never leaves: runs bind ranges of slots. A prefill chunk
 //! binds the block of its slot as a batch of one; a decode step binds the blocks of the slots from 0 to the
 //! highest one that takes part. Slots in between that do not take part ("holes") ride along: they are given a
 //! zero embedding and their own length, so the operator writes one position after what they hold, where the
@@ -10,8 +11,8 @@
 //! goes in and out as tensors ([`super::states`]), stacked for a step of several slots, and what comes out
 //! for holes is dropped.
 
-use crate::library::{Graph, InPlace, Kept};
-use crate::tensor::{ElementType, Tensor, TensorError, try_with_capacity, try_zeroed};
+use crate::library::{Blocks, Graph, InPlace, Kept, LibraryError};
+use crate::tensor::{ElementType, Tensor, try_with_capacity, try_zeroed};
 use arrcoc_bundle::manifest::DecoderSpec;
 use arrcoc_bundle::names::{cache, tensor};
 
@@ -23,30 +24,20 @@ use super::{
 
 /// A decoder whose graph updates its KV cache in place.
 pub struct Fused {
+    /// Keys and values of every layer, `[slots, kv_heads, capacity, head_dim]` each. Before the graph, so
+    /// that they go before the library's session does, whose memory they may be.
+    buffers: Vec<Buffer>,
     graph: Box<dyn Graph>,
     spec: DecoderSpec,
     slots: Slots,
     capacity: usize,
-    /// Keys and values of every layer, `[slots, kv_heads, capacity, head_dim]` each.
-    buffers: Vec<Buffer>,
     states: States,
 }
 
 struct Buffer {
     input: String,
     output: String,
-    elements: Vec<f32>,
-}
-
-impl Buffer {
-    /// Zeros come as zeroed pages: memory is used as positions are, not before.
-    fn new(layer: usize, part: &str, elements: usize) -> Result<Self, TensorError> {
-        Ok(Self {
-            input: cache::past(layer, part),
-            output: cache::present(layer, part),
-            elements: try_zeroed(elements)?,
-        })
-    }
+    blocks: Blocks,
 }
 
 /// What one run of the graph gets besides the cache.
@@ -77,41 +68,34 @@ impl Fused {
     /// Wraps a loaded `decoder` graph; allocates the cache.
     ///
     /// # Errors
-    /// [`TensorError::Memory`] where the system has not as much.
+    /// [`LibraryError`] where there is not as much memory.
     pub fn new(
         graph: Box<dyn Graph>,
         spec: &DecoderSpec,
         slots: usize,
         capacity: usize,
-    ) -> Result<Self, TensorError> {
-        let factors = [slots, spec.kv_heads, capacity, spec.head_dim];
-        let elements = factors.into_iter().fold(1_usize, usize::saturating_mul);
-        let buffers = spec
-            .attention_layers()
-            .flat_map(|layer| cache::PARTS.map(|part| Buffer::new(layer, part, elements)))
-            .collect::<Result<_, _>>()?;
+    ) -> Result<Self, LibraryError> {
+        let (element, block) =
+            (ElementType::from(spec.cache_element), [spec.kv_heads, capacity, spec.head_dim]);
+        let buffer = |(layer, part)| {
+            let (input, output) = (cache::past(layer, part), cache::present(layer, part));
+            Ok(Buffer { input, output, blocks: graph.blocks(element, slots, &block)? })
+        };
+        let parts = spec.attention_layers().flat_map(|layer| cache::PARTS.map(|part| (layer, part)));
+        let buffers = parts.map(buffer).collect::<Result<_, LibraryError>>()?;
         let states = States::new(spec, slots)?;
         Ok(Self { graph, spec: spec.clone(), slots: Slots::new(slots, capacity), capacity, buffers, states })
     }
 
-    /// Elements of one slot in one buffer.
-    fn block(&self) -> usize {
-        self.spec.kv_heads * self.capacity * self.spec.head_dim
-    }
-
     /// Runs the graph over the slots from `first` on, one per row.
     fn run(&mut self, first: usize, feed: &Feed) -> Result<Made, DecoderError> {
-        let (batch, block) = (feed.marks.len(), self.block());
+        let batch = feed.marks.len();
         let shape = [batch, self.spec.kv_heads, self.capacity, self.spec.head_dim];
         let mut in_place: Vec<InPlace<'_>> = self
             .buffers
             .iter_mut()
-            .map(|buffer| InPlace {
-                input: &buffer.input,
-                output: &buffer.output,
-                shape: &shape,
-                element: ElementType::F32,
-                bytes: bytemuck::cast_slice_mut(&mut buffer.elements[first * block..][..batch * block]),
+            .map(|Buffer { input, output, blocks }| {
+                blocks.in_place((input, output), &(first..first + batch), &shape)
             })
             .collect();
         let names = self.states.names();
@@ -232,12 +216,10 @@ impl Decoder for Fused {
     fn fork(&mut self, from: usize, mark: Mark) -> Result<Option<usize>, DecoderError> {
         let state = self.states.at(from, self.slots.mark(from), mark)?;
         let Some(to) = self.slots.allocate() else { return Ok(None) };
-        let (block, head) = (self.block(), self.capacity * self.spec.head_dim);
         for buffer in &mut self.buffers {
-            for start in (0..block).step_by(head) {
-                let source = from * block + start;
-                let length = mark.length * self.spec.head_dim;
-                buffer.elements.copy_within(source..source + length, to * block + start);
+            if let Err(error) = buffer.blocks.copy(from, to, mark.length) {
+                self.slots.free(to);
+                return Err(error.into());
             }
         }
         self.states.set(to, state);

@@ -1,13 +1,13 @@
 //! The decoder of a bundle, for whoever loads a model.
 
 use arrcoc_bundle::manifest::{DecoderSpec, RecurrentSpec};
-use arrcoc_bundle::{Bundle, Role, Target};
+use arrcoc_bundle::{Bundle, Role};
 
 use super::Decoder;
 use super::fused::Fused;
 use super::portable::Portable;
 use crate::error::LoadError;
-use crate::library::Library;
+use crate::library::{Library, LibraryError};
 use crate::tensor::{ElementType, TensorError};
 
 /// Loads the decoder of a bundle, in the flavour of its target.
@@ -22,13 +22,18 @@ pub fn load(
 ) -> Result<Box<dyn Decoder>, LoadError> {
     let graph = runtime.load_from(bundle, bundle.manifest().only(Role::Decoder))?;
     let spec = &bundle.manifest().decoder;
-    let decoder: Result<Box<dyn Decoder>, TensorError> = match bundle.manifest().target {
-        Target::Cpu => Fused::new(graph, spec, slots, capacity).map(|fused| Box::new(fused) as _),
-        Target::Portable => {
-            Portable::new(graph, spec, slots, capacity).map(|portable| Box::new(portable) as _)
-        }
+    let decoder: Result<Box<dyn Decoder>, LibraryError> = match bundle.manifest().target.shares_cache() {
+        true => Fused::new(graph, spec, slots, capacity).map(|fused| Box::new(fused) as _),
+        false => Portable::new(graph, spec, slots, capacity)
+            .map(|portable| Box::new(portable) as _)
+            .map_err(LibraryError::from),
     };
-    decoder.map_err(|_| LoadError::KvCache { bytes: kv_bytes(spec, slots, capacity) })
+    decoder.map_err(|error| match error {
+        LibraryError::Tensor(TensorError::Memory { .. }) => {
+            LoadError::KvCache { bytes: kv_bytes(spec, slots, capacity) }
+        }
+        error => error.into(),
+    })
 }
 
 /// Keys and values of every layer that has some, and what recurrent layers remember: now, and at the end of

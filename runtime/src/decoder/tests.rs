@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::fused::Fused;
 use super::portable::Portable;
 use super::*;
+use crate::library::LibraryError;
 use crate::toy;
 
 mod recurrent;
@@ -187,6 +188,9 @@ fn a_cache_beyond_all_memory_is_an_error() {
     for slots in [1 << 44, usize::MAX] {
         let refused =
             Fused::new(Box::new(toy::Decoder::default()), &toy::spec(), slots, CAPACITY).err().unwrap();
-        assert!(matches!(refused, crate::tensor::TensorError::Memory { .. }), "{refused}");
+        let of_memory = |error: &LibraryError| {
+            matches!(error, LibraryError::Tensor(crate::tensor::TensorError::Memory { .. }))
+        };
+        assert!(of_memory(&refused), "{refused}");
     }
 }

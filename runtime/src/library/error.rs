@@ -51,6 +51,18 @@ pub enum LibraryError {
         /// The output.
         output: String,
     },
+    /// The library has no memory for blocks.
+    #[error(
+        "graph `{graph}`: {bytes} bytes of memory for a KV cache were refused: {reason}; lower engine.slots or engine.context_length"
+    )]
+    Blocks {
+        /// The graph's name in the bundle.
+        graph: String,
+        /// What was asked for.
+        bytes: usize,
+        /// The library's reason.
+        reason: String,
+    },
     /// The library has no such capability.
     #[error("{runtime} does not support {what}")]
     Unsupported {

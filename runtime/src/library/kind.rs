@@ -1,5 +1,7 @@
 //! Which inference libraries there are, for configurations and whoever loads a model.
 
+use arrcoc_bundle::{Precision, Target};
+
 use super::{Library, LibraryError, LibraryOptions, ort, tract};
 
 /// Which inference library runs the graphs, and where.
@@ -8,7 +10,7 @@ use super::{Library, LibraryError, LibraryOptions, ort, tract};
 pub enum LibraryKind {
     /// ONNX Runtime on the CPU, loaded as a dynamic library.
     Ort,
-    /// ONNX Runtime with its CUDA provider; `portable` bundles.
+    /// ONNX Runtime with its CUDA provider; `cuda` and `portable` bundles.
     Cuda,
     /// ONNX Runtime with its TensorRT provider, on plans that `arrcoc-export compile` made; `portable`
     /// bundles.
@@ -39,6 +41,18 @@ impl LibraryKind {
         };
         let runtime = ort::OrtLibrary::open(options.threads, provider)?;
         Ok(Box::new(runtime.profiled(options.profile.clone())))
+    }
+
+    /// Whether it runs bundles of a target and a precision.
+    pub fn runs(self, target: Target, precision: Precision) -> bool {
+        match self {
+            Self::Ort => true,
+            // Its attention over a shared cache has 16-bit floats only.
+            Self::Cuda if target.shares_cache() => {
+                !target.has_own_operators() && precision != Precision::Fp32
+            }
+            Self::Cuda | Self::TensorRt | Self::Tract => target.is_standard(),
+        }
     }
 
     /// Whether it runs graphs on a GPU.

@@ -8,10 +8,11 @@
 use std::path::Path;
 
 use crate::tensor::{ElementType, Tensor};
-use arrcoc_bundle::{Bundle, BundleError, GraphFile, Manifest, Precision, Target};
+use arrcoc_bundle::{Bundle, BundleError, GraphFile, Manifest, Precision};
 
 use crate::error::LoadError;
 
+mod blocks;
 mod cancel;
 pub(crate) mod error;
 pub mod gpu;
@@ -24,6 +25,7 @@ mod port;
 mod tests;
 pub mod tract;
 
+pub use blocks::{Blocks, InLibrary, InPlaceMemory};
 pub use cancel::Cancel;
 pub use error::LibraryError;
 pub use kept::{Kept, RunOutputs};
@@ -88,7 +90,7 @@ impl<'a> BundledGraph<'a> {
     /// [`BundleError::NoGraph`].
     pub fn of(bundle: &'a Bundle, name: &'a str) -> Result<Self, BundleError> {
         let Manifest { precision, target, .. } = *bundle.manifest();
-        let dequantizes_blocks = (precision, target) == (Precision::Int4, Target::Portable);
+        let dequantizes_blocks = precision == Precision::Int4 && target.dequantizes_blocks();
         let (bundle_digest, file) = (bundle.digest(), bundle.graph(name)?);
         Ok(Self { name, bundle: bundle.dir(), file, bundle_digest, dequantizes_blocks })
     }
@@ -115,7 +117,8 @@ pub trait Graph: Send {
     }
 
     /// Runs the graph with `in_place` pairs (an input and an output over the same memory, as the fused
-    /// attention's KV cache is) bound to caller-owned memory; returns the other outputs.
+    /// attention's KV cache is) bound to the caller's memory or to that of [`Self::blocks`]; returns the
+    /// other outputs.
     ///
     /// # Errors
     /// [`LibraryError::Unsupported`] where the library cannot share memory between input and output.
@@ -124,6 +127,15 @@ pub trait Graph: Send {
         inputs: &[(&str, Tensor)],
         in_place: &mut [InPlace<'_>],
     ) -> Result<Vec<(String, Tensor)>, LibraryError>;
+
+    /// Memory for [`Self::run_in_place`] where the library computes: `count` blocks of `shape`, zeros at
+    /// first. By default it is the host's.
+    ///
+    /// # Errors
+    /// [`LibraryError::Tensor`] or [`LibraryError::Blocks`] where there is not as much.
+    fn blocks(&self, element: ElementType, count: usize, shape: &[usize]) -> Result<Blocks, LibraryError> {
+        Ok(Blocks::host(element, count, shape)?)
+    }
 
     /// Runs the graph with inputs that earlier runs kept besides; the outputs called `keep` are kept in turn,
     /// in that order, and all others returned. Where a library computes on a GPU what is kept stays there; by
@@ -164,7 +176,7 @@ pub struct InPlace<'a> {
     /// Element type of both.
     pub element: ElementType,
     /// The memory.
-    pub bytes: &'a mut [u8],
+    pub memory: InPlaceMemory<'a>,
 }
 
 /// Whether the CPU adds products of signed and unsigned bytes in 32 bits. Older x86 ones saturate at 16 bits

@@ -22,6 +22,7 @@ use super::{BundledGraph, CpuOptions, Graph, Kernels, Library, LibraryError, has
 use graph::OrtGraph;
 
 mod assignment;
+mod blocks;
 mod gpu_libraries;
 mod graph;
 mod kept;

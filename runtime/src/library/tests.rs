@@ -265,9 +265,9 @@ fn the_kv_cache_is_extended_in_the_callers_memory() {
                     shape: &shape,
                     element: ElementType::F32,
                     // SAFETY: a slice of floats is plain memory; the bytes stay borrowed from it.
-                    bytes: unsafe {
+                    memory: InPlaceMemory::Host(unsafe {
                         std::slice::from_raw_parts_mut(data.as_mut_ptr().cast(), data.len() * 4)
-                    },
+                    }),
                 },
             );
         let outputs = graph.run_in_place(&fused_inputs(&steps, done), &mut buffers).unwrap();
@@ -303,8 +303,14 @@ fn buffers_of_the_wrong_size_or_name_are_refused() {
         let shape = &[1, 1, 8, 8];
         let element = ElementType::F32;
         let mut buffers = [
-            InPlace { input, output, shape, element, bytes: &mut keys },
-            InPlace { input: "past_value", output: "present_value", shape, element, bytes: &mut values },
+            InPlace { input, output, shape, element, memory: InPlaceMemory::Host(&mut keys) },
+            InPlace {
+                input: "past_value",
+                output: "present_value",
+                shape,
+                element,
+                memory: InPlaceMemory::Host(&mut values),
+            },
         ];
         graph.run_in_place(&fused_inputs(&steps, 1), &mut buffers).map(drop).map_err(|e| e.to_string())
     };

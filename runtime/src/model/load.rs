@@ -19,8 +19,7 @@ use crate::scheduler::encode::{Encoder, Preparer, image_queue};
 use crate::scheduler::job::{Job, Status};
 use crate::scheduler::{Parts, Ready, Scheduler, Settings};
 use crate::vision::{Pictures, Vision};
-use arrcoc_bundle::Bundle;
-use arrcoc_bundle::{Role, Target};
+use arrcoc_bundle::{Bundle, Manifest, Role};
 
 pub use super::sizes::{Sizes, sizes};
 
@@ -172,13 +171,21 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 ///
 /// # Errors
 /// [`LoadError`] when it is not to be had, or does not run bundles of the target.
-pub fn open_library(target: Target, options: &Options) -> Result<Box<dyn Library>, LoadError> {
-    options.check_target(target)?;
+pub fn open_library(manifest: &Manifest, options: &Options) -> Result<Box<dyn Library>, LoadError> {
+    options.check_target(manifest.target, manifest.precision)?;
     let library = options.resolved_library();
-    match (options.runtime, target) {
+    match (options.runtime, manifest.target.is_standard()) {
         (Some(kind), _) => Ok(kind.open_with(&library)?),
-        (None, Target::Cpu) => Ok(LibraryKind::Ort.open_with(&library)?),
-        (None, Target::Portable) => match LibraryKind::Ort.open_with(&library) {
+        (None, false) => {
+            if !manifest.target.has_own_operators() {
+                tracing::warn!(
+                    "a bundle of target `{}` runs on the CPU, where one of target `cpu` is faster; set engine.runtime to `cuda`",
+                    manifest.target
+                );
+            }
+            Ok(LibraryKind::Ort.open_with(&library)?)
+        }
+        (None, true) => match LibraryKind::Ort.open_with(&library) {
             Err(error @ LibraryError::Unavailable { .. }) => {
                 tracing::warn!("{error}; running on tract, which gives the same answers more slowly");
                 Ok(LibraryKind::Tract.open_with(&library)?)
@@ -286,17 +293,28 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use arrcoc_bundle::{Precision, Target};
+
     use super::*;
 
-    /// A runtime for portable bundles is refused for any other before a library is looked for.
+    /// A runtime is refused for bundles of other targets before a library is looked for.
     #[test]
-    fn gpu_runtimes_take_portable_bundles_only() {
+    fn gpu_runtimes_take_the_bundles_that_they_run() {
+        let precision = Precision::Fp16;
         for kind in [LibraryKind::Cuda, LibraryKind::TensorRt, LibraryKind::Tract] {
             let options = Options { runtime: Some(kind), ..Options::default() };
-            let text = options.check_target(Target::Cpu).unwrap_err().to_string();
+            let text = options.check_target(Target::Cpu, precision).unwrap_err().to_string();
             assert!(text.contains("`portable`") && text.contains(kind.name()), "{text}");
-            options.check_target(Target::Portable).unwrap();
+            options.check_target(Target::Portable, precision).unwrap();
+            let refused = options.check_target(Target::Cuda, precision).is_err();
+            assert_eq!(refused, kind != LibraryKind::Cuda);
+            // CUDA's attention has no 32-bit floats.
+            let text = options.check_target(Target::Cuda, Precision::Fp32).unwrap_err().to_string();
+            assert!(text.contains("`ort` for an fp32 bundle of target `cuda`"), "{text}");
+            assert_eq!(text.contains("build fp16"), kind == LibraryKind::Cuda, "{text}");
         }
-        Options::default().check_target(Target::Cpu).unwrap();
+        for target in Target::ALL {
+            Options::default().check_target(target, Precision::Fp32).unwrap();
+        }
     }
 }

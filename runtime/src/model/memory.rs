@@ -10,7 +10,7 @@ use super::sizes;
 use crate::decoder::kv_bytes;
 use crate::image::decode;
 use arrcoc_bundle::names::axis;
-use arrcoc_bundle::{MANIFEST, Manifest, Role, Target};
+use arrcoc_bundle::{MANIFEST, Manifest, Role};
 
 use crate::error::{LoadError, MemoryError, Mib};
 use crate::vision;
@@ -147,12 +147,12 @@ fn activations(manifest: &Manifest, options: &Options, context: usize) -> Result
     let query = manifest.graphs.values().find_map(|graph| graph.axes.get(axis::QUERY_LEN));
     let query = query.map_or(context, |range| range.max).min(context);
     let chunk = options.prefill_chunk as u64;
-    let chunk =
-        if manifest.target == Target::Cpu { chunk.saturating_mul(sizes::SOLO_CHUNKS as u64) } else { chunk };
+    let longer = manifest.target.has_longer_chunks();
+    let chunk = if longer { chunk.saturating_mul(sizes::SOLO_CHUNKS as u64) } else { chunk };
     let recurrent = manifest.decoder.recurrent.as_ref();
     let chunk = recurrent.map_or(chunk, |recurrent| chunk.min(recurrent.longest_run as u64));
     // The portable decoder steps its slots one after the other.
-    let rows = if manifest.target == Target::Cpu { options.slots as u64 } else { 1 };
+    let rows = if manifest.target.shares_cache() { options.slots as u64 } else { 1 };
     let axes = |batch: u64, seq: u64| {
         let shared = [
             (axis::BATCH, batch),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::LoadError;
 use crate::library::{DEFAULT_CONTEXT_LENGTH, LibraryKind, LibraryOptions, PlanLengths};
 use crate::vision::VisionOptions;
-use arrcoc_bundle::Target;
+use arrcoc_bundle::{Precision, Target};
 
 /// How to load and run a model.
 #[derive(Debug, Clone)]
@@ -62,24 +62,29 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Whether the inference library that was asked for runs bundles of a target.
+    /// Whether the inference library that was asked for runs bundles of a target and a precision.
     ///
     /// # Errors
     /// [`LoadError::Options`].
-    pub fn check_target(&self, target: Target) -> Result<(), LoadError> {
-        match (self.runtime, target) {
-            (Some(kind @ (LibraryKind::Tract | LibraryKind::Cuda | LibraryKind::TensorRt)), Target::Cpu) => {
-                Err(LoadError::Options {
-                    what: "runtime",
-                    expected: format!(
-                        "`ort` for a bundle of target `cpu` (`{}` runs `portable` bundles)",
-                        kind.name()
-                    ),
-                    found: format!("`{}`", kind.name()),
-                })
+    pub fn check_target(&self, target: Target, precision: Precision) -> Result<(), LoadError> {
+        let Some(kind) = self.runtime.filter(|kind| !kind.runs(target, precision)) else { return Ok(()) };
+        let others = match kind {
+            // Of another precision it would run it.
+            LibraryKind::Cuda if kind.runs(target, Precision::Fp16) => {
+                "; CUDA's attention over a shared cache has 16-bit floats only: build fp16, int4 or fp8"
+                    .to_owned()
             }
-            _ => Ok(()),
-        }
+            LibraryKind::Cuda => " (`cuda` runs `cuda` and `portable` bundles)".to_owned(),
+            other => format!(" (`{}` runs `portable` bundles)", other.name()),
+        };
+        let all =
+            [LibraryKind::Ort, LibraryKind::Cuda].into_iter().filter(|kind| kind.runs(target, precision));
+        let able = all.map(|kind| format!("`{}`", kind.name())).collect::<Vec<_>>().join(" or ");
+        Err(LoadError::Options {
+            what: "runtime",
+            expected: format!("{able} for an {precision} bundle of target `{target}`{others}"),
+            found: format!("`{}`", kind.name()),
+        })
     }
 
     /// Whether graphs are to run on a GPU.

@@ -1,7 +1,7 @@
 //! Options resolved against a bundle, for loading and for planning memory.
 
+use arrcoc_bundle::Bundle;
 use arrcoc_bundle::names::axis;
-use arrcoc_bundle::{Bundle, Target};
 
 use super::Options;
 use crate::error::LoadError;
@@ -57,7 +57,7 @@ pub fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
         }
     }
     let most = |axis| bundle.axis("decoder", axis).map_or(usize::MAX, |range| range.max as usize);
-    if bundle.manifest().target == Target::Cpu && options.slots > most(axis::BATCH) {
+    if bundle.manifest().target.shares_cache() && options.slots > most(axis::BATCH) {
         let expected = format!("at most {}, the largest batch of the bundle's decoder", most(axis::BATCH));
         return Err(LoadError::Options { what: "slots", expected, found: options.slots.to_string() });
     }
@@ -72,10 +72,9 @@ pub fn sizes(bundle: &Bundle, options: &Options) -> Result<Sizes, LoadError> {
         });
     }
     let prefill_chunk = options.prefill_chunk.min(most(axis::SEQ));
-    let solo_chunk = match bundle.manifest().target {
-        Target::Cpu => prefill_chunk.saturating_mul(SOLO_CHUNKS).min(most(axis::SEQ)),
-        // A GPU's kernels and plans were readied for lengths up to the chunk's.
-        Target::Portable => prefill_chunk,
+    let solo_chunk = match bundle.manifest().target.has_longer_chunks() {
+        true => prefill_chunk.saturating_mul(SOLO_CHUNKS).min(most(axis::SEQ)),
+        false => prefill_chunk,
     };
     Ok(Sizes { context_length, prefill_chunk, solo_chunk })
 }

@@ -56,9 +56,9 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         nan_from: setup.nan_from,
         ..toy::Decoder::default()
     });
-    let decoder: Box<dyn Decoder> = match setup.target {
-        Target::Cpu => Box::new(Fused::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
-        Target::Portable => Box::new(Portable::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
+    let decoder: Box<dyn Decoder> = match setup.target.shares_cache() {
+        true => Box::new(Fused::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
+        false => Box::new(Portable::new(graph, &spec, setup.slots, setup.context_length).unwrap()),
     };
     let prompter =
         Prompter::new(&toy::tokenizer_json(), "{}", Some(toy::TEMPLATE.into()), toy::IMAGE_PAD).unwrap();
@@ -228,7 +228,7 @@ fn interleaved_equals_lonely_in_both_flavours() {
         PROMPTS.iter().map(|prompt| run(&model, ask(prompt)).tokens[0].clone()).collect()
     };
     assert!(lonely.iter().collect::<std::collections::HashSet<_>>().len() > 3, "the toy does not degenerate");
-    for (target, slots) in [(Target::Cpu, 3), (Target::Cpu, 8), (Target::Portable, 3)] {
+    for (target, slots) in [(Target::Cpu, 3), (Target::Cpu, 8), (Target::Cuda, 3), (Target::Portable, 3)] {
         let (model, _jobs) = model(&Setup { target, slots, ..Setup::default() });
         let generations: Vec<Generation> =
             PROMPTS.iter().cycle().take(21).map(|prompt| model.submit(ask(prompt)).unwrap()).collect();
@@ -249,7 +249,7 @@ fn choices_share_a_prefill_and_queue_for_slots() {
     let wide = several(8, Target::Cpu);
     assert_eq!(wide.tokens.len(), 5);
     assert!(wide.tokens.iter().skip(1).any(|tokens| *tokens != wide.tokens[0]), "choices differ");
-    for (slots, target) in [(1, Target::Cpu), (2, Target::Cpu), (2, Target::Portable), (5, Target::Portable)]
+    for (slots, target) in [(1, Target::Cpu), (2, Target::Cuda), (2, Target::Portable), (5, Target::Portable)]
     {
         assert_eq!(several(slots, target).tokens, wide.tokens, "{slots} {target:?}");
     }
@@ -315,7 +315,7 @@ fn usage_timings_and_logprobs_are_reported() {
 
 #[test]
 fn an_answer_may_fill_the_context_exactly() {
-    for target in [Target::Cpu, Target::Portable] {
+    for target in Target::ALL {
         let (model, _jobs) = model(&Setup { context_length: 24, slots: 1, target, ..Setup::default() });
         let (prompt, mut found) = ("abcdefgh", 0);
         for max_tokens in [MaxTokens::Exactly(16), MaxTokens::AtMost(17)] {

@@ -62,8 +62,8 @@ settings! {
     /// The runtime.
     engine: EngineConfig {
         runtime: RuntimeChoice = "auto", "NAME",
-            "Inference library: auto, ort (ONNX Runtime on the CPU), and for portable bundles tract, cuda or \
-             tensorrt (ONNX Runtime on a GPU)" => runtime;
+            "Inference library: auto, ort (ONNX Runtime on the CPU), cuda (ONNX Runtime on a GPU; cuda and \
+             portable bundles), and for portable bundles tract or tensorrt" => runtime;
         threads: usize = "0", "N", "Threads of the inference library; 0 takes one per processor"
             => library.threads;
         kernels: Kernels = "own", "NAME",

@@ -49,13 +49,14 @@ impl Bundles {
 
     fn describe(&self, dir: &Path) -> Result<Available, LoadFailure> {
         let manifest = Bundle::describe(dir)?;
-        self.options.check_target(manifest.target)?;
+        self.options.check_target(manifest.target, manifest.precision)?;
         let Footprint { weight_bytes, kv_bytes, context_length } = Footprint::of(&manifest, &self.options)?;
         Ok(Available {
             dir: dir.to_owned(),
             model: manifest.model,
             precision: manifest.precision,
             target: manifest.target,
+            on_gpu: self.options.runtime.is_some_and(LibraryKind::is_gpu),
             weight_bytes,
             kv_bytes,
             context_length,

@@ -133,6 +133,8 @@ pub struct Available {
     pub precision: Precision,
     /// What its graphs are written for.
     pub target: Target,
+    /// Whether it would run on a GPU.
+    pub on_gpu: bool,
     /// Size of the weight files, bytes.
     pub weight_bytes: u64,
     /// Size of the KV cache that the configuration asks for, bytes.
@@ -163,18 +165,58 @@ impl Available {
         (&self.model, self.precision, self.target) == (&info.name, info.precision, info.target)
     }
 
-    /// The order of preference on this CPU, the best first: int8 where the CPU multiplies bytes, the
-    /// reference where it does not; a bundle of fused operators before a portable one. fp16, fp8 and portable
-    /// int4 are for GPUs, where `--precision` chooses.
-    pub fn rank(&self) -> (Target, usize) {
+    /// The order of preference, the best first: on a GPU what shares a cache there before what does not, on a
+    /// CPU what has operators for it before what any library runs, and what is for CUDA last. Of precisions
+    /// on this CPU int8 where it multiplies bytes, the reference where it does not. fp16, fp8 and int4
+    /// without operators for CPUs are for GPUs, where `--precision` chooses.
+    pub fn rank(&self) -> (usize, usize) {
+        let target = match (self.target.has_own_operators(), self.target.shares_cache()) {
+            (true, _) => 0,
+            (false, false) => 1,
+            (false, true) if self.on_gpu => 0,
+            (false, true) => 2,
+        };
         let place = match (self.precision, has_int8_products()) {
-            (Precision::Int4, _) if self.target == Target::Portable => 5,
+            (Precision::Int4, _) if self.target.has_small_floats() => 5,
             (Precision::Int8, true) | (Precision::Fp32, false) => 0,
             (Precision::Int4, true) | (Precision::Int8, false) => 1,
             (Precision::Fp32, true) | (Precision::Int4, false) => 2,
             (Precision::Fp16, _) => 3,
             (Precision::Fp8, _) => 4,
         };
-        (self.target, place)
+        (target, place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engine(precision: Precision, target: Target, on_gpu: bool) -> Available {
+        Available {
+            dir: PathBuf::new(),
+            model: String::new(),
+            precision,
+            target,
+            on_gpu,
+            weight_bytes: 0,
+            kv_bytes: 0,
+            context_length: 2,
+            token_budgets: Vec::new(),
+            embeds_target: None,
+        }
+    }
+
+    #[test]
+    fn a_gpu_takes_the_cache_that_is_shared_there_and_a_cpu_takes_it_last() {
+        let first = |on_gpu, targets: &[Target]| {
+            let of = |&target| [Precision::Int4, Precision::Fp16].map(|of| engine(of, target, on_gpu));
+            let first = targets.iter().flat_map(of).min_by_key(Available::rank);
+            first.map(|engine| (engine.precision, engine.target))
+        };
+        let gpus = [Target::Portable, Target::Cuda];
+        assert_eq!(first(true, &gpus), Some((Precision::Fp16, Target::Cuda)));
+        assert_eq!(first(false, &gpus), Some((Precision::Fp16, Target::Portable)));
+        assert_eq!(first(false, &Target::ALL).map(|(_, target)| target), Some(Target::Cpu));
     }
 }

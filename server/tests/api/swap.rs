@@ -53,6 +53,7 @@ fn available(model: &str, precision: Precision) -> Available {
         model: model.into(),
         precision,
         target: Target::Cpu,
+        on_gpu: false,
         weight_bytes: if precision == Precision::Fp16 { 10_000 } else { 1000 },
         kv_bytes: 2000,
         context_length: 2048,

@@ -26,11 +26,15 @@ use harness::Case;
 const NOT_IN_TRACT: [(&str, &str); 0] = [];
 
 /// Methods without a case here, and where they are tested.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 4] = [
     ("cached_attention", "an operator of our own: tests/kernels.rs, kernels/src/cached_attention/tests.rs"),
     (
         "causal_convolution",
         "an operator of our own: tests/recurrent.rs, kernels/src/causal_convolution/tests.rs",
+    ),
+    (
+        "rotated_attention",
+        "the same without a function around it: decoders of graphs for CUDA in tests/stock",
     ),
     ("gated_delta", "an operator of our own: tests/recurrent.rs, kernels/src/gated_delta/tests.rs"),
 ];

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use arrcoc_bundle::{Bundle, Precision, Target};
 use arrcoc_export::build::{self, Options};
-use arrcoc_export::calibrate::RangeMethod;
+use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::generate::{
     Budget, Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
@@ -19,12 +19,22 @@ use serde_json::Value;
 
 /// Exports a checkpoint for a target, in 32 bits.
 pub(crate) fn build(dir: &Path, target: Target, out: &Path) -> Result<Bundle> {
+    build_in(dir, (Precision::Fp32, target), None, out)
+}
+
+/// Exports a checkpoint in a precision.
+pub(crate) fn build_in(
+    dir: &Path,
+    (precision, target): (Precision, Target),
+    calibration: Option<Calibration>,
+    out: &Path,
+) -> Result<Bundle> {
     let options = Options {
         out: out.to_owned(),
-        precision: Precision::Fp32,
+        precision,
         target,
         weight_rules: Vec::new(),
-        calibration: None,
+        calibration,
         range: RangeMethod::Absmax,
         name: Some("drawn".to_owned()),
         max_context: Some(2048),
@@ -100,7 +110,7 @@ impl Golden<'_> {
 }
 
 /// The checkpoint: a directory, or what a link of the hub's cache leads to.
-fn checkpoint(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn checkpoint(dir: &Path) -> Result<PathBuf> {
     let plain = dir.join("checkpoint");
     if plain.join("config.json").exists() {
         return Ok(plain);

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod checkpoint;
+mod cuda;
 mod identities;
 
 use std::fs;
@@ -29,6 +30,14 @@ use checkpoint::Golden;
 
 /// Logits, absolute, and features against their largest.
 const CLOSE: f32 = 1e-3;
+
+/// The graphs of every target, on the libraries that run them without a GPU.
+const RUNS: [(Target, LibraryKind); 4] = [
+    (Target::Cpu, LibraryKind::Ort),
+    (Target::Cuda, LibraryKind::Ort),
+    (Target::Portable, LibraryKind::Ort),
+    (Target::Portable, LibraryKind::Tract),
+];
 
 #[test]
 fn fixtures_are_answered_as_transformers_answers_them() -> Result<()> {
@@ -54,11 +63,7 @@ fn replay_all(dir: &Path) -> Result<()> {
     ensure!(!drawn.is_empty(), "no goldens below {}", dir.display());
     let mut failures = Vec::new();
     for dir in &drawn {
-        for (target, library) in [
-            (Target::Cpu, LibraryKind::Ort),
-            (Target::Portable, LibraryKind::Ort),
-            (Target::Portable, LibraryKind::Tract),
-        ] {
+        for (target, library) in RUNS {
             let name = format!("{} {target} {}", dir.file_name().unwrap().display(), library.name());
             match replay(dir, target, library) {
                 Ok(worst) => println!("{name:<40} {worst:.1e}"),
@@ -69,7 +74,13 @@ fn replay_all(dir: &Path) -> Result<()> {
             }
         }
     }
-    ensure!(failures.is_empty(), "{} of {}:\n{}", failures.len(), 3 * drawn.len(), failures.join("\n"));
+    ensure!(
+        failures.is_empty(),
+        "{} of {}:\n{}",
+        failures.len(),
+        RUNS.len() * drawn.len(),
+        failures.join("\n")
+    );
     Ok(())
 }
 

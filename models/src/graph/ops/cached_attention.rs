@@ -1,9 +1,9 @@
-//! Attention to a cache as an operator of our own; what it means in ONNX Runtime's operators is its body.
+//! Attention to a cache, in ONNX Runtime's operators, and as an operator of our own whose body these are.
 
 use crate::dims;
 use crate::graph::MICROSOFT;
 use crate::graph::{Attribute, Builder, Dim, Element, Function, Value};
-use arrcoc_bundle::names::operator::CACHED_ATTENTION;
+use arrcoc_bundle::names::operator::{CACHED_ATTENTION, GROUP_QUERY_ATTENTION};
 
 /// Attributes of [`cached_attention`], as `GroupQueryAttention` calls them: query heads, key/value heads, and
 /// the factor on the products.
@@ -11,7 +11,7 @@ const HEADS: &str = "num_heads";
 const KV_HEADS: &str = "kv_num_heads";
 const SCALE: &str = "scale";
 
-/// Inputs of [`Builder::cached_attention`].
+/// Inputs of [`Builder::cached_attention`] and [`Builder::rotated_attention`].
 #[derive(Debug)]
 pub struct CachedAttention<'a> {
     /// \[batch, seq, heads * head_dim\], not yet rotated.
@@ -38,6 +38,16 @@ pub struct CachedAttention<'a> {
     pub kv_heads: usize,
     /// Factor on the products.
     pub scale: f32,
+}
+
+impl CachedAttention<'_> {
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![
+            (HEADS, Attribute::Int(self.heads as i64)),
+            (KV_HEADS, Attribute::Int(self.kv_heads as i64)),
+            (SCALE, Attribute::Float(self.scale)),
+        ]
+    }
 }
 
 /// `CachedAttention`: causal attention with rotary embedding inside and the cache extended in place. The body
@@ -69,11 +79,22 @@ fn cached_attention() -> Function {
             (SCALE, Attribute::FloatReference(SCALE)),
         ];
         let [query, key] = [query, key].map(|x| g.rotary_embedding(x, positions, cosines, sines));
-        let outputs = outputs(&query, past_key, &Dim::Axis("total")).map(Some).into();
-        let inputs = [&query, &key, value, past_key, past_value, lengths, total].map(Some);
-        let outputs = g.emit_in(MICROSOFT, "GroupQueryAttention", &inputs, attributes, outputs);
+        let inputs = [&query, &key, value, past_key, past_value, lengths, total];
+        let outputs = group_query_attention(g, inputs, attributes, &Dim::Axis("total"));
         ["result", "present_key", "present_value"].into_iter().zip(outputs).collect()
     })
+}
+
+/// ONNX Runtime's attention, whose past and present are one buffer.
+fn group_query_attention(
+    g: &mut Builder,
+    inputs: [&Value; 7],
+    attributes: Vec<(&'static str, Attribute)>,
+    total: &Dim,
+) -> [Value; 3] {
+    let outputs = outputs(inputs[0], inputs[3], total).map(Some).into();
+    let outputs = g.emit_in(MICROSOFT, GROUP_QUERY_ATTENTION, &inputs.map(Some), attributes, outputs);
+    outputs.try_into().unwrap_or_else(|_| unreachable!("three outputs were declared"))
 }
 
 /// The attention's output, and the present keys and values.
@@ -85,13 +106,9 @@ fn outputs(query: &Value, past: &Value, total: &Dim) -> [(Element, Vec<Dim>); 3]
 
 impl Builder {
     /// Attention to a cache that is `total` long afterwards: its output, and the present keys and values (a
-    /// graph's outputs). Only for [`arrcoc_bundle::Target::Cpu`].
+    /// graph's outputs). Only where the target [has operators of
+    /// ours](arrcoc_bundle::Target::has_own_operators).
     pub fn cached_attention(&mut self, a: &CachedAttention<'_>, total: &Dim) -> [Value; 3] {
-        let attributes = vec![
-            (HEADS, Attribute::Int(a.heads as i64)),
-            (KV_HEADS, Attribute::Int(a.kv_heads as i64)),
-            (SCALE, Attribute::Float(a.scale)),
-        ];
         let inputs = [
             a.query,
             a.key,
@@ -105,7 +122,18 @@ impl Builder {
             a.position_ids,
         ];
         let outputs = outputs(a.query, a.past_key, total).into();
-        let outputs = self.call_of_several(cached_attention(), &inputs, attributes, outputs);
+        let outputs = self.call_of_several(cached_attention(), &inputs, a.attributes(), outputs);
         outputs.try_into().unwrap_or_else(|_| unreachable!("three outputs were declared"))
+    }
+
+    /// The same in ONNX Runtime's operators. Only where the target [shares the
+    /// cache](arrcoc_bundle::Target::shares_cache).
+    pub fn rotated_attention(&mut self, a: &CachedAttention<'_>, total: &Dim) -> [Value; 3] {
+        let (cosines, sines) = a.rotary;
+        let [query, key] = [a.query, a.key].map(|x| self.rotary_embedding(x, a.position_ids, cosines, sines));
+        let cache = [a.past_key, a.past_value, a.seqlens_k, a.total_sequence_length];
+        let [past_key, past_value, lengths, longest] = cache;
+        let inputs = [&query, &key, a.value, past_key, past_value, lengths, longest];
+        group_query_attention(self, inputs, a.attributes(), total)
     }
 }

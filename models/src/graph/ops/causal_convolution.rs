@@ -40,7 +40,8 @@ fn causal_convolution(taps: usize, channels: usize) -> Function {
 }
 
 impl Builder {
-    /// [`spelt_out`] and the SiLU of its result, as one operator. Only for [`arrcoc_bundle::Target::Cpu`].
+    /// [`spelt_out`] and the SiLU of its result, as one operator. Only where the target [has operators of
+    /// ours](arrcoc_bundle::Target::has_own_operators).
     pub fn causal_convolution(&mut self, x: &Value, past: &Value, weights: &Value) -> [Value; 2] {
         let [Dim::Fixed(taps), Dim::Fixed(channels)] = weights.dims[..] else {
             unreachable!("a convolution has so many taps and channels")

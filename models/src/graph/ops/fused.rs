@@ -1,11 +1,13 @@
-//! Operators of ONNX Runtime and of opsets beyond 18: only for [`arrcoc_bundle::Target::Cpu`].
+//! Operators of ONNX Runtime and of opsets beyond 18: not for [portable](arrcoc_bundle::Target::Portable)
+//! graphs.
 
 use crate::graph::{Attribute, Builder, MICROSOFT, Value};
+use arrcoc_bundle::names::operator::ROTARY_EMBEDDING;
 
 /// `accuracy_level` of `MatMulNBits`: it multiplies in int8.
 pub const INT8_ACCUMULATION: i64 = 4;
 
-/// ONNX Runtime's fused operators; only for [`arrcoc_bundle::Target::Cpu`].
+/// ONNX Runtime's fused operators.
 impl Builder {
     /// `com.microsoft.MultiHeadAttention`, without mask: Q and K \[batch, seq, heads * width\], V may have
     /// another width.
@@ -65,7 +67,7 @@ impl Builder {
         let outputs = vec![Some((x.element, x.dims.clone()))];
         let inputs = [x, position_ids, cosines, sines].map(Some);
         let attributes = vec![("interleaved", Attribute::Int(0))];
-        self.emit_in(MICROSOFT, "RotaryEmbedding", &inputs, attributes, outputs).remove(0)
+        self.emit_in(MICROSOFT, ROTARY_EMBEDDING, &inputs, attributes, outputs).remove(0)
     }
 
     /// `Gelu` of opset 20, exact.

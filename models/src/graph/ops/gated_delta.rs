@@ -17,13 +17,10 @@ use arrcoc_bundle::Target;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::names::operator::GATED_DELTA;
 
-/// Most tokens of a run: in portable graphs as many as transformers has in a chunk, on CPUs as many as a
-/// chunk of a prompt usually has.
+/// Most tokens of a run: where the rule is spelt out as many as transformers has in a chunk, else as many as
+/// a chunk of a prompt usually has.
 pub fn longest_run(target: Target) -> usize {
-    match target {
-        Target::Portable => 64,
-        Target::Cpu => 256,
-    }
+    if target.has_own_operators() { 256 } else { 64 }
 }
 
 /// Attributes: heads of queries and keys, and of values.
@@ -299,7 +296,8 @@ fn gated_delta(heads: DeltaHeads) -> Function {
 }
 
 impl Builder {
-    /// The same as [`spelt_out`], as one operator. Only for [`Target::Cpu`].
+    /// The same as [`spelt_out`], as one operator. Only where the target
+    /// [has operators of ours](Target::has_own_operators).
     pub fn gated_delta(&mut self, heads: DeltaHeads, inputs: &GatedDelta<'_>) -> [Value; 2] {
         let GatedDelta { query, key, value, strength, decay, rates, biases, matrix } = *inputs;
         let attributes = vec![

@@ -4,6 +4,7 @@
 //! What a file does not state is that class's default: transformers leaves defaults out of the sections that
 //! it saves.
 
+use arrcoc_bundle::Target;
 use serde::{Deserialize, Deserializer};
 
 use super::delta_net::DeltaNet;
@@ -224,6 +225,13 @@ impl Kind {
 }
 
 impl Config {
+    /// Width of a head in the cache: ONNX Runtime's attention takes multiples of eight. Other heads are
+    /// filled up with zeros there, which changes no product.
+    pub fn cached_width(&self, target: Target) -> usize {
+        let takes_any = target.has_own_operators() || !target.shares_cache();
+        if takes_any { self.head_dim } else { self.head_dim.next_multiple_of(8) }
+    }
+
     /// Reads a text configuration of one of `kinds`; the first one is meant where it names none.
     ///
     /// # Errors

@@ -127,8 +127,8 @@ fn convolution(g: &mut Builder, config: &Config, net: &DeltaNet, x: &Value, past
         g.param_flat("weight", &[net.channels(), 1, net.kernel], CONVOLUTION)
     };
     let weights = g.transpose(&weights, &[1, 0]); // [kernel, channels]
-    match (g.target(), config.activation) {
-        (Target::Cpu, Activation::Silu) => g.causal_convolution(x, past, &weights),
+    match (g.target().has_own_operators(), config.activation) {
+        (true, Activation::Silu) => g.causal_convolution(x, past, &weights),
         _ => {
             let [sum, window] = causal_convolution::spelt_out(g, x, past, &weights);
             [config.activation.apply(g, &sum), window]

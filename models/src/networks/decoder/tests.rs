@@ -93,6 +93,7 @@ fn graphs_of_every_kind_have_the_contract() {
         config.deep_levels = 1;
         for (target, own) in [
             (Target::Cpu, &["position_ids", "seqlens_k", "total_sequence_length"][..]),
+            (Target::Cuda, &["position_ids", "seqlens_k", "total_sequence_length"]),
             (Target::Portable, &["attention_mask", "position_ids"]),
         ] {
             let graph = graph(&config, names, target, 16);
@@ -108,6 +109,23 @@ fn graphs_of_every_kind_have_the_contract() {
         config.tied = true;
         let graph = graph(&config, names, Target::Portable, 16);
         assert!(!graph.parameters.iter().any(|p| p.name == "lm_head.weight"));
+    }
+}
+
+/// ONNX Runtime's attention takes heads of some widths only.
+#[test]
+fn heads_are_filled_up_for_an_attention_that_takes_eights() {
+    let names = Names { body: "model", head: "lm_head" };
+    let small = json!({
+        "model_type": "llama", "hidden_size": 48, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "vocab_size": 40,
+    });
+    let config = read(small).unwrap();
+    for (target, width) in [(Target::Cpu, 12), (Target::Cuda, 16), (Target::Portable, 12)] {
+        assert_eq!(config.cached_width(target), width);
+        let graph = graph(&config, names, target, 16);
+        let past = graph.inputs.iter().find(|input| input.name() == "past_key_values.0.key").unwrap();
+        assert_eq!(past.dims(), dims!["batch", 2, "past", width], "{target}");
     }
 }
 
@@ -167,7 +185,7 @@ fn recurrent_layers_remember_a_window_and_a_matrix() {
         json!({"layer_types": ["linear_attention", "full_attention", "full_attention", "full_attention"]}),
     )
     .unwrap();
-    for target in [Target::Cpu, Target::Portable] {
+    for target in Target::ALL {
         let graph = graph(&config, names, target, 16);
         let dims = |name: &str| {
             let all = graph.inputs.iter().chain(&graph.outputs);

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use ::ort::memory::MemoryInfo;
 use ::ort::session::{RunOptions, Session, SessionInputValue};
 
+use super::blocks::OrtBlocks;
 use super::linked::Mapped;
 use super::values::{adopt, bind_inputs, failed, port, view, view_of};
 use super::{Provider, kept, tensorrt};
 use crate::library::port::{Offer, Port, check, check_ranges};
-use crate::library::{Cancel, Graph, InPlace, Kept, LibraryError, RunOutputs};
-use crate::tensor::Tensor;
+use crate::library::{Blocks, Cancel, Graph, InPlace, InPlaceMemory, Kept, LibraryError, RunOutputs};
+use crate::tensor::{ElementType, Tensor};
 
 /// A session.
 pub(super) struct OrtGraph {
@@ -23,7 +24,7 @@ pub(super) struct OrtGraph {
     outputs: Vec<String>,
     /// Lengths that the plan was compiled for; empty where any will do.
     ranges: tensorrt::Ranges,
-    /// Where outputs stay that only a later run reads.
+    /// Where outputs stay that only a later run reads, and what is extended in place.
     memory: MemoryInfo<'static>,
 }
 
@@ -89,6 +90,19 @@ impl Graph for OrtGraph {
             .map_err(|reason| failed(&self.name, reason))
     }
 
+    fn blocks(&self, element: ElementType, count: usize, shape: &[usize]) -> Result<Blocks, LibraryError> {
+        if self.memory.is_cpu_accessible() {
+            return Ok(Blocks::host(element, count, shape)?);
+        }
+        let blocks = OrtBlocks::new(&self.session, &self.memory, element, (count, shape));
+        let blocks = blocks.map_err(|reason| {
+            let sizes = [count, element.size()].into_iter().chain(shape.iter().copied());
+            let bytes = sizes.fold(1, usize::saturating_mul);
+            LibraryError::Blocks { graph: self.name.clone(), bytes, reason: reason.to_string() }
+        })?;
+        Ok(Blocks::library(element, shape, Box::new(blocks)))
+    }
+
     fn run_in_place(
         &mut self,
         inputs: &[(&str, Tensor)],
@@ -109,12 +123,14 @@ fn offers<'a>(inputs: &'a [(&'a str, Tensor)]) -> Vec<Offer<'a>> {
     inputs.iter().map(|(name, tensor)| Offer::new(name, tensor)).collect()
 }
 
-/// The buffer has the size that its shape needs, its alignment, and an output to go with it.
+/// The buffer has the size that its shape needs, its alignment, and an output to go with it. Blocks of the
+/// library's own are compared when they are bound.
 fn check_buffer(graph: &str, outputs: &[String], buffer: &InPlace<'_>) -> Result<(), LibraryError> {
-    let InPlace { input, output, shape, element, bytes } = buffer;
+    let InPlace { input, output, shape, element, memory } = buffer;
     if !outputs.iter().any(|name| name == output) {
         return Err(failed(graph, format!("there is no output `{output}`; expected {}", outputs.join(", "))));
     }
+    let InPlaceMemory::Host(bytes) = memory else { return Ok(()) };
     let expected = shape.iter().product::<usize>() * element.size();
     if bytes.len() != expected || !bytes.as_ptr().addr().is_multiple_of(element.size()) {
         let found = bytes.len();
@@ -156,16 +172,23 @@ fn run_bound(
     // SAFETY: as in `run`; the binding dies with this function.
     unsafe { bind_inputs(&mut binding, session, inputs) }?;
     for buffer in in_place.iter_mut() {
-        let data = buffer.bytes.as_mut_ptr();
-        // SAFETY: the memory is borrowed mutably until this function returns, `check_buffer` compared its
-        // size, and the two values over it are what the operator asks for: it reads the past and writes
-        // behind it.
-        let (input, output) = unsafe {
-            (
-                view(data, buffer.element, buffer.shape, session)?,
-                view(data, buffer.element, buffer.shape, session)?,
-            )
+        let host = MemoryInfo::default();
+        let (data, memory) = match &mut buffer.memory {
+            InPlaceMemory::Host(bytes) => (bytes.as_mut_ptr(), &host),
+            InPlaceMemory::Library(part) => {
+                let (blocks, first) = (part.blocks.as_any_mut(), part.first);
+                let blocks = blocks.downcast_mut::<OrtBlocks>();
+                let blocks = blocks.ok_or_else(|| ::ort::Error::new("blocks of another library"))?;
+                blocks.part(first, buffer.element, buffer.shape)?
+            }
         };
+        // SAFETY: the memory is borrowed mutably until this function returns, `check_buffer` or
+        // `OrtBlocks::part` compared its size, and the two values over it are what the operator asks for: it
+        // reads the past and writes behind it.
+        let [input, output] = unsafe {
+            [(); 2].map(|()| view(data, buffer.element, buffer.shape, memory, session.allocator()))
+        };
+        let (input, output) = (input?, output?);
         binding.bind_input(buffer.input, &input)?;
         binding.bind_output(buffer.output, output)?;
     }

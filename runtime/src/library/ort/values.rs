@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use ::ort::AsPointer as _;
-use ::ort::memory::MemoryInfo;
+use ::ort::memory::{Allocator, MemoryInfo};
 use ::ort::session::{IoBinding, Session};
 use ::ort::value::{DynTensorValueType, DynValue, Outlet, TensorElementType, Value, ValueType};
 
@@ -12,8 +12,8 @@ use crate::library::LibraryError;
 use crate::library::port::{Axis, Port};
 use crate::tensor::{ElementType, Tensor, TensorBytes};
 
-/// A value over memory that stays the caller's. (`ort`'s own borrowed tensors are copied when they are
-/// bound.)
+/// A value over memory of the kind `memory` that stays the caller's. (`ort`'s own borrowed tensors are copied
+/// when they are bound.)
 ///
 /// # Safety
 /// `data` must hold a tensor of that type and shape, outlive the value and every binding that it is put into,
@@ -22,9 +22,9 @@ pub(super) unsafe fn view(
     data: *const u8,
     element: ElementType,
     shape: &[usize],
-    session: &Session,
+    memory: &MemoryInfo,
+    allocator: &Allocator,
 ) -> Result<DynValue, ::ort::Error> {
-    let memory = MemoryInfo::default();
     let bytes = shape.iter().product::<usize>() * element.size();
     // Lengths of memory that exists fit an `i64`.
     let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
@@ -44,7 +44,7 @@ pub(super) unsafe fn view(
     }
     let value = NonNull::new(value).ok_or_else(|| ::ort::Error::new("no value was created"))?;
     // SAFETY: the value was just created and is owned by nobody else.
-    Ok(unsafe { Value::from_ptr(value, Some(session.allocator())) })
+    Ok(unsafe { Value::from_ptr(value, Some(allocator)) })
 }
 
 /// A value over an input's memory.
@@ -52,8 +52,9 @@ pub(super) unsafe fn view(
 /// # Safety
 /// As [`view`]; it must not be bound as an output.
 pub(super) unsafe fn view_of(tensor: &Tensor, session: &Session) -> Result<DynValue, ::ort::Error> {
+    let (memory, data) = (MemoryInfo::default(), tensor.bytes().as_ptr());
     // SAFETY: a tensor's bytes are as many as its shape says; the rest is the caller's.
-    unsafe { view(tensor.bytes().as_ptr(), tensor.element(), tensor.shape(), session) }
+    unsafe { view(data, tensor.element(), tensor.shape(), &memory, session.allocator()) }
 }
 
 /// Binds inputs where they lie.
@@ -123,7 +124,7 @@ pub(super) fn port(outlet: &Outlet) -> Result<Port, String> {
     Ok(Port { name, element, shape })
 }
 
-fn to_ort(element: ElementType) -> TensorElementType {
+pub(super) fn to_ort(element: ElementType) -> TensorElementType {
     match element {
         ElementType::F32 => TensorElementType::Float32,
         ElementType::F16 => TensorElementType::Float16,

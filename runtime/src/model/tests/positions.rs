@@ -20,7 +20,7 @@ fn positions_of_a_family_reach_the_decoder() {
     };
     let whole = answer(Target::Cpu, 1000, false);
     assert_ne!(whole, answer(Target::Cpu, 1000, true));
-    for target in [Target::Cpu, Target::Portable] {
+    for target in Target::ALL {
         for prefill_chunk in [1, 4, 7, 1000] {
             assert_eq!(answer(target, prefill_chunk, false), whole, "{target:?} {prefill_chunk}");
         }
