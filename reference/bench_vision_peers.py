@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stock import pictures
@@ -79,7 +79,8 @@ FAMILIES = {
     ),
 }
 # The same tower without its taps; only the decoder is another.
-FAMILIES["qwen3_5"] = FAMILIES["qwen3_vl"]
+# transformers reads every tokenizer of this family as Qwen's own, which llama.cpp's converter then does not know.
+FAMILIES["qwen3_5"] = replace(FAMILIES["qwen3_vl"], precisions=())
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ pub struct Idefics3 {
     pub whole: String,
 }
 
-/// `qwen3_vl`, `qwen2_5_vl`: the patches of a picture that keeps its shape, in the order of the squares that
+/// `qwen3_vl`, `qwen2_5_vl`, `qwen3_5`: the patches of a picture that keeps its shape, in the order of the squares that
 /// become one visual token.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]

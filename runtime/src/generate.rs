@@ -272,7 +272,8 @@ pub enum Note<'a> {
 /// The two caches of the vision side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cache {
-    /// What the encoder made of a picture: keyed by the file's bytes, the processor and the engine.
+    /// What the encoder made of a picture: keyed by the file's bytes, how large it is seen, the processor and
+    /// the engine.
     ImageFeatures,
     /// What the decoder gets: keyed by that, the budget and, where it is asked, the question.
     VisualTokens,

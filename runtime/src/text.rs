@@ -151,11 +151,6 @@ impl TextStream {
         let tail = self.utf8.finish();
         let mut piece = self.say(tail);
         if !piece.stopped {
-            let (blank, stopped) = self.stop.push(&self.splitter.finish());
-            piece.text.push_str(&blank);
-            piece.stopped = stopped;
-        }
-        if !piece.stopped {
             piece.text.push_str(&std::mem::take(&mut self.stop.held));
         }
         piece
@@ -239,7 +234,7 @@ mod tests {
         // Begun by the prompt, or white space before.
         assert_eq!(apart(&[begin], &whole[1..], &[]), ("Hm\n\nso".into(), "Yes\n".into(), 9));
         let spaced = [bytes(" \n"), whole.clone()].concat();
-        assert_eq!(apart(&[], &spaced, &[]).1, "Yes\n");
+        assert_eq!(apart(&[], &spaced, &[]), ("Hm\n\nso".into(), " \nYes\n".into(), 10));
         // Closed by the prompt, and a model that answers at once; one that only says white space.
         let plain = bytes(" Yes");
         assert_eq!(apart(&[begin, end], &plain, &[]), (String::new(), " Yes".into(), 0));
@@ -257,6 +252,8 @@ mod tests {
         let (_, _, [begin, end]) = thinking();
         let ids = [vec![begin], toy::byte_ids("aSTOPb"), vec![end], toy::byte_ids("cSTOPd")].concat();
         assert_eq!(apart(&[], &ids, &["STOP"]), ("aSTOPb".into(), "c".into(), 8));
+        // Before any thought, too: a model that knows the markers need not think.
+        assert_eq!(apart(&[], &toy::byte_ids(" \nYes"), &["\n"]), (String::new(), " ".into(), 0));
     }
 
     #[test]

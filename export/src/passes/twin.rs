@@ -24,8 +24,7 @@ pub(super) fn ranges(graph: &Graph, twin: &Graph, of_twin: &GraphRanges) -> Grap
         return of_twin.clone();
     }
     let same = Same::of(graph, twin);
-    let mut ranges =
-        GraphRanges { structure: own, products: of_twin.products.clone(), ..GraphRanges::default() };
+    let mut ranges = GraphRanges { structure: own, ..GraphRanges::default() };
     for (name, twin) in &same.0 {
         if let Some(&magnitude) = of_twin.magnitudes.get(&**twin) {
             ranges.magnitudes.insert(name.to_string(), magnitude);

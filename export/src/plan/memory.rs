@@ -71,6 +71,7 @@ pub struct Estimate {
 pub struct Model {
     pub(super) composition: Box<dyn Composition>,
     graphs: Vec<Graph>,
+    target: Target,
 }
 
 impl Model {
@@ -82,7 +83,7 @@ impl Model {
             Attention::Fused => Target::Cpu,
         };
         let graphs = composition.graphs(GraphOptions { target, context_length: context });
-        Self { composition, graphs }
+        Self { composition, graphs, target }
     }
 
     /// Bytes that the model needs.
@@ -102,7 +103,7 @@ impl Model {
     pub fn kv_bytes_per_token(&self, precision: Precision) -> u64 {
         let decoder = self.composition.decoder();
         let layers = decoder.layers - decoder.delta_net.as_ref().map_or(0, |net| net.layers.len());
-        (2 * layers * decoder.kv_heads * decoder.head_dim) as u64 * precision.float_bytes()
+        (2 * layers * decoder.kv_heads * decoder.cached_width(self.target)) as u64 * precision.float_bytes()
     }
 
     /// What recurrent layers remember of one sequence, now and at the end of its prompt: 32-bit floats.

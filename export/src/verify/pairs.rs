@@ -207,10 +207,10 @@ fn scheme(element: i32, reader: &Node, (symmetric, half_scales): (bool, bool)) -
         (INT4 | UINT4, _) => Scheme::Int4(Int4 { size: size()?, symmetric: element == INT4 }),
         (UINT8, operator::BLOCK_LINEAR) => Scheme::Tiles(bits()?),
         (UINT8, "Gather") => Scheme::Tiles(Bits::Eight),
-        (UINT8, "MatMulNBits") if half_scales => {
-            bits()?;
+        (UINT8, "MatMulNBits") if half_scales && bits()? == Bits::Four => {
             Scheme::Packed(Int4 { size: size()?, symmetric })
         }
+        (UINT8, "MatMulNBits") if half_scales => return None,
         (UINT8, "MatMulNBits" | "GatherBlockQuantized") => {
             Scheme::Blocks(Blocks { bits: bits()?, size: size()?, symmetric })
         }

@@ -68,7 +68,7 @@ impl Slots {
     /// Checks that a slot can take `adding` more positions. One position per slot stays spare: a batched step
     /// may write a dummy there (see [`super::fused`]), and the last token of an answer is never fed back, so
     /// an answer can still fill the context.
-    pub(super) fn check_room(&self, slot: usize, adding: usize) -> Result<Mark, DecoderError> {
+    pub(crate) fn check_room(&self, slot: usize, adding: usize) -> Result<Mark, DecoderError> {
         let mark = self.mark(slot);
         if mark.length + adding >= self.capacity {
             return Err(DecoderError::Full { slot, length: mark.length, adding, capacity: self.capacity });

@@ -23,6 +23,11 @@ impl Cancel {
         }
     }
 
+    /// Whether nothing is to be begun any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.state().cancelled
+    }
+
     /// Calls `run`, and `end` if it is to end early: before it, or on another thread while it runs.
     pub fn during<T>(&self, end: impl Fn() + Send + 'static, run: impl FnOnce() -> T) -> T {
         {

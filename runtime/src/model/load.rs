@@ -9,7 +9,7 @@ use super::admission::Admission;
 use super::memory::MemoryNeed;
 use super::sizes::IMAGE_THREADS;
 use super::{Model, ModelInfo, Options, WarmUp};
-use crate::decoder::{self, Decoder, Embedder, Rows};
+use crate::decoder::{self, Decoder, DecoderError, Embedder, Rows};
 use crate::error::LoadError;
 use crate::generate::{Budget, NoObserver, Observer};
 use crate::image::DecodedImage;
@@ -229,6 +229,8 @@ struct Lengths {
     budgets: Vec<Budget>,
     /// Tokens of the prompt.
     prompt: usize,
+    /// Whether all slots step together, one of them forked from another.
+    steps: bool,
     /// Width and height of the pictures.
     pictures: Vec<[u32; 2]>,
 }
@@ -241,7 +243,7 @@ impl Lengths {
         let [least, largest] = pictures.extremes(sizes.context_length);
         if !options.on_gpu() && options.warm_up == WarmUp::Short {
             // One token only: the shortest context that the options allow has room for no more.
-            return Self { budgets: vec![Budget::Auto], prompt: 1, pictures: vec![least] };
+            return Self { budgets: vec![Budget::Auto], prompt: 1, steps: false, pictures: vec![least] };
         }
         let budgets = pictures.budgets();
         let ends = budgets.first().into_iter().chain(budgets.last()).map(|&tokens| Budget::Tokens(tokens));
@@ -249,6 +251,7 @@ impl Lengths {
             budgets: [Budget::Auto].into_iter().chain(ends).collect(),
             // The solo chunk is the longest, and no longer than the other on a GPU.
             prompt: sizes.solo_chunk.min(sizes.context_length - 1),
+            steps: true,
             pictures: if least == largest { vec![largest] } else { vec![least, largest] },
         }
     }
@@ -281,13 +284,39 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     let prompt: Vec<u32> = question.iter().copied().cycle().take(lengths.prompt).collect();
     let prompt = embedder.embed(&prompt).map_err(|error| failed(&error))?;
     let logits = decoder.prefill(slot, &Rows::plain(prompt)).map_err(|error| failed(&error))?;
+    let stepped = if lengths.steps { warm_up_steps(decoder.as_mut(), slot, embedder) } else { Ok(()) };
     decoder.free(slot);
+    stepped.map_err(|error| failed(&error))?;
     match logits.values().iter().position(|logit| !logit.is_finite()) {
         Some(id) => {
             Err(failed(&format!("the logit of token {id} is not finite; run `arrcoc-export verify`")))
         }
         None => Ok(()),
     }
+}
+
+/// Forks the prompt of a slot into all others, and makes a step of all of them: both have shapes that no
+/// prompt has.
+fn warm_up_steps(decoder: &mut dyn Decoder, slot: usize, embedder: &Embedder) -> Result<(), DecoderError> {
+    let prompt = decoder.slots().mark(slot);
+    if decoder.slots().check_room(slot, 1).is_err() {
+        return Ok(());
+    }
+    let mut slots = vec![slot];
+    let mut outcome = Ok(());
+    while outcome.is_ok() {
+        match decoder.fork(slot, prompt) {
+            Ok(Some(fork)) => slots.push(fork),
+            Ok(None) => break,
+            Err(error) => outcome = Err(error),
+        }
+    }
+    let outcome = outcome.and_then(|()| {
+        let tokens = embedder.embed(&vec![0; slots.len()])?;
+        decoder.step(&slots, &tokens).map(drop)
+    });
+    slots.iter().skip(1).for_each(|fork| decoder.free(*fork));
+    outcome
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Options;
 use super::activations::Shapes;
 use super::sizes;
-use crate::decoder::kv_bytes;
+use crate::decoder::{kv_bytes, state_bytes};
 use crate::image::decode;
 use arrcoc_bundle::names::axis;
 use arrcoc_bundle::{MANIFEST, Manifest, Role};
@@ -33,8 +33,11 @@ pub struct MemoryNeed {
     pub weights: u64,
     /// What the library makes of them: matrices in the order in which kernels read them.
     pub copies: u64,
-    /// Keys and values of every slot.
+    /// Keys and values of every slot, and what recurrent layers remember, where that lies beside them.
     pub kv_cache: u64,
+    /// What recurrent layers remember, where it goes through the system's memory at every step: of the
+    /// decoders that share one cache.
+    pub states: u64,
     /// Intermediate tensors of all graphs together: each keeps its arena between runs, and images are encoded
     /// while answers are decoded.
     pub activations: u64,
@@ -56,10 +59,14 @@ impl MemoryNeed {
         let context = sizes::context_length(manifest.decoder.context_length, options);
         let threads =
             (options.resolved_library().threads as u64).saturating_mul(manifest.graphs.len() as u64);
+        let remembered = state_bytes(&manifest.decoder).saturating_mul(2 * options.slots as u64);
+        let kept = if manifest.target.shares_cache() { remembered } else { 0 };
         Ok(Self {
             weights,
             copies: copies_of(weights),
-            kv_cache: kv_bytes(&manifest.decoder, options.slots, context),
+            kv_cache: kv_bytes(&manifest.decoder, options.slots, context).saturating_sub(kept),
+            // Kept, and stacked for a step.
+            states: kept.saturating_add(kept / 2),
             activations: activations(manifest, options, context)?,
             caches: (options.vision.feature_cache_bytes as u64)
                 .saturating_add(options.vision.token_cache_bytes as u64),
@@ -70,7 +77,7 @@ impl MemoryNeed {
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        [self.engine(), self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
+        [self.engine(), self.states, self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
     }
 
     /// What lies where the graphs run: on a GPU, where they run on one.
@@ -78,7 +85,8 @@ impl MemoryNeed {
         [self.weights, self.copies, self.kv_cache, self.activations].into_iter().fold(0, u64::saturating_add)
     }
 
-    /// What a model on a GPU takes of the system's memory: weights on their way, caches and pictures.
+    /// What a model on a GPU takes of the system's memory: weights on their way, what recurrent layers remember,
+    /// caches and pictures.
     #[must_use]
     pub fn beside_gpu(&self) -> Self {
         Self { copies: 0, kv_cache: 0, activations: 0, ..*self }
@@ -100,17 +108,18 @@ impl MemoryNeed {
 
     /// What is needed besides weights, their copies and the KV cache.
     pub fn working(&self) -> u64 {
-        [self.activations, self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
+        [self.activations, self.states, self.caches, self.pictures].into_iter().fold(0, u64::saturating_add)
     }
 }
 
 impl fmt::Display for MemoryNeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { weights, copies, kv_cache, activations, caches, pictures, threads: _ } = *self;
+        let Self { weights, copies, kv_cache, states, activations, caches, pictures, threads: _ } = *self;
         let parts = [
             ("weights", weights),
             ("copies of weights", copies),
             ("KV cache", kv_cache),
+            ("memory of recurrent layers", states),
             ("activations", activations),
             ("caches", caches),
             ("pictures", pictures),

@@ -78,6 +78,13 @@ impl ChatTemplate {
             );
             return Err(GenerateError::Invalid { field: VARIABLES, message });
         }
+        for (name, json) in &conversation.variables {
+            if let Err(failure) = Value::said_json(json) {
+                let error = RenderError { line: 0, failure };
+                let message = format!("`{name:.80}` cannot be given to the chat template ({error})");
+                return Err(GenerateError::Invalid { field: VARIABLES, message });
+            }
+        }
         self.try_render(conversation, self.reads).map_err(|error| {
             let message = match &error.failure {
                 Failure::Raised(message) => {
@@ -94,8 +101,9 @@ impl ChatTemplate {
         let Conversation { messages, variables } = conversation;
         let limits = Limits::for_input(messages.iter().flat_map(said).map(str::len).sum());
         let messages = messages.iter().map(|message| self.message(message, reads)).collect();
-        let own = variables.iter().map(|(name, json)| (name.as_str(), Value::said_json(json)));
-        let mut variables: Vec<(&str, Value)> = own.collect();
+        let own = variables.iter().map(|(name, json)| Ok((name.as_str(), Value::said_json(json)?)));
+        let own: Result<Vec<(&str, Value)>, Failure> = own.collect();
+        let mut variables = own.map_err(|failure| RenderError { line: 0, failure })?;
         variables.extend(self.tokens.iter().map(|(name, text)| (name.as_str(), Value::string(text))));
         let given = [Value::sequence(messages), Value::None, Value::None, Value::Bool(true)];
         variables.extend(OURS.into_iter().zip(given));

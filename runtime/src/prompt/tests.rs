@@ -125,6 +125,11 @@ fn variables_reach_the_template_and_hold_no_control_tokens() {
         assert!(layout.text_tokens() > plain.text_tokens(), "{note} is in the prompt");
         assert_eq!(count(&layout, toy::IM_END), count(&plain, toy::IM_END));
     }
+    let deep = (0..120).fold(serde_json::json!(1), |inside, _| serde_json::json!([inside]));
+    for value in [deep, serde_json::json!(u64::MAX)] {
+        let error = with_variables(&prompter, &serde_json::json!({"note": value})).unwrap_err();
+        assert!(matches!(error, GenerateError::Invalid { field: "chat_template_kwargs", .. }), "{error}");
+    }
     for name in ["messages", "tools", "add_generation_prompt", "bos_token"] {
         let error = with_variables(&prompter, &serde_json::json!({name: true})).unwrap_err();
         assert!(matches!(error, GenerateError::Invalid { field: "chat_template_kwargs", .. }), "{error}");

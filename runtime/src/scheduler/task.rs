@@ -311,7 +311,8 @@ impl Answer {
     }
 
     fn finish(&mut self, job: &Job, reason: FinishReason) {
-        let Piece { text, reasoning, .. } = self.text.finish();
+        let Piece { text, reasoning, stopped } = self.text.finish();
+        let reason = if stopped { FinishReason::Stop } else { reason };
         job.send(Event::Finished { choice: self.choice, text, reasoning, reason });
     }
 }

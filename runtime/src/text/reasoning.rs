@@ -41,7 +41,7 @@ pub struct Thoughts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Place {
     /// In white space that the answer begins with: thoughts may follow.
-    Before(String),
+    Before,
     /// In thoughts.
     Within(Lines),
     /// In the answer behind thoughts, whose first line breaks are none of it.
@@ -94,7 +94,7 @@ impl Splitter {
         let place = match thoughts {
             None => Place::Answer,
             Some(Thoughts { begun: true, .. }) => Place::Within(Lines::default()),
-            Some(Thoughts { begun: false, .. }) => Place::Before(String::new()),
+            Some(Thoughts { begun: false, .. }) => Place::Before,
         };
         Self { markers: thoughts.map(|thoughts| thoughts.markers), place }
     }
@@ -103,7 +103,7 @@ impl Splitter {
     pub(super) fn mark(&mut self, id: u32) -> bool {
         let Some(Markers { begin, end }) = self.markers else { return false };
         match self.place {
-            Place::Before(_) if id == begin => self.place = Place::Within(Lines::default()),
+            Place::Before if id == begin => self.place = Place::Within(Lines::default()),
             Place::Within(_) if id == end => self.place = Place::Behind,
             _ => return false,
         }
@@ -114,14 +114,10 @@ impl Splitter {
     pub(super) fn push(&mut self, text: String) -> Said {
         match &mut self.place {
             Place::Within(lines) => return Said::Thought(lines.push(&text)),
-            Place::Before(held) => {
-                held.push_str(&text);
-                if held.chars().all(char::is_whitespace) {
-                    return Said::Answer(String::new());
+            Place::Before => {
+                if !text.chars().all(char::is_whitespace) {
+                    self.place = Place::Answer;
                 }
-                let held = std::mem::take(held);
-                self.place = Place::Answer;
-                return Said::Answer(held);
             }
             Place::Behind => {
                 let text = text.trim_start_matches('\n');
@@ -133,14 +129,6 @@ impl Splitter {
             Place::Answer => {}
         }
         Said::Answer(text)
-    }
-
-    /// White space that was held back and is all that the answer has.
-    pub(super) fn finish(&mut self) -> String {
-        match &mut self.place {
-            Place::Before(held) => std::mem::take(held),
-            _ => String::new(),
-        }
     }
 }
 

@@ -87,8 +87,8 @@ pub(crate) trait Processor: Send + Sync {
         }
     }
 
-    /// Whether pictures can be seen so; what passes makes none larger than the model was loaded for. By
-    /// default all are prepared alike.
+    /// Whether pictures can be seen so; what passes makes none larger than the largest that the model was
+    /// loaded for. By default all are prepared alike.
     ///
     /// # Errors
     /// [`SizingError`] when an argument means nothing here, or too much.
@@ -116,7 +116,13 @@ pub(crate) trait Processor: Send + Sync {
         [[64, 64]; 2]
     }
 
-    /// All that the pixels depend on besides the file: part of the caches' keys.
+    /// What the pixels of a picture depend on besides its file and [`Self::identity`]: part of the caches'
+    /// keys. What comes to the same must be the same here. Empty where nothing does.
+    fn geometry(&self, _picture: Picture) -> String {
+        String::new()
+    }
+
+    /// All that the pixels depend on besides the file and [`Self::geometry`]: part of the caches' keys.
     fn identity(&self) -> String;
 }
 

@@ -119,7 +119,16 @@ impl Pictures {
     /// # Errors
     /// [`SizingError`] when an argument means nothing here, or too much.
     pub(crate) fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
-        self.processor.check(sizing)
+        self.processor.check(sizing)?;
+        // A small file may be seen large, and no larger than the operator lets files be.
+        let most = self.limits.max_pixels;
+        match sizing.min_pixels.max(sizing.shortest_edge) {
+            Some(least) if least > most => Err(SizingError {
+                expected: format!("pictures of at most {most} pixels, the operator's limit"),
+                found: format!("at least {least}"),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The input of the encoder, or as much of what comes after it as the caches have.
@@ -134,7 +143,8 @@ impl Pictures {
         observer: &dyn Observer,
     ) -> Result<Prepared, ImageError> {
         let Image { file, sizing } = image;
-        let keys = self.keys(file, *sizing, question, grant);
+        let picture = Picture { size: decode::size(file, &self.limits)?, sizing: *sizing };
+        let keys = self.keys(file, picture, question, grant);
         if let Some(state) = self.cached(&keys) {
             return Ok(Prepared { keys, grant, state, stages: Vec::new() });
         }
@@ -151,7 +161,8 @@ impl Pictures {
         observer: &dyn Observer,
     ) -> Result<Prepared, ImageError> {
         let sizing = Sizing::default();
-        let keys = self.keys(&image.sha256, sizing, &[], grant);
+        let picture = Picture { size: image.pixels.dimensions().into(), sizing };
+        let keys = self.keys(&image.sha256, picture, &[], grant);
         self.prepare_pixels((image, sizing), keys, grant, Stages::new(observer))
     }
 
@@ -176,11 +187,11 @@ impl Pictures {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keys(&self, file: &[u8], sizing: Sizing, question: &[u32], grant: Grant) -> Keys {
+    fn keys(&self, file: &[u8], picture: Picture, question: &[u32], grant: Grant) -> Keys {
         let file = Sha256::digest(file);
-        let sizing = format!("{sizing:?}");
+        let geometry = self.processor.geometry(picture);
         let of =
-            |kind: &[u8]| self.identity.clone().chain_update(kind).chain_update(&sizing).chain_update(file);
+            |kind: &[u8]| self.identity.clone().chain_update(kind).chain_update(file).chain_update(&geometry);
         let grant = match grant {
             // Its outcome depends on nothing else than the rest of the key.
             Grant::Auto => 0,

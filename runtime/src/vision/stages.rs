@@ -68,6 +68,10 @@ impl Step {
         let Self { stage, graph } = self;
         let inputs: Vec<_> = inputs.iter().map(|&(name, tensor)| (name, tensor.clone())).collect();
         let cancel = stages.cancel.clone();
+        if cancel.is_cancelled() {
+            let reason = "nobody waits for it any more".to_owned();
+            return Err(LibraryError::Run { graph: stage.name().to_owned(), reason });
+        }
         let tensors = stages.time(stage, || graph.run_until(&inputs, &cancel))?;
         Ok(Outputs { graph: stage.name().to_owned(), tensors })
     }

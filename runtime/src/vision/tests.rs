@@ -47,11 +47,10 @@ fn positions_are_a_familys_affair_and_are_cached_with_the_rows() {
     let mut vision = Vision { pictures: Arc::clone(&pictures), model, target: None };
     let question = Tensor::from_vec(&[1, 1, 8], vec![0f32; 8]).unwrap();
     let mut embed = || {
-        let features = Features {
-            tensors: vec![Tensor::from_vec(&[1, 5, 8], vec![1f32; 40]).unwrap()],
-            picture: Picture { size: [1, 1], sizing: Sizing::default() },
-        };
-        let keys = pictures.keys(b"file", Sizing::default(), &[], Grant::Auto);
+        let picture = Picture { size: [1, 1], sizing: Sizing::default() };
+        let features =
+            Features { tensors: vec![Tensor::from_vec(&[1, 5, 8], vec![1f32; 40]).unwrap()], picture };
+        let keys = pictures.keys(b"file", picture, &[], Grant::Auto);
         let state = pictures.cached(&keys).unwrap_or(State::Features(Arc::new(features)));
         let prepared = Prepared { keys, grant: Grant::Auto, state, stages: Vec::new() };
         vision.embed(prepared, &question, &NoObserver).unwrap().0

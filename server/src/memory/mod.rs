@@ -144,7 +144,7 @@ pub fn check(
     }
     match gpu {
         Some(free) if need.engine() > free => {
-            let need = MemoryNeed { caches: 0, pictures: 0, ..*need };
+            let need = MemoryNeed { states: 0, caches: 0, pictures: 0, ..*need };
             Err(Shortage { place: GPU.into(), need, needed: need.engine(), free, kept: 0 })
         }
         _ => Ok(()),

@@ -159,6 +159,7 @@ fn need() -> MemoryNeed {
         weights: mib(600),
         copies: mib(150),
         kv_cache: mib(3584),
+        states: 0,
         activations: mib(200),
         caches: mib(320),
         pictures: mib(400),
@@ -189,6 +190,9 @@ fn on_a_gpu_weights_only_pass_through() {
     assert_eq!((shortage.place.as_str(), shortage.needed), (GPU, 4534 * MIB));
     let left = [Allowance::memory("the system's memory".into(), 1319 * MIB)];
     assert_eq!(check(&need(), Some(u64::MAX), 0, &left).unwrap_err().needed, 1320 * MIB);
+    // What recurrent layers remember stays in the system's memory.
+    let need = MemoryNeed { states: MIB, ..need() };
+    assert_eq!(check(&need, Some(4534 * MIB), 0, &left).unwrap_err().needed, 1321 * MIB);
 }
 
 /// Numbers of a hostile manifest stop at the largest there is.
@@ -199,6 +203,7 @@ fn needs_beyond_all_numbers_do_not_wrap() {
         weights: all,
         copies: all,
         kv_cache: all,
+        states: all,
         activations: all,
         caches: all,
         pictures: all,

@@ -64,10 +64,7 @@ async fn handle(
         let writer = Writer { chunks, choices, receipts };
         return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
     }
-    let (mut answers, usage) = collect(running, choices, with_logprobs).await?;
-    if !include_reasoning {
-        answers.iter_mut().for_each(|answer| answer.reasoning = None);
-    }
+    let (answers, usage) = collect(running, choices, with_logprobs, include_reasoning).await?;
     Ok(axum::Json(ChatCompletion::new(&head, answers, usage, receipts.as_deref())).into_response())
 }
 
@@ -122,6 +119,7 @@ async fn collect(
     mut running: Running,
     choices: usize,
     with_logprobs: bool,
+    include_reasoning: bool,
 ) -> Result<(Vec<Finished>, generate::Usage), ApiError> {
     let empty = Finished {
         text: String::new(),
@@ -132,6 +130,7 @@ async fn collect(
     let mut choices = vec![empty; choices];
     loop {
         match running.next().await {
+            Event::Token { reasoning: Some(_), .. } if !include_reasoning => {}
             Event::Token { choice, text, reasoning, logprob, .. } => {
                 let Some(choice) = choices.get_mut(choice) else { continue };
                 choice.add(&text, reasoning);
@@ -141,7 +140,7 @@ async fn collect(
             }
             Event::Finished { choice, text, reasoning, reason } => {
                 let Some(choice) = choices.get_mut(choice) else { continue };
-                choice.add(&text, reasoning);
+                choice.add(&text, reasoning.filter(|_| include_reasoning));
                 choice.reason = reason;
             }
             Event::Done { usage, .. } => return Ok((choices, usage)),

@@ -42,7 +42,10 @@ impl OrtBlocks {
         let memory = memory.to_owned();
         let mut blocks = Self { all, allocator, memory, element, count, shape: shape.to_vec() };
         // On the host, one block at a time.
-        let zeros = DynTensor::new(&Allocator::default(), to_ort(element), shape.to_vec())?;
+        let mut zeros = DynTensor::new(&Allocator::default(), to_ort(element), shape.to_vec())?;
+        let bytes = shape.iter().product::<usize>() * element.size();
+        // SAFETY: the tensor has so many bytes, and nobody else has it yet.
+        unsafe { zeros.data_ptr_mut().cast::<u8>().write_bytes(0, bytes) };
         for block in 0..count {
             zeros.copy_into(&mut blocks.block(block)?)?;
         }

@@ -102,21 +102,26 @@ impl Value {
     }
 
     /// What a user gives as JSON; strings and names in it are said.
-    pub(crate) fn said_json(json: &serde_json::Value) -> Self {
+    ///
+    /// # Errors
+    /// It is nested too deeply, or holds a whole number of more than 64 bits.
+    pub(crate) fn said_json(json: &serde_json::Value) -> Result<Self, Failure> {
         use serde_json::Value as Json;
-        match json {
+        Ok(match json {
             Json::Null => Self::None,
             Json::Bool(flag) => Self::Bool(*flag),
-            Json::Number(number) => {
-                number.as_i64().map_or_else(|| Self::Float(number.as_f64().unwrap_or(f64::NAN)), Self::Int)
-            }
+            Json::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(whole), _) => Self::Int(whole),
+                (None, Some(float)) if number.is_f64() => Self::Float(float),
+                _ => return Err(Failure::new("a whole number has more than 64 bits")),
+            },
             Json::String(text) => Self::said(text),
-            Json::Array(items) => Self::sequence(items.iter().map(Self::said_json).collect()),
+            Json::Array(items) => Self::list(items.iter().map(Self::said_json).collect::<Result<_, _>>()?)?,
             Json::Object(entries) => {
-                let entries = entries.iter().map(|(key, value)| (Self::said(key), Self::said_json(value)));
-                Self::Dict(Dict::new(entries.collect()).unwrap_or_default())
+                let entry = |(key, value): (&String, &Json)| Ok((Self::said(key), Self::said_json(value)?));
+                Self::dict(entries.iter().map(entry).collect::<Result<_, Failure>>()?)?
             }
-        }
+        })
     }
 
     /// A list; too deep a one is refused as an empty one.

@@ -108,7 +108,8 @@ impl Tiles {
         let Section { tile, longest_edge, split, .. } = self.section;
         let picture = size.map(|side| side as usize);
         let longest_edge = sizing.longest_edge.map(|edge| edge as usize).or(longest_edge);
-        let split = sizing.do_image_splitting.unwrap_or(split && !sizing.coarse);
+        let coarse = sizing.coarse && sizing.longest_edge.is_none();
+        let split = sizing.do_image_splitting.unwrap_or(split && !coarse);
         let first = longest_edge.map_or(picture, |longest| to_longest_edge(picture, longest));
         if !split {
             return (first, Cut { size: [tile, tile], grid: None });
@@ -248,6 +249,10 @@ impl Processor for Tiles {
     /// A long picture makes the fewest tiles.
     fn extremes(&self, _: usize) -> [[u32; 2]; 2] {
         [[64, 16], [64, 64]]
+    }
+
+    fn geometry(&self, picture: Picture) -> String {
+        format!("{:?}", self.sizes(picture))
     }
 
     fn identity(&self) -> String {

@@ -53,21 +53,14 @@ fields! {
     }
 }
 
+/// Other names of `reasoning_content`; they count where they hold text.
+const THOUGHTS: [&str; 2] = ["thinking", "reasoning"];
+
 /// Fields of a message that clients send and that say nothing that the prompt has a place for: they come with
 /// turns that are replayed, and with results of tools, which their role refuses. The first three are refused
 /// where they hold something.
-const OTHERS: [&str; 10] = [
-    "tool_calls",
-    "function_call",
-    "images",
-    "name",
-    "refusal",
-    "audio",
-    "annotations",
-    "reasoning",
-    "thinking",
-    "tool_call_id",
-];
+const OTHERS: [&str; 8] =
+    ["tool_calls", "function_call", "images", "name", "refusal", "audio", "annotations", "tool_call_id"];
 
 fields! {
     /// The fields of an image.
@@ -146,7 +139,7 @@ impl<'l> Reader<'l> {
     fn message(&mut self, field: &Field<'_>) -> Result<Message, ApiError> {
         let expected = "an object with `role` and `content`";
         let message = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
-        check_nested(&message, field.path(), &[Turn::NAMES, &OTHERS].concat())?;
+        check_nested(&message, field.path(), &[Turn::NAMES, &THOUGHTS, &OTHERS].concat())?;
         let Turn { role, content, reasoning_content } = Turn::read(&message, self.limits)?;
         for name in ["tool_calls", "function_call"] {
             refuse(&message.field(name), "tools are not supported")?;
@@ -154,7 +147,7 @@ impl<'l> Reader<'l> {
         // Ollama's place for pictures: an answer without them would be another.
         refuse(&message.field("images"), "send images as parts of `content`, of type image_url")?;
         let content = self.content(&content, role)?;
-        let names = ["thinking", "reasoning"].map(|name| message.field(name));
+        let names = THOUGHTS.map(|name| message.field(name));
         let others = names.into_iter().find(|field| field.is_text());
         let reasoning = Some(reasoning_content).filter(Field::is_set).or(others);
         let reasoning = reasoning.filter(|_| role == Speaker::Assistant);

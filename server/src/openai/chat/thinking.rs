@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::json::Field;
-use crate::openai::fields::{Form as _, by, fields, optional_flag};
+use crate::openai::fields::{Form as _, by, check_own, fields, optional_flag};
 
 /// Longest JSON of a template's variables, bytes: they are switches and short texts.
 const MOST_BYTES: usize = 16 << 10;
@@ -25,6 +25,8 @@ fields! {
             "Variables of the model's template, as `enable_thinking`; strings in them are text and hold no control tokens";
         enable_thinking: Option<bool> = optional_flag(),
             "Whether a model with both modes thinks first: that variable of `chat_template_kwargs`";
+        thinking: Option<bool> = by(switch, switch_schema),
+            "The same, as `{\"type\": \"enabled\"}` or `disabled`";
         reasoning_effort: Option<&'static str> = by(effort, effort_schema),
             "Given to the template; `none` is `enable_thinking: false` besides";
         include_reasoning: bool = optional_flag().or(true),
@@ -39,6 +41,7 @@ impl Thinking {
         let without = (self.reasoning_effort == Some("none")).then_some(false);
         let said = [
             (ENABLE_THINKING, self.enable_thinking.map(Value::from)),
+            (ENABLE_THINKING, self.thinking.map(Value::from)),
             (ENABLE_THINKING, without.map(Value::from)),
             (REASONING_EFFORT, self.reasoning_effort.map(Value::from)),
         ];
@@ -62,6 +65,27 @@ fn variables_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["object", "null"], "additionalProperties": true})
 }
 
+/// The switch of other servers.
+fn switch(field: &Field<'_>, _: &Limits) -> Result<Option<bool>, ApiError> {
+    let expected = "an object with the `type` `enabled` or `disabled`";
+    let Some(object) = field.object(expected)? else { return Ok(None) };
+    check_own(&object, field.path(), &["type"])?;
+    match object.field("type").text()?.as_deref() {
+        Some("enabled") => Ok(Some(true)),
+        Some("disabled") => Ok(Some(false)),
+        _ => Err(field.wrong(expected)),
+    }
+}
+
+fn switch_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["object", "null"],
+        "additionalProperties": false,
+        "required": ["type"],
+        "properties": {"type": {"enum": ["enabled", "disabled"]}},
+    })
+}
+
 fn effort(field: &Field<'_>, _: &Limits) -> Result<Option<&'static str>, ApiError> {
     let Some(found) = field.text()? else { return Ok(None) };
     let known = EFFORTS.into_iter().find(|effort| *effort == found);
@@ -69,5 +93,6 @@ fn effort(field: &Field<'_>, _: &Limits) -> Result<Option<&'static str>, ApiErro
 }
 
 fn effort_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"enum": ["none", "minimal", "low", "medium", "high", "xhigh", null]})
+    let known: Vec<Value> = EFFORTS.into_iter().map(Value::from).chain([Value::Null]).collect();
+    json_schema!({"enum": known})
 }

@@ -104,7 +104,6 @@ pub(in crate::openai) const REFUSED_IN_CHATS: &[Refused] = &[
     refused("input", &[], "chats have `messages`"),
     refused("system", &[], "send a message of the role system"),
     refused("think", &[], NO_THINK),
-    refused("thinking", &[], NO_THINK),
     refused("reasoning", &[], NO_THINK),
     refused("budget", &[], "it is `arrcoc.budget`: {\"arrcoc\": {\"budget\": 64}}"),
     refused("explain", &[], "it is `arrcoc.explain`: {\"arrcoc\": {\"explain\": true}}"),

@@ -48,7 +48,7 @@ fn heading(shape: &Shape, result: &Value) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::super::qwen3_vl::QWEN3_VL_2B;
+    use super::super::qwen::QWEN3_VL_2B;
     use super::super::smolvlm::SMOLVLM;
     use super::super::{note, side};
     use super::*;

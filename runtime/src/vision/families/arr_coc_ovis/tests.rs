@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use ::image::RgbImage;
 
 use super::*;
-use crate::generate::{Note, Observer, Receipt, Stage};
+use crate::generate::{Image, Note, Observer, Receipt, Sizing, Stage};
 use crate::library::{Graph, InPlace};
 use crate::vision::{Vision, VisionOptions};
 use arrcoc_bundle::manifest::RawManifest;
@@ -228,6 +228,23 @@ fn stages_run_once_and_caches_answer_afterwards() {
     assert_eq!(setup.runs[1].load(Ordering::SeqCst), 3);
     ask(&mut setup, &picture(128, 128, 1), &[1, 2], Budget::Tokens(8));
     assert_eq!(setup.runs[0].load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_coarse_look_comes_to_the_same_here_and_is_encoded_once() {
+    let mut setup = setup(&VisionOptions::default());
+    let question = Tensor::from_vec(&[1, 1, H], vec![0.1; H]).unwrap();
+    let pictures = setup.vision.pictures();
+    for coarse in [false, true] {
+        let sizing = Sizing { coarse, ..Sizing::default() };
+        let image = Image { sizing, ..picture(128, 128, 0).into() };
+        let prepared = pictures.prepare(&image, &[1], Grant::Tier(0), &setup.notes).unwrap();
+        setup.vision.embed(prepared, &question, &setup.notes).unwrap();
+    }
+    assert_eq!(setup.runs[0].load(Ordering::SeqCst), 1);
+    // And what nothing here does is refused.
+    let refused = pictures.check(&Sizing { max_pixels: Some(100), ..Sizing::default() }).unwrap_err();
+    assert!(refused.to_string().contains("max_pixels"), "{refused}");
 }
 
 #[test]

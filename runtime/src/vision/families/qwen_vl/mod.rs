@@ -186,6 +186,15 @@ impl Processor for Patches {
             let expected = format!("`{name}` from 1 to {own}, the checkpoint's own limit");
             return Err(SizingError { expected, found: area.to_string() });
         }
+        let [least, most] =
+            [sizing.min_pixels.or(sizing.shortest_edge), sizing.max_pixels.or(sizing.longest_edge)];
+        if let (Some(least), Some(most)) = (least, most)
+            && least > most
+        {
+            let expected =
+                format!("a least number of pixels of at most {most}, the largest that is asked for");
+            return Err(SizingError { expected, found: least.to_string() });
+        }
         if let Some(split) = sizing.do_image_splitting {
             let expected = "`min_pixels`, `max_pixels` or `size`: this model has no tiles".to_owned();
             return Err(SizingError { expected, found: format!("`do_image_splitting`: {split}") });
@@ -221,6 +230,10 @@ impl Processor for Patches {
         let side = most.min(context as u64).isqrt().max(1) * factor;
         let side = u32::try_from(side).unwrap_or(u32::MAX);
         [[1, 1], [side, side]]
+    }
+
+    fn geometry(&self, picture: Picture) -> String {
+        self.grid(picture).map_or_else(|_| String::new(), |grid| format!("{:?}", grid.tokens))
     }
 
     fn identity(&self) -> String {
@@ -340,19 +353,23 @@ mod tests {
         // Height and width of transformers' own function.
         assert_eq!(size(Sizing { coarse: true, ..none }), [416, 576]);
         assert_eq!(size(Sizing { max_pixels: Some(100_000), coarse: true, ..none }), [256, 352]);
-        let turned = Sizing { shortest_edge: Some(300_000), longest_edge: Some(50_000), ..none };
-        assert_eq!(size(turned), [192, 256]);
-        let older = Sizing { max_pixels: Some(100_000), min_pixels: Some(1), ..turned };
+        let smaller = Sizing { shortest_edge: Some(1), longest_edge: Some(50_000), ..none };
+        assert_eq!(size(smaller), [192, 256]);
+        let older = Sizing { max_pixels: Some(100_000), min_pixels: Some(1), ..smaller };
         assert_eq!(size(older), [256, 352], "the older names outrank `size`");
+        let geometry = |sizing| patches.geometry(Picture { size: [800, 600], sizing });
+        assert_eq!(geometry(older), geometry(Sizing { max_pixels: Some(100_001), ..none }));
+        assert_ne!(geometry(older), geometry(none));
 
         for (sizing, name) in [
             (Sizing { max_pixels: Some(16_777_217), ..none }, "max_pixels"),
             (Sizing { shortest_edge: Some(0), ..none }, "size.shortest_edge"),
             (Sizing { do_image_splitting: Some(false), ..none }, "do_image_splitting"),
+            (Sizing { shortest_edge: Some(50_001), ..smaller }, "at most 50000"),
         ] {
             let error = patches.check(&sizing).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
         }
-        assert!(patches.check(&turned).is_ok());
+        assert!(patches.check(&smaller).is_ok());
     }
 }
