@@ -79,7 +79,8 @@ FAMILIES = {
     ),
 }
 # The same tower without its taps; only the decoder is another.
-# transformers reads every tokenizer of this family as Qwen's own, which llama.cpp's converter then does not know.
+# transformers reads every tokenizer of this family as Qwen's own; then llama.cpp's converter does not know
+# SmolLM2's.
 FAMILIES["qwen3_5"] = replace(FAMILIES["qwen3_vl"], precisions=())
 
 

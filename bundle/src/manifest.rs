@@ -78,8 +78,8 @@ pub enum Precision {
     Fp32,
     /// Weights, products and the cache in 16-bit floats; norms, rotary embedding and sums in 32.
     Fp16,
-    /// As fp16, with weights and products of encoders and decoder in 8-bit floats; a `cuda` decoder's attention
-    /// stays in 16 bits.
+    /// As fp16, with weights and products of encoders and decoder in 8-bit floats; a `cuda` decoder's
+    /// attention stays in 16 bits.
     Fp8,
     /// int8 weights and activations: in encoders with a scale per output channel and one per token, in
     /// decoder and embeddings in blocks of 32.

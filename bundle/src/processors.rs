@@ -48,8 +48,8 @@ pub struct Idefics3 {
     pub whole: String,
 }
 
-/// `qwen3_vl`, `qwen2_5_vl`, `qwen3_5`: the patches of a picture that keeps its shape, in the order of the squares that
-/// become one visual token.
+/// `qwen3_vl`, `qwen2_5_vl`, `qwen3_5`: the patches of a picture that keeps its shape, in the order of the
+/// squares that become one visual token.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct QwenVl {

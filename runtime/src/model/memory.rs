@@ -85,8 +85,8 @@ impl MemoryNeed {
         [self.weights, self.copies, self.kv_cache, self.activations].into_iter().fold(0, u64::saturating_add)
     }
 
-    /// What a model on a GPU takes of the system's memory: weights on their way, what recurrent layers remember,
-    /// caches and pictures.
+    /// What a model on a GPU takes of the system's memory: weights on their way, what recurrent layers
+    /// remember, caches and pictures.
     #[must_use]
     pub fn beside_gpu(&self) -> Self {
         Self { copies: 0, kv_cache: 0, activations: 0, ..*self }
