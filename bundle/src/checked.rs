@@ -45,6 +45,23 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The first thing, by its name, in which another bundle of the same checkpoint would make other tensors
+    /// of pictures, or pick or end answers otherwise, whatever its graphs compute.
+    pub fn differs_from(&self, other: &Self) -> Option<&'static str> {
+        let decoder =
+            |of: &Self| (of.decoder.layers, of.decoder.vocab_size, of.decoder.eos_token_ids.clone());
+        [
+            ("family", self.family == other.family),
+            ("vision", self.vision == other.vision),
+            ("processor", self.processor == other.processor),
+            ("decoder", decoder(self) == decoder(other)),
+            ("generation", self.generation == other.generation),
+        ]
+        .into_iter()
+        .find(|(_, same)| !same)
+        .map(|(name, _)| name)
+    }
+
     /// The family's own section, as a struct of [`crate::processors`].
     ///
     /// # Errors

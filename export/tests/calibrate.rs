@@ -200,7 +200,7 @@ fn fp16_asks_for_a_calibration_of_this_checkpoint() {
         ..workshop.options(Target::Cpu)
     };
     let error = build::build(&workshop.checkpoint(), &cpu, Progress::Silent).unwrap_err();
-    assert!(chain(&error).contains("--target portable"), "{error}");
+    assert!(chain(&error).contains("for portable and cuda only"), "{error}");
 }
 
 #[test]

@@ -134,6 +134,28 @@ fn cpu_bundle_needs_the_portable_one() {
 }
 
 #[test]
+fn what_surrounds_the_graphs_must_be_the_references() {
+    let workshop = Workshop::new();
+    workshop.build(Target::Portable).unwrap();
+    let built = workshop.build(Target::Cpu).unwrap().bundle;
+    let path = built.join("manifest.yaml");
+    let sound = fs::read_to_string(&path).unwrap();
+    let first = |key: &str| {
+        let rest = &sound[sound.find(key).unwrap() + key.len()..];
+        rest.lines().next().unwrap().to_owned()
+    };
+    for (key, value, what) in
+        [("  native_size:", " 640", "processor"), ("  images_first:", " false", "vision")]
+    {
+        let (old, new) = (format!("{key}{}", first(key)), format!("{key}{value}"));
+        assert_ne!(old, new);
+        fs::write(&path, sound.replacen(&old, &new, 1)).unwrap();
+        let error = verify::verify(&built, &options(), Progress::Silent).unwrap_err();
+        assert!(matches!(error, VerifyError::Surroundings { what: found, .. } if found == what), "{error}");
+    }
+}
+
+#[test]
 fn bundles_of_different_checkpoints_are_not_compared() {
     let workshop = Workshop::new();
     workshop.build(Target::Cpu).unwrap();

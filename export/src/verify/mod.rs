@@ -28,6 +28,7 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+use arrcoc_bundle::names::file;
 use arrcoc_bundle::{Bundle, BundleError, MANIFEST};
 use arrcoc_bundle::{Drift, Precision, Role, Statistics, Target};
 use arrcoc_runtime::decoder::{DecoderError, Rows};
@@ -140,6 +141,16 @@ pub enum VerifyError {
         tensor: String,
         /// ONNX's code of its type.
         found: i32,
+    },
+    /// Prompts, pictures or the ends of answers would be others, whatever the graphs compute.
+    #[error(
+        "`{what}` is another than that of the reference {}: build both from the checkpoint again", reference.display()
+    )]
+    Surroundings {
+        /// A field of the manifest, or a file.
+        what: &'static str,
+        /// The reference.
+        reference: PathBuf,
     },
     /// There is nothing to compare with.
     #[error(
@@ -289,6 +300,7 @@ pub fn verify(path: &Path, options: &Options, progress: Progress) -> Result<Repo
     }
     let reference = open(&reference_path)?;
     same_checkpoint(&reference_path, digest, &reference.manifest().checkpoint_sha256)?;
+    same_surroundings(&subject, &reference)?;
     let (precision, target) = (reference.manifest().precision, reference.manifest().target);
     if precision != Precision::Fp32 || !target.is_standard() {
         return Err(VerifyError::Reference { path: reference_path, precision, target });
@@ -405,6 +417,22 @@ fn reference_path(subject: &Bundle, options: &Options) -> PathBuf {
         (Some(path), _) => path.clone(),
         (None, true) if subject.manifest().precision == Precision::Fp32 => subject.dir().to_owned(),
         (None, _) => subject.dir().with_file_name(REFERENCE),
+    }
+}
+
+/// What is no graph must be the same, too: the section of pictures, and the files that make prompts.
+fn same_surroundings(subject: &Bundle, reference: &Bundle) -> Result<(), VerifyError> {
+    // Their hashes were compared when the bundles were opened: they can be read.
+    let bytes = |bundle: &Bundle, name| bundle.file_path(name).ok().and_then(|path| std::fs::read(path).ok());
+    let mut different = subject.manifest().differs_from(reference.manifest());
+    for name in [file::TOKENIZER, file::TOKENIZER_CONFIG, file::CHAT_TEMPLATE] {
+        if different.is_none() && bytes(subject, name) != bytes(reference, name) {
+            different = Some(name);
+        }
+    }
+    match different {
+        Some(what) => Err(VerifyError::Surroundings { what, reference: reference.dir().to_owned() }),
+        None => Ok(()),
     }
 }
 

@@ -16,6 +16,9 @@ const NAMED_TOKENS: [&str; 7] =
 /// What every template is given, besides tokens.
 const OURS: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
+/// What every template may call; a variable of that name would break it.
+const FUNCTIONS: [&str; 5] = ["range", "dict", "namespace", "raise_exception", "strftime_now"];
+
 /// The field that holds a template's own variables.
 const VARIABLES: &str = "chat_template_kwargs";
 
@@ -71,7 +74,8 @@ impl ChatTemplate {
 
     /// Renders a conversation up to where the assistant begins to speak.
     pub(super) fn render(&self, conversation: &Conversation) -> Result<Text, GenerateError> {
-        let ours = |name: &str| OURS.contains(&name) || self.token(name).is_some();
+        let given = |name: &str| OURS.contains(&name) || FUNCTIONS.contains(&name);
+        let ours = |name: &str| given(name) || self.token(name).is_some();
         if let Some(name) = conversation.variables.keys().find(|name| ours(name)) {
             let message = format!(
                 "expected variables of the chat template's own, found `{name}`, which it is given with every prompt"

@@ -130,7 +130,7 @@ fn variables_reach_the_template_and_hold_no_control_tokens() {
         let error = with_variables(&prompter, &serde_json::json!({"note": value})).unwrap_err();
         assert!(matches!(error, GenerateError::Invalid { field: "chat_template_kwargs", .. }), "{error}");
     }
-    for name in ["messages", "tools", "add_generation_prompt", "bos_token"] {
+    for name in ["messages", "tools", "add_generation_prompt", "bos_token", "namespace"] {
         let error = with_variables(&prompter, &serde_json::json!({name: true})).unwrap_err();
         assert!(matches!(error, GenerateError::Invalid { field: "chat_template_kwargs", .. }), "{error}");
         assert!(error.to_string().contains(name), "{error}");

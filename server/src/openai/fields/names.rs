@@ -29,6 +29,7 @@ const NO_GRAMMAR: &str =
 const NO_IMAGES: &str =
     "send images as parts of a message: {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:...\"}}";
 const NO_TEMPLATE: &str = "the prompt is written by the model's own template; leave it out";
+const NO_TEMPLATE_HERE: &str = "the prompt of a text is its own template, and its answer is not taken apart; /v1/chat/completions is for chats";
 const NO_THINK: &str = "it is `enable_thinking` or `reasoning_effort` here";
 const NO_SAMPLER: &str = "leave it out; temperature, top_p, top_k, min_p and the penalties are there";
 const NO_OTHER_NAME: &str = "this is not its name here";
@@ -105,6 +106,10 @@ pub(in crate::openai) const REFUSED_IN_CHATS: &[Refused] = &[
     refused("system", &[], "send a message of the role system"),
     refused("think", &[], NO_THINK),
     refused("reasoning", &[], NO_THINK),
+    refused("thinking_budget", &[], "`max_tokens` counts thoughts too"),
+    refused("thinking_token_budget", &[], "`max_tokens` counts thoughts too"),
+    refused("separate_reasoning", &["true"], "thoughts come in `reasoning_content`, or not at all: `include_reasoning`"),
+    refused("include_thinking", &["true"], "it is `include_reasoning` here"),
     refused("budget", &[], "it is `arrcoc.budget`: {\"arrcoc\": {\"budget\": 64}}"),
     refused("explain", &[], "it is `arrcoc.explain`: {\"arrcoc\": {\"explain\": true}}"),
 ];
@@ -115,6 +120,11 @@ pub(in crate::openai) const REFUSED_IN_TEXTS: &[Refused] = &[
     refused("add_special_tokens", &["true"], "control tokens in the prompt count; leave it out"),
     refused("max_completion_tokens", &[], NO_OTHER_NAME),
     refused("arrcoc", &[], "a text has no images"),
+    refused("mm_processor_kwargs", &[], "a text has no images"),
+    refused("chat_template_kwargs", &[], NO_TEMPLATE_HERE),
+    refused("enable_thinking", &[], NO_TEMPLATE_HERE),
+    refused("thinking", &[], NO_TEMPLATE_HERE),
+    refused("include_reasoning", &["true"], NO_TEMPLATE_HERE),
 ];
 
 /// Fields that are taken and change no answer.
