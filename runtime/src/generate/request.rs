@@ -81,6 +81,14 @@ impl Message {
     pub fn new(speaker: Speaker, content: Vec<Part>) -> Self {
         Self { speaker, content, reasoning: None }
     }
+
+    /// The texts of its content, in order.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.content.iter().filter_map(|part| match part {
+            Part::Text(text) => Some(text.as_str()),
+            Part::Image(_) => None,
+        })
+    }
 }
 
 /// Who speaks.

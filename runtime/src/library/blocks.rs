@@ -54,9 +54,7 @@ impl Blocks {
     /// # Errors
     /// [`TensorError::Memory`] where the system has not as much.
     pub fn host(element: ElementType, count: usize, shape: &[usize]) -> Result<Self, TensorError> {
-        let sizes = [count, element.size()].into_iter().chain(shape.iter().copied());
-        let bytes = sizes.fold(1, usize::saturating_mul);
-        let words = try_zeroed(bytes.div_ceil(size_of::<i64>()))?;
+        let words = try_zeroed(Self::bytes(element, count, shape).div_ceil(size_of::<i64>()))?;
         Ok(Self { element, shape: shape.to_vec(), memory: Memory::Host(words) })
     }
 
@@ -64,9 +62,15 @@ impl Blocks {
         Self { element, shape: shape.to_vec(), memory: Memory::Library(blocks) }
     }
 
+    /// Bytes of `count` blocks of `shape`; the largest number where no number is as large.
+    pub(super) fn bytes(element: ElementType, count: usize, shape: &[usize]) -> usize {
+        let sizes = [count, element.size()].into_iter().chain(shape.iter().copied());
+        sizes.fold(1, usize::saturating_mul)
+    }
+
     /// Bytes of one block.
     fn block(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.element.size()
+        Self::bytes(self.element, 1, &self.shape)
     }
 
     /// Blocks `range` for a run: `shape` is theirs, with their number in front.

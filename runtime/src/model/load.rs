@@ -296,27 +296,20 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
 }
 
 /// Forks the prompt of a slot into all others, and makes a step of all of them: both have shapes that no
-/// prompt has.
+/// prompt has. After an error the forks stay taken: the decoder goes no further.
 fn warm_up_steps(decoder: &mut dyn Decoder, slot: usize, embedder: &Embedder) -> Result<(), DecoderError> {
     let prompt = decoder.slots().mark(slot);
     if decoder.slots().check_room(slot, 1).is_err() {
         return Ok(());
     }
     let mut slots = vec![slot];
-    let mut outcome = Ok(());
-    while outcome.is_ok() {
-        match decoder.fork(slot, prompt) {
-            Ok(Some(fork)) => slots.push(fork),
-            Ok(None) => break,
-            Err(error) => outcome = Err(error),
-        }
+    while let Some(fork) = decoder.fork(slot, prompt)? {
+        slots.push(fork);
     }
-    let outcome = outcome.and_then(|()| {
-        let tokens = embedder.embed(&vec![0; slots.len()])?;
-        decoder.step(&slots, &tokens).map(drop)
-    });
+    let tokens = embedder.embed(&vec![0; slots.len()])?;
+    decoder.step(&slots, &tokens)?;
     slots.iter().skip(1).for_each(|fork| decoder.free(*fork));
-    outcome
+    Ok(())
 }
 
 #[cfg(test)]

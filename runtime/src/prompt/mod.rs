@@ -8,7 +8,7 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use crate::error::LoadError;
-use crate::generate::{Conversation, GenerateError, Message, Part, Prompt, Speaker};
+use crate::generate::{Conversation, GenerateError, Message, Prompt, Speaker};
 use crate::text::{Markers, Thoughts, Vocabulary};
 use crate::vision::{ImagePlan, Span};
 use arrcoc_bundle::Bundle;
@@ -284,18 +284,10 @@ impl Prompter {
     }
 }
 
-/// The texts of a message, in order.
-fn texts(message: &Message) -> impl Iterator<Item = &str> {
-    message.content.iter().filter_map(|part| match part {
-        Part::Text(text) => Some(text.as_str()),
-        Part::Image(_) => None,
-    })
-}
-
 /// What the allocator is asked: the text parts of the last user message, one per line.
 fn question(messages: &[Message]) -> String {
     let last = messages.iter().rev().find(|message| message.speaker == Speaker::User);
-    let question = last.map(|message| texts(message).collect::<Vec<_>>().join("\n")).unwrap_or_default();
+    let question = last.map(|message| message.texts().collect::<Vec<_>>().join("\n")).unwrap_or_default();
     if question.trim().is_empty() { FALLBACK_QUESTION.into() } else { question }
 }
 

@@ -8,7 +8,7 @@ use super::Prompter;
 use super::jinja::Failure;
 use super::template::Reads;
 use crate::error::LoadError;
-use crate::generate::{Conversation, Image, Message, Part, Prompt, Speaker};
+use crate::generate::{Image, Message, Part, Prompt, Speaker};
 use crate::vision::ImagePlan;
 
 const FILE: &str = arrcoc_bundle::names::file::CHAT_TEMPLATE;
@@ -36,16 +36,12 @@ fn says(speaker: Speaker, content: Vec<Part>) -> Message {
     Message::new(speaker, content)
 }
 
-fn put(messages: Vec<Message>) -> Conversation {
-    Conversation { messages, ..Conversation::default() }
-}
-
 /// Conversations that end in what the user says: alone, behind instructions, behind an answer.
-fn conversations(words: &str) -> [Conversation; 3] {
+fn conversations(words: &str) -> [Vec<Message>; 3] {
     let user = |words: &str| says(Speaker::User, vec![text(words)]);
     let system = says(Speaker::System, vec![text("pofane")]);
     let answer = says(Speaker::Assistant, vec![text("dunari")]);
-    [vec![user(words)], vec![system, user(words)], vec![user(words), answer, user(words)]].map(put)
+    [vec![user(words)], vec![system, user(words)], vec![user(words), answer, user(words)]]
 }
 
 fn refused(reason: String) -> LoadError {
@@ -77,7 +73,7 @@ impl Prompter {
         let mut reason = None;
         for words in WORDS {
             for conversation in conversations(words) {
-                let rendered = match self.template.try_render(&conversation, reads) {
+                let rendered = match self.template.try_render(&conversation, Vec::new(), reads) {
                     Ok(rendered) => rendered,
                     Err(error) if matches!(error.failure, Failure::Exhausted(_)) => {
                         return Err(format!("it cannot put a question ({error})"));
@@ -101,21 +97,21 @@ impl Prompter {
 
     /// Conversations without images: each must be put, or be refused by the template's own words.
     fn probe_turns(&self) -> Result<(), LoadError> {
-        let mut turns: Vec<(Conversation, &str)> = Vec::new();
+        let mut turns: Vec<(Vec<Message>, &str)> = Vec::new();
         for conversation in conversations(WORDS[0]) {
             turns.push((conversation, "a conversation"));
         }
         let two = vec![text("kevuda"), text("mirosi")];
-        turns.push((put(vec![says(Speaker::User, two)]), "a message of two texts"));
-        turns.push((put(vec![says(Speaker::User, vec![text("")])]), "an empty message"));
+        turns.push((vec![says(Speaker::User, two)], "a message of two texts"));
+        turns.push((vec![says(Speaker::User, vec![text("")])], "an empty message"));
         for (conversation, what) in turns {
-            match self.template.try_render(&conversation, self.template.reads) {
+            match self.template.try_render(&conversation, Vec::new(), self.template.reads) {
                 Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
                     return Err(refused(format!("it cannot put {what} ({error})")));
                 }
                 Err(_) => {}
                 Ok(_) => {
-                    let layout = self.layout(&Prompt::Chat(conversation), &[], CONTEXT);
+                    let layout = self.layout(&Prompt::from(conversation), &[], CONTEXT);
                     layout.map_err(|error| refused(format!("it cannot put {what} ({error})")))?;
                 }
             }
@@ -138,15 +134,15 @@ impl Prompter {
     }
 
     fn probe_image_message(&self, content: Vec<Part>, images: usize) -> Result<(), LoadError> {
-        let conversation = put(vec![says(Speaker::User, content)]);
-        match self.template.try_render(&conversation, self.template.reads) {
+        let conversation = vec![says(Speaker::User, content)];
+        match self.template.try_render(&conversation, Vec::new(), self.template.reads) {
             Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
                 Err(refused(format!("it cannot put a question about {images} image(s) ({error})")))
             }
             // Some refuse a conversation without instructions.
             Err(_) => Ok(()),
             Ok(_) => {
-                match self.layout(&Prompt::Chat(conversation), &vec![ImagePlan::rows(1); images], CONTEXT) {
+                match self.layout(&Prompt::from(conversation), &vec![ImagePlan::rows(1); images], CONTEXT) {
                     Ok(_) => Ok(()),
                     Err(error) => Err(refused(format!("a question about {images} image(s): {error}"))),
                 }

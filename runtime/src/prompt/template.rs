@@ -82,14 +82,16 @@ impl ChatTemplate {
             );
             return Err(GenerateError::Invalid { field: VARIABLES, message });
         }
-        for (name, json) in &conversation.variables {
-            if let Err(failure) = Value::said_json(json) {
+        let variables = conversation.variables.iter().map(|(name, json)| {
+            let value = Value::said_json(json).map_err(|failure| {
                 let error = RenderError { line: 0, failure };
                 let message = format!("`{name:.80}` cannot be given to the chat template ({error})");
-                return Err(GenerateError::Invalid { field: VARIABLES, message });
-            }
-        }
-        self.try_render(conversation, self.reads).map_err(|error| {
+                GenerateError::Invalid { field: VARIABLES, message }
+            })?;
+            Ok((name.as_str(), value))
+        });
+        let variables = variables.collect::<Result<_, GenerateError>>()?;
+        self.try_render(&conversation.messages, variables, self.reads).map_err(|error| {
             let message = match &error.failure {
                 Failure::Raised(message) => {
                     format!("the model's chat template refuses the conversation: {message:.500}")
@@ -100,14 +102,15 @@ impl ChatTemplate {
         })
     }
 
-    /// The same, with contents in the form that `reads` asks for.
-    pub(super) fn try_render(&self, conversation: &Conversation, reads: Reads) -> Result<Text, RenderError> {
-        let Conversation { messages, variables } = conversation;
+    /// The same, with contents in the form that `reads` asks for, and variables of the template's own.
+    pub(super) fn try_render<'a>(
+        &'a self,
+        messages: &[Message],
+        mut variables: Vec<(&'a str, Value)>,
+        reads: Reads,
+    ) -> Result<Text, RenderError> {
         let limits = Limits::for_input(messages.iter().flat_map(said).map(str::len).sum());
         let messages = messages.iter().map(|message| self.message(message, reads)).collect();
-        let own = variables.iter().map(|(name, json)| Ok((name.as_str(), Value::said_json(json)?)));
-        let own: Result<Vec<(&str, Value)>, Failure> = own.collect();
-        let mut variables = own.map_err(|failure| RenderError { line: 0, failure })?;
         variables.extend(self.tokens.iter().map(|(name, text)| (name.as_str(), Value::string(text))));
         let given = [Value::sequence(messages), Value::None, Value::None, Value::Bool(true)];
         variables.extend(OURS.into_iter().zip(given));
@@ -146,11 +149,7 @@ impl ChatTemplate {
 
 /// All that a message says.
 pub(super) fn said(message: &Message) -> impl Iterator<Item = &str> {
-    let content = message.content.iter().filter_map(|part| match part {
-        Part::Text(text) => Some(text.as_str()),
-        Part::Image(_) => None,
-    });
-    content.chain(message.reasoning.as_deref())
+    message.texts().chain(message.reasoning.as_deref())
 }
 
 fn part(part: &Part) -> Value {

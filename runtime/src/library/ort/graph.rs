@@ -42,11 +42,18 @@ impl OrtGraph {
         let outputs = session.outputs().iter().map(|outlet| outlet.name().to_owned()).collect();
         Ok(Self { name: name.to_owned(), session, _weights: weights, inputs, outputs, ranges, memory })
     }
+
+    fn check(&self, inputs: &[(&str, Tensor)]) -> Result<(), LibraryError> {
+        let offers = offers(inputs);
+        check(&self.name, &self.inputs, &offers)?;
+        check_ranges(&self.name, &self.inputs, &offers, &self.ranges)
+    }
 }
 
 impl Graph for OrtGraph {
     fn run(&mut self, inputs: &[(&str, Tensor)]) -> Result<Vec<(String, Tensor)>, LibraryError> {
-        self.run_until(inputs, &Cancel::default())
+        self.check(inputs)?;
+        run(&mut self.session, inputs, None).map_err(|reason| failed(&self.name, reason))
     }
 
     /// ONNX Runtime looks between two operators whether it is to go on.
@@ -55,12 +62,9 @@ impl Graph for OrtGraph {
         inputs: &[(&str, Tensor)],
         cancel: &Cancel,
     ) -> Result<Vec<(String, Tensor)>, LibraryError> {
-        let offers = offers(inputs);
-        check(&self.name, &self.inputs, &offers)?;
-        check_ranges(&self.name, &self.inputs, &offers, &self.ranges)?;
+        self.check(inputs)?;
         let name = &self.name;
-        let options = RunOptions::new().map_err(|reason| failed(name, reason))?;
-        let options = Arc::new(options);
+        let options = Arc::new(RunOptions::new().map_err(|reason| failed(name, reason))?);
         let ended = Arc::clone(&options);
         let end = move || {
             if let Err(error) = ended.terminate() {
@@ -68,7 +72,7 @@ impl Graph for OrtGraph {
             }
         };
         let session = &mut self.session;
-        cancel.during(end, || run(session, inputs, &options)).map_err(|reason| failed(name, reason))
+        cancel.during(end, || run(session, inputs, Some(&options))).map_err(|reason| failed(name, reason))
     }
 
     fn run_keeping(
@@ -96,8 +100,7 @@ impl Graph for OrtGraph {
         }
         let blocks = OrtBlocks::new(&self.session, &self.memory, element, (count, shape));
         let blocks = blocks.map_err(|reason| {
-            let sizes = [count, element.size()].into_iter().chain(shape.iter().copied());
-            let bytes = sizes.fold(1, usize::saturating_mul);
+            let bytes = Blocks::bytes(element, count, shape);
             LibraryError::Blocks { graph: self.name.clone(), bytes, reason: reason.to_string() }
         })?;
         Ok(Blocks::library(element, shape, Box::new(blocks)))
@@ -147,7 +150,7 @@ fn check_buffer(graph: &str, outputs: &[String], buffer: &InPlace<'_>) -> Result
 fn run(
     session: &mut Session,
     inputs: &[(&str, Tensor)],
-    options: &RunOptions,
+    options: Option<&RunOptions>,
 ) -> Result<Vec<(String, Tensor)>, ::ort::Error> {
     let values = inputs
         .iter()
@@ -158,7 +161,10 @@ fn run(
             Ok((Cow::Borrowed(*name), SessionInputValue::Owned(value)))
         })
         .collect::<Result<Vec<_>, ::ort::Error>>()?;
-    let outputs = session.run_with_options(values, options)?;
+    let outputs = match options {
+        Some(options) => session.run_with_options(values, options)?,
+        None => session.run(values)?,
+    };
     outputs.into_iter().map(|(name, value)| Ok((name.to_owned(), adopt(value)?))).collect()
 }
 

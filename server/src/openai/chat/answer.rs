@@ -239,9 +239,8 @@ impl Chunks {
         token: Option<&TokenLogprob>,
     ) -> Chunk<'_> {
         let hidden = reasoning.is_some() && !self.include_reasoning;
-        let thought = reasoning.is_some() && self.include_reasoning;
-        let reasoning_content = reasoning.filter(|_| self.include_reasoning);
-        let content = (!thought).then_some(text);
+        let reasoning_content = reasoning.filter(|_| !hidden);
+        let content = reasoning_content.is_none().then_some(text);
         let choice = Self::of_choice(index, Delta { role: None, content, reasoning_content });
         let token = token.filter(|_| !hidden);
         let logprobs = token.map(|token| ChatLogprobs::from(std::slice::from_ref(token)));

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::extension::Extension;
 use super::fields::{
-    self, Form as _, REFUSED, REFUSED_IN_CHATS, by, count, count_within, fields, flag, nested, raw,
+    self, Form as _, REFUSED, REFUSED_IN_CHATS, count, count_within, fields, flag, nested, raw,
 };
 use super::sampling::{SamplingFields, Shared, max_tokens};
 use crate::config::Limits;
@@ -36,7 +36,7 @@ fields! {
         logprobs: bool = flag(), "";
         top_logprobs: Option<usize> = count(0, MAX_TOP_LOGPROBS),
             "Alternatives per token; only with `logprobs`";
-        mm_processor_kwargs: Sizing = by(sizing::read, sizing::schema), sizing::HELP;
+        mm_processor_kwargs: Sizing = nested::<sizing::Arguments, _>(sizing::Arguments::of), sizing::HELP;
         arrcoc: Extension = nested::<Extension, _>(Extension::of), "";
     }
 }

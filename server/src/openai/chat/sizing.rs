@@ -1,61 +1,83 @@
 //! `mm_processor_kwargs`: how large the model sees the images of a request, in the words of transformers'
 //! image processors and of vLLM.
 
+use std::borrow::Cow;
+
 use arrcoc_runtime::generate::Sizing;
-use schemars::{Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::config::Limits;
 use crate::error::ApiError;
-use crate::json::{Field, Object};
-use crate::openai::fields::check_own;
+use crate::json::Field;
+use crate::openai::fields::{self, check_own, fields, nested, optional_flag, whole};
 
 /// Largest number that is worth reading.
 const MOST: i64 = 1 << 40;
 
-const NAMES: [&str; 4] = ["min_pixels", "max_pixels", "size", "do_image_splitting"];
-const EDGES: [&str; 2] = ["shortest_edge", "longest_edge"];
-
 pub(super) const HELP: &str = "Arguments of the model's image processor; the model says which it has, and no \
      image gets larger than the checkpoint would have it";
 
-/// Reads the arguments; whether the model has them is the runtime's to say.
-pub(super) fn read(field: &Field<'_>, _: &Limits) -> Result<Sizing, ApiError> {
-    let Some(object) = field.object("an object")? else { return Ok(Sizing::default()) };
-    check_own(&object, field.path(), &NAMES)?;
-    let size = object.field("size");
-    let size = size.object("an object with `shortest_edge` and `longest_edge`")?;
-    if let Some(size) = &size {
-        check_own(size, "mm_processor_kwargs.size", &EDGES)?;
+fields! {
+    /// The arguments.
+    pub(super) struct Arguments {
+        min_pixels: Option<i64> = whole(1, MOST), "";
+        max_pixels: Option<i64> = whole(1, MOST), "";
+        size: Edges = nested::<Edges, _>(Edges::of), "";
+        do_image_splitting: Option<bool> = optional_flag(), "";
     }
-    let edge = |name| size.as_ref().map_or(Ok(None), |size| number(size, name));
-    Ok(Sizing {
-        min_pixels: number(&object, "min_pixels")?,
-        max_pixels: number(&object, "max_pixels")?,
-        shortest_edge: edge("shortest_edge")?,
-        longest_edge: edge("longest_edge")?,
-        do_image_splitting: object.field("do_image_splitting").flag()?,
-        coarse: false,
-    })
 }
 
-fn number(object: &Object<'_>, name: &str) -> Result<Option<u64>, ApiError> {
-    Ok(object.field(name).whole(1, MOST)?.and_then(|number| u64::try_from(number).ok()))
+fields! {
+    /// `size`.
+    #[derive(Default)]
+    pub(super) struct Edges {
+        shortest_edge: Option<i64> = whole(1, MOST), "";
+        longest_edge: Option<i64> = whole(1, MOST), "";
+    }
 }
 
-pub(super) fn schema(_: &mut SchemaGenerator) -> Schema {
-    let number = || json_schema!({"type": ["integer", "null"], "minimum": 1, "maximum": MOST});
-    json_schema!({
-        "type": ["object", "null"],
-        "additionalProperties": false,
-        "properties": {
-            "min_pixels": number(),
-            "max_pixels": number(),
-            "size": {
-                "type": ["object", "null"],
-                "additionalProperties": false,
-                "properties": {"shortest_edge": number(), "longest_edge": number()},
-            },
-            "do_image_splitting": {"type": ["boolean", "null"]},
-        },
-    })
+impl Arguments {
+    /// Reads the arguments; whether the model has them is the runtime's to say.
+    pub(super) fn of(field: &Field<'_>, limits: &Limits) -> Result<Sizing, ApiError> {
+        let Some(object) = field.object("an object")? else { return Ok(Sizing::default()) };
+        check_own(&object, field.path(), Self::NAMES)?;
+        let Self { min_pixels, max_pixels, size, do_image_splitting } = Self::read(&object, limits)?;
+        Ok(Sizing {
+            min_pixels: min_pixels.map(i64::unsigned_abs),
+            max_pixels: max_pixels.map(i64::unsigned_abs),
+            shortest_edge: size.shortest_edge.map(i64::unsigned_abs),
+            longest_edge: size.longest_edge.map(i64::unsigned_abs),
+            do_image_splitting,
+            coarse: false,
+        })
+    }
+}
+
+impl Edges {
+    fn of(field: &Field<'_>, limits: &Limits) -> Result<Self, ApiError> {
+        let object = field.object("an object with `shortest_edge` and `longest_edge`")?;
+        let Some(object) = object else { return Ok(Self::default()) };
+        check_own(&object, field.path(), Self::NAMES)?;
+        Self::read(&object, limits)
+    }
+}
+
+impl JsonSchema for Arguments {
+    fn schema_name() -> Cow<'static, str> {
+        "ImageProcessorArguments".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        fields::only(generator, &[Self::describe])
+    }
+}
+
+impl JsonSchema for Edges {
+    fn schema_name() -> Cow<'static, str> {
+        "ImageProcessorSize".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        fields::only(generator, &[Self::describe])
+    }
 }

@@ -102,10 +102,8 @@ impl Patches {
     fn pixel_range(&self, sizing: Sizing) -> [u64; 2] {
         let Section { min_pixels: least, max_pixels: most, .. } = self.section;
         let coarse = if sizing.coarse { COARSE } else { u64::MAX };
-        // As in transformers, the older names outrank `size`.
-        let least = sizing.min_pixels.or(sizing.shortest_edge).unwrap_or(least.min(coarse));
-        let most = sizing.max_pixels.or(sizing.longest_edge).unwrap_or(most.min(coarse));
-        [least, most]
+        let [asked_least, asked_most] = asked(&sizing);
+        [asked_least.unwrap_or(least.min(coarse)), asked_most.unwrap_or(most.min(coarse))]
     }
 
     /// The grid of a picture.
@@ -186,9 +184,7 @@ impl Processor for Patches {
             let expected = format!("`{name}` from 1 to {own}, the checkpoint's own limit");
             return Err(SizingError { expected, found: area.to_string() });
         }
-        let [least, most] =
-            [sizing.min_pixels.or(sizing.shortest_edge), sizing.max_pixels.or(sizing.longest_edge)];
-        if let (Some(least), Some(most)) = (least, most)
+        if let [Some(least), Some(most)] = asked(sizing)
             && least > most
         {
             let expected =
@@ -239,6 +235,12 @@ impl Processor for Patches {
     fn identity(&self) -> String {
         format!("{:?}", self.section)
     }
+}
+
+/// The least and the most pixels that a request asks for, by area. As in transformers, the older names
+/// outrank `size`.
+fn asked(sizing: &Sizing) -> [Option<u64>; 2] {
+    [sizing.min_pixels.or(sizing.shortest_edge), sizing.max_pixels.or(sizing.longest_edge)]
 }
 
 /// The encoder, and what its rows are.
