@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::arms::{Arm, Positions, UnknownName};
-use arrcoc_runtime::generate::Budget;
+use arrcoc_runtime::generate::{Budget, Share};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What to run.
@@ -109,16 +110,17 @@ impl Tokens {
     pub fn number(self) -> Option<usize> {
         match self.0 {
             Budget::Tokens(tokens) => Some(tokens),
-            Budget::Auto | Budget::Full => None,
+            Budget::Auto | Budget::Share(_) | Budget::Full => None,
         }
     }
 
-    /// Numbers first, then `auto`, then `full`.
+    /// Numbers first, then shares, `auto`, `full`.
     fn rank(self) -> (u8, usize) {
         match self.0 {
             Budget::Tokens(tokens) => (0, tokens),
-            Budget::Auto => (1, 0),
-            Budget::Full => (2, 0),
+            Budget::Share(share) => (1, share.of(usize::MAX)),
+            Budget::Auto => (2, 0),
+            Budget::Full => (3, 0),
         }
     }
 }
@@ -137,23 +139,20 @@ impl PartialOrd for Tokens {
 
 impl fmt::Display for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Budget::Tokens(tokens) => f.pad(&tokens.to_string()),
-            Budget::Auto => f.pad("auto"),
-            Budget::Full => f.pad("full"),
-        }
+        self.0.fmt(f)
     }
 }
 
 /// As JSON has it.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(untagged)]
 enum Written {
     Number(usize),
+    Share(f64),
     Word(Word),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Word {
     Auto,
@@ -162,12 +161,7 @@ enum Word {
 
 impl Serialize for Tokens {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let written = match self.0 {
-            Budget::Tokens(tokens) => Written::Number(tokens),
-            Budget::Auto => Written::Word(Word::Auto),
-            Budget::Full => Written::Word(Word::Full),
-        };
-        written.serialize(serializer)
+        self.0.serialize(serializer)
     }
 }
 
@@ -175,6 +169,10 @@ impl<'de> Deserialize<'de> for Tokens {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(match Written::deserialize(deserializer)? {
             Written::Number(tokens) => Budget::Tokens(tokens),
+            Written::Share(share) => {
+                let expected = || D::Error::custom("expected a share above 0 and below 1");
+                Budget::Share(Share::new(share).ok_or_else(expected)?)
+            }
             Written::Word(Word::Auto) => Budget::Auto,
             Written::Word(Word::Full) => Budget::Full,
         }))

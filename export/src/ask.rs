@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use arrcoc_runtime::generate::{
-    Budget, Event, GenerateError, MaxTokens, Message, Part, Prompt, Request, Sampling, Speaker,
+    Budget, Event, GenerateError, MaxTokens, Message, Part, Prompt, Request, Sampling, Selection, Speaker,
 };
 use arrcoc_runtime::model::Model;
 
@@ -23,6 +23,7 @@ pub(crate) fn ask(
     let request = Request {
         prompt: Prompt::from(vec![Message::new(Speaker::User, content)]),
         budget,
+        selection: Selection::default(),
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         choices: 1,

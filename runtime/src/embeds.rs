@@ -29,6 +29,8 @@ impl<'a> From<&'a Visual> for PictureRows<'a> {
 /// A prompt with its images embedded.
 pub struct PromptEmbeds {
     parts: Vec<Part>,
+    /// Position behind the last.
+    end: usize,
 }
 
 /// A stretch of a prompt.
@@ -126,7 +128,7 @@ impl PromptEmbeds {
             start = part.next(tokens);
             parts.push(part);
         }
-        Self { parts }
+        Self { parts, end: start }
     }
 
     /// Tokens in all.
@@ -156,11 +158,11 @@ impl PromptEmbeds {
         }
         let embeds = embeds(&taken, embedder)?;
         let deep = deep(&taken, end - start, embeds.shape().last().copied().unwrap_or(0))?;
-        Ok(Rows { deep, positions: self.positions(&taken), embeds })
+        Ok(Rows { deep, positions: self.positions(&taken, end), embeds })
     }
 
     /// Positions of a chunk; `None` where the whole prompt is counted, as most are.
-    fn positions(&self, taken: &[(&Part, usize, usize)]) -> Option<Positions> {
+    fn positions(&self, taken: &[(&Part, usize, usize)], end: usize) -> Option<Positions> {
         if self.parts.iter().all(|part| part.positions.is_none()) {
             return None;
         }
@@ -171,7 +173,12 @@ impl PromptEmbeds {
                 Some(own) => each.extend(own.each[from..to].iter().map(|at| at.map(|at| part.start + at))),
             }
         }
-        let next = taken.last().map_or(0, |(part, _, to)| part.next(*to));
+        // What ends the prompt may be a picture of which nothing was kept.
+        let next = if end == self.tokens() {
+            self.end
+        } else {
+            taken.last().map_or(0, |(part, _, to)| part.next(*to))
+        };
         Some(Positions { each, next })
     }
 }

@@ -11,10 +11,13 @@ use arrcoc_bundle::Statistics;
 use crate::image::ImageError;
 
 mod request;
+mod selection;
 
 pub use request::{
-    Budget, Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
+    Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
 };
+
+pub use selection::{Budget, Depth, Need, Reason, Selected, Selection, Selector, Share, Tensions};
 
 /// What a running request reports, in this order: `Started`, then tokens and finishes of the choices
 /// interleaved, then `Done`; or `Failed` at any point, and nothing after it.
@@ -131,6 +134,8 @@ impl Stage {
     pub const DECODE_IMAGE: Self = Self(Cow::Borrowed("decode_image"));
     /// Pixels to what the encoder reads.
     pub const PREPROCESS: Self = Self(Cow::Borrowed("preprocess"));
+    /// Some of a picture's tokens, for the question.
+    pub const SELECT: Self = Self(Cow::Borrowed("select"));
     /// The prompt through the decoder.
     pub const PREFILL: Self = Self(Cow::Borrowed("prefill"));
     /// One token of every running answer.
@@ -156,8 +161,20 @@ pub struct Receipt {
     pub image_size: [u32; 2],
     /// What the allocator said, where the family has one.
     pub allocation: Option<Allocation>,
+    /// How they were chosen, where the family has no allocator and the request asked for fewer than all.
+    pub selected: Option<Selected>,
     /// Every visual token, in decoder order.
     pub places: Vec<Place>,
+    /// Those that were not kept, where they were chosen among all.
+    pub dropped: Vec<Place>,
+}
+
+impl Receipt {
+    /// Of a picture whose tokens are all kept: nothing chose.
+    pub fn of_all(image_size: [u32; 2], places: Vec<Place>) -> Self {
+        let tokens = places.len();
+        Self { tokens, image_size, allocation: None, selected: None, places, dropped: Vec::new() }
+    }
 }
 
 /// What an allocator said about an image and a question.
@@ -172,7 +189,7 @@ pub struct Allocation {
 }
 
 /// Where one visual token looks.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Place {
     /// Left, top, right, bottom in original image pixels, clipped to the image.
     pub rect: [f32; 4],
@@ -184,6 +201,11 @@ pub struct Place {
     pub gist: bool,
     /// Why it was taken, where something chose.
     pub score: Option<Score>,
+    /// As which it was taken, from 0, where tokens are taken one by one.
+    pub rank: Option<usize>,
+    /// How many levels of rows for deeper layers it has, the deepest first, where the family has them and some
+    /// were chosen.
+    pub layers: Option<usize>,
 }
 
 /// What a chooser thought of a place.

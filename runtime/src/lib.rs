@@ -14,6 +14,7 @@ pub mod model;
 pub mod prompt;
 pub mod sampling;
 mod scheduler;
+mod selection;
 pub mod tensor;
 pub mod text;
 pub mod vision;

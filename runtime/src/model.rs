@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::decoder::kv_bytes;
-use crate::generate::{Event, GenerateError, Observer, Request};
+use crate::generate::{Budget, Depth, Event, GenerateError, Observer, Request, Selector};
 use crate::library::Library;
 use crate::prompt::Segment;
 use crate::scheduler::Ready;
@@ -58,8 +58,14 @@ pub struct ModelInfo {
     pub context_length: usize,
     /// The family of checkpoints.
     pub family: String,
-    /// Visual tokens that a request may ask for, ascending; none where the family has no tiers.
+    /// Visual tokens that a request may ask for, ascending; none where it may ask for any number.
     pub token_budgets: Vec<usize>,
+    /// What images get whose request does not say.
+    pub default_budget: Budget,
+    /// How a request may have tokens chosen; none where the model has an allocator of its own.
+    pub selectors: &'static [Selector],
+    /// Which levels of rows for deeper layers a request may grant; none where there are none to choose.
+    pub depths: &'static [Depth],
     /// Whether images go before the text of their message: the model was trained so.
     pub images_first: bool,
     /// How tokens are picked where a request does not say.

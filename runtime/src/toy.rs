@@ -7,11 +7,11 @@ use tokenizers::Tokenizer;
 
 use std::sync::Arc;
 
-use crate::generate::{Budget, Receipt, Sizing};
+use crate::generate::{Budget, Receipt, Selection, Selector, Sizing};
 use crate::image::{DecodedImage, ImageError, ImageLimits};
 use crate::library::{Graph, InPlace, InPlaceMemory, LibraryError};
 use crate::tensor::{Element, Tensor};
-use crate::vision::family::{BudgetError, Grant, ImagePlan, Picture, Pixels, Processor};
+use crate::vision::family::{BUDGET, Grant, ImagePlan, Picture, Pixels, Processor, Refusal};
 use crate::vision::{Pictures, Visual};
 use arrcoc_bundle::manifest::{CacheElement, DecoderSpec, RecurrentSpec};
 
@@ -412,12 +412,20 @@ impl Processor for Thumbnails {
         &[4, 8]
     }
 
-    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
+    fn selectors(&self) -> &'static [Selector] {
+        &[]
+    }
+
+    fn default_budget(&self) -> Budget {
+        Budget::Auto
+    }
+
+    fn grant(&self, budget: Budget, _: &Selection) -> Result<Grant, Refusal> {
         match budget {
             Budget::Auto => Ok(Grant::Auto),
             Budget::Tokens(4) => Ok(Grant::Tier(0)),
             Budget::Tokens(8) => Ok(Grant::Tier(1)),
-            other => Err(BudgetError { expected: "4 or 8".into(), found: format!("{other:?}") }),
+            other => Err(Refusal { field: BUDGET, expected: "4 or 8".into(), found: format!("{other:?}") }),
         }
     }
 
@@ -444,7 +452,7 @@ impl Visual {
     /// Rows of an image that stands in its prompt as one run.
     pub(crate) fn toy(rows: Tensor) -> Self {
         let tokens = rows.shape()[1];
-        let receipt = Receipt { tokens, image_size: [1, 1], allocation: None, places: Vec::new() };
+        let receipt = Receipt { tokens, ..Receipt::of_all([1, 1], Vec::new()) };
         Self::new(rows, vec![0..tokens], receipt)
     }
 }

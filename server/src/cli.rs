@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use arrcoc_bundle::Precision;
 use arrcoc_eval::options::{Arms, Budgets, PositionKinds};
+use arrcoc_runtime::generate::{Budget, Depth, Selector};
 use arrcoc_server::config::{Overrides, Setting};
 use clap::{Args, Parser, Subcommand};
 
@@ -115,9 +116,17 @@ pub(crate) struct Ask {
     /// Image to ask about; may be given several times.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) image: Vec<PathBuf>,
-    /// Visual tokens per image: auto, full, or one of the bundle's budgets.
-    #[arg(long, default_value = "auto", value_name = "BUDGET", value_parser = budget)]
-    pub(crate) budget: arrcoc_runtime::generate::Budget,
+    /// Visual tokens per image: auto (as the question needs), full (all), a number (one of the bundle's, where it
+    /// has any) or a share of all such as 0.25. What the model does by itself, unless given.
+    #[arg(long, value_name = "BUDGET", value_parser = budget)]
+    pub(crate) budget: Option<Budget>,
+    /// How tokens are chosen, in models without an allocator of their own; balanced unless given.
+    #[arg(long, value_name = "NAME", value_parser = selector)]
+    pub(crate) selector: Option<Selector>,
+    /// Which levels of rows for deeper layers a token that is kept gets: all, or relevant (the less relevant half
+    /// gets the deepest only).
+    #[arg(long, value_name = "NAME", value_parser = depth)]
+    pub(crate) depth: Option<Depth>,
     /// Most tokens of the answer; 256, or what the context has left where that is less, unless given.
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub(crate) max_tokens: Option<usize>,
@@ -249,15 +258,18 @@ fn arms_help() -> String {
     format!("Arms, between commas: all, or of {}", names.join(", "))
 }
 
-fn budget(text: &str) -> Result<arrcoc_runtime::generate::Budget, String> {
-    use arrcoc_runtime::generate::Budget;
-    match text {
-        "auto" => Ok(Budget::Auto),
-        "full" => Ok(Budget::Full),
-        number => positive(number)
-            .map(Budget::Tokens)
-            .map_err(|_| "expected auto, full or a number of tokens".into()),
-    }
+fn budget(text: &str) -> Result<Budget, String> {
+    <Budget as Setting>::read(text).ok_or_else(|| format!("expected {}", <Budget as Setting>::expected()))
+}
+
+fn selector(name: &str) -> Result<Selector, String> {
+    let names = Selector::ALL.map(Selector::name).join(", ");
+    Selector::named(name).ok_or_else(|| format!("expected one of {names}"))
+}
+
+fn depth(name: &str) -> Result<Depth, String> {
+    let names = Depth::ALL.map(Depth::name).join(", ");
+    Depth::named(name).ok_or_else(|| format!("expected one of {names}"))
 }
 
 fn host(text: &str) -> Result<IpAddr, String> {

@@ -23,7 +23,7 @@ use arrcoc_export::build::{self, Options};
 use arrcoc_export::calibrate::RangeMethod;
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::generate::{
-    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Sampling, Speaker,
+    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Sampling, Selection, Speaker,
 };
 use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::model::{self, Model};
@@ -144,6 +144,7 @@ fn ask(bundle: &Path, library: LibraryKind) -> Result<Vec<u32>> {
     let request = Request {
         prompt: Prompt::from(vec![Message::new(Speaker::User, content)]),
         budget: Budget::Full,
+        selection: Selection::default(),
         explain: false,
         sampling: Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() },
         choices: 1,

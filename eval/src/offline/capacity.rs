@@ -106,7 +106,7 @@ impl Capacity {
                 // The smallest tier must fit; the head chooses among the tiers that fit.
                 self.check_tokens(self.budgets.first().copied().unwrap_or(0), budget)?
             }
-            (_, Budget::Auto | Budget::Full) => return Err(Unsupported::Auto),
+            (_, Budget::Auto | Budget::Share(_) | Budget::Full) => return Err(Unsupported::Auto),
             (Arm::Grid | Arm::Downsampled, Budget::Tokens(tokens)) => {
                 self.check_square(tokens.isqrt(), budget)?
             }

@@ -198,7 +198,7 @@ impl OfflineModel {
                 let tokens = filled.min(self.capacity.most_fine()) + self.capacity.cells();
                 (tokens, self.capacity.nearest_tier(tokens))
             }
-            Budget::Auto => {
+            Budget::Auto | Budget::Share(_) => {
                 let most = self.capacity.patches() + self.capacity.cells();
                 let possible = self.capacity.budgets.iter().filter(|&&budget| budget <= most).count();
                 let budgets = &self.capacity.budgets[..possible];

@@ -3,6 +3,8 @@
 use arrcoc_bundle::GenerationSpec;
 use bytes::Bytes;
 
+use super::{Budget, Selection};
+
 /// One generation request, already validated for form (the server's affair) but not against the model's
 /// limits.
 #[derive(Debug, Clone)]
@@ -11,6 +13,8 @@ pub struct Request {
     pub prompt: Prompt,
     /// How many tokens an image may have.
     pub budget: Budget,
+    /// How they are chosen, in models that have no allocator of their own.
+    pub selection: Selection,
     /// Return a [`super::Receipt`] per image.
     pub explain: bool,
     /// How to pick tokens.
@@ -50,7 +54,23 @@ impl From<Vec<Message>> for Prompt {
     }
 }
 
+impl Conversation {
+    /// What is asked: the texts of the last user message, one per line; empty where there are none.
+    pub fn question(&self) -> String {
+        let last = self.messages.iter().rev().find(|message| message.speaker == Speaker::User);
+        last.map(|message| message.texts().collect::<Vec<_>>().join("\n")).unwrap_or_default()
+    }
+}
+
 impl Prompt {
+    /// What is asked of a model that chooses tokens by the question.
+    pub fn question(&self) -> String {
+        match self {
+            Self::Chat(conversation) => conversation.question(),
+            Self::Text(text) => text.clone(),
+        }
+    }
+
     /// The images, in order.
     pub fn images(&self) -> impl Iterator<Item = &Image> {
         let messages = match self {
@@ -166,17 +186,6 @@ impl Sizing {
         ];
         numbers.into_iter().find(|(_, number)| number.is_some()).map(|(name, _)| name)
     }
-}
-
-/// How many visual tokens an image gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Budget {
-    /// The model decides.
-    Auto,
-    /// Exactly this many; one of the bundle's `token_budgets`.
-    Tokens(usize),
-    /// All that the model has for a picture: nothing chooses.
-    Full,
 }
 
 /// How long an answer may get, in tokens; at least 1.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::generate::{GenerateError, Image, MaxTokens, Prompt, Request};
 use crate::prompt::{Layout, Prompter};
-use crate::vision::family::Grant;
-use crate::vision::{ImagePlan, Pictures};
+use crate::selection;
+use crate::vision::family::{Choice, Grant, SELECTOR};
+use crate::vision::{ImagePlan, Pictures, Refusal};
 
 /// The limits of one loaded model.
 pub(super) struct Admission {
@@ -26,8 +27,8 @@ impl Admission {
             );
             return Err(invalid("min_tokens", message));
         }
-        let grant = self.pictures.grant(request.budget);
-        let grant = grant.map_err(|error| invalid("arrcoc.budget", error.to_string()))?;
+        let need = selection::need(&request.prompt.question());
+        let grant = self.pictures.grant(request.budget, &request.selection, need).map_err(refused)?;
         let plans = self.plans(&request.prompt, grant)?;
         let layout = self.prompter.layout(&request.prompt, &plans, self.context_length)?;
         self.check_length(request, &layout)?;
@@ -38,10 +39,39 @@ impl Admission {
     fn plans(&self, prompt: &Prompt, grant: Grant) -> Result<Vec<ImagePlan>, GenerateError> {
         let plan = |(index, image): (usize, &Image)| {
             let checked = self.pictures.check(&image.sizing);
-            checked.map_err(|error| invalid("mm_processor_kwargs", error.to_string()))?;
-            self.pictures.plan(image, grant).map_err(|error| GenerateError::image(index, &error))
+            checked.map_err(refused)?;
+            let plan =
+                self.pictures.plan(image, grant).map_err(|error| GenerateError::image(index, &error))?;
+            self.check_rows(index, &plan, grant)?;
+            Ok(plan)
         };
         prompt.images().enumerate().map(plan).collect()
+    }
+
+    /// A picture is encoded whole, however few of its rows are kept: memory was planned for as many rows as the
+    /// context has tokens, and for a few comparisons.
+    fn check_rows(&self, index: usize, plan: &ImagePlan, grant: Grant) -> Result<(), GenerateError> {
+        let (rows, number) = (plan.all_rows(), index + 1);
+        if plan.most_rows() < rows && rows > self.context_length {
+            let most = self.context_length;
+            let message = format!(
+                "image {number}: expected at most {most} tokens before some are chosen, as many as the context has, \
+                 found {rows}; send a smaller image"
+            );
+            return Err(invalid("messages", message));
+        }
+        let Grant::Choose(Choice { selection, .. }) = grant else { return Ok(()) };
+        match selection.selector {
+            Some(selector) if selector.compares_all() && rows > selection::MOST_COMPARED => {
+                let message = format!(
+                    "expected images of at most {} tokens for `{selector}`, which compares each with each; image \
+                     {number} has {rows}",
+                    selection::MOST_COMPARED
+                );
+                Err(invalid(SELECTOR, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_length(&self, request: &Request, layout: &Layout) -> Result<(), GenerateError> {
@@ -77,6 +107,10 @@ impl Admission {
             _ => Ok(()),
         }
     }
+}
+
+fn refused(error: Refusal) -> GenerateError {
+    invalid(error.field, error.to_string())
 }
 
 fn invalid(field: &'static str, message: String) -> GenerateError {

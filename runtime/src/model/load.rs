@@ -11,7 +11,7 @@ use super::sizes::IMAGE_THREADS;
 use super::{Model, ModelInfo, Options, WarmUp};
 use crate::decoder::{self, Decoder, DecoderError, Embedder, Rows};
 use crate::error::LoadError;
-use crate::generate::{Budget, NoObserver, Observer};
+use crate::generate::{Budget, NoObserver, Observer, Selection};
 use crate::image::DecodedImage;
 use crate::library::{Library, LibraryError, LibraryKind};
 use crate::prompt::{FALLBACK_QUESTION, Prompter};
@@ -213,6 +213,9 @@ fn info(
         context_length: sizes.context_length,
         family: manifest.family.clone(),
         token_budgets: pictures.budgets().to_vec(),
+        default_budget: options.vision.budget.unwrap_or_else(|| pictures.default_budget()),
+        selectors: pictures.selectors(),
+        depths: pictures.depths(),
         images_first: manifest.vision.images_first,
         generation: manifest.generation.clone(),
         kv_slots: options.slots,
@@ -270,7 +273,7 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     {
         let grey = ::image::RgbImage::from_pixel(width, height, ::image::Rgb([128; 3]));
         let image = DecodedImage { pixels: Arc::new(grey), sha256: [0; 32] };
-        let grant = pictures.grant(*budget).map_err(|error| failed(&error))?;
+        let grant = pictures.grant(*budget, &Selection::default(), None).map_err(|error| failed(&error))?;
         let prepared =
             pictures.prepare_decoded(&image, grant, &NoObserver).map_err(|error| failed(&error))?;
         let (visual, _) = vision.embed(prepared, &embeds, &NoObserver).map_err(|error| failed(&error))?;

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::*;
 use crate::decoder::{Decoder, Embedder, fused::Fused, portable::Portable};
 use crate::generate::{
-    Budget, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Sampling, Speaker, Stage, Timings,
-    TokenLogprob, Usage,
+    Budget, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Sampling, Selection, Speaker, Stage,
+    Timings, TokenLogprob, Usage,
 };
 use crate::prompt::Prompter;
 use crate::scheduler::{Parts, Scheduler, Settings};
@@ -90,6 +90,9 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         context_length: setup.context_length,
         family: "toy".into(),
         token_budgets: vec![4, 8],
+        default_budget: Budget::Auto,
+        selectors: &[],
+        depths: &[],
         images_first: true,
         generation: GenerationSpec::default(),
         kv_slots: setup.slots,
@@ -119,6 +122,7 @@ fn request(prompt: Prompt) -> Request {
     Request {
         prompt,
         budget: Budget::Auto,
+        selection: Selection::default(),
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         choices: 1,

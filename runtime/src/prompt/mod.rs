@@ -8,7 +8,7 @@ use std::path::Path;
 use tokenizers::Tokenizer;
 
 use crate::error::LoadError;
-use crate::generate::{Conversation, GenerateError, Message, Prompt, Speaker};
+use crate::generate::{Conversation, GenerateError, Prompt};
 use crate::text::{Markers, Thoughts, Vocabulary};
 use crate::vision::{ImagePlan, Span};
 use arrcoc_bundle::Bundle;
@@ -25,7 +25,7 @@ pub use template::default_template;
 use template::{ChatTemplate, said};
 use tokenize::PromptTokenizer;
 
-/// The allocator's question when the last user message holds no text of its own (an image alone, say).
+/// The question that tokens are chosen for when the last user message holds no text of its own (an image alone, say).
 pub const FALLBACK_QUESTION: &str = "Describe the image.";
 
 /// Text longer than this many times the longest token, per token of context, cannot fit whatever the
@@ -53,7 +53,7 @@ pub enum Segment {
 pub struct Layout {
     /// In decoder order.
     pub segments: Vec<Segment>,
-    /// What the allocator is asked: the text of the last user message, tokenised alone. Empty without images.
+    /// What tokens are chosen for: the text of the last user message, tokenised alone. Empty without images.
     pub question: Vec<u32>,
     /// Number of images.
     pub images: usize,
@@ -234,7 +234,7 @@ impl Prompter {
         let segments = split_images(&ids, self.image_token_id, plans);
         let question = match plans {
             [] => Vec::new(),
-            _ => self.tokenize(&question(messages))?,
+            _ => self.tokenize(&question(conversation))?,
         };
         let most_rows = plans.iter().map(ImagePlan::most_rows).sum();
         let thoughts = self.markers.map(|markers| markers.behind(&ids));
@@ -284,10 +284,9 @@ impl Prompter {
     }
 }
 
-/// What the allocator is asked: the text parts of the last user message, one per line.
-fn question(messages: &[Message]) -> String {
-    let last = messages.iter().rev().find(|message| message.speaker == Speaker::User);
-    let question = last.map(|message| message.texts().collect::<Vec<_>>().join("\n")).unwrap_or_default();
+/// What a chooser of tokens is asked.
+fn question(conversation: &Conversation) -> String {
+    let question = conversation.question();
     if question.trim().is_empty() { FALLBACK_QUESTION.into() } else { question }
 }
 

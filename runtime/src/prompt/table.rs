@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::jinja::Moment;
 use super::template::Reads;
 use super::*;
-use crate::generate::{Image, Part};
+use crate::generate::{Image, Message, Part, Speaker};
 
 /// The reference's clock; the test checks that it is the table's.
 const NOW: i64 = 1_770_091_506;

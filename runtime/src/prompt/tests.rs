@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use arrcoc_tests::allocated::{Counting, most_of};
 
 use super::*;
-use crate::generate::{Image, Part};
+use crate::generate::{Image, Message, Part, Speaker};
 use crate::toy;
 
 #[global_allocator]

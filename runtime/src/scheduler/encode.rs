@@ -199,7 +199,7 @@ impl Encoder {
         }
         let question = match progress.question.take() {
             Some(question) => question,
-            None => self.question(&job.layout.question)?,
+            None => self.question(&job.layout.question, job.grant)?,
         };
         let (vision, observer) = (&mut self.vision, self.observer.as_ref());
         let embed = |cancel: &Cancel| vision.embed_until(image, &question, observer, cancel);
@@ -215,8 +215,8 @@ impl Encoder {
     }
 
     /// The question's embeddings, for a model that reads them.
-    fn question(&self, ids: &[u32]) -> Result<Tensor, GenerateError> {
-        let ids = if self.vision.reads_question() { ids } else { &ids[..1] };
+    fn question(&self, ids: &[u32], grant: Grant) -> Result<Tensor, GenerateError> {
+        let ids = if self.vision.reads_question(grant) { ids } else { &ids[..1] };
         self.embedder.embed(ids).map_err(|error| GenerateError::Internal(error.to_string()))
     }
 }

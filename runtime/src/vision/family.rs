@@ -18,7 +18,7 @@ use super::options::VisionOptions;
 use super::stages::Stages;
 use crate::decoder::{Position, Positions};
 use crate::error::LoadError;
-use crate::generate::{Budget, Receipt, Sizing};
+use crate::generate::{Budget, Need, Receipt, Selection, Selector, Sizing};
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
@@ -68,34 +68,41 @@ pub(crate) struct LoadedFamily {
 
 /// The part of a family that needs no graph; any thread may use it.
 pub(crate) trait Processor: Send + Sync {
-    /// Budgets that a request may name, ascending; empty where the family has no tiers.
+    /// Budgets that a request may name, ascending; empty where any will do.
     fn budgets(&self) -> &[usize] {
         &[]
     }
 
-    /// What a budget means here; all tokens, unless a family chooses.
+    /// What images get whose request does not say: the model as its checkpoint has it.
+    fn default_budget(&self) -> Budget {
+        Budget::Full
+    }
+
+    /// How a request may have tokens chosen; none where the model has an allocator of its own.
+    fn selectors(&self) -> &'static [Selector] {
+        &Selector::ALL
+    }
+
+    /// What a budget means here.
     ///
     /// # Errors
-    /// [`BudgetError`] when it is none of the model's.
-    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
-        match budget {
-            Budget::Auto | Budget::Full => Ok(Grant::Full),
-            Budget::Tokens(tokens) => Err(BudgetError {
-                expected: "`auto` or `full`: nothing in this model chooses tokens".to_owned(),
-                found: tokens.to_string(),
-            }),
-        }
+    /// [`Refusal`] when it is none of the model's.
+    fn grant(&self, budget: Budget, selection: &Selection) -> Result<Grant, Refusal> {
+        Ok(match budget {
+            Budget::Full => Grant::Full,
+            budget => Grant::Choose(Choice { budget, selection: *selection, need: None }),
+        })
     }
 
     /// Whether pictures can be seen so; what passes makes none larger than the largest that the model was
     /// loaded for. By default all are prepared alike.
     ///
     /// # Errors
-    /// [`SizingError`] when an argument means nothing here, or too much.
-    fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
+    /// [`Refusal`] when an argument means nothing here, or too much.
+    fn check(&self, sizing: &Sizing) -> Result<(), Refusal> {
         let Some(name) = sizing.set() else { return Ok(()) };
         let expected = "nothing: all pictures of this model are prepared alike".to_owned();
-        Err(SizingError { expected, found: format!("`{name}`") })
+        Err(Refusal { field: SIZING, expected, found: format!("`{name}`") })
     }
 
     /// What stands in a picture's place in the prompt.
@@ -178,7 +185,7 @@ pub(crate) fn check_scale(scale: &PixelScale) -> Result<(), BundleError> {
 }
 
 /// A budget, as a model understands it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Grant {
     /// The model decides.
     Auto,
@@ -186,6 +193,18 @@ pub(crate) enum Grant {
     Tier(usize),
     /// Nothing chooses.
     Full,
+    /// A selector chooses, for the question.
+    Choose(Choice),
+}
+
+/// What a request wants of a picture's tokens, in a model without an allocator.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Choice {
+    /// Never [`Budget::Full`].
+    pub(crate) budget: Budget,
+    pub(crate) selection: Selection,
+    /// What the question's words say.
+    pub(crate) need: Option<Need>,
 }
 
 /// A picture, before it is prepared: what is to be known of its geometry follows from this.
@@ -197,20 +216,18 @@ pub(crate) struct Picture {
     pub(crate) sizing: Sizing,
 }
 
-/// Pictures cannot be seen so.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("expected {expected}, found {found}")]
-pub struct SizingError {
-    /// What the model allows.
-    pub expected: String,
-    /// What was asked for.
-    pub found: String,
-}
+/// The fields of requests that a family may refuse.
+pub(crate) const BUDGET: &str = "arrcoc.budget";
+pub(crate) const SELECTOR: &str = "arrcoc.selector";
+pub(crate) const DEPTH: &str = "arrcoc.depth";
+pub(crate) const SIZING: &str = "mm_processor_kwargs";
 
-/// A budget is none of the model's.
+/// What a request asks for is none of the model's.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("expected {expected}, found {found}")]
-pub struct BudgetError {
+pub struct Refusal {
+    /// The field of the request.
+    pub field: &'static str,
     /// What the model allows.
     pub expected: String,
     /// What was asked for.
@@ -222,6 +239,8 @@ pub struct BudgetError {
 pub struct ImagePlan {
     /// Texts and runs of visual rows.
     pub spans: Vec<Span>,
+    /// Most visual rows of all runs together, where they are fewer than the runs could hold.
+    most: Option<usize>,
 }
 
 /// A part of an [`ImagePlan`].
@@ -234,14 +253,30 @@ pub enum Span {
 }
 
 impl ImagePlan {
-    /// One run of visual rows and nothing else.
-    pub fn rows(most: usize) -> Self {
-        Self { spans: vec![Span::Rows(most)] }
+    /// Texts and runs.
+    pub fn new(spans: Vec<Span>) -> Self {
+        Self { spans, most: None }
     }
 
-    /// Most visual rows.
-    pub fn most_rows(&self) -> usize {
+    /// One run of visual rows and nothing else.
+    pub fn rows(most: usize) -> Self {
+        Self::new(vec![Span::Rows(most)])
+    }
+
+    /// The same, of which at most so many rows are kept.
+    #[must_use]
+    pub(crate) fn keeping(self, most: usize) -> Self {
+        Self { most: Some(most), ..self }
+    }
+
+    /// Rows that all runs could hold: what is encoded.
+    pub fn all_rows(&self) -> usize {
         self.spans.iter().map(|span| if let Span::Rows(most) = span { *most } else { 0 }).sum()
+    }
+
+    /// Most visual rows that the decoder reads.
+    pub fn most_rows(&self) -> usize {
+        self.all_rows().min(self.most.unwrap_or(usize::MAX))
     }
 }
 

@@ -13,11 +13,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cache::{ByteLru, Key};
 use crate::error::LoadError;
-use crate::generate::{Budget, Cache, Image, Note, Observer, Place, Receipt, Sizing, Stage};
+use crate::generate::{
+    Budget, Cache, Depth, Image, Need, Note, Observer, Place, Receipt, Selection, Selector, Sizing, Stage,
+};
 use crate::image::{DecodedImage, ImageError, ImageLimits, decode};
 use crate::library::{Cancel, Library, LibraryError};
+use crate::selection::{self, Evidence};
 use crate::tensor::Tensor;
-use family::{Ask, Features, Grant, LoadedFamily, Picture, Pixels, Processor, VisionModel};
+use family::{
+    Ask, Choice, DEPTH, Features, Grant, LoadedFamily, Picture, Pixels, Processor, SELECTOR, SIZING,
+    VisionModel,
+};
 use stages::Stages;
 
 pub mod families;
@@ -25,7 +31,7 @@ pub(crate) mod family;
 mod options;
 pub mod stages;
 
-pub use family::{BudgetError, ImagePlan, SizingError, Span, Visual};
+pub use family::{ImagePlan, Refusal, Span, Visual};
 pub use options::VisionOptions;
 
 /// The longest lengths of the axes that the vision graphs of a bundle have, for whoever plans memory.
@@ -48,12 +54,28 @@ pub struct Pictures {
     identity: Sha256,
     /// Whether the rows depend on the question, and so the key of the visual-token cache.
     by_question: bool,
+    /// Whether the decoder has levels of rows for deeper layers.
+    deep: bool,
     caches: Mutex<Caches>,
 }
 
 struct Caches {
-    features: ByteLru<Arc<Features>>,
+    features: ByteLru<Arc<Encoded>>,
     visuals: ByteLru<Visual>,
+}
+
+/// All that is known of a picture whatever is asked about it.
+struct Encoded {
+    features: Features,
+    /// Where a selector may ask for it.
+    evidence: Option<Evidence>,
+}
+
+impl Encoded {
+    /// Memory that it holds, bytes.
+    fn bytes(&self) -> usize {
+        self.features.bytes() + self.evidence.as_ref().map_or(0, Evidence::bytes)
+    }
 }
 
 /// The keys of one picture, for one question.
@@ -74,8 +96,8 @@ pub(crate) struct Prepared {
 
 /// How far the caches have brought a picture.
 enum State {
-    Pixels(Pixels),
-    Features(Arc<Features>),
+    Pixels(Pixels, Option<Evidence>),
+    Encoded(Arc<Encoded>),
     Visual(Visual),
 }
 
@@ -84,12 +106,27 @@ impl Pictures {
     pub(crate) fn new(processor: Arc<dyn Processor>, limits: ImageLimits, by_question: bool) -> Self {
         let caches = Caches { features: ByteLru::new(0), visuals: ByteLru::new(0) };
         let identity = Sha256::new().chain_update(processor.identity());
-        Self { processor, limits, identity, by_question, caches: Mutex::new(caches) }
+        Self { processor, limits, identity, by_question, deep: false, caches: Mutex::new(caches) }
     }
 
-    /// Budgets that a request may name, ascending.
+    /// Budgets that a request may name, ascending; none where any will do.
     pub fn budgets(&self) -> &[usize] {
         self.processor.budgets()
+    }
+
+    /// What images get whose request does not say.
+    pub fn default_budget(&self) -> Budget {
+        self.processor.default_budget()
+    }
+
+    /// How a request may have tokens chosen.
+    pub fn selectors(&self) -> &'static [Selector] {
+        self.processor.selectors()
+    }
+
+    /// Which levels of rows for deeper layers a request may grant; none where there are none.
+    pub fn depths(&self) -> &'static [Depth] {
+        if self.deep && !self.selectors().is_empty() { &Depth::ALL } else { &[] }
     }
 
     /// Pictures that make the encoder's input the smallest and the largest within a context.
@@ -97,12 +134,28 @@ impl Pictures {
         self.processor.extremes(context)
     }
 
-    /// Checks a budget without running anything.
+    /// What a budget means for a question, without running anything.
     ///
     /// # Errors
-    /// [`BudgetError`] when it is none of the model's.
-    pub(crate) fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
-        self.processor.grant(budget)
+    /// [`Refusal`] when it is none of the model's, or tokens are not chosen so.
+    pub(crate) fn grant(
+        &self,
+        budget: Budget,
+        selection: &Selection,
+        need: Option<Need>,
+    ) -> Result<Grant, Refusal> {
+        if let (Some(set), []) = (selection.set(), self.selectors()) {
+            let expected = "nothing: this model chooses by its own allocator".to_owned();
+            return Err(Refusal { field: SELECTOR, expected, found: format!("`{set}`") });
+        }
+        if let (Some(depth @ Depth::Relevant), []) = (selection.depth, self.depths()) {
+            let expected = "`all`: this model has no rows for deeper layers".to_owned();
+            return Err(Refusal { field: DEPTH, expected, found: depth.name().to_owned() });
+        }
+        Ok(match self.processor.grant(budget, selection)? {
+            Grant::Choose(choice) => Grant::Choose(Choice { need, ..choice }),
+            grant => grant,
+        })
     }
 
     /// What stands in a picture's place in the prompt; only the file's header is read.
@@ -111,19 +164,23 @@ impl Pictures {
     /// [`ImageError`] says what is wrong with the file.
     pub(crate) fn plan(&self, image: &Image, grant: Grant) -> Result<ImagePlan, ImageError> {
         let size = decode::size(&image.file, &self.limits)?;
-        self.processor.plan(Picture { size, sizing: image.sizing }, grant)
+        let plan = self.processor.plan(Picture { size, sizing: image.sizing }, grant)?;
+        let Grant::Choose(Choice { budget, need, .. }) = grant else { return Ok(plan) };
+        let most = selection::most(budget, plan.all_rows(), need);
+        Ok(plan.keeping(most))
     }
 
     /// Whether pictures can be seen so.
     ///
     /// # Errors
-    /// [`SizingError`] when an argument means nothing here, or too much.
-    pub(crate) fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
+    /// [`Refusal`] when an argument means nothing here, or too much.
+    pub(crate) fn check(&self, sizing: &Sizing) -> Result<(), Refusal> {
         self.processor.check(sizing)?;
         // A small file may be seen large, and no larger than the operator lets files be.
         let most = self.limits.max_pixels;
         match sizing.min_pixels.max(sizing.shortest_edge) {
-            Some(least) if least > most => Err(SizingError {
+            Some(least) if least > most => Err(Refusal {
+                field: SIZING,
                 expected: format!("pictures of at most {most} pixels, the operator's limit"),
                 found: format!("at least {least}"),
             }),
@@ -173,18 +230,27 @@ impl Pictures {
         grant: Grant,
         mut stages: Stages<'_>,
     ) -> Result<Prepared, ImageError> {
-        let pixels = stages.time(&Stage::PREPROCESS, || self.processor.pixels(image, sizing))?;
-        Ok(Prepared { keys, grant, state: State::Pixels(pixels), stages: stages.into_ran() })
+        let state = stages.time(&Stage::PREPROCESS, || {
+            let chosen = !self.selectors().is_empty();
+            let evidence = chosen.then(|| Evidence::of(&image.pixels));
+            Ok::<_, ImageError>(State::Pixels(self.processor.pixels(image, sizing)?, evidence))
+        })?;
+        Ok(Prepared { keys, grant, state, stages: stages.into_ran() })
     }
 
     fn cached(&self, keys: &Keys) -> Option<State> {
         let mut caches = self.caches();
         let visual = caches.visuals.get(&keys.visual).map(State::Visual);
-        visual.or_else(|| caches.features.get(&keys.features).map(State::Features))
+        visual.or_else(|| caches.features.get(&keys.features).map(State::Encoded))
     }
 
     fn caches(&self) -> MutexGuard<'_, Caches> {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the rows depend on the question.
+    fn reads_question(&self, grant: Grant) -> bool {
+        self.by_question || matches!(grant, Grant::Choose(_))
     }
 
     fn keys(&self, file: &[u8], picture: Picture, question: &[u32], grant: Grant) -> Keys {
@@ -192,14 +258,10 @@ impl Pictures {
         let geometry = self.processor.geometry(picture);
         let of =
             |kind: &[u8]| self.identity.clone().chain_update(kind).chain_update(file).chain_update(&geometry);
-        let grant = match grant {
-            // Its outcome depends on nothing else than the rest of the key.
-            Grant::Auto => 0,
-            Grant::Full => 1,
-            Grant::Tier(tier) => tier as u64 + 2,
-        };
-        let mut visual = of(b"tokens").chain_update(grant.to_le_bytes());
-        for id in question.iter().filter(|_| self.by_question) {
+        // Every field is spelt out, and every number as exactly as it is. What `auto` comes to depends on
+        // nothing else than the rest of the key.
+        let mut visual = of(b"tokens").chain_update(format!("{grant:?}"));
+        for id in question.iter().filter(|_| self.reads_question(grant)) {
             visual.update(id.to_le_bytes());
         }
         Keys { features: of(b"features").finalize().into(), visual: visual.finalize().into() }
@@ -233,7 +295,8 @@ impl Vision {
         };
         let by_question = model.reads_question();
         let pictures = Pictures::new(processor, options.limits, by_question);
-        let pictures = Pictures { identity, caches: Mutex::new(caches), ..pictures };
+        let deep = bundle.manifest().decoder.deep_levels > 0;
+        let pictures = Pictures { identity, deep, caches: Mutex::new(caches), ..pictures };
         let target = bundle.manifest().vision.embeds_target;
         Ok(Self { pictures: Arc::new(pictures), model, target })
     }
@@ -244,8 +307,8 @@ impl Vision {
     }
 
     /// Whether the rows depend on the question.
-    pub(crate) fn reads_question(&self) -> bool {
-        self.pictures.by_question
+    pub(crate) fn reads_question(&self, grant: Grant) -> bool {
+        self.pictures.reads_question(grant)
     }
 
     /// The visual rows of one picture. `question` is `[1, Q, H]`, the question's token embeddings.
@@ -275,7 +338,7 @@ impl Vision {
         let Prepared { keys, grant, state, stages: mut ran } = prepared;
         // An equal picture may have been encoded while this one was prepared.
         let state = match state {
-            State::Pixels(_) => self.pictures.cached(&keys).unwrap_or(state),
+            State::Pixels(..) => self.pictures.cached(&keys).unwrap_or(state),
             further => further,
         };
         let mut stages = Stages::until(observer, cancel);
@@ -283,9 +346,14 @@ impl Vision {
         let visual = match state {
             State::Visual(visual) => visual,
             state => {
-                let features = self.features(state, &keys, &mut stages)?;
-                let mut visual = self.model.embed(&features, &Ask { question, grant }, &mut stages)?;
+                let encoded = self.encoded(state, &keys, &mut stages)?;
+                let Encoded { features, evidence } = encoded.as_ref();
+                let mut visual = self.model.embed(features, &Ask { question, grant }, &mut stages)?;
                 visual.positions = self.model.positions(features.picture, &visual);
+                if let Grant::Choose(choice) = &grant {
+                    let choose = || selection::choose(&visual, question, evidence.as_ref(), choice);
+                    visual = stages.time(&Stage::SELECT, choose)?;
+                }
                 self.note_statistics(&visual, observer)?;
                 self.pictures.caches().visuals.insert(keys.visual, visual.clone(), visual.bytes());
                 visual
@@ -297,22 +365,22 @@ impl Vision {
         Ok((visual, ran))
     }
 
-    fn features(
+    fn encoded(
         &mut self,
         state: State,
         keys: &Keys,
         stages: &mut Stages<'_>,
-    ) -> Result<Arc<Features>, LibraryError> {
-        let hit = matches!(state, State::Features(_));
+    ) -> Result<Arc<Encoded>, LibraryError> {
+        let hit = matches!(state, State::Encoded(_));
         stages.observer().note(Note::Cache { cache: Cache::ImageFeatures, hit });
-        let pixels = match state {
-            State::Features(features) => return Ok(features),
-            State::Pixels(pixels) => pixels,
+        let (pixels, evidence) = match state {
+            State::Encoded(encoded) => return Ok(encoded),
+            State::Pixels(pixels, evidence) => (pixels, evidence),
             State::Visual(_) => unreachable!("a finished picture needs no features"),
         };
-        let features = Arc::new(self.model.encode(&pixels, stages)?);
-        self.pictures.caches().features.insert(keys.features, Arc::clone(&features), features.bytes());
-        Ok(features)
+        let encoded = Arc::new(Encoded { features: self.model.encode(&pixels, stages)?, evidence });
+        self.pictures.caches().features.insert(keys.features, Arc::clone(&encoded), encoded.bytes());
+        Ok(encoded)
     }
 
     /// Tells what the decoder gets, where it is known what it should get.
@@ -328,7 +396,7 @@ impl Vision {
 impl Receipt {
     /// Memory that it holds, bytes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.places.len() * size_of::<Place>()
+        size_of::<Self>() + (self.places.len() + self.dropped.len()) * size_of::<Place>()
     }
 }
 

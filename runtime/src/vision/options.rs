@@ -1,5 +1,6 @@
 //! What can be set of the vision side; every family gets the whole of it.
 
+use crate::generate::Budget;
 use crate::image::ImageLimits;
 
 /// How to run the vision side.
@@ -10,6 +11,8 @@ pub struct VisionOptions {
     pub image_size: Option<usize>,
     /// What an image may cost.
     pub limits: ImageLimits,
+    /// What images get whose request does not say; the family's own unless set.
+    pub budget: Option<Budget>,
     /// Bound of the image-feature cache, bytes; 0 turns it off.
     pub feature_cache_bytes: usize,
     /// Bound of the visual-token cache, bytes; 0 turns it off.
@@ -21,6 +24,7 @@ impl Default for VisionOptions {
         Self {
             image_size: None,
             limits: ImageLimits::default(),
+            budget: None,
             feature_cache_bytes: 256 << 20,
             token_cache_bytes: 64 << 20,
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::decoder::Positions;
-use crate::generate::NoObserver;
+use crate::generate::{NoObserver, Share, Tensions};
 
 /// A family whose rows stand on a grid of two columns.
 struct OnAGrid {
@@ -51,7 +51,8 @@ fn positions_are_a_familys_affair_and_are_cached_with_the_rows() {
         let features =
             Features { tensors: vec![Tensor::from_vec(&[1, 5, 8], vec![1f32; 40]).unwrap()], picture };
         let keys = pictures.keys(b"file", picture, &[], Grant::Auto);
-        let state = pictures.cached(&keys).unwrap_or(State::Features(Arc::new(features)));
+        let state =
+            pictures.cached(&keys).unwrap_or(State::Encoded(Arc::new(Encoded { features, evidence: None })));
         let prepared = Prepared { keys, grant: Grant::Auto, state, stages: Vec::new() };
         vision.embed(prepared, &question, &NoObserver).unwrap().0
     };
@@ -59,4 +60,40 @@ fn positions_are_a_familys_affair_and_are_cached_with_the_rows() {
     for _ in 0..2 {
         assert_eq!(embed().positions, Some(vec![grid.clone()]));
     }
+}
+
+/// The key of what the decoder gets is the whole truth: whatever changes an outcome changes the key.
+#[test]
+fn keys_tell_apart_all_that_changes_what_is_kept() {
+    let pictures = Pictures::toy(ImageLimits::default());
+    let size = |side| Picture { size: [side, side], sizing: Sizing::default() };
+    let choice = Choice { budget: Budget::Auto, selection: Selection::default(), need: None };
+    let tensions = Tensions { explore: 0.250_000_03, ..Tensions::default() };
+    let with = |selection| Grant::Choose(Choice { selection, ..choice });
+    let grants = [
+        Grant::Auto,
+        Grant::Full,
+        Grant::Tier(0),
+        Grant::Tier(1),
+        Grant::Choose(choice),
+        Grant::Choose(Choice { need: Some(Need::Counting), ..choice }),
+        Grant::Choose(Choice { budget: Budget::Tokens(64), ..choice }),
+        Grant::Choose(Choice { budget: Budget::Share(Share::new(0.5).unwrap()), ..choice }),
+        with(Selection { selector: Some(Selector::MmTok), ..Selection::default() }),
+        with(Selection { depth: Some(Depth::Relevant), ..Selection::default() }),
+        with(Selection { tensions: Some(tensions), ..Selection::default() }),
+        with(Selection { tensions: Some(Tensions::default()), ..Selection::default() }),
+    ];
+    let mut visuals = std::collections::HashSet::new();
+    let mut features = std::collections::HashSet::new();
+    for file in [b"one", b"two"] {
+        for question in [&[1u32, 2][..], &[1, 3], &[0x0201]] {
+            for grant in grants {
+                let keys = pictures.keys(file, size(9), question, grant);
+                assert!(visuals.insert(keys.visual), "{file:?} {question:?} {grant:?}");
+                features.insert(keys.features);
+            }
+        }
+    }
+    assert_eq!(features.len(), 2, "a picture is encoded once, whatever is asked");
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrcoc_bundle::Bundle;
 use arrcoc_runtime::generate::{
     Budget, Event, FinishReason, GenerateError, MaxTokens, Message, Observer, Part, Prompt, Receipt, Request,
-    Sampling, Speaker, Timings, TokenLogprob, Usage,
+    Sampling, Selection, Speaker, Timings, TokenLogprob, Usage,
 };
 use arrcoc_runtime::library::LibraryOptions;
 use arrcoc_runtime::model::{Generation, Model, Options};
@@ -65,6 +65,7 @@ pub fn request(content: Vec<Part>) -> Request {
     Request {
         prompt: Prompt::from(vec![Message::new(Speaker::User, content)]),
         budget: Budget::Tokens(64),
+        selection: Selection::default(),
         explain: false,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         choices: 1,

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use arrcoc_bundle::GenerationSpec;
 use arrcoc_runtime::generate::{
-    Allocation, Conversation, Event, FinishReason, MaxTokens, Message, Part, Prompt, Receipt, Request,
-    Sampling, Speaker, Timings, Usage,
+    Allocation, Budget, Conversation, Event, FinishReason, MaxTokens, Message, Part, Prompt, Reason, Receipt,
+    Request, Sampling, Selected, Selection, Speaker, Timings, Usage,
 };
+use arrcoc_runtime::model::ModelInfo;
 use arrcoc_server::config::Config;
 use arrcoc_server::openai;
 use arrcoc_server::openai::explanation::Explanation;
@@ -39,7 +39,7 @@ pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
     let model = load::model(config, load::open(config)?)?;
     let mut answers = Vec::new();
     for _ in 0..ask.repeat.get() {
-        let mut generation = model.submit(request(ask, &model.info().generation, &images))?;
+        let mut generation = model.submit(request(ask, model.info(), &images))?;
         answers.push(collect(&mut generation.events)?);
     }
     let times = median_times(&answers);
@@ -64,16 +64,24 @@ fn read_image(path: &Path) -> anyhow::Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn request(ask: &Ask, defaults: &GenerationSpec, images: &[Bytes]) -> Request {
+fn request(ask: &Ask, info: &ModelInfo, images: &[Bytes]) -> Request {
+    let defaults = &info.generation;
     let sampling = Sampling::of(defaults);
     let images = images.iter().map(|image| Part::Image(image.clone().into()));
     let content = images.chain([Part::Text(ask.question.clone())]).collect();
     let messages = vec![Message::new(Speaker::User, content)];
+    let selection = Selection { selector: ask.selector, depth: ask.depth, tensions: None };
+    let budget = match (ask.budget, selection.set()) {
+        (Some(budget), _) => budget,
+        (None, Some(_)) => Budget::Auto,
+        (None, None) => info.default_budget,
+    };
     let thinking = ask.thinking.map(|thinking| ("enable_thinking".to_owned(), thinking.into()));
     let variables = thinking.into_iter().collect();
     Request {
         prompt: Prompt::Chat(Conversation { messages, variables }),
-        budget: ask.budget,
+        budget,
+        selection,
         explain: true,
         sampling: Sampling {
             temperature: ask.temperature.unwrap_or(sampling.temperature),
@@ -189,6 +197,9 @@ fn to_text(ask: &Ask, answer: &Answer, times: &[StageTime]) -> String {
                  participatory {participatory:.2}"
             );
         }
+        if let Some(selected) = &receipt.selected {
+            text += &chosen(selected);
+        }
         text.push('\n');
     }
     let usage = answer.usage;
@@ -203,6 +214,17 @@ fn to_text(ask: &Ask, answer: &Answer, times: &[StageTime]) -> String {
         text += &format!("\nwhere the tokens went: {}\n", path.display());
     }
     text
+}
+
+/// How tokens were chosen, and why so many.
+fn chosen(selected: &Selected) -> String {
+    let Selected { selector, of, reason, .. } = selected;
+    let reason = match reason {
+        Reason::Asked => "as asked".to_owned(),
+        Reason::Concentration(tokens) => format!("relevance lies on about {tokens:.0}"),
+        Reason::Need(need) => format!("the question asks for {}", need.name()),
+    };
+    format!(" of {of}, chosen by {selector}: {reason}")
 }
 
 #[cfg(test)]

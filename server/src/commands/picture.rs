@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     fn place(rect: [f32; 4], relevance: f32, gist: bool) -> Place {
-        Place { rect, cell: [0; 3], gist, score: Some(Score { relevance, knowing: [0.0; 3] }) }
+        Place { rect, gist, score: Some(Score { relevance, knowing: [0.0; 3] }), ..Place::default() }
     }
 
     #[test]
@@ -88,17 +88,13 @@ mod tests {
         let white = RgbImage::from_pixel(40, 20, Rgb([255, 255, 255]));
         let mut png = Vec::new();
         white.write_to(&mut Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
-        let receipt = Receipt {
-            tokens: 3,
-            image_size: [40, 20],
-            allocation: None,
-            places: vec![
-                place([0.0, 0.0, 10.0, 10.0], 0.0, false),
-                place([10.0, 0.0, 20.0, 10.0], 1.0, false),
-                // Beyond the image, as a patch at the border can be.
-                place([20.0, 10.0, 60.0, 30.0], 0.5, true),
-            ],
-        };
+        let places = vec![
+            place([0.0, 0.0, 10.0, 10.0], 0.0, false),
+            place([10.0, 0.0, 20.0, 10.0], 1.0, false),
+            // Beyond the image, as a patch at the border can be.
+            place([20.0, 10.0, 60.0, 30.0], 0.5, true),
+        ];
+        let receipt = Receipt::of_all([40, 20], places);
         let picture = draw(&png, &receipt).unwrap();
         assert_eq!(picture.dimensions(), (40, 20));
         assert_eq!(picture.get_pixel(5, 5), &Rgb([255, 255, 255]));
@@ -111,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_an_error() {
-        let receipt = Receipt { tokens: 0, image_size: [0, 0], allocation: None, places: vec![] };
+        let receipt = Receipt::of_all([0, 0], vec![]);
         assert!(draw(b"nonsense", &receipt).is_err());
     }
 }

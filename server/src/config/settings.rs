@@ -20,6 +20,8 @@ use arrcoc_runtime::model::Options;
 
 use super::checks;
 use super::table::settings;
+use arrcoc_runtime::generate::Budget;
+
 use super::units::{Count, Keys, LogFormat, RuntimeChoice, Size, Span};
 
 /// What `serve` logs unless told otherwise: ONNX Runtime's own notes would drown the rest.
@@ -92,6 +94,9 @@ settings! {
              (bundles for the CPU)" => prefill_chunk;
         image_size: Option<Count> = "", "PIXELS",
             "Input size of the vision encoder; the checkpoint's native one unless set" => vision.image_size;
+        budget: Option<Budget> = "", "BUDGET",
+            "Visual tokens of images whose request does not say: auto, full, a number or a share of all; unless set, \
+             auto where the model has an allocator of its own, else full" => vision.budget;
         feature_cache: Size = "256MiB", "SIZE",
             "Cache of encoded images, so that a second question about one is cheap; 0 turns it off"
             => vision.feature_cache_bytes;

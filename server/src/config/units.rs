@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use arrcoc_bundle::Precision;
+use arrcoc_runtime::generate::{Budget, Share};
 use arrcoc_runtime::library::{ArenaGrowth, Kernels, LibraryKind};
 use serde::{Serialize, Serializer};
 use subtle::{Choice, ConstantTimeEq};
@@ -35,7 +36,7 @@ macro_rules! plain_already {
         })*
     };
 }
-plain_already!(usize u32 PathBuf Kernels ArenaGrowth);
+plain_already!(usize u32 PathBuf Kernels ArenaGrowth Budget);
 
 impl<T, S: Plain<T>> Plain<Option<T>> for Option<S> {
     fn plain(&self) -> Option<T> {
@@ -251,6 +252,23 @@ impl Setting for Kernels {
             "own" => Some(Self::Own),
             "library" => Some(Self::Library),
             _ => None,
+        }
+    }
+}
+
+impl Setting for Budget {
+    fn expected() -> String {
+        "auto, full, a number of tokens, or a share of all such as 0.25".into()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "full" => Some(Self::Full),
+            number => {
+                let tokens = number.parse().ok().filter(|tokens| *tokens > 0).map(Self::Tokens);
+                tokens.or_else(|| Share::new(number.parse().ok()?).map(Self::Share))
+            }
         }
     }
 }

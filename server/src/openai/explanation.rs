@@ -1,6 +1,6 @@
 //! The `arrcoc` object of an answer that explains itself: where the tokens of each image went.
 
-use arrcoc_runtime::generate::{Allocation, Place, Receipt};
+use arrcoc_runtime::generate::{Allocation, Place, Reason, Receipt, Selected};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -17,9 +17,37 @@ struct ExplainedImage {
     /// What the model's allocator said; absent in models without one
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     allocation: Option<ExplainedAllocation>,
+    /// How tokens were chosen, where a selector chose them
+    #[serde(skip_serializing_if = "Option::is_none")]
+    selection: Option<ExplainedSelection>,
     /// Width and height
     image_size: [u32; 2],
     places: Vec<ExplainedPlace>,
+    /// Places whose tokens a selector left out
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    dropped: Vec<DroppedPlace>,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct ExplainedSelection {
+    selector: &'static str,
+    /// Tokens that there were
+    of: usize,
+    /// Why so many were kept: `asked`, `concentration`, or what the question needs (`counting`, `reading`,
+    /// `grounding`)
+    reason: &'static str,
+    /// On about how many tokens the question's relevance lies, where that decided
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concentration: Option<f64>,
+    tension_weights: TensionWeights,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(inline)]
+struct DroppedPlace {
+    rect: [f64; 4],
+    relevance: f64,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -51,6 +79,12 @@ struct ExplainedPlace {
     /// Why the token was taken; absent where nothing chose
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     score: Option<ExplainedScore>,
+    /// As which it was taken, from 0, where tokens are taken one by one
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rank: Option<usize>,
+    /// How many levels of rows for deeper layers it has, the deepest first, where some were chosen
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<usize>,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -73,20 +107,47 @@ impl From<&Receipt> for ExplainedImage {
         Self {
             tokens: receipt.tokens,
             allocation: receipt.allocation.as_ref().map(ExplainedAllocation::from),
+            selection: receipt.selected.as_ref().map(ExplainedSelection::from),
             image_size: receipt.image_size,
             places: receipt.places.iter().map(ExplainedPlace::from).collect(),
+            dropped: receipt.dropped.iter().map(DroppedPlace::from).collect(),
         }
     }
 }
 
 impl From<&Allocation> for ExplainedAllocation {
     fn from(allocation: &Allocation) -> Self {
-        let [propositional, perspectival, participatory] = allocation.tension_weights.map(f64::from);
         Self {
             tier: allocation.tier,
             tier_logits: allocation.tier_logits.iter().copied().map(f64::from).collect(),
-            tension_weights: TensionWeights { propositional, perspectival, participatory },
+            tension_weights: allocation.tension_weights.into(),
         }
+    }
+}
+
+impl From<[f32; 3]> for TensionWeights {
+    fn from(weights: [f32; 3]) -> Self {
+        let [propositional, perspectival, participatory] = weights.map(f64::from);
+        Self { propositional, perspectival, participatory }
+    }
+}
+
+impl From<&Selected> for ExplainedSelection {
+    fn from(selected: &Selected) -> Self {
+        let (reason, concentration) = match selected.reason {
+            Reason::Asked => ("asked", None),
+            Reason::Concentration(tokens) => ("concentration", Some(tokens.into())),
+            Reason::Need(need) => (need.name(), None),
+        };
+        let (selector, of) = (selected.selector.name(), selected.of);
+        Self { selector, of, reason, concentration, tension_weights: selected.weights.into() }
+    }
+}
+
+impl From<&Place> for DroppedPlace {
+    fn from(place: &Place) -> Self {
+        let relevance = place.score.map_or(0.0, |score| score.relevance.into());
+        Self { rect: place.rect.map(f64::from), relevance }
     }
 }
 
@@ -96,6 +157,7 @@ impl From<&Place> for ExplainedPlace {
             relevance: score.relevance.into(),
             knowing: score.knowing.map(f64::from),
         });
-        Self { rect: place.rect.map(f64::from), cell: place.cell, gist: place.gist, score }
+        let Place { rect, cell, gist, rank, layers, .. } = *place;
+        Self { rect: rect.map(f64::from), cell, gist, score, rank, layers }
     }
 }

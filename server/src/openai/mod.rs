@@ -13,6 +13,7 @@ pub mod chat;
 pub mod completion;
 pub mod explanation;
 mod extension;
+pub(crate) use extension::budget_schema;
 pub(crate) mod fields;
 pub mod sampling;
 

@@ -70,7 +70,7 @@ async fn handle(
 
 /// Loads the images and builds the runtime's request.
 async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> Result<Request, ApiError> {
-    let budget = chat.budget(&info.token_budgets);
+    let budget = chat.budget(&info.token_budgets, info.default_budget);
     let (files, loaded) = media::load(app, files, wanted(&mut chat.messages)).await?;
     let mut loaded = loaded.into_iter();
     let messages = std::mem::take(&mut chat.messages);
@@ -94,6 +94,7 @@ async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> R
     Ok(Request {
         prompt: Prompt::Chat(Conversation { messages, variables: chat.variables }),
         budget,
+        selection: chat.selection,
         explain: chat.explain,
         sampling: chat.sampling.over(&Sampling::of(&info.generation)),
         choices: chat.choices,

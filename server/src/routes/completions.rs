@@ -1,7 +1,9 @@
 //! `POST /v1/completions`: going on from a text, OpenAI's older form. Gateways and load generators require
 //! it.
 
-use arrcoc_runtime::generate::{Budget, Event, FinishReason, Prompt, Request, Sampling, TokenLogprob};
+use arrcoc_runtime::generate::{
+    Budget, Event, FinishReason, Prompt, Request, Sampling, Selection, TokenLogprob,
+};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -54,6 +56,7 @@ async fn handle(
     let request = Request {
         prompt: Prompt::Text(checked.prompt),
         budget: Budget::Auto,
+        selection: Selection::default(),
         explain: false,
         sampling: checked.sampling.over(&Sampling::of(defaults)),
         choices,

@@ -1,6 +1,6 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: what can be asked for.
 
-use arrcoc_runtime::generate::Sampling;
+use arrcoc_runtime::generate::{Budget, Sampling};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::routing::get;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Endpoint;
 use crate::auth::ApiKey;
 use crate::error::ApiError;
-use crate::openai::{List, unix_seconds};
+use crate::openai::{List, budget_schema, unix_seconds};
 use crate::openapi::{self, Answer, Key, Page};
 use crate::state::{App, Phase, Serving};
 
@@ -92,7 +92,12 @@ enum ModelObject {
 struct Details {
     precision: &'static str,
     target: &'static str,
+    /// Visual tokens that a request may ask for; empty where it may ask for any number
     token_budgets: Vec<usize>,
+    /// How a request may have tokens chosen; empty where the model has an allocator of its own
+    selectors: Vec<&'static str>,
+    /// Which levels of rows for deeper layers a request may grant; empty where there are none
+    depths: Vec<&'static str>,
     max_images: usize,
     /// Whether images go before the text of their message
     images_first: bool,
@@ -103,6 +108,9 @@ struct Details {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(inline)]
 struct Defaults {
+    /// Visual tokens per image, as `arrcoc.budget` has it
+    #[schemars(schema_with = "budget_schema")]
+    budget: Budget,
     temperature: f64,
     top_p: f64,
     top_k: usize,
@@ -125,9 +133,12 @@ impl Model {
                 precision: info.precision.name(),
                 target: info.target.name(),
                 token_budgets: info.token_budgets.clone(),
+                selectors: info.selectors.iter().map(|selector| selector.name()).collect(),
+                depths: info.depths.iter().map(|depth| depth.name()).collect(),
                 max_images,
                 images_first: info.images_first,
                 defaults: Defaults {
+                    budget: info.default_budget,
                     temperature: sampling.temperature.into(),
                     top_p: sampling.top_p.into(),
                     top_k: sampling.top_k,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use arrcoc_bundle::{GenerationSpec, Precision, Statistics, Target};
 use arrcoc_runtime::generate::{
-    Allocation, Event, FinishReason, GenerateError, Logprob, MaxTokens, Place, Receipt, Request, Score,
-    Timings, TokenLogprob, Usage,
+    Allocation, Budget, Event, FinishReason, GenerateError, Logprob, MaxTokens, Place, Receipt, Request,
+    Score, Timings, TokenLogprob, Usage,
 };
 use arrcoc_runtime::model::{Generation, ModelInfo, Occupancy};
 use arrcoc_server::config::{Config, Overrides};
@@ -71,6 +71,9 @@ impl Fake {
                 checkpoint_sha256: "0123456789abcdef".into(),
                 context_length: 2048,
                 token_budgets: vec![64, 100, 160, 256, 400],
+                default_budget: Budget::Auto,
+                selectors: &[],
+                depths: &[],
                 images_first: false,
                 generation: GenerationSpec::default(),
                 kv_slots: 4,
@@ -186,13 +189,13 @@ pub fn hello(request: &Request) -> Vec<Step> {
 
 fn receipt() -> Receipt {
     let score = Some(Score { relevance: 0.75, knowing: [0.25, 0.5, 0.75] });
-    let place = Place { rect: [0.0, 0.0, 16.0, 16.0], cell: [0; 3], gist: false, score };
+    let place = Place { rect: [0.0, 0.0, 16.0, 16.0], score, ..Place::default() };
     let allocation = Allocation {
         tier: 1,
         tier_logits: vec![0.0, 1.0, 0.0, 0.0, 0.0],
         tension_weights: [0.5, 0.25, 0.25],
     };
-    Receipt { tokens: 100, image_size: [640, 480], allocation: Some(allocation), places: vec![place] }
+    Receipt { tokens: 100, allocation: Some(allocation), ..Receipt::of_all([640, 480], vec![place]) }
 }
 
 /// A service under test.

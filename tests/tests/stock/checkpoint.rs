@@ -9,7 +9,8 @@ use arrcoc_export::build::{self, Options};
 use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::generate::{
-    Budget, Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
+    Budget, Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Selection, Sizing,
+    Speaker,
 };
 use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::model;
@@ -99,6 +100,7 @@ impl Golden<'_> {
                 variables: self.case["chat_template_kwargs"].as_object().cloned().unwrap_or_default(),
             }),
             budget: Budget::Full,
+            selection: Selection::default(),
             explain: true,
             sampling: Sampling { temperature: 0.0, ignore_eos: true, ..Sampling::default() },
             choices: 1,

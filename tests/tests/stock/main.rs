@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod checkpoint;
+mod chosen;
 mod cuda;
 mod identities;
 

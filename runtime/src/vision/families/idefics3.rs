@@ -20,7 +20,7 @@ use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, SizingError, Span,
+    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, Refusal, SIZING, Span,
     VisionModel, Visual, check_scale, field,
 };
 use crate::vision::stages::{Stages, Step};
@@ -183,28 +183,28 @@ impl Tiles {
                 ],
                 cell: [tile as u32, row as u32, column as u32],
                 gist,
-                score: None,
+                ..Place::default()
             });
         }
     }
 }
 
 impl Processor for Tiles {
-    fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
+    fn check(&self, sizing: &Sizing) -> Result<(), Refusal> {
         let Sizing { longest_edge, do_image_splitting, .. } = *sizing;
         let others = Sizing { longest_edge: None, do_image_splitting: None, ..*sizing };
         if let Some(name) = others.set() {
             let expected = "`size.longest_edge` or `do_image_splitting`".to_owned();
-            return Err(SizingError { expected, found: format!("`{name}`") });
+            return Err(Refusal { field: SIZING, expected, found: format!("`{name}`") });
         }
         let own = self.section.longest_edge.unwrap_or(MOST_SIDE);
         if let Some(edge) = longest_edge.filter(|edge| !(1..=own as u64).contains(edge)) {
             let expected = format!("`size.longest_edge` from 1 to {own}, the checkpoint's own");
-            return Err(SizingError { expected, found: edge.to_string() });
+            return Err(Refusal { field: SIZING, expected, found: edge.to_string() });
         }
         if do_image_splitting == Some(true) && !self.section.split {
             let expected = "no `do_image_splitting`: this model was not trained on tiles".to_owned();
-            return Err(SizingError { expected, found: "true".to_owned() });
+            return Err(Refusal { field: SIZING, expected, found: "true".to_owned() });
         }
         Ok(())
     }
@@ -225,7 +225,7 @@ impl Processor for Tiles {
         }
         text += &format!("{frame}{whole}");
         spans.extend([Span::Text(text), Span::Rows(rows), Span::Text(frame.clone())]);
-        Ok(ImagePlan { spans })
+        Ok(ImagePlan::new(spans))
     }
 
     fn pixels(&self, image: &DecodedImage, sizing: Sizing) -> Result<Pixels, ImageError> {
@@ -305,8 +305,7 @@ impl VisionModel for Tiled {
         let rows = rows.reshaped(&[1, count, self.width])?;
         let runs = (0..count).step_by(each).map(|start| start..start + each).collect();
         let places = self.tiles.places(features.picture);
-        let image_size = features.picture.size;
-        let receipt = Receipt { tokens: count, image_size, allocation: None, places };
+        let receipt = Receipt::of_all(features.picture.size, places);
         Ok(Visual::new(rows, runs, receipt))
     }
 }

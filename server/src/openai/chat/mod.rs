@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use arrcoc_runtime::generate::{Budget, MaxTokens, Sizing};
+use arrcoc_runtime::generate::{Budget, MaxTokens, Selection, Sizing};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value};
 
@@ -66,6 +66,8 @@ pub struct Chat {
     pub top_logprobs: Option<usize>,
     /// Visual tokens per image, where the request says so.
     pub budget: Option<Budget>,
+    /// How they are chosen.
+    pub selection: Selection,
     /// How large the model sees the images.
     pub sizing: Sizing,
     /// Return receipts.
@@ -105,7 +107,8 @@ impl Body for Chat {
             choices: shared.n,
             sampling: SamplingFields::of(&shared),
             top_logprobs: top_logprobs(&own)?,
-            budget: own.arrcoc.budget,
+            budget: own.arrcoc.budget(),
+            selection: own.arrcoc.selection(),
             sizing: own.mm_processor_kwargs,
             explain: own.arrcoc.explain,
             variables: thinking.variables()?,
@@ -119,14 +122,14 @@ impl Body for Chat {
 
 impl Chat {
     /// Visual tokens per image of a model with these budgets. `detail: low` on every image is the smallest of
-    /// them, unless the request names one.
-    pub fn budget(&self, budgets: &[usize]) -> Budget {
+    /// them, unless the request names one; `default` is what images get whose request says nothing.
+    pub fn budget(&self, budgets: &[usize], default: Budget) -> Budget {
         let images = || self.messages.iter().flat_map(|message| &message.content);
         let coarse = |piece: &Piece| !matches!(piece, Piece::Image { coarse: false, .. });
         match (self.budget, budgets.first()) {
             (Some(budget), _) => budget,
             (None, Some(&least)) if images().any(is_image) && images().all(coarse) => Budget::Tokens(least),
-            (None, _) => Budget::Auto,
+            (None, _) => default,
         }
     }
 }

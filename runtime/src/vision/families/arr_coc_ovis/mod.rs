@@ -8,13 +8,13 @@ use arrcoc_bundle::processors::ArrCocOvis as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest, Statistics};
 
 use crate::error::LoadError;
-use crate::generate::{Budget, Sizing};
+use crate::generate::{Budget, Selection, Selector, Sizing};
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
 use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, BudgetError, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor,
+    Ask, BUDGET, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, Refusal,
     VisionModel, Visual, field,
 };
 use crate::vision::stages::Stages;
@@ -111,7 +111,16 @@ impl Processor for SquareImages {
         &self.budgets
     }
 
-    fn grant(&self, budget: Budget) -> Result<Grant, BudgetError> {
+    /// The allocator chooses.
+    fn selectors(&self) -> &'static [Selector] {
+        &[]
+    }
+
+    fn default_budget(&self) -> Budget {
+        Budget::Auto
+    }
+
+    fn grant(&self, budget: Budget, _: &Selection) -> Result<Grant, Refusal> {
         let found = match budget {
             Budget::Auto => return Ok(Grant::Auto),
             Budget::Full => {
@@ -122,14 +131,15 @@ impl Processor for SquareImages {
                 Some(tier) => return Ok(Grant::Tier(tier)),
                 None => tokens.to_string(),
             },
+            Budget::Share(share) => format!("the share {}", share.get()),
         };
-        Err(BudgetError { expected: format!("`auto` or one of {:?}", self.budgets), found })
+        Err(Refusal { field: BUDGET, expected: format!("`auto` or one of {:?}", self.budgets), found })
     }
 
     fn plan(&self, _: Picture, grant: Grant) -> Result<ImagePlan, ImageError> {
         let most = match grant {
             Grant::Tier(tier) => self.budgets.get(tier).copied(),
-            Grant::Auto | Grant::Full => self.budgets.last().copied(),
+            Grant::Auto | Grant::Full | Grant::Choose(_) => self.budgets.last().copied(),
         };
         Ok(ImagePlan::rows(most.unwrap_or_default()))
     }
@@ -186,7 +196,7 @@ impl VisionModel for Allocated {
         let allocation = self.pipeline.allocate(image_features, &query, stages)?;
         let tier = match ask.grant {
             Grant::Tier(tier) => tier,
-            Grant::Auto | Grant::Full => {
+            Grant::Auto | Grant::Full | Grant::Choose(_) => {
                 allocation.best_tier(&self.budgets, valid.patches() + self.layout.cells())
             }
         };

@@ -171,14 +171,12 @@ impl Pipeline {
         let places = places(indices.as_slice::<i64>()?, &allocation, layout, view)
             .ok_or_else(|| unexpected(COMPRESSOR, "token_indices", &[1, budget], &indices))?;
         let receipt = Receipt {
-            tokens: budget,
-            image_size: view.original,
             allocation: Some(generate::Allocation {
                 tier,
                 tier_logits: allocation.tier_logits,
                 tension_weights: allocation.tension_weights,
             }),
-            places,
+            ..Receipt::of_all(view.original, places)
         };
         Ok(Visual::new(embeds, vec![0..budget], receipt))
     }
@@ -252,6 +250,7 @@ fn places(indices: &[i64], allocation: &Allocation, layout: &PatchGrid, view: &V
             cell: layout.cell(token),
             gist: matches!(token, Token::Gist(_)),
             score: Some(Score { relevance: mean(&masked), knowing }),
+            ..Place::default()
         })
     };
     indices.iter().map(place).collect()

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use ::image::RgbImage;
 
 use super::*;
-use crate::generate::{Image, Note, Observer, Receipt, Sizing, Stage};
+use crate::generate::{Image, Note, Observer, Receipt, Selection, Sizing, Stage};
 use crate::library::{Graph, InPlace};
 use crate::vision::{Vision, VisionOptions};
 use arrcoc_bundle::manifest::RawManifest;
@@ -182,7 +182,7 @@ fn ask(setup: &mut Setup, image: &[u8], question: &[u32], budget: Budget) -> Sho
     let embeds = question.iter().flat_map(|&id| [id as f32 / 10.0; H]).collect();
     let embeds = Tensor::from_vec(&[1, question.len(), H], embeds).unwrap();
     let pictures = setup.vision.pictures();
-    let grant = pictures.grant(budget).unwrap();
+    let grant = pictures.grant(budget, &Selection::default(), None).unwrap();
     let prepared = pictures.prepare(&image.to_vec().into(), question, grant, &setup.notes).unwrap();
     let (visual, stages) = setup.vision.embed(prepared, &embeds, &setup.notes).unwrap();
     let receipt = Receipt::clone(&visual.receipt);
@@ -312,14 +312,14 @@ fn budgets_and_sizes_are_checked() {
     let setup = setup(&small);
     // 4 x 4 patches and 4 cells make 20 tokens at most.
     let pictures = setup.vision.pictures();
-    assert_eq!(pictures.grant(Budget::Tokens(16)).unwrap(), Grant::Tier(2));
-    assert_eq!(pictures.grant(Budget::Auto).unwrap(), Grant::Auto);
+    assert_eq!(pictures.grant(Budget::Tokens(16), &Selection::default(), None).unwrap(), Grant::Tier(2));
+    assert_eq!(pictures.grant(Budget::Auto, &Selection::default(), None).unwrap(), Grant::Auto);
     let most = |grant| pictures.plan(&picture(100, 50, 0).into(), grant).unwrap().most_rows();
     assert_eq!((most(Grant::Tier(1)), most(Grant::Auto)), (12, 16));
     for (budget, found) in
         [(Budget::Tokens(24), "found 24"), (Budget::Tokens(0), "found 0"), (Budget::Full, "`full`")]
     {
-        let text = pictures.grant(budget).unwrap_err().to_string();
+        let text = pictures.grant(budget, &Selection::default(), None).unwrap_err().to_string();
         assert!(text.contains("[8, 12, 16]") && text.contains(found), "{text}");
     }
     let dir = tempfile::tempdir().unwrap();

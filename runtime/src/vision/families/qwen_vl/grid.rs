@@ -81,8 +81,7 @@ pub(super) fn places(grid: Grid, original: [u32; 2]) -> Vec<Place> {
             (row + 1) as f32 / rows * height,
         ],
         cell: [0, row as u32, column as u32],
-        gist: false,
-        score: None,
+        ..Place::default()
     };
     grid.cells().map(place).collect()
 }

@@ -19,7 +19,7 @@ use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
 use crate::vision::VisionOptions;
 use crate::vision::family::{
-    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, SizingError,
+    Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, Refusal, SIZING,
     VisionModel, Visual, check_scale, field,
 };
 use crate::vision::stages::{Stages, Step};
@@ -171,7 +171,7 @@ impl Patches {
 }
 
 impl Processor for Patches {
-    fn check(&self, sizing: &Sizing) -> Result<(), SizingError> {
+    fn check(&self, sizing: &Sizing) -> Result<(), Refusal> {
         let own = self.section.max_pixels;
         let areas = [
             ("min_pixels", sizing.min_pixels),
@@ -182,18 +182,18 @@ impl Processor for Patches {
         let outside = |area: Option<u64>| area.is_some_and(|area| !(1..=own).contains(&area));
         if let Some((name, Some(area))) = areas.into_iter().find(|(_, area)| outside(*area)) {
             let expected = format!("`{name}` from 1 to {own}, the checkpoint's own limit");
-            return Err(SizingError { expected, found: area.to_string() });
+            return Err(Refusal { field: SIZING, expected, found: area.to_string() });
         }
         if let [Some(least), Some(most)] = asked(sizing)
             && least > most
         {
             let expected =
                 format!("a least number of pixels of at most {most}, the largest that is asked for");
-            return Err(SizingError { expected, found: least.to_string() });
+            return Err(Refusal { field: SIZING, expected, found: least.to_string() });
         }
         if let Some(split) = sizing.do_image_splitting {
             let expected = "`min_pixels`, `max_pixels` or `size`: this model has no tiles".to_owned();
-            return Err(SizingError { expected, found: format!("`do_image_splitting`: {split}") });
+            return Err(Refusal { field: SIZING, expected, found: format!("`do_image_splitting`: {split}") });
         }
         Ok(())
     }
@@ -290,8 +290,7 @@ impl VisionModel for Tower {
         let count = rows.shape()[0];
         let rows = rows.reshaped(&[1, count, self.width])?;
         let image_size = features.picture.size;
-        let places = places(self.grid(features.picture), image_size);
-        let receipt = Receipt { tokens: count, image_size, allocation: None, places };
+        let receipt = Receipt::of_all(image_size, places(self.grid(features.picture), image_size));
         // One run, the whole picture: an array of one range is meant.
         #[allow(clippy::single_range_in_vec_init)]
         let runs = vec![0..count];

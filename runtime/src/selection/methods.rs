@@ -1,0 +1,193 @@
+//! The selectors: each says what it maximises, and the same kernel does it.
+
+use super::greedy::{Objective, maximise};
+use super::knowing::{Knowing, QUESTION_TEMPERATURE, softmax_columns, spread};
+use super::matrix::Matrix;
+use super::objectives::{Coverage, Determinant, LeastDistance, Worth};
+use super::survey::Survey;
+use crate::generate::{Place, Selector, Tensions};
+
+/// Rows up to here are compared with each other; of more, cells of the picture stand for them.
+const MOST_LANDMARKS: usize = 1024;
+/// Cells along a side of a picture that has more rows.
+const CELLS: usize = 16;
+/// Width of a sketch of few and of many rows.
+const SKETCH: [usize; 2] = [256, 64];
+/// Temperature from cosines of rows to their attention to each other, as MMTok has it.
+const PICTURE_TEMPERATURE: f32 = 0.2;
+/// How much covering the picture counts beside covering the question, as MMTok has it.
+const PICTURE_SHARE: f32 = 0.5;
+
+/// How wide a sketch of so many rows is.
+pub(crate) fn sketch_width(rows: usize) -> usize {
+    SKETCH[usize::from(rows > MOST_LANDMARKS)]
+}
+
+/// What a selector may look at.
+pub(crate) struct Seen<'a> {
+    /// The rows, as the decoder reads them.
+    pub(crate) numbers: &'a [f32],
+    /// Rows of length one.
+    pub(crate) question: &'a Matrix,
+    pub(crate) survey: &'a Survey,
+    pub(crate) knowing: &'a Knowing,
+    pub(crate) relevance: &'a [f32],
+    pub(crate) places: &'a [Place],
+}
+
+impl Seen<'_> {
+    fn rows(&self) -> usize {
+        self.relevance.len()
+    }
+
+    /// The rows, of length one.
+    fn directions(&self) -> Matrix {
+        Matrix::new(self.numbers.to_vec(), self.question.width()).normalised()
+    }
+}
+
+/// The rows that a selector takes, in its order.
+pub(crate) fn order(selector: Selector, seen: &Seen<'_>, tensions: &Tensions, count: usize) -> Vec<usize> {
+    let by = |objective: &mut dyn Objective| maximise(objective, seen.rows(), count, None);
+    match selector {
+        Selector::Balanced => by(&mut balanced(seen, tensions, count)),
+        Selector::MmTok => by(&mut mmtok(seen)),
+        Selector::Scope => by(&mut scope(seen)),
+        Selector::CdPruner => {
+            let directions = seen.directions();
+            let relevance = mean_cosines(&directions, seen.question);
+            by(&mut Determinant::new(&directions, &relevance))
+        }
+        Selector::DivPrune => {
+            let directions = seen.directions();
+            let (mut objective, first) = LeastDistance::new(&directions);
+            maximise(&mut objective, seen.rows(), count, first)
+        }
+        Selector::TopK => by(&mut Worth(seen.relevance)),
+        Selector::Uniform => by(&mut Worth(&evenly(seen.places))),
+    }
+}
+
+/// Ours: the most relevant (focus) against coverage (diversify); and of coverage, what is relevant (exploit)
+/// against everything alike (explore). The question's share of coverage is its weight in relevance.
+fn balanced(seen: &Seen<'_>, tensions: &Tensions, count: usize) -> Coverage {
+    let Tensions { explore, diversify, knowing, .. } = *tensions;
+    let sum: f32 = knowing.iter().sum();
+    let asked = if sum > 0.0 { knowing[2] / sum } else { 0.0 };
+    let (landmarks, weights) = landmarks(seen, explore);
+    let picture = seen.survey.sketch.products(&landmarks);
+    let tokens = seen.knowing.attention.width();
+    let question_scale = diversify * asked / tokens.max(1) as f32;
+    let picture_scale: Vec<f32> = weights.iter().map(|weight| diversify * (1.0 - asked) * weight).collect();
+    let mut covers = Vec::with_capacity(seen.rows() * (tokens + landmarks.rows()));
+    for (attention, cosines) in seen.knowing.attention.iter().zip(picture.iter()) {
+        covers.extend(attention.iter().map(|share| share * question_scale));
+        covers.extend(cosines.iter().zip(&picture_scale).map(|(cosine, scale)| cosine.max(0.0) * scale));
+    }
+    // As much as all that could be taken by worth alone is worth, so that both sides count alike.
+    let mut best = seen.relevance.to_vec();
+    best.sort_by(|one, other| other.total_cmp(one));
+    let most: f32 = best.iter().take(count).sum();
+    let scale = if most > 0.0 { (1.0 - diversify) / most } else { 0.0 };
+    let worth = seen.relevance.iter().map(|relevance| relevance * scale).collect();
+    Coverage::new(Matrix::new(covers, tokens + landmarks.rows())).plus(worth)
+}
+
+/// What stands for the picture: its rows, or of many the cells that they lie in, each of length one; and how
+/// much each counts, 1 together.
+fn landmarks(seen: &Seen<'_>, explore: f32) -> (Matrix, Vec<f32>) {
+    let sketch = &seen.survey.sketch;
+    let (all, weights) =
+        if seen.rows() <= MOST_LANDMARKS { (sketch.clone(), seen.relevance.to_vec()) } else { cells(seen) };
+    let met = all.rows().max(1) as f32;
+    let sum: f32 = weights.iter().sum();
+    let exploit = if sum > 0.0 { (1.0 - explore) / sum } else { 0.0 };
+    let weights = weights.iter().map(|weight| explore / met + exploit * weight).collect();
+    (all.normalised(), weights)
+}
+
+/// Sums of the sketches and relevances of the rows in each cell of a lattice over the picture.
+fn cells(seen: &Seen<'_>) -> (Matrix, Vec<f32>) {
+    let (width, lattice) = (seen.survey.sketch.width(), CELLS * CELLS);
+    let (mut sums, mut weights) = (vec![0.0; lattice * width], vec![0.0; lattice]);
+    let centres = centres(seen.places);
+    for ((row, relevance), [x, y]) in seen.survey.sketch.iter().zip(seen.relevance).zip(centres) {
+        let [column, line] = [x, y].map(|share| ((share * CELLS as f32) as usize).min(CELLS - 1));
+        let cell = line * CELLS + column;
+        weights[cell] += relevance;
+        sums[cell * width..(cell + 1) * width].iter_mut().zip(row).for_each(|(sum, number)| *sum += number);
+    }
+    (Matrix::new(sums, width), weights)
+}
+
+/// Where the middle of each place lies, as a share of what the places span.
+fn centres(places: &[Place]) -> Vec<[f32; 2]> {
+    let most = places.iter().fold([f32::MIN_POSITIVE; 2], |[right, bottom], place| {
+        [right.max(place.rect[2]), bottom.max(place.rect[3])]
+    });
+    let centre = |place: &Place| {
+        let [left, top, right, bottom] = place.rect;
+        [(left + right) / 2.0 / most[0], (top + bottom) / 2.0 / most[1]]
+    };
+    places.iter().map(centre).collect()
+}
+
+/// MMTok: for each token of the question and for each row, the best attention that one of the taken rows gets
+/// from it. The authors take the second from the tower's rows before they are merged; here they are merged.
+fn mmtok(seen: &Seen<'_>) -> Coverage {
+    let directions = seen.directions();
+    let question = softmax_columns(directions.products(seen.question), QUESTION_TEMPERATURE);
+    let picture = softmax_columns(directions.products(&directions), PICTURE_TEMPERATURE);
+    let (tokens, rows) = (question.width(), picture.width());
+    let mut covers = Vec::with_capacity(rows * (tokens + rows));
+    for (question, picture) in question.iter().zip(picture.iter()) {
+        covers.extend(question.iter().map(|share| share / tokens as f32));
+        covers.extend(picture.iter().map(|share| share * PICTURE_SHARE / rows as f32));
+    }
+    Coverage::new(Matrix::new(covers, tokens + rows))
+}
+
+/// SCOPE: how well all rows are covered, times the salience of the row that covers. The authors take the
+/// salience from the attention of the tower's class token; here it is the attention that a row gets from all.
+fn scope(seen: &Seen<'_>) -> Coverage {
+    let directions = seen.directions();
+    let cosines = directions.products(&directions);
+    let attention = softmax_columns(cosines.clone(), PICTURE_TEMPERATURE);
+    let salience = attention.iter().map(|row| row.iter().sum::<f32>() / row.len().max(1) as f32).collect();
+    Coverage::new(cosines).times(salience)
+}
+
+/// CDPruner's relevance: the mean cosine to the question, spread over 0..=1. The authors take it from CLIP and
+/// turn its sign round; here both sides are the decoder's own embeddings.
+fn mean_cosines(directions: &Matrix, question: &Matrix) -> Vec<f32> {
+    let cosines = directions.products(question);
+    spread(cosines.iter().map(|row| row.iter().sum::<f32>() / row.len().max(1) as f32).collect())
+}
+
+/// A worth for every place such that the first so many are spread evenly over the picture, however many they
+/// are: places in the order of a Morton curve whose bits are turned round.
+fn evenly(places: &[Place]) -> Vec<f32> {
+    let keys: Vec<u32> = centres(places)
+        .into_iter()
+        .map(|centre| {
+            let [x, y] = centre.map(|share| ((share * 65_536.0) as u32).min(65_535).reverse_bits() >> 16);
+            (spaced(x) << 1) | spaced(y)
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..places.len()).collect();
+    order.sort_by_key(|&at| keys[at]);
+    let mut worth = vec![0.0; places.len()];
+    for (rank, at) in order.into_iter().enumerate() {
+        worth[at] = -(rank as f32);
+    }
+    worth
+}
+
+/// The bits of a number of 16 bits, with a zero before each.
+fn spaced(number: u32) -> u32 {
+    let mut bits = number & 0xffff;
+    for (shift, mask) in [(8, 0x00ff_00ff), (4, 0x0f0f_0f0f), (2, 0x3333_3333), (1, 0x5555_5555)] {
+        bits = (bits | (bits << shift)) & mask;
+    }
+    bits
+}

@@ -1,0 +1,75 @@
+//! What a question asks of a picture, told from its words, so that `auto` does not save tokens that it needs.
+//!
+//! The rules are words, on purpose: whoever reads a receipt can see why it says `counting`. A question in
+//! another language, or in other words, is not recognised and gets what its relevance asks for.
+
+use crate::generate::Need;
+
+/// Phrases of whole words, lower case, and what they ask for. The first that a question holds decides.
+const PHRASES: &[(&str, Need)] = &[
+    ("transcribe", Need::Reading),
+    ("transcription", Need::Reading),
+    ("ocr", Need::Reading),
+    ("read all", Need::Reading),
+    ("read everything", Need::Reading),
+    ("read the text", Need::Reading),
+    ("read the whole", Need::Reading),
+    ("all the text", Need::Reading),
+    ("all text", Need::Reading),
+    ("full text", Need::Reading),
+    ("extract the text", Need::Reading),
+    ("list all", Need::Reading),
+    ("list every", Need::Reading),
+    ("list everything", Need::Reading),
+    ("to markdown", Need::Reading),
+    ("to html", Need::Reading),
+    ("how many", Need::Counting),
+    ("number of", Need::Counting),
+    ("count", Need::Counting),
+    ("in total", Need::Counting),
+    ("bounding box", Need::Grounding),
+    ("bounding boxes", Need::Grounding),
+    ("bbox", Need::Grounding),
+    ("coordinates", Need::Grounding),
+    ("locate", Need::Grounding),
+    ("point to", Need::Grounding),
+    ("point at", Need::Grounding),
+    ("segment", Need::Grounding),
+];
+
+/// What a question needs, where its words say so.
+pub(crate) fn need(question: &str) -> Option<Need> {
+    let words: Vec<String> = question
+        .split(|character: char| !character.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    let holds = |phrase: &str| {
+        let phrase: Vec<&str> = phrase.split(' ').collect();
+        words.windows(phrase.len()).any(|window| window == phrase.as_slice())
+    };
+    PHRASES.iter().find(|(phrase, _)| holds(phrase)).map(|(_, need)| *need)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_tell_what_a_question_needs() {
+        for (question, expected) in [
+            ("How many dogs are there?", Some(Need::Counting)),
+            ("COUNT the  chairs", Some(Need::Counting)),
+            ("Transcribe the page, please.", Some(Need::Reading)),
+            ("Read\nall of it", Some(Need::Reading)),
+            ("Convert this page to Markdown", Some(Need::Reading)),
+            ("Give me the bounding-box of the cup", Some(Need::Grounding)),
+            ("Where is the country on this map?", None),
+            ("What is the value of GHT?", None),
+            ("discount", None),
+            ("", None),
+        ] {
+            assert_eq!(need(question), expected, "{question}");
+        }
+    }
+}
