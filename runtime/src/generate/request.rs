@@ -170,13 +170,14 @@ pub struct Sizing {
     /// A coarse look is enough (OpenAI's `detail: low`); each family has its own, and what else is said
     /// outranks it.
     pub coarse: bool,
+    /// Parts that hold nothing are not encoded.
+    pub skip_blank: bool,
 }
 
 impl Sizing {
-    /// The first argument that is set, by its name.
+    /// The first argument of an image processor that is set, by its name.
     pub fn set(&self) -> Option<&'static str> {
-        let Self { min_pixels, max_pixels, shortest_edge, longest_edge, do_image_splitting, coarse: _ } =
-            *self;
+        let Self { min_pixels, max_pixels, shortest_edge, longest_edge, do_image_splitting, .. } = *self;
         let numbers = [
             ("min_pixels", min_pixels),
             ("max_pixels", max_pixels),

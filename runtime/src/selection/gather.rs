@@ -40,7 +40,10 @@ pub(crate) fn gather(
     let mut receipt = (*visual.receipt).clone();
     receipt.tokens = kept.len();
     receipt.selected = Some(selected);
-    (receipt.places, receipt.dropped) = parted(places, kept, visual.deep.is_some());
+    let (taken, dropped) = parted(places, kept, visual.deep.is_some());
+    receipt.places = taken;
+    // Beside those that were never encoded.
+    receipt.dropped.extend(dropped);
     let runs = cut(visual, kept);
     let positions = Some(runs.iter().map(|(_, positions)| positions.clone()).collect());
     let runs = runs.into_iter().map(|(run, _)| run).collect();

@@ -18,7 +18,7 @@ use super::options::VisionOptions;
 use super::stages::Stages;
 use crate::decoder::{Position, Positions};
 use crate::error::LoadError;
-use crate::generate::{Budget, Need, Receipt, Selection, Selector, Sizing};
+use crate::generate::{Budget, Need, Place, Receipt, Selection, Selector, Sizing};
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::Tensor;
@@ -158,7 +158,7 @@ pub(crate) trait VisionModel: Send {
     /// Where the rows of each run stand: as many [`Positions`] as [`Visual::runs`], counted from where the
     /// run begins. `next` says how far the run moves the text behind it: by what the whole picture takes,
     /// however few of its rows were taken. `None` counts rows as text.
-    fn positions(&self, _picture: Picture, _visual: &Visual) -> Option<Vec<Positions>> {
+    fn positions(&self, _features: &Features, _visual: &Visual) -> Option<Vec<Positions>> {
         None
     }
 }
@@ -220,6 +220,7 @@ pub(crate) struct Picture {
 pub(crate) const BUDGET: &str = "arrcoc.budget";
 pub(crate) const SELECTOR: &str = "arrcoc.selector";
 pub(crate) const DEPTH: &str = "arrcoc.depth";
+pub(crate) const SKIP_BLANK: &str = "arrcoc.skip_blank";
 pub(crate) const SIZING: &str = "mm_processor_kwargs";
 
 /// What a request asks for is none of the model's.
@@ -287,6 +288,8 @@ pub(crate) struct Pixels {
     pub(crate) tensors: Vec<(&'static str, Tensor)>,
     /// What it was made of.
     pub(crate) picture: Picture,
+    /// Which of the picture's rows are encoded, in order; `None` for all.
+    pub(crate) seen: Option<Arc<[bool]>>,
 }
 
 /// What an encoder made of a picture.
@@ -296,9 +299,24 @@ pub(crate) struct Features {
     pub(crate) tensors: Vec<Tensor>,
     /// As in [`Pixels`].
     pub(crate) picture: Picture,
+    /// As in [`Pixels`].
+    pub(crate) seen: Option<Arc<[bool]>>,
 }
 
 impl Features {
+    /// Whether the row of this number is encoded.
+    pub(crate) fn sees(&self, row: usize) -> bool {
+        self.seen.as_ref().is_none_or(|seen| seen.get(row).copied().unwrap_or(false))
+    }
+
+    /// The places of the rows that are encoded, and of the others.
+    pub(crate) fn parted(&self, places: Vec<Place>) -> (Vec<Place>, Vec<Place>) {
+        let (seen, blank): (Vec<_>, Vec<_>) =
+            places.into_iter().enumerate().partition(|(row, _)| self.sees(*row));
+        let plain = |places: Vec<(usize, Place)>| places.into_iter().map(|(_, place)| place).collect();
+        (plain(seen), plain(blank))
+    }
+
     /// Memory that they hold, bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.tensors.iter().map(|tensor| tensor.bytes().len()).sum()

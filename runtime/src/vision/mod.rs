@@ -22,10 +22,11 @@ use crate::selection::{self, Evidence};
 use crate::tensor::Tensor;
 use family::{
     Ask, Choice, DEPTH, Features, Grant, LoadedFamily, Picture, Pixels, Processor, SELECTOR, SIZING,
-    VisionModel,
+    SKIP_BLANK, VisionModel,
 };
 use stages::Stages;
 
+mod blank;
 pub mod families;
 pub(crate) mod family;
 mod options;
@@ -176,6 +177,10 @@ impl Pictures {
     /// [`Refusal`] when an argument means nothing here, or too much.
     pub(crate) fn check(&self, sizing: &Sizing) -> Result<(), Refusal> {
         self.processor.check(sizing)?;
+        if sizing.skip_blank && self.selectors().is_empty() {
+            let expected = "nothing: this model sees whole pictures".to_owned();
+            return Err(Refusal { field: SKIP_BLANK, expected, found: "true".to_owned() });
+        }
         // A small file may be seen large, and no larger than the operator lets files be.
         let most = self.limits.max_pixels;
         match sizing.min_pixels.max(sizing.shortest_edge) {
@@ -255,7 +260,7 @@ impl Pictures {
 
     fn keys(&self, file: &[u8], picture: Picture, question: &[u32], grant: Grant) -> Keys {
         let file = Sha256::digest(file);
-        let geometry = self.processor.geometry(picture);
+        let geometry = format!("{} {}", self.processor.geometry(picture), picture.sizing.skip_blank);
         let of =
             |kind: &[u8]| self.identity.clone().chain_update(kind).chain_update(file).chain_update(&geometry);
         // Every field is spelt out, and every number as exactly as it is. What `auto` comes to depends on
@@ -349,7 +354,7 @@ impl Vision {
                 let encoded = self.encoded(state, &keys, &mut stages)?;
                 let Encoded { features, evidence } = encoded.as_ref();
                 let mut visual = self.model.embed(features, &Ask { question, grant }, &mut stages)?;
-                visual.positions = self.model.positions(features.picture, &visual);
+                visual.positions = self.model.positions(features, &visual);
                 if let Grant::Choose(choice) = &grant {
                     let choose = || selection::choose(&visual, question, evidence.as_ref(), choice);
                     visual = stages.time(&Stage::SELECT, choose)?;

@@ -29,7 +29,7 @@ impl VisionModel for OnAGrid {
         Ok(Visual::toy(features.tensors[0].clone()))
     }
 
-    fn positions(&self, _: Picture, visual: &Visual) -> Option<Vec<Positions>> {
+    fn positions(&self, _: &Features, visual: &Visual) -> Option<Vec<Positions>> {
         let run = |run: &std::ops::Range<usize>| Positions {
             each: (0..run.len()).map(|at| [0, at / 2, at % 2]).collect(),
             next: run.len().div_ceil(2).max(2),
@@ -48,8 +48,11 @@ fn positions_are_a_familys_affair_and_are_cached_with_the_rows() {
     let question = Tensor::from_vec(&[1, 1, 8], vec![0f32; 8]).unwrap();
     let mut embed = || {
         let picture = Picture { size: [1, 1], sizing: Sizing::default() };
-        let features =
-            Features { tensors: vec![Tensor::from_vec(&[1, 5, 8], vec![1f32; 40]).unwrap()], picture };
+        let features = Features {
+            tensors: vec![Tensor::from_vec(&[1, 5, 8], vec![1f32; 40]).unwrap()],
+            picture,
+            seen: None,
+        };
         let keys = pictures.keys(b"file", picture, &[], Grant::Auto);
         let state =
             pictures.cached(&keys).unwrap_or(State::Encoded(Arc::new(Encoded { features, evidence: None })));

@@ -27,6 +27,8 @@ fields! {
             "What `balanced`, `top-k` and `auto` weigh";
         depth: Option<Depth> = by(depth, depth_schema),
             "Whether each token kept gets all levels of rows for deeper layers, or the relevant half only";
+        skip_blank: bool = flag(),
+            "Leave out parts of images that hold nothing before they are encoded";
         explain: bool = flag(), "Return where the tokens went";
     }
 }

@@ -49,7 +49,7 @@ async fn the_checkpoints_defaults_hold_where_a_request_says_nothing() {
     let defaults = &service.get("/v1/models").await.json()["data"][0]["arrcoc"]["defaults"];
     assert_eq!(
         *defaults,
-        json!({"temperature": 0.75, "top_p": 0.5, "top_k": 20, "min_p": 0.25, "repetition_penalty": 1.5, "max_tokens": 300})
+        json!({"budget": "auto", "temperature": 0.75, "top_p": 0.5, "top_k": 20, "min_p": 0.25, "repetition_penalty": 1.5, "max_tokens": 300})
     );
 }
 

@@ -1,7 +1,9 @@
 //! Fields of requests: those that are honoured or refused by name, those that are let through, and contents
 //! as clients send them.
 
-use arrcoc_runtime::generate::{Budget, Conversation, Part, Prompt, Sizing};
+use arrcoc_runtime::generate::{
+    Budget, Conversation, Depth, Part, Prompt, Selection, Selector, Share, Sizing, Tensions,
+};
 use serde_json::{Value, json};
 
 use crate::fake::{Fake, Service, hello, service};
@@ -181,7 +183,7 @@ async fn slips_are_refused_with_the_name_that_was_meant() {
     let budget = service.chat(json!({"arrcoc": {"budget": "64"}})).await;
     assert!(
         budget.error(400).0.as_deref() == Some("arrcoc.budget")
-            && budget.text.contains("where the model has it")
+            && budget.text.contains("a share of all above 0 and below 1")
     );
     let text = service.post("/v1/completions", &json!({"prompt": "a", "temprature": 0})).await;
     assert_eq!(text.error(400).0.as_deref(), Some("temperature"));
@@ -277,6 +279,63 @@ async fn detail_is_the_smallest_budget_or_the_default() {
     }
     let reply = service.chat(user(json!([image(json!("bogus"))]))).await;
     assert_eq!(reply.error(400).0.as_deref(), Some("messages[0].content[0].image_url.detail"));
+}
+
+#[tokio::test]
+async fn how_tokens_are_chosen_is_read_and_wrong_values_are_named() {
+    let service = service(Fake::new(hello), &[]);
+    let ask = |arrcoc: Value| json!({"arrcoc": arrcoc});
+    let chosen = json!({
+        "budget": 0.25, "selector": "mmtok", "depth": "relevant",
+        "tensions": {"participatory": 1, "explore": 0, "particularize": 0.75},
+    });
+    assert_eq!(service.chat(ask(chosen)).await.status, 200);
+    let request = service.engine.last_request();
+    assert_eq!(request.budget, Budget::Share(Share::new(0.25).unwrap()));
+    let default = Tensions::default();
+    let [propositional, perspectival, _] = default.knowing;
+    let tensions = Tensions {
+        knowing: [propositional, perspectival, 1.0],
+        explore: 0.0,
+        particularize: 0.75,
+        ..default
+    };
+    let selection =
+        Selection { selector: Some(Selector::MmTok), tensions: Some(tensions), depth: Some(Depth::Relevant) };
+    assert_eq!(request.selection, selection);
+
+    // Who says how, and not how many, leaves the number to the question.
+    for (arrcoc, budget) in [
+        (json!({"selector": "top-k"}), Budget::Auto),
+        (json!({"tensions": {}}), Budget::Auto),
+        (json!({"selector": "top-k", "budget": "full"}), Budget::Full),
+        (json!({"budget": null, "selector": null, "tensions": null, "depth": null}), Budget::Auto),
+        (json!({"budget": 0.999_999}), Budget::Share(Share::new(0.999_999).unwrap())),
+    ] {
+        assert_eq!(service.chat(ask(arrcoc.clone())).await.status, 200);
+        assert_eq!(service.engine.last_request().budget, budget, "{arrcoc}");
+    }
+    for (arrcoc, param, expected) in [
+        (json!({"selector": "best"}), "arrcoc.selector", "balanced, mmtok, scope"),
+        (json!({"selector": 3}), "arrcoc.selector", "balanced, mmtok, scope"),
+        (json!({"depth": "deep"}), "arrcoc.depth", "all, relevant"),
+        (json!({"tensions": 1}), "arrcoc.tensions", "an object"),
+        (json!({"tensions": {"explore": 1.5}}), "arrcoc.tensions.explore", "from 0 to 1"),
+        (json!({"tensions": {"exlpore": 0.5}}), "arrcoc.tensions", "did you mean `explore`"),
+        (
+            json!({"tensions": {"propositional": 0, "perspectival": 0, "participatory": 0}}),
+            "arrcoc.tensions",
+            "above 0",
+        ),
+        (json!({"budget": 0}), "arrcoc.budget", "above 0"),
+        (json!({"budget": 1.5}), "arrcoc.budget", "below 1"),
+        (json!({"budget": -3}), "arrcoc.budget", "above 0"),
+        (json!({"budget": "half"}), "arrcoc.budget", "\\\"full\\\""),
+    ] {
+        let reply = service.chat(ask(arrcoc.clone())).await;
+        assert_eq!(reply.error(400).0.as_deref(), Some(param), "{arrcoc}: {}", reply.text);
+        assert!(reply.text.contains(expected), "{arrcoc}: {}", reply.text);
+    }
 }
 
 #[tokio::test]

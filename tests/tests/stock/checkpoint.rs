@@ -131,6 +131,7 @@ fn sizing(arguments: &Value) -> Sizing {
         longest_edge: size["longest_edge"].as_u64(),
         do_image_splitting: arguments["do_image_splitting"].as_bool(),
         coarse: false,
+        skip_blank: false,
     }
 }
 

@@ -5,6 +5,7 @@
 //! (5.23; <https://github.com/huggingface/transformers/tree/main/src/transformers/models/idefics3>). Its
 //! padding and its masks exist for batches of several conversations only: the tiles of one are always full.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ::image::RgbImage;
@@ -12,18 +13,19 @@ use arrcoc_bundle::names::{axis, tensor};
 use arrcoc_bundle::processors::Idefics3 as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
 
+use crate::decoder::Positions;
 use crate::error::LoadError;
 use crate::generate::{Place, Receipt, Sizing};
 use crate::image::resample::brought_to;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
-use crate::vision::VisionOptions;
 use crate::vision::family::{
     Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, Refusal, SIZING, Span,
     VisionModel, Visual, check_scale, field,
 };
 use crate::vision::stages::{Stages, Step};
+use crate::vision::{VisionOptions, blank};
 
 /// The graph from tiles to rows.
 const ENCODER: &str = "vision_encoder";
@@ -146,6 +148,20 @@ impl Tiles {
         self.section.rows_per_side.pow(2)
     }
 
+    /// Which rows are to be encoded where blank tiles are not; the view of the whole is.
+    fn not_blank(&self, image: &RgbImage, picture: Picture) -> Vec<bool> {
+        let (_, cut) = self.sizes(picture);
+        let places = self.places(picture);
+        let tiles = places.chunks(self.rows());
+        let last = tiles.len().saturating_sub(1);
+        let seen = |(at, tile): (usize, &[Place])| {
+            let (first, end) = (tile[0].rect, tile[tile.len() - 1].rect);
+            let whole = at == last || cut.grid.is_none();
+            whole || !blank::is_plain(image, [first[0], first[1], end[2], end[3]])
+        };
+        tiles.enumerate().flat_map(|(at, tile)| vec![seen((at, tile)); tile.len()]).collect()
+    }
+
     /// Where every row looks.
     fn places(&self, picture: Picture) -> Vec<Place> {
         let (original, (_, cut)) = (picture.size, self.sizes(picture));
@@ -230,7 +246,13 @@ impl Processor for Tiles {
 
     fn pixels(&self, image: &DecodedImage, sizing: Sizing) -> Result<Pixels, ImageError> {
         let picture = Picture { size: image.pixels.dimensions().into(), sizing };
-        let (tiles, side) = (self.cut(&image.pixels, picture)?, self.section.tile);
+        let (mut tiles, side) = (self.cut(&image.pixels, picture)?, self.section.tile);
+        let seen = sizing.skip_blank.then(|| self.not_blank(&image.pixels, picture));
+        if let Some(seen) = &seen {
+            // Of a tile all rows are seen, or none.
+            let mut rows = seen.chunks(self.rows());
+            tiles.retain(|_| rows.next().is_none_or(|rows| rows.contains(&true)));
+        }
         let shape = [tiles.len(), 3, side, side];
         let mut values =
             try_zeroed::<f32>(shape.iter().product()).map_err(|error| ImageError::no_memory(&error))?;
@@ -243,7 +265,7 @@ impl Processor for Tiles {
             }
         }
         let tensor = Tensor::from_vec(&shape, values).map_err(|error| ImageError::no_memory(&error))?;
-        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, tensor)], picture })
+        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, tensor)], picture, seen: seen.map(Into::into) })
     }
 
     /// A long picture makes the fewest tiles.
@@ -286,12 +308,16 @@ impl VisionModel for Tiled {
             let mut outputs = self.encoder.run(&[(name, &part)], stages)?;
             let found = outputs.take_shaped(tensor::VISUAL_ROWS, &expected)?;
             if (start, end) == (0, count) {
-                return Ok(Features { tensors: vec![found], picture: pixels.picture });
+                return Ok(Features {
+                    tensors: vec![found],
+                    picture: pixels.picture,
+                    seen: pixels.seen.clone(),
+                });
             }
             rows.extend_from_slice(found.as_slice::<f32>()?);
         }
         let tensor = Tensor::from_vec(&[count * self.tiles.rows(), self.width], rows)?;
-        Ok(Features { tensors: vec![tensor], picture: pixels.picture })
+        Ok(Features { tensors: vec![tensor], picture: pixels.picture, seen: pixels.seen.clone() })
     }
 
     fn embed(
@@ -303,10 +329,26 @@ impl VisionModel for Tiled {
         let [rows] = features.tensors.as_slice() else { unreachable!("`encode` makes one tensor") };
         let (count, each) = (rows.shape()[0], self.tiles.rows());
         let rows = rows.reshaped(&[1, count, self.width])?;
-        let runs = (0..count).step_by(each).map(|start| start..start + each).collect();
-        let places = self.tiles.places(features.picture);
-        let receipt = Receipt::of_all(features.picture.size, places);
+        let (seen, dropped) = features.parted(self.tiles.places(features.picture));
+        let mut runs = Vec::new();
+        let mut start = 0;
+        for tile in 0..(seen.len() + dropped.len()) / each {
+            let end = if features.sees(tile * each) { start + each } else { start };
+            runs.push(start..end);
+            start = end;
+        }
+        let receipt = Receipt { dropped, ..Receipt::of_all(features.picture.size, seen) };
         Ok(Visual::new(rows, runs, receipt))
+    }
+
+    /// Rows are counted as text is. A tile that was left out takes its room all the same.
+    fn positions(&self, features: &Features, visual: &Visual) -> Option<Vec<Positions>> {
+        features.seen.as_ref()?;
+        let run = |run: &Range<usize>| Positions {
+            each: (0..run.len()).map(|at| [at; 3]).collect(),
+            next: self.tiles.rows(),
+        };
+        Some(visual.runs.iter().map(run).collect())
     }
 }
 

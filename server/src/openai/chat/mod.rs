@@ -109,7 +109,7 @@ impl Body for Chat {
             top_logprobs: top_logprobs(&own)?,
             budget: own.arrcoc.budget(),
             selection: own.arrcoc.selection(),
-            sizing: own.mm_processor_kwargs,
+            sizing: Sizing { skip_blank: own.arrcoc.skip_blank, ..own.mm_processor_kwargs },
             explain: own.arrcoc.explain,
             variables: thinking.variables()?,
             include_reasoning: thinking.include_reasoning,

@@ -49,6 +49,7 @@ impl Arguments {
             longest_edge: size.longest_edge.map(i64::unsigned_abs),
             do_image_splitting,
             coarse: false,
+            skip_blank: false,
         })
     }
 }

@@ -147,7 +147,7 @@ impl Processor for SquareImages {
     fn pixels(&self, image: &DecodedImage, sizing: Sizing) -> Result<Pixels, ImageError> {
         let pixels = self.preprocess.apply(image)?;
         let picture = Picture { size: pixels.original, sizing };
-        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, pixels.tensor)], picture })
+        Ok(Pixels { tensors: vec![(tensor::PIXEL_VALUES, pixels.tensor)], picture, seen: None })
     }
 
     fn identity(&self) -> String {
@@ -176,7 +176,7 @@ impl VisionModel for Allocated {
             unreachable!("`SquareImages` makes one tensor");
         };
         let features = self.pipeline.encode(pixel_values, stages)?;
-        Ok(Features { tensors: vec![features], picture: pixels.picture })
+        Ok(Features { tensors: vec![features], picture: pixels.picture, seen: None })
     }
 
     fn embed(

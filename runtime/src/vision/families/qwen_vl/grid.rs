@@ -32,11 +32,39 @@ impl Grid {
         (0..rows).flat_map(move |row| (0..columns).map(move |column| [row, column]))
     }
 
+    /// All of it is encoded.
+    #[cfg(test)]
+    pub(super) fn whole(self) -> Cells {
+        Cells { grid: self, cells: self.cells().collect() }
+    }
+}
+
+/// The visual tokens of a picture that are encoded.
+#[derive(Debug, Clone)]
+pub(super) struct Cells {
+    pub(super) grid: Grid,
+    /// Row and column of each, in row-major order.
+    cells: Vec<[usize; 2]>,
+}
+
+impl Cells {
+    /// Those of a grid that `seen` has, all of them unless it says.
+    pub(super) fn of(grid: Grid, seen: Option<&[bool]>) -> Self {
+        let sees = |at: usize| seen.is_none_or(|seen| seen[at]);
+        let cells = grid.cells().enumerate().filter(|(at, _)| sees(*at)).map(|(_, cell)| cell);
+        Self { grid, cells: cells.collect() }
+    }
+
+    /// How many.
+    pub(super) fn rows(&self) -> usize {
+        self.cells.len()
+    }
+
     /// Row and column of every patch, square by square.
-    pub(super) fn patches(self) -> impl Iterator<Item = [usize; 2]> {
-        let merge = self.merge;
+    pub(super) fn patches(&self) -> impl Iterator<Item = [usize; 2]> {
+        let merge = self.grid.merge;
         let square = move || (0..merge).flat_map(move |row| (0..merge).map(move |column| [row, column]));
-        self.cells().flat_map(move |[row, column]| {
+        self.cells.iter().flat_map(move |&[row, column]| {
             square().map(move |[down, across]| [row * merge + down, column * merge + across])
         })
     }
@@ -45,13 +73,14 @@ impl Grid {
 /// The patches of every window of `side` by `side` visual tokens, in row-major order of the windows: which
 /// patch sits in a slot, which slots are empty, both \[windows, slots\], and the slot of every patch
 /// \[patches\].
-pub(super) fn windows(grid: Grid, side: usize) -> Result<[(&'static str, Tensor); 3], ImageError> {
+pub(super) fn windows(seen: &Cells, side: usize) -> Result<[(&'static str, Tensor); 3], ImageError> {
+    let grid = seen.grid;
     let merged = grid.merge * grid.merge;
     let [down, across] = grid.tokens.map(|tokens| tokens.div_ceil(side));
     let shape = [down * across, side * side * merged];
     let (mut slots, mut mask) = (vec![0; shape[0] * shape[1]], vec![MASKED; shape[0] * shape[1]]);
-    let mut places = Vec::with_capacity(grid.rows() * merged);
-    for [row, column] in grid.cells() {
+    let mut places = Vec::with_capacity(seen.rows() * merged);
+    for &[row, column] in &seen.cells {
         let window = row / side * across + column / side;
         let token = row % side * side + column % side;
         for part in 0..merged {
@@ -155,13 +184,13 @@ mod tests {
     fn patches_come_square_by_square() {
         let grid = Grid { tokens: [1, 2], merge: 2 };
         let expected = [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3], [1, 2], [1, 3]];
-        assert_eq!(grid.patches().collect::<Vec<_>>(), expected);
+        assert_eq!(grid.whole().patches().collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn windows_at_the_border_have_empty_slots() {
         let grid = Grid { tokens: [1, 3], merge: 1 };
-        let [(_, slots), (_, mask), (_, places)] = windows(grid, 2).unwrap();
+        let [(_, slots), (_, mask), (_, places)] = windows(&grid.whole(), 2).unwrap();
         assert_eq!(
             (slots.shape(), slots.as_slice::<i64>().unwrap()),
             (&[2, 4][..], &[0, 1, 0, 0, 2, 0, 0, 0][..])

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use ::image::RgbImage;
 use arrcoc_bundle::names::{axis, tensor};
 use arrcoc_bundle::processors::QwenVl as Section;
 use arrcoc_bundle::{Bundle, BundleError, Manifest};
@@ -17,16 +18,16 @@ use crate::image::resample::brought_to;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
-use crate::vision::VisionOptions;
 use crate::vision::family::{
     Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, Refusal, SIZING,
     VisionModel, Visual, check_scale, field,
 };
 use crate::vision::stages::{Stages, Step};
+use crate::vision::{VisionOptions, blank};
 
 mod grid;
 
-use grid::{Grid, places, smart_resize, taps, windows};
+use grid::{Cells, Grid, places, smart_resize, taps, windows};
 
 /// The graph from patches to rows.
 const ENCODER: &str = "vision_encoder";
@@ -121,13 +122,13 @@ impl Patches {
     }
 
     /// Numbers of every patch: channels, frames, rows and columns of pixels.
-    fn pixel_values(&self, image: &[u8], grid: Grid) -> Result<Tensor, ImageError> {
+    fn pixel_values(&self, image: &[u8], seen: &Cells) -> Result<Tensor, ImageError> {
         let Section { patch_size: side, temporal_patch_size: frames, .. } = self.section;
-        let across = grid.tokens[1] * grid.merge * side;
+        let across = seen.grid.tokens[1] * seen.grid.merge * side;
         let numbers = 3 * frames * side * side;
-        let count = grid.rows() * grid.merge * grid.merge;
+        let count = seen.rows() * seen.grid.merge * seen.grid.merge;
         let mut values = try_zeroed::<f32>(count * numbers).map_err(|error| ImageError::no_memory(&error))?;
-        for (patch, [row, column]) in values.chunks_exact_mut(numbers).zip(grid.patches()) {
+        for (patch, [row, column]) in values.chunks_exact_mut(numbers).zip(seen.patches()) {
             for (plane, values) in patch.chunks_exact_mut(side * side).enumerate() {
                 let channel = plane / frames;
                 let table = &self.tables[channel];
@@ -143,19 +144,19 @@ impl Patches {
     }
 
     /// Where every patch stands, \[2, patches\].
-    fn coordinates(&self, grid: Grid) -> Result<Tensor, ImageError> {
-        let axis = |axis: usize| grid.patches().map(move |place| place[axis] as i64);
+    fn coordinates(&self, seen: &Cells) -> Result<Tensor, ImageError> {
+        let axis = |axis: usize| seen.patches().map(move |place| place[axis] as i64);
         let values: Vec<i64> = axis(0).chain(axis(1)).collect();
         Tensor::from_vec(&[2, values.len() / 2], values).map_err(|error| ImageError::no_memory(&error))
     }
 
     /// The rows of the table of positions that are blended for every patch, and how much of each,
     /// \[patches, 4\]: as `torch.nn.functional.interpolate` does with aligned corners.
-    fn blend(&self, grid: Grid, side: usize) -> Result<[(&'static str, Tensor); 2], ImageError> {
+    fn blend(&self, seen: &Cells, side: usize) -> Result<[(&'static str, Tensor); 2], ImageError> {
         let taps = |count: usize| (0..count).map(|at| taps(at, count, side)).collect::<Vec<_>>();
-        let [down, across] = grid.tokens.map(|tokens| taps(tokens * grid.merge));
+        let [down, across] = seen.grid.tokens.map(|tokens| taps(tokens * seen.grid.merge));
         let (mut rows, mut weights) = (Vec::new(), Vec::new());
-        for [row, column] in grid.patches() {
+        for [row, column] in seen.patches() {
             for (y, share) in down[row] {
                 for (x, other) in across[column] {
                     rows.push((y * side + x) as i64);
@@ -207,17 +208,19 @@ impl Processor for Patches {
         let grid = self.grid(picture)?;
         let [down, across] = grid.tokens.map(|tokens| tokens * self.section.factor());
         let resized = brought_to(&image.pixels, across, down, self.section.resampling)?;
+        let seen = sizing.skip_blank.then(|| not_blank(&image.pixels, grid));
+        let cells = Cells::of(grid, seen.as_deref());
         let mut tensors = vec![
-            (tensor::PIXEL_VALUES, self.pixel_values(&resized, grid)?),
-            (tensor::COORDINATES, self.coordinates(grid)?),
+            (tensor::PIXEL_VALUES, self.pixel_values(&resized, &cells)?),
+            (tensor::COORDINATES, self.coordinates(&cells)?),
         ];
         if let Some(side) = self.section.table_side {
-            tensors.extend(self.blend(grid, side)?);
+            tensors.extend(self.blend(&cells, side)?);
         }
         if let Some(side) = self.section.window {
-            tensors.extend(windows(grid, side)?);
+            tensors.extend(windows(&cells, side)?);
         }
-        Ok(Pixels { tensors, picture })
+        Ok(Pixels { tensors, picture, seen: seen.map(Into::into) })
     }
 
     fn extremes(&self, context: usize) -> [[u32; 2]; 2] {
@@ -243,6 +246,13 @@ fn asked(sizing: &Sizing) -> [Option<u64>; 2] {
     [sizing.min_pixels.or(sizing.shortest_edge), sizing.max_pixels.or(sizing.longest_edge)]
 }
 
+/// Which visual tokens of a grid are to be encoded where blank ones are not.
+fn not_blank(picture: &RgbImage, grid: Grid) -> Vec<bool> {
+    let places = places(grid, picture.dimensions().into());
+    let plain: Vec<bool> = places.iter().map(|place| blank::is_plain(picture, place.rect)).collect();
+    blank::seen(&plain, grid.tokens[1])
+}
+
 /// The encoder, and what its rows are.
 struct Tower {
     encoder: Step,
@@ -266,14 +276,15 @@ impl VisionModel for Tower {
     }
 
     fn encode(&mut self, pixels: &Pixels, stages: &mut Stages<'_>) -> Result<Features, LibraryError> {
-        let rows = self.grid(pixels.picture).rows();
+        let all = self.grid(pixels.picture).rows();
+        let rows = pixels.seen.as_ref().map_or(all, |seen| seen.iter().filter(|seen| **seen).count());
         let inputs: Vec<_> = pixels.tensors.iter().map(|(name, tensor)| (*name, tensor)).collect();
         let mut outputs = self.encoder.run(&inputs, stages)?;
         let mut tensors = vec![outputs.take_shaped(tensor::VISUAL_ROWS, &[rows, self.width])?];
         if self.levels > 0 {
             tensors.push(outputs.take_shaped(tensor::DEEP_ROWS, &[self.levels, rows, self.width])?);
         }
-        Ok(Features { tensors, picture: pixels.picture })
+        Ok(Features { tensors, picture: pixels.picture, seen: pixels.seen.clone() })
     }
 
     fn embed(
@@ -290,7 +301,8 @@ impl VisionModel for Tower {
         let count = rows.shape()[0];
         let rows = rows.reshaped(&[1, count, self.width])?;
         let image_size = features.picture.size;
-        let receipt = Receipt::of_all(image_size, places(self.grid(features.picture), image_size));
+        let (seen, dropped) = features.parted(places(self.grid(features.picture), image_size));
+        let receipt = Receipt { dropped, ..Receipt::of_all(image_size, seen) };
         // One run, the whole picture: an array of one range is meant.
         #[allow(clippy::single_range_in_vec_init)]
         let runs = vec![0..count];
@@ -298,9 +310,10 @@ impl VisionModel for Tower {
     }
 
     /// All tokens of a picture have the time at which it begins; text goes on behind its longer side.
-    fn positions(&self, picture: Picture, _: &Visual) -> Option<Vec<Positions>> {
-        let grid = self.grid(picture);
-        let each = grid.cells().map(|[row, column]| [0, row, column]).collect();
+    fn positions(&self, features: &Features, _: &Visual) -> Option<Vec<Positions>> {
+        let grid = self.grid(features.picture);
+        let seen = grid.cells().enumerate().filter(|(row, _)| features.sees(*row));
+        let each = seen.map(|(_, [row, column])| [0, row, column]).collect();
         Some(vec![Positions { each, next: grid.tokens[0].max(grid.tokens[1]) }])
     }
 }
@@ -337,7 +350,7 @@ mod tests {
                 let picture = Picture { size, sizing: Sizing::default() };
                 let Ok(grid) = patches.grid(picture) else { continue };
                 assert!(grid.rows() <= section.most_rows(), "{section:?} {size:?}: {grid:?}");
-                let [(_, slots), ..] = windows(grid, 4).unwrap();
+                let [(_, slots), ..] = windows(&grid.whole(), 4).unwrap();
                 assert!(slots.shape()[0] <= section.most_windows(grid.rows()), "{size:?}: {grid:?}");
             }
         }
