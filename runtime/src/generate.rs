@@ -203,8 +203,8 @@ pub struct Place {
     pub score: Option<Score>,
     /// As which it was taken, from 0, where tokens are taken one by one.
     pub rank: Option<usize>,
-    /// How many levels of rows for deeper layers it has, the deepest first, where the family has them and some
-    /// were chosen.
+    /// How many levels of rows for deeper layers it has, the deepest first, where the family has them and
+    /// some were chosen.
     pub layers: Option<usize>,
 }
 

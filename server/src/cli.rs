@@ -116,15 +116,15 @@ pub(crate) struct Ask {
     /// Image to ask about; may be given several times.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) image: Vec<PathBuf>,
-    /// Visual tokens per image: auto (as the question needs), full (all), a number (one of the bundle's, where it
-    /// has any) or a share of all such as 0.25. What the model does by itself, unless given.
+    /// Visual tokens per image: auto (as the question needs), full (all), a number (one of the bundle's,
+    /// where it has any) or a share of all such as 0.25. What the model does by itself, unless given.
     #[arg(long, value_name = "BUDGET", value_parser = budget)]
     pub(crate) budget: Option<Budget>,
     /// How tokens are chosen, in models without an allocator of their own; balanced unless given.
     #[arg(long, value_name = "NAME", value_parser = selector)]
     pub(crate) selector: Option<Selector>,
-    /// Which levels of rows for deeper layers a token that is kept gets: all, or relevant (the less relevant half
-    /// gets the deepest only).
+    /// Which levels of rows for deeper layers a token that is kept gets: all, or relevant (the less relevant
+    /// half gets the deepest only).
     #[arg(long, value_name = "NAME", value_parser = depth)]
     pub(crate) depth: Option<Depth>,
     /// Most tokens of the answer; 256, or what the context has left where that is less, unless given.

@@ -48,8 +48,8 @@ impl Admission {
         prompt.images().enumerate().map(plan).collect()
     }
 
-    /// A picture is encoded whole, however few of its rows are kept: memory was planned for as many rows as the
-    /// context has tokens, and for a few comparisons.
+    /// A picture is encoded whole, however few of its rows are kept: memory was planned for as many rows as
+    /// the context has tokens, and for a few comparisons.
     fn check_rows(&self, index: usize, plan: &ImagePlan, grant: Grant) -> Result<(), GenerateError> {
         let (rows, number) = (plan.all_rows(), index + 1);
         if plan.most_rows() < rows && rows > self.context_length {

@@ -25,7 +25,8 @@ pub use template::default_template;
 use template::{ChatTemplate, said};
 use tokenize::PromptTokenizer;
 
-/// The question that tokens are chosen for when the last user message holds no text of its own (an image alone, say).
+/// The question that tokens are chosen for when the last user message holds no text of its own (an image
+/// alone, say).
 pub const FALLBACK_QUESTION: &str = "Describe the image.";
 
 /// Text longer than this many times the longest token, per token of context, cannot fit whatever the

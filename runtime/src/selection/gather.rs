@@ -16,8 +16,9 @@ pub(crate) struct Kept {
     pub(crate) levels: usize,
 }
 
-/// The kept rows of a picture, in the picture's own order. Each stands where it stood, and text goes on where it
-/// would go on behind all of them. `places` are those of all rows; those that are not kept go to the receipt too.
+/// The kept rows of a picture, in the picture's own order. Each stands where it stood, and text goes on where
+/// it would go on behind all of them. `places` are those of all rows; those that are not kept go to the
+/// receipt too.
 ///
 /// # Errors
 /// [`TensorError`] when memory is short.

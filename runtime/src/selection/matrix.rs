@@ -1,5 +1,6 @@
 //! Rows of numbers of one length, and products of them.
 
+use crate::tensor::{TensorError, try_with_capacity, try_zeroed};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
@@ -15,6 +16,16 @@ impl Matrix {
     pub(crate) fn new(numbers: Vec<f32>, width: usize) -> Self {
         debug_assert!(width == 0 || numbers.len().is_multiple_of(width), "rows are whole");
         Self { numbers, width }
+    }
+
+    /// A copy of rows of a width.
+    ///
+    /// # Errors
+    /// [`TensorError`] when memory is short.
+    pub(crate) fn copied(numbers: &[f32], width: usize) -> Result<Self, TensorError> {
+        let mut copy = try_with_capacity(numbers.len())?;
+        copy.extend_from_slice(numbers);
+        Ok(Self::new(copy, width))
     }
 
     pub(crate) fn width(&self) -> usize {
@@ -45,10 +56,13 @@ impl Matrix {
 
     /// Products of every row with every row of the other: as many rows as `self` has, as wide as the other
     /// has rows.
-    pub(crate) fn products(&self, other: &Self) -> Self {
-        let mut numbers = vec![0.0; self.rows() * other.rows()];
+    ///
+    /// # Errors
+    /// [`TensorError`] when memory is short.
+    pub(crate) fn products(&self, other: &Self) -> Result<Self, TensorError> {
+        let mut numbers = try_zeroed(self.rows() * other.rows())?;
         other.products_of(&self.numbers, &mut numbers);
-        Self::new(numbers, other.rows())
+        Ok(Self::new(numbers, other.rows()))
     }
 
     /// Products of rows of the same width with every row.

@@ -6,6 +6,7 @@ use super::matrix::Matrix;
 use super::objectives::{Coverage, Determinant, LeastDistance, Worth};
 use super::survey::Survey;
 use crate::generate::{Place, Selector, Tensions};
+use crate::tensor::{TensorError, try_with_capacity};
 
 /// Rows up to here are compared with each other; of more, cells of the picture stand for them.
 const MOST_LANDMARKS: usize = 1024;
@@ -41,45 +42,53 @@ impl Seen<'_> {
     }
 
     /// The rows, of length one.
-    fn directions(&self) -> Matrix {
-        Matrix::new(self.numbers.to_vec(), self.question.width()).normalised()
+    fn directions(&self) -> Result<Matrix, TensorError> {
+        Ok(Matrix::copied(self.numbers, self.question.width())?.normalised())
     }
 }
 
 /// The rows that a selector takes, in its order.
-pub(crate) fn order(selector: Selector, seen: &Seen<'_>, tensions: &Tensions, count: usize) -> Vec<usize> {
+///
+/// # Errors
+/// [`TensorError`] when memory is short.
+pub(crate) fn order(
+    selector: Selector,
+    seen: &Seen<'_>,
+    tensions: &Tensions,
+    count: usize,
+) -> Result<Vec<usize>, TensorError> {
     let by = |objective: &mut dyn Objective| maximise(objective, seen.rows(), count, None);
-    match selector {
-        Selector::Balanced => by(&mut balanced(seen, tensions, count)),
-        Selector::MmTok => by(&mut mmtok(seen)),
-        Selector::Scope => by(&mut scope(seen)),
+    Ok(match selector {
+        Selector::Balanced => by(&mut balanced(seen, tensions, count)?),
+        Selector::MmTok => by(&mut mmtok(seen)?),
+        Selector::Scope => by(&mut scope(seen)?),
         Selector::CdPruner => {
-            let directions = seen.directions();
-            let relevance = mean_cosines(&directions, seen.question);
+            let directions = seen.directions()?;
+            let relevance = mean_cosines(&directions, seen.question)?;
             by(&mut Determinant::new(&directions, &relevance))
         }
         Selector::DivPrune => {
-            let directions = seen.directions();
-            let (mut objective, first) = LeastDistance::new(&directions);
+            let directions = seen.directions()?;
+            let (mut objective, first) = LeastDistance::new(&directions)?;
             maximise(&mut objective, seen.rows(), count, first)
         }
         Selector::TopK => by(&mut Worth(seen.relevance)),
         Selector::Uniform => by(&mut Worth(&evenly(seen.places))),
-    }
+    })
 }
 
 /// Ours: the most relevant (focus) against coverage (diversify); and of coverage, what is relevant (exploit)
 /// against everything alike (explore). The question's share of coverage is its weight in relevance.
-fn balanced(seen: &Seen<'_>, tensions: &Tensions, count: usize) -> Coverage {
+fn balanced(seen: &Seen<'_>, tensions: &Tensions, count: usize) -> Result<Coverage, TensorError> {
     let Tensions { explore, diversify, knowing, .. } = *tensions;
     let sum: f32 = knowing.iter().sum();
     let asked = if sum > 0.0 { knowing[2] / sum } else { 0.0 };
     let (landmarks, weights) = landmarks(seen, explore);
-    let picture = seen.survey.sketch.products(&landmarks);
+    let picture = seen.survey.sketch.products(&landmarks)?;
     let tokens = seen.knowing.attention.width();
     let question_scale = diversify * asked / tokens.max(1) as f32;
     let picture_scale: Vec<f32> = weights.iter().map(|weight| diversify * (1.0 - asked) * weight).collect();
-    let mut covers = Vec::with_capacity(seen.rows() * (tokens + landmarks.rows()));
+    let mut covers = try_with_capacity(seen.rows() * (tokens + landmarks.rows()))?;
     for (attention, cosines) in seen.knowing.attention.iter().zip(picture.iter()) {
         covers.extend(attention.iter().map(|share| share * question_scale));
         covers.extend(cosines.iter().zip(&picture_scale).map(|(cosine, scale)| cosine.max(0.0) * scale));
@@ -90,7 +99,7 @@ fn balanced(seen: &Seen<'_>, tensions: &Tensions, count: usize) -> Coverage {
     let most: f32 = best.iter().take(count).sum();
     let scale = if most > 0.0 { (1.0 - diversify) / most } else { 0.0 };
     let worth = seen.relevance.iter().map(|relevance| relevance * scale).collect();
-    Coverage::new(Matrix::new(covers, tokens + landmarks.rows())).plus(worth)
+    Ok(Coverage::new(Matrix::new(covers, tokens + landmarks.rows())).plus(worth))
 }
 
 /// What stands for the picture: its rows, or of many the cells that they lie in, each of length one; and how
@@ -134,34 +143,35 @@ fn centres(places: &[Place]) -> Vec<[f32; 2]> {
 
 /// MMTok: for each token of the question and for each row, the best attention that one of the taken rows gets
 /// from it. The authors take the second from the tower's rows before they are merged; here they are merged.
-fn mmtok(seen: &Seen<'_>) -> Coverage {
-    let directions = seen.directions();
-    let question = softmax_columns(directions.products(seen.question), QUESTION_TEMPERATURE);
-    let picture = softmax_columns(directions.products(&directions), PICTURE_TEMPERATURE);
+fn mmtok(seen: &Seen<'_>) -> Result<Coverage, TensorError> {
+    let directions = seen.directions()?;
+    let question = softmax_columns(directions.products(seen.question)?, QUESTION_TEMPERATURE);
+    let picture = softmax_columns(directions.products(&directions)?, PICTURE_TEMPERATURE);
     let (tokens, rows) = (question.width(), picture.width());
-    let mut covers = Vec::with_capacity(rows * (tokens + rows));
+    let mut covers = try_with_capacity(rows * (tokens + rows))?;
     for (question, picture) in question.iter().zip(picture.iter()) {
         covers.extend(question.iter().map(|share| share / tokens as f32));
         covers.extend(picture.iter().map(|share| share * PICTURE_SHARE / rows as f32));
     }
-    Coverage::new(Matrix::new(covers, tokens + rows))
+    Ok(Coverage::new(Matrix::new(covers, tokens + rows)))
 }
 
 /// SCOPE: how well all rows are covered, times the salience of the row that covers. The authors take the
 /// salience from the attention of the tower's class token; here it is the attention that a row gets from all.
-fn scope(seen: &Seen<'_>) -> Coverage {
-    let directions = seen.directions();
-    let cosines = directions.products(&directions);
-    let attention = softmax_columns(cosines.clone(), PICTURE_TEMPERATURE);
+fn scope(seen: &Seen<'_>) -> Result<Coverage, TensorError> {
+    let directions = seen.directions()?;
+    let attention = softmax_columns(directions.products(&directions)?, PICTURE_TEMPERATURE);
     let salience = attention.iter().map(|row| row.iter().sum::<f32>() / row.len().max(1) as f32).collect();
-    Coverage::new(cosines).times(salience)
+    drop(attention);
+    Ok(Coverage::new(directions.products(&directions)?).times(salience))
 }
 
-/// CDPruner's relevance: the mean cosine to the question, spread over 0..=1. The authors take it from CLIP and
-/// turn its sign round; here both sides are the decoder's own embeddings.
-fn mean_cosines(directions: &Matrix, question: &Matrix) -> Vec<f32> {
-    let cosines = directions.products(question);
-    spread(cosines.iter().map(|row| row.iter().sum::<f32>() / row.len().max(1) as f32).collect())
+/// CDPruner's relevance: the mean cosine to the question, spread over 0..=1. The authors take it from CLIP
+/// and turn its sign round; here both sides are the decoder's own embeddings.
+fn mean_cosines(directions: &Matrix, question: &Matrix) -> Result<Vec<f32>, TensorError> {
+    let cosines = directions.products(question)?;
+    let mean = |row: &[f32]| row.iter().sum::<f32>() / row.len().max(1) as f32;
+    Ok(spread(cosines.iter().map(mean).collect()))
 }
 
 /// A worth for every place such that the first so many are spread evenly over the picture, however many they

@@ -1,10 +1,10 @@
-//! Which visual tokens of a picture a question gets, in families that have no chooser of their own. For whoever
-//! asks why a token was kept, or adds a selector.
+//! Which visual tokens of a picture a question gets, in families that have no chooser of their own. For
+//! whoever asks why a token was kept, or adds a selector.
 //!
-//! A picture is encoded whole, once. For each question [`choose`] looks at the rows that the decoder would read
-//! and at the question's embeddings ([`survey`]), says of every row what it is worth ([`knowing`]) and how many
-//! to keep ([`budget`]), and takes them one by one ([`greedy`], on one of the [`objectives`]). What is kept
-//! stands where it stood ([`gather`]). Nothing is trained and no graph is run.
+//! A picture is encoded whole, once. For each question [`choose`] looks at the rows that the decoder would
+//! read and at the question's embeddings ([`survey`]), says of every row what it is worth ([`knowing`]) and
+//! how many to keep ([`budget`]), and takes them one by one ([`greedy`], on one of the [`objectives`]). What
+//! is kept stands where it stood ([`gather`]). Nothing is trained and no graph is run.
 
 mod budget;
 mod evidence;
@@ -29,14 +29,14 @@ use knowing::Knowing;
 use matrix::Matrix;
 use survey::Survey;
 
-/// Most tokens that are compared with each other, pair by pair: 64 MiB of cosines.
-pub(crate) const MOST_COMPARED: usize = 4096;
+/// Most tokens that are compared with each other, pair by pair: 16 MiB of cosines.
+pub(crate) const MOST_COMPARED: usize = 2048;
 
 /// Tokens of a question that are asked for, the last ones.
 const MOST_QUESTION: usize = 64;
 
-/// Chooses among the rows of a picture. `question` is `[1, Q, H]`, token embeddings. With a budget of all that
-/// there is, the picture stays as it is, to the bit.
+/// Chooses among the rows of a picture. `question` is `[1, Q, H]`, token embeddings. With a budget of all
+/// that there is, the picture stays as it is, to the bit.
 ///
 /// # Errors
 /// [`TensorError`] when memory is short, or rows and question are of different widths.
@@ -74,7 +74,7 @@ pub(crate) fn choose(
         relevance: &relevance,
         places: &places,
     };
-    let order = methods::order(selector, &seen, &tensions, count);
+    let order = methods::order(selector, &seen, &tensions, count)?;
     let levels = visual.deep.as_ref().map_or(0, |deep| deep.shape()[0]);
     gather(visual, &kept(&order, &relevance, depth.unwrap_or_default(), levels), places, selected)
 }

@@ -2,6 +2,7 @@
 
 use super::greedy::Objective;
 use super::matrix::{Matrix, dot, folded};
+use crate::tensor::TensorError;
 
 /// Every candidate has a worth of its own, whoever else is taken.
 pub(crate) struct Worth<'a>(pub(crate) &'a [f32]);
@@ -14,8 +15,8 @@ impl Objective for Worth<'_> {
     fn take(&mut self, _: usize) {}
 }
 
-/// How well those that were taken cover a number of targets: the sum, over the targets, of the best cover that
-/// one of them gives; on top of that, a worth of each candidate.
+/// How well those that were taken cover a number of targets: the sum, over the targets, of the best cover
+/// that one of them gives; on top of that, a worth of each candidate.
 pub(crate) struct Coverage {
     /// How well each candidate covers each target, the target's weight in it: a row per candidate.
     covers: Matrix,
@@ -60,8 +61,8 @@ impl Objective for Coverage {
     }
 }
 
-/// A determinantal point process: the logarithm of the determinant of the kernel `r_i S_ij r_j` over those that
-/// were taken, `S` the rows' cosines. Fast greedy MAP inference of Chen et al. 2018
+/// A determinantal point process: the logarithm of the determinant of the kernel `r_i S_ij r_j` over those
+/// that were taken, `S` the rows' cosines. Fast greedy MAP inference of Chen et al. 2018
 /// (<https://arxiv.org/abs/1709.05135>): the gain of a candidate is what of it the others do not span.
 pub(crate) struct Determinant<'a> {
     /// Rows of length one.
@@ -115,16 +116,19 @@ pub(crate) struct LeastDistance<'a> {
 
 impl<'a> LeastDistance<'a> {
     /// And the candidate that is furthest from its nearest neighbour: it begins.
-    pub(crate) fn new(rows: &'a Matrix) -> (Self, Option<usize>) {
+    ///
+    /// # Errors
+    /// [`TensorError`] when memory is short.
+    pub(crate) fn new(rows: &'a Matrix) -> Result<(Self, Option<usize>), TensorError> {
         let count = rows.rows();
-        let products = rows.products(rows);
+        let products = rows.products(rows)?;
         let nearest = |(row, products): (usize, &[f32])| {
             let others = products.iter().enumerate().filter(|(other, _)| *other != row);
             others.map(|(_, product)| 1.0 - product).fold(f32::INFINITY, f32::min)
         };
         let nearest: Vec<f32> = products.iter().enumerate().map(nearest).collect();
         let first = (0..count).reduce(|best, row| if nearest[row] > nearest[best] { row } else { best });
-        (Self { rows, least: vec![f32::INFINITY; count] }, first)
+        Ok((Self { rows, least: vec![f32::INFINITY; count] }, first))
     }
 }
 

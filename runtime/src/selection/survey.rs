@@ -81,8 +81,8 @@ fn mean_direction(numbers: &[f32], width: usize) -> Vec<f32> {
     mean
 }
 
-/// Folds a row to fewer numbers, with signs that look drawn at random: the products of two folded rows are, on
-/// average over the signs, those of the rows (a count sketch, Charikar et al. 2002).
+/// Folds a row to fewer numbers, with signs that look drawn at random: the products of two folded rows are,
+/// on average over the signs, those of the rows (a count sketch, Charikar et al. 2002).
 struct Fold {
     signs: Vec<f32>,
     narrow: usize,

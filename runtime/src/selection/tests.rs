@@ -56,7 +56,7 @@ proptest! {
         let (rows, candidates) = (matrix.clone().normalised(), matrix.rows());
         let worth: Vec<f32> = matrix.iter().map(|row| row[0]).collect();
         let relevance: Vec<f32> = rows.iter().map(|row| row[1].abs()).collect();
-        let covers = || Coverage::new(rows.products(&rows)).times(relevance.clone()).plus(relevance.clone());
+        let covers = || Coverage::new(rows.products(&rows).unwrap()).times(relevance.clone()).plus(relevance.clone());
         let both = |one: &mut dyn Objective, other: &mut dyn Objective| {
             (maximise(one, candidates, count, None), plainly(other, candidates, count, None))
         };
@@ -67,8 +67,8 @@ proptest! {
         ] {
             prop_assert_eq!(found, expected);
         }
-        let (mut one, first) = LeastDistance::new(&rows);
-        let mut other = LeastDistance::new(&rows).0;
+        let (mut one, first) = LeastDistance::new(&rows).unwrap();
+        let mut other = LeastDistance::new(&rows).unwrap().0;
         let found = maximise(&mut one, candidates, count, first);
         prop_assert_eq!(found, plainly(&mut other, candidates, count, first));
     }
@@ -99,7 +99,8 @@ fn choice(budget: Budget, selector: Option<Selector>) -> Choice {
     Choice { budget, selection: Selection { selector, ..Selection::default() }, need: None }
 }
 
-/// A picture of rows in one line, with levels of rows for deeper layers that say which row and level they are.
+/// A picture of rows in one line, with levels of rows for deeper layers that say which row and level they
+/// are.
 fn picture(numbers: &[f32], width: usize, levels: usize) -> Visual {
     let count = numbers.len() / width;
     let place = |at: usize| Place {
@@ -133,7 +134,7 @@ fn taken(selector: Selector, numbers: &[f32], question: &[f32], width: usize, co
         relevance: &relevance,
         places: &visual.receipt.places,
     };
-    order(selector, &seen, &tensions, count)
+    order(selector, &seen, &tensions, count).unwrap()
 }
 
 #[test]
@@ -149,8 +150,9 @@ fn divprune_takes_what_lies_furthest() {
 
 #[test]
 fn cdpruner_takes_the_largest_volume() {
-    // Cosines to the question: 1, 0.9, 0 and -1, so relevances of 1, 0.95, 0.5 and 0. The first is the longest;
-    // of the others 0.95 has sin^2 = 0.19 beside it, and 0.5 is at a right angle: 0.25 against 0.171.
+    // Cosines to the question: 1, 0.9, 0 and -1, so relevances of 1, 0.95, 0.5 and 0. The first is the
+    // longest; of the others 0.95 has sin^2 = 0.19 beside it, and 0.5 is at a right angle: 0.25 against
+    // 0.171.
     let rows = [1.0, 0.0, 0.9, 0.19f32.sqrt(), 0.0, 1.0, -1.0, 0.0];
     assert_eq!(taken(Selector::CdPruner, &rows, &[1.0, 0.0], 2, 3), [0, 2, 1]);
     let determinant = |rows: &[usize]| {
@@ -171,8 +173,8 @@ fn mmtok_covers_question_and_picture() {
     let question = [1.0, 0.0, 0.0, 0.0, 0.2, 1.0];
     let (all, asked) =
         (Matrix::new(rows.to_vec(), 3).normalised(), Matrix::new(question.to_vec(), 3).normalised());
-    let text = softmax_columns(all.products(&asked), 0.02);
-    let vision = softmax_columns(all.products(&all), 0.2);
+    let text = softmax_columns(all.products(&asked).unwrap(), 0.02);
+    let vision = softmax_columns(all.products(&all).unwrap(), 0.2);
     let worth = |set: &[usize]| {
         let best = |matrix: &Matrix, column: usize| {
             set.iter().map(|&row| matrix.row(row)[column]).fold(0.0f32, f32::max)
@@ -219,7 +221,7 @@ fn uniform_is_spread_evenly_at_any_count() {
         places: &places,
     };
     for count in [4, 16, 64] {
-        let kept = order(Selector::Uniform, &seen, &Tensions::default(), count);
+        let kept = order(Selector::Uniform, &seen, &Tensions::default(), count).unwrap();
         // As many in each square of the picture.
         let cells = count.isqrt();
         let mut met = vec![0; count];

@@ -1,8 +1,9 @@
 //! Parts of a picture that hold nothing, which need not be encoded: `arrcoc.skip_blank`.
 //!
-//! A place is plain where no channel changes by more than [`FLAT`] of 256 levels: paper, a clear sky, a margin. A
-//! token is blank where its place and all places around it are plain, so that what an outline stands on is seen. What
-//! a network makes of the others changes, since they cannot look at blank ones any more: off unless a request says so.
+//! A place is plain where no channel changes by more than [`FLAT`] of 256 levels: paper, a clear sky, a
+//! margin. A token is blank where its place and all places around it are plain, so that what an outline
+//! stands on is seen. What a network makes of the others changes, since they cannot look at blank ones any
+//! more: off unless a request says so.
 
 use image::RgbImage;
 

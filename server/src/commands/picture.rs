@@ -15,8 +15,8 @@ const GIST: Rgb<u8> = Rgb([90, 160, 220]);
 const SHALLOW: Rgb<u8> = Rgb([200, 90, 220]);
 
 /// The image with the patches that got a token of their own bright, tinted by relevance, and the cells of the
-/// gist grid outlined. What a selector left out is dark and tinted all the same; a token without all levels for
-/// deeper layers has an outline of its own.
+/// gist grid outlined. What a selector left out is dark and tinted all the same; a token without all levels
+/// for deeper layers has an outline of its own.
 ///
 /// # Errors
 /// The image library's; the runtime read the same bytes before, so this is rare.

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 mod checks;
+mod engine_units;
 mod environment;
 mod file;
 mod load;
@@ -18,13 +19,14 @@ mod settings;
 mod table;
 mod units;
 
+pub use engine_units::RuntimeChoice;
 pub use load::ConfigError;
 pub use overrides::Overrides;
 pub use settings::{
     Auth, Config, Cors, EngineConfig, KEYS, LOG_FILTER, Limits, Log, RemoteImages, Server, Timeouts,
 };
 pub use table::{Key, Problem};
-pub use units::{Count, Keys, LogFormat, RuntimeChoice, Setting, Size, Span};
+pub use units::{Count, Keys, LogFormat, Setting, Size, Span};
 
 /// Bodies of the largest size that `limits.body_memory` has room for unless it is set.
 const BODIES: usize = 8;

@@ -22,7 +22,8 @@ use super::checks;
 use super::table::settings;
 use arrcoc_runtime::generate::Budget;
 
-use super::units::{Count, Keys, LogFormat, RuntimeChoice, Size, Span};
+use super::engine_units::RuntimeChoice;
+use super::units::{Count, Keys, LogFormat, Size, Span};
 
 /// What `serve` logs unless told otherwise: ONNX Runtime's own notes would drown the rest.
 pub const LOG_FILTER: &str = "info,ort=warn";

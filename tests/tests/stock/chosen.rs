@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use arrcoc_bundle::{Bundle, Target};
 use arrcoc_export::tap::{Recording, Tap};
 use arrcoc_runtime::generate::{
-    Budget, Depth, Event, NoObserver, Receipt, Request, Selection, Selector, Share,
+    Budget, Depth, Event, NoObserver, Part, Place, Prompt, Receipt, Request, Selection, Selector, Share,
 };
 use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::model::{self, Generation, Model};
@@ -227,6 +227,73 @@ fn levels_that_are_not_granted_change_the_answer_and_others_refuse_them() -> Res
         let shallow = levels(&receipts).iter().filter(|&&levels| levels == 1).count();
         ensure!(shallow == levels(&receipts).len() / 2, "{:?}", levels(&receipts));
         ensure!(some != all, "the levels were never added");
+    }
+    Ok(())
+}
+
+/// A white page with something on its upper left eighth, as a PNG.
+fn page() -> Result<Vec<u8>> {
+    let drawn = |x: u32, y: u32| x < 150 && y < 100 && (x / 3 + y / 2).is_multiple_of(3);
+    let ink = |x, y| image::Rgb(if drawn(x, y) { [20, 60, 90] } else { [255; 3] });
+    let mut file = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_fn(600, 400, ink).write_to(&mut file, image::ImageFormat::Png)?;
+    Ok(file.into_inner())
+}
+
+/// Blank tokens and tiles are not encoded, the rest stands where it stood, and a picture without any is the
+/// same to the bit.
+#[test]
+fn blank_parts_are_left_out_before_the_encoder() -> Result<()> {
+    for family in ["qwen3_vl", "qwen2_5_vl", "qwen3_5", "smolvlm", "idefics3"] {
+        let dir = repository("tests/fixtures/stock").join(family);
+        let scratch = tempfile::tempdir()?;
+        let bundle = checkpoint::build(&dir, Target::Cpu, scratch.path())?;
+        let recording = Arc::new(Recording::default());
+        let tap = Tap::new(LibraryKind::Ort.open(2)?, Arc::clone(&recording));
+        let model = Model::load_on(bundle, &tap, &checkpoint::options(), Arc::new(NoObserver))?;
+        let cases: Value = serde_json::from_slice(&fs::read(dir.join("cases.json"))?)?;
+        let tensors = fs::read(dir.join("cases.safetensors"))?;
+        let golden = Golden { case: &cases["cases"][1], tensors: SafeTensors::deserialize(&tensors)? };
+        let ask = |file: Option<&[u8]>, skip_blank, budget| -> Result<Request> {
+            let mut request = golden.request(&dir, TOKENS)?;
+            let Prompt::Chat(conversation) = &mut request.prompt else { anyhow::bail!("not a chat") };
+            let parts = conversation.messages.iter_mut().flat_map(|message| &mut message.content);
+            for image in
+                parts.filter_map(|part| if let Part::Image(image) = part { Some(image) } else { None })
+            {
+                image.sizing.skip_blank = skip_blank;
+                if let Some(file) = file {
+                    image.file = file.to_vec().into();
+                }
+            }
+            Ok(Request { budget, top_logprobs: Some(0), ..request })
+        };
+        let noisy = answer(model.submit(ask(None, false, Budget::Full)?)?)?.0;
+        ensure!(
+            answer(model.submit(ask(None, true, Budget::Full)?)?)?.0 == noisy,
+            "{family}: nothing was blank"
+        );
+
+        let page = page()?;
+        let encoded = || -> Result<usize> {
+            let calls = recording.take();
+            Ok(joined(&calls, "vision_encoder", |call| &call.inputs, "pixel_values")?.concat().len())
+        };
+        recording.take();
+        let (_, whole) = answer(model.submit(ask(Some(&page), false, Budget::Full)?)?)?;
+        let all = encoded()?;
+        let (_, some) = answer(model.submit(ask(Some(&page), true, Budget::Full)?)?)?;
+        let (rows, seen) = (whole[0].places.len(), some[0].places.len());
+        ensure!(seen < rows && some[0].dropped.len() == rows - seen, "{family}: {seen} of {rows} rows");
+        ensure!(encoded()? * rows == all * seen, "{family}: what is blank was encoded");
+        let inked = |place: &Place| place.rect[0] < 150.0 && place.rect[1] < 100.0;
+        ensure!(!some[0].dropped.iter().any(inked), "{family}: a place with something on it was left out");
+        let (_, chosen) = answer(model.submit(ask(Some(&page), true, Budget::Tokens(2))?)?)?;
+        ensure!(
+            (chosen[0].tokens, chosen[0].dropped.len()) == (2, rows - 2),
+            "{family}: {:?}",
+            chosen[0].selected
+        );
     }
     Ok(())
 }
