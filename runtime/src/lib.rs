@@ -14,7 +14,7 @@ pub mod model;
 pub mod prompt;
 pub mod sampling;
 mod scheduler;
-mod selection;
+pub mod selection;
 pub mod tensor;
 pub mod text;
 pub mod vision;

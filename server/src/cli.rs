@@ -127,6 +127,9 @@ pub(crate) struct Ask {
     /// half gets the deepest only).
     #[arg(long, value_name = "NAME", value_parser = depth)]
     pub(crate) depth: Option<Depth>,
+    /// Leave out parts of the image that hold nothing before it is encoded.
+    #[arg(long)]
+    pub(crate) skip_blank: bool,
     /// Most tokens of the answer; 256, or what the context has left where that is less, unless given.
     #[arg(long, value_name = "TOKENS", value_parser = positive)]
     pub(crate) max_tokens: Option<usize>,

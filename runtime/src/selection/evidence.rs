@@ -11,9 +11,9 @@ const MOST_SAMPLES: usize = 16;
 /// Bins of a cell's histogram of brightness.
 const BINS: usize = 16;
 
-/// A lattice of cells over a picture.
+/// A lattice of cells over a picture, and how much there is to read in each.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Evidence {
+pub struct Evidence {
     /// Width and height of the picture, pixels.
     size: [usize; 2],
     /// Width and height of a cell, pixels.
@@ -26,7 +26,7 @@ pub(crate) struct Evidence {
 
 impl Evidence {
     /// Looks at an upright picture.
-    pub(crate) fn of(picture: &RgbImage) -> Self {
+    pub fn of(picture: &RgbImage) -> Self {
         let size = [picture.width(), picture.height()].map(|side| side as usize);
         let cell = size.map(|side| side.div_ceil(MOST_CELLS).max(LEAST_CELL));
         let [columns, rows] = [0, 1].map(|axis| size[axis].div_ceil(cell[axis]));

@@ -18,7 +18,7 @@ mod objectives;
 mod survey;
 
 pub(crate) use budget::most;
-pub(crate) use evidence::Evidence;
+pub use evidence::Evidence;
 pub(crate) use need::need;
 
 use crate::generate::{Depth, Place, Score, Selected, Selection};
@@ -40,7 +40,7 @@ const MOST_QUESTION: usize = 64;
 ///
 /// # Errors
 /// [`TensorError`] when memory is short, or rows and question are of different widths.
-pub(crate) fn choose(
+pub fn choose(
     visual: &Visual,
     question: &Tensor,
     evidence: Option<&Evidence>,

@@ -199,12 +199,13 @@ pub(crate) enum Grant {
 
 /// What a request wants of a picture's tokens, in a model without an allocator.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Choice {
-    /// Never [`Budget::Full`].
-    pub(crate) budget: Budget,
-    pub(crate) selection: Selection,
+pub struct Choice {
+    /// How many.
+    pub budget: Budget,
+    /// How they are chosen.
+    pub selection: Selection,
     /// What the question's words say.
-    pub(crate) need: Option<Need>,
+    pub need: Option<Need>,
 }
 
 /// A picture, before it is prepared: what is to be known of its geometry follows from this.

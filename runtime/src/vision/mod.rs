@@ -21,8 +21,8 @@ use crate::library::{Cancel, Library, LibraryError};
 use crate::selection::{self, Evidence};
 use crate::tensor::Tensor;
 use family::{
-    Ask, Choice, DEPTH, Features, Grant, LoadedFamily, Picture, Pixels, Processor, SELECTOR, SIZING,
-    SKIP_BLANK, VisionModel,
+    Ask, DEPTH, Features, Grant, LoadedFamily, Picture, Pixels, Processor, SELECTOR, SIZING, SKIP_BLANK,
+    VisionModel,
 };
 use stages::Stages;
 
@@ -32,7 +32,7 @@ pub(crate) mod family;
 mod options;
 pub mod stages;
 
-pub use family::{ImagePlan, Refusal, Span, Visual};
+pub use family::{Choice, ImagePlan, Refusal, Span, Visual};
 pub use options::VisionOptions;
 
 /// The longest lengths of the axes that the vision graphs of a bundle have, for whoever plans memory.

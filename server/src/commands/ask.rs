@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arrcoc_runtime::generate::{
-    Allocation, Budget, Conversation, Event, FinishReason, MaxTokens, Message, Part, Prompt, Reason, Receipt,
-    Request, Sampling, Selected, Selection, Speaker, Timings, Usage,
+    Allocation, Budget, Conversation, Event, FinishReason, Image, MaxTokens, Message, Part, Prompt, Reason,
+    Receipt, Request, Sampling, Selected, Selection, Sizing, Speaker, Timings, Usage,
 };
 use arrcoc_runtime::model::ModelInfo;
 use arrcoc_server::config::Config;
@@ -67,7 +67,8 @@ fn read_image(path: &Path) -> anyhow::Result<Bytes> {
 fn request(ask: &Ask, info: &ModelInfo, images: &[Bytes]) -> Request {
     let defaults = &info.generation;
     let sampling = Sampling::of(defaults);
-    let images = images.iter().map(|image| Part::Image(image.clone().into()));
+    let sizing = Sizing { skip_blank: ask.skip_blank, ..Sizing::default() };
+    let images = images.iter().map(|file| Part::Image(Image { file: file.clone(), sizing }));
     let content = images.chain([Part::Text(ask.question.clone())]).collect();
     let messages = vec![Message::new(Speaker::User, content)];
     let selection = Selection { selector: ask.selector, depth: ask.depth, tensions: None };

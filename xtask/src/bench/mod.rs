@@ -8,6 +8,7 @@ mod precisions;
 mod profile;
 mod relevance;
 pub(crate) mod report;
+mod selection;
 pub(crate) mod stages;
 
 use anyhow::Result;
@@ -29,6 +30,9 @@ pub(crate) enum Command {
     Perplexity(perplexity::Args),
     /// One large photograph at the shape of SmolVLM-256M or Qwen3-VL-2B, beside transformers and llama.cpp
     Photograph(photograph::Args),
+    /// Some of a photograph's tokens instead of all, at the shape of Qwen3-VL-2B; and the selectors by
+    /// themselves
+    Selection(selection::Args),
     /// Right answers by visual tokens, for every way to choose them
     Relevance(relevance::Args),
 }
@@ -42,6 +46,7 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Precisions(args) => precisions::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Photograph(args) => photograph::run(args),
+        Command::Selection(args) => selection::run(args),
         Command::Relevance(args) => relevance::run(args),
     }
 }
