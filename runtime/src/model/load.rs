@@ -9,7 +9,7 @@ use super::admission::Admission;
 use super::memory::MemoryNeed;
 use super::sizes::IMAGE_THREADS;
 use super::{Model, ModelInfo, Options, WarmUp};
-use crate::decoder::{self, Decoder, DecoderError, Embedder, Rows};
+use crate::decoder::{self, Decoder, DecoderError, Embedder, Positions, Rows};
 use crate::error::LoadError;
 use crate::generate::{Budget, NoObserver, Observer, Selection};
 use crate::image::DecodedImage;
@@ -204,6 +204,12 @@ fn info(
 ) -> Result<ModelInfo, LoadError> {
     let manifest = bundle.manifest();
     let need = MemoryNeed::of(manifest, options)?;
+    let default_budget = options.vision.budget.unwrap_or_else(|| pictures.default_budget());
+    pictures.grant(default_budget, &Selection::default(), None).map_err(|refusal| LoadError::Options {
+        what: "budget",
+        expected: refusal.expected,
+        found: refusal.found,
+    })?;
     Ok(ModelInfo {
         name: manifest.model.clone(),
         precision: manifest.precision,
@@ -213,7 +219,7 @@ fn info(
         context_length: sizes.context_length,
         family: manifest.family.clone(),
         token_budgets: pictures.budgets().to_vec(),
-        default_budget: options.vision.budget.unwrap_or_else(|| pictures.default_budget()),
+        default_budget,
         selectors: pictures.selectors(),
         depths: pictures.depths(),
         images_first: manifest.vision.images_first,
@@ -236,6 +242,8 @@ struct Lengths {
     steps: bool,
     /// Width and height of the pictures.
     pictures: Vec<[u32; 2]>,
+    /// Positions that a slot has.
+    context: usize,
 }
 
 impl Lengths {
@@ -246,7 +254,8 @@ impl Lengths {
         let [least, largest] = pictures.extremes(sizes.context_length);
         if !options.on_gpu() && options.warm_up == WarmUp::Short {
             // One token only: the shortest context that the options allow has room for no more.
-            return Self { budgets: vec![Budget::Auto], prompt: 1, steps: false, pictures: vec![least] };
+            let (budgets, pictures) = (vec![Budget::Auto], vec![least]);
+            return Self { budgets, prompt: 1, steps: false, pictures, context: sizes.context_length };
         }
         let budgets = pictures.budgets();
         let ends = budgets.first().into_iter().chain(budgets.last()).map(|&tokens| Budget::Tokens(tokens));
@@ -256,6 +265,7 @@ impl Lengths {
             prompt: sizes.solo_chunk.min(sizes.context_length - 1),
             steps: true,
             pictures: if least == largest { vec![largest] } else { vec![least, largest] },
+            context: sizes.context_length,
         }
     }
 }
@@ -283,6 +293,10 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
         }
     }
 
+    warm_up_last(decoder.as_mut(), embedder, &question[..1], lengths.context).map_err(|error| {
+        let last = lengths.context - 1;
+        failed(&format!("a token at position {last}, the last of the context: {error}"))
+    })?;
     let slot = decoder.slots_mut().allocate().ok_or_else(|| failed(&"the decoder has no KV slot"))?;
     let prompt: Vec<u32> = question.iter().copied().cycle().take(lengths.prompt).collect();
     let prompt = embedder.embed(&prompt).map_err(|error| failed(&error))?;
@@ -296,6 +310,23 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
         }
         None => Ok(()),
     }
+}
+
+/// Runs a token at the last position, which the graph's tables must have: a manifest may say more than they do.
+fn warm_up_last(
+    decoder: &mut dyn Decoder,
+    embedder: &Embedder,
+    token: &[u32],
+    context: usize,
+) -> Result<(), DecoderError> {
+    let Some(slot) = decoder.slots_mut().allocate() else { return Ok(()) };
+    let last = context.saturating_sub(1);
+    let positions = Some(Positions { each: vec![[last; 3]], next: context });
+    let ran = embedder
+        .embed(token)
+        .and_then(|embeds| decoder.prefill(slot, &Rows { positions, ..Rows::plain(embeds) }));
+    decoder.free(slot);
+    ran.map(|_| ())
 }
 
 /// Forks the prompt of a slot into all others, and makes a step of all of them: both have shapes that no

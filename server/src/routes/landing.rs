@@ -1,6 +1,7 @@
 //! `GET /`: a page that asks a question about an image and shows where the tokens went. One file, no scripts
 //! from elsewhere.
 
+use arrcoc_runtime::generate::Budget;
 use axum::extract::State;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
@@ -59,6 +60,10 @@ struct ServedModel {
     precision: &'static str,
     runtime: String,
     token_budgets: Vec<usize>,
+    /// Whether any number of tokens may be asked for.
+    chooses: bool,
+    /// What images get unless something is chosen.
+    budget: Budget,
 }
 
 fn server(app: &App) -> Server {
@@ -70,6 +75,8 @@ fn server(app: &App) -> Server {
         precision: info.precision.name(),
         runtime: info.runtime.clone(),
         token_budgets: info.token_budgets.clone(),
+        chooses: !info.selectors.is_empty(),
+        budget: info.default_budget,
     };
     Server { key, model: Some(model) }
 }
@@ -93,6 +100,8 @@ mod tests {
             precision: "fp32",
             runtime: String::new(),
             token_budgets: vec![64],
+            chooses: false,
+            budget: Budget::Auto,
         };
         let page = page(&Server { key: false, model: Some(model) }).unwrap();
         assert!(page.contains(r#""model":"\u003c/script>"#), "the page does not hold the name");

@@ -39,6 +39,29 @@ fn chunks_and_neighbours_change_no_bit() -> Result<()> {
     Ok(())
 }
 
+/// A manifest may be edited: what its tables do not have is found when the bundle is loaded, not by the first request
+/// that is as long.
+#[test]
+fn a_context_beyond_the_tables_is_found_when_the_bundle_is_loaded() -> Result<()> {
+    for target in [Target::Cpu, Target::Portable] {
+        let scratch = tempfile::tempdir()?;
+        let bundle = checkpoint::build(&repository("tests/fixtures/stock/qwen3_vl"), target, scratch.path())?;
+        let options = |context| model::Options { context_length: Some(context), ..checkpoint::options() };
+        let library = LibraryKind::Ort.open(2)?;
+        let dir = scratch.path().join(format!("drawn/fp32-{target}"));
+        let file = dir.join("manifest.yaml");
+        drop(Model::load_on(bundle, library.as_ref(), &options(2048), Arc::new(NoObserver))?);
+        let manifest = fs::read_to_string(&file)?;
+        ensure!(manifest.contains("context_length: 2048"), "expected 2048 positions");
+        fs::write(&file, manifest.replace("context_length: 2048", "context_length: 4096"))?;
+        let loaded =
+            Model::load_on(Bundle::open(&dir)?, library.as_ref(), &options(4096), Arc::new(NoObserver));
+        let error = loaded.err().context("expected a refusal")?.to_string();
+        ensure!(error.contains("position 4095, the last of the context"), "{error}");
+    }
+    Ok(())
+}
+
 /// The answers of all conversations, one after the other or all at once.
 fn answers(dir: &Path, bundle: &Path, chunk: usize, together: bool) -> Result<Vec<Answer>> {
     let cases: Value = serde_json::from_slice(&fs::read(dir.join("cases.json"))?)?;
