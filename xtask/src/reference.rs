@@ -2,6 +2,7 @@
 //! it?
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -46,7 +47,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let mut compare = environment.command();
         compare.args(["-m", "stock.draw", "--fixtures", "--compare"]);
         compare.arg(shell::root().join("tests/fixtures/stock")).current_dir(reference_dir());
-        shell::check(&mut compare)
+        shell::check(&mut compare)?;
+        let mut chosen = environment.command();
+        chosen.args(["-m", "stock.chosen", "--compare"]);
+        chosen.args(directories(&shell::root().join("tests/fixtures/stock"))?).current_dir(reference_dir());
+        shell::check(&mut chosen)
     })?;
     section("stock families, drawn anew", || stock(&environment, &args.stock))?;
     if args.bench {
@@ -61,6 +66,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// The directories in one.
+fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir)?.map(|entry| Ok(entry?.path()));
+    let mut found: Vec<PathBuf> = entries.collect::<Result<_>>()?;
+    found.retain(|path| path.is_dir());
+    found.sort();
+    Ok(found)
+}
+
 /// Draws checkpoints with transformers, and replays them through the exporter and both inference libraries.
 fn stock(environment: &Environment, seeds: &str) -> Result<()> {
     let out = shell::target("stock");
@@ -70,6 +84,9 @@ fn stock(environment: &Environment, seeds: &str) -> Result<()> {
     let mut draw = environment.command();
     draw.args(["-m", "stock.draw", "--families", STOCK, "--seeds", seeds, "--out"]).arg(&out);
     shell::check(draw.current_dir(reference_dir()))?;
+    let mut chosen = environment.command();
+    chosen.args(["-m", "stock.chosen"]).args(directories(&out)?);
+    shell::check(chosen.current_dir(reference_dir()))?;
     let mut test = shell::cargo();
     test.args(["test", "--workspace", "--test", "stock", "--", "--nocapture", "drawn"]);
     if let Some(library) = onnxruntime::fetch()? {
