@@ -112,6 +112,18 @@ def server(tmp_path_factory: pytest.TempPathFactory):
     running.kill()
 
 
+@pytest.fixture(scope="session")
+def stock_bundle(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A model from outside, tiny and random: Qwen3-VL's network."""
+    home, export = tmp_path_factory.mktemp("stock"), pathlib.Path(SERVE).with_name("arrcoc-export")
+    for command in (
+        ("init", "--preset", "qwen3-vl-tiny", "--out", home / "seer"),
+        ("build", home / "seer", "--out", home / "engines"),
+    ):
+        subprocess.run([export, *command], check=True, capture_output=True, timeout=300)
+    return home / "engines/seer/fp32-cpu"
+
+
 @pytest.fixture
 def start(tmp_path: pathlib.Path):
     """Starts servers with flags of their own."""

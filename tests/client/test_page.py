@@ -99,6 +99,26 @@ def test_a_question_is_answered_and_shown(page):
     assert page.errors == []
 
 
+def test_a_model_from_outside_says_how_many_of_its_tokens_it_saw(browser, start, stock_bundle):
+    server = start(bundle=stock_bundle).wait_ready()
+    page = browser.open(server.url + "/")
+    page.until("document.getElementById('budget').length > 1", "the budgets are listed")
+    options = "[...document.getElementById('budget').options].map((option) => option.value)"
+    assert page.run(options) == ["full", "auto", "400", "256", "100", "64"]
+    assert page.run("document.getElementById('budget').value") == "full"
+    page.choose("#image", IMAGES / "astronaut.jpg")
+    ask(page, "What is on the badge?")
+    answered(page)
+    assert "all that it has" in page.text("#note")
+    whole = page.run("document.getElementById('picture').toDataURL()")
+    page.run("const budget = document.getElementById('budget'); budget.value = '64'; budget.dispatchEvent(new Event('change'))")
+    ask(page, "What is on the badge?")
+    answered(page)
+    assert "64 of its" in page.text("#note") and "as asked" in page.text("#note"), page.text("#note")
+    assert page.run("document.getElementById('picture').toDataURL()") != whole
+    assert page.errors == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_sticks_out_at_any_width(page, scheme):
     _, page = page()

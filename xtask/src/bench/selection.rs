@@ -128,7 +128,7 @@ fn ask(
 /// The selectors by themselves.
 fn selectors() -> Result<Vec<Value>> {
     let mut bench = shell::cargo();
-    bench.args(["bench", "-p", "arrcoc-runtime", "--bench", "selection"]);
+    bench.args(["bench", "--workspace", "--bench", "selection"]);
     let printed = shell::output(&mut bench)?;
     let lines = printed.lines().filter(|line| line.starts_with('{'));
     lines.map(|line| serde_json::from_str(line).context("the benchmark printed no JSON")).collect()
