@@ -26,7 +26,7 @@ fn main() {
         let visual = picture(rows);
         let question = Tensor::from_vec(&[1, QUESTION, WIDTH], numbers(QUESTION * WIDTH, 1)).unwrap();
         for selector in Selector::ALL {
-            if rows > 2048 && (selector.compares_all() || selector == Selector::CdPruner) {
+            if rows > 2048 && selector.compares_all() {
                 continue;
             }
             let selection = Selection { selector: Some(selector), ..Selection::default() };

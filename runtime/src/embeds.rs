@@ -136,6 +136,11 @@ impl PromptEmbeds {
         self.parts.iter().map(|part| part.tokens).sum()
     }
 
+    /// Where text would go on behind it.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
     /// Visual tokens among them.
     pub fn visual(&self) -> usize {
         let visual = self.parts.iter().filter(|part| matches!(part.source, Source::Visual { .. }));

@@ -201,7 +201,7 @@ pub struct Place {
     pub gist: bool,
     /// Why it was taken, where something chose.
     pub score: Option<Score>,
-    /// As which it was taken, from 0, where tokens are taken one by one.
+    /// Its rank in the order of selection, from 0, where tokens are taken one by one.
     pub rank: Option<usize>,
     /// How many levels of rows for deeper layers it has, the deepest first, where the family has them and
     /// some were chosen.

@@ -81,12 +81,24 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The first thing that is set, by its name.
+    /// The first thing that is set, by the field of a request that says it.
     pub fn set(&self) -> Option<&'static str> {
         let Self { selector, tensions, depth } = self;
-        let named =
-            [("selector", selector.is_some()), ("tensions", tensions.is_some()), ("depth", depth.is_some())];
-        named.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
+        let fields = [
+            ("arrcoc.selector", selector.is_some()),
+            ("arrcoc.tensions", tensions.is_some()),
+            ("arrcoc.depth", depth.is_some()),
+        ];
+        fields.into_iter().find(|(_, set)| *set).map(|(field, _)| field)
+    }
+
+    /// What images get whose request says how tokens are chosen, and not how many: what a request gets that says
+    /// nothing, unless that is all of them. Then the question decides.
+    pub fn budget(&self, default: Budget) -> Budget {
+        match (self.set(), default) {
+            (Some(_), Budget::Full) => Budget::Auto,
+            (_, default) => default,
+        }
     }
 }
 
@@ -136,7 +148,7 @@ impl Selector {
 
     /// Whether it compares each token with each other, which takes memory by the square of their number.
     pub const fn compares_all(self) -> bool {
-        matches!(self, Self::MmTok | Self::Scope | Self::DivPrune)
+        matches!(self, Self::MmTok | Self::Scope | Self::CdPruner | Self::DivPrune)
     }
 }
 

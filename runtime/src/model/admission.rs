@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::generate::{GenerateError, Image, MaxTokens, Prompt, Request};
+use crate::generate::{Budget, GenerateError, Image, MaxTokens, Prompt, Request};
 use crate::prompt::{Layout, Prompter};
 use crate::selection;
 use crate::vision::family::{Choice, Grant, SELECTOR};
@@ -27,11 +27,14 @@ impl Admission {
             );
             return Err(invalid("min_tokens", message));
         }
-        let need = selection::need(&request.prompt.question());
+        // The question's words decide nothing else.
+        let asks = request.budget == Budget::Auto && request.prompt.images().next().is_some();
+        let need = if asks { selection::need(&request.prompt.question()) } else { None };
         let grant = self.pictures.grant(request.budget, &request.selection, need).map_err(refused)?;
         let plans = self.plans(&request.prompt, grant)?;
         let layout = self.prompter.layout(&request.prompt, &plans, self.context_length)?;
-        self.check_length(request, &layout)?;
+        let advance = plans.iter().map(ImagePlan::advance).sum();
+        self.check_length(request, &layout, advance)?;
         Ok((layout, grant))
     }
 
@@ -62,7 +65,9 @@ impl Admission {
         }
         let Grant::Choose(Choice { selection, .. }) = grant else { return Ok(()) };
         match selection.selector {
-            Some(selector) if selector.compares_all() && rows > selection::MOST_COMPARED => {
+            Some(selector)
+                if selector.compares_all() && plan.most_rows() < rows && rows > selection::MOST_COMPARED =>
+            {
                 let message = format!(
                     "expected images of at most {} tokens for `{selector}`, which compares each with each; image \
                      {number} has {rows}",
@@ -74,11 +79,18 @@ impl Admission {
         }
     }
 
-    fn check_length(&self, request: &Request, layout: &Layout) -> Result<(), GenerateError> {
+    /// A prompt takes as many places of the context as it has tokens, and at least as many as it has positions:
+    /// kept rows of a picture stand where they stood among all. `advance` is how many positions pictures take.
+    fn check_length(&self, request: &Request, layout: &Layout, advance: usize) -> Result<(), GenerateError> {
         let (context, text, images) = (self.context_length, layout.text_tokens(), layout.images);
-        let prompt = text + layout.most_rows;
+        let prompt = text + layout.most_rows.max(advance);
         let found = if images == 0 {
             format!("a prompt of {prompt} tokens")
+        } else if advance > layout.most_rows {
+            format!(
+                "a prompt of {prompt} positions ({text} of text, {advance} for {images} images: tokens that are kept \
+                 stand where they stood)"
+            )
         } else {
             format!(
                 "a prompt of {prompt} tokens ({text} of text, up to {} for {images} images)",

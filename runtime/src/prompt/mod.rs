@@ -235,7 +235,11 @@ impl Prompter {
         let segments = split_images(&ids, self.image_token_id, plans);
         let question = match plans {
             [] => Vec::new(),
-            _ => self.tokenize(&question(conversation))?,
+            _ => match self.tokenize(&question(conversation))? {
+                // Some tokenizers make nothing of what is something to others.
+                ids if ids.is_empty() => self.tokenize(FALLBACK_QUESTION)?,
+                ids => ids,
+            },
         };
         let most_rows = plans.iter().map(ImagePlan::most_rows).sum();
         let thoughts = self.markers.map(|markers| markers.behind(&ids));

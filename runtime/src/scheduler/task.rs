@@ -86,7 +86,8 @@ impl Task {
                 false => Vec::new(),
             },
         });
-        let room = settings.context_length.saturating_sub(usage.prompt_tokens);
+        // Positions may be ahead of tokens: where some of a picture's rows were kept.
+        let room = settings.context_length.saturating_sub(usage.prompt_tokens.max(embeds.end()));
         let staged: Duration = job.stages.iter().map(|(_, took)| *took).sum();
         Self {
             prompt_ids: job.layout.ids(settings.image_token_id),

@@ -9,6 +9,27 @@ use crate::generate::{Budget, Need, Reason};
 
 /// What `auto` chooses from, ascending: the tiers of the documents that the system comes from.
 pub(crate) const TIERS: [usize; 5] = [64, 100, 160, 256, 400];
+const LARGEST: usize = TIERS[TIERS.len() - 1];
+
+/// What a budget comes to, before the picture is looked at.
+enum Rule {
+    /// So many.
+    Exactly(usize, Reason),
+    /// As many as relevance lies on, a tier.
+    Concentration,
+}
+
+fn rule(budget: Budget, rows: usize, need: Option<Need>) -> Rule {
+    match (budget, need) {
+        (Budget::Full, _) => Rule::Exactly(rows, Reason::Asked),
+        (Budget::Tokens(tokens), _) => Rule::Exactly(tokens, Reason::Asked),
+        (Budget::Share(share), _) => Rule::Exactly(share.of(rows), Reason::Asked),
+        // All that is written may be anywhere.
+        (Budget::Auto, Some(need @ Need::Reading)) => Rule::Exactly(rows, Reason::Need(need)),
+        (Budget::Auto, Some(need)) => Rule::Exactly(LARGEST, Reason::Need(need)),
+        (Budget::Auto, None) => Rule::Concentration,
+    }
+}
 
 /// How many of `rows` tokens to keep, and why. `coupling` is the question's attention.
 pub(crate) fn granted(
@@ -18,14 +39,9 @@ pub(crate) fn granted(
     coupling: &[f32],
     particularize: f32,
 ) -> (usize, Reason) {
-    let (count, reason) = match (budget, need) {
-        (Budget::Full, _) => (rows, Reason::Asked),
-        (Budget::Tokens(tokens), _) => (tokens, Reason::Asked),
-        (Budget::Share(share), _) => (share.of(rows), Reason::Asked),
-        // All that is written may be anywhere.
-        (Budget::Auto, Some(need @ Need::Reading)) => (rows, Reason::Need(need)),
-        (Budget::Auto, Some(need)) => (TIERS[TIERS.len() - 1], Reason::Need(need)),
-        (Budget::Auto, None) => {
+    let (count, reason) = match rule(budget, rows, need) {
+        Rule::Exactly(count, reason) => (count, reason),
+        Rule::Concentration => {
             let tokens = concentration(coupling);
             (tier(tokens * (0.5 + particularize)), Reason::Concentration(tokens))
         }
@@ -35,18 +51,16 @@ pub(crate) fn granted(
 
 /// The most tokens that a budget can come to.
 pub(crate) fn most(budget: Budget, rows: usize, need: Option<Need>) -> usize {
-    match (budget, need) {
-        (Budget::Full, _) | (Budget::Auto, Some(Need::Reading)) => rows,
-        (Budget::Tokens(tokens), _) => tokens.min(rows),
-        (Budget::Share(share), _) => share.of(rows),
-        (Budget::Auto, _) => TIERS[TIERS.len() - 1].min(rows),
+    match rule(budget, rows, need) {
+        Rule::Exactly(count, _) => count.min(rows),
+        Rule::Concentration => LARGEST.min(rows),
     }
 }
 
 /// The least tier of so many tokens, rounded, or the largest.
 fn tier(tokens: f32) -> usize {
     let tier = TIERS.into_iter().find(|&tier| tier as f32 >= tokens.round());
-    tier.unwrap_or(TIERS[TIERS.len() - 1])
+    tier.unwrap_or(LARGEST)
 }
 
 /// On how many tokens attention lies: the exponential of its entropy.

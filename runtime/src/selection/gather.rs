@@ -2,7 +2,7 @@
 
 use crate::decoder::Positions;
 use crate::generate::{Place, Selected};
-use crate::tensor::{Tensor, TensorError};
+use crate::tensor::{Tensor, TensorError, try_with_capacity};
 use crate::vision::family::Visual;
 
 /// A row that is kept.
@@ -10,7 +10,7 @@ use crate::vision::family::Visual;
 pub(crate) struct Kept {
     /// Its number among all rows of the picture.
     pub(crate) row: usize,
-    /// As which it was taken, from 0.
+    /// Its rank in the order of selection, from 0.
     pub(crate) rank: usize,
     /// How many levels of rows for deeper layers it gets, the deepest first.
     pub(crate) levels: usize,
@@ -59,7 +59,7 @@ fn picked(
 ) -> Result<Tensor, TensorError> {
     let (levels, rows, width) = (tensor.shape()[0], tensor.shape()[1], tensor.shape()[2]);
     let numbers = tensor.as_slice::<f32>()?;
-    let mut taken = Vec::with_capacity(levels * kept.len() * width);
+    let mut taken = try_with_capacity(levels * kept.len() * width)?;
     for level in 0..levels {
         for kept in kept {
             let start = (level * rows + kept.row) * width;

@@ -2,7 +2,7 @@
 //! stands out, how near it is to the question.
 
 use super::evidence::Evidence;
-use super::matrix::Matrix;
+use super::matrix::{Matrix, dot};
 use super::survey::Survey;
 use crate::generate::Place;
 
@@ -16,7 +16,8 @@ pub(crate) struct Knowing {
     /// How each token of the question spreads its attention over the picture; each column sums to 1, a row
     /// per visual token.
     pub(crate) attention: Matrix,
-    /// The mean of `attention` over the question.
+    /// The mean of `attention` over the question, where tokens count the less the wider they spread it: words that
+    /// every question has point nowhere.
     pub(crate) coupling: Vec<f32>,
 }
 
@@ -24,8 +25,7 @@ impl Knowing {
     /// What a survey, the places and the pixels say.
     pub(crate) fn of(survey: &Survey, places: &[Place], evidence: Option<&Evidence>) -> Self {
         let attention = softmax_columns(survey.to_question.clone(), QUESTION_TEMPERATURE);
-        let coupling: Vec<f32> =
-            attention.iter().map(|row| row.iter().sum::<f32>() / row.len().max(1) as f32).collect();
+        let coupling = mixed(&attention, survey.to_mean.len());
         let salience = spread(survey.to_mean.iter().map(|cosine| 1.0 - cosine).collect());
         let participatory = spread(coupling.clone());
         let information = |at: usize| match (evidence, places.get(at)) {
@@ -44,6 +44,21 @@ impl Knowing {
         let mean = |scores: &[f32; 3]| scores.iter().zip(weights).map(|(score, weight)| score * weight).sum();
         (self.scores.iter().map(mean).collect(), weights)
     }
+}
+
+/// The mean of the columns, each weighed by one over the number of rows that it lies on; it sums to 1.
+fn mixed(attention: &Matrix, rows: usize) -> Vec<f32> {
+    if attention.width() == 0 {
+        return vec![1.0 / rows.max(1) as f32; rows];
+    }
+    let mut entropies = vec![0.0f32; attention.width()];
+    for row in attention.iter() {
+        let terms = row.iter().map(|share| if *share > 0.0 { -share * share.ln() } else { 0.0 });
+        entropies.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+    }
+    let weights: Vec<f32> = entropies.iter().map(|entropy| (-entropy).exp()).collect();
+    let sum: f32 = weights.iter().sum();
+    attention.iter().map(|row| dot(row, &weights) / sum).collect()
 }
 
 /// Softmax down the columns.

@@ -65,7 +65,7 @@ pub(crate) fn order(
         Selector::CdPruner => {
             let directions = seen.directions()?;
             let relevance = mean_cosines(&directions, seen.question)?;
-            by(&mut Determinant::new(&directions, &relevance))
+            by(&mut Determinant::new(&directions, &relevance, count)?)
         }
         Selector::DivPrune => {
             let directions = seen.directions()?;
@@ -85,21 +85,35 @@ fn balanced(seen: &Seen<'_>, tensions: &Tensions, count: usize) -> Result<Covera
     let asked = if sum > 0.0 { knowing[2] / sum } else { 0.0 };
     let (landmarks, weights) = landmarks(seen, explore);
     let picture = seen.survey.sketch.products(&landmarks)?;
-    let tokens = seen.knowing.attention.width();
-    let question_scale = diversify * asked / tokens.max(1) as f32;
-    let picture_scale: Vec<f32> = weights.iter().map(|weight| diversify * (1.0 - asked) * weight).collect();
+    let attention = &seen.knowing.attention;
+    let tokens = attention.width();
+    // Each side counts as if all rows together covered it whole.
+    let all = best(attention).iter().sum::<f32>();
+    let question_scale = if all > 0.0 { diversify * asked / all } else { 0.0 };
+    let all: f32 = best(&picture).iter().zip(&weights).map(|(best, weight)| best * weight).sum();
+    let picture_scale = if all > 0.0 { diversify * (1.0 - asked) / all } else { 0.0 };
+    let picture_scale: Vec<f32> = weights.iter().map(|weight| picture_scale * weight).collect();
     let mut covers = try_with_capacity(seen.rows() * (tokens + landmarks.rows()))?;
-    for (attention, cosines) in seen.knowing.attention.iter().zip(picture.iter()) {
+    for (attention, cosines) in attention.iter().zip(picture.iter()) {
         covers.extend(attention.iter().map(|share| share * question_scale));
         covers.extend(cosines.iter().zip(&picture_scale).map(|(cosine, scale)| cosine.max(0.0) * scale));
     }
-    // As much as all that could be taken by worth alone is worth, so that both sides count alike.
-    let mut best = seen.relevance.to_vec();
-    best.sort_by(|one, other| other.total_cmp(one));
-    let most: f32 = best.iter().take(count).sum();
+    // So that the most relevant `count` rows sum to 1.
+    let mut sorted = seen.relevance.to_vec();
+    sorted.sort_by(|one, other| other.total_cmp(one));
+    let most: f32 = sorted.iter().take(count).sum();
     let scale = if most > 0.0 { (1.0 - diversify) / most } else { 0.0 };
     let worth = seen.relevance.iter().map(|relevance| relevance * scale).collect();
     Ok(Coverage::new(Matrix::new(covers, tokens + landmarks.rows())).plus(worth))
+}
+
+/// The largest number of each column, 0 at least.
+fn best(matrix: &Matrix) -> Vec<f32> {
+    let mut best = vec![0.0f32; matrix.width()];
+    for row in matrix.iter() {
+        best.iter_mut().zip(row).for_each(|(best, number)| *best = best.max(*number));
+    }
+    best
 }
 
 /// What stands for the picture: its rows, or of many the cells that they lie in, each of length one; and how
@@ -108,11 +122,15 @@ fn landmarks(seen: &Seen<'_>, explore: f32) -> (Matrix, Vec<f32>) {
     let sketch = &seen.survey.sketch;
     let (all, weights) =
         if seen.rows() <= MOST_LANDMARKS { (sketch.clone(), seen.relevance.to_vec()) } else { cells(seen) };
-    let met = all.rows().max(1) as f32;
+    let all = all.normalised();
+    // Cells in which no row lies stand for nothing.
+    let met: Vec<bool> = all.iter().map(|row| row.iter().any(|number| *number != 0.0)).collect();
+    let explored = explore / met.iter().filter(|met| **met).count().max(1) as f32;
     let sum: f32 = weights.iter().sum();
-    let exploit = if sum > 0.0 { (1.0 - explore) / sum } else { 0.0 };
-    let weights = weights.iter().map(|weight| explore / met + exploit * weight).collect();
-    (all.normalised(), weights)
+    let exploited = if sum > 0.0 { (1.0 - explore) / sum } else { 0.0 };
+    let weigh = |(met, weight): (&bool, &f32)| if *met { explored + exploited * weight } else { 0.0 };
+    let weights = met.iter().zip(&weights).map(weigh).collect();
+    (all, weights)
 }
 
 /// Sums of the sketches and relevances of the rows in each cell of a lattice over the picture.

@@ -50,7 +50,7 @@ pub fn choose(
     let Choice { budget, selection: Selection { selector, tensions, depth }, need } = *choice;
     let (selector, tensions) = (selector.unwrap_or_default(), tensions.unwrap_or_default());
     let question = asked(question)?;
-    let survey = Survey::of(visual.rows.as_slice()?, &question, methods::sketch_width(rows));
+    let survey = Survey::of(visual.rows.as_slice()?, &question, methods::sketch_width(rows))?;
     let knowing = Knowing::of(&survey, &visual.receipt.places, evidence);
     let (relevance, weights) = knowing.relevance(tensions.knowing);
     let (count, reason) = budget::granted(budget, rows, need, &knowing.coupling, tensions.particularize);
@@ -83,6 +83,10 @@ pub fn choose(
 fn asked(question: &Tensor) -> Result<Matrix, TensorError> {
     let width = question.shape().last().copied().unwrap_or(0);
     let numbers = question.as_slice::<f32>()?;
+    if numbers.is_empty() {
+        // Asks nothing: all rows are as near to it.
+        return Ok(Matrix::new(vec![0.0; width], width));
+    }
     let start = numbers.len().saturating_sub(MOST_QUESTION * width);
     Ok(Matrix::new(numbers[start..].to_vec(), width).normalised())
 }

@@ -5,7 +5,7 @@
 
 use crate::generate::Need;
 
-/// Phrases of whole words, lower case, and what they ask for. The first that a question holds decides.
+/// Phrases of whole words, lower case, and what they ask for.
 const PHRASES: &[(&str, Need)] = &[
     ("transcribe", Need::Reading),
     ("transcription", Need::Reading),
@@ -24,7 +24,6 @@ const PHRASES: &[(&str, Need)] = &[
     ("to markdown", Need::Reading),
     ("to html", Need::Reading),
     ("how many", Need::Counting),
-    ("number of", Need::Counting),
     ("count", Need::Counting),
     ("in total", Need::Counting),
     ("bounding box", Need::Grounding),
@@ -34,11 +33,18 @@ const PHRASES: &[(&str, Need)] = &[
     ("locate", Need::Grounding),
     ("point to", Need::Grounding),
     ("point at", Need::Grounding),
-    ("segment", Need::Grounding),
 ];
 
-/// What a question needs, where its words say so.
+/// Bytes of a question that are looked at, the last ones.
+const MOST: usize = 4096;
+
+/// What a question needs, where its words say so: of the phrases that it holds, the first of the list decides.
 pub(crate) fn need(question: &str) -> Option<Need> {
+    let mut start = question.len().saturating_sub(MOST);
+    while !question.is_char_boundary(start) {
+        start += 1;
+    }
+    let question = &question[start..];
     let words: Vec<String> = question
         .split(|character: char| !character.is_alphanumeric())
         .filter(|word| !word.is_empty())

@@ -2,9 +2,9 @@
 
 use super::greedy::Objective;
 use super::matrix::{Matrix, dot, folded};
-use crate::tensor::TensorError;
+use crate::tensor::{TensorError, try_zeroed};
 
-/// Every candidate has a worth of its own, whoever else is taken.
+/// Every candidate has a worth of its own, whoever else is taken (a modular function).
 pub(crate) struct Worth<'a>(pub(crate) &'a [f32]);
 
 impl Objective for Worth<'_> {
@@ -16,7 +16,7 @@ impl Objective for Worth<'_> {
 }
 
 /// How well those that were taken cover a number of targets: the sum, over the targets, of the best cover
-/// that one of them gives; on top of that, a worth of each candidate.
+/// that one of them gives (facility location); on top of that, a worth of each candidate.
 pub(crate) struct Coverage {
     /// How well each candidate covers each target, the target's weight in it: a row per candidate.
     covers: Matrix,
@@ -61,8 +61,8 @@ impl Objective for Coverage {
     }
 }
 
-/// A determinantal point process: the logarithm of the determinant of the kernel `r_i S_ij r_j` over those
-/// that were taken, `S` the rows' cosines. Fast greedy MAP inference of Chen et al. 2018
+/// A determinantal point process: the logarithm of the determinant of the kernel `r_i S_ij r_j` over those that
+/// were taken, `S` the rows' cosines. Fast greedy MAP inference of Chen et al. 2018
 /// (<https://arxiv.org/abs/1709.05135>): the gain of a candidate is what of it the others do not span.
 pub(crate) struct Determinant<'a> {
     /// Rows of length one.
@@ -70,43 +70,56 @@ pub(crate) struct Determinant<'a> {
     relevance: &'a [f32],
     /// Squared length of what the taken ones do not span, per candidate.
     left: Vec<f32>,
-    /// Coordinates of every candidate along each that was taken.
-    along: Vec<Vec<f32>>,
+    /// What is less is rounding.
+    least: f32,
+    /// Coordinates along those that were taken, a row of `count` per candidate.
+    along: Vec<f32>,
+    count: usize,
+    taken: usize,
 }
 
 impl<'a> Determinant<'a> {
-    pub(crate) fn new(rows: &'a Matrix, relevance: &'a [f32]) -> Self {
+    /// For taking at most `count`.
+    ///
+    /// # Errors
+    /// [`TensorError`] when memory is short.
+    pub(crate) fn new(rows: &'a Matrix, relevance: &'a [f32], count: usize) -> Result<Self, TensorError> {
         let length = |(row, relevance): (&[f32], &f32)| dot(row, row) * relevance * relevance;
-        let left = rows.iter().zip(relevance).map(length).collect();
-        Self { rows, relevance, left, along: Vec::new() }
+        let left: Vec<f32> = rows.iter().zip(relevance).map(length).collect();
+        let least = left.iter().copied().fold(0.0, f32::max) * ROUNDING;
+        let along = try_zeroed(rows.rows() * count)?;
+        Ok(Self { rows, relevance, left, least, along, count, taken: 0 })
     }
 }
+
+/// Of the largest squared length, what arithmetic in 32 bits leaves of nothing.
+const ROUNDING: f32 = 1e-6;
 
 impl Objective for Determinant<'_> {
     fn gain(&self, candidate: usize) -> f32 {
-        self.left[candidate]
+        let left = self.left[candidate];
+        if left > self.least { left } else { 0.0 }
     }
 
     fn take(&mut self, taken: usize) {
-        let length = self.left[taken].max(0.0).sqrt();
-        if length == 0.0 {
+        let (length, at) = (self.gain(taken).sqrt(), self.taken);
+        if length == 0.0 || at == self.count {
             return;
         }
         let (row, relevance) = (self.rows.row(taken), self.relevance[taken]);
-        let mut along = Vec::with_capacity(self.left.len());
+        let own: Vec<f32> = self.along[taken * self.count..][..at].to_vec();
         for (candidate, other) in self.rows.iter().enumerate() {
+            let along = &mut self.along[candidate * self.count..][..=at];
             let kernel = dot(row, other) * relevance * self.relevance[candidate];
-            let spanned: f32 = self.along.iter().map(|along| along[taken] * along[candidate]).sum();
-            along.push((kernel - spanned) / length);
+            let coordinate = (kernel - dot(&own, &along[..at])) / length;
+            along[at] = coordinate;
+            self.left[candidate] -= coordinate * coordinate;
         }
-        for (left, along) in self.left.iter_mut().zip(&along) {
-            *left -= along * along;
-        }
-        self.along.push(along);
+        self.taken += 1;
     }
 }
 
-/// The least distance of a candidate to those that were taken.
+/// The least distance of a candidate to those that were taken (max-min dispersion).
 pub(crate) struct LeastDistance<'a> {
     /// Rows of length one.
     rows: &'a Matrix,

@@ -1,7 +1,8 @@
 //! One look at all rows of a picture: all that the selectors of our own need of them. The rows of a large
 //! picture are more than a cache holds, so they are read once.
 
-use super::matrix::{Matrix, dot};
+use super::matrix::{Matrix, dot, normalise};
+use crate::tensor::{TensorError, try_with_capacity, try_zeroed};
 
 /// Rows that are read together: at a decoder's width they fit a core's second cache.
 const BLOCK: usize = 64;
@@ -12,16 +13,18 @@ const MOST_IN_MEAN: usize = 1024;
 pub(crate) struct Survey {
     /// Cosine of every row to the mean of the rows' directions.
     pub(crate) to_mean: Vec<f32>,
-    /// Cosines to every token of the question, a row per visual row, of what tells one row from another: the
-    /// mean is taken off the rows.
+    /// Cosines of the centred rows to every token of the question: a row per visual row.
     pub(crate) to_question: Matrix,
-    /// The rows' directions in few dimensions: products of these are near the rows' cosines.
+    /// The centred rows in few dimensions, of length one: their products are near the rows' cosines.
     pub(crate) sketch: Matrix,
 }
 
 impl Survey {
     /// `numbers` are rows of a width; `question` has rows of length one. A sketch is at most `narrow` wide.
-    pub(crate) fn of(numbers: &[f32], question: &Matrix, narrow: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`TensorError`] when memory is short.
+    pub(crate) fn of(numbers: &[f32], question: &Matrix, narrow: usize) -> Result<Self, TensorError> {
         let width = question.width();
         let count = numbers.len().checked_div(width).unwrap_or(0);
         let mean = mean_direction(numbers, width);
@@ -34,30 +37,37 @@ impl Survey {
         let (tokens, fold) = (question.rows(), Fold::new(width, narrow));
 
         let mut found = vec![0.0; BLOCK * sought.rows()];
-        let mut to_mean = Vec::with_capacity(count);
-        let mut to_question = Vec::with_capacity(count * tokens);
-        let mut sketch = vec![0.0; count * fold.narrow];
+        let mut to_mean = try_with_capacity(count)?;
+        let mut to_question = try_with_capacity(count * tokens)?;
+        let mut sketch = try_zeroed(count * fold.narrow)?;
         let mut sketches = sketch.chunks_exact_mut(fold.narrow.max(1));
+        let mut shared = vec![0.0; fold.narrow];
+        fold.of(&mean, 1.0, &mut shared);
         for block in numbers.chunks(BLOCK * width.max(1)) {
             let rows = block.len() / width;
             let found = &mut found[..rows * sought.rows()];
             sought.products_of(block, found);
             for (row, found) in block.chunks_exact(width).zip(found.chunks_exact(sought.rows())) {
                 let scale = inverse(dot(row, row).sqrt());
-                // What is no number stands for nothing.
-                let known = |product: f32| if scale > 0.0 { product * scale } else { 0.0 };
-                let along = known(found[tokens]);
+                let Some(sketch) = sketches.next() else { break };
+                if scale == 0.0 {
+                    // What has no direction tells nothing: it stands out least, and answers no question.
+                    to_mean.push(1.0);
+                    to_question.extend((0..tokens).map(|_| -1.0));
+                    continue;
+                }
+                let along = found[tokens] * scale;
                 let apart = inverse((1.0 - 2.0 * along + mean_length * mean_length).max(0.0).sqrt());
                 let centred = found.iter().zip(&mean_to_question);
-                to_question.extend(centred.map(|(product, mean)| (known(*product) - mean) * apart));
+                to_question.extend(centred.map(|(product, mean)| (product * scale - mean) * apart));
                 to_mean.push(along * inverse(mean_length));
-                if let (Some(sketch), true) = (sketches.next(), scale > 0.0) {
-                    fold.of(row, scale, sketch);
-                }
+                fold.of(row, scale, sketch);
+                sketch.iter_mut().zip(&shared).for_each(|(number, shared)| *number -= shared);
+                normalise(sketch);
             }
         }
         let to_question = Matrix::new(to_question, tokens);
-        Self { to_mean, to_question, sketch: Matrix::new(sketch, fold.narrow) }
+        Ok(Self { to_mean, to_question, sketch: Matrix::new(sketch, fold.narrow) })
     }
 }
 
@@ -69,7 +79,8 @@ fn inverse(length: f32) -> f32 {
 /// The mean of the directions of rows that lie evenly spread.
 fn mean_direction(numbers: &[f32], width: usize) -> Vec<f32> {
     let count = numbers.len().checked_div(width).unwrap_or(0);
-    let (step, mut mean, mut met) = (count.div_ceil(MOST_IN_MEAN).max(1), vec![0.0; width], 0);
+    // Odd, so that it divides no picture's columns by itself.
+    let (step, mut mean, mut met) = (count.div_ceil(MOST_IN_MEAN) | 1, vec![0.0; width], 0);
     for row in numbers.chunks_exact(width.max(1)).step_by(step) {
         let scale = inverse(dot(row, row).sqrt());
         if scale > 0.0 {

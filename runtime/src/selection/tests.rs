@@ -57,13 +57,14 @@ proptest! {
         let worth: Vec<f32> = matrix.iter().map(|row| row[0]).collect();
         let relevance: Vec<f32> = rows.iter().map(|row| row[1].abs()).collect();
         let covers = || Coverage::new(rows.products(&rows).unwrap()).times(relevance.clone()).plus(relevance.clone());
+        let determinant = || Determinant::new(&rows, &relevance, count).unwrap();
         let both = |one: &mut dyn Objective, other: &mut dyn Objective| {
             (maximise(one, candidates, count, None), plainly(other, candidates, count, None))
         };
         for (found, expected) in [
             both(&mut Worth(&worth), &mut Worth(&worth)),
             both(&mut covers(), &mut covers()),
-            both(&mut Determinant::new(&rows, &relevance), &mut Determinant::new(&rows, &relevance)),
+            both(&mut determinant(), &mut determinant()),
         ] {
             prop_assert_eq!(found, expected);
         }
@@ -122,7 +123,7 @@ fn picture(numbers: &[f32], width: usize, levels: usize) -> Visual {
 fn taken(selector: Selector, numbers: &[f32], question: &[f32], width: usize, count: usize) -> Vec<usize> {
     let question = Matrix::new(question.to_vec(), width).normalised();
     let visual = picture(numbers, width, 0);
-    let survey = Survey::of(numbers, &question, sketch_width(numbers.len() / width));
+    let survey = Survey::of(numbers, &question, sketch_width(numbers.len() / width)).unwrap();
     let knowing = Knowing::of(&survey, &visual.receipt.places, None);
     let tensions = Tensions::default();
     let (relevance, _) = knowing.relevance(tensions.knowing);
@@ -209,7 +210,7 @@ fn uniform_is_spread_evenly_at_any_count() {
         .collect();
     let numbers = vec![1.0f32; side * side * 2];
     let question = Matrix::new(vec![1.0, 0.0], 2);
-    let survey = Survey::of(&numbers, &question, 2);
+    let survey = Survey::of(&numbers, &question, 2).unwrap();
     let knowing = Knowing::of(&survey, &places, None);
     let relevance = vec![0.0; places.len()];
     let seen = Seen {
@@ -308,7 +309,7 @@ fn a_survey_agrees_with_plain_loops() {
     let number = |seed: usize| ((seed * 7919 % 1000) as f32 / 500.0 - 1.0) + 0.3;
     let numbers: Vec<f32> = (0..width * 130).map(number).collect();
     let question = Matrix::new((0..width * 3).map(|at| number(at + 17)).collect(), width).normalised();
-    let survey = Survey::of(&numbers, &question, 256);
+    let survey = Survey::of(&numbers, &question, 256).unwrap();
     let rows = Matrix::new(numbers, width).normalised();
     let mut mean = vec![0.0; width];
     rows.iter().for_each(|row| mean.iter_mut().zip(row).for_each(|(sum, number)| *sum += number / 130.0));
@@ -323,13 +324,39 @@ fn a_survey_agrees_with_plain_loops() {
         worst = worst.max((to_mean - survey.to_mean[at]).abs());
     }
     assert!(worst < 1e-4, "{worst}");
-    // Sketches are as long as the rows on average, and their products near the rows'.
+    // Products of sketches are near the cosines of the centred rows.
+    let centred = |at: usize| {
+        let mut row: Vec<f32> = rows.row(at).iter().zip(&mean).map(|(number, mean)| number - mean).collect();
+        super::matrix::normalise(&mut row);
+        row
+    };
     let mut strays = 0.0;
     for at in 1..130 {
         let product = dot(survey.sketch.row(0), survey.sketch.row(at));
-        strays += (product - dot(rows.row(0), rows.row(at))).powi(2) / 129.0;
+        strays += (product - dot(&centred(0), &centred(at))).powi(2) / 129.0;
     }
     assert!(f32::sqrt(strays) < 0.1, "{strays}");
+}
+
+/// What has no direction is worth nothing, whatever stands beside it.
+#[test]
+fn rows_of_zeros_and_of_what_is_no_number_are_taken_last() {
+    let mut rows: Vec<f32> = (0..24).map(|at| 1.0 + (at as f32).sin()).collect();
+    rows.extend([0.0, 0.0, 0.0, f32::NAN, 1.0, f32::INFINITY]);
+    let order = taken(Selector::TopK, &rows, &[-1.0, 0.2, -0.5], 3, 8);
+    assert!(order.iter().all(|row| *row < 8), "{order:?}");
+}
+
+/// A question of no tokens asks nothing.
+#[test]
+fn a_question_of_no_tokens_is_no_fault() {
+    let visual = picture(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0], 2, 0);
+    let question = Tensor::from_vec::<f32>(&[1, 0, 2], Vec::new()).unwrap();
+    for selector in Selector::ALL {
+        let found = choose(&visual, &question, None, &choice(Budget::Tokens(2), Some(selector))).unwrap();
+        assert_eq!(found.receipt.tokens, 2, "{selector}");
+    }
+    choose(&visual, &question, None, &choice(Budget::Auto, None)).unwrap();
 }
 
 #[test]

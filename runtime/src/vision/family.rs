@@ -243,6 +243,8 @@ pub struct ImagePlan {
     pub spans: Vec<Span>,
     /// Most visual rows of all runs together, where they are fewer than the runs could hold.
     most: Option<usize>,
+    /// How far all runs move the positions of the text behind them, where that is not one for each row.
+    advance: Option<usize>,
 }
 
 /// A part of an [`ImagePlan`].
@@ -257,12 +259,23 @@ pub enum Span {
 impl ImagePlan {
     /// Texts and runs.
     pub fn new(spans: Vec<Span>) -> Self {
-        Self { spans, most: None }
+        Self { spans, most: None, advance: None }
     }
 
     /// One run of visual rows and nothing else.
     pub fn rows(most: usize) -> Self {
         Self::new(vec![Span::Rows(most)])
+    }
+
+    /// The same, behind which text goes on so many positions further.
+    #[must_use]
+    pub(crate) fn advancing(self, positions: usize) -> Self {
+        Self { advance: Some(positions), ..self }
+    }
+
+    /// How far the text behind it moves, positions: by the whole picture, however few of its rows are kept.
+    pub fn advance(&self) -> usize {
+        self.advance.unwrap_or_else(|| self.all_rows())
     }
 
     /// The same, of which at most so many rows are kept.

@@ -21,8 +21,7 @@ use crate::library::{Cancel, Library, LibraryError};
 use crate::selection::{self, Evidence};
 use crate::tensor::Tensor;
 use family::{
-    Ask, DEPTH, Features, Grant, LoadedFamily, Picture, Pixels, Processor, SELECTOR, SIZING, SKIP_BLANK,
-    VisionModel,
+    Ask, DEPTH, Features, Grant, LoadedFamily, Picture, Pixels, Processor, SIZING, SKIP_BLANK, VisionModel,
 };
 use stages::Stages;
 
@@ -147,7 +146,7 @@ impl Pictures {
     ) -> Result<Grant, Refusal> {
         if let (Some(set), []) = (selection.set(), self.selectors()) {
             let expected = "nothing: this model chooses by its own allocator".to_owned();
-            return Err(Refusal { field: SELECTOR, expected, found: format!("`{set}`") });
+            return Err(Refusal { field: set, expected, found: format!("`{set}`") });
         }
         if let (Some(depth @ Depth::Relevant), []) = (selection.depth, self.depths()) {
             let expected = "`all`: this model has no rows for deeper layers".to_owned();

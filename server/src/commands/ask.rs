@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arrcoc_runtime::generate::{
-    Allocation, Budget, Conversation, Event, FinishReason, Image, MaxTokens, Message, Part, Prompt, Reason,
-    Receipt, Request, Sampling, Selected, Selection, Sizing, Speaker, Timings, Usage,
+    Allocation, Conversation, Event, FinishReason, Image, MaxTokens, Message, Part, Prompt, Reason, Receipt,
+    Request, Sampling, Selected, Selection, Sizing, Speaker, Timings, Usage,
 };
 use arrcoc_runtime::model::ModelInfo;
 use arrcoc_server::config::Config;
@@ -72,11 +72,7 @@ fn request(ask: &Ask, info: &ModelInfo, images: &[Bytes]) -> Request {
     let content = images.chain([Part::Text(ask.question.clone())]).collect();
     let messages = vec![Message::new(Speaker::User, content)];
     let selection = Selection { selector: ask.selector, depth: ask.depth, tensions: None };
-    let budget = match (ask.budget, selection.set()) {
-        (Some(budget), _) => budget,
-        (None, Some(_)) => Budget::Auto,
-        (None, None) => info.default_budget,
-    };
+    let budget = ask.budget.unwrap_or_else(|| selection.budget(info.default_budget));
     let thinking = ask.thinking.map(|thinking| ("enable_thinking".to_owned(), thinking.into()));
     let variables = thinking.into_iter().collect();
     Request {

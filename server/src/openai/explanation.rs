@@ -23,7 +23,7 @@ struct ExplainedImage {
     /// Width and height
     image_size: [u32; 2],
     places: Vec<ExplainedPlace>,
-    /// Places whose tokens a selector left out
+    /// Places that were left out: by a selector, or since they are blank
     #[serde(skip_serializing_if = "Vec::is_empty")]
     dropped: Vec<DroppedPlace>,
 }
@@ -32,7 +32,7 @@ struct ExplainedImage {
 #[schemars(inline)]
 struct ExplainedSelection {
     selector: &'static str,
-    /// Tokens that there were
+    /// Tokens that there were, of those that were encoded
     of: usize,
     /// Why so many were kept: `asked`, `concentration`, or what the question needs (`counting`, `reading`,
     /// `grounding`)
@@ -47,7 +47,9 @@ struct ExplainedSelection {
 #[schemars(inline)]
 struct DroppedPlace {
     rect: [f64; 4],
-    relevance: f64,
+    /// Absent where nothing was there to be encoded
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relevance: Option<f64>,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -79,7 +81,7 @@ struct ExplainedPlace {
     /// Why the token was taken; absent where nothing chose
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     score: Option<ExplainedScore>,
-    /// As which it was taken, from 0, where tokens are taken one by one
+    /// Its rank in the order of selection, from 0, where tokens are taken one by one
     #[serde(skip_serializing_if = "Option::is_none")]
     rank: Option<usize>,
     /// How many levels of rows for deeper layers it has, the deepest first, where some were chosen
@@ -146,7 +148,7 @@ impl From<&Selected> for ExplainedSelection {
 
 impl From<&Place> for DroppedPlace {
     fn from(place: &Place) -> Self {
-        let relevance = place.score.map_or(0.0, |score| score.relevance.into());
+        let relevance = place.score.map(|score| score.relevance.into());
         Self { rect: place.rect.map(f64::from), relevance }
     }
 }

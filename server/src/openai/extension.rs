@@ -58,11 +58,6 @@ impl Extension {
     pub(super) fn selection(&self) -> Selection {
         Selection { selector: self.selector, tensions: self.tensions, depth: self.depth }
     }
-
-    /// The budget. Who says how tokens are chosen, and not how many, leaves the number to the question.
-    pub(super) fn budget(&self) -> Option<Budget> {
-        self.budget.or_else(|| self.selection().set().map(|_| Budget::Auto))
-    }
 }
 
 impl TensionFields {

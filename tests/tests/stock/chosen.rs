@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use arrcoc_bundle::{Bundle, Target};
 use arrcoc_export::tap::{Recording, Tap};
 use arrcoc_runtime::generate::{
-    Budget, Depth, Event, NoObserver, Part, Place, Prompt, Receipt, Request, Selection, Selector, Share,
+    Budget, Depth, Event, MaxTokens, NoObserver, Part, Place, Prompt, Receipt, Request, Selection, Selector,
+    Share,
 };
 use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::model::{self, Generation, Model};
@@ -229,6 +230,45 @@ fn levels_that_are_not_granted_change_the_answer_and_others_refuse_them() -> Res
         ensure!(some != all, "the levels were never added");
     }
     Ok(())
+}
+
+/// Kept rows stand where they stood, and no position may be beyond those that the context has: an answer ends where
+/// it would end with all rows, and what does not fit is refused.
+#[test]
+fn positions_end_where_the_context_does() -> Result<()> {
+    for family in ["qwen3_vl", "smolvlm"] {
+        let dir = repository("tests/fixtures/stock").join(family);
+        let scratch = tempfile::tempdir()?;
+        let bundle = checkpoint::build(&dir, Target::Cpu, scratch.path())?;
+        let cases: Value = serde_json::from_slice(&fs::read(dir.join("cases.json"))?)?;
+        let tensors = fs::read(dir.join("cases.safetensors"))?;
+        let golden = Golden { case: &cases["cases"][1], tensors: SafeTensors::deserialize(&tensors)? };
+        let prompt = golden.ids("input_ids").len();
+        let context = prompt + 9;
+        let options = model::Options { context_length: Some(context), ..checkpoint::options() };
+        let library = LibraryKind::Ort.open(2)?;
+        let model = Model::load_on(bundle, library.as_ref(), &options, Arc::new(NoObserver))?;
+        let ask = |budget, max_tokens| -> Result<Request> {
+            Ok(Request { budget, max_tokens, ..golden.request(&dir, TOKENS)? })
+        };
+        let long = MaxTokens::AtMost(1000);
+        let (full, receipts) = answer(model.submit(ask(Budget::Full, long)?)?)?;
+        ensure!(full.len() == 9, "{family}: {} tokens behind all rows", full.len());
+        let rows = receipts[0].places.len();
+        let (some, _) = answer(model.submit(ask(Budget::Tokens(1), long)?)?)?;
+        // As many as the tokens that are saved, where positions allow it.
+        let advance = if family == "smolvlm" { rows } else { rows.min(full_advance(&receipts[0])) };
+        ensure!(some.len() == 9 + rows - advance.max(1), "{family}: {} tokens behind one row", some.len());
+        let more = MaxTokens::Exactly(some.len() + 1);
+        let refused = model.submit(ask(Budget::Tokens(1), more)?).err().context("expected a refusal")?;
+        ensure!(refused.to_string().contains("positions"), "{family}: {refused}");
+    }
+    Ok(())
+}
+
+/// The longer side of a picture, in rows.
+fn full_advance(receipt: &Receipt) -> usize {
+    receipt.places.iter().map(|place| 1 + place.cell[1].max(place.cell[2]) as usize).max().unwrap_or(0)
 }
 
 /// A white page with something on its upper left eighth, as a PNG.

@@ -20,12 +20,13 @@ use crate::image::resample::brought_to;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
+use crate::vision::VisionOptions;
+use crate::vision::blank::Levels;
 use crate::vision::family::{
     Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, Refusal, SIZING, Span,
     VisionModel, Visual, check_scale, field,
 };
 use crate::vision::stages::{Stages, Step};
-use crate::vision::{VisionOptions, blank};
 
 /// The graph from tiles to rows.
 const ENCODER: &str = "vision_encoder";
@@ -38,6 +39,8 @@ const MOST_TILE: usize = 4096;
 const MOST_TILES: usize = 64;
 /// Most rows along a side of a tile.
 const MOST_ROWS: usize = 256;
+/// How far around a tile is looked whether it is blank, pixels of the picture.
+const NEAR: f32 = 16.0;
 /// Longest text that frames a tile, bytes.
 const MOST_TEXT: usize = 200;
 
@@ -157,7 +160,9 @@ impl Tiles {
         let seen = |(at, tile): (usize, &[Place])| {
             let (first, end) = (tile[0].rect, tile[tile.len() - 1].rect);
             let whole = at == last || cut.grid.is_none();
-            whole || !blank::is_plain(image, [first[0], first[1], end[2], end[3]])
+            let [left, top, right, bottom] = [first[0], first[1], end[2], end[3]];
+            let around = [left - NEAR, top - NEAR, right + NEAR, bottom + NEAR];
+            whole || !Levels::of(image, around).are_plain()
         };
         tiles.enumerate().flat_map(|(at, tile)| vec![seen((at, tile)); tile.len()]).collect()
     }

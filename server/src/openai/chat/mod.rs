@@ -107,7 +107,7 @@ impl Body for Chat {
             choices: shared.n,
             sampling: SamplingFields::of(&shared),
             top_logprobs: top_logprobs(&own)?,
-            budget: own.arrcoc.budget(),
+            budget: own.arrcoc.budget,
             selection: own.arrcoc.selection(),
             sizing: Sizing { skip_blank: own.arrcoc.skip_blank, ..own.mm_processor_kwargs },
             explain: own.arrcoc.explain,
@@ -129,7 +129,7 @@ impl Chat {
         match (self.budget, budgets.first()) {
             (Some(budget), _) => budget,
             (None, Some(&least)) if images().any(is_image) && images().all(coarse) => Budget::Tokens(least),
-            (None, _) => default,
+            (None, _) => self.selection.budget(default),
         }
     }
 }

@@ -26,6 +26,11 @@ impl Grid {
         self.tokens[0] * self.tokens[1]
     }
 
+    /// How far the text behind it moves, positions.
+    pub(super) fn advance(self) -> usize {
+        self.tokens[0].max(self.tokens[1])
+    }
+
     /// Row and column of every visual token, in row-major order.
     pub(super) fn cells(self) -> impl Iterator<Item = [usize; 2]> {
         let [rows, columns] = self.tokens;

@@ -18,12 +18,13 @@ use crate::image::resample::brought_to;
 use crate::image::{DecodedImage, ImageError};
 use crate::library::{Library, LibraryError};
 use crate::tensor::{Tensor, try_zeroed};
+use crate::vision::VisionOptions;
+use crate::vision::blank::{self, Levels};
 use crate::vision::family::{
     Ask, Family, Features, Grant, ImagePlan, LoadedFamily, Picture, Pixels, Processor, Refusal, SIZING,
     VisionModel, Visual, check_scale, field,
 };
 use crate::vision::stages::{Stages, Step};
-use crate::vision::{VisionOptions, blank};
 
 mod grid;
 
@@ -200,7 +201,8 @@ impl Processor for Patches {
     }
 
     fn plan(&self, picture: Picture, _: Grant) -> Result<ImagePlan, ImageError> {
-        Ok(ImagePlan::rows(self.grid(picture)?.rows()))
+        let grid = self.grid(picture)?;
+        Ok(ImagePlan::rows(grid.rows()).advancing(grid.advance()))
     }
 
     fn pixels(&self, image: &DecodedImage, sizing: Sizing) -> Result<Pixels, ImageError> {
@@ -249,8 +251,8 @@ fn asked(sizing: &Sizing) -> [Option<u64>; 2] {
 /// Which visual tokens of a grid are to be encoded where blank ones are not.
 fn not_blank(picture: &RgbImage, grid: Grid) -> Vec<bool> {
     let places = places(grid, picture.dimensions().into());
-    let plain: Vec<bool> = places.iter().map(|place| blank::is_plain(picture, place.rect)).collect();
-    blank::seen(&plain, grid.tokens[1])
+    let levels: Vec<Levels> = places.iter().map(|place| Levels::of(picture, place.rect)).collect();
+    blank::seen(&levels, grid.tokens[1])
 }
 
 /// The encoder, and what its rows are.
@@ -314,7 +316,7 @@ impl VisionModel for Tower {
         let grid = self.grid(features.picture);
         let seen = grid.cells().enumerate().filter(|(row, _)| features.sees(*row));
         let each = seen.map(|(_, [row, column])| [0, row, column]).collect();
-        Some(vec![Positions { each, next: grid.tokens[0].max(grid.tokens[1]) }])
+        Some(vec![Positions { each, next: grid.advance() }])
     }
 }
 
