@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::form::{Forms, Guide};
 use crate::generate::{GenerateError, Image, MaxTokens, Prompt, Request};
 use crate::prompt::{Layout, Prompter};
 use crate::selection;
@@ -13,6 +14,7 @@ pub(super) struct Admission {
     pub(super) prompter: Arc<Prompter>,
     pub(super) context_length: usize,
     pub(super) pictures: Arc<Pictures>,
+    pub(super) forms: Forms,
 }
 
 impl Admission {
@@ -33,6 +35,13 @@ impl Admission {
         let layout = self.prompter.layout(&request.prompt, &plans, self.context_length)?;
         self.check_length(request, &layout)?;
         Ok((layout, grant))
+    }
+
+    /// Compiles the form of a request's answers.
+    pub(super) fn guide(&self, request: &Request, layout: &Layout) -> Result<Option<Guide>, GenerateError> {
+        let Some(form) = &request.form else { return Ok(None) };
+        let guide = self.forms.compile(form, self.prompter.vocabulary(), &request.sampling)?;
+        Ok(Some(guide.behind(layout.thoughts)))
     }
 
     /// What stands in each image's place.

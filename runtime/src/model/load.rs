@@ -11,6 +11,7 @@ use super::sizes::IMAGE_THREADS;
 use super::{Model, ModelInfo, Options, WarmUp};
 use crate::decoder::{self, Decoder, DecoderError, Embedder, Positions, Rows};
 use crate::error::LoadError;
+use crate::form::Forms;
 use crate::generate::{Budget, NoObserver, Observer, Selection};
 use crate::image::DecodedImage;
 use crate::library::{Library, LibraryError, LibraryKind};
@@ -48,8 +49,12 @@ pub(super) fn load(
     bundle.check_unchanged()?;
 
     let info = info(bundle, library, options, &sizes, &pictures)?;
-    let admission =
-        Admission { prompter: Arc::clone(&loaded.prompter), context_length: sizes.context_length, pictures };
+    let admission = Admission {
+        prompter: Arc::clone(&loaded.prompter),
+        context_length: sizes.context_length,
+        pictures,
+        forms: Forms::new(bundle.manifest().decoder.eos_token_ids.clone()),
+    };
     let (images, jobs) = channel();
     let (ready, inbox) = channel();
     let mut model = Model {
