@@ -30,6 +30,7 @@ pub(crate) fn ask(
         max_tokens: tokens,
         stop: Vec::new(),
         top_logprobs: None,
+        form: None,
     };
     let mut events = model.submit(request)?.events;
     while let Some(event) = events.blocking_recv() {

@@ -10,9 +10,11 @@ use arrcoc_bundle::Statistics;
 
 use crate::image::ImageError;
 
+mod form;
 mod request;
 mod selection;
 
+pub use form::{Form, JsonStyle, WhiteSpace};
 pub use request::{
     Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
 };
@@ -92,7 +94,7 @@ pub struct Logprob {
 /// Why a choice ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// The model said so, or a stop string came.
+    /// The model said so, a stop string came, or the answer has its form and nothing can follow.
     Stop,
     /// `max_tokens` or the context was reached.
     Length,
@@ -138,6 +140,9 @@ impl Stage {
     pub const SELECT: Self = Self(Cow::Borrowed("select"));
     /// The prompt through the decoder.
     pub const PREFILL: Self = Self(Cow::Borrowed("prefill"));
+    /// The tokens that may come next, for every running answer that is bound to a form: computed during
+    /// the step.
+    pub const MASKS: Self = Self(Cow::Borrowed("masks"));
     /// One token of every running answer.
     pub const DECODE_STEP: Self = Self(Cow::Borrowed("decode_step"));
 
@@ -216,6 +221,9 @@ pub struct Score {
     /// The three scorers at this place, 0..1.
     pub knowing: [f32; 3],
 }
+
+/// The field of a request that says what the answers must look like, unless another one does.
+pub const FORM: &str = "response_format";
 
 /// Why a request was refused or broke off. The message says what was expected, found, and what to do.
 #[derive(Debug, Clone, thiserror::Error)]

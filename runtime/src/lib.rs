@@ -6,6 +6,7 @@ pub mod dataset;
 pub mod decoder;
 pub mod embeds;
 pub mod error;
+pub mod form;
 pub mod generate;
 pub mod image;
 pub mod library;

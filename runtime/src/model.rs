@@ -159,8 +159,9 @@ impl Model {
     }
 
     /// Takes a request in, or refuses it at once: no image is decoded before the queue and the limits are
-    /// checked, every image being charged with the most tokens that its budget allows. The prompt is rendered
-    /// and tokenised here; everything else happens on the model's own threads.
+    /// checked, every image being charged with the most tokens that its budget allows. The prompt is
+    /// rendered and tokenised here, and the form of the answers compiled; everything else happens on the
+    /// model's own threads.
     ///
     /// # Errors
     /// [`GenerateError::QueueFull`], [`GenerateError::Draining`], [`GenerateError::Invalid`], and
@@ -168,9 +169,10 @@ impl Model {
     pub fn submit(&self, request: Request) -> Result<Generation, GenerateError> {
         let ticket = Ticket::enter(&self.shared)?;
         let (layout, grant) = self.admission.check(&request)?;
+        let guide = self.admission.guide(&request, &layout)?;
         let (sender, events) = unbounded_channel();
         let has_images = layout.images > 0;
-        let job = Job::new(request, (layout, grant), self.timeout, ticket, sender);
+        let job = Job::new(request, (layout, grant, guide), self.timeout, ticket, sender);
         let sent = if has_images {
             self.images.as_ref().is_some_and(|images| images.send(job).is_ok())
         } else {

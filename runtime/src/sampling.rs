@@ -3,6 +3,7 @@
 //! The logits are processed in this order, which is that of transformers with OpenAI's penalties put where
 //! vLLM has them:
 //!
+//! 0. the form of the answer: tokens that cannot come next are impossible (as in vLLM, before all else);
 //! 1. repetition penalty over prompt and answer: a positive logit is divided by it, a negative one multiplied
 //!    (transformers' `RepetitionPenaltyLogitsProcessor`);
 //! 2. frequency and presence penalty over the answer: `logit -= count * frequency + (count > 0) * presence`
@@ -16,7 +17,8 @@
 //! 9. one draw from what is left.
 //!
 //! Probabilities are summed in `f64`. Reported log-probabilities come from the raw logits, before all of
-//! this.
+//! this: they say what the model would have, whatever its answer is bound to. vLLM's are those of what the
+//! form has left.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -24,7 +26,8 @@ use std::collections::{HashMap, HashSet};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use crate::generate::Sampling;
+use crate::form::Mask;
+use crate::generate::{GenerateError, Sampling};
 
 /// Logits from which no token can be picked: the model is broken, or its arithmetic overflowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +44,12 @@ pub enum SamplingError {
     /// Every logit is negative infinity, or there is none.
     #[error("the decoder gave no token a probability above 0")]
     Empty,
+}
+
+impl From<SamplingError> for GenerateError {
+    fn from(error: SamplingError) -> Self {
+        Self::Internal(error.to_string())
+    }
 }
 
 /// Picks the tokens of one answer. Holds what the penalties and the random draws depend on.
@@ -79,23 +88,29 @@ impl Sampler {
         }
     }
 
-    /// Picks the next token from raw logits `[V]` and remembers it.
+    /// Picks the next token from raw logits `[V]` and remembers it. With a `mask`, one that it allows.
     ///
     /// # Errors
-    /// [`SamplingError`] when the logits are no distribution.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+    /// [`SamplingError`] when the logits are no distribution, or none of what the mask allows.
+    pub fn sample(&mut self, logits: &[f32], mask: Option<&Mask>) -> Result<u32, SamplingError> {
         check(logits)?;
         let mut scratch = std::mem::take(&mut self.scratch);
-        let id = if self.untouched() {
+        let id = if self.untouched() && mask.is_none() {
             self.pick(logits)
         } else {
             scratch.clear();
             scratch.extend_from_slice(logits);
+            if let Some(mask) = mask {
+                mask.apply(&mut scratch);
+            }
             self.penalise(&mut scratch);
             self.hold_back_ends(&mut scratch);
             self.pick(&scratch)
         };
         self.scratch = scratch;
+        if mask.is_some_and(|mask| !mask.allows(id)) {
+            return Err(SamplingError::Empty);
+        }
         self.picked += 1;
         *self.generated.entry(id).or_default() += 1;
         Ok(id)
@@ -317,17 +332,17 @@ mod tests {
     #[test]
     fn greedy_takes_the_lowest_id_among_equals() {
         let logits = [0.5, 2.0, -1.0, 2.0];
-        assert_eq!(sampler(greedy(), 0).sample(&logits), Ok(1));
+        assert_eq!(sampler(greedy(), 0).sample(&logits, None), Ok(1));
     }
 
     #[test]
     fn broken_logits_are_errors() {
         let mut sampler = sampler(greedy(), 0);
-        assert_eq!(sampler.sample(&[0.0, f32::NAN]), Err(SamplingError::NotFinite { id: 1 }));
-        assert_eq!(sampler.sample(&[f32::INFINITY, 0.0]), Err(SamplingError::NotFinite { id: 0 }));
-        assert_eq!(sampler.sample(&[f32::NEG_INFINITY; 3]), Err(SamplingError::Empty));
-        assert_eq!(sampler.sample(&[]), Err(SamplingError::Empty));
-        assert_eq!(sampler.sample(&[f32::NEG_INFINITY, 0.0]), Ok(1));
+        assert_eq!(sampler.sample(&[0.0, f32::NAN], None), Err(SamplingError::NotFinite { id: 1 }));
+        assert_eq!(sampler.sample(&[f32::INFINITY, 0.0], None), Err(SamplingError::NotFinite { id: 0 }));
+        assert_eq!(sampler.sample(&[f32::NEG_INFINITY; 3], None), Err(SamplingError::Empty));
+        assert_eq!(sampler.sample(&[], None), Err(SamplingError::Empty));
+        assert_eq!(sampler.sample(&[f32::NEG_INFINITY, 0.0], None), Ok(1));
     }
 
     #[test]
@@ -337,8 +352,8 @@ mod tests {
         // 0 is in the prompt: 3 / 2 < 2, so 1 wins; then 1 is in the answer too: 2 / 2 < 1.5. The negative
         // logit of 3 is doubled.
         let logits = [3.0, 2.0, -0.3, -0.2];
-        assert_eq!(sampler.sample(&logits), Ok(1));
-        assert_eq!(sampler.sample(&logits), Ok(0));
+        assert_eq!(sampler.sample(&logits, None), Ok(1));
+        assert_eq!(sampler.sample(&logits, None), Ok(0));
         let mut scratch = logits.to_vec();
         sampler.penalise(&mut scratch);
         assert_eq!(scratch, [1.5, 1.0, -0.3, -0.4]);
@@ -349,17 +364,17 @@ mod tests {
         let sampling = Sampling { presence_penalty: 0.5, frequency_penalty: 0.25, ..greedy() };
         let mut sampler = Sampler::new(&sampling, &[], &[1], 0, 0);
         let logits = [2.0, 1.0];
-        assert_eq!(sampler.sample(&logits), Ok(0));
+        assert_eq!(sampler.sample(&logits, None), Ok(0));
         let mut scratch = logits.to_vec();
         sampler.penalise(&mut scratch);
         assert_eq!(scratch, [1.25, 1.0]);
-        assert_eq!(sampler.sample(&logits), Ok(0));
+        assert_eq!(sampler.sample(&logits, None), Ok(0));
         assert_eq!(
-            sampler.sample(&logits),
+            sampler.sample(&logits, None),
             Ok(0),
             "at 2 counts: 2 - 0.5 - 0.5 = 1, equal to id 1, and lower"
         );
-        assert_eq!(sampler.sample(&logits), Ok(1));
+        assert_eq!(sampler.sample(&logits, None), Ok(1));
     }
 
     #[test]
@@ -382,11 +397,11 @@ mod tests {
         let sampling = Sampling { min_tokens: 2, stop_token_ids: vec![1], ..greedy() };
         let mut sampler = Sampler::new(&sampling, &[0], &[], 0, 0);
         let logits = [9.0, 8.0, 1.0];
-        let picked: Vec<_> = (0..3).map(|_| sampler.sample(&logits)).collect();
+        let picked: Vec<_> = (0..3).map(|_| sampler.sample(&logits, None)).collect();
         assert_eq!(picked, [Ok(2), Ok(2), Ok(0)]);
         // Where nothing but an end is possible, it is picked: no answer can go on from nothing.
         let mut sampler = Sampler::new(&sampling, &[0], &[], 0, 0);
-        assert_eq!(sampler.sample(&[0.0, 1.0, f32::NEG_INFINITY]), Ok(1));
+        assert_eq!(sampler.sample(&[0.0, 1.0, f32::NEG_INFINITY], None), Ok(1));
     }
 
     #[test]
@@ -396,7 +411,7 @@ mod tests {
         let mut sampler = sampler(Sampling::default(), 7);
         let mut counts = [0u32; 3];
         for _ in 0..8000 {
-            counts[sampler.sample(&logits).unwrap() as usize] += 1;
+            counts[sampler.sample(&logits, None).unwrap() as usize] += 1;
         }
         for (count, expected) in counts.iter().zip([1000.0, 2000.0, 5000.0]) {
             // Five standard deviations of the widest binomial here.
@@ -427,7 +442,7 @@ mod tests {
             let sampling = Sampling { top_p, top_k, temperature: 0.8, ..Sampling::default() };
             let (mut a, mut b) = (sampler(sampling.clone(), seed), sampler(sampling, seed));
             for _ in 0..8 {
-                prop_assert_eq!(a.sample(&logits), b.sample(&logits));
+                prop_assert_eq!(a.sample(&logits, None), b.sample(&logits, None));
             }
         }
 
@@ -439,7 +454,7 @@ mod tests {
                 Sampling { top_p: 0.0, ..Sampling::default() },
                 Sampling { temperature: 1e-6, top_k: 1, ..Sampling::default() },
             ] {
-                prop_assert_eq!(sampler(sampling, seed).sample(&logits), Ok(best));
+                prop_assert_eq!(sampler(sampling, seed).sample(&logits, None), Ok(best));
             }
         }
 

@@ -124,6 +124,13 @@ impl TextStream {
         }
     }
 
+    /// The same for an answer whose text is that of its tokens to the letter, white space at its beginning
+    /// too: it has a form.
+    #[must_use]
+    pub fn exact(self) -> Self {
+        Self { begun: true, splitter: self.splitter.exact(), ..self }
+    }
+
     /// Adds a token.
     pub fn push(&mut self, vocabulary: &Vocabulary, id: u32) -> Piece {
         if self.splitter.mark(id) {

@@ -143,6 +143,12 @@ pub(crate) struct Ask {
     /// Whether a model that has both modes thinks before it answers (`enable_thinking` of its template).
     #[arg(long, value_name = "true|false")]
     pub(crate) thinking: Option<bool>,
+    /// JSON schema that the answer keeps.
+    #[arg(long, value_name = "FILE", conflicts_with = "regex")]
+    pub(crate) json_schema: Option<PathBuf>,
+    /// Regular expression that the whole answer matches.
+    #[arg(long, value_name = "EXPRESSION")]
+    pub(crate) regex: Option<String>,
     /// Ask this many times and report the median time of each stage; give the caches size 0 to measure every
     /// stage.
     #[arg(long, value_name = "N", default_value = "1")]

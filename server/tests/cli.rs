@@ -209,6 +209,7 @@ fn ask_checks_its_arguments() {
         ["ask", "Q", "--max-tokens", "0"],
         ["ask", "Q", "--temperature", "3"],
         ["ask", "Q", "--picture", "x.png"],
+        ["ask", "Q", "--regex=a", "--json-schema=x.json"],
     ] {
         assert_eq!(run(&arguments, &[]).status.code(), Some(2), "{arguments:?}");
     }

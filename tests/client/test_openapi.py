@@ -15,7 +15,10 @@ EXAMPLES = {
         "temperature": 0, "seed": 1, "max_tokens": 4, "n": 2, "logprobs": True, "top_logprobs": 2, "stop": ["never"],
         "arrcoc": {"budget": "auto", "explain": True},
     },
-    "createCompletion": {"model": MODEL, "prompt": "Once", "max_tokens": 4, "temperature": 0, "logprobs": 2},
+    "createCompletion": {
+        "model": MODEL, "prompt": "Once", "max_tokens": 4, "temperature": 0, "logprobs": 2,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}},
+    },
     "listModels": None,
     "retrieveModel": None,
     "health": None,

@@ -135,7 +135,7 @@ def test_an_allocator_of_its_own_lets_nobody_else_choose(start):
     with start().wait_ready().client() as client:
         for arrcoc, param in [
             ({"selector": "top-k"}, "arrcoc.selector"),
-            ({"depth": "relevant"}, "arrcoc.selector"),
+            ({"depth": "relevant"}, "arrcoc.depth"),
             ({"skip_blank": True}, "arrcoc.skip_blank"),
             ({"budget": 0.5}, "arrcoc.budget"),
         ]:

@@ -3,6 +3,7 @@ random: what it says means nothing, but where it says it does."""
 
 import json
 import pathlib
+import re
 import subprocess
 
 import openai
@@ -71,6 +72,14 @@ def test_thoughts_are_no_answer(client):
             assert not hasattr(message, "reasoning_content") and (message.content, thought) == (said, "")
             assert details.reasoning_tokens == 0
     assert ask(client, reasoning_effort="none").usage.completion_tokens_details.reasoning_tokens == 0
+
+
+def test_a_form_binds_the_answer_and_not_the_thoughts(client):
+    form = {"guided_regex": "[a-z]{4}"}
+    answer = ask(client, extra_body=form | {"enable_thinking": False}).choices[0]
+    assert re.fullmatch("[a-z]{4}", answer.message.content) and answer.finish_reason == "stop"
+    free, bound = (ask(client, extra_body=body).choices[0].message for body in ({}, form))
+    assert free.reasoning_content == bound.reasoning_content != "" and bound.content == ""
 
 
 def test_earlier_thoughts_reach_the_template(client):

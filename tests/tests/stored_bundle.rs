@@ -151,6 +151,7 @@ fn ask(bundle: &Path, library: LibraryKind) -> Result<Vec<u32>> {
         max_tokens: MaxTokens::Exactly(16),
         stop: Vec::new(),
         top_logprobs: None,
+        form: None,
     };
     let mut events = model.submit(request)?.events;
     let mut tokens = Vec::new();

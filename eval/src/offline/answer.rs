@@ -155,7 +155,7 @@ impl OfflineModel {
 
     /// Picks a token, as the scheduler does for a request of temperature 0.
     fn accept(&self, logits: &Logits, one: &mut Running, max_tokens: usize) -> Result<(), OfflineError> {
-        let id = one.sampler.sample(logits.values())?;
+        let id = one.sampler.sample(logits.values(), None)?;
         one.answer.generated += 1;
         let room = self.info.context_length - one.answer.prompt_tokens;
         if self.decoder_spec.eos_token_ids.contains(&id) {

@@ -3,6 +3,7 @@
 use arrcoc_bundle::GenerationSpec;
 use bytes::Bytes;
 
+use super::form::Form;
 use super::{Budget, Selection};
 
 /// One generation request, already validated for form (the server's affair) but not against the model's
@@ -27,6 +28,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// How many alternatives to report per token; `None` reports no log-probabilities at all.
     pub top_logprobs: Option<usize>,
+    /// What the answers must look like; behind what the model thinks, where it thinks first.
+    pub form: Option<Form>,
 }
 
 /// The question.

@@ -57,10 +57,11 @@ impl Share {
         fits.then_some(Self(millionths as u32))
     }
 
-    /// So many of a number, rounded up.
+    /// So many of a number, rounded up; what rounding to millionths added does not count.
     pub fn of(self, number: usize) -> usize {
-        let number = number as u128 * u128::from(self.0);
-        usize::try_from(number.div_ceil(u128::from(Self::WHOLE))).unwrap_or(usize::MAX)
+        let number = number as u128;
+        let part = number * u128::from(self.0) - number / 2;
+        usize::try_from(part.div_ceil(u128::from(Self::WHOLE))).unwrap_or(usize::MAX)
     }
 
     /// As a number between 0 and 1.
@@ -92,8 +93,8 @@ impl Selection {
         fields.into_iter().find(|(_, set)| *set).map(|(field, _)| field)
     }
 
-    /// What images get whose request says how tokens are chosen, and not how many: what a request gets that says
-    /// nothing, unless that is all of them. Then the question decides.
+    /// What images get whose request says how tokens are chosen, and not how many: what a request gets that
+    /// says nothing, unless that is all of them. Then the question decides.
     pub fn budget(&self, default: Budget) -> Budget {
         match (self.set(), default) {
             (Some(_), Budget::Full) => Budget::Auto,
@@ -113,7 +114,8 @@ pub enum Selector {
     MmTok,
     /// Coverage of the picture, weighed by salience (SCOPE, <https://arxiv.org/abs/2510.24214>).
     Scope,
-    /// Determinantal point process, conditioned on the question (CDPruner, <https://arxiv.org/abs/2506.10967>).
+    /// Determinantal point process, conditioned on the question (CDPruner,
+    /// <https://arxiv.org/abs/2506.10967>).
     CdPruner,
     /// The largest of least distances (DivPrune, <https://arxiv.org/abs/2503.02175>).
     DivPrune,
@@ -263,6 +265,12 @@ mod tests {
         let half = Share::new(0.5).unwrap();
         assert_eq!((half.of(0), half.of(1), half.of(5), half.of(64)), (0, 1, 3, 32));
         assert_eq!(Share::new(1e-6).unwrap().of(1), 1);
+        for number in 1..500usize {
+            for part in 1..number {
+                let share = Share::new(part as f64 / number as f64).unwrap();
+                assert_eq!(share.of(number), part, "{part} of {number}");
+            }
+        }
         for wrong in [0.0, -0.5, 1.0, 2.0, f64::NAN, f64::INFINITY, 1e-9] {
             assert_eq!(Share::new(wrong), None, "{wrong}");
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::form::{Forms, Guide};
 use crate::generate::{Budget, GenerateError, Image, MaxTokens, Prompt, Request};
 use crate::prompt::{Layout, Prompter};
 use crate::selection;
@@ -13,6 +14,7 @@ pub(super) struct Admission {
     pub(super) prompter: Arc<Prompter>,
     pub(super) context_length: usize,
     pub(super) pictures: Arc<Pictures>,
+    pub(super) forms: Forms,
 }
 
 impl Admission {
@@ -36,6 +38,13 @@ impl Admission {
         let advance = plans.iter().map(ImagePlan::advance).sum();
         self.check_length(request, &layout, advance)?;
         Ok((layout, grant))
+    }
+
+    /// Compiles the form of a request's answers.
+    pub(super) fn guide(&self, request: &Request, layout: &Layout) -> Result<Option<Guide>, GenerateError> {
+        let Some(form) = &request.form else { return Ok(None) };
+        let guide = self.forms.compile(form, self.prompter.vocabulary(), &request.sampling)?;
+        Ok(Some(guide.behind(layout.thoughts)))
     }
 
     /// What stands in each image's place.
@@ -79,8 +88,9 @@ impl Admission {
         }
     }
 
-    /// A prompt takes as many places of the context as it has tokens, and at least as many as it has positions:
-    /// kept rows of a picture stand where they stood among all. `advance` is how many positions pictures take.
+    /// A prompt takes as many places of the context as it has tokens, and at least as many as it has
+    /// positions: kept rows of a picture stand where they stood among all. `advance` is how many positions
+    /// pictures take.
     fn check_length(&self, request: &Request, layout: &Layout, advance: usize) -> Result<(), GenerateError> {
         let (context, text, images) = (self.context_length, layout.text_tokens(), layout.images);
         let prompt = text + layout.most_rows.max(advance);

@@ -11,6 +11,7 @@ use super::sizes::IMAGE_THREADS;
 use super::{Model, ModelInfo, Options, WarmUp};
 use crate::decoder::{self, Decoder, DecoderError, Embedder, Positions, Rows};
 use crate::error::LoadError;
+use crate::form::Forms;
 use crate::generate::{Budget, NoObserver, Observer, Selection};
 use crate::image::DecodedImage;
 use crate::library::{Library, LibraryError, LibraryKind};
@@ -48,8 +49,12 @@ pub(super) fn load(
     bundle.check_unchanged()?;
 
     let info = info(bundle, library, options, &sizes, &pictures)?;
-    let admission =
-        Admission { prompter: Arc::clone(&loaded.prompter), context_length: sizes.context_length, pictures };
+    let admission = Admission {
+        prompter: Arc::clone(&loaded.prompter),
+        context_length: sizes.context_length,
+        pictures,
+        forms: Forms::new(bundle.manifest().decoder.eos_token_ids.clone()),
+    };
     let (images, jobs) = channel();
     let (ready, inbox) = channel();
     let mut model = Model {
@@ -206,7 +211,7 @@ fn info(
     let need = MemoryNeed::of(manifest, options)?;
     let default_budget = options.vision.budget.unwrap_or_else(|| pictures.default_budget());
     pictures.grant(default_budget, &Selection::default(), None).map_err(|refusal| LoadError::Options {
-        what: "budget",
+        what: "engine.budget",
         expected: refusal.expected,
         found: refusal.found,
     })?;
@@ -312,7 +317,8 @@ fn warm_up(loaded: &mut Loaded, lengths: &Lengths) -> Result<(), LoadError> {
     }
 }
 
-/// Runs a token at the last position, which the graph's tables must have: a manifest may say more than they do.
+/// Runs a token at the last position, which the graph's tables must have: a manifest may say more than they
+/// do.
 fn warm_up_last(
     decoder: &mut dyn Decoder,
     embedder: &Embedder,

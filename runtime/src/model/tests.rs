@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::decoder::{Decoder, Embedder, fused::Fused, portable::Portable};
+use crate::form::Forms;
 use crate::generate::{
     Budget, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Sampling, Selection, Speaker, Stage,
     Timings, TokenLogprob, Usage,
@@ -19,6 +20,7 @@ use crate::toy;
 use crate::vision::{Pictures, Visual};
 
 mod ends;
+mod forms;
 mod positions;
 
 #[derive(Clone)]
@@ -101,8 +103,9 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         working_bytes: 0,
     };
     let limits = ImageLimits { max_bytes: IMAGE.len(), ..ImageLimits::default() };
-    let admission =
-        Admission { prompter, context_length: setup.context_length, pictures: Pictures::toy(limits) };
+    let forms = Forms::new(toy::spec().eos_token_ids);
+    let pictures = Pictures::toy(limits);
+    let admission = Admission { prompter, context_length: setup.context_length, pictures, forms };
     let thread = std::thread::spawn(move || Scheduler::new(parts).run());
     let model = Model {
         info,
@@ -129,6 +132,7 @@ fn request(prompt: Prompt) -> Request {
         max_tokens: MaxTokens::Exactly(20),
         stop: Vec::new(),
         top_logprobs: None,
+        form: None,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::form::Guide;
 use crate::generate::{Event, GenerateError, Request, Stage};
 use crate::mean_time::MeanTime;
 use crate::prompt::Layout;
@@ -233,6 +234,8 @@ pub(crate) struct Job {
     pub(crate) layout: Layout,
     /// What the request's budget means to the model.
     pub(crate) grant: Grant,
+    /// At the beginning of its answers' form, where they have one.
+    pub(crate) guide: Option<Guide>,
     /// Seed of the request, drawn where the caller gave none.
     pub(crate) seed: u64,
     pub(super) submitted: Instant,
@@ -273,7 +276,7 @@ pub(crate) struct Ready {
 impl Job {
     pub(crate) fn new(
         request: Request,
-        (layout, grant): (Layout, Grant),
+        (layout, grant, guide): (Layout, Grant, Option<Guide>),
         timeout: Duration,
         ticket: Ticket,
         events: UnboundedSender<Event>,
@@ -284,6 +287,7 @@ impl Job {
             request,
             layout,
             grant,
+            guide,
             seed,
             submitted: Instant::now(),
             started: None,

@@ -6,6 +6,9 @@
 //! running answers by one chunk at a time. Images are decoded and encoded on other threads (see [`encode`]),
 //! so the decoder never waits for them, and requests without images do not queue behind them.
 //!
+//! Which tokens may come next in an answer that has a form depends on its last token, and that is known
+//! when a step begins: a thread of its own finds out while the decoder computes (see [`masks`]).
+//!
 //! An answer's tokens do not depend on what else runs: rows of a batch are independent, every answer has its
 //! own sampler, and a slot is read only up to its own length.
 
@@ -20,6 +23,7 @@ use crate::prompt::Prompter;
 
 pub(crate) mod encode;
 pub(crate) mod job;
+mod masks;
 mod task;
 pub(crate) mod turns;
 mod watch;
@@ -143,10 +147,17 @@ impl Scheduler {
         if slots.is_empty() {
             return 0;
         }
-        let started = Instant::now();
-        let stepped = self.embedder.embed(&ids).and_then(|embeds| self.decoder.step(&slots, &embeds));
-        let took = started.elapsed();
+        let guides = self.tasks.iter_mut().filter(|task| stepping(task)).flat_map(Task::guides).collect();
+        let (embedder, decoder) = (&self.embedder, &mut self.decoder);
+        let ((stepped, took), masks) = masks::during(guides, || {
+            let started = Instant::now();
+            let stepped = embedder.embed(&ids).and_then(|embeds| decoder.step(&slots, &embeds));
+            (stepped, started.elapsed())
+        });
         self.observer.note(Note::Stage(&Stage::DECODE_STEP, took));
+        if let Some(took) = masks {
+            self.observer.note(Note::Stage(&Stage::MASKS, took));
+        }
         let mut rows = stepped.map_err(internal).map(Vec::into_iter);
         let context = Context {
             embedder: &self.embedder,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::job::{Job, Ready};
 use crate::decoder::{Decoder, DecoderError, Embedder, Logits, Mark};
 use crate::embeds::{PictureRows, PromptEmbeds};
+use crate::form::{Guide, Progress};
 use crate::generate::{Event, FinishReason, GenerateError, Logprob, Stage, Timings, TokenLogprob, Usage};
 use crate::sampling::{LogSoftmax, Sampler, SamplingError};
 use crate::text::{Piece, TextStream, Vocabulary};
@@ -62,6 +63,8 @@ struct Answer {
     choice: usize,
     slot: usize,
     sampler: Sampler,
+    /// Of an answer that has a form.
+    guide: Option<Guide>,
     text: TextStream,
     /// Tokens picked, the end token included.
     generated: usize,
@@ -170,6 +173,8 @@ impl Task {
         while answers.next < self.job.request.choices {
             let choice = answers.next;
             answers.next += 1;
+            let text = TextStream::new(&self.job.request.stop, self.job.layout.thoughts);
+            let guide = self.job.guide.clone();
             let mut answer = Answer {
                 choice,
                 slot,
@@ -180,7 +185,8 @@ impl Task {
                     self.job.seed,
                     choice,
                 ),
-                text: TextStream::new(&self.job.request.stop, self.job.layout.thoughts),
+                text: if guide.is_some() { text.exact() } else { text },
+                guide,
                 generated: 0,
                 last: 0,
             };
@@ -195,12 +201,21 @@ impl Task {
                 Ok(false) => {}
                 Err(error) => {
                     decoder.free(slot);
-                    return Err(GenerateError::Internal(error.to_string()));
+                    return Err(error);
                 }
             }
         }
         decoder.free(slot);
         Ok(())
+    }
+
+    /// The guides of answers in work that have a form.
+    pub(super) fn guides(&mut self) -> impl Iterator<Item = &mut Guide> {
+        let running = match &mut self.phase {
+            Phase::Prefill { .. } => &mut [],
+            Phase::Decode(answers) => answers.running.as_mut_slice(),
+        };
+        running.iter_mut().filter_map(|answer| answer.guide.as_mut())
     }
 
     /// Slot and next token of every answer in work.
@@ -226,9 +241,7 @@ impl Task {
         let mut vacated = Vec::new();
         for (index, row) in rows.iter().enumerate() {
             let answer = &mut answers.running[index];
-            let goes_on = answer
-                .accept(row, &self.job, self.max_tokens, &mut self.usage, context)
-                .map_err(|error| GenerateError::Internal(error.to_string()))?;
+            let goes_on = answer.accept(row, &self.job, self.max_tokens, &mut self.usage, context)?;
             if !goes_on {
                 vacated.push(answer.slot);
             }
@@ -282,8 +295,19 @@ impl Answer {
         max_tokens: usize,
         usage: &mut Usage,
         context: Context<'_>,
-    ) -> Result<bool, SamplingError> {
-        let id = self.sampler.sample(logits.values())?;
+    ) -> Result<bool, GenerateError> {
+        let mask = match &mut self.guide {
+            Some(guide) => {
+                guide.prepare();
+                if guide.is_complete() {
+                    self.finish(job, FinishReason::Stop);
+                    return Ok(false);
+                }
+                guide.mask()?
+            }
+            None => None,
+        };
+        let id = self.sampler.sample(logits.values(), mask.as_ref())?;
         self.generated += 1;
         usage.completion_tokens += 1;
         let sampling = &job.request.sampling;
@@ -297,12 +321,15 @@ impl Answer {
             top.map(|top| token_logprob(logits.values(), id, top, context.vocabulary)).transpose()?;
         let Piece { text, reasoning, stopped } = self.text.push(context.vocabulary, id);
         usage.reasoning_tokens += usize::from(reasoning.is_some());
+        let progress = self.guide.as_mut().map(|guide| guide.take(id)).transpose()?;
         self.last = id;
         let choice = self.choice;
         job.send(Event::Token { choice, text, reasoning, logprob, id });
         if stopped {
             let (text, reason) = (String::new(), FinishReason::Stop);
             job.send(Event::Finished { choice, text, reasoning: None, reason });
+        } else if progress == Some(Progress::Complete) {
+            self.finish(job, FinishReason::Stop);
         } else if self.generated >= max_tokens {
             self.finish(job, FinishReason::Length);
         } else {

@@ -16,8 +16,8 @@ pub(crate) struct Knowing {
     /// How each token of the question spreads its attention over the picture; each column sums to 1, a row
     /// per visual token.
     pub(crate) attention: Matrix,
-    /// The mean of `attention` over the question, where tokens count the less the wider they spread it: words that
-    /// every question has point nowhere.
+    /// The mean of `attention` over the question, where tokens count the less the wider they spread it: words
+    /// that every question has point nowhere.
     pub(crate) coupling: Vec<f32>,
 }
 

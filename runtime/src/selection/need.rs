@@ -38,7 +38,8 @@ const PHRASES: &[(&str, Need)] = &[
 /// Bytes of a question that are looked at, the last ones.
 const MOST: usize = 4096;
 
-/// What a question needs, where its words say so: of the phrases that it holds, the first of the list decides.
+/// What a question needs, where its words say so: of the phrases that it holds, the first of the list
+/// decides.
 pub(crate) fn need(question: &str) -> Option<Need> {
     let mut start = question.len().saturating_sub(MOST);
     while !question.is_char_boundary(start) {

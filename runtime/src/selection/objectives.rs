@@ -61,8 +61,8 @@ impl Objective for Coverage {
     }
 }
 
-/// A determinantal point process: the logarithm of the determinant of the kernel `r_i S_ij r_j` over those that
-/// were taken, `S` the rows' cosines. Fast greedy MAP inference of Chen et al. 2018
+/// A determinantal point process: the logarithm of the determinant of the kernel `r_i S_ij r_j` over those
+/// that were taken, `S` the rows' cosines. Fast greedy MAP inference of Chen et al. 2018
 /// (<https://arxiv.org/abs/1709.05135>): the gain of a candidate is what of it the others do not span.
 pub(crate) struct Determinant<'a> {
     /// Rows of length one.

@@ -22,6 +22,12 @@ impl Markers {
         })
     }
 
+    /// These two tokens.
+    #[cfg(test)]
+    pub(crate) fn from_ids(begin: u32, end: u32) -> Self {
+        Self { begin, end }
+    }
+
     /// How an answer to this prompt begins.
     pub fn behind(self, prompt: &[u32]) -> Thoughts {
         let last = prompt.iter().rev().find(|id| [self.begin, self.end].contains(id));
@@ -35,6 +41,23 @@ pub struct Thoughts {
     markers: Markers,
     /// The prompt has begun them.
     begun: bool,
+}
+
+impl Thoughts {
+    /// The token that begins thoughts.
+    pub fn begin(self) -> u32 {
+        self.markers.begin
+    }
+
+    /// The token that ends them.
+    pub fn end(self) -> u32 {
+        self.markers.end
+    }
+
+    /// Whether the prompt has begun them.
+    pub fn begun(self) -> bool {
+        self.begun
+    }
 }
 
 /// Where in an answer its next token stands.
@@ -87,6 +110,8 @@ pub(super) enum Said {
 pub(super) struct Splitter {
     markers: Option<Markers>,
     place: Place,
+    /// Where the answer begins behind thoughts, with or without line breaks.
+    behind: Place,
 }
 
 impl Splitter {
@@ -96,7 +121,12 @@ impl Splitter {
             Some(Thoughts { begun: true, .. }) => Place::Within(Lines::default()),
             Some(Thoughts { begun: false, .. }) => Place::Before,
         };
-        Self { markers: thoughts.map(|thoughts| thoughts.markers), place }
+        Self { markers: thoughts.map(|thoughts| thoughts.markers), place, behind: Place::Behind }
+    }
+
+    /// The same for an answer whose line breaks are its own.
+    pub(super) fn exact(self) -> Self {
+        Self { behind: Place::Answer, ..self }
     }
 
     /// Goes over a marker; false for any other token.
@@ -104,7 +134,7 @@ impl Splitter {
         let Some(Markers { begin, end }) = self.markers else { return false };
         match self.place {
             Place::Before if id == begin => self.place = Place::Within(Lines::default()),
-            Place::Within(_) if id == end => self.place = Place::Behind,
+            Place::Within(_) if id == end => self.place = self.behind.clone(),
             _ => return false,
         }
         true

@@ -108,7 +108,7 @@ impl Vocabulary {
     }
 
     /// Whether a token is part of a text.
-    pub(super) fn is_text(&self, id: u32) -> bool {
+    pub(crate) fn is_text(&self, id: u32) -> bool {
         self.tokens.get(id as usize).is_some_and(|entry| !entry.special && !entry.bytes.is_empty())
     }
 

@@ -17,8 +17,8 @@ pub(super) struct Levels([[u8; 2]; 3]);
 impl Levels {
     const NONE: Self = Self([[u8::MAX, u8::MIN]; 3]);
 
-    /// Of a rectangle (left, top, right, bottom, pixels) of an upright picture. As soon as it is not plain, the
-    /// rest of it is not looked at.
+    /// Of a rectangle (left, top, right, bottom, pixels) of an upright picture. As soon as it is not plain,
+    /// the rest of it is not looked at.
     pub(super) fn of(picture: &RgbImage, [left, top, right, bottom]: [f32; 4]) -> Self {
         // `as` saturates, and turns NaN into 0.
         let x = [left.floor() as u32, (right.ceil() as u32).min(picture.width())];
@@ -50,8 +50,8 @@ impl Levels {
     }
 }
 
-/// Which cells of a grid are not blank, row by row, from the levels of each; all of them where nothing would be
-/// left.
+/// Which cells of a grid are not blank, row by row, from the levels of each; all of them where nothing would
+/// be left.
 pub(super) fn seen(levels: &[Levels], columns: usize) -> Vec<bool> {
     let rows = levels.len().checked_div(columns).unwrap_or(0);
     let around = |at: usize, most: usize| at.saturating_sub(1)..(at + 2).min(most);

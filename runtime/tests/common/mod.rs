@@ -72,6 +72,7 @@ pub fn request(content: Vec<Part>) -> Request {
         max_tokens: MaxTokens::Exactly(16),
         stop: Vec::new(),
         top_logprobs: None,
+        form: None,
     }
 }
 

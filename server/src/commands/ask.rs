@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use arrcoc_runtime::generate::{
-    Allocation, Conversation, Event, FinishReason, Image, MaxTokens, Message, Part, Prompt, Reason, Receipt,
-    Request, Sampling, Selected, Selection, Sizing, Speaker, Timings, Usage,
+    Allocation, Conversation, Event, FinishReason, Form, Image, JsonStyle, MaxTokens, Message, Part, Prompt,
+    Reason, Receipt, Request, Sampling, Selected, Selection, Sizing, Speaker, Timings, Usage,
 };
 use arrcoc_runtime::model::ModelInfo;
 use arrcoc_server::config::Config;
@@ -36,10 +36,11 @@ pub(crate) fn run(ask: &Ask, config: &Config) -> Result<(), Failure> {
     // Quiet unless asked otherwise: the answer is what the user wants to see.
     load::start_quiet_logging(config);
     let images = ask.image.iter().map(|path| read_image(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let form = form(ask)?;
     let model = load::model(config, load::open(config)?)?;
     let mut answers = Vec::new();
     for _ in 0..ask.repeat.get() {
-        let mut generation = model.submit(request(ask, model.info(), &images))?;
+        let mut generation = model.submit(request(ask, model.info(), &images, form.clone()))?;
         answers.push(collect(&mut generation.events)?);
     }
     let times = median_times(&answers);
@@ -64,7 +65,19 @@ fn read_image(path: &Path) -> anyhow::Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn request(ask: &Ask, info: &ModelInfo, images: &[Bytes]) -> Request {
+/// What the answer must look like.
+fn form(ask: &Ask) -> anyhow::Result<Option<Form>> {
+    if let Some(expression) = &ask.regex {
+        return Ok(Some(Form::Regex(expression.clone())));
+    }
+    let Some(path) = &ask.json_schema else { return Ok(None) };
+    let text = std::fs::read(path).with_context(|| format!("cannot read the schema {}", path.display()))?;
+    let schema = serde_json::from_slice(&text);
+    let schema = schema.with_context(|| format!("expected JSON in the schema {}", path.display()))?;
+    Ok(Some(Form::Json { schema, style: JsonStyle::default() }))
+}
+
+fn request(ask: &Ask, info: &ModelInfo, images: &[Bytes], form: Option<Form>) -> Request {
     let defaults = &info.generation;
     let sampling = Sampling::of(defaults);
     let sizing = Sizing { skip_blank: ask.skip_blank, ..Sizing::default() };
@@ -92,6 +105,7 @@ fn request(ask: &Ask, info: &ModelInfo, images: &[Bytes]) -> Request {
             .limited_by(defaults),
         stop: Vec::new(),
         top_logprobs: None,
+        form,
     }
 }
 

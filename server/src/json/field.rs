@@ -109,17 +109,26 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Any JSON, of at most so many bytes.
+    pub fn value(&self, expected: &str, most: usize) -> Result<Option<Value>, ApiError> {
+        let Some(text) = self.text else { return Ok(None) };
+        if text.len() > most {
+            return Err(self.wrong(format_args!("{expected} of at most {most} bytes of JSON")));
+        }
+        serde_json::from_str(text).map(Some).map_err(|_| self.wrong(expected))
+    }
+
     /// An object of any fields, of at most so many bytes of JSON.
     pub fn map(
         &self,
         expected: &str,
         most: usize,
     ) -> Result<Option<serde_json::Map<String, Value>>, ApiError> {
-        let Some(text) = self.text else { return Ok(None) };
-        if text.len() > most {
-            return Err(self.wrong(format_args!("{expected} of at most {most} bytes of JSON")));
+        match self.value(expected, most)? {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(_) => Err(self.wrong(expected)),
         }
-        serde_json::from_str(text).map(Some).map_err(|_| self.wrong(expected))
     }
 
     /// An object; `expected` names what it should hold.

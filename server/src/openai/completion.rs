@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::chat::MAX_TOP_LOGPROBS;
 use super::fields::{self, Form as _, REFUSED, REFUSED_IN_TEXTS, any_whole, count, fields, raw};
+use super::form::{Bound, Forms};
 use super::sampling::{SamplingFields, Shared, max_tokens};
 use super::{FinishReason, Head, Usage, finite, text_too_long, token_text};
 use crate::config::Limits;
@@ -55,6 +56,8 @@ pub struct Completion {
     pub stop: Vec<String>,
     /// Alternatives per token, when log-probabilities are asked for.
     pub top_logprobs: Option<usize>,
+    /// What the answers must look like.
+    pub bound: Option<Bound>,
 }
 
 impl JsonSchema for Completion {
@@ -63,13 +66,13 @@ impl JsonSchema for Completion {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        fields::object(generator, &[Shared::describe, Own::describe])
+        fields::object(generator, &[Shared::describe, Own::describe, Forms::describe])
     }
 }
 
 impl Body for Completion {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        fields::check(body, &[Shared::NAMES, Own::NAMES], &[REFUSED, REFUSED_IN_TEXTS])?;
+        fields::check(body, &[Shared::NAMES, Own::NAMES, Forms::NAMES], &[REFUSED, REFUSED_IN_TEXTS])?;
         let (shared, own) = (Shared::read(body, limits)?, Own::read(body, limits)?);
         if own.best_of.is_some_and(|best_of| best_of != shared.n as i64) {
             return Err(ApiError::unsupported("best_of", "ask for `n` answers and choose among them"));
@@ -81,6 +84,7 @@ impl Body for Completion {
             max_tokens: max_tokens(shared.max_tokens, DEFAULT_MAX_TOKENS, limits),
             choices: shared.n,
             top_logprobs: own.logprobs,
+            bound: Forms::read(body, limits)?.bound()?,
             prompt: prompt(&own.prompt, limits.text.0)?,
             sampling: SamplingFields::of(&shared),
             model: shared.model,

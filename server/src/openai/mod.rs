@@ -15,6 +15,7 @@ pub mod explanation;
 mod extension;
 pub(crate) use extension::budget_schema;
 pub(crate) mod fields;
+pub mod form;
 pub mod sampling;
 
 /// Seconds since 1970.

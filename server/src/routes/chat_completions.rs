@@ -54,10 +54,11 @@ async fn handle(
     let include_reasoning = chat.include_reasoning;
     let with_logprobs = chat.top_logprobs.is_some();
     let length_field = chat.length_field;
+    let form_field = chat.bound.as_ref().map_or(generate::FORM, |bound| bound.field);
     let request = request(&app, serving.engine.info(), chat, Files::new(held)).await?;
     let (running, started) = Running::start(&app, serving, arrived, request)
         .await
-        .map_err(|error| error.renamed("max_tokens", length_field))?;
+        .map_err(|error| error.renamed("max_tokens", length_field).renamed(generate::FORM, form_field))?;
     let receipts = explain.then_some(started.receipts);
     if stream {
         let chunks = Chunks { head, include_usage, include_reasoning };
@@ -101,6 +102,7 @@ async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> R
         max_tokens: chat.max_tokens.limited_by(&info.generation),
         stop: chat.stop,
         top_logprobs: chat.top_logprobs,
+        form: chat.bound.map(|bound| bound.form),
     })
 }
 

@@ -2,7 +2,7 @@
 //! it.
 
 use arrcoc_runtime::generate::{
-    Budget, Event, FinishReason, Prompt, Request, Sampling, Selection, TokenLogprob,
+    Budget, Event, FORM, FinishReason, Prompt, Request, Sampling, Selection, TokenLogprob,
 };
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -52,6 +52,7 @@ async fn handle(
     let head = Head::new("cmpl", &serving.name, serving.engine.info());
     let (stream, include_usage, choices) = (checked.stream, checked.include_usage, checked.choices);
     let with_logprobs = checked.top_logprobs.is_some();
+    let form_field = checked.bound.as_ref().map_or(FORM, |bound| bound.field);
     let defaults = &serving.engine.info().generation;
     let request = Request {
         prompt: Prompt::Text(checked.prompt),
@@ -63,8 +64,10 @@ async fn handle(
         max_tokens: checked.max_tokens.limited_by(defaults),
         stop: checked.stop,
         top_logprobs: checked.top_logprobs,
+        form: checked.bound.map(|bound| bound.form),
     };
-    let (running, _) = Running::start(&app, serving, arrived, request).await?;
+    let started = Running::start(&app, serving, arrived, request).await;
+    let (running, _) = started.map_err(|error| error.renamed(FORM, form_field))?;
     if stream {
         let writer = Writer { head, include_usage, offsets: vec![0; choices] };
         return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));

@@ -30,11 +30,6 @@ fn parts(service: &Service) -> Vec<Vec<String>> {
 async fn what_would_change_the_answer_is_refused_by_name() {
     let service = service(Fake::new(hello), &[]);
     for (name, value) in [
-        ("guided_json", json!({"type": "object"})),
-        ("guided_regex", json!("[0-9]+")),
-        ("guided_choice", json!(["yes", "no"])),
-        ("guided_grammar", json!("root ::= x")),
-        ("structured_outputs", json!({"json": {}})),
         ("grammar", json!("root ::= x")),
         ("bad_words", json!(["no"])),
         ("continue_final_message", json!(true)),
@@ -52,6 +47,7 @@ async fn what_would_change_the_answer_is_refused_by_name() {
         ("skip_special_tokens", json!(false)),
         ("options", json!({"temperature": 0})),
         ("format", json!("json")),
+        ("json_schema", json!({"type": "object"})),
         ("extra_body", json!({"min_p": 0.5})),
     ] {
         let (param, code) = service.chat(json!({name: value})).await.error(400);
@@ -88,7 +84,7 @@ async fn what_would_change_the_answer_is_refused_by_name() {
 async fn what_asks_for_nothing_passes() {
     let service = service(Fake::new(hello), &[]);
     let nothing = json!({
-        "guided_json": null, "guided_choice": [], "structured_outputs": {}, "bad_words": [], "grammar": "",
+        "guided_json": null, "guided_choice": [], "guided_regex": "", "guided_grammar": "", "structured_outputs": {}, "bad_words": [], "grammar": "",
         "continue_final_message": false, "add_generation_prompt": true, "prompt_logprobs": null, "images": [],
         "mm_processor_kwargs": {}, "chat_template_kwargs": {}, "best_of": 1, "echo": false, "suffix": "",
         "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"],

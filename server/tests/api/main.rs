@@ -10,6 +10,7 @@ mod defaults;
 mod ends;
 mod fake;
 mod fields;
+mod forms;
 mod hosts;
 mod images;
 mod limits;

@@ -107,6 +107,7 @@ impl Golden<'_> {
             max_tokens: MaxTokens::Exactly(tokens),
             stop: Vec::new(),
             top_logprobs: None,
+            form: None,
         })
     }
 }

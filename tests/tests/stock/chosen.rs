@@ -232,8 +232,8 @@ fn levels_that_are_not_granted_change_the_answer_and_others_refuse_them() -> Res
     Ok(())
 }
 
-/// Kept rows stand where they stood, and no position may be beyond those that the context has: an answer ends where
-/// it would end with all rows, and what does not fit is refused.
+/// Kept rows stand where they stood, and no position may be beyond those that the context has: an answer ends
+/// where it would end with all rows, and what does not fit is refused.
 #[test]
 fn positions_end_where_the_context_does() -> Result<()> {
     for family in ["qwen3_vl", "smolvlm"] {

@@ -39,8 +39,8 @@ fn chunks_and_neighbours_change_no_bit() -> Result<()> {
     Ok(())
 }
 
-/// A manifest may be edited: what its tables do not have is found when the bundle is loaded, not by the first request
-/// that is as long.
+/// A manifest may be edited: what its tables do not have is found when the bundle is loaded, not by the first
+/// request that is as long.
 #[test]
 fn a_context_beyond_the_tables_is_found_when_the_bundle_is_loaded() -> Result<()> {
     for target in [Target::Cpu, Target::Portable] {

@@ -64,6 +64,28 @@ pub(super) fn many_messages(ring: &Ring<'_>) -> Result<Vec<Row>> {
     ring.requests("many messages", &requests, 6)
 }
 
+/// Forms of answers that are written to take time, stack or memory without end.
+pub(super) fn hostile_forms(ring: &Ring<'_>) -> Result<Vec<Row>> {
+    let asked = "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":64,";
+    let bound = |name: &str, form: serde_json::Value| format!("{asked}\"{name}\":{form}}}").into_bytes();
+    let constants: Vec<_> = (0..9_000).map(|number| json!({"const": number})).collect();
+    let chain =
+        (0..3_000).map(|number| (number.to_string(), json!({"$ref": format!("#/$defs/{}", number + 1)})));
+    let chain: serde_json::Map<_, _> = chain.chain([("3000".to_owned(), json!({"type": "null"}))]).collect();
+    let either = |number| json!({"anyOf": [{"required": [format!("a{number}")]}, {"required": [format!("b{number}")]}]});
+    let requests = [
+        ("100,000 nodes", bound("guided_json", json!({"enum": vec![0; 100_000]}))),
+        ("9,000 constants", bound("guided_json", json!({"anyOf": constants}))),
+        ("a chain of references", bound("guided_json", json!({"$ref": "#/$defs/0", "$defs": chain}))),
+        ("products", bound("guided_json", json!({"allOf": (0..200).map(either).collect::<Vec<_>>()}))),
+        ("endless", bound("guided_json", json!({"type": "array", "items": {"$ref": "#"}, "minItems": 1}))),
+        ("counts", bound("guided_regex", json!("(.*a.{1000}|.*b.{999}|.*c.{998})+"))),
+        ("brackets", bound("guided_regex", json!(format!("{}a", "(".repeat(60_000))))),
+        ("ambiguity", bound("guided_grammar", json!("start: x x x x x x\nx: \"a\"* | x x | \"\"\n"))),
+    ];
+    ring.requests("hostile forms", &requests, 6)
+}
+
 /// Bodies that are sent but for their last mebibyte.
 pub(super) fn held_bodies(ring: &Ring<'_>) -> Result<Vec<Row>> {
     let body = filled("{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"user\":[", "1", "]}");

@@ -51,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ("memory at start", memory::at_start),
         ("held bodies", memory::held_bodies),
         ("many messages", memory::many_messages),
+        ("hostile forms", memory::hostile_forms),
         ("tall pictures", memory::tall_pictures),
         ("changed files", disks::changed_files),
         ("broken templates", disks::broken_templates),

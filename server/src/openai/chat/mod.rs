@@ -10,6 +10,7 @@ use super::extension::Extension;
 use super::fields::{
     self, Form as _, REFUSED, REFUSED_IN_CHATS, count, count_within, fields, flag, nested, raw,
 };
+use super::form::{Bound, Forms};
 use super::sampling::{SamplingFields, Shared, max_tokens};
 use crate::config::Limits;
 use crate::error::ApiError;
@@ -72,6 +73,8 @@ pub struct Chat {
     pub sizing: Sizing,
     /// Return receipts.
     pub explain: bool,
+    /// What the answers must look like.
+    pub bound: Option<Bound>,
     /// Variables of the model's template.
     pub variables: Map<String, Value>,
     /// Return what the model thought before it answered.
@@ -84,13 +87,14 @@ impl JsonSchema for Chat {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        fields::object(generator, &[Shared::describe, Own::describe, Thinking::describe])
+        fields::object(generator, &[Shared::describe, Own::describe, Forms::describe, Thinking::describe])
     }
 }
 
 impl Body for Chat {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        fields::check(body, &[Shared::NAMES, Own::NAMES, Thinking::NAMES], &[REFUSED, REFUSED_IN_CHATS])?;
+        let taken = [Shared::NAMES, Own::NAMES, Forms::NAMES, Thinking::NAMES];
+        fields::check(body, &taken, &[REFUSED, REFUSED_IN_CHATS])?;
         let (shared, own) = (Shared::read(body, limits)?, Own::read(body, limits)?);
         let thinking = Thinking::read(body, limits)?;
         let (stream, include_usage) = shared.stream()?;
@@ -111,6 +115,7 @@ impl Body for Chat {
             selection: own.arrcoc.selection(),
             sizing: Sizing { skip_blank: own.arrcoc.skip_blank, ..own.mm_processor_kwargs },
             explain: own.arrcoc.explain,
+            bound: Forms::read(body, limits)?.bound()?,
             variables: thinking.variables()?,
             include_reasoning: thinking.include_reasoning,
             messages: message::Reader::new(limits).messages(&own.messages)?,

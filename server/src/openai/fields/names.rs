@@ -24,8 +24,7 @@ const fn refused(name: &'static str, neutral: &'static [&'static str], instead: 
 }
 
 const NO_TOOLS: &str = "describe the tools in the prompt and read the answer's text";
-const NO_GRAMMAR: &str =
-    "answers are not constrained to a form; ask for the form in the prompt and check the answer";
+const OTHER_FORM: &str = "it is `response_format` or `structured_outputs` here";
 const NO_IMAGES: &str =
     "send images as parts of a message: {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:...\"}}";
 const NO_TEMPLATE: &str = "the prompt is written by the model's own template; leave it out";
@@ -42,15 +41,9 @@ pub(in crate::openai) const REFUSED: &[Refused] = &[
     refused("tool_choice", &["\"none\"", "\"auto\""], NO_TOOLS),
     refused("functions", &[], NO_TOOLS),
     refused("function_call", &["\"none\"", "\"auto\""], NO_TOOLS),
-    refused("response_format", &["{\"type\":\"text\"}"], "only {\"type\": \"text\"} is"),
-    refused("guided_json", &[], NO_GRAMMAR),
-    refused("guided_regex", &[], NO_GRAMMAR),
-    refused("guided_choice", &[], NO_GRAMMAR),
-    refused("guided_grammar", &[], NO_GRAMMAR),
-    refused("structured_outputs", &[], NO_GRAMMAR),
-    refused("grammar", &[], NO_GRAMMAR),
-    refused("json_schema", &[], NO_GRAMMAR),
-    refused("format", &[], NO_GRAMMAR),
+    refused("grammar", &[], OTHER_FORM),
+    refused("json_schema", &[], OTHER_FORM),
+    refused("format", &[], OTHER_FORM),
     refused("bad_words", &[], NO_SAMPLER),
     refused("allowed_token_ids", &[], NO_SAMPLER),
     refused("logits_processors", &[], NO_SAMPLER),
@@ -137,8 +130,8 @@ const WITHOUT_EFFECT: &[&str] = &[
     "prediction", "kv_transfer_params", "timings_per_token",
     // For models that call tools, which ours do not, or know of it.
     "parallel_tool_calls", "verbosity",
-    // For constraints that are refused.
-    "guided_decoding_backend", "guided_whitespace_pattern", "spaces_between_special_tokens",
+    // How answers are bound to a form elsewhere.
+    "guided_decoding_backend", "spaces_between_special_tokens",
 ];
 
 /// Checks the names of a request that has fields `taken`.
