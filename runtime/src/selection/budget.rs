@@ -3,7 +3,7 @@
 //! `auto` counts the tokens on which the question's relevance lies: the exponential of the entropy of its
 //! attention, which is 1 where one token has all of it and the number of tokens where all have alike. It
 //! takes the least tier that holds them, stretched by the tension between compressing and particularizing.
-//! Three kinds of questions are known by their words to need more: see [`super::need`].
+//! Three kinds of questions are known by their words to need more: see [`mod@super::need`].
 
 use crate::generate::{Budget, Need, Reason};
 

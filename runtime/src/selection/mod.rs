@@ -4,7 +4,7 @@
 //! A picture is encoded whole, once. For each question [`choose`] looks at the rows that the decoder would
 //! read and at the question's embeddings ([`survey`]), says of every row what it is worth ([`knowing`]) and
 //! how many to keep ([`budget`]), and takes them one by one ([`greedy`], on one of the [`objectives`]). What
-//! is kept stands where it stood ([`gather`]). Nothing is trained and no graph is run.
+//! is kept stands where it stood ([`mod@gather`]). Nothing is trained and no graph is run.
 
 mod budget;
 mod evidence;
