@@ -306,7 +306,8 @@ async fn the_schemas_match_requests_and_answers() {
                 _ => json!({"prompt": "Hi"}),
             };
             body[field] = json!({"no": {"such": "value"}});
-            if matches!(field.as_str(), "stream_options" | "arrcoc" | "chat_template_kwargs") {
+            if matches!(field.as_str(), "stream_options" | "arrcoc" | "chat_template_kwargs" | "guided_json")
+            {
                 body[field] = json!("no such value");
             }
             let reply = service.post(path, &body).await;
