@@ -7,7 +7,7 @@ use arrcoc_runtime::generate::{Form, JsonStyle, WhiteSpace};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use super::fields::{self, by, check_nested, fields, flag, nested, text};
+use super::fields::{self, by, check_nested, check_own, fields, flag, nested, text};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::json::Field;
@@ -133,7 +133,7 @@ impl Outputs {
             return Err(ApiError::unsupported("structured_outputs.structural_tag", "write a `grammar`"));
         }
         // The last two choose among vLLM's ways to do it.
-        check_nested(&object, field.path(), &[Self::NAMES, &["disable_fallback", "backend"]].concat())?;
+        check_own(&object, field.path(), &[Self::NAMES, &["disable_fallback", "backend"]].concat())?;
         let read = Self::read(&object, limits)?;
         let white_space = match (read.disable_any_whitespace, read.whitespace_pattern) {
             (true, _) => WhiteSpace::None,

@@ -311,6 +311,7 @@ async fn the_schemas_match_requests_and_answers() {
                 body[field] = json!("no such value");
             }
             let reply = service.post(path, &body).await;
+            assert_eq!(reply.status, 400, "{name}.{field}: {}", reply.text);
             assert_eq!(reply.error(400).0.as_deref(), Some(field.as_str()), "{name}.{field}");
         }
     }
