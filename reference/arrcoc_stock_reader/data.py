@@ -1,5 +1,5 @@
-"""Pictures and questions about them. A batch depends on the seed, the phase and the number of its step alone, so
-that a resumed run sees what an unbroken one would have seen.
+"""Pictures and questions about them. A batch depends on the seed, the phase and the number of its step alone,
+so that a resumed run sees what an unbroken one would have seen.
 
 Letters are those of `forward.py`.
 """
@@ -174,7 +174,9 @@ class Pages(Dataset):
         found = []
         for _ in range(kind["parts"] if page.items else 0):
             left, top, right, bottom = extent(page, rng.choice(page.items))
-            part = crop(page, around(rng, left, right, width), around(rng, top, bottom, height), width, height)
+            part = crop(
+                page, around(rng, left, right, width), around(rng, top, bottom, height), width, height
+            )
             if not kind["questions"] or choose(rng, part.items, self.topics, 1):
                 found.append(part)
         return found
@@ -183,7 +185,9 @@ class Pages(Dataset):
 def make_batch(rng: random.Random, text: Text, crops: list[Crop], asked: list[list[Item]]) -> Batch:
     rows = [[text.branch(question(rng, item), item.value) for item in items] for items in asked]
     ids, labels = ([[row[part] for row in some] for some in rows] for part in (0, 1))
-    evidence = [[part.numbers == item.number for item in items] for part, items in zip(crops, asked, strict=True)]
+    evidence = [
+        [part.numbers == item.number for item in items] for part, items in zip(crops, asked, strict=True)
+    ]
 
     def stack(name: str) -> Tensor:
         return torch.from_numpy(np.stack([getattr(part, name) for part in crops])).long()
@@ -205,4 +209,16 @@ def symbol_ids(text: Text) -> list[list[int]]:
     return [[] if not s else text.ids(s if len(s) == 1 else f" {s}") for s in INDEX]
 
 
-__all__ = ["Batch", "Crop", "LENGTH", "ONE_PLACE", "Pages", "SLOTS", "TOKEN", "Text", "crop", "make_batch", "symbol_ids"]
+__all__ = [
+    "Batch",
+    "Crop",
+    "LENGTH",
+    "ONE_PLACE",
+    "Pages",
+    "SLOTS",
+    "TOKEN",
+    "Text",
+    "crop",
+    "make_batch",
+    "symbol_ids",
+]

@@ -1,9 +1,9 @@
-"""The same network as transformers', for training: pictures of one size in one batch, and many questions about
-each behind one run of its prefix. Only the way is another: `tests/test_stock_reader.py` holds it against
-transformers' own forward pass.
+"""The same network as transformers', for training: pictures of one size in one batch, and many questions
+about each behind one run of its prefix. Only the way is another: `tests/test_stock_reader.py` holds it
+against transformers' own forward pass.
 
-Letters in shapes: G pictures, P patches, T visual tokens, K questions about a picture, L tokens of a question and
-its answer, S tokens of the prefix, H the decoder's width, D the tower's.
+Letters in shapes: G pictures, P patches, T visual tokens, K questions about a picture, L tokens of a question
+and its answer, S tokens of the prefix, H the decoder's width, D the tower's.
 """
 
 from functools import cache
@@ -27,8 +27,8 @@ def rms(x: Tensor, norm: nn.Module) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """q [.., n, width], k and v [.., m, width], mask [n, m] to be added. In bfloat16 three to four times as fast on a CPU as
-    PyTorch's fused attention, whose backward pass is slow."""
+    """q [.., n, width], k and v [.., m, width], mask [n, m] to be added. In bfloat16 it is three to four
+    times as fast on a CPU as PyTorch's fused attention, whose backward pass is slow."""
     scores = (q * q.shape[-1] ** -0.5).to(v.dtype) @ k.to(v.dtype).transpose(-2, -1)
     if mask is not None:
         scores = scores + mask.to(scores.dtype)
@@ -38,7 +38,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def patches(pixels: Tensor, patch: int, merge: int) -> Tensor:
-    """uint8 [G, h, w, 3] -> [G, P, 3 * patch * patch], square by square, as Qwen's image processor has them."""
+    """uint8 [G, h, w, 3] -> [G, P, 3 * patch * patch], square by square, as Qwen's image processor does."""
     mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGE_MEAN, IMAGE_STD))
     x = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std  # [G, 3, h, w]
     g, c, h, w = x.shape
@@ -49,7 +49,7 @@ def patches(pixels: Tensor, patch: int, merge: int) -> Tensor:
 
 @cache
 def places(visual: nn.Module, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of a grid of rows x columns patches: corners of the table of positions and their weights, cos and sin."""
+    """Of a grid of patches: corners of the table of positions and their weights, cos and sin."""
     grid = torch.tensor([[1, rows, columns]])
     corners, weights = get_vision_interpolation_indices_and_weights(
         grid, num_grid_per_side=visual.num_grid_per_side, mode="bilinear", align_corners=True,
@@ -61,7 +61,7 @@ def places(visual: nn.Module, rows: int, columns: int) -> tuple[Tensor, Tensor, 
 
 
 def tower(visual: nn.Module, pixels: Tensor, tapped: bool = True) -> tuple[Tensor, list[Tensor]]:
-    """uint8 [G, h, w, 3] -> the rows for the decoder's input [G, T, H], and those of each tap if it is `tapped`."""
+    """uint8 [G, h, w, 3] -> the rows for the decoder's input [G, T, H], and each tap's where `tapped`."""
     patch, merge = visual.patch_size, visual.spatial_merge_size
     corners, weights, cos, sin = places(visual, pixels.shape[1] // patch, pixels.shape[2] // patch)
     # Both frames of a picture are the same.
@@ -97,7 +97,9 @@ def merged(merger: nn.Module, x: Tensor) -> Tensor:
 def positions(before: int, rows: int, columns: int, length: int) -> tuple[Tensor, Tensor]:
     """Places in time, height and width of the prefix [3, S] and of every branch behind it [3, L]."""
     start = torch.arange(before).expand(3, -1)
-    at = before + torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")).flatten(1)
+    at = before + torch.stack(
+        torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    ).flatten(1)
     image = torch.cat([torch.full((1, rows * columns), before), at])
     behind = before + max(rows, columns) + torch.arange(length)
     return torch.cat([start, image], dim=1), behind.expand(3, -1)
@@ -111,10 +113,19 @@ class Decoded:
         self.looks = looks  # [G, K, L, T] logarithms of the share of each visual token
 
 
-def decode(text: nn.Module, ids: Tensor, rows: Tensor, taps: list[Tensor], grid: tuple[int, int], branches: Tensor,
-           watched: int | None = None, heads: int = 2) -> Decoded:  # fmt: skip
-    """Runs the prefix (`ids` [B0] and the picture's rows [G, T, H]) once, and every branch ([G, K, L] ids) behind it.
-    A branch sees the prefix and itself. `watched`: the layer whose first `heads` heads' looks are returned."""
+def decode(
+    text: nn.Module,
+    ids: Tensor,
+    rows: Tensor,
+    taps: list[Tensor],
+    grid: tuple[int, int],
+    branches: Tensor,
+    watched: int | None = None,
+    heads: int = 2,
+) -> Decoded:
+    """Runs the prefix (`ids` [B0] and the picture's rows [G, T, H]) once, and every branch ([G, K, L] ids)
+    behind it. A branch sees the prefix and itself. `watched`: the layer whose first `heads` heads' looks are
+    returned."""
     g, k, length = branches.shape
     table = text.embed_tokens
     prefix = torch.cat([table(ids).expand(g, -1, -1), rows], dim=1)  # [G, S, H]
@@ -126,7 +137,9 @@ def decode(text: nn.Module, ids: Tensor, rows: Tensor, taps: list[Tensor], grid:
     masks = causal(size, size), causal(length, size + length)
     looks = None
     for number, layer in enumerate(text.layers):
-        x, looked = decoder_layer(layer, x, cos, sin, (size, k, length), masks, heads if number == watched else 0)
+        x, looked = decoder_layer(
+            layer, x, cos, sin, (size, k, length), masks, heads if number == watched else 0
+        )
         if number == watched:
             looks = looked[..., len(ids) :].log_softmax(-1).logsumexp(1)  # over heads
             looks = looks - torch.tensor(float(heads)).log()
@@ -161,9 +174,11 @@ def decoder_layer(layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor, split: 
     return x + mlp.down_proj(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed)), looks
 
 
-def attend(q: Tensor, key: Tensor, v: Tensor, split: tuple[int, int, int], masks: tuple[Tensor, Tensor]) -> Tensor:
-    """[G, heads, n, width] -> [G, n, heads * width]: the prefix sees itself, each branch the prefix and itself. Heads
-    that share a key stand below each other."""
+def attend(
+    q: Tensor, key: Tensor, v: Tensor, split: tuple[int, int, int], masks: tuple[Tensor, Tensor]
+) -> Tensor:
+    """[G, heads, n, width] -> [G, n, heads * width]: the prefix sees itself, a branch the prefix and itself.
+    Heads that share a key stand below each other."""
     size, k, length = split
     ahead, behind = masks
     group = q.shape[1] // key.shape[1]
@@ -177,7 +192,9 @@ def attend(q: Tensor, key: Tensor, v: Tensor, split: tuple[int, int, int], masks
     first = attention(stacked(q[:, :, :size]), key[:, :, :size], v[:, :, :size], ahead.repeat(group, 1))
 
     def branch(x: Tensor) -> Tensor:
-        return x[:, :, size:].unflatten(2, (k, length)).transpose(1, 2).flatten(0, 1)  # [G * K, heads, L, width]
+        return (
+            x[:, :, size:].unflatten(2, (k, length)).transpose(1, 2).flatten(0, 1)
+        )  # [G * K, heads, L, width]
 
     def whole(x: Tensor) -> Tensor:
         shared = x[:, None, :, :size].expand(-1, k, -1, -1, -1).flatten(0, 1)

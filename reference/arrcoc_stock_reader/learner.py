@@ -27,7 +27,11 @@ class Learner(nn.Module):
 
     def parts(self) -> dict[str, nn.Module]:
         """What a phase's `train` may name."""
-        return {"tower": self.model.model.visual, "text": self.model.model.language_model, "reader": self.reader}
+        return {
+            "tower": self.model.model.visual,
+            "text": self.model.model.language_model,
+            "reader": self.reader,
+        }
 
     def see(self, pixels: Tensor, tapped: bool = True) -> tuple[Tensor, list[Tensor]]:
         return forward.tower(self.model.model.visual, pixels, tapped)
@@ -37,8 +41,8 @@ class Learner(nn.Module):
         return self.reader(rows, batch.kind, batch.slots, batch.glyphs, table)
 
     def answer(self, rows: Tensor, taps: list[Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """The losses of the answers and of where they were looked for [], and which answers are right to the last token
-        [G, K]: greedy decoding would give them."""
+        """The losses of the answers and of where they were looked for [], and which answers are right to the
+        last token [G, K]: greedy decoding would give them."""
         text = self.model.model.language_model
         grid = batch.pixels.shape[1] // TOKEN, batch.pixels.shape[2] // TOKEN
         decoded = forward.decode(text, self.before, rows, taps, grid, batch.branches, self.watched)

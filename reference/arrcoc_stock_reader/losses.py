@@ -11,11 +11,12 @@ PLACES = 16  # of glyphs in a visual token
 
 
 class Reader(nn.Module):
-    """Reads from each visual token what it shows: the loss that plays the part of a released tower's pretraining.
+    """Reads from each visual token what it shows: the loss that plays the part of a tower's pretraining.
 
-    `glyphs`, `kind` and `slots` are as the shipped composite's (`arrcoc_training/losses.py`). `words` is a loss of
-    its own: a token should resemble the decoder's embeddings of the symbols that it shows, as it does in models
-    that have learnt to transcribe. Selectors that compare rows with the question's embeddings rest on that."""
+    `glyphs`, `kind` and `slots` are as the shipped composite's (`arrcoc_training/losses.py`). `words` is a loss
+    of its own: a token should resemble the decoder's embeddings of the symbols that it shows, as it does in
+    models that have learnt to transcribe. Selectors that compare rows with the question's embeddings rest on
+    that."""
 
     def __init__(self, width: int, symbol_ids: list[list[int]], vocabulary: int):
         super().__init__()
@@ -31,8 +32,8 @@ class Reader(nn.Module):
         self.register_buffer("spelling", spelling, persistent=False)  # [SYMBOLS, V]
 
     def forward(self, rows: Tensor, kind: Tensor, slots: Tensor, glyphs: Tensor, table: Tensor):
-        """rows [G, T, H], kind [G, T], slots [G, T, 5], glyphs [G, T, 16], table [V, H] -> the losses [] and the
-        share of tokens of whole items whose key and value are read without a mistake."""
+        """rows [G, T, H], kind [G, T], slots [G, T, 5], glyphs [G, T, 16], table [V, H] -> the losses [] and
+        the share of tokens of whole items whose key and value are read without a mistake."""
         x = self.norm(rows)
         losses = {"kind": F.cross_entropy(self.kind(x).flatten(0, 1).float(), kind.flatten())}
         # Most places are empty: a glyph counts as much as five of them.
@@ -52,8 +53,8 @@ class Reader(nn.Module):
 
 
 def pointing_loss(looks: Tensor, labels: Tensor, evidence: Tensor) -> Tensor:
-    """Where an answer is written, the watched heads should look at tokens that show it. looks [G, K, L, T] logarithms of
-    shares, labels [G, K, L], evidence [G, K, T] bool."""
+    """Where an answer is written, the watched heads should look at tokens that show it. looks [G, K, L, T]
+    logarithms of shares, labels [G, K, L], evidence [G, K, T] bool."""
     masked = looks.masked_fill(~evidence[:, :, None], float("-inf")).logsumexp(-1)  # [G, K, L]
     # The end of an answer needs no look.
     asked = (labels != IGNORED) & (labels.roll(-1, 2) != IGNORED) & evidence.any(-1)[:, :, None]

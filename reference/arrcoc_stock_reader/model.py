@@ -84,7 +84,7 @@ def initialise(model: Qwen3VLForConditionalGeneration, seed: int) -> None:
     for name, parameter in model.named_parameters():
         leaf, module = name.rsplit(".", 2)[-1], name.rsplit(".", 2)[-2]
         if module in ("q_norm", "k_norm"):
-            # At 1 products are at most the root of the heads' width, too little to pick one of a hundred rows.
+            # At 1 products are at most the root of the heads' width, too little to pick one of many rows.
             parameter.fill_(1.5)
         elif "norm" in module and leaf == "weight":
             parameter.fill_(1.0)
@@ -134,7 +134,10 @@ def save(model: Qwen3VLForConditionalGeneration, directory: Path, side: int) -> 
     sizes = {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
     least = (vision.patch_size * vision.spatial_merge_size) ** 2
     images = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": least, "longest_edge": side**2}, image_mean=IMAGE_MEAN, image_std=IMAGE_STD, **sizes
+        size={"shortest_edge": least, "longest_edge": side**2},
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
+        **sizes,
     )
     template = (LEDGER / "chat_template.jinja").read_text()
     Qwen3VLProcessor(image_processor=images, tokenizer=tok, chat_template=template).save_pretrained(directory)

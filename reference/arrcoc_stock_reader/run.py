@@ -42,12 +42,19 @@ class Run:
             file.write(json.dumps(line) + "\n")
 
     def save(self, optimizer: Optimizers | None) -> None:
-        """All that a resumed run needs, or what stood there before. None: between phases, whose optimizers start afresh."""
+        """All that a resumed run needs, or what stood there before. None: between phases, whose optimizers
+        start afresh."""
         state = {
-            "learner": self.learner.state_dict(), "optimizer": optimizer and optimizer.state_dict(), "phase": self.phase,
-            "step": self.step, "seconds": self.seconds, "processor": self.processor, "config": self.config, "random": torch.get_rng_state(),
+            "learner": self.learner.state_dict(),
+            "optimizer": optimizer and optimizer.state_dict(),
+            "phase": self.phase,
+            "step": self.step,
+            "seconds": self.seconds,
+            "processor": self.processor,
+            "config": self.config,
+            "random": torch.get_rng_state(),
             "log": self.log_file.stat().st_size if self.log_file.exists() else 0,
-        }  # fmt: skip
+        }
         with (self.out / "state.tmp").open("wb") as file:
             torch.save(state, file)
             file.flush()
@@ -58,7 +65,9 @@ class Run:
         state = torch.load(self.out / "state.pt", weights_only=True)
         done = state["phase"] + (state["step"] > 0)
         if begun(state["config"], done) != begun(self.config, done):
-            raise SystemExit(f"{self.out} was trained with another configuration; restore it, or train into another directory")
+            raise SystemExit(
+                f"{self.out} was trained with another configuration: restore it, or train elsewhere"
+            )
         self.learner.load_state_dict(state["learner"])
         torch.set_rng_state(state["random"])
         self.phase, self.step = state["phase"], state["step"]
@@ -77,14 +86,16 @@ class Run:
 
     def check(self) -> None:
         """Held-out answers into the log, and the checkpoint as it is now."""
-        self.log({"validation": validate(self.learner, self.config["topics"], self.config["validation_pages"])})
+        self.log(
+            {"validation": validate(self.learner, self.config["topics"], self.config["validation_pages"])}
+        )
         self.write_checkpoint()
 
     def write_checkpoint(self) -> None:
         save(self.learner.model, self.out / "checkpoint", SIZE)
 
     def run_phase(self, until: float) -> bool:
-        """Whether the phase was ended, rather than the time."""
+        """`until`: seconds of processors. Whether the phase was ended, rather than the time."""
         phase = self.config["phases"][self.phase]
         parameters = self.freeze(phase)
         optimizer = Optimizers(self.learner, phase["lr"])
@@ -99,7 +110,9 @@ class Run:
         used = time.process_time()
         self.learner.train()
         for batch in loader:
-            optimizer.set_rate(phase["lr"] * learning_rate(self.step, phase["steps"], phase.get("decay", 0.5)))
+            optimizer.set_rate(
+                phase["lr"] * learning_rate(self.step, phase["steps"], phase.get("decay", 0.5))
+            )
             with torch.autocast("cpu", torch.bfloat16):
                 loss, line = self.learner(batch, weights)
             optimizer.zero_grad()
@@ -112,35 +125,40 @@ class Run:
             self.seconds, clock = self.seconds + now - clock, now
             self.processor, used = self.processor + time.process_time() - used, time.process_time()
             if self.step % LOG_EVERY == 0:
-                self.log(line | {"gradient": norm.item(), "seconds": self.seconds, "processor": self.processor})
+                self.log(
+                    line | {"gradient": norm.item(), "seconds": self.seconds, "processor": self.processor}
+                )
             if self.step % phase["validate_every"] == 0:
                 self.check()
-            late = self.seconds >= until
+            late = self.processor >= until
             if late or now - saved >= SAVE_EVERY:
                 self.save(optimizer)
                 saved = time.monotonic()
             if late:
                 return False
-        self.check()
+        if phase["steps"] % phase["validate_every"]:
+            self.check()
         self.phase, self.step = self.phase + 1, 0
         self.save(None)
         return True
 
     def run(self, hours: float) -> None:
-        """Until the phases have ended or so many hours were spent, those before a resumption included."""
+        """Until the phases have ended or every thread has worked so many hours, those before a resumption
+        included: on a busy machine that is longer by the clock."""
+        until = hours * 3600 * torch.get_num_threads()
         while self.phase < len(self.config["phases"]):
-            if not self.run_phase(hours * 3600):
+            if not self.run_phase(until):
                 self.write_checkpoint()
                 return
 
 
 def begun(config: dict, phases: int) -> dict:
-    """What a run that began so many phases may have seen of its configuration: later phases may still change."""
+    """What a run that began so many phases may have seen of its configuration: later ones may still change."""
     return config | {"phases": config["phases"][:phases]}
 
 
 def learning_rate(step: int, steps: int, decay: float) -> float:
-    """Linear warm-up, level, then linearly to a twentieth over the last part of `decay`: a share of the phase's rate."""
+    """Linear warm-up, level, then linearly to a twentieth over the last part of `decay`: a share of the rate."""
     warm = min(1.0, (step + 1) / WARM_UP)
     left = (steps - step) / (decay * steps)
     return warm * max(0.05, min(1.0, left))

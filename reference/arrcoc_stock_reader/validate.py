@@ -26,7 +26,9 @@ def held_out(learner: Learner, name: str, pages: int, topics: dict[str, float]) 
             sparse = PageSpec(records=records, font_size=letters(records))
             page = draw_page(rng, sparse if name.startswith("records") else spec_of(number, records))
             parts.append(crop(page, 0, 0, SIZE, SIZE))
-        yield make_batch(rng, learner.text, parts, [choose(rng, part.items, topics, QUESTIONS) for part in parts])
+        yield make_batch(
+            rng, learner.text, parts, [choose(rng, part.items, topics, QUESTIONS) for part in parts]
+        )
 
 
 @torch.no_grad()

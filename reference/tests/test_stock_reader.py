@@ -1,5 +1,5 @@
-"""The stock checkpoint that reads: the way it is trained computes what transformers computes, its data depend on
-the step alone, and a killed run goes on as if nothing had been."""
+"""The stock checkpoint that reads: the way it is trained computes what transformers computes, its data depend
+on the step alone, and a killed run goes on as if nothing had been."""
 
 import copy
 import json
@@ -51,7 +51,9 @@ def test_the_forward_pass_is_transformers(learner, batch):
     with torch.no_grad():
         rows, taps = learner.see(batch.pixels)
         size = batch.pixels.shape[1] // data.TOKEN, batch.pixels.shape[2] // data.TOKEN
-        decoded = forward.decode(network.model.language_model, learner.before, rows, taps, size, batch.branches, 2)
+        decoded = forward.decode(
+            network.model.language_model, learner.before, rows, taps, size, batch.branches, 2
+        )
         ours = network.lm_head(decoded.hidden)
         for picture in range(len(batch.pixels)):
             flat = forward.patches(batch.pixels[picture][None], 8, 2)[0]
@@ -65,7 +67,9 @@ def test_the_forward_pass_is_transformers(learner, batch):
                 ids = torch.cat([learner.before, image, branch])[None]
                 network.model.rope_deltas = None
                 types = (ids == network.config.image_token_id).int()
-                whole = network(input_ids=ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=types)
+                whole = network(
+                    input_ids=ids, pixel_values=pixels, image_grid_thw=grid, mm_token_type_ids=types
+                )
                 torch.testing.assert_close(logits, whole.logits[0, -len(branch) :], atol=2e-4, rtol=1e-4)
 
 
@@ -102,10 +106,14 @@ def test_heads_begin_at_their_offsets(learner):
     rows = columns = 12
     _, _, cos, sin = forward.places(visual, rows, columns)
     order = forward.get_vision_position_ids(torch.tensor([[1, rows, columns]]), 2, kwargs={})
-    at = {(int(r), int(c)): n for n, (r, c) in enumerate(order.reshape(2, -1).T if len(order) == 2 else order)}
+    at = {
+        (int(r), int(c)): n for n, (r, c) in enumerate(order.reshape(2, -1).T if len(order) == 2 else order)
+    }
     attention = visual.blocks[0].attn
     heads, width = attention.num_heads, attention.head_dim
-    q, k, _ = attention.qkv.bias.detach().view(3, 1, heads, 1, width).expand(3, 1, heads, rows * columns, width)
+    q, k, _ = (
+        attention.qkv.bias.detach().view(3, 1, heads, 1, width).expand(3, 1, heads, rows * columns, width)
+    )
     scores = forward.rotate(q, cos, sin) @ forward.rotate(k, cos, sin).transpose(2, 3)  # [1, heads, P, P]
     for head, (down, right) in enumerate(model.OFFSETS[0]):
         assert scores[0, head, at[5, 6]].argmax() == at[5 + down, 6 + right]
@@ -195,10 +203,15 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch):
 
     def lines(of: run.Run) -> list[dict]:
         found = [json.loads(line) for line in of.log_file.read_text().splitlines()]
-        return [{key: value for key, value in line.items() if key not in ("seconds", "processor")} for line in found]
+        return [
+            {key: value for key, value in line.items() if key not in ("seconds", "processor")}
+            for line in found
+        ]
 
     assert lines(unbroken) == lines(broken)
-    assert [line["step"] for line in lines(unbroken) if "gradient" in line] == [1, 2, 3] * len(config["phases"])
+    assert [line["step"] for line in lines(unbroken) if "gradient" in line] == [1, 2, 3] * len(
+        config["phases"]
+    )
 
 
 def test_another_configuration_is_refused(tmp_path):
