@@ -27,8 +27,8 @@ from arrcoc_stock_reader.run import Run
 
 CONFIG = Path(__file__).parent / "arrcoc_stock_reader" / "stock-reader.yaml"
 
-# Read when a process starts. Memory of a step is kept for the next one, and threads that wait leave the core to
-# others: half of the time of a step on a busy machine.
+# Read when a process starts. Memory of a step is kept for the next one, and threads that wait leave the core
+# to others: half of the time of a step on a busy machine.
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28),
     "OMP_WAIT_POLICY": "PASSIVE",
