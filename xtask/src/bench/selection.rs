@@ -108,7 +108,12 @@ fn ask(
     let report: Value = serde_json::from_str(&measured.stdout).context("ask printed no JSON")?;
     let stages = report["seconds"]["stages"].as_array().context("ask says no stages")?;
     let seconds = |stage: &str| -> f64 {
-        stages.iter().filter(|row| row["stage"] == stage).filter_map(|row| row["seconds"].as_f64()).sum()
+        // Of a stage that did not run, nothing: a sum of no floats is minus zero.
+        0.0 + stages
+            .iter()
+            .filter(|row| row["stage"] == stage)
+            .filter_map(|row| row["seconds"].as_f64())
+            .sum::<f64>()
     };
     let usage = &report["usage"];
     let steps = usage["completion_tokens"].as_u64().unwrap_or(0).saturating_sub(1).max(1);
