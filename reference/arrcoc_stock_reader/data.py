@@ -14,6 +14,7 @@ from arrcoc_ledger.labels import INDEX, SLOTS, patch_labels
 from arrcoc_ledger.page import CELL
 from arrcoc_ledger.questions import TEMPLATES
 from arrcoc_training.data import IGNORED, page_spec
+from arrcoc_training.data import Text as Conversations
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -36,16 +37,8 @@ class Batch:
     topics: list[list[str]]  # of each question
 
 
-class Text:
-    """Questions into ids, in the chat template's form."""
-
-    def __init__(self, tok: Tokenizer):
-        self.tok = tok
-        self.pad = tok.token_to_id("<|endoftext|>")
-        self.before = self.ids("<|im_start|>user\n<|vision_start|>")
-
-    def ids(self, text: str) -> list[int]:
-        return self.tok.encode(text, add_special_tokens=False).ids
+class Text(Conversations):
+    """Questions into ids, in the chat template's form, each a conversation of its own."""
 
     def branch(self, query: str, answer: str) -> tuple[list[int], list[int]]:
         """Ids and labels behind the picture, of LENGTH."""

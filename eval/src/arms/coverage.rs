@@ -4,9 +4,7 @@
 //! one that adds most to how well every row (a token of the question, a patch of the picture) is covered by
 //! its best patch so far. They differ in rows and weights only, so both are given to one kernel.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
-
+use arrcoc_runtime::selection::greedy::{Objective, maximise};
 use ndarray::{Array2, ArrayView2, Axis, ShapeBuilder};
 
 /// Sharpness of the match between question and patches.
@@ -28,60 +26,32 @@ pub struct Rows {
 /// The first `k` candidates of greedy coverage, in the order of choice: each time the `i` that maximises
 /// `sum over r of weights[r] * max(0, rows[r, i] - best[r])`, where `best[r]` is the most that those before
 /// cover of row `r`, at first 0. The lower index wins among equals.
-///
-/// A gain never grows as others are chosen, so a stale one is a bound: only candidates at the head of a queue
-/// are computed anew (Minoux 1978), with the same outcome as computing all of them.
 pub fn greedy_coverage(rows: ArrayView2<'_, f32>, weights: &[f32], k: usize) -> Vec<usize> {
-    let gain = |index: usize, best: &[f32]| {
-        let column = rows.column(index);
-        let parts = column.iter().zip(weights).zip(best);
-        parts.map(|((covers, weight), best)| weight * (covers - best).max(0.0)).sum::<f32>()
-    };
-    let mut best = vec![0.0f32; rows.nrows()];
-    let mut queue: BinaryHeap<Candidate> =
-        (0..rows.ncols()).map(|index| Candidate { gain: gain(index, &best), index, round: 0 }).collect();
-    let mut chosen = Vec::with_capacity(k.min(rows.ncols()));
-    while chosen.len() < k {
-        let Some(head) = queue.pop() else { break };
-        if head.round < chosen.len() {
-            queue.push(Candidate { gain: gain(head.index, &best), index: head.index, round: chosen.len() });
-            continue;
-        }
-        for (best, covers) in best.iter_mut().zip(rows.column(head.index)) {
+    let mut coverage = Coverage { rows, weights, best: vec![0.0; rows.nrows()] };
+    maximise(&mut coverage, rows.ncols(), k, None)
+}
+
+/// How well those that were chosen cover the rows.
+struct Coverage<'a> {
+    rows: ArrayView2<'a, f32>,
+    weights: &'a [f32],
+    /// The most that they cover of each row.
+    best: Vec<f32>,
+}
+
+impl Objective for Coverage<'_> {
+    fn gain(&self, candidate: usize) -> f32 {
+        let column = self.rows.column(candidate);
+        let parts = column.iter().zip(self.weights).zip(&self.best);
+        parts.map(|((covers, weight), best)| weight * (covers - best).max(0.0)).sum()
+    }
+
+    fn take(&mut self, candidate: usize) {
+        for (best, covers) in self.best.iter_mut().zip(self.rows.column(candidate)) {
             *best = best.max(*covers);
         }
-        chosen.push(head.index);
-    }
-    chosen
-}
-
-/// A candidate with its gain when `round` others were chosen.
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    gain: f32,
-    index: usize,
-    round: usize,
-}
-
-impl Ord for Candidate {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.gain.total_cmp(&other.gain).then(other.index.cmp(&self.index))
     }
 }
-
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Candidate {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Candidate {}
 
 /// MMTok's rows: `[P; Q]` with P = softmax over patches of t . x / 0.02, divided by the question's length m,
 /// of weight 1, and Q = softmax over patches of v . v / 0.2, divided by the number of patches n, of weight

@@ -1,10 +1,11 @@
-//! The kernel of every selector: take what gains most, again and again.
+//! The kernel of every selector, and of the arms of an evaluation that choose so: take what gains most, again
+//! and again.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 /// What a selection is worth.
-pub(crate) trait Objective {
+pub trait Objective {
     /// What a candidate adds to those that were taken. It must not grow as more are taken (that is what makes
     /// coverage, determinants and least distances cheap to maximise); what is not a number counts as nothing.
     fn gain(&self, candidate: usize) -> f32;
@@ -48,7 +49,7 @@ impl Eq for Bound {}
 ///
 /// Gains that were computed before are upper bounds of those now (Minoux 1978), so that few are computed
 /// again; the outcome is that of computing all.
-pub(crate) fn maximise(
+pub fn maximise(
     objective: &mut dyn Objective,
     candidates: usize,
     count: usize,

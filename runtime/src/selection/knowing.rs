@@ -25,7 +25,7 @@ impl Knowing {
     /// What a survey, the places and the pixels say.
     pub(crate) fn of(survey: &Survey, places: &[Place], evidence: Option<&Evidence>) -> Self {
         let attention = softmax_columns(survey.to_question.clone(), QUESTION_TEMPERATURE);
-        let coupling = mixed(&attention, survey.to_mean.len());
+        let coupling = mixed(&attention);
         let salience = spread(survey.to_mean.iter().map(|cosine| 1.0 - cosine).collect());
         let participatory = spread(coupling.clone());
         let information = |at: usize| match (evidence, places.get(at)) {
@@ -47,10 +47,7 @@ impl Knowing {
 }
 
 /// The mean of the columns, each weighed by one over the number of rows that it lies on; it sums to 1.
-fn mixed(attention: &Matrix, rows: usize) -> Vec<f32> {
-    if attention.width() == 0 {
-        return vec![1.0 / rows.max(1) as f32; rows];
-    }
+fn mixed(attention: &Matrix) -> Vec<f32> {
     let mut entropies = vec![0.0f32; attention.width()];
     for row in attention.iter() {
         let terms = row.iter().map(|share| if *share > 0.0 { -share * share.ln() } else { 0.0 });

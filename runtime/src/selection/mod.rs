@@ -9,7 +9,7 @@
 mod budget;
 mod evidence;
 mod gather;
-mod greedy;
+pub mod greedy;
 mod knowing;
 mod matrix;
 mod methods;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use arrcoc_bundle::{Bundle, Target};
-use arrcoc_export::tap::{Recording, Tap};
 use arrcoc_runtime::generate::{
     Budget, Depth, Event, MaxTokens, NoObserver, Part, Place, Prompt, Receipt, Request, Selection, Selector,
     Share,
@@ -18,7 +17,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::checkpoint::{self, Golden};
-use crate::{CLOSE, RUNS, furthest, joined};
+use crate::{CLOSE, furthest, joined, replay_all, replay_drawn, tapped};
 
 /// How far a run without the other rows strays from one that masks them, logits, absolute.
 const MASKED: f32 = 1e-4;
@@ -27,47 +26,24 @@ const TOKENS: usize = 12;
 
 #[test]
 fn kept_rows_are_read_as_if_the_others_were_masked() -> Result<()> {
-    each_fixture(&repository("tests/fixtures/stock"), MASKED)
+    replay_all(&repository("tests/fixtures/stock"), "chosen.json", |dir, target, library| {
+        within(MASKED, replay(dir, target, library)?)
+    })
 }
 
 #[test]
 fn drawn_checkpoints_read_kept_rows_as_if_the_others_were_masked() -> Result<()> {
-    match std::env::var_os("ARRCOC_STOCK") {
-        Some(dir) => each_fixture(Path::new(&dir), CLOSE),
-        None => {
-            println!("skipped: ARRCOC_STOCK names no directory of drawn checkpoints");
-            Ok(())
-        }
-    }
+    replay_drawn("chosen.json", |dir, target, library| within(CLOSE, replay(dir, target, library)?))
 }
 
-/// `close`: how far logits may be off.
-fn each_fixture(dir: &Path, close: f32) -> Result<()> {
-    let mut met = 0;
-    for entry in fs::read_dir(dir)? {
-        let dir = entry?.path();
-        if !dir.join("chosen.json").is_file() {
-            continue;
-        }
-        for (target, library) in RUNS {
-            let worst = replay(&dir, target, library)
-                .with_context(|| format!("{} {target} {}", dir.display(), library.name()))?;
-            ensure!(worst <= close, "{} {target}: logits are off by {worst:.1e}", dir.display());
-            println!("{:<24} {target} {:<8} {worst:.1e}", dir.file_name().unwrap().display(), library.name());
-            met += 1;
-        }
-    }
-    ensure!(met > 0, "no chosen.json below {}", dir.display());
-    Ok(())
+fn within(close: f32, worst: f32) -> Result<f32> {
+    ensure!(worst <= close, "logits are off by {worst:.1e}");
+    Ok(worst)
 }
 
 /// Replays the conversations of a checkpoint with some rows kept; the largest difference of a logit.
 fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
-    let scratch = tempfile::tempdir()?;
-    let bundle = checkpoint::build(dir, target, scratch.path())?;
-    let recording = Arc::new(Recording::default());
-    let tap = Tap::new(library.open(2)?, Arc::clone(&recording));
-    let model = Model::load_on(bundle, &tap, &checkpoint::options(), Arc::new(NoObserver))?;
+    let (model, recording, _scratch) = tapped(dir, target, library)?;
     let cases: Value = serde_json::from_slice(&fs::read(dir.join("cases.json"))?)?;
     let chosen: Value = serde_json::from_slice(&fs::read(dir.join("chosen.json"))?)?;
     let (plain, logits) =
@@ -286,11 +262,7 @@ fn page() -> Result<Vec<u8>> {
 fn blank_parts_are_left_out_before_the_encoder() -> Result<()> {
     for family in ["qwen3_vl", "qwen2_5_vl", "qwen3_5", "smolvlm", "idefics3"] {
         let dir = repository("tests/fixtures/stock").join(family);
-        let scratch = tempfile::tempdir()?;
-        let bundle = checkpoint::build(&dir, Target::Cpu, scratch.path())?;
-        let recording = Arc::new(Recording::default());
-        let tap = Tap::new(LibraryKind::Ort.open(2)?, Arc::clone(&recording));
-        let model = Model::load_on(bundle, &tap, &checkpoint::options(), Arc::new(NoObserver))?;
+        let (model, recording, _scratch) = tapped(&dir, Target::Cpu, LibraryKind::Ort)?;
         let cases: Value = serde_json::from_slice(&fs::read(dir.join("cases.json"))?)?;
         let tensors = fs::read(dir.join("cases.safetensors"))?;
         let golden = Golden { case: &cases["cases"][1], tensors: SafeTensors::deserialize(&tensors)? };

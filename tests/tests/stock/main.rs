@@ -26,6 +26,7 @@ use arrcoc_tests::compare::relative_error;
 use arrcoc_tests::repository;
 use safetensors::SafeTensors;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use checkpoint::Golden;
 
@@ -42,13 +43,18 @@ const RUNS: [(Target, LibraryKind); 4] = [
 
 #[test]
 fn fixtures_are_answered_as_transformers_answers_them() -> Result<()> {
-    replay_all(&repository("tests/fixtures/stock"))
+    replay_all(&repository("tests/fixtures/stock"), "cases.json", replay)
 }
 
 #[test]
 fn drawn_checkpoints_are_answered_as_transformers_answers_them() -> Result<()> {
+    replay_drawn("cases.json", replay)
+}
+
+/// Replays what `ARRCOC_STOCK` names.
+fn replay_drawn(goldens: &str, replay: Replay) -> Result<()> {
     match std::env::var_os("ARRCOC_STOCK") {
-        Some(dir) => replay_all(Path::new(&dir)),
+        Some(dir) => replay_all(Path::new(&dir), goldens, replay),
         None => {
             println!("skipped: ARRCOC_STOCK names no directory of drawn checkpoints");
             Ok(())
@@ -56,12 +62,16 @@ fn drawn_checkpoints_are_answered_as_transformers_answers_them() -> Result<()> {
     }
 }
 
-fn replay_all(dir: &Path) -> Result<()> {
+/// Replays the goldens of a directory on a library; the largest difference of a logit.
+type Replay = fn(&Path, Target, LibraryKind) -> Result<f32>;
+
+/// Replays all directories that have such a file.
+fn replay_all(dir: &Path, goldens: &str, replay: Replay) -> Result<()> {
     let entries = fs::read_dir(dir).with_context(|| format!("no checkpoints at {}", dir.display()))?;
     let mut drawn: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    drawn.retain(|path| path.join("cases.json").is_file());
+    drawn.retain(|path| path.join(goldens).is_file());
     drawn.sort();
-    ensure!(!drawn.is_empty(), "no goldens below {}", dir.display());
+    ensure!(!drawn.is_empty(), "no {goldens} below {}", dir.display());
     let mut failures = Vec::new();
     for dir in &drawn {
         for (target, library) in RUNS {
@@ -88,12 +98,7 @@ fn replay_all(dir: &Path) -> Result<()> {
 /// Exports a checkpoint for a target and replays its conversations on a library; the largest difference of a
 /// logit.
 fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
-    let scratch = tempfile::tempdir()?;
-    let bundle = checkpoint::build(dir, target, scratch.path())?;
-    let recording = Arc::new(Recording::default());
-    let tap = Tap::new(library.open(2)?, Arc::clone(&recording));
-    let options = checkpoint::options();
-    let model = Model::load_on(bundle, &tap, &options, Arc::new(NoObserver))?;
+    let (model, recording, _scratch) = tapped(dir, target, library)?;
     let cases: Value = serde_json::from_slice(&fs::read(dir.join("cases.json"))?)?;
     let tensors = fs::read(dir.join("cases.safetensors"))?;
     let mut worst = 0.0f32;
@@ -104,6 +109,17 @@ fn replay(dir: &Path, target: Target, library: LibraryKind) -> Result<f32> {
         worst = worst.max(off);
     }
     Ok(worst)
+}
+
+/// A checkpoint exported for a target and loaded on a library, what its graphs are run with, and the
+/// directory that the bundle lies in while it is used.
+fn tapped(dir: &Path, target: Target, library: LibraryKind) -> Result<(Model, Arc<Recording>, TempDir)> {
+    let scratch = tempfile::tempdir()?;
+    let bundle = checkpoint::build(dir, target, scratch.path())?;
+    let recording = Arc::new(Recording::default());
+    let tap = Tap::new(library.open(2)?, Arc::clone(&recording));
+    let model = Model::load_on(bundle, &tap, &checkpoint::options(), Arc::new(NoObserver))?;
+    Ok((model, recording, scratch))
 }
 
 fn conversation(dir: &Path, model: &Model, recording: &Recording, golden: &Golden<'_>) -> Result<f32> {
