@@ -10,6 +10,7 @@ use crate::generation::GenerationSpec;
 use crate::graph::{AxisRange, Meaning, Role};
 use crate::manifest::{DecoderSpec, Precision, Target, VisionSpec};
 use crate::quote::excerpt;
+use crate::tool_calls::ToolSyntax;
 use crate::weight_rule::WeightRule;
 
 /// A manifest that passed every check. Its paths are absolute and inside the bundle. A file there may be a
@@ -42,6 +43,8 @@ pub struct Manifest {
     pub decoder: DecoderSpec,
     /// How tokens are picked where a request does not say.
     pub generation: GenerationSpec,
+    /// How the model calls tools, where its chat template has a place for them.
+    pub tool_calls: Option<ToolSyntax>,
 }
 
 impl Manifest {

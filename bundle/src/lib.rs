@@ -37,6 +37,7 @@ mod statistics;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod tool_calls;
 mod validate;
 mod weight_rule;
 pub mod yaml;
@@ -50,6 +51,7 @@ pub use graph::{AxisRange, Meaning, Role};
 pub use manifest::{Precision, Target, UnknownTarget};
 pub use names::file::MANIFEST;
 pub use statistics::{Drift, Statistics};
+pub use tool_calls::ToolSyntax;
 pub use weight_rule::{WeightForm, WeightRule};
 
 /// A bundle whose manifest was validated and whose files match their hashes.

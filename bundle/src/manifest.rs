@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::generation::GenerationSpec;
 use super::graph::{AxisRange, Meaning, Role};
 use super::statistics::Statistics;
+use super::tool_calls::ToolSyntax;
 use super::weight_rule::WeightRule;
 
 /// The manifest's format version; a reader refuses any other.
@@ -54,6 +55,9 @@ pub struct RawManifest {
     pub decoder: DecoderSpec,
     /// How the checkpoint's author would have tokens picked.
     pub generation: GenerationSpec,
+    /// How the model calls tools, where its chat template has a place for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<ToolSyntax>,
 }
 
 /// An operator that stays in 32 bits, because something that it reads or makes is too large for 16.

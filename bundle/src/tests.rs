@@ -91,6 +91,7 @@ pub(super) fn valid() -> (TempDir, RawManifest) {
             recurrent: None,
         },
         generation: GenerationSpec::default(),
+        tool_calls: None,
     };
     (dir, raw)
 }

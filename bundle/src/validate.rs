@@ -67,6 +67,7 @@ pub(super) fn validate(raw: RawManifest, dir: &Path) -> Result<(Manifest, Vec<Li
         processor: raw.processor,
         decoder: raw.decoder,
         generation,
+        tool_calls: raw.tool_calls,
     };
     Ok((manifest, hashed))
 }

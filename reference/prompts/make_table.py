@@ -20,6 +20,7 @@ from transformers.utils import chat_template_utils
 
 import features
 import text_families
+import tool_families
 import vision_families
 
 NOW = datetime.datetime(2026, 2, 3, 4, 5, 6, tzinfo=datetime.UTC)
@@ -73,6 +74,64 @@ CONVERSATIONS = {
 }
 # What is given to the template besides.
 VARIABLES = {"unthinking": {"enable_thinking": False}, "little effort": {"reasoning_effort": "low", "unread": [{"a": 1.5}]}}
+
+
+def function(name, properties, **more):
+    parameters = {"type": "object", "properties": properties, **more}
+    return {"type": "function", "function": {"name": name, "description": f"Does <{name}> & 'more' \"ä\"", "parameters": parameters}}
+
+
+TOOLS = [
+    function("weather", {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 1}}, required=["city"]),
+    function("now", {}),
+]
+
+
+def calls(*named):
+    return [
+        {"id": f"call0000{index}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for index, (name, arguments) in enumerate(named)
+    ]
+
+
+def result(index, name, content):
+    return {"role": "tool", "content": content, "tool_call_id": f"call0000{index}", "name": name}
+
+
+OSLO = ("weather", {"city": "Oslo <b> 'x' \"y\" é", "days": 3, "near": [1, {"a": None, "b": True}]})
+# Conversations of those templates alone that have places for tools; all of them with TOOLS, but for the last.
+TOOL_CONVERSATIONS = {
+    "offered": [says("system", "Be brief."), says("user", "How is Oslo?")],
+    "offered without instructions": [says("user", "How is Oslo?")],
+    "called": [
+        says("user", "How is Oslo?"), {**says("assistant", ""), "tool_calls": calls(OSLO)}, result(0, "weather", "{\"t\": -3}"),
+    ],
+    "called with words": [
+        says("user", "How is Oslo?"), {**says("assistant", "Let me see."), "tool_calls": calls(OSLO)}, result(0, "weather", "cold"),
+        says("assistant", "Cold."), says("user", "And now?"),
+    ],
+    "called twice": [
+        says("user", "How is Oslo?"), {**says("assistant", ""), "tool_calls": calls(OSLO, ("now", {}))}, result(0, "weather", "cold"),
+        result(1, "now", "12:00"),
+    ],
+    "called before, and offered no more": [
+        says("user", "How is Oslo?"), {**says("assistant", ""), "tool_calls": calls(OSLO)}, result(0, "weather", "cold"),
+    ],
+}
+
+
+def with_arguments(conversation, objects):
+    """Arguments as objects, or as JSON in strings."""
+    def message(message):
+        if objects or "tool_calls" not in message:
+            return message
+        strings = [
+            {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False)}}
+            for call in message["tool_calls"]
+        ]
+        return {**message, "tool_calls": strings}
+
+    return [message(each) for each in conversation]
 
 
 def as_read(conversation, reads, image_token):
@@ -171,6 +230,30 @@ def templates():
         yield name, source, "<image>", "strings"
 
 
+def tool_rows(backends):
+    """Templates with places for tools: beside the usual cells those of TOOL_CONVERSATIONS."""
+    for name, (source, syntax, reads, objects) in tool_families.TEMPLATES.items():
+        options = {key: value for key, value in config(name).items() if value is not None}
+        fast = [PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=source, **options) for backend in backends]
+        image = "<|image_pad|>" if reads == "both" else "<image>"
+        cells = [
+            cell(fast, as_read(conversation, reads, image), VARIABLES.get(title, {}), title != "control tokens")
+            for title, conversation in CONVERSATIONS.items()
+        ]
+        tool_cells = [
+            cell(fast, with_arguments(conversation, objects), {"tools": offered(title)}, True)
+            for title, conversation in TOOL_CONVERSATIONS.items()
+        ]
+        yield {
+            "name": name, "template": source, "config": config(name), "image": image, "reads": reads, "syntax": syntax, "cells": cells,
+            "tool_cells": tool_cells,
+        }
+
+
+def offered(title):
+    return None if title.endswith("offered no more") else TOOLS
+
+
 def config(name):
     """Templates of text families name their tokens; the corners have none, and one of them a null."""
     if name.startswith("py-"):
@@ -207,6 +290,7 @@ def main(destination):
         rows.append({
             "name": name, "template": source, "config": config(name), "image": image, "reads": reads, "cells": cells,
         })
+    rows.extend(tool_rows(backends))
     table = {
         "transformers": transformers.__version__,
         "jinja2": jinja2.__version__,
@@ -216,12 +300,15 @@ def main(destination):
         "conversations": [
             {"title": title, "messages": messages, "variables": VARIABLES.get(title, {})} for title, messages in CONVERSATIONS.items()
         ],
+        "tool_conversations": [
+            {"title": title, "messages": messages, "tools": offered(title) or []} for title, messages in TOOL_CONVERSATIONS.items()
+        ],
         "templates": rows,
     }
     with open(destination, "w", encoding="utf-8") as file:
         json.dump(table, file, ensure_ascii=False, separators=(",", ":"))
         file.write("\n")
-    cells = [cell for row in rows for cell in row["cells"]]
+    cells = [cell for row in rows for cell in row["cells"] + row.get("tool_cells", [])]
     print(len(rows), "templates,", len(cells), "cells,", sum("error" in cell for cell in cells), "errors")
     for row in rows:
         if all("error" in cell for cell in row["cells"]):

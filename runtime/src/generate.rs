@@ -13,11 +13,14 @@ use crate::image::ImageError;
 mod form;
 mod request;
 mod selection;
+mod tools;
 
 pub use form::{Form, JsonStyle, WhiteSpace};
 pub use request::{
     Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
 };
+
+pub use tools::{CallPiece, Function, ToolCall, ToolChoice, Tools};
 
 pub use selection::{Budget, Depth, Need, Reason, Selected, Selection, Selector, Share, Tensions};
 
@@ -41,6 +44,8 @@ pub enum Event {
         choice: usize,
         /// Text that is now certain, whole UTF-8 characters.
         text: String,
+        /// Calls of tools, or more of them: none of the text.
+        calls: Vec<CallPiece>,
         /// Of what the model thinks before it answers, the same; `None` for a token of the answer.
         reasoning: Option<String>,
         /// Log-probabilities, when asked for.
@@ -54,6 +59,8 @@ pub enum Event {
         choice: usize,
         /// Text that was held back and is not part of a stop string.
         text: String,
+        /// The same of calls.
+        calls: Vec<CallPiece>,
         /// The same of what the model thought, where it did not come to an answer.
         reasoning: Option<String>,
         /// Why.
@@ -224,6 +231,9 @@ pub struct Score {
 
 /// The field of a request that says what the answers must look like, unless another one does.
 pub const FORM: &str = "response_format";
+
+/// The field of a request that says what may be called.
+pub const TOOLS: &str = "tools";
 
 /// Why a request was refused or broke off. The message says what was expected, found, and what to do.
 #[derive(Debug, Clone, thiserror::Error)]

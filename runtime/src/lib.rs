@@ -18,6 +18,7 @@ mod scheduler;
 pub mod selection;
 pub mod tensor;
 pub mod text;
+mod tools;
 pub mod vision;
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use reasoning::{Said, Splitter};
 pub use reasoning::{Markers, Thoughts};
 pub use vocabulary::{Vocabulary, VocabularyError};
 
+use crate::generate::CallPiece;
+use crate::tools::{Heard, Reader};
+
 /// Turns bytes that arrive in pieces into whole characters. Bytes that are no UTF-8 become U+FFFD exactly as
 /// [`String::from_utf8_lossy`] has it for all of them together.
 #[derive(Debug, Clone, Default)]
@@ -97,17 +100,29 @@ pub struct TextStream {
     begun: bool,
     utf8: Utf8Stream,
     splitter: Splitter,
+    calls: Option<Calls>,
     stop: StopFilter,
 }
 
+/// How an answer's calls of tools are read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calls {
+    /// Tells them from text.
+    pub(crate) reader: Reader,
+    /// Control tokens that are markers of calls: their text counts.
+    pub(crate) markers: std::sync::Arc<[u32]>,
+}
+
 /// What a token added.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Piece {
     /// Text that is now certain; may be empty.
     pub text: String,
+    /// Calls of tools, or more of them.
+    pub calls: Vec<CallPiece>,
     /// Of a token that the model thinks before it answers, its text that is now certain.
     pub reasoning: Option<String>,
-    /// A stop string is complete: the answer ends here, before the stop string.
+    /// The answer ends here: before a stop string, which is complete, or behind the one call that it may have.
     pub stopped: bool,
 }
 
@@ -120,6 +135,7 @@ impl TextStream {
             begun: false,
             utf8: Utf8Stream::default(),
             splitter: Splitter::new(thoughts),
+            calls: None,
             stop: StopFilter { stops, held: String::new() },
         }
     }
@@ -131,32 +147,60 @@ impl TextStream {
         Self { begun: true, splitter: self.splitter.exact(), ..self }
     }
 
+    /// The same for an answer that may call tools. Stop strings are looked for in its text alone.
+    #[must_use]
+    pub fn calling(self, calls: Option<Calls>) -> Self {
+        Self { calls, ..self }
+    }
+
     /// Adds a token.
     pub fn push(&mut self, vocabulary: &Vocabulary, id: u32) -> Piece {
         if self.splitter.mark(id) {
             // Of a character that was not completed.
             let tail = self.utf8.finish();
-            return Piece { text: String::new(), reasoning: Some(tail), stopped: false };
+            return Piece { reasoning: Some(tail), ..Piece::default() };
         }
-        let text = self.utf8.push(vocabulary.text_bytes(id, !self.begun));
+        let marks = self.calls.as_ref().is_some_and(|calls| calls.markers.contains(&id));
+        let text = match marks {
+            true => self.utf8.push(vocabulary.bytes(id)),
+            false => self.utf8.push(vocabulary.text_bytes(id, !self.begun)),
+        };
         self.begun |= vocabulary.is_text(id);
         self.say(text)
     }
 
     fn say(&mut self, text: String) -> Piece {
         match self.splitter.push(text) {
-            Said::Thought(text) => Piece { text: String::new(), reasoning: Some(text), stopped: false },
-            Said::Answer(text) => {
-                let (text, stopped) = self.stop.push(&text);
-                Piece { text, reasoning: None, stopped }
-            }
+            Said::Thought(text) => Piece { reasoning: Some(text), ..Piece::default() },
+            Said::Answer(text) => match &mut self.calls {
+                Some(calls) => {
+                    let heard = calls.reader.push(&text);
+                    self.answer(heard)
+                }
+                None => self.answer(Heard { text, ..Heard::default() }),
+            },
         }
+    }
+
+    fn answer(&mut self, heard: Heard) -> Piece {
+        let (mut text, stopped) = self.stop.push(&heard.text);
+        if heard.complete && !stopped {
+            text.push_str(&std::mem::take(&mut self.stop.held));
+        }
+        Piece { text, calls: heard.calls, reasoning: None, stopped: stopped || heard.complete }
     }
 
     /// Ends the answer; returns the text that was held back.
     pub fn finish(&mut self) -> Piece {
         let tail = self.utf8.finish();
         let mut piece = self.say(tail);
+        if let Some(calls) = self.calls.as_mut().filter(|_| !piece.stopped) {
+            let heard = calls.reader.finish();
+            let rest = self.answer(heard);
+            piece.text.push_str(&rest.text);
+            piece.calls.extend(rest.calls);
+            piece.stopped = rest.stopped;
+        }
         if !piece.stopped {
             piece.text.push_str(&std::mem::take(&mut self.stop.held));
         }

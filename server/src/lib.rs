@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod body;
+pub mod chat;
 pub mod config;
 pub mod engine;
 pub mod engines;

@@ -83,6 +83,7 @@ pub fn composite(dir: &Path) -> RawManifest {
             recurrent: None,
         },
         generation: GenerationSpec::default(),
+        tool_calls: None,
     }
 }
 

@@ -90,6 +90,7 @@ impl Plan {
             processor: composition.processor(),
             decoder: DecoderSpec { cache_element, ..decoder },
             generation: text.generation.defaults.clone(),
+            tool_calls: text.tool_calls,
         };
         let Text { files: mut small, .. } = text;
         small.extend(models);

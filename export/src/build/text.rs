@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use arrcoc_bundle::ToolSyntax;
 use arrcoc_bundle::names::checkpoint::{
     DEFAULT_TEMPLATE, LEGACY_CHAT_TEMPLATE, PROCESSOR_CONFIG, SPECIAL_TOKENS_MAP,
 };
@@ -25,6 +26,8 @@ pub(crate) struct Text {
     pub(super) files: BTreeMap<String, Vec<u8>>,
     /// Ids that end an answer, and how tokens are picked.
     pub(super) generation: Generation,
+    /// How the model calls tools, as its template shows it.
+    pub(super) tool_calls: Option<ToolSyntax>,
 }
 
 /// What the text files must agree with.
@@ -47,12 +50,13 @@ impl Text {
         check_tokenizer(&dir.join(TOKENIZER), &tokenizer, expected)?;
         let tokenizer_config = tokenizer_config(dir)?;
         let (origin, template) = chat_template(dir, tokenizer_config.as_deref())?;
-        check_prompts(dir, origin, &tokenizer, tokenizer_config.as_deref(), &template, expected)?;
+        let tool_calls =
+            check_prompts(dir, origin, &tokenizer, tokenizer_config.as_deref(), &template, expected)?;
         files.insert(TOKENIZER.to_owned(), tokenizer);
         files.insert(CHAT_TEMPLATE.to_owned(), template.into_bytes());
         files.extend(tokenizer_config.map(|bytes| (TOKENIZER_CONFIG.to_owned(), bytes)));
         let generation = generation_config::generation(dir, config, expected.vocab_size)?;
-        Ok(Self { files, generation })
+        Ok(Self { files, generation, tool_calls })
     }
 }
 
@@ -136,7 +140,8 @@ fn chat_template(dir: &Path, tokenizer_config: Option<&[u8]>) -> Result<(&'stati
     Err(TextError::Missing { path: dir.join(CHAT_TEMPLATE), hint })
 }
 
-/// Loads tokenizer and template as the runtime does, which puts a few conversations to them.
+/// Loads tokenizer and template as the runtime does, which puts a few conversations to them; returns how the
+/// template shows calls of tools.
 fn check_prompts(
     dir: &Path,
     origin: &str,
@@ -144,11 +149,11 @@ fn check_prompts(
     tokenizer_config: Option<&[u8]>,
     template: &str,
     expected: Expected,
-) -> Result<(), TextError> {
+) -> Result<Option<ToolSyntax>, TextError> {
     let tokenizer = String::from_utf8_lossy(tokenizer);
     let config = tokenizer_config.map_or("{}".into(), String::from_utf8_lossy);
     match Prompter::new(&tokenizer, &config, Some(template.to_owned()), expected.image_token_id) {
-        Ok(_) => Ok(()),
+        Ok(prompter) => Ok(prompter.tool_syntax()),
         Err(LoadError::Text { file: CHAT_TEMPLATE, reason }) => {
             Err(TextError::Template { path: dir.join(origin), reason })
         }

@@ -35,7 +35,7 @@ fn layout(rows: usize) -> Layout {
         Segment::Rows { image: 0, run: 0, most: rows },
         Segment::Tokens(BEHIND.to_vec()),
     ];
-    Layout { segments, question: Vec::new(), images: 1, most_rows: rows, thoughts: None }
+    Layout { segments, question: Vec::new(), images: 1, most_rows: rows, thoughts: None, calls: None }
 }
 
 /// Some cells of the grid, which stand where they would in the whole; the text goes on behind its longer

@@ -2,7 +2,7 @@
 
 use arrcoc_bundle::quote::one_line;
 
-use crate::generate::{FORM, GenerateError};
+use crate::generate::{FORM, GenerateError, TOOLS};
 
 /// Most bytes of what a library says.
 const LONGEST: usize = 300;
@@ -31,6 +31,17 @@ pub enum FormError {
         /// What was found, or more.
         found: usize,
     },
+    /// The arguments of a function cannot be kept.
+    #[error("`tools[{index}].function.parameters`: {source}")]
+    Tool {
+        /// The function.
+        index: usize,
+        /// Why not.
+        source: Box<FormError>,
+    },
+    /// The functions together cannot be kept.
+    #[error("{0}")]
+    Tools(String),
     /// What follows could not be computed within the limits, or the library is at fault.
     #[error("the form cannot be followed any further: {0}")]
     Broken(String),
@@ -39,6 +50,16 @@ pub enum FormError {
 impl FormError {
     pub(super) fn schema(place: &str, reason: impl Into<String>) -> Self {
         Self::Schema { place: one_line(place, LONGEST), reason: reason.into() }
+    }
+
+    /// The same of a schema that is a part of another one.
+    pub(super) fn within(self, part: &str) -> Self {
+        match self {
+            Self::Schema { place, reason } => {
+                Self::schema(&format!("{part}{}", place.trim_start_matches('#')), reason)
+            }
+            other => other,
+        }
     }
 }
 
@@ -58,6 +79,15 @@ pub(super) fn said(error: impl std::fmt::Display) -> String {
 
 impl From<FormError> for GenerateError {
     fn from(error: FormError) -> Self {
-        Self::Invalid { field: FORM, message: format!("the form of the answer: {error}") }
+        let message = match error {
+            FormError::Tool { .. } | FormError::Tools(_) => {
+                return Self::Invalid {
+                    field: TOOLS,
+                    message: format!("the calls that are asked for: {error}"),
+                };
+            }
+            error => format!("the form of the answer: {error}"),
+        };
+        Self::Invalid { field: FORM, message }
     }
 }

@@ -16,10 +16,11 @@ use llguidance::toktrie::{
 };
 use llguidance::{Matcher, ParserFactory};
 
-use crate::generate::{Form, Sampling};
+use crate::generate::{Form, Sampling, ToolChoice};
 use crate::text::Vocabulary;
 use error::{limit, said};
 
+mod calls;
 mod error;
 mod expression;
 mod grammar;
@@ -27,6 +28,7 @@ mod guide;
 mod mask;
 mod schema;
 
+pub(crate) use calls::Calls;
 pub use error::FormError;
 pub use guide::{Guide, Progress};
 pub use mask::Mask;
@@ -81,11 +83,38 @@ impl Forms {
         vocabulary: &Vocabulary,
         sampling: &Sampling,
     ) -> Result<Guide, FormError> {
+        self.compile_wanted(Wanted::Form(form), vocabulary, sampling)
+    }
+
+    /// The same for answers that may call tools, or must; `None` where they may look like anything. Where a
+    /// call is no must and there is a form, answers are either.
+    pub(crate) fn compile_beside(
+        &self,
+        form: Option<&Form>,
+        calls: Option<Calls<'_>>,
+        vocabulary: &Vocabulary,
+        sampling: &Sampling,
+    ) -> Result<Option<Guide>, FormError> {
+        let wanted = match (form, calls) {
+            (_, Some(calls)) if calls.tools.choice != ToolChoice::Auto => Wanted::Calls(calls, None),
+            (Some(form), Some(calls)) => Wanted::Calls(calls, Some(form)),
+            (Some(form), None) => Wanted::Form(form),
+            (None, _) => return Ok(None),
+        };
+        self.compile_wanted(wanted, vocabulary, sampling).map(Some)
+    }
+
+    fn compile_wanted(
+        &self,
+        wanted: Wanted<'_>,
+        vocabulary: &Vocabulary,
+        sampling: &Sampling,
+    ) -> Result<Guide, FormError> {
         let factory = self.factory.get_or_init(|| self.factory(vocabulary)).as_ref().map_err(Clone::clone)?;
         let own = self.eos_token_ids.iter().filter(|_| !sampling.ignore_eos);
         let ends: Vec<u32> = own.chain(&sampling.stop_token_ids).copied().collect();
         std::thread::scope(|scope| {
-            let compile = || compile(factory, form, ends);
+            let compile = || compile(factory, wanted, ends);
             let thread = std::thread::Builder::new().name("arrcoc-form".into()).stack_size(STACK);
             let thread = thread.spawn_scoped(scope, compile);
             let thread = thread.map_err(|error| FormError::Broken(said(error)))?;
@@ -118,8 +147,28 @@ impl Forms {
     }
 }
 
-fn compile(factory: &ParserFactory, form: &Form, ends: Vec<u32>) -> Result<Guide, FormError> {
+/// What answers are to look like.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Form(&'a Form),
+    /// Calls, or the form.
+    Calls(Calls<'a>, Option<&'a Form>),
+}
+
+fn compile(factory: &ParserFactory, wanted: Wanted<'_>, ends: Vec<u32>) -> Result<Guide, FormError> {
     let text = |reason: &str| FormError::Text(reason.to_owned());
+    let form = match wanted {
+        Wanted::Form(form) => form,
+        Wanted::Calls(calls, form) => {
+            let otherwise = form.map(|form| match form {
+                Form::Json { schema, style } => schema::prepare(schema, style),
+                _ => Err(text("beside `tools` an answer's form is JSON, or there is none")),
+            });
+            let otherwise = otherwise.transpose()?.map(|prepared| prepared.schema);
+            let grammar = TopLevelGrammar::from_lark(calls.grammar(otherwise.as_ref())?);
+            return begin(factory, grammar, ends, |reason| FormError::Tools(reason.to_owned()));
+        }
+    };
     match form {
         Form::Json { schema, style } => {
             let mut prepared = schema::prepare(schema, style)?;

@@ -7,7 +7,8 @@ use crate::toy;
 fn guide(expression: &str) -> Guide {
     let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
     let forms = Forms::new(vec![toy::IM_END]);
-    forms.compile(&Form::Regex(expression.into()), &vocabulary, &Sampling::default()).unwrap()
+    let form = Form::Regex(expression.into());
+    forms.compile(&form, &vocabulary, &Sampling::default()).unwrap()
 }
 
 fn allowed(guide: &mut Guide) -> Option<Vec<u32>> {

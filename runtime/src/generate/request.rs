@@ -4,6 +4,7 @@ use arrcoc_bundle::GenerationSpec;
 use bytes::Bytes;
 
 use super::form::Form;
+use super::tools::{ToolCall, Tools};
 use super::{Budget, Selection};
 
 /// One generation request, already validated for form (the server's affair) but not against the model's
@@ -49,6 +50,8 @@ pub struct Conversation {
     /// Variables of the template's own, by name, as `enable_thinking`. Strings in them are what a user says:
     /// no control tokens.
     pub variables: serde_json::Map<String, serde_json::Value>,
+    /// What the model may call.
+    pub tools: Tools,
 }
 
 impl From<Vec<Message>> for Prompt {
@@ -90,19 +93,25 @@ impl Prompt {
 /// One chat message.
 #[derive(Debug, Clone)]
 pub struct Message {
-    /// `system`, `user` or `assistant`.
+    /// Who says it.
     pub speaker: Speaker,
     /// Text and images in the order in which they were written.
     pub content: Vec<Part>,
     /// What the model thought before it said this: of the assistant's messages. Templates decide whether the
     /// model reads it again.
     pub reasoning: Option<String>,
+    /// The tools that it calls: of the assistant's messages.
+    pub calls: Vec<ToolCall>,
+    /// The call whose result it is: of tools' messages.
+    pub call_id: Option<String>,
+    /// The function that was called, where a tool's message says so.
+    pub name: Option<String>,
 }
 
 impl Message {
-    /// A message without thoughts.
+    /// A message of nothing but its content.
     pub fn new(speaker: Speaker, content: Vec<Part>) -> Self {
-        Self { speaker, content, reasoning: None }
+        Self { speaker, content, reasoning: None, calls: Vec::new(), call_id: None, name: None }
     }
 
     /// The texts of its content, in order.
@@ -123,6 +132,8 @@ pub enum Speaker {
     User,
     /// The model's earlier answers.
     Assistant,
+    /// The result of a call.
+    Tool,
 }
 
 /// A piece of a message.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::form::{Forms, Guide};
+use crate::form::{Calls, Forms, Guide};
 use crate::generate::{Budget, GenerateError, Image, MaxTokens, Prompt, Request};
 use crate::prompt::{Layout, Prompter};
 use crate::selection;
@@ -42,9 +42,16 @@ impl Admission {
 
     /// Compiles the form of a request's answers.
     pub(super) fn guide(&self, request: &Request, layout: &Layout) -> Result<Option<Guide>, GenerateError> {
-        let Some(form) = &request.form else { return Ok(None) };
-        let guide = self.forms.compile(form, self.prompter.vocabulary(), &request.sampling)?;
-        Ok(Some(guide.behind(layout.thoughts)))
+        let tools = match &request.prompt {
+            Prompt::Chat(conversation) => {
+                Some(&conversation.tools).filter(|tools| !tools.functions.is_empty())
+            }
+            Prompt::Text(_) => None,
+        };
+        let calls = tools.map(|tools| Calls { tools, written: &self.prompter.syntax().bound });
+        let vocabulary = self.prompter.vocabulary();
+        let guide = self.forms.compile_beside(request.form.as_ref(), calls, vocabulary, &request.sampling)?;
+        Ok(guide.map(|guide| guide.behind(layout.thoughts)))
     }
 
     /// What stands in each image's place.

@@ -9,21 +9,24 @@ use tokenizers::Tokenizer;
 
 use crate::error::LoadError;
 use crate::generate::{Conversation, GenerateError, Prompt};
-use crate::text::{Markers, Thoughts, Vocabulary};
+use crate::text::{Calls, Markers, Thoughts, Vocabulary};
+use crate::tools::{Reader, Syntax};
 use crate::vision::{ImagePlan, Span};
-use arrcoc_bundle::Bundle;
 use arrcoc_bundle::quote::Brief;
 use arrcoc_bundle::small::{LFS_ADVICE, is_lfs_pointer};
+use arrcoc_bundle::{Bundle, ToolSyntax};
 
 mod jinja;
 mod probe;
 mod template;
 mod tokenize;
+mod turns;
 
 use jinja::{Pieces, Text};
+use template::ChatTemplate;
 pub use template::default_template;
-use template::{ChatTemplate, said};
 use tokenize::PromptTokenizer;
+use turns::said;
 
 /// The question that tokens are chosen for when the last user message holds no text of its own (an image
 /// alone, say).
@@ -50,7 +53,7 @@ pub enum Segment {
 }
 
 /// A prompt whose images are not embedded yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
     /// In decoder order.
     pub segments: Vec<Segment>,
@@ -62,6 +65,8 @@ pub struct Layout {
     pub most_rows: usize,
     /// How answers begin, where the model may think before it answers.
     pub thoughts: Option<Thoughts>,
+    /// How calls in answers are read, where the model may call something.
+    pub calls: Option<Calls>,
 }
 
 impl Layout {
@@ -103,6 +108,8 @@ pub struct Prompter {
     template: ChatTemplate,
     vocabulary: Vocabulary,
     markers: Option<Markers>,
+    /// How the template shows calls, where it does.
+    syntax: Option<&'static Syntax>,
     image_token_id: u32,
     /// The same as templates write it.
     image_token: String,
@@ -124,7 +131,10 @@ impl Prompter {
             Err(_) => None,
         };
         let manifest = bundle.manifest();
-        let prompter = Self::new(&tokenizer, &config, template, manifest.vision.image_token_id)?;
+        let mut prompter = Self::new(&tokenizer, &config, template, manifest.vision.image_token_id)?;
+        if let Some(name) = manifest.tool_calls {
+            prompter.syntax = Some(Syntax::named(name));
+        }
         // The placeholder is never embedded, so it may lie beyond the table.
         let largest = prompter.vocabulary.largest_besides(manifest.vision.image_token_id);
         let rows = manifest.decoder.vocab_size;
@@ -153,9 +163,22 @@ impl Prompter {
         let template = ChatTemplate::new(config, template, &image_token)?;
         let markers = Markers::of(&tokenizer);
         let tokenizer = PromptTokenizer::new(&tokenizer, image_token_id).map_err(in_tokenizer)?;
-        let mut prompter = Self { tokenizer, template, vocabulary, markers, image_token_id, image_token };
+        let syntax = None;
+        let mut prompter =
+            Self { tokenizer, template, vocabulary, markers, syntax, image_token_id, image_token };
         prompter.probe()?;
         Ok(prompter)
+    }
+
+    /// How the model calls tools, where its template shows that.
+    pub fn tool_syntax(&self) -> Option<ToolSyntax> {
+        self.syntax.map(|syntax| syntax.name)
+    }
+
+    /// How calls are written and read: as the template shows them, else in the manner in which tools are
+    /// written into messages.
+    pub(crate) fn syntax(&self) -> &'static Syntax {
+        self.syntax.unwrap_or_else(|| Syntax::named(ToolSyntax::Hermes))
     }
 
     /// The bytes of every token.
@@ -198,7 +221,8 @@ impl Prompter {
                     ));
                 }
                 let segments = vec![Segment::Tokens(ids)];
-                Ok(Layout { segments, question: Vec::new(), images: 0, most_rows: 0, thoughts: None })
+                let (question, thoughts, calls) = (Vec::new(), None, None);
+                Ok(Layout { segments, question, images: 0, most_rows: 0, thoughts, calls })
             }
             Prompt::Chat(conversation) => self.chat_layout(conversation, plans, context_length),
         }
@@ -243,7 +267,19 @@ impl Prompter {
         };
         let most_rows = plans.iter().map(ImagePlan::most_rows).sum();
         let thoughts = self.markers.map(|markers| markers.behind(&ids));
-        Ok(Layout { segments, question, images: plans.len(), most_rows, thoughts })
+        let calls = self.calls(conversation);
+        Ok(Layout { segments, question, images: plans.len(), most_rows, thoughts, calls })
+    }
+
+    /// How calls in answers are read, where something may be called.
+    fn calls(&self, conversation: &Conversation) -> Option<Calls> {
+        let tools = &conversation.tools;
+        if tools.functions.is_empty() {
+            return None;
+        }
+        let syntax = self.syntax();
+        let markers = syntax.markers().filter_map(|marker| self.tokenizer.control_token(marker)).collect();
+        Some(Calls { reader: Reader::new(syntax, tools), markers })
     }
 
     /// Where the template has put image tokens; what messages say does not count.

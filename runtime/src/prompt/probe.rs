@@ -4,11 +4,15 @@
 //! the text without a word, so the form is found out here, once, and a template that loses what a user says
 //! is refused.
 
+use serde_json::json;
+
 use super::Prompter;
-use super::jinja::Failure;
-use super::template::Reads;
+use super::jinja::{Failure, RenderError, Text};
+use super::template::{Reads, ReadsTools};
+use super::turns;
 use crate::error::LoadError;
-use crate::generate::{Image, Message, Part, Prompt, Speaker};
+use crate::generate::{Function, Image, Message, Part, Prompt, Speaker, ToolCall, Tools};
+use crate::tools::{EXAMPLE, Syntax};
 use crate::vision::ImagePlan;
 
 const FILE: &str = arrcoc_bundle::names::file::CHAT_TEMPLATE;
@@ -20,6 +24,17 @@ const KEPT: &str = "kevuda mirosi";
 
 /// A part in a rendered list that the template did not take apart: as Python prints it, and as JSON.
 const UNREAD: [&str; 2] = ["'type': 'text'", "\"type\": \"text\""];
+
+/// Instructions.
+const INSTRUCTIONS: &str = "pofane";
+/// The argument of the call of [`EXAMPLE`]; syntaxes have it in their signs.
+const ARGUMENT: &str = "mirosi";
+/// Its value.
+const VALUE: &str = "dunari";
+/// What the function does.
+const DOES: &str = "gasole";
+/// What came of it.
+const RESULT: &str = "lutapo";
 
 /// Context for probes, tokens.
 const CONTEXT: usize = 1 << 16;
@@ -39,7 +54,7 @@ fn says(speaker: Speaker, content: Vec<Part>) -> Message {
 /// Conversations that end in what the user says: alone, behind instructions, behind an answer.
 fn conversations(words: &str) -> [Vec<Message>; 3] {
     let user = |words: &str| says(Speaker::User, vec![text(words)]);
-    let system = says(Speaker::System, vec![text("pofane")]);
+    let system = says(Speaker::System, vec![text(INSTRUCTIONS)]);
     let answer = says(Speaker::Assistant, vec![text("dunari")]);
     [vec![user(words)], vec![system, user(words)], vec![user(words), answer, user(words)]]
 }
@@ -49,15 +64,60 @@ fn refused(reason: String) -> LoadError {
 }
 
 impl Prompter {
-    /// Finds out how the template reads contents, and that it can serve.
+    /// Finds out how the template reads contents and tools, and that it can serve.
     pub(super) fn probe(&mut self) -> Result<(), LoadError> {
         self.template.reads = self.find_reads()?;
+        let [_, instructed, _] = conversations(WORDS[0]);
+        let instructed = self.try_render(&instructed);
+        self.template.reads_system =
+            instructed.is_ok_and(|rendered| rendered.as_str().contains(INSTRUCTIONS));
+        self.syntax = self.find_tools();
         self.probe_turns()?;
         self.probe_images(1)?;
         self.probe_images(2)
     }
 
-    fn find_reads(&self) -> Result<Reads, LoadError> {
+    fn try_render(&self, conversation: &[Message]) -> Result<Text, RenderError> {
+        self.template.try_render(&turns::plain(conversation), &Tools::default(), Vec::new())
+    }
+
+    /// Whether the template has places for tools, calls and results, and in which syntax it shows calls. One
+    /// that lacks a place, or writes calls as nobody here reads them, gets tools in messages.
+    fn find_tools(&mut self) -> Option<&'static Syntax> {
+        for objects in [true, false] {
+            self.template.reads_tools = Some(ReadsTools { objects });
+            if let Some(syntax) = self.shown_syntax() {
+                return Some(syntax);
+            }
+        }
+        self.template.reads_tools = None;
+        None
+    }
+
+    fn shown_syntax(&self) -> Option<&'static Syntax> {
+        let parameters =
+            json!({"type": "object", "properties": {ARGUMENT: {"type": "string"}}, "required": [ARGUMENT]});
+        let function = json!({"name": EXAMPLE, "description": DOES, "parameters": parameters});
+        let described = json!({"type": "function", "function": function});
+        let function = Function { name: EXAMPLE.into(), parameters: Some(parameters), described };
+        let tools = Tools { functions: vec![function], ..Tools::default() };
+        let id = Some("kevuda001".to_owned());
+        let call = ToolCall { id: id.clone(), name: EXAMPLE.into(), arguments: json!({ARGUMENT: VALUE}) };
+        let calls = Message { calls: vec![call], ..says(Speaker::Assistant, vec![text("")]) };
+        let name = Some(EXAMPLE.to_owned());
+        let result = Message { call_id: id, name, ..says(Speaker::Tool, vec![text(RESULT)]) };
+        let asked = says(Speaker::User, vec![text("what")]);
+        let called = turns::plain(&[asked.clone(), calls, result]);
+        let called = self.template.try_render(&called, &tools, Vec::new()).ok()?;
+        let called = called.as_str();
+        // Some show what may be called in the last user's turn alone.
+        let offered = self.template.try_render(&turns::plain(&[asked]), &tools, Vec::new()).ok()?;
+        let through =
+            [VALUE, RESULT].iter().all(|word| called.contains(word)) && offered.as_str().contains(DOES);
+        Syntax::shown_by(called).filter(|_| through)
+    }
+
+    fn find_reads(&mut self) -> Result<Reads, LoadError> {
         let only_strings = Reads { strings: true, lists: false };
         let only_lists = Reads { strings: false, lists: true };
         let strings = self.comes_through(only_strings);
@@ -69,11 +129,12 @@ impl Prompter {
     }
 
     /// Whether what a user says in this form is in some rendering, or why not.
-    fn comes_through(&self, reads: Reads) -> Result<(), String> {
+    fn comes_through(&mut self, reads: Reads) -> Result<(), String> {
+        self.template.reads = reads;
         let mut reason = None;
         for words in WORDS {
             for conversation in conversations(words) {
-                let rendered = match self.template.try_render(&conversation, Vec::new(), reads) {
+                let rendered = match self.try_render(&conversation) {
                     Ok(rendered) => rendered,
                     Err(error) if matches!(error.failure, Failure::Exhausted(_)) => {
                         return Err(format!("it cannot put a question ({error})"));
@@ -105,7 +166,7 @@ impl Prompter {
         turns.push((vec![says(Speaker::User, two)], "a message of two texts"));
         turns.push((vec![says(Speaker::User, vec![text("")])], "an empty message"));
         for (conversation, what) in turns {
-            match self.template.try_render(&conversation, Vec::new(), self.template.reads) {
+            match self.try_render(&conversation) {
                 Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
                     return Err(refused(format!("it cannot put {what} ({error})")));
                 }
@@ -135,7 +196,7 @@ impl Prompter {
 
     fn probe_image_message(&self, content: Vec<Part>, images: usize) -> Result<(), LoadError> {
         let conversation = vec![says(Speaker::User, content)];
-        match self.template.try_render(&conversation, Vec::new(), self.template.reads) {
+        match self.try_render(&conversation) {
             Err(error) if !matches!(error.failure, Failure::Raised(_)) => {
                 Err(refused(format!("it cannot put a question about {images} image(s) ({error})")))
             }

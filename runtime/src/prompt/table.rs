@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use super::jinja::Moment;
 use super::template::Reads;
 use super::*;
-use crate::generate::{Image, Message, Part, Speaker};
+use crate::generate::{Function, Image, Message, Part, Speaker, ToolCall, Tools};
 
 /// The reference's clock; the test checks that it is the table's.
 const NOW: i64 = 1_770_091_506;
@@ -23,6 +23,7 @@ fn message(message: &Json) -> Message {
     let speaker = match message["role"].as_str() {
         Some("system") => Speaker::System,
         Some("assistant") => Speaker::Assistant,
+        Some("tool") => Speaker::Tool,
         _ => Speaker::User,
     };
     let content = match &message["content"] {
@@ -30,7 +31,25 @@ fn message(message: &Json) -> Message {
         parts => parts.as_array().unwrap().iter().map(part).collect(),
     };
     let reasoning = message["reasoning_content"].as_str().map(str::to_owned);
-    Message { reasoning, ..Message::new(speaker, content) }
+    let text = |json: &Json| json.as_str().map(str::to_owned);
+    let call = |call: &Json| ToolCall {
+        id: text(&call["id"]),
+        name: text(&call["function"]["name"]).unwrap(),
+        arguments: call["function"]["arguments"].clone(),
+    };
+    let calls = message["tool_calls"].as_array().into_iter().flatten().map(call).collect();
+    let (call_id, name) = (text(&message["tool_call_id"]), text(&message["name"]));
+    Message { reasoning, calls, call_id, name, ..Message::new(speaker, content) }
+}
+
+/// Tools as a request has them.
+fn tools(list: &Json) -> Tools {
+    let function = |tool: &Json| Function {
+        name: tool["function"]["name"].as_str().unwrap().into(),
+        parameters: Some(tool["function"]["parameters"].clone()),
+        described: tool.clone(),
+    };
+    Tools { functions: list.as_array().unwrap().iter().map(function).collect(), ..Tools::default() }
 }
 
 fn digest(ids: &[u32]) -> String {
@@ -93,7 +112,23 @@ fn prompts_equal_transformers() {
         .map(|conversation| {
             let messages = conversation["messages"].as_array().unwrap().iter().map(message).collect();
             let variables = conversation["variables"].as_object().unwrap().clone();
-            (conversation["title"].as_str().unwrap(), Conversation { messages, variables })
+            (
+                conversation["title"].as_str().unwrap(),
+                Conversation { messages, variables, ..Conversation::default() },
+            )
+        })
+        .collect();
+    let calling: Vec<(&str, Conversation)> = table["tool_conversations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|conversation| {
+            let messages = conversation["messages"].as_array().unwrap().iter().map(message).collect();
+            let tools = tools(&conversation["tools"]);
+            (
+                conversation["title"].as_str().unwrap(),
+                Conversation { messages, tools, ..Conversation::default() },
+            )
         })
         .collect();
     let backends: Vec<String> = table["backends"].as_array().unwrap().iter().map(Json::to_string).collect();
@@ -125,6 +160,16 @@ fn prompts_equal_transformers() {
             counts.differing.push(format!("{name}: {:?}, expected {reads:?}", prompters[0].template.reads));
         }
         for ((title, conversation), cell) in conversations.iter().zip(row["cells"].as_array().unwrap()) {
+            check(&mut counts, &prompters, conversation, cell, &format!("{name}, {title}"));
+        }
+        let Some(cells) = row["tool_cells"].as_array() else { continue };
+        let syntax = serde_json::to_value(prompters[0].tool_syntax()).unwrap();
+        if syntax != row["syntax"] {
+            counts
+                .differing
+                .push(format!("{name}: calls in the syntax {syntax}, expected {}", row["syntax"]));
+        }
+        for ((title, conversation), cell) in calling.iter().zip(cells) {
             check(&mut counts, &prompters, conversation, cell, &format!("{name}, {title}"));
         }
     }

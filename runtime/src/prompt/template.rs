@@ -2,8 +2,9 @@
 //! which form it reads what messages say.
 
 use super::jinja::{Failure, Limits, Moment, RenderError, Template, Text, Value};
+use super::turns::{self, Turn};
 use crate::error::LoadError;
-use crate::generate::{Conversation, GenerateError, Message, Part, Speaker};
+use crate::generate::{Conversation, GenerateError, ToolCall, Tools};
 use arrcoc_bundle::names::file;
 
 const NAME: &str = file::CHAT_TEMPLATE;
@@ -31,6 +32,13 @@ pub(super) struct Reads {
     pub(super) lists: bool,
 }
 
+/// How a template reads tools, calls and results, where it has places for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReadsTools {
+    /// Arguments of calls are objects; else JSON in strings.
+    pub(super) objects: bool,
+}
+
 /// A chat template and the tokens that it may name.
 #[derive(Debug)]
 pub(super) struct ChatTemplate {
@@ -39,6 +47,10 @@ pub(super) struct ChatTemplate {
     /// What stands for an image where a template reads strings only.
     image_token: String,
     pub(super) reads: Reads,
+    /// Instructions have a place.
+    pub(super) reads_system: bool,
+    /// `None`: tools are written into messages.
+    pub(super) reads_tools: Option<ReadsTools>,
     now: fn() -> Moment,
 }
 
@@ -58,7 +70,9 @@ impl ChatTemplate {
             .map_err(|error| LoadError::Text { file: NAME, reason: error.to_string() })?;
         let reads = Reads { strings: true, lists: true };
         let image_token = image_token.to_owned();
-        Ok(Self { template, tokens: special_tokens(&config), image_token, reads, now: Moment::now })
+        let tokens = special_tokens(&config);
+        let (reads_system, reads_tools) = (true, None);
+        Ok(Self { template, tokens, image_token, reads, reads_system, reads_tools, now: Moment::now })
     }
 
     /// The text of a token that the configuration names.
@@ -91,7 +105,11 @@ impl ChatTemplate {
             Ok((name.as_str(), value))
         });
         let variables = variables.collect::<Result<_, GenerateError>>()?;
-        self.try_render(&conversation.messages, variables, self.reads).map_err(|error| {
+        let turns = match self.reads_tools {
+            Some(_) => turns::plain(&conversation.messages),
+            None => turns::with_tools_written(&conversation.messages, &conversation.tools, self.reads_system),
+        };
+        self.try_render(&turns, &conversation.tools, variables).map_err(|error| {
             let message = match &error.failure {
                 Failure::Raised(message) => {
                     format!("the model's chat template refuses the conversation: {message:.500}")
@@ -102,60 +120,77 @@ impl ChatTemplate {
         })
     }
 
-    /// The same, with contents in the form that `reads` asks for, and variables of the template's own.
+    /// The same from turns, with variables of the template's own.
     pub(super) fn try_render<'a>(
         &'a self,
-        messages: &[Message],
+        turns: &[Turn],
+        tools: &Tools,
         mut variables: Vec<(&'a str, Value)>,
-        reads: Reads,
     ) -> Result<Text, RenderError> {
-        let limits = Limits::for_input(messages.iter().flat_map(said).map(str::len).sum());
-        let messages = messages.iter().map(|message| self.message(message, reads)).collect();
+        let tools = if self.reads_tools.is_some() { tools.functions.as_slice() } else { &[] };
+        let described: usize = tools.iter().map(|tool| turns::size(&tool.described)).sum();
+        let limits = Limits::for_input(described + turns.iter().map(Turn::said).sum::<usize>());
+        let unread = |failure| RenderError { line: 0, failure };
+        let turns = turns.iter().map(|turn| self.turn(turn)).collect::<Result<_, _>>().map_err(unread)?;
+        let tools = tools.iter().map(|tool| Value::said_json(&tool.described)).collect::<Result<Vec<_>, _>>();
+        let tools = tools.map_err(unread)?;
+        let tools = if tools.is_empty() { Value::None } else { Value::sequence(tools) };
         variables.extend(self.tokens.iter().map(|(name, text)| (name.as_str(), Value::string(text))));
-        let given = [Value::sequence(messages), Value::None, Value::None, Value::Bool(true)];
+        let given = [Value::sequence(turns), tools, Value::None, Value::Bool(true)];
         variables.extend(OURS.into_iter().zip(given));
         self.template.render(variables, limits, (self.now)())
     }
 
     /// `{role, content}`. One lone text is a string, where the template reads those, and everything else a
     /// list of parts. A template that reads strings only gets parts as lines, images as image tokens.
-    fn message(&self, message: &Message, reads: Reads) -> Value {
-        let role = match message.speaker {
-            Speaker::System => "system",
-            Speaker::User => "user",
-            Speaker::Assistant => "assistant",
-        };
-        let content = match message.content.as_slice() {
-            [] if reads.strings => Value::string(""),
-            [Part::Text(text)] if reads.strings => Value::said(text),
-            parts if reads.lists => Value::sequence(parts.iter().map(part).collect()),
+    fn turn(&self, turn: &Turn) -> Result<Value, Failure> {
+        let content = match turn.content.as_slice() {
+            [] if self.reads.strings => Value::string(""),
+            [turns::Part::Text(text)] if self.reads.strings => Value::Str(text.clone()),
+            parts if self.reads.lists => Value::sequence(parts.iter().map(part).collect()),
             parts => {
                 let lines = parts.iter().map(|part| match part {
-                    Part::Text(text) => Text::said(text),
-                    Part::Image(_) => Text::own(&self.image_token),
+                    turns::Part::Text(text) => text.clone(),
+                    turns::Part::Image => Text::own(&self.image_token),
                 });
                 Value::Str(Text::lines(lines))
             }
         };
-        let mut fields = vec![("role", Value::string(role)), ("content", content)];
-        if let Some(thoughts) = &message.reasoning {
+        let mut fields = vec![("role", Value::string(turn.role)), ("content", content)];
+        if let Some(thoughts) = &turn.reasoning {
             // Templates in the manner of gpt-oss read the other name.
             fields.insert(0, ("thinking", Value::said(thoughts)));
             fields.push(("reasoning_content", Value::said(thoughts)));
         }
-        Value::object(fields)
+        if !turn.calls.is_empty() {
+            let calls = turn.calls.iter().map(|call| self.call(call)).collect::<Result<_, _>>()?;
+            fields.push(("tool_calls", Value::sequence(calls)));
+        }
+        let named = [("tool_call_id", &turn.call_id), ("name", &turn.name)];
+        let named = named.into_iter().filter_map(|(name, text)| Some((name, Value::said(text.as_ref()?))));
+        fields.extend(named);
+        Ok(Value::object(fields))
+    }
+
+    /// `{id, type, function: {name, arguments}}`.
+    fn call(&self, call: &ToolCall) -> Result<Value, Failure> {
+        let objects = self.reads_tools.is_none_or(|reads| reads.objects);
+        let arguments = match (&call.arguments, objects) {
+            (arguments, true) => Value::said_json(arguments)?,
+            (serde_json::Value::String(text), false) => Value::said(text),
+            (arguments, false) => Value::said(&turns::json(arguments)),
+        };
+        let function = vec![("name", Value::said(&call.name)), ("arguments", arguments)];
+        let id = call.id.iter().map(|id| ("id", Value::said(id)));
+        let rest = [("type", Value::string("function")), ("function", Value::object(function))];
+        Ok(Value::object(id.chain(rest).collect()))
     }
 }
 
-/// All that a message says.
-pub(super) fn said(message: &Message) -> impl Iterator<Item = &str> {
-    message.texts().chain(message.reasoning.as_deref())
-}
-
-fn part(part: &Part) -> Value {
+fn part(part: &turns::Part) -> Value {
     Value::object(match part {
-        Part::Text(text) => vec![("type", Value::string("text")), ("text", Value::said(text))],
-        Part::Image(_) => vec![("type", Value::string("image"))],
+        turns::Part::Text(text) => vec![("type", Value::string("text")), ("text", Value::Str(text.clone()))],
+        turns::Part::Image => vec![("type", Value::string("image"))],
     })
 }
 

@@ -108,7 +108,7 @@ fn what_a_user_types_is_never_a_control_token() {
 
 fn with_variables(prompter: &Prompter, variables: &serde_json::Value) -> Result<Layout, GenerateError> {
     let (messages, variables) = (vec![user(vec![text("hi")])], variables.as_object().unwrap().clone());
-    put(prompter, &Prompt::Chat(Conversation { messages, variables }), 4096)
+    put(prompter, &Prompt::Chat(Conversation { messages, variables, ..Conversation::default() }), 4096)
 }
 
 #[test]

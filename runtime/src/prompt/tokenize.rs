@@ -134,6 +134,13 @@ impl PromptTokenizer {
         })
     }
 
+    /// The control token that is written like this.
+    pub(super) fn control_token(&self, content: &str) -> Option<u32> {
+        let mut added = self.verbatim.tokens.iter().chain(&self.normalised.tokens);
+        let token = added.find(|token| token.content == content)?;
+        self.control_ids.contains(&token.id).then_some(token.id)
+    }
+
     /// Tokenises text in which nothing is a control token.
     pub(super) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, GenerateError> {
         self.encode(text, &Said::All)

@@ -173,7 +173,8 @@ impl Task {
         while answers.next < self.job.request.choices {
             let choice = answers.next;
             answers.next += 1;
-            let text = TextStream::new(&self.job.request.stop, self.job.layout.thoughts);
+            let text = TextStream::new(&self.job.request.stop, self.job.layout.thoughts)
+                .calling(self.job.layout.calls.clone());
             let guide = self.job.guide.clone();
             let mut answer = Answer {
                 choice,
@@ -319,15 +320,15 @@ impl Answer {
         let top = job.request.top_logprobs;
         let logprob =
             top.map(|top| token_logprob(logits.values(), id, top, context.vocabulary)).transpose()?;
-        let Piece { text, reasoning, stopped } = self.text.push(context.vocabulary, id);
+        let Piece { text, calls, reasoning, stopped } = self.text.push(context.vocabulary, id);
         usage.reasoning_tokens += usize::from(reasoning.is_some());
         let progress = self.guide.as_mut().map(|guide| guide.take(id)).transpose()?;
         self.last = id;
         let choice = self.choice;
-        job.send(Event::Token { choice, text, reasoning, logprob, id });
+        job.send(Event::Token { choice, text, calls, reasoning, logprob, id });
         if stopped {
             let (text, reason) = (String::new(), FinishReason::Stop);
-            job.send(Event::Finished { choice, text, reasoning: None, reason });
+            job.send(Event::Finished { choice, text, calls: Vec::new(), reasoning: None, reason });
         } else if progress == Some(Progress::Complete) {
             self.finish(job, FinishReason::Stop);
         } else if self.generated >= max_tokens {
@@ -339,9 +340,9 @@ impl Answer {
     }
 
     fn finish(&mut self, job: &Job, reason: FinishReason) {
-        let Piece { text, reasoning, stopped } = self.text.finish();
+        let Piece { text, calls, reasoning, stopped } = self.text.finish();
         let reason = if stopped { FinishReason::Stop } else { reason };
-        job.send(Event::Finished { choice: self.choice, text, reasoning, reason });
+        job.send(Event::Finished { choice: self.choice, text, calls, reasoning, reason });
     }
 }
 

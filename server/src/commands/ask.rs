@@ -89,7 +89,7 @@ fn request(ask: &Ask, info: &ModelInfo, images: &[Bytes], form: Option<Form>) ->
     let thinking = ask.thinking.map(|thinking| ("enable_thinking".to_owned(), thinking.into()));
     let variables = thinking.into_iter().collect();
     Request {
-        prompt: Prompt::Chat(Conversation { messages, variables }),
+        prompt: Prompt::Chat(Conversation { messages, variables, ..Conversation::default() }),
         budget,
         selection,
         explain: true,

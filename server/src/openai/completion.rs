@@ -10,8 +10,9 @@ use serde::{Serialize, Serializer};
 use super::chat::MAX_TOP_LOGPROBS;
 use super::fields::{self, Form as _, REFUSED, REFUSED_IN_TEXTS, any_whole, count, fields, raw};
 use super::form::{Bound, Forms};
-use super::sampling::{SamplingFields, Shared, max_tokens};
+use super::sampling::{Shared, max_tokens, sampling};
 use super::{FinishReason, Head, Usage, finite, text_too_long, token_text};
+use crate::chat::SamplingFields;
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::json::{Body, Field, Object};
@@ -86,7 +87,7 @@ impl Body for Completion {
             top_logprobs: own.logprobs,
             bound: Forms::read(body, limits)?.bound()?,
             prompt: prompt(&own.prompt, limits.text.0)?,
-            sampling: SamplingFields::of(&shared),
+            sampling: sampling(&shared),
             model: shared.model,
             stop: shared.stop,
         })

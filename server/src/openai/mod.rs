@@ -17,6 +17,7 @@ pub(crate) use extension::budget_schema;
 pub(crate) mod fields;
 pub mod form;
 pub mod sampling;
+mod tools;
 
 /// Seconds since 1970.
 pub fn unix_seconds(time: SystemTime) -> u64 {
@@ -87,12 +88,16 @@ enum Speaker {
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// End token or stop string.
     Stop,
     /// `max_tokens`, or the end of the context.
     Length,
+    /// The model calls tools, and has ended.
+    ToolCalls,
+    /// The same, where the request had `functions`.
+    FunctionCall,
 }
 
 impl From<generate::FinishReason> for FinishReason {

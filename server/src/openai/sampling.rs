@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 
-use arrcoc_runtime::generate::{MaxTokens, Sampling};
+use arrcoc_runtime::generate::MaxTokens;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::fields::{
     self, Form as _, any_whole, by, check_nested, count_within, fields, flag, nested, number, text, whole,
 };
+use crate::chat::SamplingFields;
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::json::Field;
@@ -94,56 +95,22 @@ impl JsonSchema for StreamOptions {
     }
 }
 
-/// What a request says about sampling; what it leaves out is the model's to say.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SamplingFields {
-    temperature: Option<f32>,
-    top_p: Option<f32>,
-    top_k: Option<usize>,
-    min_p: Option<f32>,
-    repetition_penalty: Option<f32>,
-    presence_penalty: Option<f32>,
-    frequency_penalty: Option<f32>,
-    seed: Option<u64>,
-    min_tokens: usize,
-    ignore_eos: bool,
-    stop_token_ids: Vec<u32>,
-}
-
-impl SamplingFields {
-    pub(super) fn of(shared: &Shared) -> Self {
-        Self {
-            temperature: shared.temperature,
-            top_p: shared.top_p,
-            // -1 is vLLM's way to say "all".
-            top_k: shared.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
-            min_p: shared.min_p,
-            repetition_penalty: shared.repetition_penalty,
-            presence_penalty: shared.presence_penalty,
-            frequency_penalty: shared.frequency_penalty,
-            // A negative seed is as good as any other.
-            seed: shared.seed.map(i64::cast_unsigned),
-            min_tokens: shared.min_tokens,
-            ignore_eos: shared.ignore_eos,
-            stop_token_ids: shared.stop_token_ids.clone(),
-        }
-    }
-
-    /// What the request says, and the model's defaults where it says nothing.
-    pub fn over(&self, defaults: &Sampling) -> Sampling {
-        Sampling {
-            temperature: self.temperature.unwrap_or(defaults.temperature),
-            top_p: self.top_p.unwrap_or(defaults.top_p),
-            top_k: self.top_k.unwrap_or(defaults.top_k),
-            min_p: self.min_p.unwrap_or(defaults.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
-            presence_penalty: self.presence_penalty.unwrap_or(defaults.presence_penalty),
-            frequency_penalty: self.frequency_penalty.unwrap_or(defaults.frequency_penalty),
-            seed: self.seed,
-            min_tokens: self.min_tokens,
-            ignore_eos: self.ignore_eos,
-            stop_token_ids: self.stop_token_ids.clone(),
-        }
+/// What a request says about sampling.
+pub(super) fn sampling(shared: &Shared) -> SamplingFields {
+    SamplingFields {
+        temperature: shared.temperature,
+        top_p: shared.top_p,
+        // -1 is vLLM's way to say "all".
+        top_k: shared.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
+        min_p: shared.min_p,
+        repetition_penalty: shared.repetition_penalty,
+        presence_penalty: shared.presence_penalty,
+        frequency_penalty: shared.frequency_penalty,
+        // A negative seed is as good as any other.
+        seed: shared.seed.map(i64::cast_unsigned),
+        min_tokens: shared.min_tokens,
+        ignore_eos: shared.ignore_eos,
+        stop_token_ids: shared.stop_token_ids.clone(),
     }
 }
 

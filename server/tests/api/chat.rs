@@ -240,6 +240,7 @@ async fn a_token_without_text_is_a_chunk_too() {
             let silent = Step::Emit(Event::Token {
                 choice: 0,
                 text: String::new(),
+                calls: Vec::new(),
                 reasoning: None,
                 logprob: None,
                 id: 1,
@@ -314,7 +315,14 @@ async fn thoughts_come_apart_from_the_answer() {
     let thinks = |_: &Request| {
         let said = |text: &str, reasoning: Option<&str>| {
             let reasoning = reasoning.map(str::to_owned);
-            Step::Emit(Event::Token { choice: 0, text: text.into(), reasoning, logprob: None, id: 1 })
+            Step::Emit(Event::Token {
+                choice: 0,
+                text: text.into(),
+                calls: Vec::new(),
+                reasoning,
+                logprob: None,
+                id: 1,
+            })
         };
         let usage = Usage { completion_tokens: 4, reasoning_tokens: 3, ..Usage::default() };
         let done = Step::Emit(Event::Done { usage, timings: Timings::default() });

@@ -157,11 +157,11 @@ pub fn token(choice: usize, text: &str) -> Step {
     let logprob = |bytes: &[u8], logprob| Logprob { id: 7, bytes: bytes.to_vec(), logprob };
     let top = vec![logprob(text.as_bytes(), -0.5), logprob(&[0xe2, 0x82], f32::NEG_INFINITY)];
     let logprob = Some(TokenLogprob { token: logprob(text.as_bytes(), -0.5), top });
-    Step::Emit(Event::Token { choice, text: text.into(), reasoning: None, logprob, id: 7 })
+    Step::Emit(Event::Token { choice, text: text.into(), calls: Vec::new(), reasoning: None, logprob, id: 7 })
 }
 
 pub fn finished(choice: usize, text: &str, reason: FinishReason) -> Step {
-    Step::Emit(Event::Finished { choice, text: text.into(), reasoning: None, reason })
+    Step::Emit(Event::Finished { choice, text: text.into(), calls: Vec::new(), reasoning: None, reason })
 }
 
 pub fn done(completion_tokens: usize) -> Step {

@@ -98,6 +98,7 @@ impl Golden<'_> {
             prompt: Prompt::Chat(Conversation {
                 messages: messages(dir, &self.case["messages"], sizing(&self.case["mm_processor_kwargs"]))?,
                 variables: self.case["chat_template_kwargs"].as_object().cloned().unwrap_or_default(),
+                ..Conversation::default()
             }),
             budget: Budget::Full,
             selection: Selection::default(),

@@ -311,8 +311,13 @@ impl<'m> Evaluator<'m> {
                 access::slice(&of, &bounds, self.meter)
             }
             ExprKind::Concat(items) => {
-                let texts =
-                    items.iter().map(|item| value(item)?.text(self.meter)).collect::<Result<Vec<_>, _>>()?;
+                let item = |item| match value(item)? {
+                    Value::Markup(_) => {
+                        Err(Failure::new("what `safe` returns can only be printed, and not joined"))
+                    }
+                    item => item.text(self.meter),
+                };
+                let texts = items.iter().map(item).collect::<Result<Vec<_>, _>>()?;
                 ops::join(&texts, self.meter).map(Value::Str)
             }
             ExprKind::Negative(of) => match value(of)? {

@@ -357,9 +357,6 @@ impl Parser {
     fn filter_chain(&mut self, mut value: Expr) -> Result<Expr, SyntaxError> {
         loop {
             if self.take_op("|") {
-                if self.ends_in_safe()? {
-                    return Ok(value);
-                }
                 let (name, args) = self.filter()?;
                 value = self.make(ExprKind::Filter(Box::new(value), name, args))?;
             } else if self.take_name("is") {
@@ -370,17 +367,6 @@ impl Parser {
                 return Ok(value);
             }
         }
-    }
-
-    /// Takes a last `safe`: what is printed is not escaped, so it changes nothing. Elsewhere it would.
-    fn ends_in_safe(&mut self) -> Result<bool, SyntaxError> {
-        if !self.take_name("safe") {
-            return Ok(false);
-        }
-        if self.peek() == Some(&Token::OutputEnd) {
-            return Ok(true);
-        }
-        self.error("the filter `safe` is supported at the end of what is printed only")
     }
 
     /// A filter's name and arguments.

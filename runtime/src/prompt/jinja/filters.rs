@@ -15,7 +15,17 @@ pub(super) fn apply(name: &str, value: &Value, given: Given, meter: &Meter) -> R
 
 fn apply_one(name: &str, value: &Value, given: Given, meter: &Meter) -> Result<Value, Failure> {
     meter.step(1)?;
+    let of_any = ["default", "d", "length", "count", "safe"];
+    if matches!(value, Value::Markup(_)) && !of_any.contains(&name) {
+        return Err(Failure::new(format!(
+            "what `safe` returns can only be printed, and `{name}` takes more of it"
+        )));
+    }
     match name {
+        "safe" => {
+            given.none(name)?;
+            Ok(Value::Markup(value.text(meter)?))
+        }
         "default" | "d" => {
             let [default, boolean] = given.bind(name, ["default_value", "boolean"])?;
             let absent =

@@ -4,7 +4,8 @@
 use super::value::Value;
 
 /// Filters.
-pub(super) const FILTERS: [&str; 37] = [
+pub(super) const FILTERS: [&str; 38] = [
+    "safe",
     "abs",
     "attr",
     "capitalize",

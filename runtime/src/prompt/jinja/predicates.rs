@@ -41,7 +41,7 @@ pub(super) fn ask(name: &str, value: &Value, given: Given, meter: &Meter) -> Res
         "integer" => matches!(value, Value::Int(_)),
         "float" => matches!(value, Value::Float(_)),
         "number" => value.as_float().is_some(),
-        "string" => matches!(value, Value::Str(_)),
+        "string" => matches!(value, Value::Str(_) | Value::Markup(_)),
         "mapping" => matches!(value, Value::Dict(_)),
         "iterable" => {
             is_sequence(value) || matches!(value, Value::View(..) | Value::Generator(_) | Value::Loop(_))
@@ -86,6 +86,7 @@ fn is_sequence(value: &Value) -> bool {
         value,
         Value::Undefined(_)
             | Value::Str(_)
+            | Value::Markup(_)
             | Value::List(_)
             | Value::Tuple(_)
             | Value::Dict(_)

@@ -9,7 +9,7 @@ impl Value {
     /// Python's `str(value)`.
     pub(super) fn text(&self, meter: &Meter) -> Result<Text, Failure> {
         Ok(match self {
-            Self::Str(text) => text.clone(),
+            Self::Str(text) | Self::Markup(text) => text.clone(),
             Self::Undefined(_) => Text::default(),
             other => text(other, meter)?,
         })
@@ -33,6 +33,11 @@ pub(super) fn write(value: &Value, out: &mut Builder<'_>) -> Result<(), Failure>
         Value::Int(value) => out.push_own(&value.to_string())?,
         Value::Float(value) => out.push_own(&float(*value))?,
         Value::Str(text) => quoted(text, out)?,
+        Value::Markup(text) => {
+            out.push_own("Markup(")?;
+            quoted(text, out)?;
+            out.push_own(")")?;
+        }
         Value::List(seq) => sequence(seq, "[", "]", out)?,
         Value::Tuple(seq) => sequence(seq, "(", if seq.items.len() == 1 { ",)" } else { ")" }, out)?,
         Value::Dict(dict) => {

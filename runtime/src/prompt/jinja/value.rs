@@ -28,6 +28,9 @@ pub(crate) enum Value {
     Int(i64),
     Float(f64),
     Str(Text),
+    /// What the filter `safe` makes of a string: whatever is put together with it is escaped, which no template
+    /// wants and nothing here does. It can be printed and asked about.
+    Markup(Text),
     List(Rc<Seq>),
     Tuple(Rc<Seq>),
     Dict(Rc<Dict>),
@@ -202,7 +205,7 @@ impl Value {
             Self::List(seq) | Self::Tuple(seq) | Self::View(_, seq) => seq.extent.size,
             Self::Dict(dict) => dict.extent.size,
             Self::Generator(seq) => seq.borrow().as_ref().map_or(1, |seq| seq.extent.size),
-            Self::Str(text) => 1 + text.as_str().len() as u64 / 64,
+            Self::Str(text) | Self::Markup(text) => 1 + text.as_str().len() as u64 / 64,
             _ => 1,
         }
     }
@@ -232,6 +235,7 @@ impl Value {
             Self::Int(_) => "int",
             Self::Float(_) => "float",
             Self::Str(_) => "str",
+            Self::Markup(_) => "Markup",
             Self::List(_) => "list",
             Self::Tuple(_) => "tuple",
             Self::Dict(_) => "dict",
@@ -259,7 +263,7 @@ impl Value {
             Self::Bool(value) => *value,
             Self::Int(value) => *value != 0,
             Self::Float(value) => *value != 0.0,
-            Self::Str(text) => !text.as_str().is_empty(),
+            Self::Str(text) | Self::Markup(text) => !text.as_str().is_empty(),
             Self::List(seq) | Self::Tuple(seq) | Self::View(_, seq) => !seq.items.is_empty(),
             Self::Dict(dict) => !dict.entries.is_empty(),
             Self::Range(_, length, _) => *length > 0,
@@ -285,7 +289,7 @@ impl Value {
     /// Python's `len(value)`.
     pub(super) fn length(&self) -> Result<usize, Failure> {
         Ok(match self {
-            Self::Str(text) => text.as_str().chars().count(),
+            Self::Str(text) | Self::Markup(text) => text.as_str().chars().count(),
             Self::List(seq) | Self::Tuple(seq) | Self::View(_, seq) => seq.items.len(),
             Self::Dict(dict) => dict.entries.len(),
             Self::Range(_, length, _) => *length as usize,
@@ -329,7 +333,7 @@ impl Value {
 pub(super) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Undefined(_), Value::Undefined(_)) | (Value::None, Value::None) => true,
-        (Value::Str(a), Value::Str(b)) => a == b,
+        (Value::Str(a) | Value::Markup(a), Value::Str(b) | Value::Markup(b)) => a == b,
         (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => {
             Rc::ptr_eq(a, b)
                 || a.items.len() == b.items.len() && a.items.iter().zip(&b.items).all(|(a, b)| same(a, b))

@@ -2,44 +2,18 @@
 
 use std::borrow::Cow;
 
-use arrcoc_runtime::generate::Speaker;
+use arrcoc_runtime::generate::{Speaker, ToolCall};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use crate::chat::{Message, Piece};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::json::{Field, Object};
-use crate::openai::fields::{self, Form as _, by, check_nested, fields, raw};
-use crate::openai::text_too_long;
+use crate::openai::fields::{self, Form as _, by, check_nested, fields, raw, text};
+use crate::openai::{text_too_long, tools};
 
 /// Bytes of JSON that a byte of text takes at most: `\u0041`.
 const ESCAPED: usize = 6;
-
-/// One message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// Who speaks.
-    pub role: Speaker,
-    /// What, in order.
-    pub content: Vec<Piece>,
-    /// What the model thought before it said that.
-    pub reasoning: Option<String>,
-}
-
-/// A piece of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// Text.
-    Text(String),
-    /// An image, not loaded yet.
-    Image {
-        /// Its URL.
-        url: String,
-        /// Where in the request the URL stood.
-        param: String,
-        /// Whether the request asks for a coarse look (`detail: low`).
-        coarse: bool,
-    },
-}
 
 fields! {
     /// The fields of a message.
@@ -48,6 +22,11 @@ fields! {
         content: Field<'a> = raw(content_schema),
             "Null or absent only for the assistant, and then empty. Where the model was trained image first \
              (`images_first` of /v1/models), images go before the text of their message, in their order";
+        tool_calls: Field<'a> = raw(tools::calls_schema), "Of the assistant: what it called";
+        function_call: Field<'a> = raw(|_| json_schema!({"type": ["object", "null"]})),
+            "The older form of one of them: `name` and `arguments`";
+        tool_call_id: Option<String> = text(), "Of a tool: the call whose result `content` is";
+        name: Option<String> = text(), "Of a tool or function: its name";
         reasoning_content: Field<'a> = raw(|_| json_schema!({"type": ["string", "null"]})),
             "Of the assistant: what it thought before, which the model's template may show it again. `thinking` and `reasoning` are the same";
     }
@@ -57,10 +36,8 @@ fields! {
 const THOUGHTS: [&str; 2] = ["thinking", "reasoning"];
 
 /// Fields of a message that clients send and that say nothing that the prompt has a place for: they come with
-/// turns that are replayed, and with results of tools, which their role refuses. The first three are refused
-/// where they hold something.
-const OTHERS: [&str; 8] =
-    ["tool_calls", "function_call", "images", "name", "refusal", "audio", "annotations", "tool_call_id"];
+/// turns that are replayed. The first is refused where it holds something.
+const OTHERS: [&str; 4] = ["images", "refusal", "audio", "annotations"];
 
 fields! {
     /// The fields of an image.
@@ -76,10 +53,13 @@ const URL: &str = "data:image/TYPE;base64,DATA, or an https URL of a host in ima
 
 /// The schema of `messages`.
 pub(super) fn list_schema(generator: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "array", "minItems": 1, "items": generator.subschema_for::<Message>()})
+    json_schema!({"type": "array", "minItems": 1, "items": generator.subschema_for::<MessageSchema>()})
 }
 
-impl JsonSchema for Message {
+/// The schema of a message.
+struct MessageSchema;
+
+impl JsonSchema for MessageSchema {
     fn schema_name() -> Cow<'static, str> {
         "Message".into()
     }
@@ -140,10 +120,8 @@ impl<'l> Reader<'l> {
         let expected = "an object with `role` and `content`";
         let message = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
         check_nested(&message, field.path(), &[Turn::NAMES, &THOUGHTS, &OTHERS].concat())?;
-        let Turn { role, content, reasoning_content } = Turn::read(&message, self.limits)?;
-        for name in ["tool_calls", "function_call"] {
-            refuse(&message.field(name), "tools are not supported")?;
-        }
+        let turn = Turn::read(&message, self.limits)?;
+        let Turn { role, content, reasoning_content, .. } = turn;
         // Ollama's place for pictures: an answer without them would be another.
         refuse(&message.field("images"), "send images as parts of `content`, of type image_url")?;
         let content = self.content(&content, role)?;
@@ -152,7 +130,29 @@ impl<'l> Reader<'l> {
         let reasoning = Some(reasoning_content).filter(Field::is_set).or(others);
         let reasoning = reasoning.filter(|_| role == Speaker::Assistant);
         let reasoning = reasoning.map(|field| self.text(&field)).transpose()?;
-        Ok(Message { role, content, reasoning: reasoning.filter(|text| !text.is_empty()) })
+        let reasoning = reasoning.filter(|text| !text.is_empty());
+        let calls = match role {
+            Speaker::Assistant => self.calls(&turn.tool_calls, &turn.function_call)?,
+            _ => Vec::new(),
+        };
+        // Names of people have no place in prompts.
+        let of_tool = |text: Option<String>| text.filter(|text| role == Speaker::Tool && !text.is_empty());
+        let (call_id, name) = (of_tool(turn.tool_call_id), of_tool(turn.name));
+        Ok(Message { role, content, reasoning, calls, call_id, name })
+    }
+
+    /// What an assistant called.
+    fn calls(&mut self, list: &Field<'_>, one: &Field<'_>) -> Result<Vec<ToolCall>, ApiError> {
+        let mut calls = tools::calls(list)?;
+        if calls.is_empty() {
+            calls.extend(tools::function_call(one)?);
+        }
+        let length = |call: &ToolCall| call.name.len() + call.arguments.to_string().len();
+        self.text += calls.iter().map(length).sum::<usize>();
+        match self.limits.text.0 {
+            limit if self.text > limit => Err(text_too_long("messages", limit, self.text)),
+            _ => Ok(calls),
+        }
     }
 
     fn content(&mut self, field: &Field<'_>, role: Speaker) -> Result<Vec<Piece>, ApiError> {
@@ -174,9 +174,11 @@ impl<'l> Reader<'l> {
             return Err(ApiError::invalid("messages", message));
         }
         let pieces = parts.iter().map(|part| self.piece(part)).collect::<Result<Vec<_>, _>>()?;
-        if role != Speaker::User && pieces.iter().any(|piece| matches!(piece, Piece::Image { .. })) {
+        if !matches!(role, Speaker::User | Speaker::Tool)
+            && pieces.iter().any(|piece| matches!(piece, Piece::Image { .. }))
+        {
             let place = field.path();
-            let message = format!("`{place}`: only messages of the role `user` may hold images");
+            let message = format!("`{place}`: only messages of the roles `user` and `tool` may hold images");
             return Err(ApiError::invalid(place, message));
         }
         Ok(pieces)
@@ -252,13 +254,13 @@ fn role(field: &Field<'_>, _: &Limits) -> Result<Speaker, ApiError> {
         Some("system" | "developer") => Ok(Speaker::System),
         Some("user") => Ok(Speaker::User),
         Some("assistant") => Ok(Speaker::Assistant),
-        Some("tool" | "function") => Err(ApiError::unsupported(field.path(), "tools are not supported")),
-        _ => Err(field.wrong("system, developer, user or assistant")),
+        Some("tool" | "function") => Ok(Speaker::Tool),
+        _ => Err(field.wrong("system, developer, user, assistant or tool")),
     }
 }
 
 fn role_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"enum": ["system", "developer", "user", "assistant"]})
+    json_schema!({"enum": ["system", "developer", "user", "assistant", "tool", "function"]})
 }
 
 /// OpenAI's `detail`.

@@ -23,12 +23,12 @@ const fn refused(name: &'static str, neutral: &'static [&'static str], instead: 
     Refused { name, neutral, instead }
 }
 
-const NO_TOOLS: &str = "describe the tools in the prompt and read the answer's text";
 const OTHER_FORM: &str = "it is `response_format` or `structured_outputs` here";
 const NO_IMAGES: &str =
     "send images as parts of a message: {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:...\"}}";
 const NO_TEMPLATE: &str = "the prompt is written by the model's own template; leave it out";
 const NO_TEMPLATE_HERE: &str = "the prompt of a text is its own template, and its answer is not taken apart; /v1/chat/completions is for chats";
+const NO_TOOLS_HERE: &str = "/v1/chat/completions takes tools";
 const NO_THINK: &str = "it is `enable_thinking` or `reasoning_effort` here";
 const NO_SAMPLER: &str = "leave it out; temperature, top_p, top_k, min_p and the penalties are there";
 const NO_OTHER_NAME: &str = "this is not its name here";
@@ -37,10 +37,6 @@ const NO_OTHER_NAME: &str = "this is not its name here";
 #[rustfmt::skip]
 pub(in crate::openai) const REFUSED: &[Refused] = &[
     refused("logit_bias", &[], "leave it out"),
-    refused("tools", &[], NO_TOOLS),
-    refused("tool_choice", &["\"none\"", "\"auto\""], NO_TOOLS),
-    refused("functions", &[], NO_TOOLS),
-    refused("function_call", &["\"none\"", "\"auto\""], NO_TOOLS),
     refused("grammar", &[], OTHER_FORM),
     refused("json_schema", &[], OTHER_FORM),
     refused("format", &[], OTHER_FORM),
@@ -110,6 +106,10 @@ pub(in crate::openai) const REFUSED_IN_CHATS: &[Refused] = &[
 /// Of text completions alone.
 pub(in crate::openai) const REFUSED_IN_TEXTS: &[Refused] = &[
     refused("messages", &[], "/v1/chat/completions takes messages"),
+    refused("tools", &[], NO_TOOLS_HERE),
+    refused("tool_choice", &["\"none\"", "\"auto\""], NO_TOOLS_HERE),
+    refused("functions", &[], NO_TOOLS_HERE),
+    refused("function_call", &["\"none\"", "\"auto\""], NO_TOOLS_HERE),
     refused("add_special_tokens", &["true"], "control tokens in the prompt count; leave it out"),
     refused("max_completion_tokens", &[], NO_OTHER_NAME),
     refused("arrcoc", &[], "a text has no images"),
@@ -128,8 +128,8 @@ const WITHOUT_EFFECT: &[&str] = &[
     // How soon and where it is computed.
     "service_tier", "priority", "cache_salt", "cache_prompt", "prompt_cache_key", "prompt_cache_retention", "keep_alive",
     "prediction", "kv_transfer_params", "timings_per_token",
-    // For models that call tools, which ours do not, or know of it.
-    "parallel_tool_calls", "verbosity",
+    // For models that know of it.
+    "verbosity",
     // How answers are bound to a form elsewhere.
     "guided_decoding_backend", "spaces_between_special_tokens",
 ];
