@@ -97,7 +97,7 @@ fn choose(functions: Vec<Function>, choice: &Field<'_>, single: bool) -> Result<
                     _ => needed(tools),
                 });
             }
-            let name = chosen_name(&object)?;
+            let name = chosen_name(choice, &object)?;
             let index = position(&functions, &name)?;
             Ok(Tools { functions, choice: ToolChoice::Function(index), single: true })
         }
@@ -120,8 +120,8 @@ fn allowed(functions: Vec<Function>, object: &Object<'_>, single: bool) -> Resul
     let list = object.field("tools").list("a list of tools", MOST_TOOLS, "")?.unwrap_or_default();
     let mut kept = Vec::new();
     for tool in list {
-        let tool = tool.object(TOOL)?.ok_or_else(|| tool.wrong(TOOL))?;
-        let name = chosen_name(&tool)?;
+        let object = tool.object(TOOL)?.ok_or_else(|| tool.wrong(TOOL))?;
+        let name = chosen_name(&tool, &object)?;
         kept.push(position(&functions, &name)?);
     }
     let functions = functions.into_iter().enumerate().filter(|(at, _)| kept.contains(at));
@@ -129,10 +129,10 @@ fn allowed(functions: Vec<Function>, object: &Object<'_>, single: bool) -> Resul
 }
 
 /// The name in `{"type": "function", "function": {"name": ...}}`, or beside `type`.
-fn chosen_name(object: &Object<'_>) -> Result<String, ApiError> {
+fn chosen_name(field: &Field<'_>, object: &Object<'_>) -> Result<String, ApiError> {
     let nested = object.field("function").object("an object with `name`")?;
-    let field = nested.as_ref().unwrap_or(object).field("name");
-    Ok(field.text()?.ok_or_else(|| field.wrong("a function's name"))?.into_owned())
+    let name = nested.as_ref().unwrap_or(object).field("name").text()?;
+    Ok(name.ok_or_else(|| field.wrong("an object with the name of a function"))?.into_owned())
 }
 
 fn position(functions: &[Function], name: &str) -> Result<usize, ApiError> {

@@ -95,7 +95,8 @@ async fn a_refusal_is_one_line_of_the_log_whatever_the_request_held() {
         (service.chat(json!({"temperature": hostile})).await, "temperature", "invalid_value"),
         (service.chat(json!({"model": hostile})).await, "model", "model_not_found"),
         (service.chat(json!({"arrcoc": {hostile: 1}})).await, "arrcoc", "invalid_value"),
-        (service.chat(json!({"tools": [hostile]})).await, "tools", "unsupported_parameter"),
+        (service.chat(json!({"tools": [hostile]})).await, "tools[0]", "invalid_value"),
+        (service.chat(json!({"echo": hostile})).await, "echo", "unsupported_parameter"),
         (service.chat(json!({"messages": [{"role": hostile}]})).await, "messages[0].role", "invalid_value"),
     ];
     let text = String::from_utf8(LOGGED.take()).unwrap();

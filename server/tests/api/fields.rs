@@ -223,7 +223,7 @@ async fn null_and_empty_contents_are_what_clients_replay() {
         (json!([{"role": "user", "content": null}]), "messages[0].content"),
         (
             json!([{"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}]),
-            "messages[0].tool_calls",
+            "messages[0].tool_calls[0].function",
         ),
         (json!([{"role": "user", "content": "a", "images": ["aGk="]}]), "messages[0].images"),
         (json!([null]), "messages[0]"),

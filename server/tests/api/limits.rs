@@ -54,7 +54,7 @@ async fn every_wrong_field_is_named() {
         (json!({"messages": "Hi"}), "messages"),
         (json!({"messages": ["Hi"]}), "messages[0]"),
         (json!({"messages": [{"role": "king", "content": "Hi"}]}), "messages[0].role"),
-        (json!({"messages": [{"role": "tool", "content": "Hi"}]}), "messages[0].role"),
+        (json!({"messages": [{"role": "tools", "content": "Hi"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
         (json!({"messages": user(json!(null))}), "messages[0].content"),
         (json!({"messages": user(json!(3))}), "messages[0].content"),
@@ -80,10 +80,6 @@ async fn every_wrong_field_is_named() {
 async fn unsupported_fields_are_refused_by_name() {
     let service = service(Fake::new(hello), &[]);
     for (name, value) in [
-        ("tools", json!([{"type": "function"}])),
-        ("tool_choice", json!("required")),
-        ("functions", json!([{}])),
-        ("function_call", json!({"name": "f"})),
         ("modalities", json!(["text", "audio"])),
         ("audio", json!({"voice": "x"})),
         ("logit_bias", json!({"7": 100})),

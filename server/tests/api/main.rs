@@ -18,3 +18,4 @@ mod metrics;
 mod operation;
 mod port;
 mod swap;
+mod tools;
