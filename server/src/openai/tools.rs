@@ -44,14 +44,16 @@ impl ToolFields<'_> {
     /// there.
     pub(super) fn offered(self) -> Result<(Tools, bool), ApiError> {
         let as_functions = !self.functions.is_empty();
-        let (name, functions, choice) = match (self.tools.is_empty(), as_functions) {
+        let (name, functions, choice, other) = match (self.tools.is_empty(), as_functions) {
             (false, true) => {
                 let message = "expected either `tools` or `functions`, its older form, found both";
                 return Err(ApiError::invalid("functions", message));
             }
-            (_, true) => ("functions", self.functions, self.function_call),
-            _ => ("tools", self.tools, self.tool_choice),
+            (_, true) => ("functions", self.functions, self.function_call, self.tool_choice),
+            _ => ("tools", self.tools, self.tool_choice, self.function_call),
         };
+        // One that has nothing to choose from may only say so.
+        choose(Vec::new(), &other, false)?;
         let twice = functions
             .iter()
             .enumerate()
