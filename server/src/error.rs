@@ -72,6 +72,14 @@ impl ApiError {
         Self { param: Some(param.into()), ..Self::malformed("invalid_value", message) }
     }
 
+    /// 400: a prompt with more text than the server takes.
+    pub(crate) fn text_too_long(param: &str, limit: usize, at_least: usize) -> Self {
+        let message = format!(
+            "`{param}`: expected at most {limit} bytes of text, found {at_least} or more (limits.text)"
+        );
+        Self::invalid(param, message)
+    }
+
     /// The same error, `field` under the name by which the user knows it.
     pub fn renamed(mut self, field: &str, name: &str) -> Self {
         if self.param.as_deref() == Some(field) {
@@ -110,6 +118,19 @@ impl ApiError {
         Self {
             param: Some("model".into()),
             ..Self::new(StatusCode::NOT_FOUND, "not_found_error", "model_not_found", message)
+        }
+    }
+
+    /// 404: a response that is not kept, or not any more.
+    pub fn unknown_response(id: &str, param: &str) -> Self {
+        let id = quote(id);
+        let message = format!(
+            "there is no response {id}; responses are kept for a while, and not where `store` is false (responses.time_to_live)"
+        );
+        let code = "response_not_found";
+        Self {
+            param: Some(param.into()),
+            ..Self::new(StatusCode::NOT_FOUND, "not_found_error", code, message)
         }
     }
 

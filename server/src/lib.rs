@@ -11,6 +11,7 @@ pub mod config;
 pub mod engine;
 pub mod engines;
 pub mod error;
+mod fields;
 pub mod generation;
 mod host;
 pub mod json;

@@ -1,5 +1,5 @@
-//! Server-sent events as OpenAI sends them: `data: {...}` per chunk, `data: [DONE]` at the end, and an
-//! `error` event where a stream breaks off.
+//! Server-sent events. Unless an API has it otherwise, they are as OpenAI sends them: `data: {...}` per chunk,
+//! `data: [DONE]` at the end, and an `error` event where a stream breaks off.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,6 +21,14 @@ pub trait Writer: Send + 'static {
     fn open(&mut self, chunks: &mut Chunks);
     /// Pushes the chunks that an event gives rise to; `Failed` never comes here.
     fn write(&mut self, event: Event, chunks: &mut Chunks);
+    /// Pushes the chunks of a stream that breaks off.
+    fn fail(&mut self, error: &ApiError, chunks: &mut Chunks) {
+        chunks.named("error", &error.body());
+    }
+    /// Pushes what ends a stream.
+    fn close(&mut self, chunks: &mut Chunks) {
+        chunks.0.push_back(sse::Event::default().data("[DONE]"));
+    }
 }
 
 /// Chunks that wait to be sent.
@@ -31,6 +39,11 @@ impl Chunks {
     /// Adds one.
     pub fn push(&mut self, chunk: &impl Serialize) {
         self.add(sse::Event::default(), chunk);
+    }
+
+    /// Adds an event of a name.
+    pub fn named(&mut self, name: &str, chunk: &impl Serialize) {
+        self.add(sse::Event::default().event(name), chunk);
     }
 
     fn add(&mut self, event: sse::Event, data: &impl Serialize) {
@@ -77,14 +90,14 @@ impl<W: Writer> State<W> {
             Event::Failed(error) => {
                 let error = ApiError::from(error);
                 tracing::info!(code = error.code, reason = error.message, "stream broke off");
-                self.ready.add(sse::Event::default().event("error"), &error.body());
+                self.writer.fail(&error, &mut self.ready);
                 self.running = None;
             }
             event => {
                 let last = matches!(event, Event::Done { .. });
                 self.writer.write(event, &mut self.ready);
                 if last {
-                    self.ready.0.push_back(sse::Event::default().data("[DONE]"));
+                    self.writer.close(&mut self.ready);
                     self.running = None;
                 }
             }

@@ -17,6 +17,7 @@ use crate::error::{ApiError, RETRY_LATER, queue_full};
 use crate::media::remote::Fetcher;
 use crate::memory;
 use crate::metrics::{EngineMetrics, Metrics};
+use crate::openai::responses::Store;
 
 /// The server's shared state; a clone is a reference.
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub struct Shared {
     in_flight: watch::Sender<usize>,
     /// Answers that are being written beside another one of the same request.
     beside: AtomicUsize,
+    /// Responses that others may go on from.
+    pub(crate) responses: Arc<Store>,
     /// The memory that requests' bodies share.
     pub(crate) bodies: Arc<Budget>,
     /// Memory that the process held before there was any engine, bytes.
@@ -113,8 +116,11 @@ impl App {
     pub fn with_source(config: Config, source: Option<Arc<dyn Source>>) -> Self {
         let fetcher = Fetcher::new(&config.images, config.limits.image_bytes.0);
         let bodies = Budget::new(config.limits.body_memory());
+        let kept = &config.responses;
+        let responses = Arc::new(Store::new(kept.memory.0, kept.time_to_live.0));
         Self(Arc::new(Shared {
             config,
+            responses,
             metrics: Metrics::new(),
             fetcher,
             phase: ArcSwap::from_pointee(Phase::Loading(SystemTime::now())),

@@ -130,7 +130,7 @@ fn draw(mut guide: Guide, vocabulary: &Vocabulary, seed: u64) -> Option<String> 
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let drawn = (state >> 33) as usize;
         let id = match ends_soon(&bytes, drawn, &allowed) {
-            _ if allowed.contains(&toy::IM_END) && drawn % 3 > 0 => toy::IM_END,
+            _ if allowed.contains(&toy::IM_END) && !drawn.is_multiple_of(3) => toy::IM_END,
             Some(id) => id,
             None => allowed[drawn % allowed.len()],
         };
@@ -150,8 +150,8 @@ fn draw(mut guide: Guide, vocabulary: &Vocabulary, seed: u64) -> Option<String> 
 fn ends_soon(bytes: &[u8], drawn: usize, allowed: &[u32]) -> Option<u32> {
     let end = b"\n</parameter>\n";
     let begun = (0..end.len()).rev().find(|length| bytes.ends_with(&end[..*length]))?;
-    let next = [if begun > 0 || drawn % 4 == 0 { end[begun] } else { b'"' }, b'"'].map(toy::byte_id);
-    next.into_iter().find(|id| allowed.contains(id)).filter(|_| begun > 1 || drawn % 2 == 0)
+    let next = [if begun > 0 || drawn.is_multiple_of(4) { end[begun] } else { b'"' }, b'"'].map(toy::byte_id);
+    next.into_iter().find(|id| allowed.contains(id)).filter(|_| begun > 1 || drawn.is_multiple_of(2))
 }
 
 fn check_calls(pieces: &[CallPiece], tools: &Tools, answer: &str) {

@@ -5,11 +5,13 @@ use arrcoc_runtime::generate::{Budget, Form, MaxTokens, Selection, Sizing, Speak
 use serde_json::{Map, Value};
 
 mod answer;
+mod counter;
 mod sampling;
 mod start;
 
 pub use answer::{Answer, Called, collect};
-pub(crate) use sampling::SamplingFields;
+pub(crate) use counter::Counter;
+pub use sampling::SamplingFields;
 pub(crate) use start::{Asked, start};
 
 /// A checked request; its images are not loaded yet.

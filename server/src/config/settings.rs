@@ -157,6 +157,14 @@ settings! {
             "Longest silence in a stream before a comment is sent to keep it open";
     }
 
+    /// Responses that others may go on from.
+    responses: Responses {
+        memory: Size = "64MiB", "BYTES",
+            "Memory for responses that requests may go on from (`previous_response_id`), the oldest of which \
+             go first; 0 keeps none";
+        time_to_live: Span = "60m", "TIME", "How long a response is kept";
+    }
+
     /// Who may call.
     auth: Auth {
         api_keys: Keys = "", "KEYS",

@@ -8,13 +8,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::chat::MAX_TOP_LOGPROBS;
-use super::fields::{self, Form as _, REFUSED, REFUSED_IN_TEXTS, any_whole, count, fields, raw};
 use super::form::{Bound, Forms};
+use super::names::{REFUSED, REFUSED_IN_TEXTS, WITHOUT_EFFECT};
 use super::sampling::{Shared, max_tokens, sampling};
-use super::{FinishReason, Head, Usage, finite, text_too_long, token_text};
+use super::{FinishReason, Head, Usage, finite, token_text};
 use crate::chat::SamplingFields;
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{self, Form as _, any_whole, count, fields, raw};
 use crate::json::{Body, Field, Object};
 
 /// Most tokens per answer where a request sets no limit: OpenAI's default. Chat has none.
@@ -73,7 +74,12 @@ impl JsonSchema for Completion {
 
 impl Body for Completion {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        fields::check(body, &[Shared::NAMES, Own::NAMES, Forms::NAMES], &[REFUSED, REFUSED_IN_TEXTS])?;
+        fields::check(
+            body,
+            &[Shared::NAMES, Own::NAMES, Forms::NAMES],
+            &[REFUSED, REFUSED_IN_TEXTS],
+            WITHOUT_EFFECT,
+        )?;
         let (shared, own) = (Shared::read(body, limits)?, Own::read(body, limits)?);
         if own.best_of.is_some_and(|best_of| best_of != shared.n as i64) {
             return Err(ApiError::unsupported("best_of", "ask for `n` answers and choose among them"));
@@ -103,7 +109,7 @@ fn prompt(field: &Field<'_>, limit: usize) -> Result<String, ApiError> {
         return Err(ApiError::invalid("prompt", "`prompt`: expected text, found none"));
     }
     if text.len() > limit {
-        return Err(text_too_long("prompt", limit, text.len()));
+        return Err(ApiError::text_too_long("prompt", limit, text.len()));
     }
     Ok(text.into_owned())
 }

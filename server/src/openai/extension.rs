@@ -6,9 +6,9 @@ use arrcoc_runtime::generate::{Budget, Depth, Selection, Selector, Share, Tensio
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use super::fields::{self, by, check_own, fields, flag, nested, number};
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{self, by, check_own, fields, flag, nested, number};
 use crate::json::Field;
 
 /// Most visual tokens that are worth asking for.

@@ -7,9 +7,9 @@ use arrcoc_runtime::generate::{Form, JsonStyle, WhiteSpace};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 
-use super::fields::{self, by, check_nested, check_own, fields, flag, nested, text};
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{self, by, check_nested, check_own, fields, flag, nested, text};
 use crate::json::Field;
 
 /// Longest schema, bytes of JSON.
@@ -194,6 +194,24 @@ fn response_format(field: &Field<'_>, limits: &Limits) -> Result<Option<Bound>, 
         _ => return Err(field.wrong(FORMAT)),
     };
     Ok(Some(Bound { form, field }))
+}
+
+/// `text.format` of a response, whose parts stand beside the type.
+pub(super) fn text_format(field: &Field<'_>, limits: &Limits) -> Result<Option<Form>, ApiError> {
+    let Some(object) = field.object(FORMAT)? else { return Ok(None) };
+    check_nested(&object, field.path(), &["type", "name", "description", "strict", "schema"])?;
+    match object.field("type").text()?.as_deref() {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(Form::json_object())),
+        Some("json_schema") => {
+            object.field("name").text()?;
+            object.field("strict").flag()?;
+            let field = object.field("schema");
+            let schema = schema(&field, limits)?.ok_or_else(|| field.wrong(SCHEMA))?;
+            Ok(Some(json(schema)))
+        }
+        _ => Err(field.wrong(FORMAT)),
+    }
 }
 
 fn json(schema: Value) -> Form {

@@ -7,15 +7,16 @@ use arrcoc_runtime::model::ModelInfo;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::error::ApiError;
-
 pub mod chat;
 pub mod completion;
 pub mod explanation;
 mod extension;
 pub(crate) use extension::budget_schema;
-pub(crate) mod fields;
+pub use logprobs::ChosenToken;
 pub mod form;
+mod logprobs;
+mod names;
+pub mod responses;
 pub mod sampling;
 mod tools;
 
@@ -48,13 +49,6 @@ impl Head {
             fingerprint: format!("{digest}-{}-{}", info.precision, info.target.name()),
         }
     }
-}
-
-/// 400: a prompt with more text than the server takes.
-fn text_too_long(param: &str, limit: usize, at_least: usize) -> ApiError {
-    let message =
-        format!("`{param}`: expected at most {limit} bytes of text, found {at_least} or more (limits.text)");
-    ApiError::invalid(param, message)
 }
 
 /// `{"object": "list", "data": [...]}`.

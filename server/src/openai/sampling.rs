@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use arrcoc_runtime::generate::MaxTokens;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::fields::{
-    self, Form as _, any_whole, by, check_nested, count_within, fields, flag, nested, number, text, whole,
-};
 use crate::chat::SamplingFields;
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{
+    self, Form as _, any_whole, by, check_nested, count_within, fields, flag, nested, number, text, whole,
+};
 use crate::json::Field;
 
 /// Most stop strings.

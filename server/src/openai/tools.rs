@@ -4,17 +4,17 @@ use arrcoc_runtime::generate::{Function, ToolCall, ToolChoice, Tools};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
-use super::fields::{by, check_nested, fields, optional_flag, raw};
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{by, check_nested, fields, optional_flag, raw};
 use crate::json::{Field, Object};
 
 /// Most tools, as with OpenAI.
-const MOST_TOOLS: usize = 128;
+pub(super) const MOST_TOOLS: usize = 128;
 /// Most calls of an earlier answer.
 const MOST_CALLS: usize = 128;
 /// Longest tool, and longest arguments, bytes of JSON.
-const MOST_BYTES: usize = 256 << 10;
+pub(super) const MOST_BYTES: usize = 256 << 10;
 /// Longest name. Names of tools that reach us over MCP hold dots and slashes.
 const LONGEST_NAME: usize = 128;
 
@@ -54,18 +54,29 @@ impl ToolFields<'_> {
         };
         // One that has nothing to choose from may only say so.
         choose(Vec::new(), &other, false)?;
-        let twice = functions
-            .iter()
-            .enumerate()
-            .find(|(at, function)| functions[..*at].iter().any(|earlier| earlier.name == function.name));
-        if let Some((at, function)) = twice {
-            let message =
-                format!("`{name}[{at}]`: expected different names, found `{}` twice", function.name);
-            return Err(ApiError::invalid(name, message));
-        }
         let single = as_functions || self.parallel_tool_calls == Some(false);
+        different(&functions, name)?;
         Ok((choose(functions, &choice, single)?, as_functions))
     }
+}
+
+/// Functions of `tools`, and which of them are to be called.
+///
+/// # Errors
+/// As [`ToolFields::offered`].
+pub(super) fn offered(functions: Vec<Function>, choice: &Field<'_>, single: bool) -> Result<Tools, ApiError> {
+    different(&functions, "tools")?;
+    choose(functions, choice, single)
+}
+
+/// Refuses two functions of one name; they stand in the field `name`.
+fn different(functions: &[Function], name: &str) -> Result<(), ApiError> {
+    let mut all = functions.iter().enumerate();
+    let twice =
+        all.find(|(at, function)| functions[..*at].iter().any(|earlier| earlier.name == function.name));
+    let Some((at, function)) = twice else { return Ok(()) };
+    let message = format!("`{name}[{at}]`: expected different names, found `{}` twice", function.name);
+    Err(ApiError::invalid(name, message))
 }
 
 /// Functions, and which of them are to be called.
@@ -165,7 +176,7 @@ pub(super) fn tools(field: &Field<'_>, _: &Limits) -> Result<Vec<Function>, ApiE
         check_nested(&tool, field.path(), &["type", "function"])?;
         let function = tool.field("function");
         let described = field.value(TOOL, MOST_BYTES)?.unwrap_or_default();
-        self::function(&function, described)
+        self::function(&function, described, &[])
     };
     list.iter().map(tool).collect()
 }
@@ -174,15 +185,23 @@ fn functions(field: &Field<'_>, _: &Limits) -> Result<Vec<Function>, ApiError> {
     let list = field.list("a list of functions", MOST_TOOLS, "")?.unwrap_or_default();
     let read = |field: &Field<'_>| {
         let described = field.value(FUNCTION, MOST_BYTES)?.unwrap_or_default();
-        function(field, json!({"type": "function", "function": described}))
+        function(field, json!({"type": "function", "function": described}), &[])
     };
     list.iter().map(read).collect()
 }
 
-/// A function, which `described` has for the template.
-pub(super) fn function(field: &Field<'_>, described: Value) -> Result<Function, ApiError> {
+/// A function, which `described` has for the template; names of `beside` may stand there too.
+pub(super) fn function(
+    field: &Field<'_>,
+    described: Value,
+    beside: &[&'static str],
+) -> Result<Function, ApiError> {
     let function = field.object(FUNCTION)?.ok_or_else(|| field.wrong(FUNCTION))?;
-    check_nested(&function, field.path(), &["name", "description", "parameters", "strict"])?;
+    check_nested(
+        &function,
+        field.path(),
+        &[&["name", "description", "parameters", "strict"], beside].concat(),
+    )?;
     function.field("description").text()?;
     function.field("strict").flag()?;
     let name = name(&function.field("name"))?;
@@ -196,7 +215,7 @@ pub(super) fn function(field: &Field<'_>, described: Value) -> Result<Function, 
 }
 
 /// The name of a function.
-fn name(field: &Field<'_>) -> Result<String, ApiError> {
+pub(super) fn name(field: &Field<'_>) -> Result<String, ApiError> {
     let known = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
     let name =
         field.text()?.filter(|name| (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(known));

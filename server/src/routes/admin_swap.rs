@@ -17,8 +17,8 @@ use crate::body::JsonBody;
 use crate::config::Limits;
 use crate::engines::swap::{SwapError, Swapped, Wanted, swap};
 use crate::error::ApiError;
+use crate::fields::{self, Form as _, by, check_own, fields};
 use crate::json::{Body, Field, Object};
-use crate::openai::fields::{self, Form as _, by, check_own, fields};
 use crate::openapi::{self, Answer, Key, Page};
 use crate::state::{App, Purpose};
 

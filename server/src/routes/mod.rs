@@ -21,6 +21,7 @@ mod metrics;
 mod models;
 mod openapi;
 mod ready;
+mod responses;
 
 /// One path.
 pub struct Endpoint {
@@ -50,6 +51,8 @@ pub fn public_endpoints() -> Vec<Endpoint> {
     let mut all = vec![
         chat_completions::endpoint(),
         completions::endpoint(),
+        responses::create(),
+        responses::one(),
         models::list(),
         models::one(),
         openapi::endpoint(),

@@ -1,12 +1,12 @@
 //! What a chat is answered with: the objects of whole answers and of streams.
 
-use arrcoc_runtime::generate::{self, CallPiece, Logprob, Receipt, TokenLogprob};
+use arrcoc_runtime::generate::{self, CallPiece, Receipt, TokenLogprob};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::chat::{Answer, Called};
 use crate::openai::explanation::Explanation;
-use crate::openai::{FinishReason, Head, Speaker, Usage, finite, token_text};
+use crate::openai::{ChosenToken, FinishReason, Head, Speaker, Usage};
 
 /// A `chat.completion`.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -147,35 +147,9 @@ struct ChatLogprobs {
     refusal: (),
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(inline)]
-struct ChosenToken {
-    #[serde(flatten)]
-    token: LikelyToken,
-    top_logprobs: Vec<LikelyToken>,
-}
-
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(inline)]
-struct LikelyToken {
-    token: String,
-    logprob: f64,
-    bytes: Vec<u8>,
-}
-
-impl From<&Logprob> for LikelyToken {
-    fn from(logprob: &Logprob) -> Self {
-        Self { token: token_text(&logprob.bytes), logprob: finite(logprob), bytes: logprob.bytes.clone() }
-    }
-}
-
 impl From<&[TokenLogprob]> for ChatLogprobs {
     fn from(tokens: &[TokenLogprob]) -> Self {
-        let chosen = |token: &TokenLogprob| ChosenToken {
-            token: LikelyToken::from(&token.token),
-            top_logprobs: token.top.iter().map(LikelyToken::from).collect(),
-        };
-        Self { content: tokens.iter().map(chosen).collect(), refusal: () }
+        Self { content: tokens.iter().map(ChosenToken::from).collect(), refusal: () }
     }
 }
 

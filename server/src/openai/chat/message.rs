@@ -5,15 +5,12 @@ use std::borrow::Cow;
 use arrcoc_runtime::generate::{Speaker, ToolCall};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use crate::chat::{Message, Piece};
+use crate::chat::{Counter, Message, Piece};
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{self, Form as _, by, check_nested, fields, raw, text};
 use crate::json::{Field, Object};
-use crate::openai::fields::{self, Form as _, by, check_nested, fields, raw, text};
-use crate::openai::{text_too_long, tools};
-
-/// Bytes of JSON that a byte of text takes at most: `\u0041`.
-const ESCAPED: usize = 6;
+use crate::openai::tools;
 
 fields! {
     /// The fields of a message.
@@ -92,27 +89,18 @@ fn image_schema(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({"oneOf": [{"type": "string", "description": URL}, object]})
 }
 
-/// Reads messages, and counts what they hold: whatever is too much is refused before it is copied.
-pub(super) struct Reader<'l> {
-    limits: &'l Limits,
-    parts: usize,
-    images: usize,
-    text: usize,
-}
+/// Reads messages.
+pub(super) struct Reader<'l>(Counter<'l>);
 
 impl<'l> Reader<'l> {
     pub(super) fn new(limits: &'l Limits) -> Self {
-        Self { limits, parts: 0, images: 0, text: 0 }
+        Self(Counter::new(limits, "messages"))
     }
 
     /// `messages`.
     pub(super) fn messages(mut self, field: &Field<'_>) -> Result<Vec<Message>, ApiError> {
         field.required("a list of messages")?;
-        let list = field.list("a list of messages", self.limits.messages.0, " (limits.messages)")?;
-        let list = list.unwrap_or_default();
-        if list.is_empty() {
-            return Err(field.wrong("at least one message"));
-        }
+        let list = self.0.messages(field, "a list of messages")?;
         list.iter().map(|message| self.message(message)).collect()
     }
 
@@ -120,7 +108,7 @@ impl<'l> Reader<'l> {
         let expected = "an object with `role` and `content`";
         let message = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
         check_nested(&message, field.path(), &[Turn::NAMES, &THOUGHTS, &OTHERS].concat())?;
-        let turn = Turn::read(&message, self.limits)?;
+        let turn = Turn::read(&message, self.0.limits)?;
         let Turn { role, content, reasoning_content, .. } = turn;
         // Ollama's place for pictures: an answer without them would be another.
         refuse(&message.field("images"), "send images as parts of `content`, of type image_url")?;
@@ -129,7 +117,7 @@ impl<'l> Reader<'l> {
         let others = names.into_iter().find(|field| field.is_text());
         let reasoning = Some(reasoning_content).filter(Field::is_set).or(others);
         let reasoning = reasoning.filter(|_| role == Speaker::Assistant);
-        let reasoning = reasoning.map(|field| self.text(&field)).transpose()?;
+        let reasoning = reasoning.map(|field| self.0.text(&field)).transpose()?;
         let reasoning = reasoning.filter(|text| !text.is_empty());
         let calls = match role {
             Speaker::Assistant => self.calls(&turn.tool_calls, &turn.function_call)?,
@@ -148,11 +136,8 @@ impl<'l> Reader<'l> {
             calls.extend(tools::function_call(one)?);
         }
         let length = |call: &ToolCall| call.name.len() + call.arguments.to_string().len();
-        self.text += calls.iter().map(length).sum::<usize>();
-        match self.limits.text.0 {
-            limit if self.text > limit => Err(text_too_long("messages", limit, self.text)),
-            _ => Ok(calls),
-        }
+        self.0.add(calls.iter().map(length).sum())?;
+        Ok(calls)
     }
 
     fn content(&mut self, field: &Field<'_>, role: Speaker) -> Result<Vec<Piece>, ApiError> {
@@ -161,18 +146,11 @@ impl<'l> Reader<'l> {
             return Ok(vec![Piece::Text(String::new())]);
         }
         if field.is_text() {
-            return Ok(vec![Piece::Text(self.text(field)?)]);
+            return Ok(vec![Piece::Text(self.0.text(field)?)]);
         }
         let expected = "a string or a list of parts";
         field.required(expected)?;
-        let parts = field.list(expected, self.limits.parts.0, " (limits.parts)")?.unwrap_or_default();
-        self.parts += parts.len();
-        if self.parts > self.limits.parts.0 {
-            let most = self.limits.parts.0;
-            let message =
-                format!("`messages`: expected at most {most} parts of content, found more (limits.parts)");
-            return Err(ApiError::invalid("messages", message));
-        }
+        let parts = self.0.parts(field, expected)?;
         let pieces = parts.iter().map(|part| self.piece(part)).collect::<Result<Vec<_>, _>>()?;
         if !matches!(role, Speaker::User | Speaker::Tool)
             && pieces.iter().any(|piece| matches!(piece, Piece::Image { .. }))
@@ -194,7 +172,7 @@ impl<'l> Reader<'l> {
             Some("text") => {
                 let text = part.field("text");
                 text.required("a string, in a part of type `text`")?;
-                self.text(&text).map(Piece::Text)
+                self.0.text(&text).map(Piece::Text)
             }
             Some("image_url") => self.image(&part),
             Some("video_url" | "video") => {
@@ -210,12 +188,6 @@ impl<'l> Reader<'l> {
     }
 
     fn image(&mut self, part: &Object<'_>) -> Result<Piece, ApiError> {
-        self.images += 1;
-        if self.images > self.limits.images {
-            let most = self.limits.images;
-            let message = format!("`messages`: expected at most {most} images, found more (limits.images)");
-            return Err(ApiError::invalid("messages", message));
-        }
         let field = part.field("image_url");
         let expected = "an object with `url`, or the URL itself";
         field.required(expected)?;
@@ -224,27 +196,10 @@ impl<'l> Reader<'l> {
         } else {
             let object = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
             check_nested(&object, field.path(), ImageUrl::NAMES)?;
-            let ImageUrl { url, detail } = ImageUrl::read(&object, self.limits)?;
+            let ImageUrl { url, detail } = ImageUrl::read(&object, self.0.limits)?;
             (url, detail == Detail::Low)
         };
-        url.required("the image's URL")?;
-        let param = url.path().to_owned();
-        let url = url.text()?.unwrap_or_default().into_owned();
-        Ok(Piece::Image { url, param, coarse })
-    }
-
-    fn text(&mut self, field: &Field<'_>) -> Result<String, ApiError> {
-        let limit = self.limits.text.0;
-        let at_least = self.text + field.json_length() / ESCAPED;
-        if at_least > limit {
-            return Err(text_too_long("messages", limit, at_least));
-        }
-        let text = field.text()?.unwrap_or_default();
-        self.text += text.len();
-        if self.text > limit {
-            return Err(text_too_long("messages", limit, self.text));
-        }
-        Ok(text.into_owned())
+        self.0.image(&url, coarse)
     }
 }
 

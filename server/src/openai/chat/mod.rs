@@ -6,15 +6,14 @@ use arrcoc_runtime::generate::{FORM, Sizing};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::extension::Extension;
-use super::fields::{
-    self, Form as _, REFUSED, REFUSED_IN_CHATS, count, count_within, fields, flag, nested, raw,
-};
 use super::form::Forms;
+use super::names::{REFUSED, REFUSED_IN_CHATS, WITHOUT_EFFECT};
 use super::sampling::{Shared, max_tokens, sampling};
 use super::tools::ToolFields;
 use crate::chat::{Chat, Names};
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{self, Form as _, count, count_within, fields, flag, nested, raw};
 use crate::json::{Body, Field, Object};
 
 mod answer;
@@ -24,6 +23,7 @@ mod thinking;
 
 pub use answer::{ChatCompletion, Chunk, Chunks};
 use thinking::Thinking;
+pub(super) use thinking::effort_of;
 
 /// Most alternatives per token, as with OpenAI.
 pub const MAX_TOP_LOGPROBS: usize = 20;
@@ -73,7 +73,7 @@ impl JsonSchema for ChatRequest {
 impl Body for ChatRequest {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
         let taken = [Shared::NAMES, Own::NAMES, Forms::NAMES, Thinking::NAMES, ToolFields::NAMES];
-        fields::check(body, &taken, &[REFUSED, REFUSED_IN_CHATS])?;
+        fields::check(body, &taken, &[REFUSED, REFUSED_IN_CHATS], WITHOUT_EFFECT)?;
         let (shared, own) = (Shared::read(body, limits)?, Own::read(body, limits)?);
         let thinking = Thinking::read(body, limits)?;
         let (stream, include_usage) = shared.stream()?;

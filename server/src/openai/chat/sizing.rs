@@ -8,8 +8,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{self, check_own, fields, nested, optional_flag, whole};
 use crate::json::Field;
-use crate::openai::fields::{self, check_own, fields, nested, optional_flag, whole};
 
 /// Largest number that is worth reading.
 const MOST: i64 = 1 << 40;

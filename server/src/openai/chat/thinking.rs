@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use crate::config::Limits;
 use crate::error::ApiError;
+use crate::fields::{Form as _, by, check_own, fields, optional_flag};
 use crate::json::Field;
-use crate::openai::fields::{Form as _, by, check_own, fields, optional_flag};
 
 /// Longest JSON of a template's variables, bytes: they are switches and short texts.
 const MOST_BYTES: usize = 16 << 10;
@@ -86,10 +86,15 @@ fn switch_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-fn effort(field: &Field<'_>, _: &Limits) -> Result<Option<&'static str>, ApiError> {
+/// `reasoning.effort` of a response.
+pub(in crate::openai) fn effort_of(field: &Field<'_>) -> Result<Option<&'static str>, ApiError> {
     let Some(found) = field.text()? else { return Ok(None) };
     let known = EFFORTS.into_iter().find(|effort| *effort == found);
     known.map(Some).ok_or_else(|| field.wrong(format_args!("one of {}", EFFORTS.join(", "))))
+}
+
+fn effort(field: &Field<'_>, _: &Limits) -> Result<Option<&'static str>, ApiError> {
+    effort_of(field)
 }
 
 fn effort_schema(_: &mut SchemaGenerator) -> Schema {

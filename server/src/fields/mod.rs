@@ -1,6 +1,6 @@
 //! The fields of requests. One row of [`fields!`] says a field's name, what it is read into, what it may hold
-//! and what it is for; reading, checking of names and the OpenAPI document follow from it. Fields that are
-//! refused, and those without effect, are rows of [`names`].
+//! and what it is for; reading, checking of names and the OpenAPI document follow from it. Each API has
+//! tables of the names that it refuses, and of those that it takes without effect.
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
@@ -9,11 +9,11 @@ mod forms;
 mod names;
 
 pub(crate) use forms::{Form, by};
-pub(super) use forms::{
+pub(crate) use forms::{
     any_whole, count, count_within, flag, nested, number, optional_flag, raw, text, whole,
 };
 pub(crate) use names::check_own;
-pub(super) use names::{REFUSED, REFUSED_IN_CHATS, REFUSED_IN_TEXTS, check, check_nested};
+pub(crate) use names::{Refused, check, check_nested, refused};
 
 /// Fields of an object of a request, as a struct. Each row is
 ///
@@ -41,13 +41,13 @@ macro_rules! fields {
                 object: &$crate::json::Object<$($life)?>,
                 limits: &$crate::config::Limits,
             ) -> Result<Self, $crate::error::ApiError> {
-                use $crate::openai::fields::Form as _;
+                use $crate::fields::Form as _;
                 Ok(Self { $($field: ($form).read(object.field(stringify!($field)), limits)?,)* })
             }
 
             $vis fn describe(
                 generator: &mut schemars::SchemaGenerator,
-                properties: &mut $crate::openai::fields::Properties,
+                properties: &mut $crate::fields::Properties,
             ) {
                 $(properties.add(generator, stringify!($field), &$form, $help);)*
             }

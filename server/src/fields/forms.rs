@@ -83,13 +83,13 @@ pub(crate) struct Number {
     open: bool,
 }
 
-pub(in crate::openai) fn number(low: f64, high: f64) -> Number {
+pub(crate) fn number(low: f64, high: f64) -> Number {
     Number { low, high, open: false }
 }
 
 impl Number {
     /// The same without the lower end.
-    pub(in crate::openai) fn above(self) -> Self {
+    pub(crate) fn above(self) -> Self {
         Self { open: true, ..self }
     }
 }
@@ -116,11 +116,11 @@ pub(crate) struct Whole {
     range: Option<(i64, i64)>,
 }
 
-pub(in crate::openai) fn whole(low: i64, high: i64) -> Whole {
+pub(crate) fn whole(low: i64, high: i64) -> Whole {
     Whole { range: Some((low, high)) }
 }
 
-pub(in crate::openai) fn any_whole() -> Whole {
+pub(crate) fn any_whole() -> Whole {
     Whole { range: None }
 }
 
@@ -157,11 +157,11 @@ enum Most {
     Configured(fn(&Limits) -> usize),
 }
 
-pub(in crate::openai) fn count(low: usize, high: usize) -> Count {
+pub(crate) fn count(low: usize, high: usize) -> Count {
     Count { low, most: Most::Fixed(high) }
 }
 
-pub(in crate::openai) fn count_within(low: usize, most: fn(&Limits) -> usize) -> Count {
+pub(crate) fn count_within(low: usize, most: fn(&Limits) -> usize) -> Count {
     Count { low, most: Most::Configured(most) }
 }
 
@@ -200,7 +200,7 @@ pub(crate) fn by<T>(read: Read<T>, schema: Describe) -> By<T> {
 }
 
 /// An object or a value of its own type: `D` describes what `read` reads.
-pub(in crate::openai) fn nested<D: JsonSchema, T>(read: Read<T>) -> By<T> {
+pub(crate) fn nested<D: JsonSchema, T>(read: Read<T>) -> By<T> {
     By { read, schema: |generator| generator.subschema_for::<Option<D>>() }
 }
 
@@ -217,17 +217,17 @@ impl<'a, T> Form<'a> for By<T> {
 }
 
 /// `true` or `false`, which is what it is unless it is said.
-pub(in crate::openai) fn flag() -> Or<By<Option<bool>>, bool> {
+pub(crate) fn flag() -> Or<By<Option<bool>>, bool> {
     optional_flag().or(false)
 }
 
 /// `true` or `false`, where it is said.
-pub(in crate::openai) fn optional_flag() -> By<Option<bool>> {
+pub(crate) fn optional_flag() -> By<Option<bool>> {
     by(|field, _| field.flag(), |_| json_schema!({"type": ["boolean", "null"]}))
 }
 
 /// Text.
-pub(in crate::openai) fn text() -> By<Option<String>> {
+pub(crate) fn text() -> By<Option<String>> {
     by(|field, _| Ok(field.text()?.map(String::from)), |_| json_schema!({"type": ["string", "null"]}))
 }
 
@@ -236,7 +236,7 @@ pub(crate) struct Raw {
     schema: Describe,
 }
 
-pub(in crate::openai) fn raw(schema: Describe) -> Raw {
+pub(crate) fn raw(schema: Describe) -> Raw {
     Raw { schema }
 }
 

@@ -1,27 +1,6 @@
-//! Names of fields that are not read: refused ones, ones without effect, and what is done
-//! about all others.
-//!
-//! A field that would change the answer is never dropped in silence. Fields of other servers that ask for
-//! nothing (null, false, empty, or the value that we have anyway) pass, since clients send them as defaults.
+//! Names of fields of completions that are not read: refused ones, and ones without effect.
 
-use crate::error::ApiError;
-use crate::json::Object;
-use crate::names::nearest;
-use arrcoc_bundle::quote::quote;
-
-/// A field that would change the answer, and is not implemented.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::openai) struct Refused {
-    name: &'static str,
-    /// Values that ask for what is done anyway, as JSON. `false` is one of them unless `true` is.
-    neutral: &'static [&'static str],
-    /// What to do instead.
-    instead: &'static str,
-}
-
-const fn refused(name: &'static str, neutral: &'static [&'static str], instead: &'static str) -> Refused {
-    Refused { name, neutral, instead }
-}
+use crate::fields::{Refused, refused};
 
 const OTHER_FORM: &str = "it is `response_format` or `structured_outputs` here";
 const NO_IMAGES: &str =
@@ -35,7 +14,7 @@ const NO_OTHER_NAME: &str = "this is not its name here";
 
 /// Of both kinds of completion.
 #[rustfmt::skip]
-pub(in crate::openai) const REFUSED: &[Refused] = &[
+pub(super) const REFUSED: &[Refused] = &[
     refused("logit_bias", &[], "leave it out"),
     refused("grammar", &[], OTHER_FORM),
     refused("json_schema", &[], OTHER_FORM),
@@ -81,7 +60,7 @@ pub(in crate::openai) const REFUSED: &[Refused] = &[
 
 /// Of chats alone.
 #[rustfmt::skip]
-pub(in crate::openai) const REFUSED_IN_CHATS: &[Refused] = &[
+pub(super) const REFUSED_IN_CHATS: &[Refused] = &[
     refused("modalities", &["[\"text\"]"], "only [\"text\"] is"),
     refused("audio", &[], "answers are text"),
     refused("web_search_options", &[], "leave it out"),
@@ -104,7 +83,7 @@ pub(in crate::openai) const REFUSED_IN_CHATS: &[Refused] = &[
 ];
 
 /// Of text completions alone.
-pub(in crate::openai) const REFUSED_IN_TEXTS: &[Refused] = &[
+pub(super) const REFUSED_IN_TEXTS: &[Refused] = &[
     refused("messages", &[], "/v1/chat/completions takes messages"),
     refused("tools", &[], NO_TOOLS_HERE),
     refused("tool_choice", &["\"none\"", "\"auto\""], NO_TOOLS_HERE),
@@ -122,7 +101,7 @@ pub(in crate::openai) const REFUSED_IN_TEXTS: &[Refused] = &[
 
 /// Fields that are taken and change no answer.
 #[rustfmt::skip]
-const WITHOUT_EFFECT: &[&str] = &[
+pub(super) const WITHOUT_EFFECT: &[&str] = &[
     // Who asks, for the provider's own books.
     "user", "metadata", "store", "safety_identifier", "request_id", "safe_prompt",
     // How soon and where it is computed.
@@ -133,74 +112,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     // How answers are bound to a form elsewhere.
     "guided_decoding_backend", "spaces_between_special_tokens",
 ];
-
-/// Checks the names of a request that has fields `taken`.
-///
-/// # Errors
-/// 400 for the first that is refused, or that is a slip of one that is known.
-pub(in crate::openai) fn check(
-    body: &Object<'_>,
-    taken: &[&[&'static str]],
-    tables: &[&[Refused]],
-) -> Result<(), ApiError> {
-    let refused = || tables.iter().copied().flatten();
-    let taken = || taken.iter().copied().flatten().copied();
-    for name in body.names().filter(|name| taken().all(|taken| taken != *name)) {
-        if let Some(refused) = refused().find(|refused| refused.name == name) {
-            refused.check(body)?;
-        } else if !WITHOUT_EFFECT.contains(&name) {
-            let known = taken().chain(refused().map(|refused| refused.name));
-            no_slip(name, known)?;
-        }
-    }
-    Ok(())
-}
-
-/// Checks the names of an object inside of a request, of which others may be there too.
-pub(in crate::openai) fn check_nested(
-    object: &Object<'_>,
-    place: &str,
-    taken: &[&'static str],
-) -> Result<(), ApiError> {
-    let unknown = object.names().filter(|name| !taken.contains(name));
-    unknown.into_iter().try_for_each(|name| {
-        no_slip(name, taken.iter().copied())
-            .map_err(|error| ApiError { param: Some(place.to_owned()), ..error })
-    })
-}
-
-/// Checks the names of an object that is ours, where nothing else may be; `place` is empty for a whole body.
-pub(crate) fn check_own(object: &Object<'_>, place: &str, taken: &[&'static str]) -> Result<(), ApiError> {
-    let Some(name) = object.names().find(|name| !taken.contains(name)) else { return Ok(()) };
-    let nearest = nearest(name, taken.iter().copied());
-    let hint = nearest.map_or_else(String::new, |nearest| format!("; did you mean `{nearest}`?"));
-    let known = taken.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let message = format!("expected only {known}, found {}{hint}", quote(name));
-    Err(match place {
-        "" => ApiError::malformed("unknown_parameter", message),
-        _ => ApiError::invalid(place, format!("`{place}`: {message}")),
-    })
-}
-
-impl Refused {
-    /// Refuses a value that asks for something.
-    fn check(&self, body: &Object<'_>) -> Result<(), ApiError> {
-        let field = body.field(self.name);
-        let off: &[&str] = if self.neutral.contains(&"true") { &[] } else { &["false"] };
-        let nothing = !field.is_set()
-            || field.is_one_of(&["[]", "{}", "\"\""])
-            || field.is_one_of(off)
-            || field.is_one_of(self.neutral);
-        if nothing { Ok(()) } else { Err(ApiError::unsupported(field.path(), self.instead)) }
-    }
-}
-
-/// Refuses a name that is nearly a known one: what it was meant to do would not be done.
-fn no_slip(name: &str, known: impl Iterator<Item = &'static str>) -> Result<(), ApiError> {
-    let Some(nearest) = nearest(name, known) else { return Ok(()) };
-    let message = format!("there is no field {}; did you mean `{nearest}`?", quote(name));
-    Err(ApiError { param: Some(nearest.into()), ..ApiError::malformed("unknown_parameter", message) })
-}
 
 #[cfg(test)]
 mod tests {
