@@ -1,12 +1,15 @@
 //! Keys. A handler that takes [`ApiKey`] or [`AdminKey`] as an argument is closed to everyone without one.
 
 use axum::extract::FromRequestParts;
+use axum::http::HeaderName;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 
 use crate::config::Keys;
 use crate::error::ApiError;
 use crate::state::App;
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The request may use `/v1`.
 pub struct ApiKey;
@@ -41,11 +44,13 @@ impl FromRequestParts<App> for AdminKey {
 
 /// `setting` is where the keys come from.
 fn check(parts: &Parts, keys: &Keys, setting: &str) -> Result<(), ApiError> {
-    let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(key) = header.and_then(|value| {
+    let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = text(AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
-    }) else {
+    });
+    // Anthropic's clients send the second.
+    let Some(key) = bearer.or_else(|| text(API_KEY).map(str::trim)) else {
         return Err(ApiError::unauthorized(&format!(
             "expected the header `Authorization: Bearer KEY` with one of the server's {setting}, found none"
         )));

@@ -34,6 +34,8 @@ pub struct Running {
 pub struct Started {
     /// One per image, when the request asked to explain.
     pub receipts: Vec<Receipt>,
+    /// Tokens of the prompt, visual ones included.
+    pub prompt_tokens: usize,
 }
 
 impl Running {
@@ -70,7 +72,9 @@ impl Running {
             in_flight,
         };
         match running.next().await {
-            Event::Started { receipts, .. } => Ok((running, Started { receipts })),
+            Event::Started { receipts, prompt_tokens, .. } => {
+                Ok((running, Started { receipts, prompt_tokens }))
+            }
             Event::Failed(error) => Err(error.into()),
             other => Err(ApiError::internal(format!("expected the event Started first, found {other:?}"))),
         }

@@ -4,6 +4,7 @@
 //! how. What answers is behind [`engine::Engine`], so that all of it is tested without a model; [`engines`]
 //! finds, loads and swaps them.
 
+pub mod anthropic;
 pub mod auth;
 pub mod body;
 pub mod chat;

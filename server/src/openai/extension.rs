@@ -17,7 +17,7 @@ const MOST: i64 = 1 << 20;
 fields! {
     /// `arrcoc`, checked for form. Whether the model has that budget is the runtime's to say.
     #[derive(Default)]
-    pub(super) struct Extension {
+    pub(crate) struct Extension {
         budget: Option<Budget> = by(budget, budget_schema),
             "Visual tokens per image: `auto` lets the question decide, `full` keeps all, whole numbers are those of \
              /v1/models where it lists any, numbers below 1 a share of all";
@@ -46,7 +46,7 @@ fields! {
 }
 
 impl Extension {
-    pub(super) fn of(field: &Field<'_>, limits: &Limits) -> Result<Self, ApiError> {
+    pub(crate) fn of(field: &Field<'_>, limits: &Limits) -> Result<Self, ApiError> {
         let Some(object) = field.object("an object with `budget`, `selector` or `explain`")? else {
             return Ok(Self::default());
         };
@@ -55,7 +55,7 @@ impl Extension {
     }
 
     /// How tokens are chosen.
-    pub(super) fn selection(&self) -> Selection {
+    pub(crate) fn selection(&self) -> Selection {
         Selection { selector: self.selector, tensions: self.tensions, depth: self.depth }
     }
 }

@@ -197,7 +197,7 @@ fn response_format(field: &Field<'_>, limits: &Limits) -> Result<Option<Bound>, 
 }
 
 /// `text.format` of a response, whose parts stand beside the type.
-pub(super) fn text_format(field: &Field<'_>, limits: &Limits) -> Result<Option<Form>, ApiError> {
+pub(crate) fn text_format(field: &Field<'_>, limits: &Limits) -> Result<Option<Form>, ApiError> {
     let Some(object) = field.object(FORMAT)? else { return Ok(None) };
     check_nested(&object, field.path(), &["type", "name", "description", "strict", "schema"])?;
     match object.field("type").text()?.as_deref() {

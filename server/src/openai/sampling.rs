@@ -129,7 +129,7 @@ fn stop_token_ids_schema(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// `stop`: nothing, a string or a list.
-fn stops(field: &Field<'_>, _: &Limits) -> Result<Vec<String>, ApiError> {
+pub(crate) fn stops(field: &Field<'_>, _: &Limits) -> Result<Vec<String>, ApiError> {
     let stops = match field.is_text() {
         true => vec![field.clone()],
         false => field.list("a string or a list of strings", MAX_STOPS, "")?.unwrap_or_default(),
@@ -143,7 +143,7 @@ fn stop(field: &Field<'_>) -> Result<String, ApiError> {
     Ok(stop.into_owned())
 }
 
-fn stops_schema(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn stops_schema(_: &mut SchemaGenerator) -> Schema {
     // Bytes are counted, and a character has one at least.
     let stop = json_schema!({"type": "string", "minLength": 1, "maxLength": MAX_STOP_BYTES});
     json_schema!({"oneOf": [stop, {"type": "array", "maxItems": MAX_STOPS, "items": stop}, {"type": "null"}]})

@@ -215,7 +215,7 @@ pub(super) fn function(
 }
 
 /// The name of a function.
-pub(super) fn name(field: &Field<'_>) -> Result<String, ApiError> {
+pub(crate) fn name(field: &Field<'_>) -> Result<String, ApiError> {
     let known = |c: char| c.is_ascii_alphanumeric() || "_-.:/".contains(c);
     let name =
         field.text()?.filter(|name| (1..=LONGEST_NAME).contains(&name.len()) && name.chars().all(known));

@@ -84,6 +84,7 @@ pub(crate) fn document(endpoints: impl Iterator<Item = (&'static str, Page)>) ->
         "servers": [{"url": "/"}],
         "tags": [
             {"name": "openai", "description": "As OpenAI's API, with extensions"},
+            {"name": "others", "description": "As other servers' APIs, for clients that speak those"},
             {"name": "operation", "description": "Probes, metrics and this document"},
             {"name": "admin", "description": "Engines; needs a key of its own"},
         ],

@@ -17,6 +17,7 @@ mod chat_completions;
 mod completions;
 mod health;
 mod landing;
+mod messages;
 mod metrics;
 mod models;
 mod openapi;
@@ -51,6 +52,7 @@ pub fn public_endpoints() -> Vec<Endpoint> {
     let mut all = vec![
         chat_completions::endpoint(),
         completions::endpoint(),
+        messages::endpoint(),
         responses::create(),
         responses::one(),
         models::list(),

@@ -55,7 +55,7 @@ pub(super) enum Kind<'r> {
     #[serde(rename = "response.function_call_arguments.delta")]
     ArgumentsDelta { item_id: String, output_index: usize, delta: String },
     #[serde(rename = "response.function_call_arguments.done")]
-    ArgumentsDone { item_id: String, output_index: usize, name: String, arguments: String },
+    ArgumentsDone { item_id: String, output_index: usize, arguments: String },
     #[serde(rename = "response.output_item.done")]
     ItemDone { output_index: usize, item: Item },
     #[serde(rename = "response.completed")]

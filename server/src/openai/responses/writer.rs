@@ -212,9 +212,9 @@ impl Writer {
                 self.send(Kind::ThoughtDone { item_id: id, output_index, content_index: 0, text }, chunks);
                 self.send(Kind::PartDone { item_id, output_index, content_index: 0, part }, chunks);
             }
-            (Item::FunctionCall { name, arguments, .. }, _) => {
-                let (name, arguments) = (name.clone(), arguments.clone());
-                self.send(Kind::ArgumentsDone { item_id, output_index, name, arguments }, chunks);
+            (Item::FunctionCall { arguments, .. }, _) => {
+                let arguments = arguments.clone();
+                self.send(Kind::ArgumentsDone { item_id, output_index, arguments }, chunks);
             }
             (Item::Message { .. }, _) => {}
         }

@@ -1,0 +1,46 @@
+//! Errors in Anthropic's form.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::error::ApiError;
+
+/// `{"type": "error", "error": {"type": ..., "message": ...}}`.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorBody<'e> {
+    r#type: &'static str,
+    error: ErrorDetails<'e>,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorDetails<'e> {
+    r#type: &'static str,
+    message: &'e str,
+}
+
+impl<'e> From<&'e ApiError> for ErrorBody<'e> {
+    fn from(error: &'e ApiError) -> Self {
+        let kind = match error.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            status if status.is_server_error() => "api_error",
+            _ => "invalid_request_error",
+        };
+        Self { r#type: "error", error: ErrorDetails { r#type: kind, message: &error.message } }
+    }
+}
+
+/// The same response, where it is an error of ours, in Anthropic's form.
+pub(crate) async fn in_form(response: Response) -> Response {
+    let Some(error) = response.extensions().get::<ApiError>().cloned() else { return response };
+    let (mut parts, _) = response.into_parts();
+    let body = axum::Json(ErrorBody::from(&error)).into_response().into_body();
+    // It was another body's.
+    parts.headers.remove(axum::http::header::CONTENT_LENGTH);
+    Response::from_parts(parts, body)
+}
