@@ -22,12 +22,14 @@ pub mod memory;
 pub mod metrics;
 mod middleware;
 mod names;
+pub mod ollama;
 pub mod openai;
 pub mod openapi;
 mod pace;
 pub mod routes;
-pub mod sse;
+
 pub mod state;
+pub mod stream;
 
 /// The HTTP service: routes and middleware over the shared state.
 pub fn app(state: state::App) -> axum::Router {

@@ -9,7 +9,7 @@ use super::error::ErrorBody;
 use crate::chat::Called;
 use crate::error::ApiError;
 use crate::generation::Running;
-use crate::sse::{self, Chunks};
+use crate::stream::{self, Chunks};
 
 /// An event of a stream.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -120,7 +120,7 @@ impl Writer {
                 generate::Event::Failed(error) => return Err(error.into()),
                 event => {
                     let last = matches!(event, generate::Event::Done { .. });
-                    sse::Writer::write(&mut self, event, &mut Chunks::default());
+                    stream::Writer::write(&mut self, event, &mut Chunks::default());
                     if last {
                         return Ok(self.message);
                     }
@@ -191,7 +191,7 @@ fn send(event: &Event<'_>, chunks: &mut Chunks) {
     chunks.named(event.name(), event);
 }
 
-impl sse::Writer for Writer {
+impl stream::Writer for Writer {
     fn open(&mut self, chunks: &mut Chunks) {
         send(&Event::MessageStart { message: &self.message }, chunks);
         send(&Event::Ping, chunks);

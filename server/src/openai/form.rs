@@ -214,6 +214,11 @@ pub(crate) fn text_format(field: &Field<'_>, limits: &Limits) -> Result<Option<F
     }
 }
 
+/// JSON of a schema that a field holds, as itself or as text.
+pub(crate) fn json_of(field: &Field<'_>, limits: &Limits) -> Result<Option<Form>, ApiError> {
+    Ok(schema(field, limits)?.map(json))
+}
+
 fn json(schema: Value) -> Form {
     Form::Json { schema, style: JsonStyle::default() }
 }

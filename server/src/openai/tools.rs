@@ -64,7 +64,7 @@ impl ToolFields<'_> {
 ///
 /// # Errors
 /// As [`ToolFields::offered`].
-pub(super) fn offered(functions: Vec<Function>, choice: &Field<'_>, single: bool) -> Result<Tools, ApiError> {
+pub(crate) fn offered(functions: Vec<Function>, choice: &Field<'_>, single: bool) -> Result<Tools, ApiError> {
     different(&functions, "tools")?;
     choose(functions, choice, single)
 }
@@ -161,7 +161,7 @@ fn position(functions: &[Function], name: &str) -> Result<usize, ApiError> {
 }
 
 /// `tools`.
-pub(super) fn tools(field: &Field<'_>, _: &Limits) -> Result<Vec<Function>, ApiError> {
+pub(crate) fn tools(field: &Field<'_>, _: &Limits) -> Result<Vec<Function>, ApiError> {
     let list = field.list("a list of tools", MOST_TOOLS, "")?.unwrap_or_default();
     let tool = |field: &Field<'_>| {
         let tool = field.object(TOOL)?.ok_or_else(|| field.wrong(TOOL))?;
@@ -274,7 +274,7 @@ fn function_schema() -> Schema {
     })
 }
 
-fn tools_schema(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn tools_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["array", "null"], "maxItems": MOST_TOOLS, "items": {
         "type": "object",
         "required": ["type", "function"],

@@ -13,8 +13,8 @@ use crate::error::ApiError;
 use crate::openai::Head;
 use crate::openai::chat::{ChatCompletion, ChatRequest, Chunk, Chunks};
 use crate::openapi::{self, Answer, Key, Page};
-use crate::sse;
 use crate::state::App;
+use crate::stream;
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
@@ -53,7 +53,7 @@ async fn handle(
     if stream {
         let chunks = Chunks { head, include_usage, include_reasoning, as_functions };
         let writer = Writer { chunks, called: vec![false; choices], receipts };
-        return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
+        return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
     }
     let (answers, usage) = chat::collect(running, choices, with_logprobs, include_reasoning).await?;
     let completion = ChatCompletion::new(&head, answers, as_functions, usage, receipts.as_deref());
@@ -67,15 +67,15 @@ struct Writer {
     receipts: Option<Vec<Receipt>>,
 }
 
-impl sse::Writer for Writer {
-    fn open(&mut self, chunks: &mut sse::Chunks) {
+impl stream::Writer for Writer {
+    fn open(&mut self, chunks: &mut stream::Chunks) {
         let mut receipts = self.receipts.take();
         for index in 0..self.called.len() {
             chunks.push(&self.chunks.role(index, receipts.take().as_deref()));
         }
     }
 
-    fn write(&mut self, event: Event, chunks: &mut sse::Chunks) {
+    fn write(&mut self, event: Event, chunks: &mut stream::Chunks) {
         match event {
             // One for each token, though its text may be held back, or it may have none: clients count and
             // time them.

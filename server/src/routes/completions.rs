@@ -16,8 +16,8 @@ use crate::generation::Running;
 use crate::openai::Head;
 use crate::openai::completion::{Choice, Completion, LegacyLogprobs, TextCompletion};
 use crate::openapi::{self, Answer, Key, Page};
-use crate::sse;
 use crate::state::App;
+use crate::stream;
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
@@ -70,7 +70,7 @@ async fn handle(
     let (running, _) = started.map_err(|error| error.renamed(FORM, form_field))?;
     if stream {
         let writer = Writer { head, include_usage, offsets: vec![0; choices] };
-        return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
+        return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
     }
     collect(running, &head, choices, with_logprobs).await
 }
@@ -145,10 +145,10 @@ impl Writer {
     }
 }
 
-impl sse::Writer for Writer {
-    fn open(&mut self, _: &mut sse::Chunks) {}
+impl stream::Writer for Writer {
+    fn open(&mut self, _: &mut stream::Chunks) {}
 
-    fn write(&mut self, event: Event, chunks: &mut sse::Chunks) {
+    fn write(&mut self, event: Event, chunks: &mut stream::Chunks) {
         match event {
             // One for each token, though it may have no text: clients count and time them.
             Event::Token { choice: index, text, logprob, .. } => {

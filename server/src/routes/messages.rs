@@ -13,8 +13,8 @@ use crate::body::JsonBody;
 use crate::chat::{self, Asked};
 use crate::error::ApiError;
 use crate::openapi::{self, Answer, Key, Page};
-use crate::sse;
 use crate::state::App;
+use crate::stream;
 
 pub(super) fn endpoint() -> Endpoint {
     Endpoint {
@@ -47,7 +47,7 @@ async fn handle(
     let receipts = explain.then_some(started.receipts);
     let writer = Writer::new(&name, started.prompt_tokens, receipts.as_deref());
     if stream {
-        return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
+        return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
     }
     Ok(Json(writer.collect(running).await?).into_response())
 }

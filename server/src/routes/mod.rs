@@ -20,6 +20,7 @@ mod landing;
 mod messages;
 mod metrics;
 mod models;
+mod ollama;
 mod openapi;
 mod ready;
 mod responses;
@@ -60,6 +61,7 @@ pub fn public_endpoints() -> Vec<Endpoint> {
         openapi::endpoint(),
         landing::endpoint(),
     ];
+    all.extend(ollama::endpoints());
     all.extend(probe_endpoints());
     all
 }

@@ -17,8 +17,8 @@ use crate::chat::{self, Asked, Message};
 use crate::error::ApiError;
 use crate::openai::responses::{Event, Keep, Response, ResponseRequest, Writer};
 use crate::openapi::{self, Answer, Key, Page};
-use crate::sse;
 use crate::state::App;
+use crate::stream;
 
 pub(super) fn create() -> Endpoint {
     Endpoint {
@@ -78,7 +78,7 @@ async fn handle(
     let receipts = explain.then_some(started.receipts);
     let writer = Writer::new(echo, &name, receipts.as_deref(), keep);
     if stream {
-        return Ok(sse::stream(running, writer, app.config.timeouts.keep_alive.0));
+        return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
     }
     Ok(Json(writer.collect(running).await?).into_response())
 }

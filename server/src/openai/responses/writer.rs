@@ -14,7 +14,7 @@ use crate::chat::{Called, Message, Piece};
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::openai::{ChosenToken, unix_seconds};
-use crate::sse::{self, Chunks};
+use crate::stream::{self, Chunks};
 
 /// What is to be kept of a response that others may go on from.
 pub struct Keep {
@@ -59,7 +59,7 @@ impl Writer {
                 generate::Event::Failed(error) => return Err(error.into()),
                 event => {
                     let last = matches!(event, generate::Event::Done { .. });
-                    sse::Writer::write(&mut self, event, &mut unheard);
+                    stream::Writer::write(&mut self, event, &mut unheard);
                     unheard = Chunks::default();
                     if last {
                         return Ok(self.response);
@@ -257,7 +257,7 @@ impl Writer {
     }
 }
 
-impl sse::Writer for Writer {
+impl stream::Writer for Writer {
     fn open(&mut self, chunks: &mut Chunks) {
         self.send_response(|response| Kind::Created { response }, chunks);
         self.send_response(|response| Kind::InProgress { response }, chunks);

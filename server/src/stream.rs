@@ -1,15 +1,17 @@
-//! Server-sent events. Unless an API has it otherwise, they are as OpenAI sends them: `data: {...}` per chunk,
-//! `data: [DONE]` at the end, and an `error` event where a stream breaks off.
+//! Answers in pieces: server-sent events, and lines of JSON. Unless an API has it otherwise, events are as
+//! OpenAI sends them: `data: {...}` per chunk, `data: [DONE]` at the end, and an `error` event where a stream
+//! breaks off.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use arrcoc_runtime::generate::Event;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::stream;
+use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 
 use crate::error::ApiError;
@@ -27,30 +29,36 @@ pub trait Writer: Send + 'static {
     }
     /// Pushes what ends a stream.
     fn close(&mut self, chunks: &mut Chunks) {
-        chunks.0.push_back(sse::Event::default().data("[DONE]"));
+        chunks.0.push_back(Chunk { name: None, data: "[DONE]".into() });
     }
 }
 
 /// Chunks that wait to be sent.
 #[derive(Default)]
-pub struct Chunks(VecDeque<sse::Event>);
+pub struct Chunks(VecDeque<Chunk>);
+
+/// JSON, and the name of its event, where it has one.
+struct Chunk {
+    name: Option<&'static str>,
+    data: String,
+}
 
 impl Chunks {
     /// Adds one.
     pub fn push(&mut self, chunk: &impl Serialize) {
-        self.add(sse::Event::default(), chunk);
+        self.add(None, chunk);
     }
 
-    /// Adds an event of a name.
-    pub fn named(&mut self, name: &str, chunk: &impl Serialize) {
-        self.add(sse::Event::default().event(name), chunk);
+    /// Adds one of a name.
+    pub fn named(&mut self, name: &'static str, chunk: &impl Serialize) {
+        self.add(Some(name), chunk);
     }
 
-    fn add(&mut self, event: sse::Event, data: &impl Serialize) {
-        match event.json_data(data) {
-            Ok(event) => self.0.push_back(event),
+    fn add(&mut self, name: Option<&'static str>, data: &impl Serialize) {
+        match serde_json::to_string(data) {
+            Ok(data) => self.0.push_back(Chunk { name, data }),
             // Only maps whose keys are no strings cannot be written, and no type of ours has one.
-            Err(error) => tracing::error!(%error, "an event could not be written"),
+            Err(error) => tracing::error!(%error, "a chunk could not be written"),
         }
     }
 }
@@ -61,22 +69,40 @@ struct State<W> {
     ready: Chunks,
 }
 
-/// The response that streams a running request. When the client hangs up, the body is dropped, and with it
-/// the request.
-pub fn stream<W: Writer>(running: Running, mut writer: W, keep_alive: Duration) -> Response {
+/// The response that streams a running request as events. When the client hangs up, the body is dropped, and
+/// with it the request.
+pub fn events<W: Writer>(running: Running, writer: W, keep_alive: Duration) -> Response {
+    let events = chunks(running, writer).map(|Chunk { name, data }| {
+        let event = name.map_or_else(sse::Event::default, |name| sse::Event::default().event(name));
+        Ok::<_, Infallible>(event.data(data))
+    });
+    unbuffered(Sse::new(events).keep_alive(KeepAlive::new().interval(keep_alive)).into_response())
+}
+
+/// The same as lines of JSON. A line that says nothing would be none: such a stream is silent while nothing
+/// happens.
+pub fn lines<W: Writer>(running: Running, writer: W) -> Response {
+    let lines = chunks(running, writer).map(|chunk| Ok::<_, Infallible>(Bytes::from(chunk.data + "\n")));
+    let media = [(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))];
+    unbuffered((media, Body::from_stream(lines)).into_response())
+}
+
+fn chunks<W: Writer>(running: Running, mut writer: W) -> impl Stream<Item = Chunk> {
     let mut ready = Chunks::default();
     writer.open(&mut ready);
     let state = State { running: Some(running), writer, ready };
-    let events = stream::unfold(state, |mut state| async move {
+    stream::unfold(state, |mut state| async move {
         loop {
-            if let Some(event) = state.ready.0.pop_front() {
-                return Some((Ok::<_, Infallible>(event), state));
+            if let Some(chunk) = state.ready.0.pop_front() {
+                return Some((chunk, state));
             }
             let event = state.running.as_mut()?.next().await;
             state.advance(event);
         }
-    });
-    let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(keep_alive)).into_response();
+    })
+}
+
+fn unbuffered(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Proxies of the nginx kind otherwise collect the stream before they pass it on.
