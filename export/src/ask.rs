@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use arrcoc_runtime::generate::{
-    Budget, Event, GenerateError, MaxTokens, Message, Part, Prompt, Request, Sampling, Selection, Speaker,
+    Budget, Event, GenerateError, MaxTokens, Message, Part, Prompt, PromptReport, Request, Sampling,
+    Selection, Speaker,
 };
 use arrcoc_runtime::model::Model;
 
@@ -30,6 +31,7 @@ pub(crate) fn ask(
         max_tokens: tokens,
         stop: Vec::new(),
         top_logprobs: None,
+        prompt_report: PromptReport::Nothing,
         form: None,
     };
     let mut events = model.submit(request)?.events;
@@ -37,7 +39,7 @@ pub(crate) fn ask(
         match event {
             Event::Done { .. } => return Ok(()),
             Event::Failed(error) => return Err(error),
-            Event::Started { .. } | Event::Token { .. } | Event::Finished { .. } => {}
+            Event::Started { .. } | Event::Prompt { .. } | Event::Token { .. } | Event::Finished { .. } => {}
         }
     }
     Err(GenerateError::Internal("the model ended before its answer did".to_owned()))

@@ -17,7 +17,7 @@ mod tools;
 
 pub use form::{Form, JsonStyle, WhiteSpace};
 pub use request::{
-    Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Sizing, Speaker,
+    Conversation, Image, MaxTokens, Message, Part, Prompt, PromptReport, Request, Sampling, Sizing, Speaker,
 };
 
 pub use tools::{CallPiece, Function, ToolCall, ToolChoice, Tools};
@@ -36,6 +36,11 @@ pub enum Event {
         visual_tokens: usize,
         /// One per image, when the request asked to `explain`.
         receipts: Vec<Receipt>,
+    },
+    /// The prompt is read; where the request wants to be told of it.
+    Prompt {
+        /// Its tokens.
+        tokens: Vec<PromptToken>,
     },
     /// A token of one choice. Text that might still become a stop string is held back, so `text` can be
     /// empty.
@@ -75,6 +80,15 @@ pub enum Event {
     },
     /// The request cannot be completed.
     Failed(GenerateError),
+}
+
+/// A token of a prompt.
+#[derive(Debug, Clone)]
+pub struct PromptToken {
+    /// Its bytes; of a control token those of its name.
+    pub bytes: Vec<u8>,
+    /// How likely it was behind those before it, where that is asked for; never of the first.
+    pub logprob: Option<TokenLogprob>,
 }
 
 /// Log-probability of a token and of its strongest rivals, from the distribution before temperature and

@@ -186,6 +186,11 @@ impl Model {
         Err(GenerateError::Internal(reason))
     }
 
+    /// The bytes of a token, of a control token those of its name; none where no token has this id.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.admission.prompter.vocabulary().bytes(id)
+    }
+
     /// A request's prompt in token ids, as transformers would have it: an image's placeholder once for every
     /// row that the image may get.
     ///

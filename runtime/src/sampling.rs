@@ -4,6 +4,7 @@
 //! vLLM has them:
 //!
 //! 0. the form of the answer: tokens that cannot come next are impossible (as in vLLM, before all else);
+//! 0. `logit_bias` is added (OpenAI);
 //! 1. repetition penalty over prompt and answer: a positive logit is divided by it, a negative one multiplied
 //!    (transformers' `RepetitionPenaltyLogitsProcessor`);
 //! 2. frequency and presence penalty over the answer: `logit -= count * frequency + (count > 0) * presence`
@@ -103,6 +104,7 @@ impl Sampler {
             if let Some(mask) = mask {
                 mask.apply(&mut scratch);
             }
+            self.bias(&mut scratch);
             self.penalise(&mut scratch);
             self.hold_back_ends(&mut scratch);
             self.pick(&scratch)
@@ -120,6 +122,7 @@ impl Sampler {
     fn untouched(&self) -> bool {
         let s = &self.sampling;
         s.repetition_penalty == 1.0
+            && s.logit_bias.is_empty()
             && s.frequency_penalty == 0.0
             && s.presence_penalty == 0.0
             && self.picked >= s.min_tokens
@@ -139,6 +142,14 @@ impl Sampler {
         for &id in &self.ends {
             if let Some(logit) = logits.get_mut(id as usize) {
                 *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+
+    fn bias(&self, logits: &mut [f32]) {
+        for &(id, bias) in &self.sampling.logit_bias {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit += bias;
             }
         }
     }

@@ -13,6 +13,15 @@ pub trait Engine: Send + Sync + 'static {
     /// [`GenerateError`]; see [`Model::submit`].
     fn submit(&self, request: Request) -> Result<Generation, GenerateError>;
 
+    /// A request's prompt in token ids; nothing is decoded or run.
+    ///
+    /// # Errors
+    /// [`GenerateError`]; see [`Model::prompt_ids`].
+    fn prompt_ids(&self, request: &Request) -> Result<Vec<u32>, GenerateError>;
+
+    /// The bytes of a token, of a control token those of its name; none where no token has this id.
+    fn token_bytes(&self, id: u32) -> Vec<u8>;
+
     /// What the model is and takes.
     fn info(&self) -> &ModelInfo;
 
@@ -35,6 +44,14 @@ pub trait Engine: Send + Sync + 'static {
 impl Engine for Model {
     fn submit(&self, request: Request) -> Result<Generation, GenerateError> {
         Model::submit(self, request)
+    }
+
+    fn prompt_ids(&self, request: &Request) -> Result<Vec<u32>, GenerateError> {
+        Model::prompt_ids(self, request)
+    }
+
+    fn token_bytes(&self, id: u32) -> Vec<u8> {
+        Model::token_bytes(self, id).to_vec()
     }
 
     fn info(&self) -> &ModelInfo {

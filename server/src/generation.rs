@@ -5,8 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use arrcoc_runtime::generate::{Event, GenerateError, Receipt, Request};
+use arrcoc_runtime::generate::{Event, GenerateError, Receipt, Request, Usage};
 use arrcoc_runtime::model::Generation;
+use futures::future::select_all;
 use std::sync::Arc;
 
 use crate::error::ApiError;
@@ -126,6 +127,7 @@ impl Running {
                 self.ended = true;
                 metrics.done(*usage, timings, self.arrived.elapsed(), self.last_token.len());
             }
+            Event::Prompt { .. } => {}
             Event::Failed(_) => {
                 self.ended = true;
                 for _ in 0..self.open {
@@ -133,6 +135,76 @@ impl Running {
                 }
             }
         }
+    }
+}
+
+/// Several running requests as one: their choices are counted on, their tokens are summed. It ends with the
+/// last of them, or with the first that fails.
+pub struct Several {
+    /// With the index of each one's first choice.
+    running: Vec<(usize, Running)>,
+    usage: Usage,
+}
+
+impl From<Running> for Several {
+    fn from(running: Running) -> Self {
+        Self { running: vec![(0, running)], usage: Usage::default() }
+    }
+}
+
+impl Several {
+    /// Requests of so many choices each.
+    pub fn new(running: Vec<Running>, choices: usize) -> Self {
+        let running = running.into_iter().enumerate().map(|(index, running)| (index * choices, running));
+        Self { running: running.collect(), usage: Usage::default() }
+    }
+
+    /// The next event of any of them, as [`Running::next`] has it; with [`Event::Prompt`] the index of its
+    /// first choice. `None` where there is nothing to wait for.
+    pub async fn next(&mut self) -> Option<(usize, Event)> {
+        loop {
+            let waiting = self.running.iter_mut().map(|(_, running)| Box::pin(running.next()));
+            let waiting: Vec<_> = waiting.collect();
+            if waiting.is_empty() {
+                return None;
+            }
+            // What is dropped of the others has taken no event yet.
+            let (event, at, _) = select_all(waiting).await;
+            let first = self.running[at].0;
+            return Some((
+                first,
+                match event {
+                    Event::Token { choice, text, calls, reasoning, logprob, id } => {
+                        Event::Token { choice: first + choice, text, calls, reasoning, logprob, id }
+                    }
+                    Event::Finished { choice, text, calls, reasoning, reason } => {
+                        Event::Finished { choice: first + choice, text, calls, reasoning, reason }
+                    }
+                    Event::Done { usage, timings } => {
+                        self.usage = sum(self.usage, usage);
+                        self.running.remove(at);
+                        if !self.running.is_empty() {
+                            continue;
+                        }
+                        Event::Done { usage: self.usage, timings }
+                    }
+                    Event::Failed(error) => {
+                        self.running.clear();
+                        Event::Failed(error)
+                    }
+                    event => event,
+                },
+            ));
+        }
+    }
+}
+
+fn sum(a: Usage, b: Usage) -> Usage {
+    Usage {
+        prompt_tokens: a.prompt_tokens + b.prompt_tokens,
+        visual_tokens: a.visual_tokens + b.visual_tokens,
+        completion_tokens: a.completion_tokens + b.completion_tokens,
+        reasoning_tokens: a.reasoning_tokens + b.reasoning_tokens,
     }
 }
 

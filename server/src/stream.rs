@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use arrcoc_runtime::generate::Event;
+use arrcoc_runtime::generate::{Event, PromptToken};
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::sse::{self, KeepAlive, Sse};
@@ -15,14 +15,17 @@ use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 
 use crate::error::ApiError;
-use crate::generation::Running;
+use crate::generation::Several;
 
 /// Turns what a request reports into chunks.
 pub trait Writer: Send + 'static {
     /// Pushes the chunks before any token.
     fn open(&mut self, chunks: &mut Chunks);
-    /// Pushes the chunks that an event gives rise to; `Failed` never comes here.
+    /// Pushes the chunks that an event gives rise to; `Prompt` and `Failed` never come here.
     fn write(&mut self, event: Event, chunks: &mut Chunks);
+    /// Pushes the chunks of a prompt, whose answers are the choices from `first` on; only where a request wants
+    /// to be told.
+    fn prompt(&mut self, _first: usize, _tokens: Vec<PromptToken>, _chunks: &mut Chunks) {}
     /// Pushes the chunks of a stream that breaks off.
     fn fail(&mut self, error: &ApiError, chunks: &mut Chunks) {
         chunks.named("error", &error.body());
@@ -64,15 +67,15 @@ impl Chunks {
 }
 
 struct State<W> {
-    running: Option<Running>,
+    running: Option<Several>,
     writer: W,
     ready: Chunks,
 }
 
 /// The response that streams a running request as events. When the client hangs up, the body is dropped, and
 /// with it the request.
-pub fn events<W: Writer>(running: Running, writer: W, keep_alive: Duration) -> Response {
-    let events = chunks(running, writer).map(|Chunk { name, data }| {
+pub fn events<W: Writer>(running: impl Into<Several>, writer: W, keep_alive: Duration) -> Response {
+    let events = chunks(running.into(), writer).map(|Chunk { name, data }| {
         let event = name.map_or_else(sse::Event::default, |name| sse::Event::default().event(name));
         Ok::<_, Infallible>(event.data(data))
     });
@@ -81,13 +84,14 @@ pub fn events<W: Writer>(running: Running, writer: W, keep_alive: Duration) -> R
 
 /// The same as lines of JSON. A line that says nothing would be none: such a stream is silent while nothing
 /// happens.
-pub fn lines<W: Writer>(running: Running, writer: W) -> Response {
-    let lines = chunks(running, writer).map(|chunk| Ok::<_, Infallible>(Bytes::from(chunk.data + "\n")));
+pub fn lines<W: Writer>(running: impl Into<Several>, writer: W) -> Response {
+    let lines =
+        chunks(running.into(), writer).map(|chunk| Ok::<_, Infallible>(Bytes::from(chunk.data + "\n")));
     let media = [(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))];
     unbuffered((media, Body::from_stream(lines)).into_response())
 }
 
-fn chunks<W: Writer>(running: Running, mut writer: W) -> impl Stream<Item = Chunk> {
+fn chunks<W: Writer>(running: Several, mut writer: W) -> impl Stream<Item = Chunk> {
     let mut ready = Chunks::default();
     writer.open(&mut ready);
     let state = State { running: Some(running), writer, ready };
@@ -96,8 +100,8 @@ fn chunks<W: Writer>(running: Running, mut writer: W) -> impl Stream<Item = Chun
             if let Some(chunk) = state.ready.0.pop_front() {
                 return Some((chunk, state));
             }
-            let event = state.running.as_mut()?.next().await;
-            state.advance(event);
+            let (first, event) = state.running.as_mut()?.next().await?;
+            state.advance(first, event);
         }
     })
 }
@@ -111,7 +115,7 @@ fn unbuffered(mut response: Response) -> Response {
 }
 
 impl<W: Writer> State<W> {
-    fn advance(&mut self, event: Event) {
+    fn advance(&mut self, first: usize, event: Event) {
         match event {
             Event::Failed(error) => {
                 let error = ApiError::from(error);
@@ -119,6 +123,7 @@ impl<W: Writer> State<W> {
                 self.writer.fail(&error, &mut self.ready);
                 self.running = None;
             }
+            Event::Prompt { tokens } => self.writer.prompt(first, tokens, &mut self.ready),
             event => {
                 let last = matches!(event, Event::Done { .. });
                 self.writer.write(event, &mut self.ready);

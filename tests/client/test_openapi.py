@@ -19,8 +19,21 @@ EXAMPLES = {
         "model": MODEL, "prompt": "Once", "max_tokens": 4, "temperature": 0, "logprobs": 2,
         "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}},
     },
+    "createResponse": {"model": MODEL, "input": "Once", "max_output_tokens": 4, "temperature": 0, "arrcoc": {"explain": True}},
+    "createMessage": {"model": MODEL, "messages": [{"role": "user", "content": "Once"}], "max_tokens": 4, "temperature": 0},
+    "countMessageTokens": {"model": MODEL, "messages": [{"role": "user", "content": "Once"}], "max_tokens": 4},
+    "tokenize": {"model": MODEL, "prompt": "Once", "return_token_strs": True},
+    "detokenize": {"model": MODEL, "tokens": [65, 66]},
+    "version": None,
+    "ollamaChat": {"model": MODEL, "messages": [{"role": "user", "content": "Once"}], "stream": False, "options": {"num_predict": 4}},
+    "ollamaGenerate": {"model": MODEL, "prompt": "Once", "stream": False, "options": {"num_predict": 4, "temperature": 0}},
+    "ollamaShow": {"model": MODEL},
+    "ollamaTags": None,
+    "ollamaRunning": None,
+    "ollamaVersion": None,
     "listModels": None,
     "retrieveModel": None,
+    "retrieveResponse": None,
     "health": None,
     "ready": None,
     "metrics": None,
@@ -55,6 +68,9 @@ def call(server, operations, name: str, body: dict | None, **headers: str):
     method, path, operation = operations[name]
     client = server.admin if operation.get("security") == [{"adminKey": []}] else server.http
     assert ("requestBody" in operation) == (body is not None)
+    if name == "retrieveResponse":
+        kept = server.http.post("/v1/responses", json=EXAMPLES["createResponse"]).json()["id"]
+        return client.request(method, path.replace("{id}", kept), headers=headers)
     return client.request(method, path.replace("{id}", MODEL), json=body, headers=headers)
 
 

@@ -23,7 +23,8 @@ use arrcoc_export::build::{self, Options};
 use arrcoc_export::calibrate::RangeMethod;
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::generate::{
-    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, Request, Sampling, Selection, Speaker,
+    Budget, Event, MaxTokens, Message, NoObserver, Part, Prompt, PromptReport, Request, Sampling, Selection,
+    Speaker,
 };
 use arrcoc_runtime::library::LibraryKind;
 use arrcoc_runtime::model::{self, Model};
@@ -151,6 +152,7 @@ fn ask(bundle: &Path, library: LibraryKind) -> Result<Vec<u32>> {
         max_tokens: MaxTokens::Exactly(16),
         stop: Vec::new(),
         top_logprobs: None,
+        prompt_report: PromptReport::Nothing,
         form: None,
     };
     let mut events = model.submit(request)?.events;

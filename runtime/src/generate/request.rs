@@ -29,8 +29,22 @@ pub struct Request {
     pub stop: Vec<String>,
     /// How many alternatives to report per token; `None` reports no log-probabilities at all.
     pub top_logprobs: Option<usize>,
+    /// What is told of the prompt.
+    pub prompt_report: PromptReport,
     /// What the answers must look like; behind what the model thinks, where it thinks first.
     pub form: Option<Form>,
+}
+
+/// What is told of a prompt of text or ids, before any token of an answer ([`super::Event::Prompt`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PromptReport {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Its tokens.
+    Tokens,
+    /// And how likely each was, with so many alternatives. The prompt is read token by token for that.
+    Logprobs(usize),
 }
 
 /// The question.
@@ -40,6 +54,8 @@ pub enum Prompt {
     Chat(Conversation),
     /// Raw text, tokenised as it stands (`/v1/completions`).
     Text(String),
+    /// The same as token ids.
+    Tokens(Vec<u32>),
 }
 
 /// What is put to the model's template.
@@ -74,6 +90,7 @@ impl Prompt {
         match self {
             Self::Chat(conversation) => conversation.question(),
             Self::Text(text) => text.clone(),
+            Self::Tokens(_) => String::new(),
         }
     }
 
@@ -81,7 +98,7 @@ impl Prompt {
     pub fn images(&self) -> impl Iterator<Item = &Image> {
         let messages = match self {
             Self::Chat(conversation) => conversation.messages.as_slice(),
-            Self::Text(_) => &[],
+            Self::Text(_) | Self::Tokens(_) => &[],
         };
         messages.iter().flat_map(|message| &message.content).filter_map(|part| match part {
             Part::Image(image) => Some(image),
@@ -203,7 +220,7 @@ impl Sizing {
     }
 }
 
-/// How long an answer may get, in tokens; at least 1.
+/// How long an answer may get, in tokens; with 0 the prompt is read and nothing answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MaxTokens {
     /// This many; the request is refused where the context has less left after the prompt.
@@ -255,6 +272,8 @@ pub struct Sampling {
     pub ignore_eos: bool,
     /// Ids that end an answer besides the model's own, and are not part of its text.
     pub stop_token_ids: Vec<u32>,
+    /// What is added to the logits of these ids, before penalties.
+    pub logit_bias: Vec<(u32, f32)>,
 }
 
 impl Default for Sampling {
@@ -271,6 +290,7 @@ impl Default for Sampling {
             min_tokens: 0,
             ignore_eos: false,
             stop_token_ids: Vec::new(),
+            logit_bias: Vec::new(),
         }
     }
 }

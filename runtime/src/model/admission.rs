@@ -46,7 +46,7 @@ impl Admission {
             Prompt::Chat(conversation) => {
                 Some(&conversation.tools).filter(|tools| !tools.functions.is_empty())
             }
-            Prompt::Text(_) => None,
+            Prompt::Text(_) | Prompt::Tokens(_) => None,
         };
         let calls = tools.map(|tools| Calls { tools, written: &self.prompter.syntax().bound });
         let vocabulary = self.prompter.vocabulary();
@@ -117,7 +117,7 @@ impl Admission {
         if prompt >= context {
             let field = match request.prompt {
                 Prompt::Chat(_) => "messages",
-                Prompt::Text(_) => "prompt",
+                Prompt::Text(_) | Prompt::Tokens(_) => "prompt",
             };
             return Err(invalid(
                 field,

@@ -11,8 +11,8 @@ use super::*;
 use crate::decoder::{Decoder, Embedder, fused::Fused, portable::Portable};
 use crate::form::Forms;
 use crate::generate::{
-    Budget, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, Sampling, Selection, Speaker, Stage,
-    Timings, TokenLogprob, Usage,
+    Budget, FinishReason, MaxTokens, Message, NoObserver, Part, Prompt, PromptReport, Sampling, Selection,
+    Speaker, Stage, Timings, TokenLogprob, Usage,
 };
 use crate::prompt::Prompter;
 use crate::scheduler::{Parts, Scheduler, Settings};
@@ -132,6 +132,7 @@ fn request(prompt: Prompt) -> Request {
         max_tokens: MaxTokens::Exactly(20),
         stop: Vec::new(),
         top_logprobs: None,
+        prompt_report: PromptReport::Nothing,
         form: None,
     }
 }

@@ -212,20 +212,29 @@ impl Prompter {
     ) -> Result<Layout, GenerateError> {
         self.check_size(prompt, context_length)?;
         match prompt {
-            Prompt::Text(text) => {
-                let ids = self.tokenizer.encode_raw(text)?;
-                if ids.is_empty() {
-                    return Err(invalid(
-                        "prompt",
-                        "expected a prompt of at least one token, found none".into(),
-                    ));
+            Prompt::Text(text) => self.raw_layout(self.tokenizer.encode_raw(text)?),
+            Prompt::Tokens(ids) => {
+                let known = |id: u32| (id as usize) < self.vocabulary.ids() && id != self.image_token_id;
+                if let Some(id) = ids.iter().find(|id| !known(**id)) {
+                    let most = self.vocabulary.ids();
+                    let message = format!(
+                        "expected ids of the model's tokens, below {most} and none of an image's place, found {id}"
+                    );
+                    return Err(invalid("prompt", message));
                 }
-                let segments = vec![Segment::Tokens(ids)];
-                let (question, thoughts, calls) = (Vec::new(), None, None);
-                Ok(Layout { segments, question, images: 0, most_rows: 0, thoughts, calls })
+                self.raw_layout(ids.clone())
             }
             Prompt::Chat(conversation) => self.chat_layout(conversation, plans, context_length),
         }
+    }
+
+    fn raw_layout(&self, ids: Vec<u32>) -> Result<Layout, GenerateError> {
+        if ids.is_empty() {
+            return Err(invalid("prompt", "expected a prompt of at least one token, found none".into()));
+        }
+        let segments = vec![Segment::Tokens(ids)];
+        let (question, thoughts, calls) = (Vec::new(), None, None);
+        Ok(Layout { segments, question, images: 0, most_rows: 0, thoughts, calls })
     }
 
     fn chat_layout(
@@ -298,6 +307,7 @@ impl Prompter {
     fn check_size(&self, prompt: &Prompt, context_length: usize) -> Result<(), GenerateError> {
         let (field, bytes) = match prompt {
             Prompt::Text(text) => ("prompt", text.len()),
+            Prompt::Tokens(ids) => ("prompt", ids.len()),
             Prompt::Chat(Conversation { messages, .. }) => {
                 ("messages", messages.iter().flat_map(said).map(str::len).sum())
             }

@@ -7,7 +7,10 @@ use super::job::{Job, Ready};
 use crate::decoder::{Decoder, DecoderError, Embedder, Logits, Mark};
 use crate::embeds::{PictureRows, PromptEmbeds};
 use crate::form::{Guide, Progress};
-use crate::generate::{Event, FinishReason, GenerateError, Logprob, Stage, Timings, TokenLogprob, Usage};
+use crate::generate::{
+    Event, FinishReason, GenerateError, Logprob, PromptReport, PromptToken, Stage, Timings, TokenLogprob,
+    Usage,
+};
 use crate::sampling::{LogSoftmax, Sampler, SamplingError};
 use crate::text::{Piece, TextStream, Vocabulary};
 
@@ -30,11 +33,16 @@ pub(super) struct Context<'a> {
     pub(super) settings: &'a Settings,
 }
 
+/// Tokens of a prompt that are scored at a time, one after the other: other answers wait meanwhile.
+const MOST_SCORED: usize = 8;
+
 /// A request with at least one KV slot.
 pub(super) struct Task {
     pub(super) job: Job,
     phase: Phase,
     prompt_ids: Vec<u32>,
+    /// Log-probabilities of the prompt's tokens, as far as it is read, where they are asked for.
+    prompt_logprobs: Vec<TokenLogprob>,
     max_tokens: usize,
     usage: Usage,
     queue: Duration,
@@ -94,6 +102,7 @@ impl Task {
         let staged: Duration = job.stages.iter().map(|(_, took)| *took).sum();
         Self {
             prompt_ids: job.layout.ids(settings.image_token_id),
+            prompt_logprobs: Vec::new(),
             max_tokens: job.request.max_tokens.within(room),
             usage,
             queue: job.submitted.elapsed().saturating_sub(staged),
@@ -120,19 +129,55 @@ impl Task {
         let Phase::Prefill { slot, embeds, took } = &mut self.phase else { return Ok((0, None)) };
         let (slot, started) = (*slot, Instant::now());
         let begin = decoder.slots().mark(slot).length;
-        let end = embeds.tokens().min(begin + longest);
-        let chunk = embeds.chunk(begin, end, context.embedder).map_err(internal)?;
-        let logits = decoder.prefill(slot, &chunk).map_err(internal)?;
+        let (end, logits) = match self.job.request.prompt_report {
+            PromptReport::Logprobs(top) => {
+                let end = embeds.tokens().min(begin + longest.min(MOST_SCORED));
+                let mut logits = None;
+                for at in begin..end {
+                    let chunk = embeds.chunk(at, at + 1, context.embedder).map_err(internal)?;
+                    let row = decoder.prefill(slot, &chunk).map_err(internal)?;
+                    if let Some(&next) = self.prompt_ids.get(at + 1) {
+                        self.prompt_logprobs.push(token_logprob(
+                            row.values(),
+                            next,
+                            top,
+                            context.vocabulary,
+                        )?);
+                    }
+                    logits = Some(row);
+                }
+                (end, logits.ok_or_else(|| GenerateError::Internal("a prompt of no tokens".into()))?)
+            }
+            _ => {
+                let end = embeds.tokens().min(begin + longest);
+                let chunk = embeds.chunk(begin, end, context.embedder).map_err(internal)?;
+                (end, decoder.prefill(slot, &chunk).map_err(internal)?)
+            }
+        };
         *took += started.elapsed();
         if end < embeds.tokens() {
             return Ok((end - begin, None));
         }
         let took = *took;
         self.job.stages.push((Stage::PREFILL, took));
+        self.report_prompt(context.vocabulary);
         let prompt = decoder.slots().mark(slot);
         self.phase = Phase::Decode(Answers { prompt, first: logits, next: 0, running: Vec::new() });
         self.begin_answers(slot, decoder, context)?;
         Ok((end - begin, Some(took)))
+    }
+
+    /// Tells of the prompt, where the request wants that.
+    fn report_prompt(&mut self, vocabulary: &Vocabulary) {
+        if self.job.request.prompt_report == PromptReport::Nothing {
+            return;
+        }
+        let mut logprobs = std::mem::take(&mut self.prompt_logprobs).into_iter();
+        let tokens = self.prompt_ids.iter().enumerate().map(|(at, id)| PromptToken {
+            bytes: vocabulary.bytes(*id).to_vec(),
+            logprob: if at == 0 { None } else { logprobs.next() },
+        });
+        self.job.send(Event::Prompt { tokens: tokens.collect() });
     }
 
     /// Begins the first answer in the slot of the prompt and as many more as there are free slots.
@@ -171,6 +216,13 @@ impl Task {
     ) -> Result<(), GenerateError> {
         let Phase::Decode(answers) = &mut self.phase else { return Ok(()) };
         while answers.next < self.job.request.choices {
+            if self.max_tokens == 0 {
+                let (choice, reason) = (answers.next, FinishReason::Length);
+                answers.next += 1;
+                let (text, calls, reasoning) = (String::new(), Vec::new(), None);
+                self.job.send(Event::Finished { choice, text, calls, reasoning, reason });
+                continue;
+            }
             let choice = answers.next;
             answers.next += 1;
             let text = TextStream::new(&self.job.request.stop, self.job.layout.thoughts)

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use arrcoc_bundle::Bundle;
 use arrcoc_runtime::generate::{
-    Budget, Event, FinishReason, GenerateError, MaxTokens, Message, Observer, Part, Prompt, Receipt, Request,
-    Sampling, Selection, Speaker, Timings, TokenLogprob, Usage,
+    Budget, Event, FinishReason, GenerateError, MaxTokens, Message, Observer, Part, Prompt, PromptReport,
+    Receipt, Request, Sampling, Selection, Speaker, Timings, TokenLogprob, Usage,
 };
 use arrcoc_runtime::library::LibraryOptions;
 use arrcoc_runtime::model::{Generation, Model, Options};
@@ -72,6 +72,7 @@ pub fn request(content: Vec<Part>) -> Request {
         max_tokens: MaxTokens::Exactly(16),
         stop: Vec::new(),
         top_logprobs: None,
+        prompt_report: PromptReport::Nothing,
         form: None,
     }
 }
@@ -115,6 +116,7 @@ pub fn collect(mut generation: Generation) -> Outcome {
         outcome.finished.resize(choices, None);
         match event {
             Event::Started { receipts, .. } => outcome.receipts = receipts,
+            Event::Prompt { .. } => {}
             Event::Token { choice, text, logprob, id, .. } => {
                 outcome.tokens[choice].push(id);
                 outcome.texts[choice].push_str(&text);

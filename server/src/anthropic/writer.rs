@@ -211,7 +211,8 @@ impl stream::Writer for Writer {
                 let usage = Output { output_tokens: self.message.usage.output_tokens };
                 send(&Event::MessageDelta { delta, usage }, chunks);
             }
-            generate::Event::Started { .. } | generate::Event::Failed(_) => {}
+            generate::Event::Started { .. } | generate::Event::Prompt { .. } | generate::Event::Failed(_) => {
+            }
         }
     }
 

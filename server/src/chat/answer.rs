@@ -89,7 +89,7 @@ pub async fn collect(
             }
             Event::Done { usage, .. } => return Ok((answers, usage)),
             Event::Failed(error) => return Err(error.into()),
-            Event::Started { .. } => {}
+            Event::Started { .. } | Event::Prompt { .. } => {}
         }
     }
 }

@@ -12,7 +12,7 @@ mod start;
 pub use answer::{Answer, Called, collect};
 pub(crate) use counter::Counter;
 pub use sampling::SamplingFields;
-pub(crate) use start::{Asked, start};
+pub(crate) use start::{Asked, prompt_ids, start};
 
 /// A checked request; its images are not loaded yet.
 #[derive(Debug, Clone)]

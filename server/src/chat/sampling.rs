@@ -16,6 +16,7 @@ pub struct SamplingFields {
     pub(crate) min_tokens: usize,
     pub(crate) ignore_eos: bool,
     pub(crate) stop_token_ids: Vec<u32>,
+    pub(crate) logit_bias: Vec<(u32, f32)>,
 }
 
 impl SamplingFields {
@@ -33,6 +34,7 @@ impl SamplingFields {
             min_tokens: self.min_tokens,
             ignore_eos: self.ignore_eos,
             stop_token_ids: self.stop_token_ids.clone(),
+            logit_bias: self.logit_bias.clone(),
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrcoc_runtime::generate::{self, Conversation, FORM, Image, Part, Prompt, Request, Sampling, TOOLS};
+use arrcoc_runtime::generate::{
+    self, Conversation, FORM, Image, Part, Prompt, PromptReport, Request, Sampling, TOOLS,
+};
 use arrcoc_runtime::model::ModelInfo;
 
 use super::{Chat, Message, Piece};
@@ -43,6 +45,25 @@ pub(crate) async fn start(
     Ok(Asked { running, started })
 }
 
+/// The prompt of a request in token ids, an image's placeholder once for every token that the image may get;
+/// nothing is answered.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) async fn prompt_ids(
+    app: &App,
+    serving: &Arc<Serving>,
+    chat: Chat,
+    held: Held,
+) -> Result<Vec<u32>, ApiError> {
+    let names = chat.names;
+    let request = request(app, serving.engine.info(), chat, Files::new(held)).await?;
+    let engine = Arc::clone(&serving.engine);
+    let ids = tokio::task::spawn_blocking(move || engine.prompt_ids(&request)).await;
+    let ids = ids.map_err(ApiError::internal)?;
+    ids.map_err(|error| ApiError::from(error).renamed("messages", names.messages).renamed(TOOLS, names.tools))
+}
+
 /// Loads the images and builds the runtime's request.
 async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> Result<Request, ApiError> {
     let budget = chat.budget(&info.token_budgets, info.default_budget);
@@ -76,6 +97,7 @@ async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> R
         max_tokens: chat.max_tokens.limited_by(&info.generation),
         stop: chat.stop,
         top_logprobs: chat.top_logprobs,
+        prompt_report: PromptReport::Nothing,
         form: chat.form,
     })
 }

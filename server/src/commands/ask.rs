@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use arrcoc_runtime::generate::{
     Allocation, Conversation, Event, FinishReason, Form, Image, JsonStyle, MaxTokens, Message, Part, Prompt,
-    Reason, Receipt, Request, Sampling, Selected, Selection, Sizing, Speaker, Timings, Usage,
+    PromptReport, Reason, Receipt, Request, Sampling, Selected, Selection, Sizing, Speaker, Timings, Usage,
 };
 use arrcoc_runtime::model::ModelInfo;
 use arrcoc_server::config::Config;
@@ -105,6 +105,7 @@ fn request(ask: &Ask, info: &ModelInfo, images: &[Bytes], form: Option<Form>) ->
             .limited_by(defaults),
         stop: Vec::new(),
         top_logprobs: None,
+        prompt_report: PromptReport::Nothing,
         form,
     }
 }
@@ -127,6 +128,7 @@ fn collect(events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>) -> anyhow::
             Event::Done { usage, timings } => {
                 return Ok(Answer { text, reasoning, reason, receipts: all_receipts, usage, timings });
             }
+            Event::Prompt { .. } => {}
             Event::Failed(error) => return Err(error.into()),
         }
     }

@@ -121,7 +121,7 @@ impl Writer {
                     return Ok(self.last(line, usage, &timings));
                 }
                 generate::Event::Failed(error) => return Err(error.into()),
-                generate::Event::Started { .. } => continue,
+                generate::Event::Started { .. } | generate::Event::Prompt { .. } => continue,
             };
             text.push_str(&more);
             if let Some(thought) = thought {
@@ -205,7 +205,9 @@ impl stream::Writer for Writer {
                 chunks.push(&self.last(line, usage, &timings));
                 return;
             }
-            generate::Event::Started { .. } | generate::Event::Failed(_) => return,
+            generate::Event::Started { .. } | generate::Event::Prompt { .. } | generate::Event::Failed(_) => {
+                return;
+            }
         };
         let thinks = thinking.as_ref().is_some_and(|text| !text.is_empty());
         if thinks || !text.is_empty() || !calls.is_empty() {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use arrcoc_runtime::generate::{self, MaxTokens, TokenLogprob};
+use arrcoc_runtime::generate::{self, MaxTokens, Prompt, PromptReport, PromptToken, TokenLogprob};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
@@ -15,8 +15,13 @@ use super::{FinishReason, Head, Usage, finite, token_text};
 use crate::chat::SamplingFields;
 use crate::config::Limits;
 use crate::error::ApiError;
-use crate::fields::{self, Form as _, any_whole, count, fields, raw};
+use crate::fields::{self, Form as _, count, count_within, fields, flag, raw};
 use crate::json::{Body, Field, Object};
+
+/// Most prompts of a request.
+const MOST_PROMPTS: usize = 256;
+/// Most ids of a prompt that are read: more than any context has.
+const MOST_IDS: usize = 1 << 20;
 
 /// Most tokens per answer where a request sets no limit: OpenAI's default. Chat has none.
 pub const DEFAULT_MAX_TOKENS: usize = 16;
@@ -25,15 +30,20 @@ fields! {
     /// The fields that only texts have.
     struct Own<'a> {
         prompt: Field<'a> = raw(prompt_schema).required(), "";
-        best_of: Option<i64> = any_whole(), "Only the value of `n` is taken";
+        best_of: Option<usize> = count_within(1, |limits| limits.choices.0),
+            "Answers of which the `n` likeliest are returned, by their tokens' mean log-probability";
+        echo: bool = flag(), "Answers begin with their prompt, and `logprobs` are those of its tokens too";
         logprobs: Option<usize> = count(0, MAX_TOP_LOGPROBS), "Alternatives per token";
     }
 }
 
 fn prompt_schema(_: &mut SchemaGenerator) -> Schema {
+    let id = json_schema!({"type": "integer", "minimum": 0, "maximum": u32::MAX});
+    let ids = json_schema!({"type": "array", "minItems": 1, "items": id});
     json_schema!({"oneOf": [
         {"type": "string"},
-        {"type": "array", "minItems": 1, "maxItems": 1, "items": {"type": "string"}},
+        ids,
+        {"type": "array", "minItems": 1, "maxItems": MOST_PROMPTS, "items": {"oneOf": [{"type": "string"}, ids]}},
     ]})
 }
 
@@ -42,8 +52,14 @@ fn prompt_schema(_: &mut SchemaGenerator) -> Schema {
 pub struct Completion {
     /// Name of the model.
     pub model: Option<String>,
-    /// The text to go on from.
-    pub prompt: String,
+    /// What to go on from: each has answers of its own.
+    pub prompts: Vec<Prompt>,
+    /// Answers begin with their prompt.
+    pub echo: bool,
+    /// What is to be told of prompts.
+    pub report: PromptReport,
+    /// Answers that are made of each prompt, of which the likeliest are returned.
+    pub best_of: usize,
     /// Answer in pieces.
     pub stream: bool,
     /// End the stream with token counts.
@@ -81,10 +97,18 @@ impl Body for Completion {
             WITHOUT_EFFECT,
         )?;
         let (shared, own) = (Shared::read(body, limits)?, Own::read(body, limits)?);
-        if own.best_of.is_some_and(|best_of| best_of != shared.n as i64) {
-            return Err(ApiError::unsupported("best_of", "ask for `n` answers and choose among them"));
-        }
         let (stream, include_usage) = shared.stream()?;
+        let best_of = own.best_of.unwrap_or(shared.n);
+        if best_of < shared.n {
+            let message = format!("`best_of`: expected at least `n` ({}), found {best_of}", shared.n);
+            return Err(ApiError::invalid("best_of", message));
+        }
+        if stream && best_of > shared.n {
+            return Err(ApiError::unsupported(
+                "best_of",
+                "which answer is the best is known at its end: do not stream",
+            ));
+        }
         Ok(Self {
             stream,
             include_usage,
@@ -92,7 +116,14 @@ impl Body for Completion {
             choices: shared.n,
             top_logprobs: own.logprobs,
             bound: Forms::read(body, limits)?.bound()?,
-            prompt: prompt(&own.prompt, limits.text.0)?,
+            prompts: prompts(&own.prompt, limits)?,
+            echo: own.echo,
+            best_of,
+            report: match (own.echo, own.logprobs) {
+                (true, Some(top)) => PromptReport::Logprobs(top),
+                (true, None) => PromptReport::Tokens,
+                (false, _) => PromptReport::Nothing,
+            },
             sampling: sampling(&shared),
             model: shared.model,
             stop: shared.stop,
@@ -100,32 +131,55 @@ impl Body for Completion {
     }
 }
 
-fn prompt(field: &Field<'_>, limit: usize) -> Result<String, ApiError> {
-    let expected = "text";
+/// A text, token ids, or a list of either.
+fn prompts(field: &Field<'_>, limits: &Limits) -> Result<Vec<Prompt>, ApiError> {
+    let expected = "text, token ids, or a list of either";
     field.required(expected)?;
-    let only = if field.is_text() { field.clone() } else { only_text(field)? };
-    let text = only.text()?.unwrap_or_default();
+    let mut room = limits.text.0;
+    if !field.is_list() {
+        return Ok(vec![prompt(field, &mut room, expected)?]);
+    }
+    // One pass says whether these are ids or prompts: a list of ids is one prompt.
+    let items = field.list(expected, MOST_IDS, "")?.unwrap_or_default();
+    match items.first() {
+        None => Err(field.wrong(expected)),
+        Some(first) if first.is_text() || first.is_list() => {
+            if items.len() > MOST_PROMPTS {
+                let message =
+                    format!("`prompt`: expected at most {MOST_PROMPTS} prompts, found {}", items.len());
+                return Err(ApiError::invalid("prompt", message));
+            }
+            items.iter().map(|item| prompt(item, &mut room, expected)).collect()
+        }
+        Some(_) => Ok(vec![Prompt::Tokens(ids(&items)?)]),
+    }
+}
+
+/// One prompt; `room` is the text that there may yet be.
+fn prompt(field: &Field<'_>, room: &mut usize, expected: &str) -> Result<Prompt, ApiError> {
+    if field.is_list() {
+        let items = field.list(expected, MOST_IDS, "")?.unwrap_or_default();
+        return match items.is_empty() {
+            true => Err(field.wrong(expected)),
+            false => Ok(Prompt::Tokens(ids(&items)?)),
+        };
+    }
+    let text = field.text()?.ok_or_else(|| field.wrong(expected))?;
     if text.is_empty() {
         return Err(ApiError::invalid("prompt", "`prompt`: expected text, found none"));
     }
-    if text.len() > limit {
-        return Err(ApiError::text_too_long("prompt", limit, text.len()));
-    }
-    Ok(text.into_owned())
+    let limit = *room;
+    *room =
+        limit.checked_sub(text.len()).ok_or_else(|| ApiError::text_too_long("prompt", limit, text.len()))?;
+    Ok(Prompt::Text(text.into_owned()))
 }
 
-/// The one text of a list.
-fn only_text<'a>(field: &Field<'a>) -> Result<Field<'a>, ApiError> {
-    if !field.is_list() {
-        return Err(field.wrong("text"));
-    }
-    let one_only = || ApiError::unsupported("prompt", "send one prompt per request");
-    let mut items = field.list("text", 1, "").map_err(|_| one_only())?.unwrap_or_default();
-    match items.pop() {
-        None => Err(field.wrong("text")),
-        Some(item) if item.is_text() => Ok(item),
-        Some(_) => Err(ApiError::unsupported("prompt", "send text; lists of token ids are not read")),
-    }
+fn ids(items: &[Field<'_>]) -> Result<Vec<u32>, ApiError> {
+    let id = |field: &Field<'_>| {
+        let id = field.whole(0, i64::from(u32::MAX))?.and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| field.wrong("a token id"))
+    };
+    items.iter().map(id).collect()
 }
 
 /// A `text_completion`, whole or as a chunk.
@@ -186,8 +240,9 @@ impl<'h> TextCompletion<'h> {
 #[schemars(inline)]
 pub struct LegacyLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f64>,
-    top_logprobs: Vec<Alternatives>,
+    /// Null for the first token of a prompt
+    token_logprobs: Vec<Option<f64>>,
+    top_logprobs: Vec<Option<Alternatives>>,
     /// Characters before each token
     text_offset: Vec<usize>,
 }
@@ -204,10 +259,26 @@ impl Serialize for Alternatives {
 }
 
 impl LegacyLogprobs {
+    /// Adds the tokens of a prompt.
+    pub fn push_prompt(&mut self, tokens: &[PromptToken], offset: &mut usize) {
+        for token in tokens {
+            match &token.logprob {
+                Some(logprob) => self.push(logprob, offset),
+                None => {
+                    self.tokens.push(token_text(&token.bytes));
+                    self.token_logprobs.push(None);
+                    self.top_logprobs.push(None);
+                    self.text_offset.push(*offset);
+                    *offset += characters(&token.bytes);
+                }
+            }
+        }
+    }
+
     /// Adds a token; `offset` counts the characters before it and is moved past it.
     pub fn push(&mut self, token: &TokenLogprob, offset: &mut usize) {
         self.tokens.push(token_text(&token.token.bytes));
-        self.token_logprobs.push(finite(&token.token));
+        self.token_logprobs.push(Some(finite(&token.token)));
         let mut top: Vec<(String, f64)> = Vec::with_capacity(token.top.len());
         for (text, logprob) in token.top.iter().map(|top| (token_text(&top.bytes), finite(top))) {
             // Two tokens may have one text: an object has a name once, and the last of them counts.
@@ -216,12 +287,15 @@ impl LegacyLogprobs {
                 None => top.push((text, logprob)),
             }
         }
-        self.top_logprobs.push(Alternatives(top));
+        self.top_logprobs.push(Some(Alternatives(top)));
         self.text_offset.push(*offset);
-        // Bytes that begin a character: a character that several tokens share counts once, for the first of
-        // them.
-        *offset += token.token.bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
+        *offset += characters(&token.token.bytes);
     }
+}
+
+/// Bytes that begin a character: one that several tokens share counts once, for the first of them.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
 }
 
 #[cfg(test)]

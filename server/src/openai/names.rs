@@ -15,7 +15,6 @@ const NO_OTHER_NAME: &str = "this is not its name here";
 /// Of both kinds of completion.
 #[rustfmt::skip]
 pub(super) const REFUSED: &[Refused] = &[
-    refused("logit_bias", &[], "leave it out"),
     refused("grammar", &[], OTHER_FORM),
     refused("json_schema", &[], OTHER_FORM),
     refused("format", &[], OTHER_FORM),
@@ -53,14 +52,14 @@ pub(super) const REFUSED: &[Refused] = &[
     refused("skip_special_tokens", &["true"], "control tokens are no text here"),
     refused("return_token_ids", &[], "`logprobs` names the tokens"),
     refused("return_tokens_as_token_ids", &[], "`logprobs` names the tokens"),
-    refused("best_of", &["1"], "ask for `n` answers and choose among them"),
-    refused("echo", &[], "prepend the prompt yourself"),
     refused("suffix", &["\"\""], "the model only goes on from the prompt's end"),
 ];
 
 /// Of chats alone.
 #[rustfmt::skip]
 pub(super) const REFUSED_IN_CHATS: &[Refused] = &[
+    refused("best_of", &["1"], "ask for `n` answers and choose among them"),
+    refused("echo", &[], "/v1/completions has it"),
     refused("modalities", &["[\"text\"]"], "only [\"text\"] is"),
     refused("audio", &[], "answers are text"),
     refused("web_search_options", &[], "leave it out"),

@@ -27,7 +27,7 @@ fields! {
         stream: bool = flag(), "Answer in pieces, as server-sent events";
         stream_options: Option<StreamOptions> = nested::<StreamOptions, _>(StreamOptions::of),
             "Only with `stream`";
-        max_tokens: Option<usize> = count_within(1, |limits| limits.max_tokens.0), "";
+        max_tokens: Option<usize> = count_within(0, |limits| limits.max_tokens.0), "";
         n: usize = count_within(1, |limits| limits.choices.0).or(1), "Answers";
         temperature: Option<f32> = number(0.0, 2.0),
             "0 is greedy; /v1/models lists the model's defaults of this and the next four";
@@ -44,6 +44,8 @@ fields! {
         ignore_eos: bool = flag(), "Go on past the model's own end tokens";
         stop_token_ids: Vec<u32> = by(stop_token_ids, stop_token_ids_schema),
             "Ids that end an answer and are not part of its text";
+        logit_bias: Vec<(u32, f32)> = by(logit_bias, logit_bias_schema),
+            "What is added to the logits of token ids, -100 to 100";
         stop: Vec<String> = by(stops, stops_schema), "Strings that end an answer and are not part of it";
     }
 }
@@ -111,6 +113,7 @@ pub(super) fn sampling(shared: &Shared) -> SamplingFields {
         min_tokens: shared.min_tokens,
         ignore_eos: shared.ignore_eos,
         stop_token_ids: shared.stop_token_ids.clone(),
+        logit_bias: shared.logit_bias.clone(),
     }
 }
 
@@ -126,6 +129,24 @@ fn stop_token_ids(field: &Field<'_>, _: &Limits) -> Result<Vec<u32>, ApiError> {
 fn stop_token_ids_schema(_: &mut SchemaGenerator) -> Schema {
     let id = json_schema!({"type": "integer", "minimum": 0, "maximum": u32::MAX});
     json_schema!({"type": ["array", "null"], "maxItems": MAX_STOP_IDS, "items": id})
+}
+
+/// `logit_bias`: an object of token ids and numbers.
+fn logit_bias(field: &Field<'_>, _: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
+    let expected = "an object of token ids and numbers";
+    let Some(object) = field.object(expected)? else { return Ok(Vec::new()) };
+    let names: Vec<String> = object.names().map(str::to_owned).collect();
+    let bias = |name: &String| {
+        let id = name.parse().map_err(|_| field.wrong(expected))?;
+        let bias = object.field(name);
+        Ok((id, bias.number(-100.0, 100.0)?.ok_or_else(|| bias.wrong("a number from -100 to 100"))?))
+    };
+    names.iter().map(bias).collect()
+}
+
+fn logit_bias_schema(_: &mut SchemaGenerator) -> Schema {
+    let bias = json_schema!({"type": "number", "minimum": -100, "maximum": 100});
+    json_schema!({"type": ["object", "null"], "additionalProperties": bias, "propertyNames": {"pattern": "^[0-9]+$"}})
 }
 
 /// `stop`: nothing, a string or a list.

@@ -93,7 +93,7 @@ impl stream::Writer for Writer {
                 chunks.push(&self.chunks.finish(choice, reason, called));
             }
             Event::Done { usage, .. } if self.chunks.include_usage => chunks.push(&self.chunks.usage(usage)),
-            Event::Done { .. } | Event::Started { .. } | Event::Failed(_) => {}
+            Event::Done { .. } | Event::Started { .. } | Event::Prompt { .. } | Event::Failed(_) => {}
         }
     }
 }

@@ -1,8 +1,10 @@
 //! `POST /v1/completions`: going on from a text, OpenAI's older form. Gateways and load generators require
 //! it.
 
+use std::sync::Arc;
+
 use arrcoc_runtime::generate::{
-    Budget, Event, FORM, FinishReason, Prompt, Request, Sampling, Selection, TokenLogprob,
+    Budget, Event, FORM, FinishReason, Prompt, PromptToken, Request, Sampling, Selection, TokenLogprob,
 };
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -12,11 +14,11 @@ use super::Endpoint;
 use crate::auth::ApiKey;
 use crate::body::JsonBody;
 use crate::error::ApiError;
-use crate::generation::Running;
+use crate::generation::{Running, Several};
 use crate::openai::Head;
 use crate::openai::completion::{Choice, Completion, LegacyLogprobs, TextCompletion};
 use crate::openapi::{self, Answer, Key, Page};
-use crate::state::App;
+use crate::state::{App, Serving};
 use crate::stream;
 
 pub(super) fn endpoint() -> Endpoint {
@@ -50,29 +52,58 @@ async fn handle(
     serving.check_model(checked.model.as_deref())?;
     serving.admit()?;
     let head = Head::new("cmpl", &serving.name, serving.engine.info());
-    let (stream, include_usage, choices) = (checked.stream, checked.include_usage, checked.choices);
-    let with_logprobs = checked.top_logprobs.is_some();
     let form_field = checked.bound.as_ref().map_or(FORM, |bound| bound.field);
+    let mut running = Vec::new();
+    for prompt in &checked.prompts {
+        // One after the other: each begins when there is a place for it, and none crowds the queue.
+        let request = request(&serving, &checked, prompt.clone());
+        let started = Running::start(&app, Arc::clone(&serving), arrived, request).await;
+        running.push(started.map_err(|error| error.renamed(FORM, form_field))?.0);
+    }
+    let running = Several::new(running, checked.best_of);
+    if checked.stream {
+        let answers = checked.prompts.len() * checked.choices;
+        let writer = Writer {
+            head,
+            include_usage: checked.include_usage,
+            offsets: vec![0; answers],
+            choices: checked.choices,
+            prompts: if checked.echo { checked.prompts } else { Vec::new() },
+            with_logprobs: checked.top_logprobs.is_some(),
+        };
+        return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
+    }
+    collect(running, &head, &checked).await
+}
+
+fn request(serving: &Serving, checked: &Completion, prompt: Prompt) -> Request {
     let defaults = &serving.engine.info().generation;
-    let request = Request {
-        prompt: Prompt::Text(checked.prompt),
+    // The best answers are found by their log-probabilities.
+    let ranked = (checked.best_of > checked.choices).then_some(0);
+    Request {
+        prompt,
         budget: Budget::Auto,
         selection: Selection::default(),
         explain: false,
         sampling: checked.sampling.over(&Sampling::of(defaults)),
-        choices,
+        choices: checked.best_of,
         max_tokens: checked.max_tokens.limited_by(defaults),
-        stop: checked.stop,
-        top_logprobs: checked.top_logprobs,
-        form: checked.bound.map(|bound| bound.form),
-    };
-    let started = Running::start(&app, serving, arrived, request).await;
-    let (running, _) = started.map_err(|error| error.renamed(FORM, form_field))?;
-    if stream {
-        let writer = Writer { head, include_usage, offsets: vec![0; choices] };
-        return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
+        stop: checked.stop.clone(),
+        top_logprobs: checked.top_logprobs.or(ranked),
+        prompt_report: checked.report,
+        form: checked.bound.as_ref().map(|bound| bound.form.clone()),
     }
-    collect(running, &head, choices, with_logprobs).await
+}
+
+/// What an answer begins with, where prompts are repeated: the prompt as it was sent, or as its tokens have it.
+fn echoed(prompt: &Prompt, tokens: &[PromptToken]) -> String {
+    match prompt {
+        Prompt::Text(text) => text.clone(),
+        _ => {
+            let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.bytes.iter().copied()).collect();
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+    }
 }
 
 /// An answer as it grows.
@@ -82,47 +113,71 @@ struct Growing {
     logprobs: LegacyLogprobs,
     offset: usize,
     reason: FinishReason,
+    /// Sum of its tokens' log-probabilities, and how many there are.
+    likelihood: (f64, usize),
 }
 
-async fn collect(
-    mut running: Running,
-    head: &Head,
-    choices: usize,
-    with_logprobs: bool,
-) -> Result<Response, ApiError> {
+async fn collect(mut running: Several, head: &Head, checked: &Completion) -> Result<Response, ApiError> {
     let empty = Growing {
         text: String::new(),
         logprobs: LegacyLogprobs::default(),
         offset: 0,
         reason: FinishReason::Length,
+        likelihood: (0.0, 0),
     };
-    let mut choices = vec![empty; choices];
+    let made = checked.best_of;
+    let mut answers = vec![empty; checked.prompts.len() * made];
     let usage = loop {
-        match running.next().await {
+        let Some((first, event)) = running.next().await else {
+            return Err(ApiError::internal("a completion ended without its end"));
+        };
+        match event {
+            Event::Prompt { tokens } => {
+                let Some(prompt) = checked.prompts.get(first / made) else { continue };
+                for answer in answers.iter_mut().skip(first).take(made) {
+                    answer.text = echoed(prompt, &tokens);
+                    answer.logprobs.push_prompt(&tokens, &mut answer.offset);
+                }
+            }
             Event::Token { choice, text, logprob, .. } => {
-                let Some(choice) = choices.get_mut(choice) else { continue };
-                choice.text.push_str(&text);
+                let Some(answer) = answers.get_mut(choice) else { continue };
+                answer.text.push_str(&text);
                 if let Some(logprob) = logprob {
-                    choice.logprobs.push(&logprob, &mut choice.offset);
+                    answer.likelihood.0 += f64::from(logprob.token.logprob);
+                    answer.likelihood.1 += 1;
+                    answer.logprobs.push(&logprob, &mut answer.offset);
                 }
             }
             Event::Finished { choice, text, reason, .. } => {
-                let Some(choice) = choices.get_mut(choice) else { continue };
-                choice.text.push_str(&text);
-                choice.reason = reason;
+                let Some(answer) = answers.get_mut(choice) else { continue };
+                answer.text.push_str(&text);
+                answer.reason = reason;
             }
             Event::Done { usage, .. } => break usage,
             Event::Failed(error) => return Err(error.into()),
             Event::Started { .. } => {}
         }
     };
-    let choices = choices.into_iter().enumerate().map(|(index, choice)| Choice {
+    let best = answers.chunks_mut(made).flat_map(|of_prompt| {
+        if made > checked.choices {
+            of_prompt.sort_by(|a, b| b.mean().total_cmp(&a.mean()));
+        }
+        of_prompt[..checked.choices].to_vec()
+    });
+    let choices = best.enumerate().map(|(index, answer)| Choice {
         index,
-        text: choice.text,
-        logprobs: with_logprobs.then_some(choice.logprobs),
-        finish_reason: Some(choice.reason.into()),
+        text: answer.text,
+        logprobs: checked.top_logprobs.is_some().then_some(answer.logprobs),
+        finish_reason: Some(answer.reason.into()),
     });
     Ok(axum::Json(TextCompletion::new(head, choices.collect(), Some(Some(usage)))).into_response())
+}
+
+impl Growing {
+    /// Mean log-probability of its tokens.
+    fn mean(&self) -> f64 {
+        self.likelihood.0 / self.likelihood.1.max(1) as f64
+    }
 }
 
 struct Writer {
@@ -130,6 +185,11 @@ struct Writer {
     include_usage: bool,
     /// Characters so far, per choice.
     offsets: Vec<usize>,
+    /// Answers of a prompt.
+    choices: usize,
+    /// The prompts, where answers begin with them.
+    prompts: Vec<Prompt>,
+    with_logprobs: bool,
 }
 
 impl Writer {
@@ -148,6 +208,19 @@ impl Writer {
 impl stream::Writer for Writer {
     fn open(&mut self, _: &mut stream::Chunks) {}
 
+    fn prompt(&mut self, first: usize, tokens: Vec<PromptToken>, chunks: &mut stream::Chunks) {
+        let Some(text) = self.prompts.get(first / self.choices).map(|prompt| echoed(prompt, &tokens)) else {
+            return;
+        };
+        for index in first..first + self.choices {
+            let Some(offset) = self.offsets.get_mut(index) else { continue };
+            let mut logprobs = LegacyLogprobs::default();
+            logprobs.push_prompt(&tokens, offset);
+            let logprobs = self.with_logprobs.then_some(logprobs);
+            chunks.push(&self.chunk(Choice { index, text: text.clone(), logprobs, finish_reason: None }));
+        }
+    }
+
     fn write(&mut self, event: Event, chunks: &mut stream::Chunks) {
         match event {
             // One for each token, though it may have no text: clients count and time them.
@@ -162,7 +235,7 @@ impl stream::Writer for Writer {
             Event::Done { usage, .. } if self.include_usage => {
                 chunks.push(&TextCompletion::new(&self.head, Vec::new(), Some(Some(usage))));
             }
-            Event::Done { .. } | Event::Started { .. } | Event::Failed(_) => {}
+            Event::Done { .. } | Event::Started { .. } | Event::Prompt { .. } | Event::Failed(_) => {}
         }
     }
 }

@@ -5,6 +5,8 @@ use axum::extract::State;
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::Endpoint;
 use crate::anthropic::{self, Event, Message, MessagesRequest, Writer};
@@ -31,6 +33,42 @@ pub(super) fn endpoint() -> Endpoint {
             errors: &[400, 401, 404, 408, 413, 415, 429, 500, 503, 504],
         },
     }
+}
+
+pub(super) fn count() -> Endpoint {
+    Endpoint {
+        path: "/v1/messages/count_tokens",
+        handler: post(handle_count).layer(map_response(anthropic::in_form)),
+        page: Page {
+            method: "post",
+            id: "countMessageTokens",
+            summary: "The length of a conversation in tokens",
+            tag: "others",
+            key: Key::Api,
+            request: Some(openapi::of::<MessagesRequest>),
+            answer: Answer::Json("The length", openapi::of::<Counted>),
+            errors: &[400, 401, 404, 408, 413, 415, 500, 503],
+        },
+    }
+}
+
+/// What `/v1/messages/count_tokens` answers.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicCount")]
+struct Counted {
+    /// Images are counted with the most tokens that they may get
+    input_tokens: usize,
+}
+
+async fn handle_count(
+    _key: ApiKey,
+    State(app): State<App>,
+    JsonBody { value: asked, held, .. }: JsonBody<MessagesRequest>,
+) -> Result<Json<Counted>, ApiError> {
+    let serving = app.serving()?;
+    serving.check_model(asked.chat.model.as_deref())?;
+    let ids = chat::prompt_ids(&app, &serving, asked.chat, held).await?;
+    Ok(Json(Counted { input_tokens: ids.len() }))
 }
 
 async fn handle(

@@ -24,6 +24,8 @@ mod ollama;
 mod openapi;
 mod ready;
 mod responses;
+mod tokenize;
+mod version;
 
 /// One path.
 pub struct Endpoint {
@@ -54,6 +56,10 @@ pub fn public_endpoints() -> Vec<Endpoint> {
         chat_completions::endpoint(),
         completions::endpoint(),
         messages::endpoint(),
+        messages::count(),
+        tokenize::tokenize(),
+        tokenize::detokenize(),
+        version::endpoint(),
         responses::create(),
         responses::one(),
         models::list(),

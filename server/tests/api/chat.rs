@@ -72,6 +72,7 @@ async fn every_field_reaches_the_engine() {
             min_tokens: 3,
             ignore_eos: true,
             stop_token_ids: vec![7, 8],
+            logit_bias: Vec::new(),
         }
     );
     assert_eq!(

@@ -47,18 +47,18 @@ async fn streams() {
 async fn refuses_what_it_would_get_wrong() {
     let service = service(Fake::new(hello), &[]);
     let cases = [
-        (json!({"prompt": "a", "echo": true}), "echo"),
+        (json!({"prompt": "a", "echo": 1}), "echo"),
         (json!({"prompt": "a", "suffix": "z"}), "suffix"),
-        (json!({"prompt": "a", "best_of": 3}), "best_of"),
-        (json!({"prompt": ["a", "b"]}), "prompt"),
-        (json!({"prompt": [1, 2]}), "prompt"),
-        (json!({"prompt": [[1, 2]]}), "prompt"),
+        (json!({"prompt": "a", "n": 2, "best_of": 1}), "best_of"),
+        (json!({"prompt": "a", "best_of": 3, "stream": true}), "best_of"),
+        (json!({"prompt": ["a", 1]}), "prompt[1]"),
+        (json!({"prompt": [1, "a"]}), "prompt[1]"),
+        (json!({"prompt": [[1, -2]]}), "prompt[0][1]"),
         (json!({"prompt": ""}), "prompt"),
         (json!({"prompt": []}), "prompt"),
         (json!({"prompt": 3}), "prompt"),
         (json!({"prompt": "a", "logprobs": 21}), "logprobs"),
         (json!({"prompt": "a", "logprobs": true}), "logprobs"),
-        (json!({"prompt": "a", "max_tokens": 0}), "max_tokens"),
         (json!({"prompt": "a", "max_tokens": -1}), "max_tokens"),
     ];
     for (body, param) in cases {

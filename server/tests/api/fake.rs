@@ -128,6 +128,14 @@ impl Engine for Fake {
         Ok(Generation { events })
     }
 
+    fn prompt_ids(&self, _: &Request) -> Result<Vec<u32>, GenerateError> {
+        Ok(vec![7, 8])
+    }
+
+    fn token_bytes(&self, id: u32) -> Vec<u8> {
+        if id < 10 { b"x".to_vec() } else { Vec::new() }
+    }
+
     fn info(&self) -> &ModelInfo {
         &self.info
     }

@@ -15,7 +15,7 @@ async fn conversation(service: &Service, fields: &Value) -> Conversation {
     assert_eq!(reply.status, 200, "{fields}: {}", reply.text);
     match service.engine.last_request().prompt {
         Prompt::Chat(conversation) => conversation,
-        Prompt::Text(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 

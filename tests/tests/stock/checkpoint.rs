@@ -9,8 +9,8 @@ use arrcoc_export::build::{self, Options};
 use arrcoc_export::calibrate::{Calibration, RangeMethod};
 use arrcoc_export::progress::Progress;
 use arrcoc_runtime::generate::{
-    Budget, Conversation, Image, MaxTokens, Message, Part, Prompt, Request, Sampling, Selection, Sizing,
-    Speaker,
+    Budget, Conversation, Image, MaxTokens, Message, Part, Prompt, PromptReport, Request, Sampling,
+    Selection, Sizing, Speaker,
 };
 use arrcoc_runtime::image::ImageLimits;
 use arrcoc_runtime::model;
@@ -108,6 +108,7 @@ impl Golden<'_> {
             max_tokens: MaxTokens::Exactly(tokens),
             stop: Vec::new(),
             top_logprobs: None,
+            prompt_report: PromptReport::Nothing,
             form: None,
         })
     }

@@ -82,6 +82,9 @@ impl Body for ChatRequest {
             Some(length) => ("max_completion_tokens", Some(length)),
             None => ("max_tokens", shared.max_tokens),
         };
+        if length == Some(0) {
+            return Err(body.field("max_tokens").wrong("a whole number above 0"));
+        }
         let tools = ToolFields::read(body, limits)?;
         let (tools, as_functions) = tools.offered()?;
         let bound = Forms::read(body, limits)?.bound()?;

@@ -295,7 +295,8 @@ impl stream::Writer for Writer {
                     }
                 }
             }
-            generate::Event::Started { .. } | generate::Event::Failed(_) => {}
+            generate::Event::Started { .. } | generate::Event::Prompt { .. } | generate::Event::Failed(_) => {
+            }
         }
     }
 
