@@ -58,23 +58,19 @@ def test_token_ids_are_a_prompt(go_on, ids):
 
 
 def test_a_prompt_is_repeated_and_scored(go_on, ids):
-    """The log-probability of a token is the same, whether it is answered or asked for."""
-    prompt = ids("Once upon")
-    answer = go_on(prompt, logprobs=1).choices[0]
-    told = ids_of(answer, go_on, ids)
-    scored = go_on(prompt + told, echo=True, logprobs=1, max_tokens=0).choices[0]
-    assert scored.logprobs.token_logprobs[0] is None and scored.logprobs.top_logprobs[0] is None
-    assert len(scored.logprobs.tokens) == len(prompt) + len(told) and scored.finish_reason == "length"
-    for one, other in zip(scored.logprobs.token_logprobs[len(prompt):], answer.logprobs.token_logprobs):
-        assert math.isclose(one, other, abs_tol=2e-4)
-    assert all(max(top.values()) >= logprob - 1e-6 for top, logprob in zip(scored.logprobs.top_logprobs[1:], scored.logprobs.token_logprobs[1:]))
-
-
-def ids_of(answer, go_on, ids):
-    """Ids of greedy tokens, one by one: each is the likeliest, and so the only one that a bias cannot do without."""
-    text = answer.text
-    found = ids(text) if text else []
-    return found if len(found) == len(answer.logprobs.tokens) else found[:0]
+    """The log-probability of a token is the same, whether it stands in a prompt or is the answer, to which a bias leads."""
+    prompt = ids("Once upon a time, naïve")
+    scored = go_on(prompt, echo=True, logprobs=2, max_tokens=0).choices[0]
+    assert scored.text == "Once upon a time, naïve" and scored.finish_reason == "length"
+    found = scored.logprobs
+    assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
+    assert len(found.tokens) == len(found.token_logprobs) == len(found.text_offset) == len(prompt)
+    for at in range(1, len(prompt)):
+        answer = go_on(prompt[:at], max_tokens=1, logprobs=2, logit_bias={str(prompt[at]): 100}).choices[0].logprobs
+        assert answer.tokens == [found.tokens[at]]
+        assert math.isclose(answer.token_logprobs[0], found.token_logprobs[at], abs_tol=2e-4)
+        for token, logprob in answer.top_logprobs[0].items():
+            assert math.isclose(found.top_logprobs[at][token], logprob, abs_tol=2e-4)
 
 
 def test_an_echo_begins_with_the_prompt(go_on):

@@ -172,6 +172,7 @@ fn collect(mut generation: Generation) -> Outcome {
     while let Some(event) = generation.events.blocking_recv() {
         assert!(outcome.done.is_none() && outcome.failed.is_none(), "nothing follows the end: {event:?}");
         match event {
+            Event::Prompt { .. } => {}
             Event::Started { prompt_tokens, visual_tokens, .. } => {
                 assert_eq!(outcome.started.replace((prompt_tokens, visual_tokens)), None);
             }
