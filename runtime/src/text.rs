@@ -122,7 +122,8 @@ pub struct Piece {
     pub calls: Vec<CallPiece>,
     /// Of a token that the model thinks before it answers, its text that is now certain.
     pub reasoning: Option<String>,
-    /// The answer ends here: before a stop string, which is complete, or behind the one call that it may have.
+    /// The answer ends here: before a stop string, which is complete, or behind the one call that it may
+    /// have.
     pub stopped: bool,
 }
 

@@ -23,8 +23,8 @@ pub trait Writer: Send + 'static {
     fn open(&mut self, chunks: &mut Chunks);
     /// Pushes the chunks that an event gives rise to; `Prompt` and `Failed` never come here.
     fn write(&mut self, event: Event, chunks: &mut Chunks);
-    /// Pushes the chunks of a prompt, whose answers are the choices from `first` on; only where a request wants
-    /// to be told.
+    /// Pushes the chunks of a prompt, whose answers are the choices from `first` on; only where a request
+    /// wants to be told.
     fn prompt(&mut self, _first: usize, _tokens: Vec<PromptToken>, _chunks: &mut Chunks) {}
     /// Pushes the chunks of a stream that breaks off.
     fn fail(&mut self, error: &ApiError, chunks: &mut Chunks) {

@@ -1,4 +1,5 @@
-//! Answers that are calls of tools: a grammar in the syntax of the model, with the schemas of arguments in it.
+//! Answers that are calls of tools: a grammar in the syntax of the model, with the schemas of arguments in
+//! it.
 
 use serde_json::{Value, json};
 

@@ -20,7 +20,8 @@ pub struct Function {
     pub name: String,
     /// The JSON schema of its arguments; `None` where it takes any.
     pub parameters: Option<Value>,
-    /// The whole tool as the request has it, for the model's template: `{"type": "function", "function": ...}`.
+    /// The whole tool as the request has it, for the model's template: `{"type": "function", "function":
+    /// ...}`.
     pub described: Value,
 }
 

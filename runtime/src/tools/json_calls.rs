@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::reader::{Flow, Found, Offered};
+use super::body::{Flow, Found, Offered};
 use super::value::{End, Value};
 
 /// Longest name of a key or of a function that is waited for, bytes.

@@ -7,6 +7,7 @@
 
 use arrcoc_bundle::ToolSyntax;
 
+mod body;
 mod deepseek;
 mod granite;
 mod hermes;

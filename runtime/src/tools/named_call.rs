@@ -1,6 +1,6 @@
 //! A call as a name, a separator and arguments in JSON.
 
-use super::reader::{Flow, Found, Offered};
+use super::body::{Flow, Found, Offered};
 use super::value::{End, Value};
 
 /// Between name and arguments: Mistral's and DeepSeek's.

@@ -1,56 +1,11 @@
 //! Tells the calls of an answer from its text, while it arrives.
 
-use std::sync::Arc;
-
+use super::body::{Flow, Found, Offered};
 use super::json_calls::JsonCalls;
 use super::named_call::NamedCall;
 use super::xml_call::XmlCall;
 use super::{Body, Syntax};
-use crate::generate::{CallPiece, Function, ToolChoice, Tools};
-
-/// The functions that may be called.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Offered(Arc<[Function]>);
-
-impl Offered {
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|function| function.name == name)
-    }
-
-    /// The types that the schema of an argument lists; `None` where it lists none.
-    pub(super) fn types(&self, function: &str, argument: &str) -> Option<Vec<&str>> {
-        let function = self.0.iter().find(|known| known.name == function)?;
-        match &function.parameters.as_ref()?["properties"][argument]["type"] {
-            serde_json::Value::String(one) => Some(vec![one]),
-            serde_json::Value::Array(all) => Some(all.iter().filter_map(serde_json::Value::as_str).collect()),
-            _ => None,
-        }
-    }
-}
-
-/// What a body has come to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Flow {
-    /// More of it follows.
-    More,
-    /// It is over, with this character or before it.
-    Done { consumed: bool },
-    /// It is over, and this text follows.
-    Behind(String),
-    /// It is no call of an offered function.
-    Broken,
-}
-
-/// What a body has, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
-    /// A call begins.
-    Name(String),
-    /// More of its arguments.
-    Arguments(String),
-    /// It ends.
-    End,
-}
+use crate::generate::{CallPiece, ToolChoice, Tools};
 
 /// What an answer has become richer by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -106,7 +61,7 @@ impl Reader {
         let bound = tools.choice != ToolChoice::Auto;
         Self {
             syntax,
-            offered: Offered(tools.functions.as_slice().into()),
+            offered: Offered::of(tools),
             bare: if bound { syntax.bound.bare } else { syntax.bare },
             single: tools.single || matches!(tools.choice, ToolChoice::Function(_)),
             state: State::Text,

@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::reader::{Flow, Found, Offered};
+use super::body::{Flow, Found, Offered};
 
 const FUNCTION: &str = "<function=";
 const FUNCTION_END: &str = "</function>";

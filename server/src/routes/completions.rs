@@ -95,7 +95,8 @@ fn request(serving: &Serving, checked: &Completion, prompt: Prompt) -> Request {
     }
 }
 
-/// What an answer begins with, where prompts are repeated: the prompt as it was sent, or as its tokens have it.
+/// What an answer begins with, where prompts are repeated: the prompt as it was sent, or as its tokens have
+/// it.
 fn echoed(prompt: &Prompt, tokens: &[PromptToken]) -> String {
     match prompt {
         Prompt::Text(text) => text.clone(),

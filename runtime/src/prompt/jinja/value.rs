@@ -28,8 +28,8 @@ pub(crate) enum Value {
     Int(i64),
     Float(f64),
     Str(Text),
-    /// What the filter `safe` makes of a string: whatever is put together with it is escaped, which no template
-    /// wants and nothing here does. It can be printed and asked about.
+    /// What the filter `safe` makes of a string: whatever is put together with it is escaped, which no
+    /// template wants and nothing here does. It can be printed and asked about.
     Markup(Text),
     List(Rc<Seq>),
     Tuple(Rc<Seq>),
