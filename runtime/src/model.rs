@@ -68,6 +68,8 @@ pub struct ModelInfo {
     pub depths: &'static [Depth],
     /// Whether images go before the text of their message: the model was trained so.
     pub images_first: bool,
+    /// The tokens that the tokenizer's configuration names, as `eos_token`, with their texts.
+    pub named_tokens: Vec<(String, String)>,
     /// How tokens are picked where a request does not say.
     pub generation: GenerationSpec,
     /// Answers that decode at the same time.

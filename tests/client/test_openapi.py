@@ -24,6 +24,7 @@ EXAMPLES = {
     "countMessageTokens": {"model": MODEL, "messages": [{"role": "user", "content": "Once"}], "max_tokens": 4},
     "tokenize": {"model": MODEL, "prompt": "Once", "return_token_strs": True},
     "detokenize": {"model": MODEL, "tokens": [65, 66]},
+    "tokenizerInfo": None,
     "version": None,
     "ollamaChat": {"model": MODEL, "messages": [{"role": "user", "content": "Once"}], "stream": False, "options": {"num_predict": 4}},
     "ollamaGenerate": {"model": MODEL, "prompt": "Once", "stream": False, "options": {"num_predict": 4, "temperature": 0}},

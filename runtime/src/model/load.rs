@@ -48,7 +48,8 @@ pub(super) fn load(
     warm_up(&mut loaded, &lengths)?;
     bundle.check_unchanged()?;
 
-    let info = info(bundle, library, options, &sizes, &pictures)?;
+    let mut info = info(bundle, library, options, &sizes, &pictures)?;
+    info.named_tokens = loaded.prompter.named_tokens().to_vec();
     let admission = Admission {
         prompter: Arc::clone(&loaded.prompter),
         context_length: sizes.context_length,
@@ -228,6 +229,7 @@ fn info(
         selectors: pictures.selectors(),
         depths: pictures.depths(),
         images_first: manifest.vision.images_first,
+        named_tokens: Vec::new(),
         generation: manifest.generation.clone(),
         kv_slots: options.slots,
         weight_bytes: need.weights,

@@ -96,6 +96,7 @@ fn model(setup: &Setup) -> (Model, Receiver<Job>) {
         selectors: &[],
         depths: &[],
         images_first: true,
+        named_tokens: Vec::new(),
         generation: GenerationSpec::default(),
         kv_slots: setup.slots,
         weight_bytes: 0,

@@ -181,6 +181,11 @@ impl Prompter {
         self.syntax.unwrap_or_else(|| Syntax::named(ToolSyntax::Hermes))
     }
 
+    /// The tokens that the tokenizer's configuration names, with their texts.
+    pub fn named_tokens(&self) -> &[(String, String)] {
+        self.template.tokens()
+    }
+
     /// The bytes of every token.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary

@@ -75,6 +75,11 @@ impl ChatTemplate {
         Ok(Self { template, tokens, image_token, reads, reads_system, reads_tools, now: Moment::now })
     }
 
+    /// The tokens that the configuration names.
+    pub(super) fn tokens(&self) -> &[(String, String)] {
+        &self.tokens
+    }
+
     /// The text of a token that the configuration names.
     pub(super) fn token(&self, name: &str) -> Option<&str> {
         self.tokens.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())

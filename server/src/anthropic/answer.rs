@@ -3,7 +3,7 @@
 use arrcoc_runtime::generate::{self, FinishReason, Receipt};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::openai::explanation::Explanation;
 
@@ -117,10 +117,4 @@ impl Message {
         self.usage =
             Usage { output_tokens: usage.completion_tokens, ..Usage::of_prompt(usage.prompt_tokens) };
     }
-}
-
-/// Arguments as the object that they are; what is none, since it was broken off, as Anthropic has that.
-pub(super) fn input(arguments: &str) -> Value {
-    let object = serde_json::from_str(arguments).ok().filter(Value::is_object);
-    object.unwrap_or_else(|| json!({"INVALID_JSON": arguments}))
 }

@@ -4,9 +4,9 @@ use arrcoc_runtime::generate::{self, CallPiece, FinishReason, Receipt};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::answer::{Block, Message, StopReason, input};
+use super::answer::{Block, Message, StopReason};
 use super::error::ErrorBody;
-use crate::chat::Called;
+use crate::chat::{Called, object};
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::stream::{self, Chunks};
@@ -143,7 +143,7 @@ impl Writer {
         let Some(arguments) = self.open.take() else { return };
         let index = self.message.content.len().saturating_sub(1);
         if let Some(Block::ToolUse { input: of, .. }) = self.message.content.last_mut() {
-            *of = input(&arguments);
+            *of = object(&arguments);
         }
         send(&Event::ContentBlockStop { index }, chunks);
     }

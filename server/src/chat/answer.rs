@@ -1,6 +1,7 @@
 //! What a chat came to.
 
 use arrcoc_runtime::generate::{CallPiece, Event, FinishReason, TokenLogprob, Usage};
+use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::generation::Running;
@@ -36,6 +37,13 @@ impl Called {
     pub fn new_id() -> String {
         uuid::Uuid::new_v4().simple().to_string()[..9].to_owned()
     }
+}
+
+/// Arguments as the object that they are, for APIs that have no others; what is none, since it was broken off,
+/// as Anthropic has that.
+pub(crate) fn object(arguments: &str) -> Value {
+    let object = serde_json::from_str(arguments).ok().filter(Value::is_object);
+    object.unwrap_or_else(|| json!({"INVALID_JSON": arguments}))
 }
 
 impl Answer {

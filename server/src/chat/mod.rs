@@ -9,6 +9,7 @@ mod counter;
 mod sampling;
 mod start;
 
+pub(crate) use answer::object;
 pub use answer::{Answer, Called, collect};
 pub(crate) use counter::Counter;
 pub use sampling::SamplingFields;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::error::ErrorBody;
 use super::moment;
-use crate::chat::Called;
+use crate::chat::{Called, object};
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::openai::explanation::Explanation;
@@ -182,8 +182,7 @@ impl Writer {
         let (name, arguments) = self.call.take()?;
         let index = self.calls;
         self.calls += 1;
-        // What was broken off stays text.
-        let arguments = serde_json::from_str(&arguments).unwrap_or(Value::String(arguments));
+        let arguments = object(&arguments);
         Some(ToolCall { id: Called::new_id(), function: Function { index, name, arguments } })
     }
 }

@@ -117,7 +117,7 @@ pub(super) fn sampling(shared: &Shared) -> SamplingFields {
     }
 }
 
-fn stop_token_ids(field: &Field<'_>, _: &Limits) -> Result<Vec<u32>, ApiError> {
+pub(super) fn stop_token_ids(field: &Field<'_>, _: &Limits) -> Result<Vec<u32>, ApiError> {
     let ids = field.list("a list of token ids", MAX_STOP_IDS, "")?.unwrap_or_default();
     let id = |field: &Field<'_>| {
         let id = field.whole(0, i64::from(u32::MAX))?.and_then(|id| u32::try_from(id).ok());
@@ -126,13 +126,13 @@ fn stop_token_ids(field: &Field<'_>, _: &Limits) -> Result<Vec<u32>, ApiError> {
     ids.iter().map(id).collect()
 }
 
-fn stop_token_ids_schema(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn stop_token_ids_schema(_: &mut SchemaGenerator) -> Schema {
     let id = json_schema!({"type": "integer", "minimum": 0, "maximum": u32::MAX});
     json_schema!({"type": ["array", "null"], "maxItems": MAX_STOP_IDS, "items": id})
 }
 
 /// `logit_bias`: an object of token ids and numbers.
-fn logit_bias(field: &Field<'_>, _: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
+pub(super) fn logit_bias(field: &Field<'_>, _: &Limits) -> Result<Vec<(u32, f32)>, ApiError> {
     let expected = "an object of token ids and numbers";
     let Some(object) = field.object(expected)? else { return Ok(Vec::new()) };
     let names: Vec<String> = object.names().map(str::to_owned).collect();
@@ -144,7 +144,7 @@ fn logit_bias(field: &Field<'_>, _: &Limits) -> Result<Vec<(u32, f32)>, ApiError
     names.iter().map(bias).collect()
 }
 
-fn logit_bias_schema(_: &mut SchemaGenerator) -> Schema {
+pub(super) fn logit_bias_schema(_: &mut SchemaGenerator) -> Schema {
     let bias = json_schema!({"type": "number", "minimum": -100, "maximum": 100});
     json_schema!({"type": ["object", "null"], "additionalProperties": bias, "propertyNames": {"pattern": "^[0-9]+$"}})
 }

@@ -59,6 +59,7 @@ pub fn public_endpoints() -> Vec<Endpoint> {
         messages::count(),
         tokenize::tokenize(),
         tokenize::detokenize(),
+        tokenize::info(),
         version::endpoint(),
         responses::create(),
         responses::one(),

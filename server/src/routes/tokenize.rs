@@ -1,12 +1,13 @@
 //! `POST /tokenize` and `POST /detokenize`, as vLLM has them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrcoc_runtime::generate::{Budget, MaxTokens, Prompt, PromptReport, Request, Sampling, Selection};
 use axum::Json;
 use axum::extract::State;
-use axum::routing::post;
+use axum::routing::{get, post};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
@@ -57,6 +58,31 @@ pub(super) fn detokenize() -> Endpoint {
             errors: &[400, 401, 404, 408, 413, 415, 500, 503],
         },
     }
+}
+
+pub(super) fn info() -> Endpoint {
+    Endpoint {
+        path: "/tokenizer_info",
+        handler: get(handle_info),
+        page: Page {
+            method: "get",
+            id: "tokenizerInfo",
+            summary: "The tokens that the tokenizer names, as `eos_token`",
+            tag: "others",
+            key: Key::Api,
+            request: None,
+            answer: Answer::Json("Their texts by name", openapi::of::<BTreeMap<String, String>>),
+            errors: &[401, 503],
+        },
+    }
+}
+
+async fn handle_info(
+    _key: ApiKey,
+    State(app): State<App>,
+) -> Result<Json<BTreeMap<String, String>>, ApiError> {
+    let serving = app.serving()?;
+    Ok(Json(serving.engine.info().named_tokens.iter().cloned().collect()))
 }
 
 fields! {

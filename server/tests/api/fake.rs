@@ -75,6 +75,7 @@ impl Fake {
                 selectors: &[],
                 depths: &[],
                 images_first: false,
+                named_tokens: vec![("eos_token".into(), "</s>".into())],
                 generation: GenerationSpec::default(),
                 kv_slots: 4,
                 weight_bytes: 1000,

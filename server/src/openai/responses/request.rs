@@ -18,7 +18,9 @@ use crate::fields::{
 use crate::json::{Body, Field, Object};
 use crate::openai::chat::MAX_TOP_LOGPROBS;
 use crate::openai::extension::Extension;
-use crate::openai::sampling::max_tokens;
+use crate::openai::sampling::{
+    logit_bias, logit_bias_schema, max_tokens, stop_token_ids, stop_token_ids_schema,
+};
 use crate::openai::{form, tools};
 
 /// Longest JSON of what is only given back, bytes.
@@ -42,6 +44,10 @@ fields! {
         presence_penalty: Option<f32> = number(-2.0, 2.0), "";
         frequency_penalty: Option<f32> = number(-2.0, 2.0), "";
         seed: Option<i64> = any_whole(), "";
+        min_tokens: usize = count_within(0, |limits| limits.max_tokens.0).or(0), "";
+        ignore_eos: bool = flag(), "";
+        stop_token_ids: Vec<u32> = by(stop_token_ids, stop_token_ids_schema), "";
+        logit_bias: Vec<(u32, f32)> = by(logit_bias, logit_bias_schema), "";
         text: Field<'a> = raw(text_schema), "`format` says what the answer must look like";
         tools: Field<'a> = raw(tools_schema), "Functions that the model may call";
         tool_choice: Field<'a> = raw(|_| json_schema!({"type": ["string", "object", "null"]})), "";
@@ -69,7 +75,6 @@ const REFUSED: &[Refused] = &[
     refused("functions", &[], "it is `tools` here"),
     refused("n", &["1"], "a response has one answer"),
     refused("stop", &["[]"], "/v1/chat/completions has it"),
-    refused("logit_bias", &[], "leave it out"),
 ];
 
 /// Fields that are taken and change no answer.
@@ -188,7 +193,10 @@ fn sampling(own: &Own<'_>) -> SamplingFields {
         presence_penalty: own.presence_penalty,
         frequency_penalty: own.frequency_penalty,
         seed: own.seed.map(i64::cast_unsigned),
-        ..SamplingFields::default()
+        min_tokens: own.min_tokens,
+        ignore_eos: own.ignore_eos,
+        stop_token_ids: own.stop_token_ids.clone(),
+        logit_bias: own.logit_bias.clone(),
     }
 }
 
