@@ -145,7 +145,8 @@ impl TextStream {
     /// too: it has a form.
     #[must_use]
     pub fn exact(self) -> Self {
-        Self { begun: true, splitter: self.splitter.exact(), ..self }
+        let calls = self.calls.map(|calls| Calls { reader: calls.reader.bound(), ..calls });
+        Self { begun: true, splitter: self.splitter.exact(), calls, ..self }
     }
 
     /// The same for an answer that may call tools. Stop strings are looked for in its text alone.
@@ -185,7 +186,8 @@ impl TextStream {
 
     fn answer(&mut self, heard: Heard) -> Piece {
         let (mut text, stopped) = self.stop.push(&heard.text);
-        if heard.complete && !stopped {
+        // A call stands behind all text before it.
+        if (heard.complete || !heard.calls.is_empty()) && !stopped {
             text.push_str(&std::mem::take(&mut self.stop.held));
         }
         Piece { text, calls: heard.calls, reasoning: None, stopped: stopped || heard.complete }

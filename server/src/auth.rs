@@ -11,7 +11,7 @@ use crate::state::App;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The request may use `/v1`.
+/// The request may use what is no administrator's: `/v1`, `/api` and the like.
 pub struct ApiKey;
 
 /// The request may use `/admin`.
@@ -52,7 +52,7 @@ fn check(parts: &Parts, keys: &Keys, setting: &str) -> Result<(), ApiError> {
     // Anthropic's clients send the second.
     let Some(key) = bearer.or_else(|| text(API_KEY).map(str::trim)) else {
         return Err(ApiError::unauthorized(&format!(
-            "expected the header `Authorization: Bearer KEY` with one of the server's {setting}, found none"
+            "expected the header `Authorization: Bearer KEY`, or `x-api-key`, with one of the server's {setting}, found none"
         )));
     };
     if keys.contains(key) {

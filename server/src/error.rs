@@ -125,7 +125,7 @@ impl ApiError {
     pub fn unknown_response(id: &str, param: &str) -> Self {
         let id = quote(id);
         let message = format!(
-            "there is no response {id}; responses are kept for a while, and not where `store` is false (responses.time_to_live)"
+            "there is no response {id}; responses are kept for a while, and not where `store` is false or they are too large (responses.time_to_live, responses.memory)"
         );
         let code = "response_not_found";
         Self {

@@ -1,14 +1,15 @@
-//! A request on its way through the engine, for the two routes of completions: its events, watched for time
+//! A request on its way through the engine, for the routes that answer: its events, watched for time
 //! and metrics. The clock runs from the request's arrival, so it holds for uploads, fetched images and
 //! engines that hang. The runtime's own clock (`Options::timeout`) runs from submission and ends work that
 //! nobody watches.
 
 use std::time::{Duration, Instant};
 
-use arrcoc_runtime::generate::{Event, GenerateError, Receipt, Request, Usage};
+use arrcoc_runtime::generate::{Event, GenerateError, Receipt, Request, Timings, Usage};
 use arrcoc_runtime::model::Generation;
 use futures::future::select_all;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 use crate::error::ApiError;
 use crate::metrics::Finish;
@@ -143,59 +144,144 @@ impl Running {
 pub struct Several {
     /// With the index of each one's first choice.
     running: Vec<(usize, Running)>,
+    /// Those that have no place yet.
+    starting: Option<mpsc::Receiver<Result<Running, ApiError>>>,
+    /// Choices of each.
+    choices: usize,
+    started: usize,
     usage: Usage,
+    /// How the last one ended.
+    timings: Timings,
 }
 
 impl From<Running> for Several {
     fn from(running: Running) -> Self {
-        Self { running: vec![(0, running)], usage: Usage::default() }
+        let (usage, timings) = (Usage::default(), Timings::default());
+        Self { running: vec![(0, running)], starting: None, choices: 0, started: 1, usage, timings }
     }
 }
 
+/// What happens next to one of several requests.
+enum Next {
+    Started(Option<Result<Running, ApiError>>),
+    Event(usize, Event),
+}
+
 impl Several {
-    /// Requests of so many choices each.
-    pub fn new(running: Vec<Running>, choices: usize) -> Self {
-        let running = running.into_iter().enumerate().map(|(index, running)| (index * choices, running));
-        Self { running: running.collect(), usage: Usage::default() }
+    /// Starts requests of so many choices each, one after the other, as there are places: none crowds the
+    /// queue. Returns when the first has begun.
+    ///
+    /// # Errors
+    /// As [`Running::start`], of the first request.
+    pub async fn start(
+        app: &App,
+        serving: Arc<Serving>,
+        arrived: Instant,
+        requests: Vec<Request>,
+        choices: usize,
+    ) -> Result<Self, ApiError> {
+        let (sender, starting) = mpsc::channel(1);
+        let mut requests = requests.into_iter();
+        let mut running = Vec::new();
+        if let Some(first) = requests.next() {
+            running.push((0, Running::start(app, Arc::clone(&serving), arrived, first).await?.0));
+        }
+        let app = app.clone();
+        let waiting = requests.len() > 0;
+        if waiting {
+            tokio::spawn(async move {
+                for request in requests {
+                    let started = Running::start(&app, Arc::clone(&serving), arrived, request).await;
+                    let failed = started.is_err();
+                    // Nobody waits any more: what has begun ends with its value.
+                    if sender.send(started.map(|(running, _)| running)).await.is_err() || failed {
+                        break;
+                    }
+                }
+            });
+        }
+        let started = running.len();
+        let (usage, timings) = (Usage::default(), Timings::default());
+        Ok(Self { running, starting: waiting.then_some(starting), choices, started, usage, timings })
     }
 
-    /// The next event of any of them, as [`Running::next`] has it; with [`Event::Prompt`] the index of its
-    /// first choice. `None` where there is nothing to wait for.
-    pub async fn next(&mut self) -> Option<(usize, Event)> {
+    /// The next event of any of them, as [`Running::next`] has it, and the index of its request's first
+    /// choice. `None` behind the end. An error is one that a request met that began later.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub async fn next(&mut self) -> Option<Result<(usize, Event), ApiError>> {
         loop {
-            let waiting = self.running.iter_mut().map(|(_, running)| Box::pin(running.next()));
-            let waiting: Vec<_> = waiting.collect();
-            if waiting.is_empty() {
+            if self.running.is_empty() && self.starting.is_none() {
                 return None;
             }
-            // What is dropped of the others has taken no event yet.
-            let (event, at, _) = select_all(waiting).await;
-            let first = self.running[at].0;
-            return Some((
-                first,
-                match event {
-                    Event::Token { choice, text, calls, reasoning, logprob, id } => {
-                        Event::Token { choice: first + choice, text, calls, reasoning, logprob, id }
-                    }
-                    Event::Finished { choice, text, calls, reasoning, reason } => {
-                        Event::Finished { choice: first + choice, text, calls, reasoning, reason }
-                    }
-                    Event::Done { usage, timings } => {
+            match self.wait().await {
+                Next::Started(None) => self.starting = None,
+                Next::Started(Some(Err(error))) => {
+                    self.end();
+                    return Some(Err(error));
+                }
+                Next::Started(Some(Ok(running))) => {
+                    self.running.push((self.started * self.choices, running));
+                    self.started += 1;
+                }
+                Next::Event(at, event) => {
+                    let first = self.running[at].0;
+                    if let Event::Done { usage, timings } = event {
                         self.usage = sum(self.usage, usage);
+                        self.timings = timings;
                         self.running.remove(at);
-                        if !self.running.is_empty() {
-                            continue;
+                    } else {
+                        if matches!(event, Event::Failed(_)) {
+                            self.end();
                         }
-                        Event::Done { usage: self.usage, timings }
+                        return Some(Ok((first, moved(event, first))));
                     }
-                    Event::Failed(error) => {
-                        self.running.clear();
-                        Event::Failed(error)
-                    }
-                    event => event,
-                },
-            ));
+                }
+            }
+            if self.running.is_empty() && self.starting.is_none() {
+                let timings = std::mem::take(&mut self.timings);
+                return Some(Ok((0, Event::Done { usage: self.usage, timings })));
+            }
         }
+    }
+
+    fn end(&mut self) {
+        self.running.clear();
+        self.starting = None;
+    }
+
+    /// Waits for an event, or for one more request to begin. What is dropped of the others has taken nothing
+    /// yet.
+    async fn wait(&mut self) -> Next {
+        let events: Vec<_> = self.running.iter_mut().map(|(_, running)| Box::pin(running.next())).collect();
+        let starting = &mut self.starting;
+        let start = async {
+            match starting {
+                Some(starting) => starting.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        if events.is_empty() {
+            return Next::Started(start.await);
+        }
+        tokio::select! {
+            (event, at, _) = select_all(events) => Next::Event(at, event),
+            started = start => Next::Started(started),
+        }
+    }
+}
+
+/// An event of a request whose first choice has this index.
+fn moved(event: Event, first: usize) -> Event {
+    match event {
+        Event::Token { choice, text, calls, reasoning, logprob, id } => {
+            Event::Token { choice: first + choice, text, calls, reasoning, logprob, id }
+        }
+        Event::Finished { choice, text, calls, reasoning, reason } => {
+            Event::Finished { choice: first + choice, text, calls, reasoning, reason }
+        }
+        event => event,
     }
 }
 

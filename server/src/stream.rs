@@ -100,8 +100,10 @@ fn chunks<W: Writer>(running: Several, mut writer: W) -> impl Stream<Item = Chun
             if let Some(chunk) = state.ready.0.pop_front() {
                 return Some((chunk, state));
             }
-            let (first, event) = state.running.as_mut()?.next().await?;
-            state.advance(first, event);
+            match state.running.as_mut()?.next().await? {
+                Ok((first, event)) => state.advance(first, event),
+                Err(error) => state.break_off(&error),
+            }
         }
     })
 }
@@ -115,14 +117,15 @@ fn unbuffered(mut response: Response) -> Response {
 }
 
 impl<W: Writer> State<W> {
+    fn break_off(&mut self, error: &ApiError) {
+        tracing::info!(code = error.code, reason = error.message, "stream broke off");
+        self.writer.fail(error, &mut self.ready);
+        self.running = None;
+    }
+
     fn advance(&mut self, first: usize, event: Event) {
         match event {
-            Event::Failed(error) => {
-                let error = ApiError::from(error);
-                tracing::info!(code = error.code, reason = error.message, "stream broke off");
-                self.writer.fail(&error, &mut self.ready);
-                self.running = None;
-            }
+            Event::Failed(error) => self.break_off(&error.into()),
             Event::Prompt { tokens } => self.writer.prompt(first, tokens, &mut self.ready),
             event => {
                 let last = matches!(event, Event::Done { .. });

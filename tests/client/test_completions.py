@@ -110,7 +110,7 @@ def test_biases_decide(go_on, client, ids):
     ({"prompt": []}, "prompt"),
     ({"prompt": [[]]}, "prompt[0]"),
     ({"prompt": ["a", ""]}, "prompt"),
-    ({"prompt": [1, "a"]}, "prompt[1]"),
+    ({"prompt": [1, "a"]}, "prompt[0]"),
     ({"prompt": [10**7]}, "prompt"),
     ({"prompt": ["a"] * 257}, "prompt"),
     ({"suffix": "x"}, "suffix"),

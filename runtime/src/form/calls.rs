@@ -55,7 +55,7 @@ impl Calls<'_> {
         let mut text = false;
         for index in indices {
             let function = &functions[index];
-            let wrong = |source: FormError| FormError::Tool { index, source: Box::new(source) };
+            let wrong = |source| FormError::Tool { name: function.name.clone(), source: Box::new(source) };
             let (name, arguments) = match self.written.arguments {
                 Arguments::Json => {
                     let name = Value::from(function.name.as_str()).to_string();

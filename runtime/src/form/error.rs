@@ -32,10 +32,10 @@ pub enum FormError {
         found: usize,
     },
     /// The arguments of a function cannot be kept.
-    #[error("`tools[{index}].function.parameters`: {source}")]
+    #[error("the arguments of `{name}`: {source}")]
     Tool {
         /// The function.
-        index: usize,
+        name: String,
         /// Why not.
         source: Box<FormError>,
     },

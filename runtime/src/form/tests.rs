@@ -107,7 +107,7 @@ fn bound_calls_are_read_as_calls() {
             let mut read = 0;
             for seed in 0..12 {
                 let Some(answer) = draw(guide.clone(), &vocabulary, seed) else { continue };
-                let mut reader = Reader::new(syntax, &tools);
+                let mut reader = Reader::new(syntax, &tools).bound();
                 let (heard, rest) = (reader.push(&answer), reader.finish());
                 assert_eq!(heard.text + &rest.text, "", "{:?}: {answer}", syntax.name);
                 check_calls(&heard.calls, &tools, &answer);
@@ -182,8 +182,9 @@ fn check_calls(pieces: &[CallPiece], tools: &Tools, answer: &str) {
 fn arguments_that_cannot_be_kept_are_refused_with_their_place() {
     let vocabulary = Vocabulary::new(&toy::tokenizer()).unwrap();
     let parameters = json!({"type": "object", "properties": {"a": {"not": {}}}});
-    let function = |parameters| Function { name: "f".into(), parameters, described: Value::Null };
-    let functions = vec![function(None), function(Some(parameters))];
+    let function =
+        |name: &str, parameters| Function { name: name.into(), parameters, described: Value::Null };
+    let functions = vec![function("f", None), function("g", Some(parameters))];
     for syntax in [ToolSyntax::Hermes, ToolSyntax::QwenXml].map(Syntax::named) {
         let refused = |choice| {
             let tools = Tools { functions: functions.clone(), choice, single: false };
@@ -192,7 +193,7 @@ fn arguments_that_cannot_be_kept_are_refused_with_their_place() {
         };
         let error = crate::generate::GenerateError::from(refused(ToolChoice::Required).unwrap_err());
         let message = error.to_string();
-        assert!(message.contains("`tools[1].function.parameters`: at #/properties/a/not"), "{message}");
+        assert!(message.contains("the arguments of `g`: at #/properties/a/not"), "{message}");
         assert!(matches!(error, crate::generate::GenerateError::Invalid { field: "tools", .. }));
         assert!(refused(ToolChoice::Auto).unwrap().is_none(), "what need not be called binds nothing");
         assert!(refused(ToolChoice::Function(0)).unwrap().is_some());

@@ -219,6 +219,7 @@ impl Task {
             if self.max_tokens == 0 {
                 let (choice, reason) = (answers.next, FinishReason::Length);
                 answers.next += 1;
+                self.first_token.get_or_insert_with(|| self.job.submitted.elapsed());
                 let (text, calls, reasoning) = (String::new(), Vec::new(), None);
                 self.job.send(Event::Finished { choice, text, calls, reasoning, reason });
                 continue;

@@ -20,7 +20,14 @@ impl Offered {
     /// The types that the schema of an argument lists; `None` where it lists none.
     pub(super) fn types(&self, function: &str, argument: &str) -> Option<Vec<&str>> {
         let function = self.0.iter().find(|known| known.name == function)?;
-        match &function.parameters.as_ref()?["properties"][argument]["type"] {
+        let schema = &function.parameters.as_ref()?["properties"][argument];
+        let texts = |list: &serde_json::Value| {
+            list.as_array().is_some_and(|all| all.iter().all(|one| one.is_string()))
+        };
+        match &schema["type"] {
+            serde_json::Value::Null if texts(&schema["enum"]) || schema["const"].is_string() => {
+                Some(vec!["string"])
+            }
             serde_json::Value::String(one) => Some(vec![one]),
             serde_json::Value::Array(all) => Some(all.iter().filter_map(serde_json::Value::as_str).collect()),
             _ => None,

@@ -79,6 +79,9 @@ impl NamedCall {
         if end == End::No {
             return Flow::More;
         }
+        if !self.value.begun() {
+            found.push(Found::Arguments("{}".into()));
+        }
         found.push(Found::End);
         Flow::Done { consumed: end == End::With }
     }

@@ -31,6 +31,8 @@ pub(crate) struct Reader {
     held: String,
     /// In a body: what has come since the last complete call.
     raw: String,
+    /// Length of the marker in it, with white space before it.
+    opened: usize,
     /// Of the call that is read, or comes next.
     index: usize,
     /// Its name was given out.
@@ -58,19 +60,25 @@ enum Marker {
 impl Reader {
     /// Reads an answer that may call these tools, or must.
     pub(crate) fn new(syntax: &'static Syntax, tools: &Tools) -> Self {
-        let bound = tools.choice != ToolChoice::Auto;
         Self {
             syntax,
             offered: Offered::of(tools),
-            bare: if bound { syntax.bound.bare } else { syntax.bare },
+            bare: syntax.bare,
             single: tools.single || matches!(tools.choice, ToolChoice::Function(_)),
             state: State::Text,
             held: String::new(),
             raw: String::new(),
+            opened: 0,
             index: 0,
             open: false,
             behind_call: false,
         }
+    }
+
+    /// The same for an answer that is bound to calls, or to a form beside them.
+    #[must_use]
+    pub(crate) fn bound(self) -> Self {
+        Self { bare: self.syntax.bound.bare, ..self }
     }
 
     /// Adds text.
@@ -93,10 +101,16 @@ impl Reader {
     pub(crate) fn finish(&mut self) -> Heard {
         let held = std::mem::take(&mut self.held);
         let raw = std::mem::take(&mut self.raw);
+        let mut heard = Heard::default();
+        if let State::Xml(body) = &mut self.state {
+            let mut found = Vec::new();
+            body.finish(&self.offered, &mut found);
+            self.note(&mut found, &mut heard);
+        }
         let held = if matches!(self.state, State::Text) { held } else { raw };
         // Syntax of a call that was given out, or the end of a line behind one.
         let silent = self.open || self.behind_call && held.trim().is_empty();
-        Heard { text: if silent { String::new() } else { held }, ..Heard::default() }
+        Heard { text: if silent { String::new() } else { held }, ..heard }
     }
 
     /// Takes text up to a marker; returns what stands behind it.
@@ -107,6 +121,7 @@ impl Reader {
                 let before = self.held[..from].trim_end();
                 // With white space before the marker: it is text where this is no call.
                 self.raw = self.held[before.len()..to].to_owned();
+                self.opened = self.raw.len();
                 let before = if self.behind_call { before.trim_start() } else { before };
                 self.bare &= before.is_empty();
                 heard.text.push_str(before);
@@ -212,11 +227,13 @@ impl Reader {
                 Flow::Done { consumed } => text[if consumed { next } else { at }..].to_owned(),
                 Flow::Behind(held) => held + &text[next..],
                 Flow::Broken => {
+                    // The marker was none; what stands behind it may hold one.
+                    let behind = self.raw.split_off(self.opened.min(self.raw.len()));
                     heard.text.push_str(&std::mem::take(&mut self.raw));
                     self.bare = false;
                     self.index += usize::from(std::mem::take(&mut self.open));
                     self.behind_call = false;
-                    text[next..].to_owned()
+                    behind + &text[next..]
                 }
             };
             self.raw.clear();
@@ -240,6 +257,7 @@ impl Reader {
                     self.index += 1;
                     self.open = false;
                     self.raw.clear();
+                    self.opened = 0;
                     self.behind_call = true;
                     heard.complete = self.single;
                     continue;
@@ -247,6 +265,7 @@ impl Reader {
             };
             // From here on it is a call and no text, even where it is broken off.
             self.raw.clear();
+            self.opened = 0;
             match heard.calls.last_mut() {
                 Some(last) if name.is_none() && last.index == index => last.arguments.push_str(&arguments),
                 _ => heard.calls.push(CallPiece { index, name, arguments }),

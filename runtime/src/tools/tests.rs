@@ -198,6 +198,13 @@ fn what_is_no_call_of_an_offered_function_is_text() {
 }
 
 #[test]
+fn a_marker_that_is_said_twice_begins_a_call() {
+    let call = "<tool_call>\n<tool_call>\n{\"name\": \"time.now\", \"arguments\": {}}\n</tool_call>";
+    let found = read(ToolSyntax::Hermes, &[call], &tools(false));
+    assert_eq!(found, ("<tool_call>".into(), vec![("time.now".into(), "{}".into())]));
+}
+
+#[test]
 fn what_stands_behind_a_call_is_text() {
     let call = "<tool_call>{\"name\": \"time.now\", \"arguments\": {}}</tool_call>";
     let found = read(ToolSyntax::Hermes, &[call, "\n", " so. ", call, "\n\n"], &tools(false));
@@ -220,7 +227,7 @@ fn calls_that_are_broken_off_are_calls() {
         assert_eq!(read(syntax, &[answer], &tools(false)), (String::new(), expected));
     }
     let answer = "<function=weather>\n<parameter=days>\n3\n</parameter>\n<parameter=city>\nOs";
-    let expected = vec![("weather".to_owned(), "{\"days\": 3".to_owned())];
+    let expected = vec![("weather".to_owned(), "{\"days\": 3, \"city\": \"Os\"}".to_owned())];
     assert_eq!(read(ToolSyntax::QwenXml, &[answer], &tools(false)), (String::new(), expected));
 }
 

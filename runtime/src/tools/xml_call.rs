@@ -71,18 +71,37 @@ impl XmlCall {
                 // Whatever it is, it is no argument: the call is over, and this is text.
                 Tag::Other => end(found, Flow::Behind(std::mem::take(&mut self.held))),
             },
-            At::Value(name) => {
-                let Some(value) = self.held.strip_suffix(PARAMETER_END) else { return Flow::More };
-                let value = value.strip_prefix('\n').unwrap_or(value);
-                let value =
-                    typed(value.strip_suffix('\n').unwrap_or(value), offered.types(&self.function, name));
-                let comma = if self.arguments > 0 { ", " } else { "" };
-                found.push(Found::Arguments(format!("{comma}{}: {value}", Json::from(name.as_str()))));
-                self.arguments += 1;
-                self.begin(At::Between);
+            At::Value(_) => {
+                if self.held.ends_with(PARAMETER_END) {
+                    self.value(offered, found);
+                }
                 Flow::More
             }
         }
+    }
+
+    /// Ends a call that is broken off: what there is of it is given out.
+    pub(super) fn finish(&mut self, offered: &Offered, found: &mut Vec<Found>) {
+        if self.at == At::Function {
+            return;
+        }
+        if matches!(self.at, At::Value(_)) {
+            self.held.push_str(PARAMETER_END);
+            self.value(offered, found);
+        }
+        found.push(Found::Arguments("}".into()));
+    }
+
+    /// Gives out the value that has just ended.
+    fn value(&mut self, offered: &Offered, found: &mut Vec<Found>) {
+        let At::Value(name) = &self.at else { return };
+        let value = self.held.strip_suffix(PARAMETER_END).unwrap_or(&self.held);
+        let value = value.strip_prefix('\n').unwrap_or(value);
+        let value = typed(value.strip_suffix('\n').unwrap_or(value), offered.types(&self.function, name));
+        let comma = if self.arguments > 0 { ", " } else { "" };
+        found.push(Found::Arguments(format!("{comma}{}: {value}", Json::from(name.as_str()))));
+        self.arguments += 1;
+        self.begin(At::Between);
     }
 
     fn begin(&mut self, at: At) {
@@ -123,6 +142,7 @@ fn typed(value: &str, types: Option<Vec<&str>>) -> Json {
         Some(["string"]) => text(),
         Some(types) => match (json(), value.trim()) {
             (Ok(json), _) if types.contains(&kind(&json)) || !types.contains(&"string") => json,
+            (Ok(json), _) if json.is_number() && types.contains(&"number") => json,
             (Err(_), "True") if types.contains(&"boolean") => true.into(),
             (Err(_), "False") if types.contains(&"boolean") => false.into(),
             (Err(_), "None") if types.contains(&"null") => Json::Null,

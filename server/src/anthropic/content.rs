@@ -26,9 +26,16 @@ pub(super) fn system(field: &Field<'_>, counter: &mut Counter<'_>) -> Result<Opt
     }
     for block in counter.parts(field, BLOCKS)? {
         let object = block.object("a text block")?.ok_or_else(|| block.wrong("a text block"))?;
-        message.content.push(Piece::Text(counter.text(&object.field("text"))?));
+        message.content.push(Piece::Text(text(&object, counter)?));
     }
     Ok(Some(message).filter(|message| !message.content.is_empty()))
+}
+
+/// The text of a text block.
+fn text(block: &Object<'_>, counter: &mut Counter<'_>) -> Result<String, ApiError> {
+    let field = block.field("text");
+    field.required("a string, in a block of the type text")?;
+    counter.text(&field)
 }
 
 /// `messages`. A user's message with results of calls comes to a message for each result, and one for what
@@ -79,7 +86,7 @@ impl Reader<'_, '_> {
         let block = field.object(BLOCK)?.ok_or_else(|| field.wrong(BLOCK))?;
         let kind = block.field("type");
         match kind.text()?.as_deref() {
-            Some("text") => message.content.push(Piece::Text(self.counter.text(&block.field("text"))?)),
+            Some("text") => message.content.push(Piece::Text(text(&block, self.counter)?)),
             Some("image") if message.role == Speaker::User => message.content.push(self.image(&block)?),
             Some("tool_use") if message.role == Speaker::Assistant => message.calls.push(self.call(&block)?),
             Some("tool_result") if message.role == Speaker::User => {
@@ -88,7 +95,9 @@ impl Reader<'_, '_> {
             }
             Some("thinking") if message.role == Speaker::Assistant => {
                 let text = self.counter.text(&block.field("thinking"))?;
-                message.reasoning = Some(text).filter(|text| !text.is_empty());
+                if !text.is_empty() {
+                    message.reasoning.get_or_insert_default().push_str(&text);
+                }
             }
             // What nobody can read says nothing.
             Some("redacted_thinking") => {}
@@ -140,7 +149,7 @@ impl Reader<'_, '_> {
             let expected = "a block of the type text or image";
             let object = part.object(expected)?.ok_or_else(|| part.wrong(expected))?;
             message.content.push(match object.field("type").text()?.as_deref() {
-                Some("text") => Piece::Text(self.counter.text(&object.field("text"))?),
+                Some("text") => Piece::Text(text(&object, self.counter)?),
                 Some("image") => self.image(&object)?,
                 _ => return Err(part.wrong(expected)),
             });

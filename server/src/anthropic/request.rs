@@ -94,7 +94,10 @@ impl Body for MessagesRequest {
         let chat = Chat {
             model: own.model,
             messages,
-            tools: chosen(own.tools, &own.tool_choice)?,
+            tools: {
+                openai::different(&own.tools, "tools")?;
+                chosen(own.tools, &own.tool_choice)?
+            },
             // What clients of this API must send, and choose for models with a longer context than most.
             max_tokens: MaxTokens::AtMost(own.max_tokens.unwrap_or(limits.max_tokens.0)),
             choices: 1,

@@ -33,7 +33,7 @@ pub struct Called {
 }
 
 impl Called {
-    /// What a result is told by: nine letters and digits, which all templates take.
+    /// What a result is told by: nine letters and digits, as `calls` has them too.
     pub fn new_id() -> String {
         uuid::Uuid::new_v4().simple().to_string()[..9].to_owned()
     }

@@ -5,6 +5,7 @@ use arrcoc_runtime::generate::{Budget, Form, MaxTokens, Selection, Sizing, Speak
 use serde_json::{Map, Value};
 
 mod answer;
+mod calls;
 mod counter;
 mod sampling;
 mod start;

@@ -69,7 +69,8 @@ async fn request(app: &App, info: &ModelInfo, mut chat: Chat, files: Files) -> R
     let budget = chat.budget(&info.token_budgets, info.default_budget);
     let (files, loaded) = media::load(app, files, wanted(&mut chat.messages)).await?;
     let mut loaded = loaded.into_iter();
-    let messages = std::mem::take(&mut chat.messages);
+    let mut messages = std::mem::take(&mut chat.messages);
+    super::calls::settle(&mut messages);
     let messages = messages.into_iter().map(|Message { role, content, reasoning, calls, call_id, name }| {
         let part = |piece| match piece {
             Piece::Text(text) => Some(Part::Text(text)),

@@ -109,6 +109,11 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A list of whole numbers of 32 bits, and of nothing else; `None` where it is anything else.
+    pub fn ids(&self) -> Option<Vec<u32>> {
+        serde_json::from_str(self.text?).ok()
+    }
+
     /// Any JSON, of at most so many bytes.
     pub fn value(&self, expected: &str, most: usize) -> Result<Option<Value>, ApiError> {
         let Some(text) = self.text else { return Ok(None) };

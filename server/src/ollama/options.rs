@@ -23,7 +23,7 @@ fields! {
         presence_penalty: Option<f32> = number(-2.0, 2.0), "";
         frequency_penalty: Option<f32> = number(-2.0, 2.0), "";
         seed: Option<i64> = any_whole(), "";
-        num_predict: Option<i64> = whole(-2, i64::from(u32::MAX)), "Most tokens; below 0 as many as there is room for";
+        num_predict: Option<i64> = whole(-2, i64::from(u32::MAX)), "Most tokens; 0 and less: as many as there is room for";
         stop: Vec<String> = by(stops, stops_schema), "";
     }
 }

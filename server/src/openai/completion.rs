@@ -20,8 +20,6 @@ use crate::json::{Body, Field, Object};
 
 /// Most prompts of a request.
 const MOST_PROMPTS: usize = 256;
-/// Most ids of a prompt that are read: more than any context has.
-const MOST_IDS: usize = 1 << 20;
 
 /// Most tokens per answer where a request sets no limit: OpenAI's default. Chat has none.
 pub const DEFAULT_MAX_TOKENS: usize = 16;
@@ -139,30 +137,21 @@ fn prompts(field: &Field<'_>, limits: &Limits) -> Result<Vec<Prompt>, ApiError> 
     if !field.is_list() {
         return Ok(vec![prompt(field, &mut room, expected)?]);
     }
-    // One pass says whether these are ids or prompts: a list of ids is one prompt.
-    let items = field.list(expected, MOST_IDS, "")?.unwrap_or_default();
-    match items.first() {
-        None => Err(field.wrong(expected)),
-        Some(first) if first.is_text() || first.is_list() => {
-            if items.len() > MOST_PROMPTS {
-                let message =
-                    format!("`prompt`: expected at most {MOST_PROMPTS} prompts, found {}", items.len());
-                return Err(ApiError::invalid("prompt", message));
-            }
-            items.iter().map(|item| prompt(item, &mut room, expected)).collect()
-        }
-        Some(_) => Ok(vec![Prompt::Tokens(ids(&items)?)]),
+    // A list of ids is one prompt.
+    match field.ids() {
+        Some(ids) if ids.is_empty() => return Err(field.wrong(expected)),
+        Some(ids) => return Ok(vec![Prompt::Tokens(ids)]),
+        None => {}
     }
+    let items = field.list(expected, MOST_PROMPTS, "")?.unwrap_or_default();
+    items.iter().map(|item| prompt(item, &mut room, expected)).collect()
 }
 
 /// One prompt; `room` is the text that there may yet be.
 fn prompt(field: &Field<'_>, room: &mut usize, expected: &str) -> Result<Prompt, ApiError> {
     if field.is_list() {
-        let items = field.list(expected, MOST_IDS, "")?.unwrap_or_default();
-        return match items.is_empty() {
-            true => Err(field.wrong(expected)),
-            false => Ok(Prompt::Tokens(ids(&items)?)),
-        };
+        let ids = field.ids().filter(|ids| !ids.is_empty());
+        return ids.map(Prompt::Tokens).ok_or_else(|| field.wrong("token ids"));
     }
     let text = field.text()?.ok_or_else(|| field.wrong(expected))?;
     if text.is_empty() {
@@ -172,14 +161,6 @@ fn prompt(field: &Field<'_>, room: &mut usize, expected: &str) -> Result<Prompt,
     *room =
         limit.checked_sub(text.len()).ok_or_else(|| ApiError::text_too_long("prompt", limit, text.len()))?;
     Ok(Prompt::Text(text.into_owned()))
-}
-
-fn ids(items: &[Field<'_>]) -> Result<Vec<u32>, ApiError> {
-    let id = |field: &Field<'_>| {
-        let id = field.whole(0, i64::from(u32::MAX))?.and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| field.wrong("a token id"))
-    };
-    items.iter().map(id).collect()
 }
 
 /// A `text_completion`, whole or as a chunk.

@@ -14,7 +14,7 @@ mod extension;
 pub(crate) use extension::{Extension, budget_schema};
 pub use logprobs::ChosenToken;
 pub(crate) use sampling::{stops, stops_schema};
-pub(crate) use tools::{name as tool_name, offered, tools, tools_schema};
+pub(crate) use tools::{different, name as tool_name, offered, tools, tools_schema};
 pub mod form;
 mod logprobs;
 mod names;

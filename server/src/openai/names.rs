@@ -108,6 +108,8 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "prediction", "kv_transfer_params", "timings_per_token",
     // For models that know of it.
     "verbosity",
+    // What /tokenize takes beside a chat.
+    "return_token_strs",
     // How answers are bound to a form elsewhere.
     "guided_decoding_backend", "spaces_between_special_tokens",
 ];

@@ -70,7 +70,7 @@ pub(crate) fn offered(functions: Vec<Function>, choice: &Field<'_>, single: bool
 }
 
 /// Refuses two functions of one name; they stand in the field `name`.
-fn different(functions: &[Function], name: &str) -> Result<(), ApiError> {
+pub(crate) fn different(functions: &[Function], name: &str) -> Result<(), ApiError> {
     let mut all = functions.iter().enumerate();
     let twice =
         all.find(|(at, function)| functions[..*at].iter().any(|earlier| earlier.name == function.name));
@@ -111,7 +111,7 @@ fn choose(functions: Vec<Function>, choice: &Field<'_>, single: bool) -> Result<
                 });
             }
             let name = chosen_name(choice, &object)?;
-            let index = position(&functions, &name)?;
+            let index = position(&functions, &name, choice.path())?;
             Ok(Tools { functions, choice: ToolChoice::Function(index), single: true })
         }
     }
@@ -135,7 +135,7 @@ fn allowed(functions: Vec<Function>, object: &Object<'_>, single: bool) -> Resul
     for tool in list {
         let object = tool.object(TOOL)?.ok_or_else(|| tool.wrong(TOOL))?;
         let name = chosen_name(&tool, &object)?;
-        kept.push(position(&functions, &name)?);
+        kept.push(position(&functions, &name, "tool_choice")?);
     }
     let functions = functions.into_iter().enumerate().filter(|(at, _)| kept.contains(at));
     Ok(Tools { functions: functions.map(|(_, function)| function).collect(), choice, single })
@@ -148,7 +148,7 @@ fn chosen_name(field: &Field<'_>, object: &Object<'_>) -> Result<String, ApiErro
     Ok(name.ok_or_else(|| field.wrong("an object with the name of a function"))?.into_owned())
 }
 
-fn position(functions: &[Function], name: &str) -> Result<usize, ApiError> {
+fn position(functions: &[Function], name: &str, path: &str) -> Result<usize, ApiError> {
     functions.iter().position(|function| function.name == name).ok_or_else(|| {
         let known: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
         let message = format!(
@@ -156,7 +156,7 @@ fn position(functions: &[Function], name: &str) -> Result<usize, ApiError> {
             known.join(", "),
             arrcoc_bundle::quote::quote(name)
         );
-        ApiError::invalid("tool_choice", message)
+        ApiError::invalid(path, message)
     })
 }
 

@@ -14,7 +14,7 @@ use super::Endpoint;
 use crate::auth::ApiKey;
 use crate::body::JsonBody;
 use crate::error::ApiError;
-use crate::generation::{Running, Several};
+use crate::generation::Several;
 use crate::openai::Head;
 use crate::openai::completion::{Choice, Completion, LegacyLogprobs, TextCompletion};
 use crate::openapi::{self, Answer, Key, Page};
@@ -53,14 +53,16 @@ async fn handle(
     serving.admit()?;
     let head = Head::new("cmpl", &serving.name, serving.engine.info());
     let form_field = checked.bound.as_ref().map_or(FORM, |bound| bound.field);
-    let mut running = Vec::new();
-    for prompt in &checked.prompts {
-        // One after the other: each begins when there is a place for it, and none crowds the queue.
-        let request = request(&serving, &checked, prompt.clone());
-        let started = Running::start(&app, Arc::clone(&serving), arrived, request).await;
-        running.push(started.map_err(|error| error.renamed(FORM, form_field))?.0);
+    let requests: Vec<Request> =
+        checked.prompts.iter().map(|prompt| request(&serving, &checked, prompt.clone())).collect();
+    if requests.len() > 1 {
+        // All of them, before any is answered.
+        let (engine, all) = (Arc::clone(&serving.engine), requests.clone());
+        let look = move || all.iter().try_for_each(|request| engine.prompt_ids(request).map(drop));
+        tokio::task::spawn_blocking(look).await.map_err(ApiError::internal)??;
     }
-    let running = Several::new(running, checked.best_of);
+    let running = Several::start(&app, serving, arrived, requests, checked.best_of).await;
+    let running = running.map_err(|error| error.renamed(FORM, form_field))?;
     if checked.stream {
         let answers = checked.prompts.len() * checked.choices;
         let writer = Writer {
@@ -129,9 +131,9 @@ async fn collect(mut running: Several, head: &Head, checked: &Completion) -> Res
     let made = checked.best_of;
     let mut answers = vec![empty; checked.prompts.len() * made];
     let usage = loop {
-        let Some((first, event)) = running.next().await else {
-            return Err(ApiError::internal("a completion ended without its end"));
-        };
+        let next = running.next().await;
+        let (first, event) =
+            next.unwrap_or_else(|| Err(ApiError::internal("a completion ended without its end")))?;
         match event {
             Event::Prompt { tokens } => {
                 let Some(prompt) = checked.prompts.get(first / made) else { continue };
@@ -175,9 +177,12 @@ async fn collect(mut running: Several, head: &Head, checked: &Completion) -> Res
 }
 
 impl Growing {
-    /// Mean log-probability of its tokens.
+    /// Mean log-probability of its tokens; an answer of none is the last to be taken.
     fn mean(&self) -> f64 {
-        self.likelihood.0 / self.likelihood.1.max(1) as f64
+        match self.likelihood {
+            (_, 0) => f64::NEG_INFINITY,
+            (sum, tokens) => sum / tokens as f64,
+        }
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{get, post};
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::Endpoint;
 use crate::auth::ApiKey;
@@ -68,11 +68,12 @@ async fn handle(
         let stored =
             app.responses.get(&previous).ok_or_else(|| unknown(&previous, "previous_response_id"))?;
         let at = usize::from(instructed);
-        chat.messages.splice(at..at, stored.messages);
+        chat.messages.splice(at..at, stored.messages.iter().cloned());
     }
     check_length(&app, &chat.messages)?;
-    let kept = || chat.messages[usize::from(instructed)..].to_vec();
-    let keep = store.then(|| Keep { store: Arc::clone(&app.responses), messages: kept() });
+    let kept = &chat.messages[usize::from(instructed)..];
+    let keep = (store && app.responses.takes(kept))
+        .then(|| Keep { store: Arc::clone(&app.responses), messages: kept.to_vec() });
     let (name, explain) = (serving.name.clone(), chat.explain);
     let Asked { running, started } = chat::start(&app, serving, chat, held, arrived).await?;
     let receipts = explain.then_some(started.receipts);
@@ -103,9 +104,10 @@ async fn retrieve(
     _key: ApiKey,
     State(app): State<App>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<HttpResponse, ApiError> {
     let stored = app.responses.get(&id).ok_or_else(|| unknown(&id, "id"))?;
-    Ok(Json(stored.response))
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((json, stored.response.clone()).into_response())
 }
 
 /// What `DELETE` answers.

@@ -23,9 +23,6 @@ use crate::openai::chat::ChatRequest;
 use crate::openapi::{self, Answer, Key, Page};
 use crate::state::App;
 
-/// Most ids of a request.
-const MOST_IDS: usize = 1 << 20;
-
 pub(super) fn tokenize() -> Endpoint {
     Endpoint {
         path: "/tokenize",
@@ -204,12 +201,8 @@ impl Body for Back {
         fields::check(body, &[Detokenize::NAMES], &[], &["skip_special_tokens"])?;
         let Detokenize { model, tokens } = Detokenize::read(body, limits)?;
         tokens.required("a list of token ids")?;
-        let list = tokens.list("a list of token ids", MOST_IDS, "")?.unwrap_or_default();
-        let id = |field: &Field<'_>| {
-            let id = field.whole(0, i64::from(u32::MAX))?.and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| field.wrong("a token id"))
-        };
-        Ok(Self { model, tokens: list.iter().map(id).collect::<Result<_, _>>()? })
+        let tokens = tokens.ids().ok_or_else(|| tokens.wrong("a list of token ids"))?;
+        Ok(Self { model, tokens })
     }
 }
 

@@ -111,7 +111,7 @@ impl Reader<'_, '_> {
             }
         }
         if !text.is_empty() {
-            self.assistant().reasoning = Some(text);
+            self.assistant().reasoning.get_or_insert_default().push_str(&text);
         }
         Ok(())
     }

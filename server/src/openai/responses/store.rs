@@ -1,10 +1,8 @@
 //! Responses that others may go on from: in memory, for a while, within a limit.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use serde_json::Value;
 
 use crate::chat::{Message, Piece};
 
@@ -13,8 +11,8 @@ use crate::chat::{Message, Piece};
 pub struct Stored {
     /// The conversation with its answer; instructions are not part of it.
     pub messages: Vec<Message>,
-    /// The response as it was answered.
-    pub response: Value,
+    /// The response as it was answered, JSON.
+    pub response: String,
 }
 
 /// The kept responses, the oldest of which go first.
@@ -27,7 +25,7 @@ pub struct Store {
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_id: HashMap<String, (Stored, usize)>,
+    by_id: HashMap<String, (Arc<Stored>, usize)>,
     /// In the order in which they came, with those that were deleted.
     order: VecDeque<(Instant, String)>,
     bytes: usize,
@@ -37,6 +35,11 @@ impl Store {
     /// Keeps at most so many bytes, each for at most so long. Without bytes or time it keeps none.
     pub fn new(most: usize, time_to_live: Duration) -> Self {
         Self { most, time_to_live, kept: Mutex::default() }
+    }
+
+    /// Whether a response to this conversation can be kept: whoever cannot need not be copied.
+    pub fn takes(&self, messages: &[Message]) -> bool {
+        !self.time_to_live.is_zero() && bytes(messages) <= self.most
     }
 
     /// Keeps a response, and forgets old ones for it. One that is too large alone is not kept.
@@ -49,14 +52,14 @@ impl Store {
         kept.forget(self.time_to_live, self.most - bytes);
         kept.bytes += bytes;
         kept.order.push_back((Instant::now(), id.to_owned()));
-        kept.by_id.insert(id.to_owned(), (stored, bytes));
+        kept.by_id.insert(id.to_owned(), (Arc::new(stored), bytes));
     }
 
     /// A kept response.
-    pub fn get(&self, id: &str) -> Option<Stored> {
+    pub fn get(&self, id: &str) -> Option<Arc<Stored>> {
         let mut kept = self.kept();
         kept.forget(self.time_to_live, self.most);
-        kept.by_id.get(id).map(|(stored, _)| stored.clone())
+        kept.by_id.get(id).map(|(stored, _)| Arc::clone(stored))
     }
 
     /// Forgets a response; false where there is none of that id.
@@ -93,20 +96,26 @@ impl Kept {
 }
 
 impl Stored {
-    /// Bytes of memory, about.
     fn bytes(&self) -> usize {
-        let piece = |piece: &Piece| match piece {
-            Piece::Text(text) => text.len(),
-            Piece::Image { url, .. } => url.len(),
-        };
-        let message = |message: &Message| {
-            let content: usize = message.content.iter().map(piece).sum();
-            let calls: usize = message.calls.iter().map(|call| call.arguments.to_string().len()).sum();
-            content + calls + message.reasoning.as_ref().map_or(0, String::len) + size_of::<Message>()
-        };
-        let messages: usize = self.messages.iter().map(message).sum();
-        messages + self.response.to_string().len() * 2
+        bytes(&self.messages) + self.response.len()
     }
+}
+
+/// Bytes of memory that a conversation takes, about.
+fn bytes(messages: &[Message]) -> usize {
+    let piece = |piece: &Piece| match piece {
+        Piece::Text(text) => text.len(),
+        Piece::Image { url, param, .. } => url.len() + param.len(),
+    };
+    let message = |message: &Message| {
+        let content: usize = message.content.iter().map(|one| piece(one) + size_of::<Piece>()).sum();
+        // A value of JSON takes several times its text.
+        let calls: usize =
+            message.calls.iter().map(|call| call.name.len() + 8 * call.arguments.to_string().len()).sum();
+        let texts = [&message.reasoning, &message.call_id, &message.name];
+        content + calls + texts.into_iter().flatten().map(String::len).sum::<usize>() + size_of::<Message>()
+    };
+    messages.iter().map(message).sum()
 }
 
 #[cfg(test)]
@@ -118,7 +127,7 @@ mod tests {
 
     fn stored(bytes: usize) -> Stored {
         let text = Piece::Text("x".repeat(bytes));
-        Stored { messages: vec![Message::new(Speaker::User, vec![text])], response: Value::Null }
+        Stored { messages: vec![Message::new(Speaker::User, vec![text])], response: String::new() }
     }
 
     #[test]

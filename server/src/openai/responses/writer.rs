@@ -30,6 +30,8 @@ pub struct Writer {
     reason: FinishReason,
     /// The item that is being written, the last of the output.
     open: Option<Open>,
+    /// Log-probabilities of tokens that came before their text.
+    early: Vec<ChosenToken>,
     sequence: u64,
     keep: Option<Keep>,
 }
@@ -45,7 +47,7 @@ impl Writer {
     /// Writes the response to a request.
     pub fn new(echo: Echo, model: &str, receipts: Option<&[Receipt]>, keep: Option<Keep>) -> Self {
         let response = Response::begun(echo, model, unix_seconds(SystemTime::now()), receipts);
-        Self { response, reason: FinishReason::Length, open: None, sequence: 0, keep }
+        Self { response, reason: FinishReason::Length, open: None, early: Vec::new(), sequence: 0, keep }
     }
 
     /// Waits for the whole response.
@@ -121,8 +123,12 @@ impl Writer {
     }
 
     fn text(&mut self, delta: String, token: Option<TokenLogprob>, chunks: &mut Chunks) {
+        if delta.is_empty() && matches!(self.open, Some(Open::Call)) {
+            return;
+        }
         if !matches!(self.open, Some(Open::Text(_))) {
             if delta.is_empty() {
+                self.early.extend(token.iter().map(ChosenToken::from));
                 return;
             }
             let (id, status, role) = (new_id("msg"), Status::InProgress, Role::Assistant);
@@ -132,7 +138,9 @@ impl Writer {
                 chunks,
             );
         }
-        let token: Vec<ChosenToken> = token.iter().map(ChosenToken::from).collect();
+        let mut early = std::mem::take(&mut self.early);
+        early.extend(token.iter().map(ChosenToken::from));
+        let token = early;
         if let Some(Open::Text(all)) = &mut self.open {
             all.extend(token.iter().cloned());
         }
@@ -250,7 +258,7 @@ impl Writer {
             }
         }
         messages.push(answer);
-        match serde_json::to_value(&self.response) {
+        match serde_json::to_string(&self.response) {
             Ok(response) => store.put(self.response.id(), Stored { messages, response }),
             Err(error) => tracing::error!(%error, "a response could not be kept"),
         }
