@@ -39,8 +39,8 @@ impl Called {
     }
 }
 
-/// Arguments as the object that they are, for APIs that have no others; what is none, since it was broken off,
-/// as Anthropic has that.
+/// Arguments as the object that they are, for APIs that have no others; what is none, since it was broken
+/// off, as Anthropic has that.
 pub(crate) fn object(arguments: &str) -> Value {
     let object = serde_json::from_str(arguments).ok().filter(Value::is_object);
     object.unwrap_or_else(|| json!({"INVALID_JSON": arguments}))
