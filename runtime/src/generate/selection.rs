@@ -105,7 +105,7 @@ impl Selection {
 
 /// A method of choosing tokens. Those with a paper are as published, as far as they need nothing but the rows
 /// that the decoder reads and the question's embeddings; `docs/selection.md` says what stands for the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Selector {
     /// Our own: relevance by three ways of knowing, coverage of question and picture.
     #[default]
