@@ -2,12 +2,12 @@
 //!
 //! An [`Arm`] is a [`Method`] with some [`Switches`].
 //!
-//! Of a composite, all arms feed the same compressor, refiner, adapter and decoder. The compressor takes a map
-//! of relevances, so an arm is a way to make one, and for some other features. The compressor also adds
+//! Of a composite, all arms feed the same compressor, refiner, adapter and decoder. The compressor takes a
+//! map of relevances, so an arm is a way to make one, and for some other features. The compressor also adds
 //! `relevance_embed * relevance` to every token: relevance is a cue for the decoder. An arm that does not
 //! know the question must neither give such a cue nor garble it, so its order of patches becomes relevances
-//! that lie close together ([`relevance::from_order`]). The decoder of a stock model gets some of the picture's
-//! own rows, as they are.
+//! that lie close together ([`relevance::from_order`]). The decoder of a stock model gets some of the
+//! picture's own rows, as they are.
 //!
 //! The makers here are plain functions of numbers; [`crate::offline`] runs them on a bundle's graphs. Those
 //! arms that the decoder meets in training are defined a second time in `reference/arrcoc_reference/arms.py`.

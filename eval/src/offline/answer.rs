@@ -45,8 +45,8 @@ struct Running {
 }
 
 impl OfflineModel {
-    /// Answers the questions that visual tokens were made for, in at most `max_tokens` tokens each, as many at
-    /// a time as there are slots; the order is kept.
+    /// Answers the questions that visual tokens were made for, in at most `max_tokens` tokens each, as many
+    /// at a time as there are slots; the order is kept.
     ///
     /// # Errors
     /// [`OfflineError`]; no slot stays taken.

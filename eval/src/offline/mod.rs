@@ -35,13 +35,14 @@ use vision_side::VisionSide;
 mod answer;
 mod answer_box;
 mod arm_budget;
+mod capacity;
 mod composite;
 mod stock;
 mod vision_side;
 
 pub use answer::Answer;
 pub use arm_budget::{ArmBudget, Unsupported};
-pub use composite::Capacity;
+pub use capacity::Capacity;
 pub use vision_side::{Example, VisualTokens};
 
 /// An experiment broke off.

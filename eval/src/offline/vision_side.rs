@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::arm_budget::{ArmBudget, Unsupported};
-use super::composite::Capacity;
+use super::capacity::Capacity;
 use super::{OfflineError, Question};
 use crate::arms::{Arm, Positions};
 use crate::neck::NeckFileError;

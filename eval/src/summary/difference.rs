@@ -22,8 +22,8 @@ pub const DENSE_RATIO: f64 = 10.0;
 /// ... at budgets of at most this many tokens.
 pub const DENSE_BUDGET: usize = 100;
 
-/// What a difference is taken over: questions about one place; against [`Method::FirstQuestion`], all that have
-/// one.
+/// What a difference is taken over: questions about one place; against [`Method::FirstQuestion`], all that
+/// have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {

@@ -80,8 +80,8 @@ pub fn choose(
 }
 
 /// Keeps given rows of a picture, in the order in which somebody else chose them; what is no row, or comes a
-/// second time, is left out. No request can say rows: this is for evaluations, which hold other ways to choose
-/// against the selectors.
+/// second time, is left out. No request can say rows: this is for evaluations, which hold other ways to
+/// choose against the selectors.
 ///
 /// # Errors
 /// [`TensorError`] when memory is short.

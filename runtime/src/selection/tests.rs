@@ -5,9 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::greedy::{Objective, maximise};
-use super::knowing::softmax_columns;
 use super::matrix::{Matrix, dot};
-use super::methods::{Seen, order, sketch_width};
+use super::methods::{Seen, order, sketch_width, softmax_columns};
 use super::objectives::{Coverage, Determinant, LeastDistance, Worth};
 use super::*;
 use crate::decoder::Positions;
@@ -330,10 +329,8 @@ fn a_survey_agrees_with_plain_loops() {
     rows.iter().for_each(|row| mean.iter_mut().zip(row).for_each(|(sum, number)| *sum += number / 130.0));
     let mut worst = 0.0f32;
     for (at, row) in rows.iter().enumerate() {
-        let centred: Vec<f32> = row.iter().zip(&mean).map(|(number, mean)| number - mean).collect();
-        let length = dot(&centred, &centred).sqrt();
         for (token, found) in question.iter().zip(survey.to_question.row(at)) {
-            worst = worst.max((dot(&centred, token) / length - found).abs());
+            worst = worst.max((dot(row, token) - found).abs());
         }
         let to_mean = dot(row, &mean) / dot(&mean, &mean).sqrt();
         worst = worst.max((to_mean - survey.to_mean[at]).abs());

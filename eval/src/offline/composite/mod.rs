@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::answer_box::{overlap, recall};
 use super::arm_budget::{ArmBudget, Unsupported};
+use super::capacity::Capacity;
 use super::vision_side::{Example, Shared, VisionSide, VisualTokens};
 use super::{OfflineError, Question};
 use crate::arms::relevance::{self, NEUTRAL};
@@ -30,10 +31,8 @@ use arrcoc_runtime::vision::families::arr_coc_ovis;
 use arrcoc_runtime::vision::families::arr_coc_ovis::patch_grid::Token;
 use arrcoc_runtime::vision::families::arr_coc_ovis::pipeline::{Allocation, Selection};
 
-mod capacity;
 mod vision_runner;
 
-pub use capacity::Capacity;
 use vision_runner::{EncodedImage, VisionRunner, matrix};
 
 /// The family that has an allocator.

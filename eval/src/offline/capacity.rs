@@ -1,6 +1,6 @@
 //! Which arms can have which budgets, and how many tokens and which tier they then get.
 
-use super::super::arm_budget::{ArmBudget, Unsupported};
+use super::arm_budget::{ArmBudget, Unsupported};
 use crate::arms::{Arm, Method};
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::generate::Budget;
