@@ -177,7 +177,7 @@ pub struct Tensions {
 
 impl Default for Tensions {
     fn default() -> Self {
-        Self { knowing: [0.2, 0.2, 0.6], explore: 0.25, diversify: 0.5, particularize: 0.5 }
+        Self { knowing: [0.2, 0.2, 0.6], explore: 0.25, diversify: 0.25, particularize: 0.5 }
     }
 }
 

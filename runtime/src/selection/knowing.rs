@@ -43,8 +43,7 @@ impl Knowing {
 }
 
 /// The question's attention, from cosines: their squares, where they are above 0. Words that every question
-/// has are like nothing in the picture, and so count little beside those that it shows; a visual token that is
-/// like several of the question's counts more than the sum of those that are like one.
+/// has are like nothing in the picture, and so count little beside those that it shows.
 fn attention(mut cosines: Matrix) -> Matrix {
     let square = |cosine: &f32| cosine.max(0.0).powi(2);
     let sum: f32 = cosines.iter().flatten().map(square).sum();
