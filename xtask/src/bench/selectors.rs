@@ -52,6 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let data = ledger(args, &part, &work)?;
         let mut eval = programs.serve();
         eval.arg("eval").arg("--bundle").arg(&bundle).arg("--data").arg(&data).args(["--budgets", BUDGETS]);
+        eval.args(["--engine-slots", "8"]);
         eval.arg("--output").arg(results.join(part.name)).env(onnxruntime::VARIABLE, &library);
         shell::check(&mut eval)?;
     }
