@@ -1,8 +1,9 @@
 """Writes an ARR-Ledger data set: pages as PNG and `ledger.json`, for `arrcoc-serve eval`.
 
-    python make_ledger.py --out DIR [--pages 360] [--controls 60] [--sweep 0] [--seed evaluation]
+    python make_ledger.py --out DIR [--pages 360] [--records 5,10,15,20,25,30] [--alone] [--controls 60] [--sweep 0]
+                          [--seed evaluation]
 
-`--pages` pages at six densities with four one-place questions each; `--controls` pages for each kind of question where choosing
+`--pages` pages at the densities of `--records` with four one-place questions each, with `--alone` of records alone; `--controls` pages for each kind of question where choosing
 by the question should not win; `--sweep` pages at each of six further densities, of records alone, from a quarter of a
 page's usual contents to more than training ever had. The seed's name is part of every page's: no page of training or validation returns.
 """
@@ -101,17 +102,25 @@ def spec_of(n: int, records: int) -> PageSpec:
     return replace(spec, records=records, font_size=font_size)
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pages", type=int, default=360)
+    parser.add_argument("--records", type=numbers, default=DENSITIES, help="numbers of records on a page, between commas")
+    parser.add_argument("--alone", action="store_true", help="no tables, charts and shapes beside the records")
     parser.add_argument("--controls", type=int, default=60)
     parser.add_argument("--sweep", type=int, default=0)
     parser.add_argument("--seed", default="evaluation")
     args = parser.parse_args()
     writer = Writer(args.out, args.seed)
     for n in range(args.pages):
-        writer.one_place(spec_of(n // len(DENSITIES), DENSITIES[n % len(DENSITIES)]))
+        records = args.records[n % len(args.records)]
+        alone = PageSpec(records=records, font_size=letters(records))
+        writer.one_place(alone if args.alone else spec_of(n // len(args.records), records))
     for n in range(args.controls):
         writer.control(PageSpec(records=20, shapes=6, textures=1), Topic.COUNT)
         writer.control(PageSpec(records=1 + n % 6, shapes=2, textures=1), Topic.TRANSCRIPTION)

@@ -62,7 +62,7 @@ pub struct Configuration {
     pub runtime: String,
     pub threads: usize,
     pub slots: usize,
-    pub image_size: usize,
+    pub image_size: Option<usize>,
     pub context_length: usize,
     pub prefill_chunk: usize,
 }
@@ -88,8 +88,8 @@ pub struct AnswerLine {
     pub positions: Positions,
     /// Visual tokens that it was answered from.
     pub tokens: usize,
-    /// The adapter's tier.
-    pub tier: usize,
+    /// The adapter's tier, where there is one.
+    pub tier: Option<usize>,
     /// Tokens of the prompt, visual ones included.
     pub prompt_tokens: usize,
     /// Tokens generated, the end token included.
@@ -302,6 +302,7 @@ fn differing(name: &str, found: &Value, expected: &Value, into: &mut Vec<String>
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
     use super::*;
+    use crate::arms::Method;
 
     pub(crate) fn header() -> Header {
         Header {
@@ -311,7 +312,7 @@ pub(super) mod tests {
             grid_neck_sha256: None,
             rows: 3,
             configuration: Configuration {
-                arms: "all".parse().unwrap(),
+                arms: Arms(Method::all().into_iter().map(Arm::of).collect()),
                 budgets: "64,auto".parse().unwrap(),
                 positions: "original".parse().unwrap(),
                 seed: 1,
@@ -319,25 +320,25 @@ pub(super) mod tests {
                 runtime: "none".into(),
                 threads: 1,
                 slots: 4,
-                image_size: 320,
+                image_size: Some(320),
                 context_length: 4096,
                 prefill_chunk: 256,
             },
         }
     }
 
-    pub(crate) fn answer(row: usize, arm: Arm, tokens: usize, exact: bool) -> AnswerLine {
+    pub(crate) fn answer(row: usize, arm: impl Into<Arm>, tokens: usize, exact: bool) -> AnswerLine {
         AnswerLine {
             row,
             image: format!("{row}.png"),
             kind: None,
             one_place: true,
             characters: None,
-            arm,
+            arm: arm.into(),
             budget: Tokens(arrcoc_runtime::generate::Budget::Tokens(tokens)),
             positions: Positions::Original,
             tokens,
-            tier: 0,
+            tier: Some(0),
             prompt_tokens: tokens + 10,
             generated: 2,
             ended: true,
@@ -364,7 +365,7 @@ pub(super) mod tests {
     fn a_broken_run_goes_on_behind_its_last_closed_row() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        let line = |row| Line::Answer(Box::new(answer(row, Arm::Grid, 64, true)));
+        let line = |row| Line::Answer(Box::new(answer(row, Method::Grid, 64, true)));
         let mut journal = Journal::open(&path, &header()).unwrap();
         journal.append(&[line(0), closed(0)]).unwrap();
         let kept = std::fs::read(&path).unwrap();

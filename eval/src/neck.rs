@@ -17,6 +17,9 @@ pub enum NeckFileError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The bundle's arms have no grid.
+    #[error("the grid's neck `{}`: expected none, since only a model with an allocator has the arm `grid`", .0.display())]
+    NoGrid(PathBuf),
     /// It is no safetensors file, or lacks a tensor.
     #[error("`{}`: {source}; expected safetensors with `weight` [C, C, 2, 2] and `bias` [C]", path.display())]
     Format {

@@ -14,8 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct EvalOptions {
     /// The data set.
     pub data: PathBuf,
-    /// Arms, in the order of [`Arm::ALL`].
-    pub arms: Arms,
+    /// Arms.
+    pub arms: AskedArms,
     /// Budgets, ascending, `auto` last.
     pub budgets: Budgets,
     /// Positions.
@@ -46,18 +46,27 @@ pub enum ListError {
     Budget(String),
 }
 
-/// Arms of a run.
+/// Arms of a run, in the order of reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arms(pub Vec<Arm>);
 
-impl FromStr for Arms {
+/// Arms that are asked for, before it is known which there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AskedArms {
+    /// As many as the bundle has.
+    All,
+    /// These.
+    Some(Arms),
+}
+
+impl FromStr for AskedArms {
     type Err = ListError;
 
     fn from_str(text: &str) -> Result<Self, ListError> {
         if text == "all" {
-            return Ok(Self(Arm::ALL.to_vec()));
+            return Ok(Self::All);
         }
-        list(text, |name| Ok(name.parse::<Arm>()?)).map(Self)
+        list(text, |name| Ok(name.parse::<Arm>()?)).map(|arms| Self::Some(Arms(arms)))
     }
 }
 
@@ -186,9 +195,10 @@ mod tests {
 
     #[test]
     fn lists_are_sorted_and_hold_everything_once() {
-        assert_eq!("all".parse::<Arms>().unwrap().0, Arm::ALL);
-        let arms: Arms = "query_aware, grid,,query_aware".parse().unwrap();
-        assert_eq!(arms.0, [Arm::Grid, Arm::QueryAware]);
+        assert_eq!("all".parse::<AskedArms>().unwrap(), AskedArms::All);
+        let arms: AskedArms = "balanced+depth,query_aware, grid,,query_aware,balanced".parse().unwrap();
+        let expected = ["grid", "balanced", "balanced+depth", "query_aware"].map(|arm| arm.parse().unwrap());
+        assert_eq!(arms, AskedArms::Some(Arms(expected.to_vec())));
         let budgets: Budgets = "400,auto,16,400".parse().unwrap();
         let expected = [Budget::Tokens(16), Budget::Tokens(400), Budget::Auto].map(Tokens);
         assert_eq!(budgets.0, expected);
@@ -197,8 +207,8 @@ mod tests {
 
     #[test]
     fn wrong_lists_say_what_is_wrong() {
-        assert_eq!(",".parse::<Arms>().unwrap_err(), ListError::Empty);
-        assert!("grid,none".parse::<Arms>().unwrap_err().to_string().contains("`none`"));
+        assert_eq!(",".parse::<AskedArms>().unwrap_err(), ListError::Empty);
+        assert!("grid,none".parse::<AskedArms>().unwrap_err().to_string().contains("`none`"));
         for text in ["0", "-1", "many", "1.5"] {
             assert!(matches!(text.parse::<Budgets>(), Err(ListError::Budget(_))), "{text}");
         }

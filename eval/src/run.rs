@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::arms::Arm;
-use crate::offline::{Answer, AnswerRequest, ArmBudget, Example, OfflineError, OfflineModel, VisualTokens};
+use crate::arms::{Arm, Method};
+use crate::offline::{Answer, ArmBudget, Example, OfflineError, OfflineModel, VisualTokens};
 use arrcoc_bundle::{Bundle, hex};
 use arrcoc_runtime::error::LoadError;
 use arrcoc_runtime::generate::{FinishReason, Stage};
@@ -16,8 +16,8 @@ use super::journal::{
 };
 use super::measure;
 use super::mismatched_questions::mismatched_questions;
-use super::neck::{self, NeckFileError};
-use super::options::{EvalOptions, Tokens};
+use super::neck::NeckFileError;
+use super::options::{Arms, AskedArms, EvalOptions, Tokens};
 use super::report::{self, ReportError};
 use super::summary::{About, Summary};
 use super::times::StageTimes;
@@ -61,6 +61,18 @@ pub enum EvalError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Something that was asked for is none of the bundle's.
+    #[error("expected {what} of {model}, found {found}; there are {there}")]
+    NotThere {
+        /// What was asked for.
+        what: &'static str,
+        /// The bundle's model.
+        model: String,
+        /// What was found.
+        found: String,
+        /// What there is.
+        there: String,
+    },
     /// Nothing is left to run.
     #[error("none of the arms can be run at any of the budgets: {0}")]
     NoVariants(String),
@@ -96,16 +108,15 @@ pub fn run(
 ) -> Result<Finished, EvalError> {
     let data = DataSet::read(&options.data, options.limit)?;
     let mut model = OfflineModel::load(bundle, engine)?;
-    let neck = options.grid_neck.as_ref().map(|path| neck::read(path, model.feature_size())).transpose()?;
-    let (neck, neck_sha256) = neck.unzip();
-    if let Some(neck) = neck {
-        model.set_neck(neck);
-    }
-    let (variants, left_out) = variants(model.capacity(), options);
+    let neck_sha256 = options.grid_neck.as_ref().map(|path| model.read_neck(path)).transpose()?;
+    let arms = arms(&model, bundle, &options.arms)?;
+    check_positions(&model, bundle, options)?;
+    let budgets = |arm, budget| model.arm_budget(arm, budget);
+    let (variants, left_out) = variants(budgets, (&arms, &options.budgets, &options.positions));
     if variants.is_empty() {
         return Err(no_variants(&left_out));
     }
-    let configuration = configuration(&model, engine, options, &data)?;
+    let configuration = configuration(&model, engine, options, (arms, &data))?;
     let header = Header {
         tool: format!("arrcoc-serve {}", env!("CARGO_PKG_VERSION")),
         bundle_sha256: hex(&bundle.digest()),
@@ -139,6 +150,33 @@ pub fn run(
     Ok(Finished { summary, page })
 }
 
+/// The arms that are asked for, all of them the model's.
+fn arms(model: &OfflineModel, bundle: &Bundle, asked: &AskedArms) -> Result<Arms, EvalError> {
+    let AskedArms::Some(arms) = asked else { return Ok(Arms(model.arms())) };
+    match arms.0.iter().find(|arm| !model.has(**arm)) {
+        None => Ok(arms.clone()),
+        Some(arm) => Err(not_there(bundle, "an arm", arm, &model.arms())),
+    }
+}
+
+fn check_positions(model: &OfflineModel, bundle: &Bundle, options: &EvalOptions) -> Result<(), EvalError> {
+    let there = model.positions();
+    match options.positions.0.iter().find(|positions| !there.contains(positions)) {
+        None => Ok(()),
+        Some(positions) => Err(not_there(bundle, "positions", positions, there)),
+    }
+}
+
+fn not_there<T: ToString>(bundle: &Bundle, what: &'static str, found: &T, there: &[T]) -> EvalError {
+    let there = there.iter().map(T::to_string).collect::<Vec<_>>().join(", ");
+    EvalError::NotThere {
+        what,
+        model: bundle.manifest().model.clone(),
+        found: format!("`{}`", found.to_string()),
+        there,
+    }
+}
+
 fn no_variants(left_out: &[Unsupported]) -> EvalError {
     EvalError::NoVariants(
         left_out.first().map_or_else(|| "no arm takes `auto`".into(), |one| one.reason.clone()),
@@ -157,7 +195,7 @@ fn configuration(
     model: &OfflineModel,
     engine: &Options,
     options: &EvalOptions,
-    data: &DataSet,
+    (arms, data): (Arms, &DataSet),
 ) -> Result<Configuration, EvalError> {
     let mut longest = 0;
     for (row, item) in data.rows.iter().enumerate() {
@@ -171,7 +209,7 @@ fn configuration(
     }
     let info = model.info();
     Ok(Configuration {
-        arms: options.arms.clone(),
+        arms,
         budgets: options.budgets.clone(),
         positions: options.positions.clone(),
         seed: options.seed,
@@ -210,10 +248,10 @@ impl Runner<'_> {
         };
         let mut lines = Vec::new();
         match self.example(index, &mut close.omitted)? {
-            Ok(mut example) => {
+            Ok(example) => {
                 // In batches, so that few visual tokens are in memory however many variants there are.
                 for batch in self.variants.chunks(self.model.info().slots) {
-                    self.batch(index, &mut example, batch, &mut lines, &mut close.omitted)?;
+                    self.batch(index, &example, batch, &mut lines, &mut close.omitted)?;
                 }
             }
             Err(reason) => close.skipped = Some(reason),
@@ -230,31 +268,35 @@ impl Runner<'_> {
         omitted: &mut Vec<Omitted>,
     ) -> Result<Result<Example, String>, OfflineError> {
         let row = &self.rows[index];
-        let image = match std::fs::read(&row.path) {
-            Ok(bytes) => self.model.decode(&bytes).map_err(|error| error.to_string()),
+        let read = match std::fs::read(&row.path) {
+            Ok(bytes) => {
+                self.model.decode(&bytes).map(|image| (bytes, image)).map_err(|error| error.to_string())
+            }
             Err(error) => Err(format!("cannot read it: {error}")),
         };
-        let image = match image {
-            Ok(image) => image,
+        let (bytes, image) = match read {
+            Ok(read) => read,
             Err(reason) => return Ok(Err(reason)),
         };
         let mut example = match self.model.question(&row.query) {
-            Ok(question) => Example::new(image, question),
+            Ok(question) => Example::new(bytes, image, question),
             Err(OfflineError::Prompt(error)) => return Ok(Err(format!("`query`: {error}"))),
             Err(error) => return Err(error),
         };
-        let mut other = |arm: Arm, query: Option<&String>| match query.map(|query| self.model.question(query))
+        let mut other = |method: Method, query: Option<&String>| match query
+            .map(|query| self.model.question(query))
         {
             None => Ok(None),
             Some(Ok(question)) => Ok(Some(question)),
             Some(Err(OfflineError::Prompt(error))) => {
+                let arm = Arm::of(method);
                 omitted.push(Omitted { arm, budget: None, reason: format!("the other question: {error}") });
                 Ok(None)
             }
             Some(Err(error)) => Err(error),
         };
-        example.other = other(Arm::Shuffled, self.mismatched[index].map(|at| &self.rows[at].query))?;
-        example.first = other(Arm::FirstQuestion, row.first.as_ref())?;
+        example.other = other(Method::Shuffled, self.mismatched[index].map(|at| &self.rows[at].query))?;
+        example.first = other(Method::FirstQuestion, row.first.as_ref())?;
         example.answer_box = row.answer_box;
         example.seed = seed_of(self.seed, index);
         Ok(Ok(example))
@@ -264,7 +306,7 @@ impl Runner<'_> {
     fn batch(
         &mut self,
         index: usize,
-        example: &mut Example,
+        example: &Example,
         batch: &[Variant],
         lines: &mut Vec<Line>,
         omitted: &mut Vec<Omitted>,
@@ -284,7 +326,7 @@ impl Runner<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            match self.model.check(&AnswerRequest { question: example.question(), visual: &visual }) {
+            match self.model.check(&visual) {
                 Ok(()) => made.push((variant, visual)),
                 Err(error @ OfflineError::Context { .. }) => {
                     let one = Omitted { arm, budget: Some(Tokens(budget)), reason: error.to_string() };
@@ -295,9 +337,7 @@ impl Runner<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let question = example.question();
-        let requests: Vec<AnswerRequest<'_>> =
-            made.iter().map(|(_, visual)| AnswerRequest { question, visual }).collect();
+        let requests: Vec<&VisualTokens> = made.iter().map(|(_, visual)| visual).collect();
         let answers = self.model.answer(&requests, self.max_tokens)?;
         for ((variant, visual), answer) in made.iter().zip(answers) {
             lines.push(Line::Answer(Box::new(line(index, &self.rows[index], variant, visual, answer))));

@@ -7,9 +7,9 @@
 mod common;
 
 use arrcoc_bundle::Bundle;
-use arrcoc_eval::arms::{Arm, Positions};
-use arrcoc_eval::offline::{Answer, AnswerRequest, Example, OfflineError, OfflineModel, VisualTokens};
-use arrcoc_runtime::generate::Budget;
+use arrcoc_eval::arms::{Method, Positions};
+use arrcoc_eval::offline::{Answer, Example, OfflineError, OfflineModel, VisualTokens};
+use arrcoc_runtime::generate::{Budget, Selector};
 use arrcoc_runtime::model::Options;
 use common::{ask_about, load, options, picture, run, tiny_bundle};
 
@@ -18,26 +18,22 @@ fn offline() -> OfflineModel {
 }
 
 fn example(offline: &OfflineModel, width: u32, height: u32, text: &str) -> Example {
-    let image = offline.decode(&picture(width, height, 5)).unwrap();
-    let mut example = Example::new(image, offline.question(text).unwrap());
+    let file = picture(width, height, 5);
+    let image = offline.decode(&file).unwrap();
+    let mut example = Example::new(file, image, offline.question(text).unwrap());
     example.other = Some(offline.question("Something else altogether?").unwrap());
     example.first = Some(offline.question("And before?").unwrap());
     example.answer_box = Some([10.0, 10.0, 40.0, 30.0]);
     example
 }
 
-fn visual_tokens(
-    offline: &mut OfflineModel,
-    example: &mut Example,
-    arm: Arm,
-    budget: Budget,
-) -> VisualTokens {
-    let arm_budget = offline.capacity().arm_budget(arm, budget).unwrap();
+fn visual_tokens(offline: &mut OfflineModel, example: &Example, arm: Method, budget: Budget) -> VisualTokens {
+    let arm_budget = offline.arm_budget(arm.into(), budget).unwrap();
     offline.visual_tokens(example, arm_budget, Positions::Original).unwrap()
 }
 
-fn answer(offline: &mut OfflineModel, example: &Example, visual: &VisualTokens) -> Answer {
-    offline.answer(&[AnswerRequest { question: example.question(), visual }], 16).unwrap().remove(0)
+fn answer(offline: &mut OfflineModel, visual: &VisualTokens) -> Answer {
+    offline.answer(&[visual], 16).unwrap().remove(0)
 }
 
 #[test]
@@ -50,9 +46,9 @@ fn with_the_allocator_it_is_the_model() {
             let mut request = ask_about(&picture(width, height, 5), text);
             request.budget = budget;
             let expected = run(&model, request);
-            let mut example = example(&offline, width, height, text);
-            let visual = visual_tokens(&mut offline, &mut example, Arm::QueryAware, budget);
-            let found = answer(&mut offline, &example, &visual);
+            let example = example(&offline, width, height, text);
+            let visual = visual_tokens(&mut offline, &example, Method::QueryAware, budget);
+            let found = answer(&mut offline, &visual);
             assert_eq!(found.text, expected.texts[0], "{width} x {height}, {budget:?}");
             let (usage, _) = expected.done();
             assert_eq!((found.prompt_tokens, visual.tokens), (usage.prompt_tokens, usage.visual_tokens));
@@ -64,30 +60,31 @@ fn with_the_allocator_it_is_the_model() {
 #[test]
 fn every_arm_gives_the_tokens_that_it_says() {
     let mut offline = offline();
-    let cells = offline.capacity().cells();
-    let mut example = example(&offline, 128, 128, "Which?");
+    let capacity = offline.capacity().unwrap().clone();
+    let cells = capacity.cells();
+    let example = example(&offline, 128, 128, "Which?");
     let mut around = None;
-    for arm in Arm::ALL {
+    for arm in offline.arms().into_iter().map(|arm| arm.method) {
         for budget in [16, 40, 100] {
-            let visual = visual_tokens(&mut offline, &mut example, arm, Budget::Tokens(budget));
+            let visual = visual_tokens(&mut offline, &example, arm, Budget::Tokens(budget));
             let expected = match arm {
-                Arm::Full => offline.capacity().most_fine() + cells,
-                Arm::Grid | Arm::Downsampled => budget.isqrt().pow(2) + cells,
+                Method::Full => capacity.most_fine() + cells,
+                Method::Grid | Method::Downsampled => budget.isqrt().pow(2) + cells,
                 _ => budget,
             };
-            assert_eq!(visual.tokens, expected, "{arm} at {budget}");
-            assert_eq!(visual.recall.is_none(), matches!(arm, Arm::Grid | Arm::Downsampled), "{arm}");
-            if arm == Arm::Oracle && budget == 100 {
+            assert_eq!(visual.tokens, expected, "{arm:?} at {budget}");
+            assert_eq!(visual.recall.is_none(), matches!(arm, Method::Grid | Method::Downsampled), "{arm:?}");
+            if arm == Method::Oracle && budget == 100 {
                 assert_eq!(visual.recall, Some(1.0));
             }
-            let tier = if arm == Arm::Full { 4 } else { usize::from(budget == 100) };
-            assert_eq!(visual.tier, tier, "{arm} at {budget}");
-            let answer = answer(&mut offline, &example, &visual);
-            assert!((1..=16).contains(&answer.generated), "{arm} at {budget}: {answer:?}");
+            let tier = Some(if arm == Method::Full { 4 } else { usize::from(budget == 100) });
+            assert_eq!(visual.tier, tier, "{arm:?} at {budget}");
+            let answer = answer(&mut offline, &visual);
+            assert!((1..=16).contains(&answer.generated), "{arm:?} at {budget}: {answer:?}");
             // Whatever the arm, the text around its tokens is the same.
             let text = answer.prompt_tokens - visual.tokens;
-            assert_eq!(*around.get_or_insert(text), text, "{arm} at {budget}");
-            assert_eq!(visual.indices.len(), visual.tokens, "{arm} at {budget}");
+            assert_eq!(*around.get_or_insert(text), text, "{arm:?} at {budget}");
+            assert_eq!(visual.indices.len(), visual.tokens, "{arm:?} at {budget}");
         }
     }
 }
@@ -95,20 +92,23 @@ fn every_arm_gives_the_tokens_that_it_says() {
 #[test]
 fn arms_that_need_more_than_the_row_has_say_so() {
     let mut offline = offline();
-    let image = offline.decode(&picture(64, 64, 1)).unwrap();
-    let mut example = Example::new(image, offline.question("Which?").unwrap());
-    for (arm, missing) in [(Arm::Shuffled, "question"), (Arm::FirstQuestion, "pair"), (Arm::Oracle, "box")] {
-        let arm_budget = offline.capacity().arm_budget(arm, Budget::Tokens(64)).unwrap();
-        let error = offline.visual_tokens(&mut example, arm_budget, Positions::Original).unwrap_err();
+    let file = picture(64, 64, 1);
+    let image = offline.decode(&file).unwrap();
+    let mut example = Example::new(file, image, offline.question("Which?").unwrap());
+    for (arm, missing) in
+        [(Method::Shuffled, "question"), (Method::FirstQuestion, "pair"), (Method::Oracle, "box")]
+    {
+        let arm_budget = offline.arm_budget(arm.into(), Budget::Tokens(64)).unwrap();
+        let error = offline.visual_tokens(&example, arm_budget, Positions::Original).unwrap_err();
         assert!(
             matches!(error, OfflineError::MissingInput(_)) && error.to_string().contains(missing),
             "{error}"
         );
     }
     example.answer_box = Some([1000.0, 1000.0, 1010.0, 1010.0]);
-    let arm_budget = offline.capacity().arm_budget(Arm::Oracle, Budget::Tokens(64)).unwrap();
+    let arm_budget = offline.arm_budget(Method::Oracle.into(), Budget::Tokens(64)).unwrap();
     assert!(
-        offline.visual_tokens(&mut example, arm_budget, Positions::Original).is_err(),
+        offline.visual_tokens(&example, arm_budget, Positions::Original).is_err(),
         "a box outside of the image"
     );
 }
@@ -116,15 +116,19 @@ fn arms_that_need_more_than_the_row_has_say_so() {
 #[test]
 fn answers_side_by_side_are_those_alone() {
     let mut offline = offline();
-    let mut example = example(&offline, 160, 160, "What does it say?");
-    let arms = [Arm::QueryAware, Arm::Uniform, Arm::Shuffled, Arm::Grid, Arm::Blank];
+    let example = example(&offline, 160, 160, "What does it say?");
+    let arms = [
+        Method::QueryAware,
+        Method::Selector(Selector::Uniform),
+        Method::Shuffled,
+        Method::Grid,
+        Method::Blank,
+    ];
     let visuals: Vec<VisualTokens> =
-        arms.iter().map(|&arm| visual_tokens(&mut offline, &mut example, arm, Budget::Tokens(64))).collect();
-    let alone: Vec<String> =
-        visuals.iter().map(|visual| answer(&mut offline, &example, visual).text).collect();
+        arms.iter().map(|&arm| visual_tokens(&mut offline, &example, arm, Budget::Tokens(64))).collect();
+    let alone: Vec<String> = visuals.iter().map(|visual| answer(&mut offline, visual).text).collect();
     // More than there are slots.
-    let requests: Vec<AnswerRequest<'_>> =
-        visuals.iter().map(|visual| AnswerRequest { question: example.question(), visual }).collect();
+    let requests: Vec<&VisualTokens> = visuals.iter().collect();
     let together: Vec<String> =
         offline.answer(&requests, 16).unwrap().into_iter().map(|answer| answer.text).collect();
     assert_eq!(together, alone);
@@ -133,18 +137,19 @@ fn answers_side_by_side_are_those_alone() {
 #[test]
 fn positions_and_orders_make_a_difference() {
     let mut offline = offline();
-    let mut example = example(&offline, 160, 160, "What does it say?");
-    let arm_budget = offline.capacity().arm_budget(Arm::QueryAware, Budget::Tokens(64)).unwrap();
+    let example = example(&offline, 160, 160, "What does it say?");
+    let arm_budget = offline.arm_budget(Method::QueryAware.into(), Budget::Tokens(64)).unwrap();
     let embeds = |visual: &VisualTokens| format!("{:?}", visual.embeds());
-    let original = offline.visual_tokens(&mut example, arm_budget, Positions::Original).unwrap();
-    let repacked = offline.visual_tokens(&mut example, arm_budget, Positions::Repacked).unwrap();
+    let original = offline.visual_tokens(&example, arm_budget, Positions::Original).unwrap();
+    let repacked = offline.visual_tokens(&example, arm_budget, Positions::Repacked).unwrap();
     assert_ne!(embeds(&original), embeds(&repacked));
     assert_eq!(original.indices, repacked.indices);
     // The same patches, told apart by the cue alone.
-    let selection = visual_tokens(&mut offline, &mut example, Arm::QueryAwareChoice, Budget::Tokens(64));
+    let selection = visual_tokens(&mut offline, &example, Method::QueryAwareChoice, Budget::Tokens(64));
     assert_eq!(selection.indices, original.indices);
     assert_ne!(embeds(&selection), embeds(&original));
-    let uniform = visual_tokens(&mut offline, &mut example, Arm::Uniform, Budget::Tokens(64));
+    let uniform =
+        visual_tokens(&mut offline, &example, Method::Selector(Selector::Uniform), Budget::Tokens(64));
     assert_ne!(uniform.indices, original.indices);
 }
 
@@ -153,16 +158,15 @@ fn prompts_that_do_not_fit_are_told_before_they_are_run() {
     let bundle = Bundle::open(&tiny_bundle("fp32-cpu")).unwrap();
     let short = Options { context_length: Some(64), ..options() };
     let mut offline = OfflineModel::load(&bundle, &short).unwrap();
-    let mut example = example(&offline, 128, 128, "Which?");
+    let example = example(&offline, 128, 128, "Which?");
     for (budget, fits) in [(16, true), (64, false)] {
-        let visual = visual_tokens(&mut offline, &mut example, Arm::QueryAware, Budget::Tokens(budget));
-        let request = AnswerRequest { question: example.question(), visual: &visual };
-        match offline.check(&request) {
+        let visual = visual_tokens(&mut offline, &example, Method::QueryAware, Budget::Tokens(budget));
+        match offline.check(&visual) {
             Ok(()) => assert!(fits, "{budget}"),
             Err(error) => {
                 assert!(!fits && matches!(error, OfflineError::Context { context: 64, .. }), "{error}")
             }
         }
-        assert_eq!(offline.answer(&[request], 4).is_ok(), fits, "{budget}");
+        assert_eq!(offline.answer(&[&visual], 4).is_ok(), fits, "{budget}");
     }
 }

@@ -1,7 +1,9 @@
 """ARR-Ledger: pages are what they say they are."""
 
+import json
 import random
 
+import make_ledger
 import numpy as np
 import pytest
 from arrcoc_ledger import COLOURS, ONE_PLACE, SHAPES, SIZE, Kind, PageSpec, Topic, ask, draw_page, patch_labels
@@ -107,3 +109,18 @@ def test_one_place_means_one_item():
     rng = random.Random(1)
     for topic in ONE_PLACE:
         assert len(ask(rng, page(3), topic).evidence) == 1
+
+
+@pytest.mark.parametrize(("flags", "records", "kinds"), [
+    (["--records", "4,9", "--alone"], [4, 9], {"record"}),
+    (["--records", "7"], [7, 7], {"record", "cell", "shape", "bar"}),
+])
+def test_pages_are_of_the_densities_asked_for(tmp_path, monkeypatch, flags, records, kinds):
+    drawn = []
+    monkeypatch.setattr(make_ledger, "draw_page", lambda rng, spec: drawn.append(spec) or draw_page(rng, spec))
+    monkeypatch.setattr("sys.argv", ["make_ledger.py", "--out", str(tmp_path), "--pages", "2", "--controls", "0", *flags])
+    make_ledger.main()
+    assert [spec.records for spec in drawn] == records
+    rows = json.loads((tmp_path / "ledger.json").read_text())
+    assert len(rows) == 8 and {row["kind"] for row in rows} == kinds
+    assert all((tmp_path / row["image"]).is_file() and len(row["box"]) == 4 for row in rows)

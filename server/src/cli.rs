@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use arrcoc_bundle::Precision;
-use arrcoc_eval::options::{Arms, Budgets, PositionKinds};
+use arrcoc_eval::arms::{Method, Switches};
+use arrcoc_eval::options::{AskedArms, Budgets, PositionKinds};
 use arrcoc_runtime::generate::{Budget, Depth, Selector};
 use arrcoc_server::config::{Overrides, Setting};
 use clap::{Args, Parser, Subcommand};
@@ -194,11 +195,11 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
     #[arg(long, value_name = "LIST", default_value = "all", help = arms_help())]
-    pub(crate) arms: Arms,
-    /// Visual tokens, between commas; auto is the tier head's choice.
+    pub(crate) arms: AskedArms,
+    /// Visual tokens, between commas; auto is the tier head's choice, or the question's.
     #[arg(long, value_name = "LIST", default_value = "16,32,64,100,160,256,400,auto")]
     pub(crate) budgets: Budgets,
-    /// Where the refiner takes tokens to be, between commas: original, repacked.
+    /// Where the refiner takes tokens to be, between commas: original, repacked. Without one, original.
     #[arg(long, value_name = "LIST", default_value = "original")]
     pub(crate) positions: PositionKinds,
     /// At most this many rows, from the first.
@@ -263,8 +264,13 @@ pub(crate) enum ConfigCommand {
 }
 
 fn arms_help() -> String {
-    let names: Vec<&str> = arrcoc_eval::arms::Arm::ALL.iter().map(|arm| arm.name()).collect();
-    format!("Arms, between commas: all, or of {}", names.join(", "))
+    let methods: Vec<&str> = Method::all().into_iter().map(Method::name).collect();
+    let switches: Vec<String> = Switches::NAMES.iter().map(|name| format!("+{name}")).collect();
+    format!(
+        "Arms, between commas: all, or of {}; without an allocator also with {}. Which there are depends on the bundle",
+        methods.join(", "),
+        switches.join(", ")
+    )
 }
 
 fn budget(text: &str) -> Result<Budget, String> {

@@ -1,10 +1,13 @@
 //! The arms of the comparison: ways to decide which parts of a picture become visual tokens.
 //!
-//! All arms feed the same compressor, refiner, adapter and decoder. The compressor takes a map of relevances,
-//! so an arm is a way to make one, and for some other features. The compressor also adds
+//! An [`Arm`] is a [`Method`] with some [`Switches`].
+//!
+//! Of a composite, all arms feed the same compressor, refiner, adapter and decoder. The compressor takes a
+//! map of relevances, so an arm is a way to make one, and for some other features. The compressor also adds
 //! `relevance_embed * relevance` to every token: relevance is a cue for the decoder. An arm that does not
 //! know the question must neither give such a cue nor garble it, so its order of patches becomes relevances
-//! that lie close together ([`relevance::from_order`]).
+//! that lie close together ([`relevance::from_order`]). The decoder of a stock model gets some of the
+//! picture's own rows, as they are.
 //!
 //! The makers here are plain functions of numbers; [`crate::offline`] runs them on a bundle's graphs. Those
 //! arms that the decoder meets in training are defined a second time in `reference/arrcoc_reference/arms.py`.
@@ -12,118 +15,20 @@
 use std::fmt;
 use std::str::FromStr;
 
+use names::named;
 use serde::{Deserialize, Serialize};
 
+mod arm;
 pub mod coverage;
 pub mod grid;
+mod method;
+mod names;
 pub mod relevance;
 pub mod saliency;
 
-/// What decides which patches become tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Arm {
-    /// Nothing: every patch becomes a token, up to what the compressor takes.
-    Full,
-    /// A fixed strided grid with a neck of its own (DeepSeek-OCR's 16x); see [`grid`].
-    Grid,
-    /// A smaller picture, all of whose patches become tokens.
-    Downsampled,
-    /// Patches spread evenly, the same for every picture; see [`relevance::spread`].
-    Uniform,
-    /// Patches at random.
-    Random,
-    /// Texture alone; see [`saliency`].
-    Saliency,
-    /// The allocator, given no question.
-    Agnostic,
-    /// Greedy coverage of question and picture, without training; see [`coverage`].
-    Coverage,
-    /// The allocator as it is.
-    QueryAware,
-    /// The allocator's order of patches, without the cue that its relevances are.
-    QueryAwareChoice,
-    /// The allocator, given the question of another row; the decoder gets the true one.
-    Shuffled,
-    /// The allocator, given the question that was asked before; the decoder gets the true one.
-    FirstQuestion,
-    /// The patches where the answer is, from the data set.
-    Oracle,
-    /// The allocator on a picture of mid-grey: what the decoder knows without seeing.
-    Blank,
-}
-
-impl Arm {
-    /// Every arm, baselines first: the order of reports.
-    pub const ALL: [Self; 14] = [
-        Self::Full,
-        Self::Grid,
-        Self::Downsampled,
-        Self::Uniform,
-        Self::Random,
-        Self::Saliency,
-        Self::Agnostic,
-        Self::Coverage,
-        Self::QueryAware,
-        Self::QueryAwareChoice,
-        Self::Shuffled,
-        Self::FirstQuestion,
-        Self::Oracle,
-        Self::Blank,
-    ];
-
-    /// Its name on the command line and in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Grid => "grid",
-            Self::Downsampled => "downsampled",
-            Self::Uniform => "uniform",
-            Self::Random => "random",
-            Self::Saliency => "saliency",
-            Self::Agnostic => "agnostic",
-            Self::Coverage => "coverage",
-            Self::QueryAware => "query_aware",
-            Self::QueryAwareChoice => "query_aware_choice",
-            Self::Shuffled => "shuffled",
-            Self::FirstQuestion => "first_question",
-            Self::Oracle => "oracle",
-            Self::Blank => "blank",
-        }
-    }
-}
-
-impl fmt::Display for Arm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-/// A name that is none of an arm or of a kind of positions.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected one of {expected}, found `{found}`")]
-pub struct UnknownName {
-    /// The names that there are.
-    pub expected: String,
-    /// What was given.
-    pub found: String,
-}
-
-/// The value whose name is `text`.
-fn named<T: Copy>(all: &[T], name: fn(T) -> &'static str, text: &str) -> Result<T, UnknownName> {
-    all.iter().copied().find(|value| name(*value) == text).ok_or_else(|| UnknownName {
-        expected: all.iter().map(|value| name(*value)).collect::<Vec<_>>().join(", "),
-        found: text.to_owned(),
-    })
-}
-
-impl FromStr for Arm {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        named(&Self::ALL, Self::name, text)
-    }
-}
+pub use arm::{Arm, Switches};
+pub use method::Method;
+pub use names::UnknownName;
 
 /// Which places the refiner is told for the tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -209,18 +114,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_back_and_wrong_ones_are_told_the_right_ones() {
-        for arm in Arm::ALL {
-            assert_eq!(arm.to_string().parse(), Ok(arm));
-            // serde and the command line use the same names.
-            assert_eq!(serde_json::to_value(arm).unwrap(), arm.name());
-        }
+    fn names_are_read_back() {
         for positions in Positions::ALL {
             assert_eq!(positions.to_string().parse(), Ok(positions));
             assert_eq!(serde_json::to_value(positions).unwrap(), positions.name());
         }
-        let error = "Grid".parse::<Arm>().unwrap_err();
-        assert!(error.to_string().contains("downsampled") && error.to_string().contains("`Grid`"), "{error}");
     }
 
     #[test]

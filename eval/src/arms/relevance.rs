@@ -74,7 +74,11 @@ fn first_largest(values: &[i64]) -> usize {
 
 /// The picture's patches in an order that a seed decides.
 pub fn random(region: Region, seed: u64) -> Vec<usize> {
-    let mut order: Vec<usize> = region.filled().collect();
+    shuffled(region.filled().collect(), seed)
+}
+
+/// Patches in an order that a seed decides.
+pub fn shuffled(mut order: Vec<usize>, seed: u64) -> Vec<usize> {
     order.shuffle(&mut ChaCha12Rng::seed_from_u64(seed));
     order
 }

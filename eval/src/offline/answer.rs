@@ -8,21 +8,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::{OfflineError, OfflineModel, Question, VisualTokens};
+use super::{OfflineError, OfflineModel, VisualTokens};
 use arrcoc_runtime::decoder::{DecoderError, Logits};
 use arrcoc_runtime::embeds::{PictureRows, PromptEmbeds};
 use arrcoc_runtime::generate::{FinishReason, Sampling};
 use arrcoc_runtime::sampling::Sampler;
 use arrcoc_runtime::text::TextStream;
-
-/// A question with the visual tokens that it is to be answered from.
-#[derive(Clone, Copy)]
-pub struct AnswerRequest<'a> {
-    /// The question.
-    pub question: &'a Question,
-    /// What stands for the picture.
-    pub visual: &'a VisualTokens,
-}
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -48,18 +39,20 @@ struct Running {
     text: TextStream,
     last: u32,
     done: bool,
+    /// Tokens that the context has left for it.
+    room: usize,
     answer: Answer,
 }
 
 impl OfflineModel {
-    /// Answers questions of at most `max_tokens` tokens each, as many at a time as there are slots; the order
-    /// is kept.
+    /// Answers the questions that visual tokens were made for, in at most `max_tokens` tokens each, as many
+    /// at a time as there are slots; the order is kept.
     ///
     /// # Errors
     /// [`OfflineError`]; no slot stays taken.
     pub fn answer(
         &mut self,
-        requests: &[AnswerRequest<'_>],
+        requests: &[&VisualTokens],
         max_tokens: usize,
     ) -> Result<Vec<Answer>, OfflineError> {
         let mut answers = Vec::with_capacity(requests.len());
@@ -75,7 +68,7 @@ impl OfflineModel {
 
     fn answer_batch(
         &mut self,
-        batch: &[AnswerRequest<'_>],
+        batch: &[&VisualTokens],
         max_tokens: usize,
         running: &mut Vec<Running>,
     ) -> Result<(), OfflineError> {
@@ -109,35 +102,31 @@ impl OfflineModel {
     ///
     /// # Errors
     /// [`OfflineError::Context`] where there is not.
-    pub fn check(&self, request: &AnswerRequest<'_>) -> Result<(), OfflineError> {
+    pub fn check(&self, request: &VisualTokens) -> Result<(), OfflineError> {
         self.prompt(request).map(|_| ())
     }
 
-    /// The prompt and its tokens.
-    fn prompt(&self, request: &AnswerRequest<'_>) -> Result<(PromptEmbeds, usize), OfflineError> {
-        let all = 0..request.visual.tokens;
-        let picture = PictureRows {
-            rows: &request.visual.embeds,
-            runs: std::slice::from_ref(&all),
-            positions: None,
-            deep: None,
-        };
-        let embeds = PromptEmbeds::new(&request.question.layout, &[picture]);
-        let (prompt, context) = (embeds.tokens(), self.info.context_length);
+    /// The prompt.
+    fn prompt(&self, request: &VisualTokens) -> Result<PromptEmbeds, OfflineError> {
+        let embeds = PromptEmbeds::new(&request.layout, &[PictureRows::from(&request.visual)]);
+        // Kept rows stand where they stood: a prompt may reach further than it has tokens.
+        let (prompt, context) = (embeds.tokens().max(embeds.end()), self.info.context_length);
         if prompt >= context {
             return Err(OfflineError::Context { context, prompt });
         }
-        Ok((embeds, prompt))
+        Ok(embeds)
     }
 
     fn prefill(
         &mut self,
-        request: &AnswerRequest<'_>,
+        request: &VisualTokens,
         one: &mut Running,
         max_tokens: usize,
     ) -> Result<(), OfflineError> {
-        let (embeds, prompt) = self.prompt(request)?;
+        let embeds = self.prompt(request)?;
+        let prompt = embeds.tokens();
         one.answer.prompt_tokens = prompt;
+        one.room = self.info.context_length - prompt.max(embeds.end());
         let started = Instant::now();
         let (mut begin, mut last) = (0, None);
         while begin < prompt {
@@ -157,7 +146,6 @@ impl OfflineModel {
     fn accept(&self, logits: &Logits, one: &mut Running, max_tokens: usize) -> Result<(), OfflineError> {
         let id = one.sampler.sample(logits.values(), None)?;
         one.answer.generated += 1;
-        let room = self.info.context_length - one.answer.prompt_tokens;
         if self.decoder_spec.eos_token_ids.contains(&id) {
             one.finish(FinishReason::Stop);
             return Ok(());
@@ -165,7 +153,7 @@ impl OfflineModel {
         let piece = one.text.push(self.prompter.vocabulary(), id);
         one.answer.text.push_str(&piece.text);
         one.last = id;
-        if one.answer.generated >= max_tokens.min(room) {
+        if one.answer.generated >= max_tokens.min(one.room) {
             one.finish(FinishReason::Length);
         }
         Ok(())
@@ -181,6 +169,7 @@ impl Running {
             text: TextStream::new(&[], None),
             last: 0,
             done: false,
+            room: 0,
             answer: Answer {
                 text: String::new(),
                 reason: FinishReason::Length,

@@ -1,6 +1,7 @@
 //! Which arms can have which budgets, and how many tokens and which tier they then get.
 
-use crate::arms::Arm;
+use super::arm_budget::{ArmBudget, Unsupported};
+use crate::arms::{Arm, Method};
 use arrcoc_bundle::processors::ArrCocOvis;
 use arrcoc_runtime::generate::Budget;
 
@@ -15,59 +16,6 @@ pub struct Capacity {
     pub gist: usize,
     /// Token budgets of the tiers, ascending.
     pub budgets: Vec<usize>,
-}
-
-/// An arm at a budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ArmBudget {
-    /// The arm.
-    pub arm: Arm,
-    /// What was asked for; `Full` for the arm that keeps everything.
-    pub budget: Budget,
-}
-
-/// Why an arm has no such budget.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unsupported {
-    /// The tier head decides only where the arm asks it.
-    #[error("only query_aware lets the tier head decide")]
-    Auto,
-    /// The gist alone takes more.
-    #[error("{budget} tokens are fewer than the {cells} cells of the gist")]
-    Gist {
-        /// What was asked for.
-        budget: usize,
-        /// Gist cells.
-        cells: usize,
-    },
-    /// There are no more patches, or the compressor takes no more of them.
-    #[error("an input of this size has {most} tokens at most, of {patches} patches and the gist")]
-    TooMany {
-        /// Most tokens.
-        most: usize,
-        /// Patches in the grid.
-        patches: usize,
-    },
-    /// The square root of the budget is smaller than the side of the gist, whose cells would be empty.
-    #[error("a grid of {side} x {side} is coarser than the gist's {gist} x {gist}")]
-    Coarse {
-        /// Side of the arm's grid.
-        side: usize,
-        /// Side of the gist grid.
-        gist: usize,
-    },
-    /// More cells than patches, or than the compressor takes.
-    #[error(
-        "a grid of {side} x {side} has more cells than there are patches, {patches}, or than are taken, {most}"
-    )]
-    Fine {
-        /// Side of the arm's grid.
-        side: usize,
-        /// Patches in the grid.
-        patches: usize,
-        /// Most fine tokens of the compressor.
-        most: usize,
-    },
 }
 
 impl Capacity {
@@ -95,19 +43,19 @@ impl Capacity {
         self.budgets.last().copied().unwrap_or(0)
     }
 
-    /// Checks that an arm can have a budget. [`Arm::Full`] takes any, and means the same by all of them.
+    /// Checks that an arm can have a budget. [`Method::Full`] takes any, and means the same by all of them.
     ///
     /// # Errors
     /// [`Unsupported`] says why it cannot.
     pub fn arm_budget(&self, arm: Arm, budget: Budget) -> Result<ArmBudget, Unsupported> {
-        let budget = match (arm, budget) {
-            (Arm::Full, _) => Budget::Full,
-            (Arm::QueryAware, Budget::Auto) => {
+        let budget = match (arm.method, budget) {
+            (Method::Full, _) => Budget::Full,
+            (Method::QueryAware, Budget::Auto) => {
                 // The smallest tier must fit; the head chooses among the tiers that fit.
                 self.check_tokens(self.budgets.first().copied().unwrap_or(0), budget)?
             }
             (_, Budget::Auto | Budget::Share(_) | Budget::Full) => return Err(Unsupported::Auto),
-            (Arm::Grid | Arm::Downsampled, Budget::Tokens(tokens)) => {
+            (Method::Grid | Method::Downsampled, Budget::Tokens(tokens)) => {
                 self.check_square(tokens.isqrt(), budget)?
             }
             (_, Budget::Tokens(tokens)) => self.check_tokens(tokens, budget)?,
@@ -163,37 +111,38 @@ mod tests {
 
     #[test]
     fn arms_have_the_budgets_that_fit() {
-        let arm_budget = |arm, budget| capacity().arm_budget(arm, budget);
-        assert_eq!(arm_budget(Arm::Full, Budget::Tokens(7)).unwrap().budget, Budget::Full);
-        assert_eq!(arm_budget(Arm::QueryAware, Budget::Auto).unwrap().budget, Budget::Auto);
-        assert_eq!(arm_budget(Arm::Blank, Budget::Auto).unwrap_err(), Unsupported::Auto);
+        let arm_budget = |method, budget| capacity().arm_budget(Arm::of(method), budget);
+        assert_eq!(arm_budget(Method::Full, Budget::Tokens(7)).unwrap().budget, Budget::Full);
+        assert_eq!(arm_budget(Method::QueryAware, Budget::Auto).unwrap().budget, Budget::Auto);
+        assert_eq!(arm_budget(Method::Blank, Budget::Auto).unwrap_err(), Unsupported::Auto);
         let small = Capacity { side: 6, ..capacity() };
         let most = Unsupported::TooMany { most: 52, patches: 36 };
-        assert_eq!(small.arm_budget(Arm::QueryAware, Budget::Auto).unwrap_err(), most);
+        assert_eq!(small.arm_budget(Arm::of(Method::QueryAware), Budget::Auto).unwrap_err(), most);
         for tokens in [16, 17, 100, 416] {
             assert_eq!(
-                arm_budget(Arm::Random, Budget::Tokens(tokens)).unwrap().budget,
+                arm_budget(Method::Random, Budget::Tokens(tokens)).unwrap().budget,
                 Budget::Tokens(tokens)
             );
         }
         assert_eq!(
-            arm_budget(Arm::Random, Budget::Tokens(15)).unwrap_err(),
+            arm_budget(Method::Random, Budget::Tokens(15)).unwrap_err(),
             Unsupported::Gist { budget: 15, cells: 16 }
         );
         assert_eq!(
-            arm_budget(Arm::Oracle, Budget::Tokens(417)).unwrap_err(),
+            arm_budget(Method::Oracle, Budget::Tokens(417)).unwrap_err(),
             Unsupported::TooMany { most: 416, patches: 400 }
         );
-        for arm in [Arm::Grid, Arm::Downsampled] {
+        for method in [Method::Grid, Method::Downsampled] {
             assert_eq!(
-                arm_budget(arm, Budget::Tokens(15)).unwrap_err(),
+                arm_budget(method, Budget::Tokens(15)).unwrap_err(),
                 Unsupported::Coarse { side: 3, gist: 4 }
             );
             assert!(
-                arm_budget(arm, Budget::Tokens(16)).is_ok() && arm_budget(arm, Budget::Tokens(440)).is_ok()
+                arm_budget(method, Budget::Tokens(16)).is_ok()
+                    && arm_budget(method, Budget::Tokens(440)).is_ok()
             );
             let fine = Unsupported::Fine { side: 21, patches: 400, most: 400 };
-            assert_eq!(arm_budget(arm, Budget::Tokens(441)).unwrap_err(), fine);
+            assert_eq!(arm_budget(method, Budget::Tokens(441)).unwrap_err(), fine);
         }
     }
 }

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Once;
 
-use crate::arms::{Arm, Positions};
+use crate::arms::{Arm, Method, Positions};
+use arrcoc_runtime::generate::Selector;
 use plotters::coord::Shift;
 use plotters::coord::combinators::{BindKeyPoints, LogCoord};
 use plotters::coord::ranged1d::ValueFormatter;
@@ -84,10 +85,7 @@ fn draw<DB: DrawingBackend>(area: &Area<'_, DB>, summary: &Summary) -> Result<()
     let (left, right) = panels.split_horizontally((SIZE.0 - LEGEND) / 2);
     let by_tokens = by_tokens(summary, positions);
     let by_ratio = by_ratio(summary, positions);
-    let arms: Vec<Arm> = Arm::ALL
-        .into_iter()
-        .filter(|arm| by_tokens.iter().chain(&by_ratio).any(|curve| curve.arm == *arm))
-        .collect();
+    let arms: BTreeSet<Arm> = by_tokens.iter().chain(&by_ratio).map(|curve| curve.arm).collect();
     let budgets: BTreeSet<usize> = summary.cells.iter().filter_map(|cell| cell.budget.number()).collect();
     draw_by_tokens(&left, &by_tokens, budgets.into_iter().map(|tokens| tokens as f64).collect())?;
     match by_ratio.is_empty() {
@@ -111,13 +109,14 @@ fn by_tokens(summary: &Summary, positions: Positions) -> Vec<Curve> {
         let cells = summary.of_kind(None).filter(|cell| {
             cell.arm == arm
                 && cell.positions == positions
-                && (cell.budget.number().is_some() || arm == Arm::Full)
+                && (cell.budget.number().is_some() || arm.method == Method::Full)
         });
         let mut points: Vec<Point> = cells.map(|cell| Point { x: cell.tokens, exact: cell.exact }).collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
         Curve { arm, points }
     };
-    Arm::ALL.into_iter().map(of).filter(|curve| !curve.points.is_empty()).collect()
+    let arms: BTreeSet<Arm> = summary.cells.iter().map(|one| one.arm).collect();
+    arms.into_iter().map(of).filter(|curve| !curve.points.is_empty()).collect()
 }
 
 fn by_ratio(summary: &Summary, positions: Positions) -> Vec<Curve> {
@@ -125,7 +124,8 @@ fn by_ratio(summary: &Summary, positions: Positions) -> Vec<Curve> {
         let bins = summary.bins.iter().filter(|bin| bin.arm == arm && bin.positions == positions);
         Curve { arm, points: bins.map(|bin| Point { x: bin.bin as f64, exact: bin.exact }).collect() }
     };
-    Arm::ALL.into_iter().map(of).filter(|curve| !curve.points.is_empty()).collect()
+    let arms: BTreeSet<Arm> = summary.bins.iter().map(|one| one.arm).collect();
+    arms.into_iter().map(of).filter(|curve| !curve.points.is_empty()).collect()
 }
 
 fn draw_by_tokens<DB: DrawingBackend>(
@@ -141,8 +141,8 @@ fn draw_by_tokens<DB: DrawingBackend>(
     let mut chart =
         builder(area).build_cartesian_2d(axis.with_key_points(budgets), 0.0..1.0).map_err(failed)?;
     mesh(&mut chart, "visual tokens", 16, &|x| format!("{x:.0}"))?;
-    for curve in curves {
-        let scale = 1.0 + 0.006 * nudge(curve.arm);
+    for (at, curve) in curves.iter().enumerate() {
+        let scale = 1.0 + 0.006 * nudge(at, curves.len());
         let points = curve.points.iter().map(|point| (point.x * scale, point.exact));
         series(&mut chart, curve.arm, &points.collect::<Vec<_>>())?;
     }
@@ -159,8 +159,8 @@ fn draw_by_ratio<DB: DrawingBackend>(area: &Area<'_, DB>, curves: &[Curve]) -> R
             .map_or_else(String::new, |bin| bin.0.to_owned())
     };
     mesh(&mut chart, "characters per token", BINS.len(), &name)?;
-    for curve in curves {
-        let shift = 0.02 * nudge(curve.arm);
+    for (at, curve) in curves.iter().enumerate() {
+        let shift = 0.02 * nudge(at, curves.len());
         let points = curve.points.iter().map(|point| (point.x + shift, point.exact));
         series(&mut chart, curve.arm, &points.collect::<Vec<_>>())?;
     }
@@ -200,8 +200,8 @@ fn series<DB: DrawingBackend, X: Ranged<ValueType = f64>>(
 }
 
 /// Curves side by side, so that their intervals can be told apart.
-fn nudge(arm: Arm) -> f64 {
-    arm as usize as f64 - Arm::ALL.len() as f64 / 2.0
+fn nudge(at: usize, curves: usize) -> f64 {
+    at as f64 - curves as f64 / 2.0
 }
 
 fn builder<'a, 'b, DB: DrawingBackend>(area: &'a Area<'b, DB>) -> ChartBuilder<'a, 'b, DB> {
@@ -210,36 +210,45 @@ fn builder<'a, 'b, DB: DrawingBackend>(area: &'a Area<'b, DB>) -> ChartBuilder<'
     builder
 }
 
-fn draw_legend<DB: DrawingBackend>(area: &Area<'_, DB>, arms: &[Arm]) -> Result<(), ReportError> {
+fn draw_legend<DB: DrawingBackend>(area: &Area<'_, DB>, arms: &BTreeSet<Arm>) -> Result<(), ReportError> {
     for (row, &arm) in arms.iter().enumerate() {
         let y = 24 + 26 * row as i32;
         let style = style(arm);
         area.draw(&PathElement::new(vec![(8, y), (44, y)], style)).map_err(failed)?;
         area.draw(&Circle::new((26, y), 4, style.filled())).map_err(failed)?;
-        area.draw(&Text::new(arm.name(), (54, y - 8), (FONT, 16))).map_err(failed)?;
+        area.draw(&Text::new(arm.to_string(), (54, y - 8), (FONT, 16))).map_err(failed)?;
     }
     Ok(())
 }
 
 /// What knows the question in warm colours, what does not in cold ones, bounds in black and grey.
 fn style(arm: Arm) -> ShapeStyle {
-    let (red, green, blue) = match arm {
-        Arm::Full => (20, 20, 20),
-        Arm::Grid => (0, 90, 181),
-        Arm::Downsampled => (86, 180, 233),
-        Arm::Uniform => (0, 128, 110),
-        Arm::Random => (140, 200, 120),
-        Arm::Saliency => (90, 110, 40),
-        Arm::Agnostic => (110, 60, 170),
-        Arm::Coverage => (190, 130, 210),
-        Arm::QueryAware => (213, 40, 0),
-        Arm::QueryAwareChoice => (240, 140, 40),
-        Arm::Shuffled => (160, 90, 50),
-        Arm::FirstQuestion => (220, 170, 140),
-        Arm::Oracle => (230, 180, 0),
-        Arm::Blank => (160, 160, 160),
+    let (red, green, blue) = match arm.method {
+        Method::Full => (20, 20, 20),
+        Method::Grid => (0, 90, 181),
+        Method::Downsampled => (86, 180, 233),
+        Method::Selector(Selector::Uniform) => (0, 128, 110),
+        Method::Random => (140, 200, 120),
+        Method::Saliency => (90, 110, 40),
+        Method::Agnostic => (110, 60, 170),
+        Method::Coverage => (190, 130, 210),
+        Method::QueryAware => (213, 40, 0),
+        Method::QueryAwareChoice => (240, 140, 40),
+        Method::Shuffled => (160, 90, 50),
+        Method::FirstQuestion => (220, 170, 140),
+        Method::Selector(Selector::Balanced) => (213, 40, 0),
+        Method::Selector(Selector::MmTok) => (240, 140, 40),
+        Method::Selector(Selector::CdPruner) => (200, 40, 140),
+        Method::Selector(Selector::TopK) => (150, 110, 0),
+        Method::Selector(Selector::Scope) => (110, 60, 170),
+        Method::Selector(Selector::DivPrune) => (0, 90, 181),
+        Method::Oracle => (230, 180, 0),
+        Method::Blank => (160, 160, 160),
     };
-    RGBColor(red, green, blue).stroke_width(if arm == Arm::QueryAware { 3 } else { 1 })
+    // With something switched on, a paler line beside that of the method.
+    let paler = |level: u8| if arm.is_plain() { level } else { level / 2 + 127 };
+    let ours = [Method::QueryAware, Method::Selector(Selector::default())].map(Arm::of).contains(&arm);
+    RGBColor(paler(red), paler(green), paler(blue)).stroke_width(if ours { 3 } else { 1 })
 }
 
 #[cfg(test)]
@@ -250,7 +259,7 @@ mod tests {
     use super::*;
 
     fn some(characters: Option<f64>) -> Summary {
-        let arms = [Arm::QueryAware, Arm::Grid];
+        let arms = [Method::QueryAware, Method::Grid];
         let lines = arms.iter().flat_map(|&arm| {
             (0..12).map(move |row| {
                 let mut line = answer(row, arm, [16, 64, 400][row % 3], row % 4 == 0);

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::arms::{Arm, Positions};
+use crate::arms::{Arm, Method, Positions};
 
 use super::super::bootstrap::Interval;
+use super::super::journal::Header;
 use super::super::options::Tokens;
 use super::super::summary::{
-    BASELINES, BINS, Cell, Claim, DENSE_BUDGET, DENSE_RATIO, DenseBudget, Difference, ENOUGH_PAIRS, Scope,
-    Summary, Verdict,
+    BASELINES, BINS, Cell, Claim, DENSE_BUDGET, DENSE_RATIO, DenseBudget, Difference, ENOUGH_PAIRS, Room,
+    Scope, Summary, Verdict,
 };
 use super::super::times::stage_names;
 
@@ -19,6 +20,7 @@ pub(super) fn page(summary: &Summary) -> String {
     for positions in positions(summary) {
         let name = format!("{positions} positions");
         section(&mut page, &format!("Exact match, {name}"), &exact(summary, positions, None));
+        section(&mut page, "Kept of `full`", &of_full(summary, positions));
         section(&mut page, &format!("Differences, {name}"), &differences(summary, positions));
         section(
             &mut page,
@@ -101,12 +103,34 @@ fn exact(summary: &Summary, positions: Positions, kind: Option<&str>) -> String 
     }
     let mut text = row(std::iter::once("arm".to_owned()).chain(budgets.iter().map(Tokens::to_string)));
     text += &rule(1 + budgets.len());
-    for arm in Arm::ALL.into_iter().filter(|arm| cells.iter().any(|cell| cell.arm == *arm)) {
+    for arm in cells.iter().map(|cell| cell.arm).collect::<BTreeSet<_>>() {
         let of = |budget: &Tokens| {
             let cell = cells.iter().find(|cell| cell.arm == arm && cell.budget == *budget);
             cell.map_or_else(String::new, |cell| percent(cell.exact))
         };
         text += &row(std::iter::once(arm.to_string()).chain(budgets.iter().map(of)));
+    }
+    text
+}
+
+/// What few tokens keep of the right answers that all tokens give; nothing of a composite, whose decoder
+/// leans on its allocator.
+fn of_full(summary: &Summary, positions: Positions) -> String {
+    let full = Arm::of(Method::Full);
+    let cells = || summary.of_kind(None).filter(|cell| cell.positions == positions);
+    let Some(all) = cells().find(|cell| cell.arm == full && cell.exact.mean > 0.0) else {
+        return String::new();
+    };
+    if summary.about.room.is_some() {
+        return String::new();
+    }
+    let mut text = "Exact match and tokens, in percent of those of `full`.\n\n".to_owned();
+    text += &row(["arm", "budget", "exact match", "tokens"].map(str::to_owned));
+    text += &rule(4);
+    for cell in cells().filter(|cell| cell.arm != full) {
+        let [exact, tokens] = [cell.exact.mean / all.exact.mean, cell.tokens / all.tokens]
+            .map(|share| format!("{:.1}", 100.0 * share));
+        text += &row([cell.arm.to_string(), cell.budget.to_string(), exact, tokens]);
     }
     text
 }
@@ -117,9 +141,14 @@ fn differences(summary: &Summary, positions: Positions) -> String {
     if held.is_empty() {
         return String::new();
     }
-    let mut text = "In points of exact match; the best of the baselines is set in bold. Against `first_question`, second \
-                    questions are compared; elsewhere questions about one place.\n\n"
-        .to_owned();
+    let mut text = match summary.about.room {
+        Some(_) => {
+            "In points of exact match; the best of the baselines is set in bold. Against `first_question`, second \
+             questions are compared; elsewhere questions about one place.\n\n"
+        }
+        None => "In points of exact match, on the same questions; `full` has all tokens at every budget.\n\n",
+    }
+    .to_owned();
     text += &row(["over", "arm", "against", "exact match", "character errors", "pairs"].map(str::to_owned));
     text += &rule(6);
     for one in held {
@@ -146,7 +175,7 @@ fn bins(summary: &Summary, positions: Positions) -> String {
     let mut text =
         row(std::iter::once("arm".to_owned()).chain(seen.iter().map(|&bin| BINS[bin].0.to_owned())));
     text += &rule(1 + seen.len());
-    for arm in Arm::ALL.into_iter().filter(|arm| bins().any(|bin| bin.arm == *arm)) {
+    for arm in bins().map(|bin| bin.arm).collect::<BTreeSet<_>>() {
         let of = |at: &usize| {
             let bin = bins().find(|bin| bin.arm == arm && bin.bin == *at);
             bin.map_or_else(String::new, |bin| percent(bin.exact))
@@ -162,10 +191,15 @@ fn costs(summary: &Summary, positions: Positions) -> String {
         return String::new();
     }
     let stages = stage_names(cells.iter().map(|cell| &cell.ms));
-    let mut text = "Times are medians in milliseconds. An image is encoded once for all arms and questions; `allocator` is \
-                    the making of relevances, whatever makes them. Answers are decoded side by side, and \
-                    `decode_per_token` is an answer's share of that. KV is the memory of a prompt's keys and values.\n\n"
-        .to_owned();
+    let chooses = match summary.about.room {
+        Some(_) => "`allocator` is the making of relevances, whatever makes them",
+        None => "`select` is the choosing of tokens, whatever chooses them",
+    };
+    let mut text = format!(
+        "Times are medians in milliseconds. An image is encoded once for all arms and questions; {chooses}. Answers are \
+         decoded side by side, and `decode_per_token` is an answer's share of that. KV is the memory of a prompt's keys \
+         and values.\n\n"
+    );
     let head = ["arm", "budget", "tokens", "character errors", "answer's patches kept"];
     let titles = head.iter().chain(&stages).chain(&["KV"]);
     text += &row(titles.map(|title| (*title).to_owned()));
@@ -202,36 +236,16 @@ fn left_out(summary: &Summary) -> String {
 fn foot(summary: &Summary) -> String {
     let (run, about, at) = (&summary.run, &summary.about, &summary.circumstances);
     let mut text = "\n## How it was taken\n\n".to_owned();
-    let arms = &run.configuration.arms.0;
-    if arms.contains(&Arm::Full) && about.patches > about.most_fine {
-        let _ = writeln!(
-            text,
-            "- `full` is not full: of {} patches the compressor takes the first {}, the upper part of the image.",
-            about.patches, about.most_fine
-        );
-    }
-    if arms.contains(&Arm::Grid) {
-        let neck = match &run.grid_neck_sha256 {
-            Some(sha256) => format!("has a trained neck ({})", short(sha256)),
-            None => "has no trained neck: plain means take its place".to_owned(),
-        };
-        let _ = writeln!(text, "- `grid` {neck}.");
-    }
-    if arms.iter().any(|arm| matches!(arm, Arm::Grid | Arm::Downsampled)) {
-        let _ = writeln!(
-            text,
-            "- `grid` and `downsampled` get the {} gist tokens on top of the largest square of cells within a budget; the \
-             table of costs has what they had. On pictures that are not square, some of these cells are padding.",
-            about.gist_cells
-        );
+    if let Some(room) = &about.room {
+        text += &composite(run, room);
     }
     let peak = at.peak_bytes.map_or_else(String::new, |bytes| format!("; peak memory {} MiB", bytes >> 20));
+    let pixels = run.configuration.image_size.map_or_else(String::new, |size| format!(" at {size} pixels"));
     let _ = writeln!(
         text,
-        "- {}, {} at {} pixels, {}; {} answers side by side, at most {} tokens each, seed {}{peak}.",
+        "- {}, {}{pixels}, {}; {} answers side by side, at most {} tokens each, seed {}{peak}.",
         run.tool,
         about.flavour,
-        run.configuration.image_size,
         run.configuration.runtime,
         run.configuration.slots,
         run.configuration.max_tokens,
@@ -253,6 +267,35 @@ fn foot(summary: &Summary) -> String {
         at.command.join(" ")
     );
     text + "\nAll values: [eval.json](eval.json); every answer: [answers.jsonl](answers.jsonl).\n"
+}
+
+/// What is to be known of a composite's arms.
+fn composite(run: &Header, room: &Room) -> String {
+    let mut text = String::new();
+    let has = |method: Method| run.configuration.arms.0.contains(&Arm::of(method));
+    if has(Method::Full) && room.patches > room.most_fine {
+        let _ = writeln!(
+            text,
+            "- `full` is not full: of {} patches the compressor takes the first {}, the upper part of the image.",
+            room.patches, room.most_fine
+        );
+    }
+    if has(Method::Grid) {
+        let neck = match &run.grid_neck_sha256 {
+            Some(sha256) => format!("has a trained neck ({})", short(sha256)),
+            None => "has no trained neck: plain means take its place".to_owned(),
+        };
+        let _ = writeln!(text, "- `grid` {neck}.");
+    }
+    if has(Method::Grid) || has(Method::Downsampled) {
+        let _ = writeln!(
+            text,
+            "- `grid` and `downsampled` get the {} gist tokens on top of the largest square of cells within a budget; the \
+             table of costs has what they had. On pictures that are not square, some of these cells are padding.",
+            room.gist_cells
+        );
+    }
+    text
 }
 
 fn short(digest: &str) -> &str {
@@ -288,14 +331,14 @@ mod tests {
     #[test]
     fn the_page_says_it_all() {
         let mut answers = Vec::new();
-        for arm in [Arm::QueryAware, Arm::Grid] {
+        for arm in [Method::QueryAware, Method::Grid] {
             for row in 0..4 {
-                let mut line = answer(row, arm, 64, arm == Arm::QueryAware);
+                let mut line = answer(row, arm, 64, arm == Method::QueryAware);
                 line.characters = Some(700.0);
                 line.kind = Some("a|b".into());
                 // A stage that nobody has heard of, and one that some arms go without.
                 line.ms.add("new_graph", Duration::from_millis(3));
-                if arm == Arm::Grid {
+                if arm == Method::Grid {
                     line.ms.add("prefill", Duration::from_millis(5));
                 }
                 answers.push(line);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::arms::{Arm, Positions};
+use crate::arms::{Arm, Method, Positions};
 use serde::{Deserialize, Serialize};
 
 use super::super::options::Tokens;
@@ -54,16 +54,15 @@ pub struct DenseBudget {
 /// The claim for every kind of positions with which the query-aware arm answered questions about dense pages.
 pub(super) fn claims(answers: &Answers<'_>, differences: &[Difference]) -> Vec<Claim> {
     let dense = || {
-        answers
-            .lines
-            .iter()
-            .filter(|line| line.arm == Arm::QueryAware && line.one_place && within(Scope::Dense, line))
+        answers.lines.iter().filter(|line| {
+            line.arm == Arm::of(Method::QueryAware) && line.one_place && within(Scope::Dense, line)
+        })
     };
     let positions: BTreeSet<Positions> = dense().map(|line| line.positions).collect();
     let claim = |positions| {
         let held = |scope: Scope| {
             differences.iter().filter(move |one| {
-                let baseline = one.arm == Arm::QueryAware && BASELINES.contains(&one.against);
+                let baseline = one.arm == Arm::of(Method::QueryAware) && BASELINES.contains(&one.against);
                 baseline && one.scope == scope && one.positions == positions
             })
         };
@@ -117,8 +116,12 @@ mod tests {
         claims[0].clone()
     }
 
-    const ALL: [(Arm, usize); 4] =
-        [(Arm::QueryAware, 90), (Arm::Grid, 20), (Arm::Downsampled, 30), (Arm::Agnostic, 40)];
+    const ALL: [(Arm, usize); 4] = [
+        (Arm::of(Method::QueryAware), 90),
+        (Arm::of(Method::Grid), 20),
+        (Arm::of(Method::Downsampled), 30),
+        (Arm::of(Method::Agnostic), 40),
+    ];
 
     #[test]
     fn it_holds_against_all_three_or_not_at_all() {
@@ -142,9 +145,9 @@ mod tests {
         }
         let few = claim(99, &ALL);
         assert_eq!((few.verdict, few.missing), (Verdict::NotTested, vec![]));
-        let budget = answer(0, Arm::Grid, 64, true).budget;
+        let budget = answer(0, Arm::of(Method::Grid), 64, true).budget;
         assert_eq!(few.budgets, [DenseBudget { budget, questions: 99, pairs: 99 }]);
         // Where no page is dense there is no claim.
-        assert!(summary(vec![answer(0, Arm::QueryAware, 64, true)]).claims.is_empty());
+        assert!(summary(vec![answer(0, Arm::of(Method::QueryAware), 64, true)]).claims.is_empty());
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::arms::{Arm, Positions};
-use crate::offline::OfflineModel;
+use crate::offline::{Capacity, OfflineModel};
 use arrcoc_bundle::Bundle;
 use arrcoc_runtime::generate::Budget;
 use serde::{Deserialize, Serialize};
@@ -65,17 +65,31 @@ pub struct About {
     pub checkpoint_sha256: String,
     /// The data set's file name.
     pub data: String,
+    /// What there is room for, where patches lie in a fixed grid: in a composite.
+    #[serde(flatten)]
+    pub room: Option<Room>,
+    /// Size of keys and values per token, bytes.
+    pub kv_bytes_per_token: usize,
+    /// What could not be run at all; the summary has all that could not be run.
+    #[serde(skip)]
+    left_out: Vec<Unsupported>,
+}
+
+/// What a composite has room for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
     /// Patches of an image.
     pub patches: usize,
     /// Cells of the gist, which come first among all tokens.
     pub gist_cells: usize,
     /// Most fine tokens that the compressor gives.
     pub most_fine: usize,
-    /// Size of keys and values per token, bytes.
-    pub kv_bytes_per_token: usize,
-    /// What could not be run at all; the summary has all that could not be run.
-    #[serde(skip)]
-    left_out: Vec<Unsupported>,
+}
+
+impl Room {
+    fn of(capacity: &Capacity) -> Self {
+        Self { patches: capacity.patches(), gist_cells: capacity.cells(), most_fine: capacity.most_fine() }
+    }
 }
 
 impl About {
@@ -92,9 +106,7 @@ impl About {
             flavour: format!("{precision}-{target}"),
             checkpoint_sha256: manifest.checkpoint_sha256.clone(),
             data: data.name.clone(),
-            patches: model.capacity().patches(),
-            gist_cells: model.capacity().cells(),
-            most_fine: model.capacity().most_fine(),
+            room: model.capacity().map(Room::of),
             kv_bytes_per_token: model.info().kv_bytes_per_token,
             left_out,
         }
@@ -174,7 +186,10 @@ impl Summary {
             .collect();
         let answers = Answers::new(answers, run.configuration.seed);
         let rows: std::collections::BTreeSet<usize> = answers.lines.iter().map(|line| line.row).collect();
-        let differences = difference::differences(&answers);
+        let differences = match about.room {
+            Some(_) => difference::differences(&answers),
+            None => difference::stock_differences(&answers),
+        };
         (!rows.is_empty()).then(|| Self {
             circumstances: Circumstances::now(),
             resamples: RESAMPLES,
@@ -323,6 +338,7 @@ pub(super) mod tests {
     use super::super::journal::tests::{answer, closed, header};
     use super::super::journal::{Omitted, RowLine};
     use super::*;
+    use crate::arms::Method;
 
     pub(crate) fn about() -> About {
         About {
@@ -330,17 +346,23 @@ pub(super) mod tests {
             flavour: "fp32-cpu".into(),
             checkpoint_sha256: "c".into(),
             data: "set.json".into(),
-            patches: 400,
-            gist_cells: 4,
-            most_fine: 400,
+            room: Some(Room { patches: 400, gist_cells: 4, most_fine: 400 }),
             kv_bytes_per_token: 100,
             left_out: Vec::new(),
         }
     }
 
     pub(crate) fn summary(answers: Vec<AnswerLine>) -> Summary {
-        let lines: Vec<Line> = answers.into_iter().map(|line| Line::Answer(Box::new(line))).collect();
-        Summary::new(header(), about(), &lines).unwrap()
+        Summary::new(header(), about(), &journal(answers)).unwrap()
+    }
+
+    /// Of a model without an allocator.
+    pub(crate) fn stock_summary(answers: Vec<AnswerLine>) -> Summary {
+        Summary::new(header(), About { room: None, ..about() }, &journal(answers)).unwrap()
+    }
+
+    fn journal(answers: Vec<AnswerLine>) -> Vec<Line> {
+        answers.into_iter().map(|line| Line::Answer(Box::new(line))).collect()
     }
 
     #[test]
@@ -354,7 +376,8 @@ pub(super) mod tests {
 
     #[test]
     fn cells_hold_means_per_kind_and_over_one_place_questions() {
-        let mut answers: Vec<AnswerLine> = (0..4).map(|row| answer(row, Arm::Grid, 64, row < 3)).collect();
+        let mut answers: Vec<AnswerLine> =
+            (0..4).map(|row| answer(row, Arm::of(Method::Grid), 64, row < 3)).collect();
         answers[0].kind = Some("record".into());
         answers[1].kind = Some("count".into());
         answers[1].one_place = false;
@@ -366,7 +389,7 @@ pub(super) mod tests {
         let summary = summary(answers);
         let budget = summary.cells[0].budget;
         // Rows 0, 2 and 3: row 1 is a control.
-        let pooled = summary.pooled(Arm::Grid, budget, Positions::Original).unwrap();
+        let pooled = summary.pooled(Arm::of(Method::Grid), budget, Positions::Original).unwrap();
         assert_eq!(pooled.questions, 3);
         assert!((pooled.exact.mean - 2.0 / 3.0).abs() < 1e-12 && (pooled.cer.mean - 1.0 / 3.0).abs() < 1e-12);
         assert_eq!(pooled.recall.unwrap().mean, 0.5);
@@ -381,7 +404,8 @@ pub(super) mod tests {
 
     #[test]
     fn bins_go_by_the_tokens_that_there_were() {
-        let mut answers: Vec<AnswerLine> = (0..3).map(|row| answer(row, Arm::Grid, 50, row == 0)).collect();
+        let mut answers: Vec<AnswerLine> =
+            (0..3).map(|row| answer(row, Arm::of(Method::Grid), 50, row == 0)).collect();
         answers[0].characters = Some(99.0);
         answers[1].characters = Some(500.0);
         answers[2].characters = Some(700.0);
@@ -393,7 +417,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_missing_is_counted() {
-        let one_missing = Omitted { arm: Arm::Oracle, budget: None, reason: "no box".into() };
+        let one_missing = Omitted { arm: Arm::of(Method::Oracle), budget: None, reason: "no box".into() };
         let row = |row, skipped: Option<&str>| {
             Line::Row(RowLine {
                 row,
@@ -403,12 +427,12 @@ pub(super) mod tests {
                 seconds: 0.0,
             })
         };
-        let one = Line::Answer(Box::new(answer(0, Arm::Grid, 64, true)));
+        let one = Line::Answer(Box::new(answer(0, Arm::of(Method::Grid), 64, true)));
         let lines = [one, row(0, None), row(1, Some("broken")), row(2, None), closed(3)];
         let summary = Summary::new(header(), about(), &lines).unwrap();
         assert_eq!(summary.skipped.len(), 1);
         assert_eq!((summary.skipped[0].row, summary.skipped[0].reason.as_str()), (1, "broken"));
-        assert_eq!((summary.left_out[0].arm, summary.left_out[0].rows), (Arm::Oracle, Some(2)));
+        assert_eq!((summary.left_out[0].arm, summary.left_out[0].rows), (Arm::of(Method::Oracle), Some(2)));
         assert!(Summary::new(header(), about(), &[closed(0)]).is_none());
     }
 }

@@ -105,7 +105,7 @@ impl Selection {
 
 /// A method of choosing tokens. Those with a paper are as published, as far as they need nothing but the rows
 /// that the decoder reads and the question's embeddings; `docs/selection.md` says what stands for the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Selector {
     /// Our own: relevance by three ways of knowing, coverage of question and picture.
     #[default]
@@ -177,7 +177,7 @@ pub struct Tensions {
 
 impl Default for Tensions {
     fn default() -> Self {
-        Self { knowing: [0.2, 0.2, 0.6], explore: 0.25, diversify: 0.5, particularize: 0.5 }
+        Self { knowing: [0.2, 0.2, 0.6], explore: 0.25, diversify: 0.25, particularize: 0.5 }
     }
 }
 

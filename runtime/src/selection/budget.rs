@@ -1,8 +1,8 @@
 //! How many tokens a picture keeps.
 //!
-//! `auto` counts the tokens on which the question's relevance lies: the exponential of the entropy of its
-//! attention, which is 1 where one token has all of it and the number of tokens where all have alike. It
-//! takes the least tier that holds them, stretched by the tension between compressing and particularizing.
+//! `auto` counts the tokens that stand out of the question's attention: 1 where one has all of it, so many
+//! where so many have alike, all where nothing stands out. It takes the least tier that holds them, stretched
+//! by the tension between compressing and particularizing.
 //! Three kinds of questions are known by their words to need more: see [`mod@super::need`].
 
 use crate::generate::{Budget, Need, Reason};
@@ -63,10 +63,16 @@ fn tier(tokens: f32) -> usize {
     tier.unwrap_or(LARGEST)
 }
 
-/// On how many tokens attention lies: the exponential of its entropy.
+/// How many tokens stand out of the attention: the exponential of the entropy of what lies above its mean,
+/// squared. Squares, since of what is spread evenly at random a half lies above the mean.
 fn concentration(attention: &[f32]) -> f32 {
-    let sum: f32 = attention.iter().sum();
-    let shares = attention.iter().map(|share| share / sum).filter(|share| *share > 0.0);
+    let mean = attention.iter().sum::<f32>() / attention.len().max(1) as f32;
+    let above: Vec<f32> = attention.iter().map(|share| (share - mean).max(0.0).powi(2)).collect();
+    let sum: f32 = above.iter().sum();
+    if sum <= 0.0 {
+        return attention.len() as f32;
+    }
+    let shares = above.iter().map(|above| above / sum).filter(|share| *share > 0.0);
     shares.map(|share| -share * share.ln()).sum::<f32>().exp()
 }
 
@@ -85,6 +91,9 @@ mod tests {
         assert_eq!([1, 64, 65, 130, 300, 1024].map(|on| auto(&even(on), 0.5)), [64, 64, 100, 160, 400, 400]);
         assert_eq!([0.0, 0.5, 1.0].map(|tension| auto(&even(100), tension)), [64, 100, 160]);
         assert_eq!(auto(&[1.0; 50], 0.5), 50, "no more than there are");
+        // What lies a little above nothing everywhere does not count beside what stands out.
+        let faint: Vec<f32> = (0..1024).map(|at| if at < 40 { 1.0 } else { 0.1 * (at % 3) as f32 }).collect();
+        assert_eq!(auto(&faint, 0.5), 64);
         let (count, reason) = granted(Budget::Auto, 1024, None, &even(130), 0.5);
         let Reason::Concentration(tokens) = reason else { panic!("{count} {reason:?}") };
         assert!((tokens - 130.0).abs() < 0.01, "{tokens}");

@@ -18,7 +18,7 @@ pub(crate) struct Kept {
 
 /// The kept rows of a picture, in the picture's own order. Each stands where it stood, and text goes on where
 /// it would go on behind all of them. `places` are those of all rows; those that are not kept go to the
-/// receipt too.
+/// receipt too. `selected` says how they were chosen, where a selector chose.
 ///
 /// # Errors
 /// [`TensorError`] when memory is short.
@@ -26,7 +26,7 @@ pub(crate) fn gather(
     visual: &Visual,
     kept: &[Kept],
     places: Vec<Place>,
-    selected: Selected,
+    selected: Option<Selected>,
 ) -> Result<Visual, TensorError> {
     debug_assert!(kept.is_sorted_by(|one, other| one.row < other.row), "each once, in order");
     let rows = picked(&visual.rows, kept, |_, _| true)?;
@@ -40,7 +40,7 @@ pub(crate) fn gather(
     };
     let mut receipt = (*visual.receipt).clone();
     receipt.tokens = kept.len();
-    receipt.selected = Some(selected);
+    receipt.selected = selected;
     let (taken, dropped) = parted(places, kept, visual.deep.is_some());
     receipt.places = taken;
     // Beside those that were never encoded.

@@ -2,30 +2,26 @@
 //! stands out, how near it is to the question.
 
 use super::evidence::Evidence;
-use super::matrix::{Matrix, dot};
+use super::matrix::Matrix;
 use super::survey::Survey;
 use crate::generate::Place;
-
-/// Temperature of the softmax from cosines to the question's attention, as MMTok has it.
-pub(crate) const QUESTION_TEMPERATURE: f32 = 0.02;
 
 /// What is known of every visual token of a picture.
 pub(crate) struct Knowing {
     /// Of each token: propositional, perspectival, participatory, each 0..=1.
     pub(crate) scores: Vec<[f32; 3]>,
-    /// How each token of the question spreads its attention over the picture; each column sums to 1, a row
-    /// per visual token.
+    /// How much of the question's attention each of its tokens spends on each visual token; all of it sums to
+    /// 1, a row per visual token.
     pub(crate) attention: Matrix,
-    /// The mean of `attention` over the question, where tokens count the less the wider they spread it: words
-    /// that every question has point nowhere.
+    /// How much of the question's attention each visual token gets; it sums to 1.
     pub(crate) coupling: Vec<f32>,
 }
 
 impl Knowing {
     /// What a survey, the places and the pixels say.
     pub(crate) fn of(survey: &Survey, places: &[Place], evidence: Option<&Evidence>) -> Self {
-        let attention = softmax_columns(survey.to_question.clone(), QUESTION_TEMPERATURE);
-        let coupling = mixed(&attention);
+        let attention = attention(survey.to_question.clone());
+        let coupling: Vec<f32> = attention.iter().map(|row| row.iter().sum()).collect();
         let salience = spread(survey.to_mean.iter().map(|cosine| 1.0 - cosine).collect());
         let participatory = spread(coupling.clone());
         let information = |at: usize| match (evidence, places.get(at)) {
@@ -46,33 +42,16 @@ impl Knowing {
     }
 }
 
-/// The mean of the columns, each weighed by one over the number of rows that it lies on; it sums to 1.
-fn mixed(attention: &Matrix) -> Vec<f32> {
-    let mut entropies = vec![0.0f32; attention.width()];
-    for row in attention.iter() {
-        let terms = row.iter().map(|share| if *share > 0.0 { -share * share.ln() } else { 0.0 });
-        entropies.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
-    }
-    let weights: Vec<f32> = entropies.iter().map(|entropy| (-entropy).exp()).collect();
-    let sum: f32 = weights.iter().sum();
-    attention.iter().map(|row| dot(row, &weights) / sum).collect()
-}
-
-/// Softmax down the columns.
-pub(crate) fn softmax_columns(mut cosines: Matrix, temperature: f32) -> Matrix {
-    let width = cosines.width();
-    let (mut largest, mut sums) = (vec![f32::NEG_INFINITY; width], vec![0.0f32; width]);
-    for row in cosines.iter() {
-        largest.iter_mut().zip(row).for_each(|(largest, cosine)| *largest = largest.max(*cosine));
-    }
+/// The question's attention, from cosines: their squares, where they are above 0. Words that every question
+/// has are like nothing in the picture, and so count little beside those that it shows.
+fn attention(mut cosines: Matrix) -> Matrix {
+    let square = |cosine: &f32| cosine.max(0.0).powi(2);
+    let sum: f32 = cosines.iter().flatten().map(square).sum();
+    // Like nothing at all: all are as near.
+    let (even, scale) = if sum > 0.0 { (0.0, 1.0 / sum) } else { (1.0, 1.0) };
+    let even = even / (cosines.rows() * cosines.width()).max(1) as f32;
     for row in cosines.iter_mut() {
-        for ((cosine, largest), sum) in row.iter_mut().zip(&largest).zip(&mut sums) {
-            *cosine = ((*cosine - largest) / temperature).exp();
-            *sum += *cosine;
-        }
-    }
-    for row in cosines.iter_mut() {
-        row.iter_mut().zip(&sums).for_each(|(share, sum)| *share /= sum);
+        row.iter_mut().for_each(|cosine| *cosine = square(cosine) * scale + even);
     }
     cosines
 }
@@ -85,4 +64,27 @@ pub(crate) fn spread(mut numbers: Vec<f32>) -> Vec<f32> {
         *number = if range > 0.0 { (*number - least) / range } else { 0.0 };
     }
     numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_the_picture_does_not_show_count_little() {
+        // Three tokens of a question: one is shown by the first rows, two are like nothing.
+        let cosines =
+            Matrix::new(vec![0.4, -0.1, 0.02, 0.3, 0.05, -0.2, -0.1, 0.05, 0.04, 0.0, 0.04, 0.05], 3);
+        let attention = attention(cosines);
+        let of = |column: usize| attention.iter().map(|row| row[column]).sum::<f32>();
+        assert!((of(0) + of(1) + of(2) - 1.0).abs() < 1e-6);
+        assert!(of(0) > 0.9 && attention.row(0)[0] > attention.row(1)[0], "{attention:?}");
+        assert_eq!((attention.row(2)[0], attention.row(1)[2]), (0.0, 0.0), "what is unlike is not near");
+    }
+
+    #[test]
+    fn a_question_like_nothing_is_as_near_to_all() {
+        let attention = attention(Matrix::new(vec![-0.4, 0.0, -0.1, 0.0], 2));
+        assert!(attention.iter().flatten().all(|share| *share == 0.25), "{attention:?}");
+    }
 }

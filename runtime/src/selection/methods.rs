@@ -1,7 +1,7 @@
 //! The selectors: each says what it maximises, and the same kernel does it.
 
 use super::greedy::{Objective, maximise};
-use super::knowing::{Knowing, QUESTION_TEMPERATURE, softmax_columns, spread};
+use super::knowing::{Knowing, spread};
 use super::matrix::Matrix;
 use super::objectives::{Coverage, Determinant, LeastDistance, Worth};
 use super::survey::Survey;
@@ -14,6 +14,8 @@ const MOST_LANDMARKS: usize = 1024;
 const CELLS: usize = 16;
 /// Width of a sketch of few and of many rows.
 const SKETCH: [usize; 2] = [256, 64];
+/// Temperature from cosines of rows to the question's attention, as MMTok has it.
+const QUESTION_TEMPERATURE: f32 = 0.02;
 /// Temperature from cosines of rows to their attention to each other, as MMTok has it.
 const PICTURE_TEMPERATURE: f32 = 0.2;
 /// How much covering the picture counts beside covering the question, as MMTok has it.
@@ -172,6 +174,25 @@ fn mmtok(seen: &Seen<'_>) -> Result<Coverage, TensorError> {
         covers.extend(picture.iter().map(|share| share * PICTURE_SHARE / rows as f32));
     }
     Ok(Coverage::new(Matrix::new(covers, tokens + rows)))
+}
+
+/// Softmax down the columns.
+pub(crate) fn softmax_columns(mut cosines: Matrix, temperature: f32) -> Matrix {
+    let width = cosines.width();
+    let (mut largest, mut sums) = (vec![f32::NEG_INFINITY; width], vec![0.0f32; width]);
+    for row in cosines.iter() {
+        largest.iter_mut().zip(row).for_each(|(largest, cosine)| *largest = largest.max(*cosine));
+    }
+    for row in cosines.iter_mut() {
+        for ((cosine, largest), sum) in row.iter_mut().zip(&largest).zip(&mut sums) {
+            *cosine = ((*cosine - largest) / temperature).exp();
+            *sum += *cosine;
+        }
+    }
+    for row in cosines.iter_mut() {
+        row.iter_mut().zip(&sums).for_each(|(share, sum)| *share /= sum);
+    }
+    cosines
 }
 
 /// SCOPE: how well all rows are covered, times the salience of the row that covers. The authors take the

@@ -19,7 +19,7 @@ mod survey;
 
 pub(crate) use budget::most;
 pub use evidence::Evidence;
-pub(crate) use need::need;
+pub use need::need;
 
 use crate::generate::{Depth, Place, Score, Selected, Selection};
 use crate::tensor::{Tensor, TensorError};
@@ -76,7 +76,23 @@ pub fn choose(
     };
     let order = methods::order(selector, &seen, &tensions, count)?;
     let levels = visual.deep.as_ref().map_or(0, |deep| deep.shape()[0]);
-    gather(visual, &kept(&order, &relevance, depth.unwrap_or_default(), levels), places, selected)
+    gather(visual, &kept(&order, &relevance, depth.unwrap_or_default(), levels), places, Some(selected))
+}
+
+/// Keeps given rows of a picture, in the order in which somebody else chose them; what is no row, or comes a
+/// second time, is left out. No request can say rows: this is for evaluations, which hold other ways to
+/// choose against the selectors.
+///
+/// # Errors
+/// [`TensorError`] when memory is short.
+pub fn keep(visual: &Visual, order: &[usize]) -> Result<Visual, TensorError> {
+    let levels = visual.deep.as_ref().map_or(0, |deep| deep.shape()[0]);
+    let rows = visual.rows.shape()[1];
+    let mut first = vec![true; rows];
+    let once = |row: &&usize| first.get_mut(**row).is_some_and(std::mem::take);
+    let order: Vec<usize> = order.iter().filter(once).copied().collect();
+    let kept = kept(&order, &vec![0.0; rows], Depth::All, levels);
+    gather(visual, &kept, visual.receipt.places.clone(), None)
 }
 
 /// The rows of a question, of length one.

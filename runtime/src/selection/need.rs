@@ -40,7 +40,7 @@ const MOST: usize = 4096;
 
 /// What a question needs, where its words say so: of the phrases that it holds, the first of the list
 /// decides.
-pub(crate) fn need(question: &str) -> Option<Need> {
+pub fn need(question: &str) -> Option<Need> {
     let mut start = question.len().saturating_sub(MOST);
     while !question.is_char_boundary(start) {
         start += 1;

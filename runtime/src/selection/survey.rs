@@ -13,7 +13,7 @@ const MOST_IN_MEAN: usize = 1024;
 pub(crate) struct Survey {
     /// Cosine of every row to the mean of the rows' directions.
     pub(crate) to_mean: Vec<f32>,
-    /// Cosines of the centred rows to every token of the question: a row per visual row.
+    /// Cosines of the rows to every token of the question: a row per visual row.
     pub(crate) to_question: Matrix,
     /// The centred rows in few dimensions, of length one: their products are near the rows' cosines.
     pub(crate) sketch: Matrix,
@@ -29,7 +29,6 @@ impl Survey {
         let count = numbers.len().checked_div(width).unwrap_or(0);
         let mean = mean_direction(numbers, width);
         let mean_length = dot(&mean, &mean).sqrt();
-        let mean_to_question: Vec<f32> = question.iter().map(|token| dot(token, &mean)).collect();
         // The mean is one more thing to look for.
         let mut sought: Vec<f32> = question.iter().flatten().copied().collect();
         sought.extend_from_slice(&mean);
@@ -53,13 +52,11 @@ impl Survey {
                 if scale == 0.0 {
                     // What has no direction tells nothing: it stands out least, and answers no question.
                     to_mean.push(1.0);
-                    to_question.extend((0..tokens).map(|_| -1.0));
+                    to_question.extend((0..tokens).map(|_| 0.0));
                     continue;
                 }
                 let along = found[tokens] * scale;
-                let apart = inverse((1.0 - 2.0 * along + mean_length * mean_length).max(0.0).sqrt());
-                let centred = found.iter().zip(&mean_to_question);
-                to_question.extend(centred.map(|(product, mean)| (product * scale - mean) * apart));
+                to_question.extend(found[..tokens].iter().map(|product| product * scale));
                 to_mean.push(along * inverse(mean_length));
                 fold.of(row, scale, sketch);
                 sketch.iter_mut().zip(&shared).for_each(|(number, shared)| *number -= shared);

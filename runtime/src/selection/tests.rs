@@ -5,9 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::greedy::{Objective, maximise};
-use super::knowing::softmax_columns;
 use super::matrix::{Matrix, dot};
-use super::methods::{Seen, order, sketch_width};
+use super::methods::{Seen, order, sketch_width, softmax_columns};
 use super::objectives::{Coverage, Determinant, LeastDistance, Worth};
 use super::*;
 use crate::decoder::Positions;
@@ -271,7 +270,7 @@ fn what_is_kept_stands_where_it_stood() {
     let selected =
         Selected { selector: Selector::Balanced, of: 12, reason: Reason::Asked, weights: [0.2, 0.2, 0.6] };
     let rows = [kept(1, 3), kept(3, 1), kept(10, 2)];
-    let found = gather(&visual, &rows, visual.receipt.places.clone(), selected).unwrap();
+    let found = gather(&visual, &rows, visual.receipt.places.clone(), Some(selected)).unwrap();
     assert_eq!(found.rows.as_slice::<f32>().unwrap(), [2.0, 1.0, 4.0, 9.0, 11.0, 100.0]);
     assert_eq!(found.runs, [0..2, 2..2, 2..3]);
     let positions = found.positions.unwrap();
@@ -290,10 +289,25 @@ fn what_is_kept_stands_where_it_stood() {
     assert_eq!(found.receipt.dropped.len(), 9);
 
     visual.positions = Some(vec![own(0), own(5), own(7)]);
-    let found = gather(&visual, &rows, visual.receipt.places.clone(), selected).unwrap();
+    let found = gather(&visual, &rows, visual.receipt.places.clone(), Some(selected)).unwrap();
     let positions = found.positions.unwrap();
     assert_eq!(positions[0], Positions { each: vec![[0, 1, 2], [0, 3, 4]], next: 9 });
     assert_eq!(positions[2], Positions { each: vec![[7, 2, 3]], next: 9 });
+}
+
+#[test]
+fn given_rows_are_kept_whoever_gave_them() {
+    let numbers: Vec<f32> = (0..12).map(|at| at as f32).collect();
+    let visual = picture(&numbers, 2, 2);
+    // What is no row is none, and none is there twice.
+    let found = keep(&visual, &[4, 1, 9, 4, 2]).unwrap();
+    assert_eq!(found.rows.as_slice::<f32>().unwrap(), [2.0, 3.0, 4.0, 5.0, 8.0, 9.0]);
+    let ranks: Vec<_> = found.receipt.places.iter().map(|place| (place.rank, place.layers)).collect();
+    assert_eq!(ranks, [(Some(1), Some(2)), (Some(2), Some(2)), (Some(0), Some(2))]);
+    assert_eq!((found.receipt.dropped.len(), found.receipt.selected), (3, None));
+    let all = keep(&visual, &[0, 1, 2, 3, 4, 5]).unwrap();
+    assert_eq!(all.rows.bytes(), visual.rows.bytes());
+    assert_eq!(all.deep.unwrap().bytes(), visual.deep.unwrap().bytes());
 }
 
 #[test]
@@ -315,10 +329,8 @@ fn a_survey_agrees_with_plain_loops() {
     rows.iter().for_each(|row| mean.iter_mut().zip(row).for_each(|(sum, number)| *sum += number / 130.0));
     let mut worst = 0.0f32;
     for (at, row) in rows.iter().enumerate() {
-        let centred: Vec<f32> = row.iter().zip(&mean).map(|(number, mean)| number - mean).collect();
-        let length = dot(&centred, &centred).sqrt();
         for (token, found) in question.iter().zip(survey.to_question.row(at)) {
-            worst = worst.max((dot(&centred, token) / length - found).abs());
+            worst = worst.max((dot(row, token) - found).abs());
         }
         let to_mean = dot(row, &mean) / dot(&mean, &mean).sqrt();
         worst = worst.max((to_mean - survey.to_mean[at]).abs());

@@ -30,9 +30,11 @@ pub mod families;
 pub(crate) mod family;
 mod options;
 pub mod stages;
+mod whole;
 
 pub use family::{Choice, ImagePlan, Refusal, Span, Visual};
 pub use options::VisionOptions;
+pub use whole::{Whole, WholeError};
 
 /// The longest lengths of the axes that the vision graphs of a bundle have, for whoever plans memory.
 ///
@@ -163,8 +165,7 @@ impl Pictures {
     /// # Errors
     /// [`ImageError`] says what is wrong with the file.
     pub(crate) fn plan(&self, image: &Image, grant: Grant) -> Result<ImagePlan, ImageError> {
-        let size = decode::size(&image.file, &self.limits)?;
-        let plan = self.processor.plan(Picture { size, sizing: image.sizing }, grant)?;
+        let plan = self.processor.plan(self.picture(image)?, grant)?;
         let Grant::Choose(Choice { budget, need, .. }) = grant else { return Ok(plan) };
         let most = selection::most(budget, plan.all_rows(), need);
         Ok(plan.keeping(most))
@@ -203,12 +204,25 @@ impl Pictures {
         grant: Grant,
         observer: &dyn Observer,
     ) -> Result<Prepared, ImageError> {
-        let Image { file, sizing } = image;
-        let picture = Picture { size: decode::size(file, &self.limits)?, sizing: *sizing };
-        let keys = self.keys(file, picture, question, grant);
-        if let Some(state) = self.cached(&keys) {
-            return Ok(Prepared { keys, grant, state, stages: Vec::new() });
+        let keys = self.keys(&image.file, self.picture(image)?, question, grant);
+        match self.cached(&keys) {
+            Some(state) => Ok(Prepared { keys, grant, state, stages: Vec::new() }),
+            None => self.prepare_file(image, keys, grant, observer),
         }
+    }
+
+    /// What is to be known of a file's picture from its header.
+    fn picture(&self, Image { file, sizing }: &Image) -> Result<Picture, ImageError> {
+        Ok(Picture { size: decode::size(file, &self.limits)?, sizing: *sizing })
+    }
+
+    fn prepare_file(
+        &self,
+        Image { file, sizing }: &Image,
+        keys: Keys,
+        grant: Grant,
+        observer: &dyn Observer,
+    ) -> Result<Prepared, ImageError> {
         let mut stages = Stages::new(observer);
         let image = stages.time(&Stage::DECODE_IMAGE, || decode::decode(file, &self.limits))?;
         self.prepare_pixels((&image, *sizing), keys, grant, stages)

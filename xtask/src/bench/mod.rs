@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: our figures beside those of other programs for the same work, taken in the same run.
 
 mod decoder;
+mod evaluations;
 mod export;
 mod perplexity;
 mod photograph;
@@ -9,6 +10,7 @@ mod profile;
 mod relevance;
 pub(crate) mod report;
 mod selection;
+mod selectors;
 pub(crate) mod stages;
 
 use anyhow::Result;
@@ -35,6 +37,8 @@ pub(crate) enum Command {
     Selection(selection::Args),
     /// Right answers by visual tokens, for every way to choose them
     Relevance(relevance::Args),
+    /// Right answers of a stock checkpoint by visual tokens, for every selector
+    Selectors(selectors::Args),
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
@@ -48,5 +52,6 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Photograph(args) => photograph::run(args),
         Command::Selection(args) => selection::run(args),
         Command::Relevance(args) => relevance::run(args),
+        Command::Selectors(args) => selectors::run(args),
     }
 }

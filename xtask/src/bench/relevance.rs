@@ -2,13 +2,11 @@
 //!
 //! The shipped checkpoint, exported and run by `arrcoc-serve eval` on held-out pages of ARR-Ledger.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::json;
 
-use super::report::{circumstances, write};
+use super::evaluations::publish;
 use crate::bundles::{Build, Programs};
 use crate::goldens::{environment, reference_dir};
 use crate::onnxruntime;
@@ -122,7 +120,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eval.arg("--output").arg(results.join(name)).env(onnxruntime::VARIABLE, &library);
         shell::check(&mut eval)?;
     }
-    publish(&results)
+    let parts = PARTS.map(|part| (part.name, part.heading));
+    publish("relevance", &results, &parts)
 }
 
 /// The neck that was trained with the checkpoint: beside the shipped one, or where training puts it. Another
@@ -149,74 +148,11 @@ fn ledger(args: &Args, data: Data, work: &Path) -> Result<()> {
     shell::check(&mut make)
 }
 
-/// Puts the reports and their curves into docs.
-fn publish(results: &Path) -> Result<()> {
-    let mut result = json!({ "circumstances": circumstances() });
-    let mut pages = Vec::new();
-    for Part { name, heading, .. } in PARTS {
-        let read = |file: &str| -> Result<String> {
-            let path = results.join(name).join(file);
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            // Where the repository lies is nobody's business.
-            Ok(text.replace(&format!("{}/", shell::root().display()), ""))
-        };
-        result[name] = serde_json::from_str(&read("eval.json")?)?;
-        let curves = if heading.is_empty() { "relevance".to_owned() } else { format!("relevance-{name}") };
-        for extension in ["svg", "png"] {
-            let from = results.join(name).join(format!("curves.{extension}"));
-            let to = shell::root().join("docs/images").join(format!("{curves}.{extension}"));
-            fs::copy(&from, to).with_context(|| format!("cannot copy {}", from.display()))?;
-        }
-        pages.push((heading, moved(&read("eval.md")?, &curves)));
-    }
-    write("relevance", &result, &joined(&pages))
-}
-
-/// A report with links that lead somewhere from docs/benchmarks.
-fn moved(page: &str, curves: &str) -> String {
-    page.replace("(curves.svg)", &format!("(../images/{curves}.svg)"))
-        .replace("[eval.json](eval.json)", "[relevance.json](relevance.json)")
-        .replace("[answers.jsonl](answers.jsonl)", "`answers.jsonl` of a run")
-}
-
-/// The first report as it is, the others below headings of their own.
-fn joined(pages: &[(&str, String)]) -> String {
-    // Headings go two levels down; a line of a table never begins with `#`.
-    let demoted = |page: &str| -> String {
-        let line =
-            |line: &str| if line.starts_with('#') { format!("##{line}\n") } else { format!("{line}\n") };
-        page.lines().map(line).collect()
-    };
-    let part = |(heading, page): &(&str, String)| match heading.is_empty() {
-        true => page.clone(),
-        false => format!("\n## {heading}\n\n{}", demoted(page)),
-    };
-    pages.iter().map(part).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
 
-    #[test]
-    fn the_second_half_is_a_part_of_the_first_and_links_lead_somewhere() {
-        let half = "# m on d\n\n![curves](curves.svg)\n\n## Left out\n\n- x\n\nAll values: [eval.json](eval.json); \
-                    every answer: [answers.jsonl](answers.jsonl).\n";
-        let page = joined(&[
-            ("", moved(half, "relevance")),
-            ("Repacked positions", moved(half, "relevance-repacked")),
-        ]);
-        let headings: Vec<&str> = page.lines().filter(|line| line.starts_with('#')).collect();
-        let expected = ["# m on d", "## Left out", "## Repacked positions", "### m on d", "#### Left out"];
-        assert_eq!(headings, expected);
-        for link in ["(../images/relevance.svg)", "(../images/relevance-repacked.svg)", "(relevance.json)"] {
-            assert!(page.contains(link), "{link} is missing in {page}");
-        }
-        for broken in ["(curves.svg)", "(eval.json)", "(answers.jsonl)"] {
-            assert!(!page.contains(broken), "{broken} is left in {page}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn a_checkpoint_has_the_neck_beside_it_or_none() {

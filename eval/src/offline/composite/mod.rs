@@ -1,6 +1,7 @@
-//! The visual tokens of one question about one picture, made by an arm.
+//! The visual tokens of a composite: the bundle's graphs, with the relevances of any arm in the allocator's
+//! place.
 
-use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,36 +9,38 @@ use ::image::{Rgb, RgbImage};
 use ndarray::{Array2, Axis};
 use sha2::{Digest as _, Sha256};
 
-use super::vision_runner::{self, EncodedImage, matrix};
-use super::{ArmBudget, OfflineError, OfflineModel, Question};
+use super::answer_box::{overlap, recall};
+use super::arm_budget::{ArmBudget, Unsupported};
+use super::capacity::Capacity;
+use super::vision_side::{Example, Shared, VisionSide, VisualTokens};
+use super::{OfflineError, Question};
 use crate::arms::relevance::{self, NEUTRAL};
-use crate::arms::{Arm, Positions, coverage, saliency};
-use crate::times::StageTimes;
-use arrcoc_runtime::generate::Budget;
+use crate::arms::{Arm, Method, Positions, coverage, saliency};
+use crate::neck::{self, NeckFileError};
+use arrcoc_bundle::Bundle;
+use arrcoc_bundle::processors::ArrCocOvis;
+use arrcoc_runtime::decoder::Embedder;
+use arrcoc_runtime::error::LoadError;
+use arrcoc_runtime::generate::{Budget, Receipt, Selector};
 use arrcoc_runtime::image::DecodedImage;
+use arrcoc_runtime::library::Library;
+use arrcoc_runtime::model::Options;
 use arrcoc_runtime::tensor::Tensor;
+use arrcoc_runtime::vision::Visual;
+use arrcoc_runtime::vision::families::arr_coc_ovis;
 use arrcoc_runtime::vision::families::arr_coc_ovis::patch_grid::Token;
 use arrcoc_runtime::vision::families::arr_coc_ovis::pipeline::{Allocation, Selection};
+
+mod vision_runner;
+
+use vision_runner::{EncodedImage, VisionRunner, matrix};
+
+/// The family that has an allocator.
+pub(super) const FAMILY: &str = "arr_coc_ovis";
 
 /// The stage that makes the relevances. It has the allocator's name in every arm, whatever makes them: the
 /// allocator, coverage, the grid's neck.
 const RELEVANCES: &str = "allocator";
-
-/// A question about a picture, with what else the arms need. It remembers what several arms and budgets
-/// share.
-pub struct Example {
-    image: DecodedImage,
-    question: Question,
-    /// Another row's question, for [`Arm::Shuffled`].
-    pub other: Option<Question>,
-    /// The question asked before, for [`Arm::FirstQuestion`].
-    pub first: Option<Question>,
-    /// Where the answer is, in pixels of the image: left, top, right, bottom.
-    pub answer_box: Option<[f32; 4]>,
-    /// For [`Arm::Random`].
-    pub seed: u64,
-    maps: HashMap<Arm, Arc<RelevanceMap>>,
-}
 
 /// Relevances, and what came with them.
 struct RelevanceMap {
@@ -48,73 +51,93 @@ struct RelevanceMap {
     took: Duration,
 }
 
-/// The visual tokens of an example, made by one arm.
-#[derive(Debug, Clone)]
-pub struct VisualTokens {
-    /// `[1, T, H]`.
-    pub(super) embeds: Tensor,
-    /// Tokens, gist cells included.
-    pub tokens: usize,
-    /// The adapter's tier.
-    pub tier: usize,
-    /// What each token is, in the order of the tokens: an index of the patches that the arm gave, or beyond
-    /// them of a gist cell.
-    pub indices: Vec<i64>,
-    /// Of the patches where the answer is, the share that became tokens; `None` without an answer box, or
-    /// where tokens are not patches of the picture.
-    pub recall: Option<f64>,
-    /// Time per stage of the vision side. The encoder runs once for all arms and questions of a picture, and
-    /// has here what it took then.
-    pub times: StageTimes,
+/// A composite's graphs.
+pub(super) struct Composite {
+    capacity: Capacity,
+    embedder: Arc<Embedder>,
+    vision: VisionRunner,
+    maps: Shared<Method, RelevanceMap>,
 }
 
-impl VisualTokens {
-    /// The tokens as the decoder reads them, row by row, `[T, H]`.
-    pub fn embeds(&self) -> &[f32] {
-        self.embeds.as_slice().unwrap_or(&[])
-    }
-}
-
-impl Example {
-    /// A question about a picture.
-    pub fn new(image: DecodedImage, question: Question) -> Self {
-        Self { image, question, other: None, first: None, answer_box: None, seed: 0, maps: HashMap::new() }
+impl VisionSide for Composite {
+    fn arms(&self) -> Vec<Arm> {
+        Method::all().into_iter().map(Arm::of).filter(|arm| self.has(*arm)).collect()
     }
 
-    /// The question.
-    pub fn question(&self) -> &Question {
-        &self.question
+    fn has(&self, arm: Arm) -> bool {
+        let selector = |selector| selector == Selector::Uniform;
+        arm.is_plain() && if let Method::Selector(one) = arm.method { selector(one) } else { true }
     }
 
-    fn allocator_question(&self, arm: Arm) -> Result<Option<&Question>, OfflineError> {
-        match arm {
-            Arm::Agnostic => Ok(None),
-            Arm::Shuffled => {
-                self.other.as_ref().map(Some).ok_or(OfflineError::MissingInput("question of another row"))
-            }
-            Arm::FirstQuestion => self.first.as_ref().map(Some).ok_or(OfflineError::MissingInput("`pair`")),
-            _ => Ok(Some(&self.question)),
-        }
+    fn positions(&self) -> &'static [Positions] {
+        &Positions::ALL
     }
-}
 
-impl OfflineModel {
-    /// Makes the visual tokens of an example. `arm_budget` comes from [`super::Capacity::arm_budget`] of this
-    /// model.
-    ///
-    /// # Errors
-    /// [`OfflineError::MissingInput`] when the example has not what the arm needs, or an engine's error.
-    pub fn visual_tokens(
+    fn arm_budget(&self, arm: Arm, budget: Budget) -> Result<ArmBudget, Unsupported> {
+        self.capacity.arm_budget(arm, budget)
+    }
+
+    fn visual_tokens(
         &mut self,
-        example: &mut Example,
+        example: &Example,
         arm_budget: ArmBudget,
         positions: Positions,
     ) -> Result<VisualTokens, OfflineError> {
-        match (arm_budget.arm, arm_budget.budget) {
-            (Arm::Grid, Budget::Tokens(budget)) => self.grid_tokens(example, budget, positions),
-            (Arm::Downsampled, Budget::Tokens(budget)) => self.downsampled_tokens(example, budget, positions),
-            _ => self.patch_tokens(example, arm_budget, positions),
+        match (arm_budget.arm.method, arm_budget.budget) {
+            (Method::Grid, Budget::Tokens(budget)) => self.grid_tokens(example, budget, positions),
+            (Method::Downsampled, Budget::Tokens(budget)) => {
+                self.downsampled_tokens(example, budget, positions)
+            }
+            (method, budget) => self.patch_tokens(example, method, budget, positions),
         }
+    }
+
+    fn capacity(&self) -> Option<&Capacity> {
+        Some(&self.capacity)
+    }
+
+    fn image_size(&self) -> Option<usize> {
+        Some(self.vision.size)
+    }
+
+    fn read_neck(&mut self, path: &Path) -> Result<String, NeckFileError> {
+        let (neck, sha256) = neck::read(path, self.vision.spec.feature_size)?;
+        self.vision.neck = neck;
+        Ok(sha256)
+    }
+}
+
+/// The question that the allocator is asked with; none for an arm that asks without.
+fn allocator_question(example: &Example, method: Method) -> Result<Option<&Question>, OfflineError> {
+    match method {
+        Method::Agnostic => Ok(None),
+        Method::Shuffled => {
+            example.other.as_ref().map(Some).ok_or(OfflineError::MissingInput("question of another row"))
+        }
+        Method::FirstQuestion => example.first.as_ref().map(Some).ok_or(OfflineError::MissingInput("`pair`")),
+        _ => Ok(Some(&example.question)),
+    }
+}
+
+impl Composite {
+    /// Loads the vision graphs of a bundle.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub(super) fn load(
+        bundle: &Bundle,
+        library: &dyn Library,
+        embedder: Arc<Embedder>,
+        options: &Options,
+    ) -> Result<Self, LoadError> {
+        let section: ArrCocOvis = bundle.manifest().processor()?;
+        let size = arr_coc_ovis::image_size(&section, options.vision.image_size)?;
+        Ok(Self {
+            capacity: Capacity::new(&section, &bundle.manifest().vision.token_budgets, size),
+            embedder,
+            vision: VisionRunner::load(bundle, library, size, options.vision.feature_cache_bytes)?,
+            maps: Shared::new(),
+        })
     }
 
     fn grid_tokens(
@@ -124,13 +147,13 @@ impl OfflineModel {
         positions: Positions,
     ) -> Result<VisualTokens, OfflineError> {
         let n = budget.isqrt();
-        let encoded = self.vision.encode(&example.image, self.vision.size)?;
+        let encoded = self.vision.encode(&example.decoded, self.vision.size)?;
         let started = Instant::now();
         let features = self.vision.grid(&encoded, n)?;
         let took = started.elapsed();
         let neutral = Tensor::from_vec(&[1, n * n], vec![NEUTRAL; n * n])?;
         let selection = self.whole_square(&features, &neutral, budget);
-        self.finish(&selection, positions, &encoded, took)
+        self.finish(example, &selection, positions, (&encoded, took))
     }
 
     fn downsampled_tokens(
@@ -140,10 +163,10 @@ impl OfflineModel {
         positions: Positions,
     ) -> Result<VisualTokens, OfflineError> {
         let n = budget.isqrt();
-        let encoded = self.vision.encode(&example.image, n * self.capacity.patch)?;
+        let encoded = self.vision.encode(&example.decoded, n * self.capacity.patch)?;
         let neutral = vision_runner::masked(vec![NEUTRAL; n * n], &encoded)?;
         let selection = self.whole_square(&encoded.features, &neutral, budget);
-        self.finish(&selection, positions, &encoded, Duration::ZERO)
+        self.finish(example, &selection, positions, (&encoded, Duration::ZERO))
     }
 
     /// Every cell of a square of features `[1, n * n, C]`, and the gist on top.
@@ -160,14 +183,15 @@ impl OfflineModel {
 
     fn patch_tokens(
         &mut self,
-        example: &mut Example,
-        arm_budget: ArmBudget,
+        example: &Example,
+        method: Method,
+        budget: Budget,
         positions: Positions,
     ) -> Result<VisualTokens, OfflineError> {
-        let image = if arm_budget.arm == Arm::Blank { blank(&example.image) } else { example.image.clone() };
+        let image = if method == Method::Blank { blank(&example.decoded) } else { example.decoded.clone() };
         let encoded = self.vision.encode(&image, self.vision.size)?;
-        let map = self.relevance_map(example, &encoded, arm_budget.arm)?;
-        let (tokens, tier) = self.resolve_budget(arm_budget.budget, &encoded, map.allocation.as_ref());
+        let map = self.relevance_map(example, &encoded, method)?;
+        let (tokens, tier) = self.resolve_budget(budget, &encoded, map.allocation.as_ref());
         let relevance = vision_runner::masked(map.relevance.clone(), &encoded)?;
         let selection = Selection {
             image_features: &encoded.features,
@@ -176,7 +200,7 @@ impl OfflineModel {
             tier,
             positions: None,
         };
-        let mut visual = self.finish(&selection, positions, &encoded, map.took)?;
+        let mut visual = self.finish(example, &selection, positions, (&encoded, map.took))?;
         visual.recall = example
             .answer_box
             .and_then(|answer_box| recall(&patches_in(&encoded, answer_box), &visual.indices));
@@ -211,10 +235,10 @@ impl OfflineModel {
 
     fn finish(
         &mut self,
+        example: &Example,
         selection: &Selection<'_>,
         positions: Positions,
-        encoded: &EncodedImage,
-        took: Duration,
+        (encoded, took): (&EncodedImage, Duration),
     ) -> Result<VisualTokens, OfflineError> {
         let made = self.vision.tokens(selection, positions)?;
         let mut times = encoded.times.clone();
@@ -222,9 +246,10 @@ impl OfflineModel {
         times.append(&made.times);
         Ok(VisualTokens {
             indices: made.tokens.indices.as_slice::<i64>()?.to_vec(),
-            embeds: made.tokens.embeds,
+            layout: Arc::clone(&example.question.layout),
+            visual: one_run(made.tokens.embeds),
             tokens: selection.tokens,
-            tier: selection.tier,
+            tier: Some(selection.tier),
             recall: None,
             times,
         })
@@ -233,51 +258,52 @@ impl OfflineModel {
     /// The arm's relevances, made once per example.
     fn relevance_map(
         &mut self,
-        example: &mut Example,
+        example: &Example,
         encoded: &EncodedImage,
-        arm: Arm,
+        method: Method,
     ) -> Result<Arc<RelevanceMap>, OfflineError> {
-        if let Some(map) = example.maps.get(&arm) {
+        if let Some(map) = self.maps.of(example).get(&method) {
             return Ok(Arc::clone(map));
         }
-        let map = Arc::new(self.make_relevance_map(example, encoded, arm)?);
-        example.maps.insert(arm, Arc::clone(&map));
+        let map = Arc::new(self.make_relevance_map(example, encoded, method)?);
+        self.maps.of(example).insert(method, Arc::clone(&map));
         Ok(map)
     }
 
     fn make_relevance_map(
         &mut self,
-        example: &mut Example,
+        example: &Example,
         encoded: &EncodedImage,
-        arm: Arm,
+        method: Method,
     ) -> Result<RelevanceMap, OfflineError> {
         let (region, patches) = (encoded.region(), encoded.layout.patches());
         let started = Instant::now();
-        let relevance = match arm {
-            Arm::QueryAware | Arm::Shuffled | Arm::FirstQuestion | Arm::Blank => {
-                return self.allocate(example, encoded, arm);
+        let relevance = match method {
+            Method::QueryAware | Method::Shuffled | Method::FirstQuestion | Method::Blank => {
+                return self.allocate(example, encoded, method);
             }
-            Arm::Agnostic => {
-                let map = self.allocate(example, encoded, arm)?;
+            Method::Agnostic => {
+                let map = self.allocate(example, encoded, method)?;
                 let order = relevance::by_score(&map.relevance, region);
                 return Ok(RelevanceMap { relevance: relevance::from_order(&order, patches), ..map });
             }
-            Arm::QueryAwareChoice => {
-                let map = self.relevance_map(example, encoded, Arm::QueryAware)?;
+            Method::QueryAwareChoice => {
+                let map = self.relevance_map(example, encoded, Method::QueryAware)?;
                 let order = relevance::by_score(&map.relevance, region);
                 let relevance = relevance::from_order(&order, patches);
                 return Ok(RelevanceMap { relevance, allocation: None, took: map.took });
             }
-            Arm::Coverage => return self.cover(example, encoded),
-            Arm::Uniform => relevance::from_order(&relevance::spread(region), patches),
-            Arm::Random => relevance::from_order(&relevance::random(region, example.seed), patches),
-            Arm::Saliency => {
+            Method::Coverage => return self.cover(example, encoded),
+            // The only selector that a composite has is `uniform`.
+            Method::Selector(_) => relevance::from_order(&relevance::spread(region), patches),
+            Method::Random => relevance::from_order(&relevance::random(region, example.seed), patches),
+            Method::Saliency => {
                 let pixels = &encoded.pixels.tensor;
                 let pixels = pixels.as_slice::<f32>()?;
                 let scores = saliency::scores(pixels, region, self.capacity.patch);
                 relevance::from_order(&relevance::by_score(&scores, region), patches)
             }
-            Arm::Oracle => {
+            Method::Oracle => {
                 let answer_box = example.answer_box.ok_or(OfflineError::MissingInput("`box`"))?;
                 let answer = patches_in(encoded, answer_box);
                 if answer.is_empty() {
@@ -287,7 +313,7 @@ impl OfflineModel {
             }
             // `Full` keeps everything. The other two are given their tokens elsewhere, from features of their
             // own.
-            Arm::Full | Arm::Grid | Arm::Downsampled => vec![NEUTRAL; patches],
+            Method::Full | Method::Grid | Method::Downsampled => vec![NEUTRAL; patches],
         };
         Ok(RelevanceMap { relevance, allocation: None, took: started.elapsed() })
     }
@@ -296,9 +322,9 @@ impl OfflineModel {
         &mut self,
         example: &Example,
         encoded: &EncodedImage,
-        arm: Arm,
+        method: Method,
     ) -> Result<RelevanceMap, OfflineError> {
-        let query = match example.allocator_question(arm)? {
+        let query = match allocator_question(example, method)? {
             Some(question) => Some(self.embedder.embed(question.ids())?),
             None => None,
         };
@@ -332,19 +358,20 @@ impl OfflineModel {
 }
 
 /// The patches that a rectangle in pixels of the image covers, if only in part.
-fn patches_in(encoded: &EncodedImage, [left, top, right, bottom]: [f32; 4]) -> Vec<usize> {
+fn patches_in(encoded: &EncodedImage, answer_box: [f32; 4]) -> Vec<usize> {
     let overlaps = |&patch: &usize| {
-        let [x0, y0, x1, y1] =
-            encoded.layout.rect(Token::Fine(patch), encoded.pixels.original, encoded.pixels.resized);
-        x1.min(right) > x0.max(left) && y1.min(bottom) > y0.max(top)
+        let rect = encoded.layout.rect(Token::Fine(patch), encoded.pixels.original, encoded.pixels.resized);
+        overlap(rect, answer_box)
     };
     encoded.region().filled().filter(overlaps).collect()
 }
 
-/// Of `wanted`, the share among the token indices.
-fn recall(wanted: &[usize], indices: &[i64]) -> Option<f64> {
-    let found = wanted.iter().filter(|&&patch| indices.contains(&(patch as i64))).count();
-    (!wanted.is_empty()).then(|| found as f64 / wanted.len() as f64)
+/// Tokens that stand one behind the other. Who says what they are is not the runtime.
+fn one_run(embeds: Tensor) -> Visual {
+    // One run, the whole picture: an array of one range is meant.
+    #[allow(clippy::single_range_in_vec_init)]
+    let runs = vec![0..embeds.shape()[1]];
+    Visual::new(embeds, runs, Receipt::of_all([0; 2], Vec::new()))
 }
 
 /// A picture of the same size in mid-grey.
@@ -360,13 +387,6 @@ fn blank(image: &DecodedImage) -> DecodedImage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn recall_is_the_share_of_the_answers_patches() {
-        assert_eq!(recall(&[3, 4, 9], &[100, 4, 7, 9]), Some(2.0 / 3.0));
-        assert_eq!(recall(&[3], &[100, 4]), Some(0.0));
-        assert_eq!(recall(&[], &[1]), None);
-    }
 
     #[test]
     fn blank_pictures_of_one_size_are_one_picture() {

@@ -1,11 +1,11 @@
-//! `arrcoc-serve eval`, the real program, on the tiny bundle and a small data set.
-
-#![allow(clippy::unwrap_used)]
+//! A composite: the tiny bundle and a small data set.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+
+use crate::{answers, lines, outcome, root, set, stderr};
 
 /// What `cargo xtask test` has made.
 fn bundle() -> PathBuf {
@@ -15,10 +15,6 @@ fn bundle() -> PathBuf {
     dir
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
 fn image(name: &str) -> String {
     root().join("tests/fixtures/images").join(name).canonicalize().unwrap().to_str().unwrap().to_owned()
 }
@@ -26,10 +22,6 @@ fn image(name: &str) -> String {
 fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_arrcoc-serve"));
     command.args(arguments).arg("--bundle").arg(bundle()).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// Five rows: four about pictures, one about a picture that does not open.
@@ -59,30 +51,6 @@ fn eval(data: &str, arms: &str, output: &Path, more: &[&str]) -> Output {
     arguments.extend(SMALL);
     arguments.extend(more);
     run(&arguments)
-}
-
-fn lines(output: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(output.join("answers.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Without what a clock or the system says.
-fn timeless(mut value: Value) -> Value {
-    match &mut value {
-        Value::Object(fields) => {
-            for timing in ["ms", "seconds", "circumstances"] {
-                fields.remove(timing);
-            }
-            fields.values_mut().for_each(|field| *field = timeless(field.take()));
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| *item = timeless(item.take())),
-        _ => {}
-    }
-    value
-}
-
-fn answers<'a>(lines: &'a [Value], arm: &str) -> Vec<&'a Value> {
-    lines.iter().filter(|line| line["line"] == "answer" && line["arm"] == arm).collect()
 }
 
 #[test]
@@ -192,13 +160,6 @@ fn the_query_aware_arm_answers_what_ask_answers() {
     }
 }
 
-/// A data set of these rows.
-fn set(dir: &Path, name: &str, rows: &Value) -> String {
-    let path = dir.join(name);
-    std::fs::write(&path, rows.to_string()).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
 #[test]
 fn an_answer_that_is_the_reference_is_right() {
     let dir = tempfile::tempdir().unwrap();
@@ -267,15 +228,6 @@ fn rows_that_do_not_fit_end_no_run() {
 }
 
 #[test]
-fn the_help_names_every_arm() {
-    let help = Command::new(env!("CARGO_BIN_EXE_arrcoc-serve")).args(["eval", "--help"]).output().unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
-    for arm in arrcoc_eval::arms::Arm::ALL {
-        assert!(help.contains(arm.name()), "{arm} is missing in {help}");
-    }
-}
-
-#[test]
 fn a_resumed_run_equals_an_uninterrupted_one() {
     let dir = tempfile::tempdir().unwrap();
     let data = data(dir.path());
@@ -292,15 +244,7 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
     let done = eval(&data, arms, &broken, &[]);
     assert!(done.status.success(), "{}", stderr(&done));
 
-    let plain = |dir: &Path| -> Vec<String> {
-        lines(dir).into_iter().map(|line| timeless(line).to_string()).collect()
-    };
-    assert_eq!(plain(&broken), plain(&whole));
-    let summary = |dir: &Path| {
-        let summary = std::fs::read(dir.join("eval.json")).unwrap();
-        timeless(serde_json::from_slice(&summary).unwrap()).to_string()
-    };
-    assert_eq!(summary(&broken), summary(&whole));
+    assert_eq!(outcome(&broken), outcome(&whole));
     // A finished run has nothing left to do; another one is not mixed in.
     assert!(eval(&data, arms, &whole, &[]).status.success());
     assert_eq!(std::fs::read_to_string(whole.join("answers.jsonl")).unwrap(), text);
