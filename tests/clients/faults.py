@@ -1,0 +1,14 @@
+"""Checks that fail by the client's own fault: whose, what, and the line of the client that does it."""
+
+# (client, interface, column, mode): (reason, line in the client's package)
+FAULTS = {
+    ("instructor", "chat", "structured output", "create_partial, strict"): (
+        "a streamed form is validated strictly as Python, where an enum does not take its own text",
+        "instructor/v2/dsl/partial.py:138",
+    ),
+}
+# Clients of the list that are not run, and why.
+SKIPPED = {
+    "guidellm 0.8.1": "its package asks for PyTorch with CUDA, 4 GB",
+    "aiperf 0.13.0": "139 packages; its requests are openai-python's",
+}
