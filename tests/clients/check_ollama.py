@@ -83,18 +83,29 @@ def json_format():
 
 @checks("tools", "two steps")
 def tools():
-    relayed = ollama.Client(host=RELAY)
-    for tool in (TOOL, look_up):
-        first = chat(by=relayed, tools=[tool])
-        assert first.message.tool_calls, first
-        results = [
-            {
-                "role": "tool", "tool_name": call.function.name,
-                "content": run_call(call.function.name, dict(call.function.arguments)),
-            }
-            for call in first.message.tool_calls
-        ]
-        assert chat([*PLAIN, first.message, *results], tools=[tool]).message.content
+    first = chat(by=ollama.Client(host=RELAY), tools=[TOOL])
+    assert first.message.tool_calls, first
+    results = [
+        {
+            "role": "tool", "tool_name": call.function.name,
+            "content": run_call(call.function.name, dict(call.function.arguments)),
+        }
+        for call in first.message.tool_calls
+    ]
+    assert chat([*PLAIN, first.message, *results], tools=[TOOL]).message.content
+
+
+@checks("tools", "Python function")
+def tools_function():
+    assert chat(tools=[look_up]).message.content
+
+
+@checks("tools", "cut short")
+def tools_cut():
+    options = OPTIONS | {"num_predict": 60}
+    answer = ollama.Client(host=RELAY).chat(model=MODEL, messages=PLAIN, tools=[look_up], options=options)
+    # Arguments are an object in this interface, even where they have no end.
+    assert answer.done_reason == "length", answer
 
 
 @checks("tools", "stream")

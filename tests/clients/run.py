@@ -41,6 +41,7 @@ PYTHON = {
 NODE = ["openai.mjs", "responses.mjs", "ai_sdk.mjs", "anthropic.mjs", "ollama.mjs"]
 READY_SECONDS = 60
 MODEL = "arr-coc-ledger"
+PAGE = ROOT / "tests/fixtures/ledger/page.png"
 
 
 def arguments() -> argparse.Namespace:
@@ -88,7 +89,7 @@ def servers(serve: pathlib.Path, bundle: pathlib.Path, home: pathlib.Path):
             if time.monotonic() > deadline:
                 raise SystemExit(f"not ready after {READY_SECONDS} s; the server's log is {home / 'server.log'}")
             time.sleep(0.2)
-        yield {"ARRCOC_URL": url, "ARRCOC_RELAY": relay, "ARRCOC_MODEL": MODEL}
+        yield {"ARRCOC_URL": url, "ARRCOC_RELAY": relay, "ARRCOC_MODEL": MODEL, "ARRCOC_PAGE": str(PAGE)}
 
 
 def results_of(lines: list[str], ended: str) -> list[dict]:
