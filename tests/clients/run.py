@@ -89,7 +89,10 @@ def servers(serve: pathlib.Path, bundle: pathlib.Path, home: pathlib.Path):
             if time.monotonic() > deadline:
                 raise SystemExit(f"not ready after {READY_SECONDS} s; the server's log is {home / 'server.log'}")
             time.sleep(0.2)
-        yield {"ARRCOC_URL": url, "ARRCOC_RELAY": relay, "ARRCOC_MODEL": MODEL, "ARRCOC_PAGE": str(PAGE)}
+        yield {
+            "ARRCOC_URL": url, "ARRCOC_RELAY": relay, "ARRCOC_MODEL": MODEL, "ARRCOC_PAGE": str(PAGE),
+            "ARRCOC_BUNDLE": str(bundle), "HF_HOME": str(home / "huggingface"),
+        }
 
 
 def results_of(lines: list[str], ended: str) -> list[dict]:
