@@ -150,6 +150,12 @@ def functions():
     assert create([*PLAIN, first.message, result], functions=[FUNCTION]).choices[0].message.content
 
 
+@chat("other", "ignore_eos, min_tokens")
+def exact_length():
+    for options in ({"ignore_eos": True}, {"min_tokens": 32}):
+        assert create(max_tokens=32, extra_body=options).usage.completion_tokens == 32
+
+
 @chat("errors")
 def errors():
     message = refusal("/v1/chat/completions", {"model": MODEL, "messages": PLAIN, "temperature": 9})
@@ -203,6 +209,16 @@ def complete_echo():
     assert "".join(logprobs.tokens) == answer.text and logprobs.token_logprobs[0] is None
     assert all(value <= 0 for value in logprobs.token_logprobs[1:])
     assert logprobs.text_offset[0] == 0
+
+
+@texts("other", "echo beside what was made")
+def complete_echo_equal():
+    made = complete([40, 41, 42], logprobs=0, temperature=0).choices[0].logprobs
+    text = complete([40, 41, 42], echo=True, max_tokens=0).choices[0].text + "".join(made.tokens)
+    echoed = complete(text, echo=True, logprobs=0, max_tokens=0).choices[0].logprobs
+    assert echoed.tokens[-len(made.tokens):] == made.tokens, (echoed.tokens, made.tokens)
+    likelihoods = zip(made.token_logprobs, echoed.token_logprobs[-len(made.tokens):], strict=True)
+    assert all(abs(one - other) < 1e-3 for one, other in likelihoods), (made, echoed)
 
 
 @texts("other", "best_of")

@@ -121,13 +121,13 @@ def raises(kind: type[BaseException], message: str):
 class Checks:
     """The checks of one client over one of the server's interfaces.
 
-    `client` is its name in the table, `package` its name in the registry, `api` the interface.
+    `client` is its name in the table, `package` its name in the registry where it is installed, `api` the interface.
     """
 
     every: list["Checks"] = []
 
-    def __init__(self, client: str, package: str, api: str) -> None:
-        self.client, self.version, self.api = client, version(package), api
+    def __init__(self, client: str, package: str | None, api: str) -> None:
+        self.client, self.version, self.api = client, version(package) if package else "imitated", api
         self.list: list[tuple[str, str, Callable[[], None]]] = []
         Checks.every.append(self)
 

@@ -9,6 +9,7 @@ FAULTS = {
 }
 # Clients of the list that are not run, and why.
 SKIPPED = {
-    "guidellm 0.8.1": "its package asks for PyTorch with CUDA, 4 GB",
-    "aiperf 0.13.0": "139 packages; its requests are openai-python's",
+    "guidellm 0.8.1": "its package asks for PyTorch with CUDA",
+    "vLLM's own request functions": "they come with vLLM, which asks for PyTorch with CUDA",
+    "Open WebUI": "a whole application; its requests are made without it",
 }

@@ -29,6 +29,7 @@ PYTHON = {
     "check_langchain.py": ["newest"],
     "check_llama_index.py": ["llama_index"],
     "check_litellm.py": ["newest"],
+    "check_litellm_proxy.py": ["litellm_proxy"],
     "check_instructor.py": ["instructor"],
     "check_pydantic_ai.py": ["newest"],
     "check_aisuite.py": ["older"],
@@ -36,7 +37,9 @@ PYTHON = {
     "check_llm.py": ["newest"],
     "check_anthropic.py": ["newest"],
     "check_ollama.py": ["newest"],
+    "check_open_webui.py": ["newest"],
     "check_lm_eval.py": ["lm_eval"],
+    "check_load.py": ["load"],
 }
 NODE = ["openai.mjs", "responses.mjs", "ai_sdk.mjs", "anthropic.mjs", "ollama.mjs"]
 READY_SECONDS = 60
