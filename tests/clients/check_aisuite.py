@@ -3,8 +3,22 @@
 import aisuite
 from aisuite.provider import LLMError
 from common import (
-    ANSWER, API, ENTRY_SCHEMA, IMAGE_FIRST, KEY, MODEL, PLAIN, RELAY, ROOM, TEXT_FIRST, Checks, Key, main, raises,
-    refusal, whole,
+    ANSWER,
+    API,
+    ENTRY_SCHEMA,
+    IMAGE_FIRST,
+    KEY,
+    MODEL,
+    PLAIN,
+    RELAY,
+    ROOM,
+    TEXT_FIRST,
+    Checks,
+    Key,
+    main,
+    raises,
+    refusal,
+    whole,
 )
 from common import look_up as ledger
 

@@ -5,8 +5,25 @@ from typing import Literal
 
 import anthropic
 from common import (
-    ANSWER, ENTRY_SCHEMA, KEY, MODEL, PAGE_BASE64, PLAIN, QUESTION, RELAY, ROOM, TOOL_PARAMETERS, URL, Checks, Key,
-    look_up, main, raises, refusal, run_call, whole,
+    ANSWER,
+    ENTRY_SCHEMA,
+    KEY,
+    MODEL,
+    PAGE_BASE64,
+    PLAIN,
+    QUESTION,
+    RELAY,
+    ROOM,
+    TOOL_PARAMETERS,
+    URL,
+    Checks,
+    Key,
+    look_up,
+    main,
+    raises,
+    refusal,
+    run_call,
+    whole,
 )
 from pydantic import BaseModel
 
@@ -62,7 +79,11 @@ def stream_helper():
     with client.messages.stream(model=MODEL, max_tokens=ROOM, messages=PLAIN) as events:
         streamed = "".join(events.text_stream)
         final = events.get_final_message()
-    assert streamed == text(final) == text(create()) and final.stop_reason == "end_turn" and final.usage.output_tokens
+    assert (
+        streamed == text(final) == text(create())
+        and final.stop_reason == "end_turn"
+        and final.usage.output_tokens
+    )
 
 
 @checks("image first")
@@ -91,7 +112,8 @@ def two_steps(choice):
     calls = [block for block in first.content if block.type == "tool_use"]
     assert first.stop_reason == "tool_use" and calls, first
     results = [
-        {"type": "tool_result", "tool_use_id": call.id, "content": run_call(call.name, call.input)} for call in calls
+        {"type": "tool_result", "tool_use_id": call.id, "content": run_call(call.name, call.input)}
+        for call in calls
     ]
     messages = [*PLAIN, {"role": "assistant", "content": first.content}, {"role": "user", "content": results}]
     second = create(messages=messages, tools=[TOOL])
@@ -118,7 +140,9 @@ def tools_free():
 def tools_stream():
     pieces = ""
     options = {"model": MODEL, "max_tokens": ROOM, "messages": PLAIN, "tools": [TOOL]}
-    with client.messages.stream(tool_choice={"type": "any", "disable_parallel_tool_use": True}, **options) as events:
+    with client.messages.stream(
+        tool_choice={"type": "any", "disable_parallel_tool_use": True}, **options
+    ) as events:
         for event in events:
             pieces += event.partial_json if event.type == "input_json" else ""
         final = events.get_final_message()
@@ -137,13 +161,17 @@ def tool_runner():
         return results[-1]
 
     relayed = anthropic.Anthropic(base_url=RELAY, api_key=KEY, max_retries=0)
-    runner = relayed.beta.messages.tool_runner(model=MODEL, max_tokens=ROOM, messages=PLAIN, tools=[look_up_key])
+    runner = relayed.beta.messages.tool_runner(
+        model=MODEL, max_tokens=ROOM, messages=PLAIN, tools=[look_up_key]
+    )
     assert text(runner.until_done()) and results
 
 
 @checks("other", "count_tokens")
 def count_tokens():
-    assert client.messages.count_tokens(model=MODEL, messages=PLAIN).input_tokens == create().usage.input_tokens
+    assert (
+        client.messages.count_tokens(model=MODEL, messages=PLAIN).input_tokens == create().usage.input_tokens
+    )
 
 
 @checks("other", "models")
@@ -159,7 +187,9 @@ def errors():
     try:
         create(extra_body=SAMPLING)
     except anthropic.BadRequestError as error:
-        assert error.body["type"] == "error" and error.body["error"]["type"] == "invalid_request_error", error.body
+        assert error.body["type"] == "error" and error.body["error"]["type"] == "invalid_request_error", (
+            error.body
+        )
 
 
 @checks("errors", "not found")

@@ -6,7 +6,12 @@ from common import ANSWER, API, KEY, MODEL, PAGE_URL, PLAIN, QUESTION, RELAY, RO
 from common import look_up as ledger
 
 # What it is not told that a model can, it does not ask for.
-ABLE = {"litellm_provider": "openai", "mode": "chat", "supports_response_schema": True, "supports_function_calling": True}
+ABLE = {
+    "litellm_provider": "openai",
+    "mode": "chat",
+    "supports_response_schema": True,
+    "supports_function_calling": True,
+}
 litellm.register_model({f"openai/{MODEL}": ABLE})
 OPTIONS = {"api_key": KEY, "engine": "litellm", "cache": False, "num_retries": 0, "max_tokens": ROOM}
 checks = Checks("DSPy", "dspy", "chat")

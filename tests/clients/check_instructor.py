@@ -7,7 +7,20 @@ from collections.abc import Iterable
 import instructor
 import openai
 from common import (
-    API, ENTRY_SCHEMA, IMAGE_FIRST, KEY, MODEL, PLAIN, RELAY, ROOM, TEXT_FIRST, Checks, Entry, main, raises, refusal,
+    API,
+    ENTRY_SCHEMA,
+    IMAGE_FIRST,
+    KEY,
+    MODEL,
+    PLAIN,
+    RELAY,
+    ROOM,
+    TEXT_FIRST,
+    Checks,
+    Entry,
+    main,
+    raises,
+    refusal,
 )
 from instructor import Mode
 from instructor.core import IncompleteOutputException, InstructorRetryException
@@ -55,7 +68,13 @@ def md_json():
 @checks("structured output", "create_iterable")
 def iterable():
     client = instructor.from_openai(raw, mode=Mode.TOOLS)
-    options = {"model": MODEL, "messages": PLAIN, "response_model": Entry, "max_tokens": ROOM, "temperature": 1.5}
+    options = {
+        "model": MODEL,
+        "messages": PLAIN,
+        "response_model": Entry,
+        "max_tokens": ROOM,
+        "temperature": 1.5,
+    }
     for seed in range(24):
         # The list has no bounds: it may be empty, or have no end.
         if entries := list(itertools.islice(client.create_iterable(seed=seed, **options), 2)):
@@ -66,18 +85,28 @@ def iterable():
 
 @checks("tools", "PARALLEL_TOOLS")
 def parallel_tools():
-    relayed = instructor.from_openai(openai.OpenAI(base_url=RELAY + "/v1", api_key=KEY), mode=Mode.PARALLEL_TOOLS)
-    entries = list(relayed.create(
-        model=MODEL, messages=PLAIN, response_model=Iterable[Entry], max_tokens=2 * ROOM, max_retries=1,
-    ))
+    relayed = instructor.from_openai(
+        openai.OpenAI(base_url=RELAY + "/v1", api_key=KEY), mode=Mode.PARALLEL_TOOLS
+    )
+    entries = list(
+        relayed.create(
+            model=MODEL,
+            messages=PLAIN,
+            response_model=Iterable[Entry],
+            max_tokens=2 * ROOM,
+            max_retries=1,
+        )
+    )
     assert entries and all(isinstance(entry, Entry) for entry in entries), entries
 
 
 def partial_of(**options):
     client = instructor.from_openai(raw, mode=Mode.TOOLS)
-    pieces = list(client.create_partial(
-        model=MODEL, messages=PLAIN, response_model=Entry, max_tokens=ROOM, max_retries=1, **options
-    ))
+    pieces = list(
+        client.create_partial(
+            model=MODEL, messages=PLAIN, response_model=Entry, max_tokens=ROOM, max_retries=1, **options
+        )
+    )
     assert len(pieces) > 1
     Entry.model_validate(pieces[-1].model_dump())
 

@@ -1,12 +1,28 @@
-"""LangChain's ChatOpenAI over chat completions and over responses, its OpenAI over completions, and its agent."""
+"""LangChain's ChatOpenAI over chats and over responses, its OpenAI over completions, and its agent."""
 
 import contextlib
 from typing import Literal
 
 import openai
 from common import (
-    ANSWER, API, IMAGE_FIRST, KEY, MODEL, PAGE_BASE64, PLAIN, QUESTION, ROOM, TEXT_FIRST, Checks, Entry,
-    Key, look_up, main, raises, refusal, whole,
+    ANSWER,
+    API,
+    IMAGE_FIRST,
+    KEY,
+    MODEL,
+    PAGE_BASE64,
+    PLAIN,
+    QUESTION,
+    ROOM,
+    TEXT_FIRST,
+    Checks,
+    Entry,
+    Key,
+    look_up,
+    main,
+    raises,
+    refusal,
+    whole,
 )
 from langchain.agents import create_agent
 from langchain.agents.middleware import wrap_model_call
@@ -57,7 +73,9 @@ def simple(checks, model):
 
     @checks("chat", "batch")
     def batch():
-        assert [answer.text for answer in model.batch([QUESTION, QUESTION])] == [model.invoke(QUESTION).text] * 2
+        assert [answer.text for answer in model.batch([QUESTION, QUESTION])] == [
+            model.invoke(QUESTION).text
+        ] * 2
 
     @checks("stream")
     def stream():
@@ -74,7 +92,9 @@ def simple(checks, model):
     @checks("text first", "image block")
     def image_block():
         block = {"type": "image", "base64": PAGE_BASE64, "mime_type": "image/png"}
-        assert model.invoke([HumanMessage(content=[{"type": "text", "text": QUESTION}, block])]).text == ANSWER
+        assert (
+            model.invoke([HumanMessage(content=[{"type": "text", "text": QUESTION}, block])]).text == ANSWER
+        )
 
     @checks("errors")
     def errors():
@@ -102,7 +122,9 @@ def forms(checks, model):
 
         @checks("structured output", f"{method}, stream")
         def structured_stream(method=method):
-            pieces = list(model.with_structured_output(Entry.model_json_schema(), method=method).stream(QUESTION))
+            pieces = list(
+                model.with_structured_output(Entry.model_json_schema(), method=method).stream(QUESTION)
+            )
             whole(pieces[-1])
 
     @checks("structured output", "json_mode")
@@ -154,12 +176,16 @@ def tools(checks, model):
         agent = create_agent(model, [look_up_tool], middleware=[first_call_is_required])
         messages = agent.invoke({"messages": PLAIN})["messages"]
         kinds = [message.type for message in messages]
-        assert kinds[:2] == ["human", "ai"] and "tool" in kinds and kinds[-1] == "ai" and messages[-1].text, kinds
+        assert kinds[:2] == ["human", "ai"] and "tool" in kinds and kinds[-1] == "ai" and messages[-1].text, (
+            kinds
+        )
 
     @checks("tools", "agent, stream")
     def agent_stream():
         agent = create_agent(model, [look_up_tool], middleware=[first_call_is_required])
-        seen = [type(token).__name__ for token, _ in agent.stream({"messages": PLAIN}, stream_mode="messages")]
+        seen = [
+            type(token).__name__ for token, _ in agent.stream({"messages": PLAIN}, stream_mode="messages")
+        ]
         assert "ToolMessage" in seen and seen[-1] == "AIMessageChunk", seen
 
 

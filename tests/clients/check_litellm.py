@@ -5,13 +5,35 @@ import json
 
 import litellm
 from common import (
-    ANSWER, API, ENTRY_SCHEMA, IMAGE_FIRST, KEY, MODEL, PAGE_URL, PLAIN, QUESTION, ROOM, TEXT_FIRST, TOOL,
-    TOOL_PARAMETERS, Checks, Entry, look_up, main, raises, refusal, run_call, whole,
+    ANSWER,
+    API,
+    ENTRY_SCHEMA,
+    IMAGE_FIRST,
+    KEY,
+    MODEL,
+    PAGE_URL,
+    PLAIN,
+    QUESTION,
+    ROOM,
+    TEXT_FIRST,
+    TOOL,
+    TOOL_PARAMETERS,
+    Checks,
+    Entry,
+    look_up,
+    main,
+    raises,
+    refusal,
+    run_call,
+    whole,
 )
 
 litellm.suppress_debug_info = True
 OPTIONS = {"api_base": API, "api_key": KEY, "max_retries": 0, "max_tokens": ROOM}
-SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "entry", "strict": True, "schema": ENTRY_SCHEMA}}
+SCHEMA_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "entry", "strict": True, "schema": ENTRY_SCHEMA},
+}
 
 
 def add(provider):
@@ -49,7 +71,9 @@ def add(provider):
 
     @checks("structured output", "json_object")
     def json_object():
-        tries = (create(response_format={"type": "json_object"}, seed=seed, temperature=1.5) for seed in range(16))
+        tries = (
+            create(response_format={"type": "json_object"}, seed=seed, temperature=1.5) for seed in range(16)
+        )
         ended = next(one.choices[0] for one in tries if one.choices[0].finish_reason == "stop")
         assert isinstance(json.loads(ended.message.content), dict)
 
@@ -58,7 +82,11 @@ def add(provider):
         first = create(tools=[TOOL], tool_choice="required").choices[0]
         assert first.finish_reason == "tool_calls"
         results = [
-            {"role": "tool", "tool_call_id": call.id, "content": run_call(call.function.name, call.function.arguments)}
+            {
+                "role": "tool",
+                "tool_call_id": call.id,
+                "content": run_call(call.function.name, call.function.arguments),
+            }
             for call in first.message.tool_calls
         ]
         assert text([*PLAIN, first.message, *results], tools=[TOOL])
@@ -82,7 +110,12 @@ for name in ("openai", "hosted_vllm", "llamafile", "lm_studio"):
 
 def add_responses(provider):
     checks = Checks(f"litellm {provider}/", "litellm", "responses")
-    tool = {"type": "function", "name": "look_up", "description": look_up.__doc__, "parameters": TOOL_PARAMETERS}
+    tool = {
+        "type": "function",
+        "name": "look_up",
+        "description": look_up.__doc__,
+        "parameters": TOOL_PARAMETERS,
+    }
 
     def create(input=QUESTION, **options):
         options = {"api_base": API, "api_key": KEY, "max_output_tokens": ROOM} | options
@@ -116,7 +149,11 @@ def add_responses(provider):
         first = create(tools=[tool], tool_choice="required")
         calls = [item for item in first.output if item.type == "function_call"]
         results = [
-            {"type": "function_call_output", "call_id": call.call_id, "output": run_call(call.name, call.arguments)}
+            {
+                "type": "function_call_output",
+                "call_id": call.call_id,
+                "output": run_call(call.name, call.arguments),
+            }
             for call in calls
         ]
         assert calls
@@ -137,9 +174,11 @@ def add_messages(provider, api_base):
 
     @checks("chat")
     def messages():
-        answer = asyncio.run(litellm.anthropic.messages.acreate(
-            model=f"{provider}/{MODEL}", messages=PLAIN, max_tokens=ROOM, api_base=api_base, api_key=KEY
-        ))
+        answer = asyncio.run(
+            litellm.anthropic.messages.acreate(
+                model=f"{provider}/{MODEL}", messages=PLAIN, max_tokens=ROOM, api_base=api_base, api_key=KEY
+            )
+        )
         assert answer["content"][0]["text"]
 
 

@@ -13,8 +13,24 @@ import urllib.request
 
 import openai
 from common import (
-    ANSWER, API, IMAGE_FIRST, KEY, MODEL, PLAIN, QUESTION, ROOM, SECONDS_PER_CHECK, TEXT_FIRST, TOOL, URL, Checks,
-    Entry, main, raises, refusal, run_call,
+    ANSWER,
+    API,
+    IMAGE_FIRST,
+    KEY,
+    MODEL,
+    PLAIN,
+    QUESTION,
+    ROOM,
+    SECONDS_PER_CHECK,
+    TEXT_FIRST,
+    TOOL,
+    URL,
+    Checks,
+    Entry,
+    main,
+    raises,
+    refusal,
+    run_call,
 )
 
 READY_SECONDS = 60
@@ -41,7 +57,9 @@ def start(folder):
     file.write_text(json.dumps(configuration()))
     command = [pathlib.Path(sys.executable).with_name("litellm"), "--config", file]
     process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(PORT)], stdin=subprocess.DEVNULL, stdout=sys.stderr,
+        [*command, "--host", "127.0.0.1", "--port", str(PORT)],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
         env=os.environ | {"LITELLM_MASTER_KEY": MASTER_KEY},
     )
     deadline = time.monotonic() + READY_SECONDS
@@ -94,7 +112,11 @@ def add(way):
     def tools():
         first = create(tools=[TOOL], tool_choice="required").choices[0].message
         results = [
-            {"role": "tool", "tool_call_id": call.id, "content": run_call(call.function.name, call.function.arguments)}
+            {
+                "role": "tool",
+                "tool_call_id": call.id,
+                "content": run_call(call.function.name, call.function.arguments),
+            }
             for call in first.tool_calls
         ]
         assert text([*PLAIN, first.model_dump(exclude_none=True), *results], tools=[TOOL])
@@ -110,7 +132,11 @@ def add(way):
     @messages("chat")
     def anthropic_messages():
         body = json.dumps({"model": way, "messages": PLAIN, "max_tokens": ROOM}).encode()
-        headers = {"content-type": "application/json", "x-api-key": MASTER_KEY, "anthropic-version": "2023-06-01"}
+        headers = {
+            "content-type": "application/json",
+            "x-api-key": MASTER_KEY,
+            "anthropic-version": "2023-06-01",
+        }
         request = urllib.request.Request(PROXY + "/v1/messages", body, headers)
         with urllib.request.urlopen(request, timeout=SECONDS_PER_CHECK) as answer:
             content = json.load(answer)["content"]

@@ -4,7 +4,21 @@ import asyncio
 
 import openai
 from common import (
-    ANSWER, API, KEY, MODEL, PAGE, PLAIN, QUESTION, RELAY, ROOM, Checks, Entry, Key, main, raises, refusal,
+    ANSWER,
+    API,
+    KEY,
+    MODEL,
+    PAGE,
+    PLAIN,
+    QUESTION,
+    RELAY,
+    ROOM,
+    Checks,
+    Entry,
+    Key,
+    main,
+    raises,
+    refusal,
 )
 from common import look_up as ledger
 from llama_index.core.agent.workflow import FunctionAgent
@@ -14,7 +28,12 @@ from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
 
 OPTIONS = {
-    "model": MODEL, "api_base": API, "api_key": KEY, "is_chat_model": True, "max_retries": 0, "max_tokens": ROOM,
+    "model": MODEL,
+    "api_base": API,
+    "api_key": KEY,
+    "is_chat_model": True,
+    "max_retries": 0,
+    "max_tokens": ROOM,
     "temperature": 0,
 }
 llm = OpenAILike(**OPTIONS, is_function_calling_model=True)
@@ -99,7 +118,9 @@ def two_steps():
     calls = llm.get_tool_calls_from_response(first)
     results = [
         ChatMessage(
-            role="tool", content=str(tool(**call.tool_kwargs)), additional_kwargs={"tool_call_id": call.tool_id}
+            role="tool",
+            content=str(tool(**call.tool_kwargs)),
+            additional_kwargs={"tool_call_id": call.tool_id},
         )
         for call in calls
     ]

@@ -7,7 +7,20 @@ import subprocess
 import sys
 import tempfile
 
-from common import ANSWER, ENTRY_SCHEMA, MODEL, PAGE, PLAIN, QUESTION, RELAY, URL, Checks, main, refusal, whole
+from common import (
+    ANSWER,
+    ENTRY_SCHEMA,
+    MODEL,
+    PAGE,
+    PLAIN,
+    QUESTION,
+    RELAY,
+    URL,
+    Checks,
+    main,
+    refusal,
+    whole,
+)
 
 HOME = tempfile.TemporaryDirectory()
 FUNCTIONS = """
@@ -25,17 +38,27 @@ def model(name, url, **options):
 
 
 # JSON is YAML.
-pathlib.Path(HOME.name, "extra-openai-models.yaml").write_text(json.dumps([
-    model("chat", URL), model("responses", URL, responses=True), model("relayed", RELAY),
-    model("completions", URL, completion=True),
-]))
+pathlib.Path(HOME.name, "extra-openai-models.yaml").write_text(
+    json.dumps(
+        [
+            model("chat", URL),
+            model("responses", URL, responses=True),
+            model("relayed", RELAY),
+            model("completions", URL, completion=True),
+        ]
+    )
+)
 
 
 def llm(*words, fails=False):
     command = pathlib.Path(sys.executable).with_name("llm")
     environment = os.environ | {"LLM_USER_PATH": HOME.name, "OPENAI_API_KEY": "none"}
     done = subprocess.run(
-        [command, "prompt", *words], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        [command, "prompt", *words],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
         timeout=50,
     )
     assert (done.returncode != 0) == fails, f"{done.returncode} {done.stdout[-300:]} {done.stderr[-300:]}"

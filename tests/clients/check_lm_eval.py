@@ -1,4 +1,4 @@
-"""lm-eval over completions (token ids, its default, with a tokenizer of its own or the server's) and over chats."""
+"""lm-eval over completions (with a tokenizer of its own or the server's) and over chats."""
 
 import math
 import os
@@ -19,7 +19,12 @@ chats = Checks("lm-eval", "lm-eval", "chat")
 def evaluate(task, kind="local-completions", path="/completions", as_chat=False, **arguments):
     arguments = {"model": MODEL, "base_url": API + path, "max_retries": 1, "max_length": 1024} | arguments
     evaluated = lm_eval.simple_evaluate(
-        kind, model_args=arguments, tasks=[task], log_samples=True, bootstrap_iters=0, apply_chat_template=as_chat
+        kind,
+        model_args=arguments,
+        tasks=[task],
+        log_samples=True,
+        bootstrap_iters=0,
+        apply_chat_template=as_chat,
     )
     said = answers(evaluated, task["task"])
     assert len(said) == len(QUESTIONS)
@@ -34,7 +39,9 @@ def check_choices(**arguments):
     said, results = evaluate(CHOICES, **arguments)
     for document, question in zip(said, QUESTIONS, strict=True):
         assert len(document) == len(question["choices"])
-        assert all(math.isfinite(float(likelihood)) and float(likelihood) < 0 for likelihood, _ in document), document
+        assert all(
+            math.isfinite(float(likelihood)) and float(likelihood) < 0 for likelihood, _ in document
+        ), document
     assert 0 <= results["acc,none"] <= 1
     return said
 

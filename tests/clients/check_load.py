@@ -30,7 +30,12 @@ def run(name, *words):
     # aiperf takes a folder for a tokenizer only where it may look at a hub, too.
     variables = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     done = subprocess.run(
-        command, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS_PER_CHECK - 5
+        command,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_PER_CHECK - 5,
     )
     assert done.returncode == 0, f"{done.returncode}: {done.stdout[-300:]} {done.stderr[-300:]}"
 
@@ -39,11 +44,35 @@ def profile(api, *words):
     """aiperf's own summary of a few requests, whose answers must be of one length."""
     with tempfile.TemporaryDirectory() as folder:
         run(
-            "aiperf", "profile", "-m", MODEL, "--url", URL, "--endpoint-type", api, "--ui", "none",
-            "--request-count", str(REQUESTS), "--concurrency", "2", "--tokenizer", os.environ["ARRCOC_BUNDLE"],
-            "--synthetic-input-tokens-mean", "40", "--output-tokens-mean", str(LENGTH), "--output-tokens-stddev", "0",
-            "--extra-inputs", "ignore_eos:true",
-            "--output-artifact-dir", folder, *words,
+            "aiperf",
+            "profile",
+            "-m",
+            MODEL,
+            "--url",
+            URL,
+            "--endpoint-type",
+            api,
+            "--ui",
+            "none",
+            "--request-count",
+            str(REQUESTS),
+            "--concurrency",
+            "2",
+            "--tokenizer",
+            os.environ["ARRCOC_BUNDLE"],
+            "--synthetic-input-tokens-mean",
+            "40",
+            "--output-tokens-mean",
+            str(LENGTH),
+            "--output-tokens-stddev",
+            "0",
+            "--extra-inputs",
+            "ignore_eos:true",
+            # Its own count is of the text, which the end tokens that are passed have no part in.
+            "--use-server-token-count",
+            "--output-artifact-dir",
+            folder,
+            *words,
         )
         found = json.loads(pathlib.Path(folder, "profile_export_aiperf.json").read_text())
     assert found["request_count"]["avg"] == REQUESTS and not found.get("error_request_count"), found
@@ -69,7 +98,22 @@ def users():
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "locustfile.py")
         file.write_text(USER.format(body=body, expected=ANSWER))
-        run("locust", "-f", file, "--headless", "-u", "4", "-r", "4", "-t", "5s", "--host", URL, "--csv", f"{folder}/run")
+        run(
+            "locust",
+            "-f",
+            file,
+            "--headless",
+            "-u",
+            "4",
+            "-r",
+            "4",
+            "-t",
+            "5s",
+            "--host",
+            URL,
+            "--csv",
+            f"{folder}/run",
+        )
         total = pathlib.Path(folder, "run_stats.csv").read_text().splitlines()[-1].split(",")
     requests, failures = int(total[2]), int(total[3])
     assert requests >= 4 and failures == 0, total

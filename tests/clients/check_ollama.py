@@ -2,8 +2,25 @@
 
 import ollama
 from common import (
-    ANSWER, ENTRY_SCHEMA, MODEL, PAGE, PAGE_BASE64, PLAIN, QUESTION, RELAY, ROOM, TOOL, URL, Checks, Entry, Key,
-    main, raises, refusal, run_call, whole,
+    ANSWER,
+    ENTRY_SCHEMA,
+    MODEL,
+    PAGE,
+    PAGE_BASE64,
+    PLAIN,
+    QUESTION,
+    RELAY,
+    ROOM,
+    TOOL,
+    URL,
+    Checks,
+    Entry,
+    Key,
+    main,
+    raises,
+    refusal,
+    run_call,
+    whole,
 )
 from common import look_up as ledger
 
@@ -75,7 +92,8 @@ def schema():
 def json_format():
     options = OPTIONS | {"temperature": 1.5}
     tries = (
-        client.chat(model=MODEL, messages=PLAIN, format="json", options=options | {"seed": seed}) for seed in range(16)
+        client.chat(model=MODEL, messages=PLAIN, format="json", options=options | {"seed": seed})
+        for seed in range(16)
     )
     ended = next(one for one in tries if one.done_reason == "stop")
     assert ended.message.content.lstrip().startswith("{"), ended
@@ -87,7 +105,8 @@ def tools():
     assert first.message.tool_calls, first
     results = [
         {
-            "role": "tool", "tool_name": call.function.name,
+            "role": "tool",
+            "tool_name": call.function.name,
             "content": run_call(call.function.name, dict(call.function.arguments)),
         }
         for call in first.message.tool_calls
@@ -111,7 +130,8 @@ def tools_cut():
 @checks("tools", "stream")
 def tools_stream():
     calls = [
-        call for piece in chat(by=ollama.Client(host=RELAY), tools=[TOOL], stream=True)
+        call
+        for piece in chat(by=ollama.Client(host=RELAY), tools=[TOOL], stream=True)
         for call in piece.message.tool_calls or []
     ]
     assert calls and all(run_call(call.function.name, dict(call.function.arguments)) for call in calls)

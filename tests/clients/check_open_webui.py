@@ -1,10 +1,20 @@
-"""The requests that Open WebUI makes, over both kinds of connection that it has; its program itself is not run."""
+"""Open WebUI's requests, over both kinds of connection that it has; the program itself is not run."""
 
 import json
 import urllib.request
 
 from common import (
-    ANSWER, ENTRY_SCHEMA, MODEL, PAGE_BASE64, PLAIN, QUESTION, SECONDS_PER_CHECK, TEXT_FIRST, URL, Checks, main,
+    ANSWER,
+    ENTRY_SCHEMA,
+    MODEL,
+    PAGE_BASE64,
+    PLAIN,
+    QUESTION,
+    SECONDS_PER_CHECK,
+    TEXT_FIRST,
+    URL,
+    Checks,
+    main,
 )
 
 openai = Checks("Open WebUI's requests", None, "chat")
@@ -20,7 +30,9 @@ def send(path, body=None):
 
 
 def events(path, body):
-    lines = [line.removeprefix("data: ") for line in send(path, body).splitlines() if line.startswith("data: ")]
+    lines = [
+        line.removeprefix("data: ") for line in send(path, body).splitlines() if line.startswith("data: ")
+    ]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]
 
@@ -77,7 +89,9 @@ def ollama_image():
 @ollama("structured output")
 def ollama_format():
     body = {"model": MODEL, "messages": PLAIN, "stream": False, "format": ENTRY_SCHEMA}
-    assert set(json.loads(json.loads(send("/api/chat", body))["message"]["content"])) == set(ENTRY_SCHEMA["required"])
+    assert set(json.loads(json.loads(send("/api/chat", body))["message"]["content"])) == set(
+        ENTRY_SCHEMA["required"]
+    )
 
 
 if __name__ == "__main__":

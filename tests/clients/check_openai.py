@@ -4,14 +4,33 @@ import json
 
 import openai
 from common import (
-    ANSWER, API, ENTRY_SCHEMA, FUNCTION, IMAGE_FIRST, KEY, MODEL, PLAIN, ROOM, TEXT_FIRST, TOOL, Checks, Entry,
-    main, raises, refusal, run_call, whole,
+    ANSWER,
+    API,
+    ENTRY_SCHEMA,
+    FUNCTION,
+    IMAGE_FIRST,
+    KEY,
+    MODEL,
+    PLAIN,
+    ROOM,
+    TEXT_FIRST,
+    TOOL,
+    Checks,
+    Entry,
+    main,
+    raises,
+    refusal,
+    run_call,
+    whole,
 )
 
 client = openai.OpenAI(base_url=API, api_key=KEY, max_retries=0)
 chat = Checks("openai-python", "openai", "chat")
 texts = Checks("openai-python", "openai", "completions")
-SCHEMA_FORMAT = {"type": "json_schema", "json_schema": {"name": "entry", "strict": True, "schema": ENTRY_SCHEMA}}
+SCHEMA_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "entry", "strict": True, "schema": ENTRY_SCHEMA},
+}
 
 
 def create(messages=PLAIN, **options):
@@ -70,7 +89,9 @@ def json_object():
 
 @chat("structured output", "parse")
 def parse():
-    answer = client.chat.completions.parse(model=MODEL, messages=PLAIN, response_format=Entry, max_tokens=ROOM)
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=PLAIN, response_format=Entry, max_tokens=ROOM
+    )
     assert isinstance(answer.choices[0].message.parsed, Entry)
 
 
@@ -96,7 +117,11 @@ def two_steps(**options):
     calls = first.message.tool_calls
     assert first.finish_reason == "tool_calls" and calls, first
     results = [
-        {"role": "tool", "tool_call_id": call.id, "content": run_call(call.function.name, call.function.arguments)}
+        {
+            "role": "tool",
+            "tool_call_id": call.id,
+            "content": run_call(call.function.name, call.function.arguments),
+        }
         for call in calls
     ]
     second = create([*PLAIN, first.message, *results], tools=[TOOL]).choices[0]
@@ -216,8 +241,8 @@ def complete_echo_equal():
     made = complete([40, 41, 42], logprobs=0, temperature=0).choices[0].logprobs
     text = complete([40, 41, 42], echo=True, max_tokens=0).choices[0].text + "".join(made.tokens)
     echoed = complete(text, echo=True, logprobs=0, max_tokens=0).choices[0].logprobs
-    assert echoed.tokens[-len(made.tokens):] == made.tokens, (echoed.tokens, made.tokens)
-    likelihoods = zip(made.token_logprobs, echoed.token_logprobs[-len(made.tokens):], strict=True)
+    assert echoed.tokens[-len(made.tokens) :] == made.tokens, (echoed.tokens, made.tokens)
+    likelihoods = zip(made.token_logprobs, echoed.token_logprobs[-len(made.tokens) :], strict=True)
     assert all(abs(one - other) < 1e-3 for one, other in likelihoods), (made, echoed)
 
 

@@ -2,8 +2,23 @@
 
 import openai
 from common import (
-    ANSWER, API, ENTRY_SCHEMA, KEY, MODEL, PAGE_URL, QUESTION, ROOM, TOOL_PARAMETERS, Checks, Entry, look_up, main,
-    raises, refusal, run_call, whole,
+    ANSWER,
+    API,
+    ENTRY_SCHEMA,
+    KEY,
+    MODEL,
+    PAGE_URL,
+    QUESTION,
+    ROOM,
+    TOOL_PARAMETERS,
+    Checks,
+    Entry,
+    look_up,
+    main,
+    raises,
+    refusal,
+    run_call,
+    whole,
 )
 
 client = openai.OpenAI(base_url=API, api_key=KEY, max_retries=0)
@@ -11,7 +26,10 @@ checks = Checks("openai-python", "openai", "responses")
 TEXT = {"type": "input_text", "text": QUESTION}
 IMAGE = {"type": "input_image", "image_url": PAGE_URL, "detail": "auto"}
 TOOL = {
-    "type": "function", "name": "look_up", "description": look_up.__doc__, "parameters": TOOL_PARAMETERS,
+    "type": "function",
+    "name": "look_up",
+    "description": look_up.__doc__,
+    "parameters": TOOL_PARAMETERS,
     "strict": True,
 }
 
@@ -44,7 +62,9 @@ def stream():
         last = event.sequence_number
         text += event.delta if event.type == "response.output_text.delta" else ""
         final = event.response if event.type == "response.completed" else final
-    assert kinds[:2] == ["response.created", "response.in_progress"] and kinds[-1] == "response.completed", kinds
+    assert kinds[:2] == ["response.created", "response.in_progress"] and kinds[-1] == "response.completed", (
+        kinds
+    )
     assert text == final.output_text == create().output_text
 
 
@@ -93,7 +113,11 @@ def called(response):
 
 def results(calls):
     return [
-        {"type": "function_call_output", "call_id": call.call_id, "output": run_call(call.name, call.arguments)}
+        {
+            "type": "function_call_output",
+            "call_id": call.call_id,
+            "output": run_call(call.name, call.arguments),
+        }
         for call in calls
     ]
 

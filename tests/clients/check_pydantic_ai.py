@@ -4,11 +4,32 @@ import contextlib
 from typing import Literal
 
 from common import (
-    ANSWER, API, KEY, MODEL, PAGE, PLAIN, QUESTION, ROOM, Checks, Entry, Key, main, raises, refusal,
+    ANSWER,
+    API,
+    KEY,
+    MODEL,
+    PAGE,
+    PLAIN,
+    QUESTION,
+    ROOM,
+    Checks,
+    Entry,
+    Key,
+    main,
+    raises,
+    refusal,
 )
 from common import look_up as ledger
 from pydantic import BaseModel
-from pydantic_ai import Agent, BinaryContent, ModelHTTPError, NativeOutput, PromptedOutput, ToolOutput, UnexpectedModelBehavior
+from pydantic_ai import (
+    Agent,
+    BinaryContent,
+    ModelHTTPError,
+    NativeOutput,
+    PromptedOutput,
+    ToolOutput,
+    UnexpectedModelBehavior,
+)
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -109,7 +130,9 @@ def tools(checks, model):
         calling = agent(model, tools=[look_up], model_settings=first_call_is_required)
         answer = calling.run_sync(QUESTION)
         kinds = [part.part_kind for message in answer.all_messages() for part in message.parts]
-        assert "tool-call" in kinds and "tool-return" in kinds and kinds[-1] == "text" and answer.output, kinds
+        assert "tool-call" in kinds and "tool-return" in kinds and kinds[-1] == "text" and answer.output, (
+            kinds
+        )
 
     @checks("tools", "agent, stream")
     def run_stream():

@@ -1,5 +1,5 @@
-"""What the checks of every client share: where the server is, the page and its questions, a form, a tool, and the
-list of checks, each of which is written out as one line of JSON.
+"""What the checks of every client share: where the server is, the page and its question, a form, a tool,
+and the list of checks, each of which is written out as one line of JSON.
 """
 
 import base64
@@ -121,7 +121,8 @@ def raises(kind: type[BaseException], message: str):
 class Checks:
     """The checks of one client over one of the server's interfaces.
 
-    `client` is its name in the table, `package` its name in the registry where it is installed, `api` the interface.
+    `client` is its name in the table, `package` its name in the registry where it is installed, `api` the
+    interface.
     """
 
     every: list["Checks"] = []
@@ -139,7 +140,13 @@ class Checks:
         return add
 
     def write(self, column: str, mode: str, **result: object) -> None:
-        head = {"client": self.client, "version": self.version, "api": self.api, "column": column, "mode": mode}
+        head = {
+            "client": self.client,
+            "version": self.version,
+            "api": self.api,
+            "column": column,
+            "mode": mode,
+        }
         print("CHECK " + json.dumps(head | result), flush=True)
 
 
@@ -150,7 +157,9 @@ def reason_of(error: BaseException) -> str:
     own = [frame for frame in frames if frame.filename.startswith(str(pathlib.Path(__file__).parent))]
     text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_REASON]
     where = f"{own[-1].name}:{own[-1].lineno}" if own else "?"
-    inside = f"{place.filename.partition('site-packages/')[2] or place.filename}:{place.lineno}" if place else "?"
+    inside = (
+        f"{place.filename.partition('site-packages/')[2] or place.filename}:{place.lineno}" if place else "?"
+    )
     return f"{text} [{where}; {inside}]"
 
 
@@ -163,7 +172,9 @@ def main() -> None:
     signal.signal(signal.SIGALRM, out_of_time)
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     wanted = [
-        (checks, *one) for checks in Checks.every for one in checks.list
+        (checks, *one)
+        for checks in Checks.every
+        for one in checks.list
         if word in f"{checks.client} {checks.api} {one[0]} {one[1]}"
     ]
     # Before the first runs: what a process that dies has not told is missing, not forgotten.

@@ -1,4 +1,4 @@
-"""The clients' environments: one virtual environment per lock below requirements/, one folder of node modules."""
+"""Where the clients are: a virtual environment per lock of requirements/, a folder of node modules."""
 
 import pathlib
 import shutil
@@ -13,7 +13,7 @@ def is_current(stamp: pathlib.Path, lock: pathlib.Path) -> bool:
 
 
 def python(home: pathlib.Path, name: str) -> pathlib.Path:
-    """The interpreter of an environment that holds exactly what a lock lists; made anew when it has changed."""
+    """The interpreter of an environment that holds what a lock lists; made anew when it has changed."""
     folder, lock = home / f"venv-{name}", HERE / f"requirements/{name}.lock"
     stamp, interpreter = folder / "installed.lock", folder / "bin/python"
     if not is_current(stamp, lock):

@@ -1,9 +1,9 @@
-"""lm-eval's numbers over the server beside those that it computes with transformers, on the same tiny weights.
+"""lm-eval's numbers over the server beside those that it computes with transformers, on the same weights.
 
     target/venv-reference/bin/python tests/clients/lm_eval_reference.py \
         --serve target/debug/arrcoc-serve --export target/debug/arrcoc-export
 
-Runs in the environment of the reference, which has PyTorch; lm-eval and its tokenizer come from the clients' own
+Runs in the environment of the reference, which has PyTorch; lm-eval comes from the clients' own
 (`run.py --only lm_eval` makes it). Exit status 1 where a number differs.
 """
 
@@ -26,11 +26,15 @@ BESIDE = ["accelerate==1.15.0", "psutil==7.2.2"]
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--serve", type=pathlib.Path, required=True, help="the server's executable")
     parser.add_argument("--export", type=pathlib.Path, required=True, help="the exporter's executable")
     parser.add_argument("--preset", default=PRESET, help="which random weights")
-    parser.add_argument("--home", type=pathlib.Path, default=ROOT / "target/clients", help="where the clients are")
+    parser.add_argument(
+        "--home", type=pathlib.Path, default=ROOT / "target/clients", help="where the clients are"
+    )
     return parser.parse_args()
 
 
@@ -43,7 +47,10 @@ def with_transformers(checkpoint: pathlib.Path, tasks: list[dict]) -> dict:
 
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
     wrapped = HFLM(
-        pretrained=model, tokenizer=AutoTokenizer.from_pretrained(checkpoint), backend="causal", device="cpu",
+        pretrained=model,
+        tokenizer=AutoTokenizer.from_pretrained(checkpoint),
+        backend="causal",
+        device="cpu",
         max_length=1024,
     )
     return lm_eval.simple_evaluate(wrapped, tasks=tasks, log_samples=True, bootstrap_iters=0)
@@ -54,8 +61,12 @@ def with_server(url: str, model: str, checkpoint: pathlib.Path, tasks: list[dict
     import lm_eval
 
     found = {
-        "model": model, "base_url": url + "/v1/completions", "tokenizer_backend": "huggingface",
-        "tokenizer": str(checkpoint), "max_length": 1024, "max_retries": 1,
+        "model": model,
+        "base_url": url + "/v1/completions",
+        "tokenizer_backend": "huggingface",
+        "tokenizer": str(checkpoint),
+        "max_length": 1024,
+        "max_retries": 1,
     }
     return lm_eval.simple_evaluate(
         "local-completions", model_args=found, tasks=tasks, log_samples=True, bootstrap_iters=0
@@ -69,7 +80,9 @@ def differences(ours: dict, theirs: dict) -> list[str]:
     lines = []
     for task, results in theirs["results"].items():
         for name, value in results.items():
-            if isinstance(value, float) and not math.isclose(value, ours["results"][task][name], abs_tol=1e-9):
+            if isinstance(value, float) and not math.isclose(
+                value, ours["results"][task][name], abs_tol=1e-9
+            ):
                 lines.append(f"{task} {name}: {ours['results'][task][name]}, with transformers {value}")
         for at, (mine, other) in enumerate(zip(answers(ours, task), answers(theirs, task), strict=True)):
             if not same(mine, other):
@@ -98,18 +111,21 @@ def main() -> int:
     options = arguments()
     packages = next((options.home / "venv-lm_eval/lib").glob("python*/site-packages"), None)
     if packages is None:
-        raise SystemExit(f"expected lm-eval in {options.home}/venv-lm_eval; run `run.py --only lm_eval` first")
+        raise SystemExit(
+            f"expected lm-eval in {options.home}/venv-lm_eval; run `run.py --only lm_eval` first"
+        )
     # Last: PyTorch and transformers are the reference's.
     sys.path += [str(packages), str(beside(options.home / "beside"))]
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(options.home / "huggingface")}
-    from run import servers
     from lm_eval_tasks import tasks
+    from run import servers
 
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         checkpoint, configurations = folder / "model", tasks(folder)
         for command in (
-            ["init", "--preset", options.preset, "--out", checkpoint], ["build", checkpoint, "--out", folder / "engines"],
+            ["init", "--preset", options.preset, "--out", checkpoint],
+            ["build", checkpoint, "--out", folder / "engines"],
         ):
             subprocess.run([options.export, *command], check=True, stdout=subprocess.DEVNULL)
         (bundle,) = (folder / "engines/model").glob("fp32-cpu")

@@ -17,16 +17,24 @@ def tasks(folder: pathlib.Path) -> list[dict]:
     data = folder / "questions.json"
     data.write_text("\n".join(json.dumps(question) for question in QUESTIONS))
     common = {
-        "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test",
-        "doc_to_text": "Question: {{question}}\nAnswer:", "num_fewshot": 0,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "num_fewshot": 0,
     }
     generation = common | {
-        "task": "generation", "output_type": "generate_until", "doc_to_target": " {{choices[answer]}}",
+        "task": "generation",
+        "output_type": "generate_until",
+        "doc_to_target": " {{choices[answer]}}",
         "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 12, "do_sample": False},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
     choices = common | {
-        "task": "choices", "output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "answer",
+        "task": "choices",
+        "output_type": "multiple_choice",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     }
     return [generation, choices]

@@ -1,7 +1,7 @@
-"""Stands between a client and the server, and requires a call where the client offers tools and has no result yet.
+"""Between a client and the server: requires a call where tools are offered and no result is there yet.
 
-Some clients have no way to require a call, and the model was not trained to call of its own will. All else passes
-as it is. `python relay.py URL` prints its own address.
+Some clients have no way to require a call, and the model was not trained to call of its own will. All else
+passes as it is. `python relay.py URL` prints its own address.
 """
 
 import json
@@ -17,7 +17,9 @@ def has_result(message: dict) -> bool:
     """Whether a message tells what a call returned: Anthropic's are parts of a user's message."""
     content = message.get("content")
     parts = content if isinstance(content, list) else []
-    return message.get("role") in ("tool", "function") or any(part.get("type") == "tool_result" for part in parts)
+    return message.get("role") in ("tool", "function") or any(
+        part.get("type") == "tool_result" for part in parts
+    )
 
 
 def require_call(path: str, body: bytes) -> bytes:

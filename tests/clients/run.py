@@ -1,11 +1,11 @@
-"""Points the clients that people use at a server, and writes down what works: one row per client and interface.
+"""Points the clients that people use at a server, and writes down what works: a row per client and interface.
 
     python tests/clients/run.py --serve target/debug/arrcoc-serve \
-        --bundle target/test-bundles/arr-coc-ledger/fp32-cpu --out docs/clients.md --json target/clients/results.json
+        --bundle target/test-bundles/arr-coc-ledger/fp32-cpu --out docs/clients.md
 
-The bundle must be one of the trained ledger checkpoint, which answers questions about a page right. The clients are
-installed below target/clients, each group by its lock, once. Exit status 1 where a check fails that is not known as
-the client's own fault (faults.py), or a known one works by now.
+The bundle must be one of the trained ledger checkpoint, which answers questions about a page right. The
+clients are installed below target/clients, each group by its lock, once. Exit status 1 where a check fails
+that is not known as the client's own fault (faults.py), or a known one works by now.
 """
 
 import argparse
@@ -48,9 +48,13 @@ PAGE = ROOT / "tests/fixtures/ledger/page.png"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--serve", type=pathlib.Path, required=True, help="the server's executable")
-    parser.add_argument("--bundle", type=pathlib.Path, required=True, help="a bundle of the ledger checkpoint")
+    parser.add_argument(
+        "--bundle", type=pathlib.Path, required=True, help="a bundle of the ledger checkpoint"
+    )
     parser.add_argument("--out", type=pathlib.Path, help="where to write the table, Markdown")
     parser.add_argument("--json", type=pathlib.Path, help="where to write the single results, JSON")
     parser.add_argument("--only", default="", help="run the files whose name has this word; writes no table")
@@ -64,7 +68,11 @@ def started(command: list[object], prefix: str, log: pathlib.Path):
     """A process that runs meanwhile; gives what stands behind `prefix` in the first line that it prints."""
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, text=True
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
         )
     try:
         line = process.stdout.readline()
@@ -80,7 +88,9 @@ def started(command: list[object], prefix: str, log: pathlib.Path):
 @contextlib.contextmanager
 def servers(serve: pathlib.Path, bundle: pathlib.Path, home: pathlib.Path):
     """The server and the relay before it: their addresses, as variables of the checks' environment."""
-    any_port = [word for name in ("listen", "admin-listen", "probe-listen") for word in ("--" + name, "127.0.0.1:0")]
+    any_port = [
+        word for name in ("listen", "admin-listen", "probe-listen") for word in ("--" + name, "127.0.0.1:0")
+    ]
     command = [serve, "serve", "--bundle", bundle, "--model-name", MODEL, *any_port]
     with (
         started(command, "listening on ", home / "server.log") as url,
@@ -90,11 +100,17 @@ def servers(serve: pathlib.Path, bundle: pathlib.Path, home: pathlib.Path):
         deadline = time.monotonic() + READY_SECONDS
         while subprocess.run([sys.executable, "-c", ready], capture_output=True).returncode:
             if time.monotonic() > deadline:
-                raise SystemExit(f"not ready after {READY_SECONDS} s; the server's log is {home / 'server.log'}")
+                raise SystemExit(
+                    f"not ready after {READY_SECONDS} s; the server's log is {home / 'server.log'}"
+                )
             time.sleep(0.2)
         yield {
-            "ARRCOC_URL": url, "ARRCOC_RELAY": relay, "ARRCOC_MODEL": MODEL, "ARRCOC_PAGE": str(PAGE),
-            "ARRCOC_BUNDLE": str(bundle), "HF_HOME": str(home / "huggingface"),
+            "ARRCOC_URL": url,
+            "ARRCOC_RELAY": relay,
+            "ARRCOC_MODEL": MODEL,
+            "ARRCOC_PAGE": str(PAGE),
+            "ARRCOC_BUNDLE": str(bundle),
+            "HF_HOME": str(home / "huggingface"),
         }
 
 
@@ -106,18 +122,30 @@ def results_of(lines: list[str], ended: str) -> list[dict]:
     return [done.get(table.place(one)) or one | lost for one in told if one.get("planned")]
 
 
-def run_checks(file: str, command: list[object], variables: dict, seconds: float, home: pathlib.Path) -> list[dict]:
+def run_checks(
+    file: str, command: list[object], variables: dict, seconds: float, home: pathlib.Path
+) -> list[dict]:
     """All checks of one file, in a process of its own."""
     log = home / f"{file}.log"
     # No client asks anything outside this machine while it is checked.
-    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
+    quiet = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUTF8": "1",
+    }
     environment = os.environ | quiet | variables
     ended = "printed none"
     with log.open("w") as errors:
         try:
             done = subprocess.run(
-                [str(word) for word in command], stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL,
-                env=environment, text=True, timeout=seconds,
+                [str(word) for word in command],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                text=True,
+                timeout=seconds,
             )
             output, ended = done.stdout, f"ended with status {done.returncode}"
         except subprocess.TimeoutExpired as error:
@@ -134,7 +162,9 @@ def main() -> int:
     home.mkdir(parents=True, exist_ok=True)
     wanted = [
         (file, [installed.python(home, name), HERE / file])
-        for file, names in PYTHON.items() if options.only in file for name in names
+        for file, names in PYTHON.items()
+        if options.only in file
+        for name in names
     ]
     if any(options.only in file for file in NODE):
         node_home = installed.node(home)

@@ -4,19 +4,22 @@ from faults import FAULTS, SKIPPED
 
 COLUMNS = ("chat", "stream", "image first", "text first", "structured output", "tools", "errors", "other")
 INTERFACES = {
-    "chat": "`/v1/chat/completions`", "responses": "`/v1/responses`", "completions": "`/v1/completions`",
-    "messages": "`/v1/messages`", "api": "`/api/*`",
+    "chat": "`/v1/chat/completions`",
+    "responses": "`/v1/responses`",
+    "completions": "`/v1/completions`",
+    "messages": "`/v1/messages`",
+    "api": "`/api/*`",
 }
 ABOUT = """# Clients
 
 What the clients that people use do with the server, each by the version that its registry has today. Made by
 `python tests/clients/run.py` (see there); do not edit it by hand.
 
-Each cell is a number of checks that ran; what they are named after is listed below the table. "text first" is a
-message whose text stands before its image, as most clients' documentation has it; both orders must give the page's own
-answer. "structured output" has every mode that the client has, "tools" is a conversation of two steps (the model
-calls, the function runs, the answer comes), "errors" a wrong field whose message must arrive in the client's own type
-of error.
+Each cell tells how many checks ran; what they are named after is listed below the table. "text first" is a
+message whose text stands before its image, as most clients' documentation has it; both orders must give the
+page's own answer. "structured output" has every mode that the client has, "tools" is a conversation of two
+steps (the model calls, the function runs, the answer comes), "errors" a wrong field whose message must arrive
+in the client's own type of error.
 """
 
 
@@ -49,8 +52,11 @@ def cell(results: list[dict], notes: list[str]) -> str:
         known = fault(result)
         text = f"{known[0]} (`{known[1]}`)" if known else result["reason"].replace("|", "\\|")
         named = ", ".join(part for part in (result["column"], result["mode"]) if part)
-        notes.append(f"{result['client']} {result['version']}, {INTERFACES[result['api']]}, {named}: "
-                     + ("the client's own fault: " if known else "FAILS: ") + text)
+        notes.append(
+            f"{result['client']} {result['version']}, {INTERFACES[result['api']]}, {named}: "
+            + ("the client's own fault: " if known else "FAILS: ")
+            + text
+        )
         marks.append(f"[{len(notes)}]")
     works = len(results) - len(failed)
     if not failed:
@@ -62,8 +68,11 @@ def modes(results: list[dict]) -> list[str]:
     """For each row, the modes of those columns that have several."""
     lines = []
     for client, version, api in rows(results):
-        mine = [result for result in results if (result["client"], result["version"], result["api"]) == (
-            client, version, api)]
+        mine = [
+            result
+            for result in results
+            if (result["client"], result["version"], result["api"]) == (client, version, api)
+        ]
         parts = []
         for column in COLUMNS:
             names = [result["mode"] for result in mine if result["column"] == column and result["mode"]]
@@ -82,8 +91,11 @@ def markdown(results: list[dict]) -> str:
     notes: list[str] = []
     lines = [ABOUT, "| client | interface | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
     for client, version, api in rows(results):
-        mine = [result for result in results if (result["client"], result["version"], result["api"]) == (
-            client, version, api)]
+        mine = [
+            result
+            for result in results
+            if (result["client"], result["version"], result["api"]) == (client, version, api)
+        ]
         cells = [cell([result for result in mine if result["column"] == column], notes) for column in COLUMNS]
         lines.append(f"| {client} {version} | {INTERFACES[api]} | " + " | ".join(cells) + " |")
     if notes:

@@ -1,15 +1,40 @@
-// Vercel's AI SDK, by its provider for compatible servers, and by its provider for OpenAI, which speaks responses.
+// Vercel's AI SDK, by its provider for compatible servers, and by its provider for OpenAI, which speaks
+// responses.
 
 import assert from "node:assert/strict";
 
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { APICallError, generateObject, generateText, isStepCount, Output, streamObject, streamText, tool } from "ai";
+import {
+  APICallError,
+  generateObject,
+  generateText,
+  isStepCount,
+  Output,
+  streamObject,
+  streamText,
+  tool,
+} from "ai";
 import { z } from "zod";
 
 import {
-  all, ANSWER, API, checksOf, DESCRIPTION, Entry, KEY, Key, lookUp, main, MODEL, PAGE, PLAIN, QUESTION, raises,
-  refusal, ROOM,
+  all,
+  ANSWER,
+  API,
+  checksOf,
+  DESCRIPTION,
+  Entry,
+  KEY,
+  Key,
+  lookUp,
+  main,
+  MODEL,
+  PAGE,
+  PLAIN,
+  QUESTION,
+  raises,
+  refusal,
+  ROOM,
 } from "./common.mjs";
 
 const compatible = { name: "arrcoc", baseURL: API, apiKey: KEY };
@@ -39,7 +64,11 @@ function add(checks, model, path, body, json) {
     Entry.parse((await generateObject({ ...options, schema: Entry })).object);
   });
   checks("structured output", "generateObject, enum", async () => {
-    assert.ok(["DZ", "LD"].includes((await generateObject({ ...options, output: "enum", enum: ["DZ", "LD"] })).object));
+    assert.ok(
+      ["DZ", "LD"].includes(
+        (await generateObject({ ...options, output: "enum", enum: ["DZ", "LD"] })).object,
+      ),
+    );
   });
   checks("structured output", "streamObject", async () => {
     const { partialObjectStream, object } = streamObject({ ...options, schema: Entry });
@@ -52,7 +81,9 @@ function add(checks, model, path, body, json) {
   if (json) checks("structured output", "json_object", async () => json(options));
 
   const look_up = tool({
-    description: DESCRIPTION, inputSchema: z.object({ key: Key }).strict(), execute: async ({ key }) => lookUp(key),
+    description: DESCRIPTION,
+    inputSchema: z.object({ key: Key }).strict(),
+    execute: async ({ key }) => lookUp(key),
   });
   // The model was not trained to call: it must at first, and must not once it has the result.
   const prepareStep = ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : "none" });
@@ -64,13 +95,20 @@ function add(checks, model, path, body, json) {
   });
   checks("tools", "streamText", async () => {
     const types = (await all(streamText(calling).fullStream)).map(({ type }) => type);
-    assert.ok(types.includes("tool-result") && types.includes("text-delta") && !types.includes("error"), types.join());
+    assert.ok(
+      types.includes("tool-result") && types.includes("text-delta") && !types.includes("error"),
+      types.join(),
+    );
   });
   checks("tools", "named", async () => {
     const { toolCalls } = await generateText({
-      ...options, tools: { look_up }, toolChoice: { type: "tool", toolName: "look_up" },
+      ...options,
+      tools: { look_up },
+      toolChoice: { type: "tool", toolName: "look_up" },
     });
-    assert.ok(toolCalls.length && toolCalls.every(({ toolName, invalid }) => toolName === "look_up" && !invalid));
+    assert.ok(
+      toolCalls.length && toolCalls.every(({ toolName, invalid }) => toolName === "look_up" && !invalid),
+    );
   });
   checks("errors", "", async () => {
     const message = await refusal(path, { model: MODEL, ...body, temperature: 9 });
@@ -97,7 +135,10 @@ async function anyObject(options) {
 const [chat, responses] = ["/v1/chat/completions", "/v1/responses"];
 add(
   checksOf("AI SDK openai-compatible", "@ai-sdk/openai-compatible", "chat"),
-  createOpenAICompatible({ ...compatible, supportsStructuredOutputs: true })(MODEL), chat, { messages: PLAIN }, anyObject,
+  createOpenAICompatible({ ...compatible, supportsStructuredOutputs: true })(MODEL),
+  chat,
+  { messages: PLAIN },
+  anyObject,
 );
 add(checksOf("AI SDK openai", "@ai-sdk/openai", "chat"), openai.chat(MODEL), chat, { messages: PLAIN });
 add(checksOf("AI SDK openai", "@ai-sdk/openai", "responses"), openai(MODEL), responses, { input: QUESTION });

@@ -24,7 +24,9 @@ export const TEXT_PART = { type: "text", text: QUESTION };
 export const IMAGE_PART = { type: "image_url", image_url: { url: PAGE_URL } };
 export const PLAIN = [{ role: "user", content: QUESTION }];
 export const Key = z.enum(["DZ", "LD"]);
-export const Entry = z.object({ key: Key, number: z.number().int().min(0).max(999), certain: z.boolean() }).strict();
+export const Entry = z
+  .object({ key: Key, number: z.number().int().min(0).max(999), certain: z.boolean() })
+  .strict();
 export const Choice = z.object({ key: Key, certain: z.boolean() }).strict();
 export const DESCRIPTION = "Looks up the number that belongs to a key of the ledger.";
 export const TOOL_PARAMETERS = {
@@ -48,7 +50,8 @@ export function runCall(name, written) {
 
 // The version of a package, from its own description.
 export function version(name) {
-  return JSON.parse(readFileSync(new globalThis.URL(`node_modules/${name}/package.json`, import.meta.url))).version;
+  return JSON.parse(readFileSync(new globalThis.URL(`node_modules/${name}/package.json`, import.meta.url)))
+    .version;
 }
 
 // The message with which the server refuses a body; clients must show it.
@@ -89,7 +92,10 @@ export function checksOf(client, name, api) {
 const write = (head, result) => console.log("CHECK " + JSON.stringify({ ...head, ...result }));
 
 function reasonOf(error) {
-  const own = String(error?.stack).split("\n").find((line) => /clients\/node\/[a-z_]+\.mjs/.test(line)) ?? "";
+  const own =
+    String(error?.stack)
+      .split("\n")
+      .find((line) => /clients\/node\/[a-z_]+\.mjs/.test(line)) ?? "";
   const place = own.match(/[a-z_]+\.mjs:\d+/)?.[0] ?? "?";
   return `${error?.name}: ${error?.message}`.replace(/\s+/g, " ").slice(0, LONGEST_REASON) + ` [${place}]`;
 }
@@ -97,7 +103,10 @@ function reasonOf(error) {
 async function limited(check) {
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no end after ${SECONDS_PER_CHECK} s`)), SECONDS_PER_CHECK * 1000);
+    timer = setTimeout(
+      () => reject(new Error(`no end after ${SECONDS_PER_CHECK} s`)),
+      SECONDS_PER_CHECK * 1000,
+    );
   });
   await Promise.race([check(), late]).finally(() => clearTimeout(timer));
 }

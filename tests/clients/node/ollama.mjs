@@ -6,7 +6,21 @@ import { Ollama } from "ollama";
 import { z } from "zod";
 
 import {
-  all, ANSWER, checksOf, Entry, main, MODEL, PAGE, PAGE_BASE64, PLAIN, QUESTION, RELAY, ROOM, runCall, TOOL, URL,
+  all,
+  ANSWER,
+  checksOf,
+  Entry,
+  main,
+  MODEL,
+  PAGE,
+  PAGE_BASE64,
+  PLAIN,
+  QUESTION,
+  RELAY,
+  ROOM,
+  runCall,
+  TOOL,
+  URL,
 } from "./common.mjs";
 
 const client = new Ollama({ host: URL });
@@ -26,7 +40,10 @@ checks("stream", "", async () => {
 // Its messages have a text and images apart, so that there is no order.
 checks("image first", "chat", async () => {
   for (const image of [PAGE_BASE64, new Uint8Array(PAGE)]) {
-    assert.equal((await chat({ messages: [{ role: "user", content: QUESTION, images: [image] }] })).content, ANSWER);
+    assert.equal(
+      (await chat({ messages: [{ role: "user", content: QUESTION, images: [image] }] })).content,
+      ANSWER,
+    );
   }
 });
 checks("image first", "generate", async () => {
@@ -37,9 +54,11 @@ checks("structured output", "format: schema", async () => {
 });
 checks("tools", "two steps", async () => {
   const first = await chat({ tools: [TOOL] }, new Ollama({ host: RELAY }));
-  const results = first.tool_calls.map(({ function: { name, arguments: written } }) => (
-    { role: "tool", tool_name: name, content: runCall(name, written) }
-  ));
+  const results = first.tool_calls.map(({ function: { name, arguments: written } }) => ({
+    role: "tool",
+    tool_name: name,
+    content: runCall(name, written),
+  }));
   assert.ok((await chat({ messages: [...PLAIN, first, ...results], tools: [TOOL] })).content);
 });
 checks("other", "list, show, version", async () => {
@@ -49,9 +68,11 @@ checks("other", "list, show, version", async () => {
 });
 checks("errors", "", async () => {
   const wrong = chat({ options: { temperature: 9 } });
-  await assert.rejects(wrong, ({ name, status_code, error }) => (
-    name === "ResponseError" && status_code === 400 && error.includes("temperature")
-  ));
+  await assert.rejects(
+    wrong,
+    ({ name, status_code, error }) =>
+      name === "ResponseError" && status_code === 400 && error.includes("temperature"),
+  );
 });
 
 await main();

@@ -7,8 +7,26 @@ import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 import {
-  all, ANSWER, API, checksOf, DESCRIPTION, Entry, IMAGE_PART, KEY, Key, lookUp, main, MODEL, PLAIN, raises, refusal,
-  RELAY, ROOM, runCall, TEXT_PART, TOOL,
+  all,
+  ANSWER,
+  API,
+  checksOf,
+  DESCRIPTION,
+  Entry,
+  IMAGE_PART,
+  KEY,
+  Key,
+  lookUp,
+  main,
+  MODEL,
+  PLAIN,
+  raises,
+  refusal,
+  RELAY,
+  ROOM,
+  runCall,
+  TEXT_PART,
+  TOOL,
 } from "./common.mjs";
 
 const client = new OpenAI({ baseURL: API, apiKey: KEY, maxRetries: 0 });
@@ -36,7 +54,9 @@ chat("stream", "", async () => {
 chat("stream", "helper", async () => {
   const stream = client.chat.completions.stream(BODY);
   let streamed = "";
-  stream.on("content", (delta) => { streamed += delta; });
+  stream.on("content", (delta) => {
+    streamed += delta;
+  });
   assert.equal(await stream.finalContent(), streamed);
 });
 chat("stream", "abort", async () => {
@@ -44,11 +64,17 @@ chat("stream", "abort", async () => {
   for await (const _ of stream) break;
   assert.ok(stream.controller.signal.aborted);
 });
-chat("image first", "", async () => assert.equal(await text({ messages: user(IMAGE_PART, TEXT_PART) }), ANSWER));
-chat("text first", "", async () => assert.equal(await text({ messages: user(TEXT_PART, IMAGE_PART) }), ANSWER));
+chat("image first", "", async () =>
+  assert.equal(await text({ messages: user(IMAGE_PART, TEXT_PART) }), ANSWER),
+);
+chat("text first", "", async () =>
+  assert.equal(await text({ messages: user(TEXT_PART, IMAGE_PART) }), ANSWER),
+);
 
 const response_format = zodResponseFormat(Entry, "entry");
-chat("structured output", "json_schema", async () => Entry.parse(JSON.parse(await text({ response_format }))));
+chat("structured output", "json_schema", async () =>
+  Entry.parse(JSON.parse(await text({ response_format }))),
+);
 chat("structured output", "json_object", async () => {
   for (let seed = 0; seed < 16; seed += 1) {
     const options = { response_format: { type: "json_object" }, seed, temperature: 1.5 };
@@ -62,16 +88,20 @@ chat("structured output", "parse, zod", async () => {
   Entry.parse(choices[0].message.parsed);
 });
 chat("structured output", "stream, zod", async () => {
-  const { choices } = await client.chat.completions.stream({ ...BODY, response_format }).finalChatCompletion();
+  const { choices } = await client.chat.completions
+    .stream({ ...BODY, response_format })
+    .finalChatCompletion();
   Entry.parse(choices[0].message.parsed);
 });
 
 async function twoSteps(tool_choice) {
   const first = await answer({ tools: [TOOL], tool_choice });
   assert.equal(first.finish_reason, "tool_calls");
-  const results = first.message.tool_calls.map(({ id, function: { name, arguments: written } }) => (
-    { role: "tool", tool_call_id: id, content: runCall(name, written) }
-  ));
+  const results = first.message.tool_calls.map(({ id, function: { name, arguments: written } }) => ({
+    role: "tool",
+    tool_call_id: id,
+    content: runCall(name, written),
+  }));
   assert.ok(await text({ messages: [...PLAIN, first.message, ...results], tools: [TOOL] }));
 }
 
@@ -91,7 +121,10 @@ chat("tools", "parse, zod", async () => {
 chat("tools", "runTools", async () => {
   const relayed = new OpenAI({ baseURL: `${RELAY}/v1`, apiKey: KEY, maxRetries: 0 });
   const results = [];
-  const run = ({ key }) => { results.push(lookUp(key)); return results.at(-1); };
+  const run = ({ key }) => {
+    results.push(lookUp(key));
+    return results.at(-1);
+  };
   const parameters = z.object({ key: Key }).strict();
   const tool = zodFunction({ name: "look_up", description: DESCRIPTION, parameters, function: run });
   assert.ok(await relayed.chat.completions.runTools({ ...BODY, tools: [tool] }).finalContent());
@@ -104,12 +137,15 @@ chat("errors", "", async () => {
 });
 chat("errors", "not found", () => raises(OpenAI.NotFoundError, MODEL, () => create({ model: "other" })));
 
-const complete = (options) => client.completions.create({ model: MODEL, prompt: "Which number", max_tokens: 8, ...options });
+const complete = (options) =>
+  client.completions.create({ model: MODEL, prompt: "Which number", max_tokens: 8, ...options });
 texts("chat", "", async () => assert.ok((await complete()).usage.completion_tokens));
 texts("stream", "", async () => {
   const chunks = await all(await complete({ stream: true }));
   assert.equal(chunks.map((chunk) => chunk.choices[0].text).join(""), (await complete()).choices[0].text);
 });
-texts("other", "list of prompts", async () => assert.equal((await complete({ prompt: ["a", "b"] })).choices.length, 2));
+texts("other", "list of prompts", async () =>
+  assert.equal((await complete({ prompt: ["a", "b"] })).choices.length, 2),
+);
 
 await main();

@@ -6,7 +6,21 @@ import OpenAI from "openai";
 import { zodTextFormat } from "openai/helpers/zod";
 
 import {
-  all, ANSWER, API, checksOf, DESCRIPTION, Entry, KEY, main, MODEL, PAGE_URL, QUESTION, raises, refusal, ROOM, runCall,
+  all,
+  ANSWER,
+  API,
+  checksOf,
+  DESCRIPTION,
+  Entry,
+  KEY,
+  main,
+  MODEL,
+  PAGE_URL,
+  QUESTION,
+  raises,
+  refusal,
+  ROOM,
+  runCall,
   TOOL_PARAMETERS,
 } from "./common.mjs";
 
@@ -15,7 +29,13 @@ const checks = checksOf("openai-node", "openai", "responses");
 const BODY = { model: MODEL, input: QUESTION, max_output_tokens: ROOM };
 const TEXT = { type: "input_text", text: QUESTION };
 const IMAGE = { type: "input_image", image_url: PAGE_URL, detail: "auto" };
-const TOOL = { type: "function", name: "look_up", description: DESCRIPTION, parameters: TOOL_PARAMETERS, strict: true };
+const TOOL = {
+  type: "function",
+  name: "look_up",
+  description: DESCRIPTION,
+  parameters: TOOL_PARAMETERS,
+  strict: true,
+};
 const create = (options) => client.responses.create({ ...BODY, ...options });
 const text = async (options) => (await create(options)).output_text;
 const called = ({ output }) => output.filter(({ type }) => type === "function_call");
@@ -42,7 +62,10 @@ checks("text first", "", async () => {
   assert.equal(await text({ input: [{ role: "user", content: [TEXT, IMAGE] }] }), ANSWER);
 });
 checks("structured output", "parse, zod", async () => {
-  const { output_parsed } = await client.responses.parse({ ...BODY, text: { format: zodTextFormat(Entry, "entry") } });
+  const { output_parsed } = await client.responses.parse({
+    ...BODY,
+    text: { format: zodTextFormat(Entry, "entry") },
+  });
   Entry.parse(output_parsed);
 });
 checks("structured output", "stream, zod", async () => {
@@ -53,14 +76,18 @@ checks("tools", "required", async () => {
   const first = await create({ tools: [TOOL], tool_choice: "required" });
   const calls = called(first);
   assert.ok(calls.length);
-  const results = calls.map(({ call_id, name, arguments: written }) => (
-    { type: "function_call_output", call_id, output: runCall(name, written) }
-  ));
+  const results = calls.map(({ call_id, name, arguments: written }) => ({
+    type: "function_call_output",
+    call_id,
+    output: runCall(name, written),
+  }));
   const input = [{ role: "user", content: QUESTION }, ...first.output, ...results];
   assert.ok(await text({ input, tools: [TOOL] }));
 });
 checks("tools", "stream", async () => {
-  const final = await client.responses.stream({ ...BODY, tools: [TOOL], tool_choice: "required" }).finalResponse();
+  const final = await client.responses
+    .stream({ ...BODY, tools: [TOOL], tool_choice: "required" })
+    .finalResponse();
   for (const { name, arguments: written } of called(final)) runCall(name, written);
   assert.ok(called(final).length);
 });
