@@ -4,7 +4,7 @@
 FAULTS = {
     ("instructor", "chat", "structured output", "create_partial, strict"): (
         "a streamed form is validated strictly as Python, where an enum does not take its own text",
-        "instructor/v2/dsl/partial.py:138",
+        "instructor/v2/dsl/partial.py:135",
     ),
     ("aiperf", "responses", "stream", ""): (
         "it takes token counts from `response.completed` alone, and an answer that its limit ends is told by"
