@@ -1,4 +1,8 @@
-"""Where the clients are: a virtual environment per lock of requirements/, a folder of node modules."""
+"""Where the clients are: a virtual environment per lock of requirements/, a folder of node modules.
+
+A lock is made anew by `uv pip compile --no-annotate --no-header NAME.in -o NAME.lock`, and node's by
+`npm install` beside package.json. Clients whose requirements exclude each other have locks of their own.
+"""
 
 import pathlib
 import shutil

@@ -12,14 +12,22 @@ INTERFACES = {
 }
 ABOUT = """# Clients
 
-What the clients that people use do with the server, each by the version that its registry has today. Made by
-`python tests/clients/run.py` (see there); do not edit it by hand.
+What the clients that people use do with the server, each by the version that its lock in
+`tests/clients/requirements` or `tests/clients/node` pins. Made by `python tests/clients/run.py` (see there);
+do not edit it by hand.
 
 Each cell tells how many checks ran; what they are named after is listed below the table. "text first" is a
 message whose text stands before its image, as most clients' documentation has it; both orders must give the
 page's own answer. "structured output" has every mode that the client has, "tools" is a conversation of two
 steps (the model calls, the function runs, the answer comes), "errors" a wrong field whose message must arrive
 in the client's own type of error.
+
+The model is the trained ledger checkpoint. It was not trained to call, nor to end a JSON object that nothing
+bounds. So calls are required: by the client's own means, or, where it has none, by `tests/clients/relay.py`,
+which adds `tool_choice` on the way (aisuite, DSPy, instructor's parallel mode, LlamaIndex's streamed form,
+`llm`, Ollama's clients, Anthropic's and OpenAI's tool runners). And modes that ask for any object are asked
+until an answer ends. lm-eval's numbers beside those that it computes with transformers:
+`tests/clients/lm_eval_reference.py`.
 """
 
 
