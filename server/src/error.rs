@@ -247,6 +247,16 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", message)
     }
 
+    /// The message for APIs whose errors have no place for the field at fault: it names that.
+    pub(crate) fn naming(&self) -> String {
+        match &self.param {
+            Some(param) if !self.message.contains(&format!("`{param}`")) => {
+                format!("`{param}`: {}", self.message)
+            }
+            _ => self.message.clone(),
+        }
+    }
+
     /// OpenAI's `{"error": {...}}`.
     pub fn body(&self) -> ErrorBody<'_> {
         let Self { message, kind, param, code, .. } = self;

@@ -119,7 +119,10 @@ impl Scheduler {
     fn prefill(&mut self) -> usize {
         let alone = self.tasks.len() == 1 && self.waiting.is_empty();
         let longest = if alone { self.settings.solo_chunk } else { self.settings.prefill_chunk };
-        let Some(task) = self.tasks.iter_mut().find(|task| task.prefilling()) else { return 0 };
+        // Prompts that are scored are read token by token: they wait for all that are not.
+        let waiting = || self.tasks.iter().enumerate().filter(|(_, task)| task.prefilling());
+        let next = waiting().find(|(_, task)| !task.scores_prompt()).or_else(|| waiting().next());
+        let Some(task) = next.map(|(at, _)| at).and_then(|at| self.tasks.get_mut(at)) else { return 0 };
         let context = Context {
             embedder: &self.embedder,
             vocabulary: self.prompter.vocabulary(),

@@ -118,6 +118,11 @@ impl Task {
         matches!(self.phase, Phase::Prefill { .. })
     }
 
+    /// Whether each token of its prompt is scored.
+    pub(super) fn scores_prompt(&self) -> bool {
+        matches!(self.job.request.prompt_report, PromptReport::Logprobs(_))
+    }
+
     /// Feeds at most `longest` tokens of the prompt; returns its tokens, and how long the whole prefill took
     /// when this was the last of it.
     pub(super) fn prefill(

@@ -8,19 +8,19 @@ use crate::error::ApiError;
 
 /// `{"type": "error", "error": {"type": ..., "message": ...}}`.
 #[derive(Debug, Serialize)]
-pub(super) struct ErrorBody<'e> {
+pub(super) struct ErrorBody {
     r#type: &'static str,
-    error: ErrorDetails<'e>,
+    error: ErrorDetails,
 }
 
 #[derive(Debug, Serialize)]
-struct ErrorDetails<'e> {
+struct ErrorDetails {
     r#type: &'static str,
-    message: &'e str,
+    message: String,
 }
 
-impl<'e> From<&'e ApiError> for ErrorBody<'e> {
-    fn from(error: &'e ApiError) -> Self {
+impl From<&ApiError> for ErrorBody {
+    fn from(error: &ApiError) -> Self {
         let kind = match error.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
             StatusCode::FORBIDDEN => "permission_error",
@@ -31,7 +31,7 @@ impl<'e> From<&'e ApiError> for ErrorBody<'e> {
             status if status.is_server_error() => "api_error",
             _ => "invalid_request_error",
         };
-        Self { r#type: "error", error: ErrorDetails { r#type: kind, message: &error.message } }
+        Self { r#type: "error", error: ErrorDetails { r#type: kind, message: error.naming() } }
     }
 }
 

@@ -11,8 +11,8 @@ use crate::chat::{Chat, Counter, Names, SamplingFields};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::fields::{
-    self, Form as _, Refused, any_whole, by, check_nested, check_own, count_within, fields, flag, nested,
-    number, raw, refused, text, whole,
+    self, Form as _, Refused, any_whole, by, check_nested, check_own, fields, flag, nested, number, raw,
+    refused, text, whole,
 };
 use crate::json::{Body, Field, Object};
 use crate::openai::{self, Extension};
@@ -27,7 +27,7 @@ fields! {
         model: Option<String> = text(), "Name of the model; the only one there is unless given";
         messages: Field<'a> = raw(content::schema).required(), "";
         system: Field<'a> = raw(|_| json_schema!({"type": ["string", "array", "null"]})), "Instructions: a text or text blocks";
-        max_tokens: Option<usize> = count_within(1, |limits| limits.max_tokens.0), "";
+        max_tokens: Option<i64> = whole(1, i64::MAX), "Held to what the server allows and the context has left";
         stop_sequences: Vec<String> = by(openai::stops, openai::stops_schema), "Strings that end the answer and are not part of it";
         stream: bool = flag(), "Answer in events";
         temperature: Option<f32> = number(0.0, 2.0), "";
@@ -81,7 +81,12 @@ impl JsonSchema for MessagesRequest {
 
 impl Body for MessagesRequest {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        fields::check(body, &[Own::NAMES], &[REFUSED], WITHOUT_EFFECT)?;
+        fields::check(
+            body,
+            &[Own::NAMES],
+            &[REFUSED, openai::ELSEWHERE, openai::SAMPLING_ELSEWHERE],
+            WITHOUT_EFFECT,
+        )?;
         let own = Own::read(body, limits)?;
         let mut counter = Counter::new(limits, "messages");
         let mut messages: Vec<_> = content::system(&own.system, &mut counter)?.into_iter().collect();
@@ -99,7 +104,10 @@ impl Body for MessagesRequest {
                 chosen(own.tools, &own.tool_choice)?
             },
             // What clients of this API must send, and choose for models with a longer context than most.
-            max_tokens: MaxTokens::AtMost(own.max_tokens.unwrap_or(limits.max_tokens.0)),
+            max_tokens: MaxTokens::AtMost({
+                let asked = own.max_tokens.and_then(|count| usize::try_from(count).ok());
+                asked.unwrap_or(usize::MAX).min(limits.max_tokens.0)
+            }),
             choices: 1,
             sampling: SamplingFields {
                 temperature: own.temperature,

@@ -208,14 +208,12 @@ impl stream::Writer for Writer {
                 return;
             }
         };
-        let thinks = thinking.as_ref().is_some_and(|text| !text.is_empty());
-        if thinks || !text.is_empty() || !calls.is_empty() {
-            chunks.push(&self.line(text, thinking, calls));
-        }
+        // One for each token, though it may have no text: a client that is gone is noticed so.
+        chunks.push(&self.line(text, thinking, calls));
     }
 
     fn fail(&mut self, error: &ApiError, chunks: &mut Chunks) {
-        chunks.push(&ErrorBody { error: &error.message });
+        chunks.push(&ErrorBody { error: error.naming() });
     }
 
     fn close(&mut self, _: &mut Chunks) {}

@@ -56,7 +56,6 @@ fields! {
 /// Fields that would change the answer.
 const REFUSED: &[Refused] = &[
     refused("template", &["\"\""], "the prompt is written by the model's own template"),
-    refused("suffix", &["\"\""], "the model only goes on from the prompt's end"),
     refused("context", &[], "send the conversation to /api/chat"),
     refused("logprobs", &[], "/v1/chat/completions has them"),
     refused("top_logprobs", &["0"], "/v1/chat/completions has them"),
@@ -108,7 +107,12 @@ impl JsonSchema for GenerateBody {
 
 impl Body for ChatBody {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        fields::check(body, &[Shared::NAMES, OfChat::NAMES], &[REFUSED], WITHOUT_EFFECT)?;
+        fields::check(
+            body,
+            &[Shared::NAMES, OfChat::NAMES],
+            &[REFUSED, openai::ELSEWHERE, openai::SAMPLING_ELSEWHERE],
+            WITHOUT_EFFECT,
+        )?;
         let (shared, own) = (Shared::read(body, limits)?, OfChat::read(body, limits)?);
         let mut counter = Counter::new(limits, "messages");
         let list = own.messages.list("a list of messages", limits.messages.0, " (limits.messages)")?;
@@ -122,7 +126,12 @@ impl Body for ChatBody {
 
 impl Body for GenerateBody {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        fields::check(body, &[Shared::NAMES, OfText::NAMES], &[REFUSED], WITHOUT_EFFECT)?;
+        fields::check(
+            body,
+            &[Shared::NAMES, OfText::NAMES],
+            &[REFUSED, openai::ELSEWHERE, openai::SAMPLING_ELSEWHERE],
+            WITHOUT_EFFECT,
+        )?;
         let (shared, own) = (Shared::read(body, limits)?, OfText::read(body, limits)?);
         if own.raw {
             return Err(ApiError::unsupported("raw", "/v1/completions goes on from a text"));

@@ -18,7 +18,7 @@ use crate::error::ApiError;
 use crate::fields::{self, Form as _, count, count_within, fields, flag, raw};
 use crate::json::{Body, Field, Object};
 
-/// Most prompts of a request.
+/// Most prompts of a request, and most answers of all of them.
 const MOST_PROMPTS: usize = 256;
 
 /// Most tokens per answer where a request sets no limit: OpenAI's default. Chat has none.
@@ -107,6 +107,14 @@ impl Body for Completion {
                 "which answer is the best is known at its end: do not stream",
             ));
         }
+        let prompts = prompts(&own.prompt, limits)?;
+        if prompts.len().saturating_mul(best_of) > MOST_PROMPTS {
+            let found = prompts.len() * best_of;
+            let message = format!(
+                "`prompt`: expected at most {MOST_PROMPTS} answers of all prompts together, found {found}"
+            );
+            return Err(ApiError::invalid("prompt", message));
+        }
         Ok(Self {
             stream,
             include_usage,
@@ -114,7 +122,7 @@ impl Body for Completion {
             choices: shared.n,
             top_logprobs: own.logprobs,
             bound: Forms::read(body, limits)?.bound()?,
-            prompts: prompts(&own.prompt, limits)?,
+            prompts,
             echo: own.echo,
             best_of,
             report: match (own.echo, own.logprobs) {

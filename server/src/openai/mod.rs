@@ -13,6 +13,7 @@ pub mod explanation;
 mod extension;
 pub(crate) use extension::{Extension, budget_schema};
 pub use logprobs::ChosenToken;
+pub(crate) use names::{ELSEWHERE, SAMPLING_ELSEWHERE};
 pub(crate) use sampling::{stops, stops_schema};
 pub(crate) use tools::{different, name as tool_name, offered, tools, tools_schema};
 pub mod form;

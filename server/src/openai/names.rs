@@ -114,6 +114,27 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "guided_decoding_backend", "spaces_between_special_tokens",
 ];
 
+/// Fields of other APIs that would change an answer, for those that do not have them.
+#[rustfmt::skip]
+pub(crate) const ELSEWHERE: &[Refused] = &[
+    refused("guided_json", &[], ELSE), refused("guided_regex", &[], ELSE), refused("guided_choice", &[], ELSE),
+    refused("guided_grammar", &[], ELSE), refused("structured_outputs", &[], ELSE), refused("bad_words", &[], ELSE),
+    refused("continue_final_message", &[], ELSE), refused("echo", &[], ELSE), refused("prompt_logprobs", &[], ELSE),
+    refused("best_of", &["1"], ELSE), refused("functions", &[], ELSE), refused("function_call", &[], ELSE),
+    refused("chat_template", &[], ELSE), refused("chat_template_kwargs", &[], ELSE), refused("mm_processor_kwargs", &[], ELSE),
+    refused("suffix", &["\"\""], ELSE), refused("grammar", &[], ELSE), refused("json_schema", &[], ELSE),
+];
+
+/// Sampling fields that only OpenAI's APIs have.
+#[rustfmt::skip]
+pub(crate) const SAMPLING_ELSEWHERE: &[Refused] = &[
+    refused("ignore_eos", &[], ELSE), refused("min_tokens", &["0"], ELSE), refused("stop_token_ids", &[], ELSE),
+    refused("logit_bias", &[], ELSE), refused("repetition_penalty", &["1", "1.0"], ELSE), refused("min_p", &["0", "0.0"], ELSE),
+    refused("presence_penalty", &["0", "0.0"], ELSE), refused("frequency_penalty", &["0", "0.0"], ELSE),
+];
+
+const ELSE: &str = "/v1/chat/completions and /v1/completions are where it may be";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -137,7 +137,10 @@ pub(super) fn logit_bias(field: &Field<'_>, _: &Limits) -> Result<Vec<(u32, f32)
     let Some(object) = field.object(expected)? else { return Ok(Vec::new()) };
     let names: Vec<String> = object.names().map(str::to_owned).collect();
     let bias = |name: &String| {
-        let id = name.parse().map_err(|_| field.wrong(expected))?;
+        let id: u32 = name.parse().map_err(|_| field.wrong(expected))?;
+        if id.to_string() != *name {
+            return Err(field.wrong(expected));
+        }
         let bias = object.field(name);
         Ok((id, bias.number(-100.0, 100.0)?.ok_or_else(|| bias.wrong("a number from -100 to 100"))?))
     };

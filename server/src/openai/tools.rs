@@ -149,6 +149,12 @@ fn chosen_name(field: &Field<'_>, object: &Object<'_>) -> Result<String, ApiErro
 }
 
 fn position(functions: &[Function], name: &str, path: &str) -> Result<usize, ApiError> {
+    if functions.is_empty() {
+        return Err(ApiError::invalid(
+            path,
+            format!("`{path}` asks for a call, and there are no functions to call"),
+        ));
+    }
     functions.iter().position(|function| function.name == name).ok_or_else(|| {
         let known: Vec<&str> = functions.iter().map(|function| function.name.as_str()).collect();
         let message = format!(

@@ -3,6 +3,7 @@
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, any};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -118,8 +119,19 @@ fn with_fallbacks(router: Router<App>) -> Router<App> {
     router.fallback(unknown_route).method_not_allowed_fallback(method_not_allowed)
 }
 
-async fn unknown_route(State(_): State<App>, request: Request) -> ApiError {
-    ApiError::unknown_route(request.uri().path())
+async fn unknown_route(State(_): State<App>, request: Request) -> Response {
+    let path = request.uri().path();
+    in_form_of(path, ApiError::unknown_route(path)).await
+}
+
+/// An error in the form of the API that a path belongs to.
+async fn in_form_of(path: &str, error: ApiError) -> Response {
+    let response = error.into_response();
+    match path {
+        path if path.starts_with("/api/") => crate::ollama::in_form(response).await,
+        path if path.starts_with("/v1/messages") => crate::anthropic::in_form(response).await,
+        _ => response,
+    }
 }
 
 /// Says that there is another address, and not which: the operator has read it at the start.
@@ -129,6 +141,7 @@ async fn admin_elsewhere(request: Request) -> ApiError {
     error
 }
 
-async fn method_not_allowed(request: Request) -> ApiError {
-    ApiError::method_not_allowed(request.method().as_str(), request.uri().path())
+async fn method_not_allowed(request: Request) -> Response {
+    let path = request.uri().path();
+    in_form_of(path, ApiError::method_not_allowed(request.method().as_str(), path)).await
 }

@@ -21,7 +21,7 @@ use crate::openai::extension::Extension;
 use crate::openai::sampling::{
     logit_bias, logit_bias_schema, max_tokens, stop_token_ids, stop_token_ids_schema,
 };
-use crate::openai::{form, tools};
+use crate::openai::{ELSEWHERE, form, tools};
 
 /// Longest JSON of what is only given back, bytes.
 const MOST_BYTES: usize = 64 << 10;
@@ -72,7 +72,6 @@ const REFUSED: &[Refused] = &[
     refused("max_tokens", &[], "it is `max_output_tokens` here"),
     refused("max_completion_tokens", &[], "it is `max_output_tokens` here"),
     refused("response_format", &[], "it is `text.format` here"),
-    refused("functions", &[], "it is `tools` here"),
     refused("n", &["1"], "a response has one answer"),
     refused("stop", &["[]"], "/v1/chat/completions has it"),
 ];
@@ -118,7 +117,7 @@ impl JsonSchema for ResponseRequest {
 
 impl Body for ResponseRequest {
     fn read(body: &Object<'_>, limits: &Limits) -> Result<Self, ApiError> {
-        fields::check(body, &[Own::NAMES], &[REFUSED], WITHOUT_EFFECT)?;
+        fields::check(body, &[Own::NAMES], &[REFUSED, ELSEWHERE], WITHOUT_EFFECT)?;
         let own = Own::read(body, limits)?;
         if own.truncation.is_set() && !own.truncation.is_one_of(&["\"disabled\""]) {
             return Err(ApiError::unsupported("truncation", "shorten the input yourself, or leave it out"));
