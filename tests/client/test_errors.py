@@ -48,7 +48,7 @@ def refused(kind: type[openai.APIStatusError], call, **options) -> openai.APISta
     ({"stop": ""}, "stop"),
     ({"stop": ["x"] * 17}, "stop"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
-    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}, "tools"),
+    ({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools[0].function.parameters"),
     ({"response_format": {"type": "xml"}}, "response_format"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}},
      "response_format.json_schema.schema"),
@@ -91,7 +91,7 @@ def test_a_budget_is_checked_against_the_tiers_even_with_an_image(client):
     ([], "messages"),
     ([{"role": "user"}], "messages[0].content"),
     ([{"role": "nobody", "content": "Hello"}], "messages[0].role"),
-    ([{"role": "tool", "content": "Hello", "tool_call_id": "1"}], "messages[0].role"),
+    ([{"role": "tools", "content": "Hello", "tool_call_id": "1"}], "messages[0].role"),
     ([{"role": "user", "content": [{"type": "sound"}]}], "messages[0].content[0].type"),
     ([{"role": "user", "content": [{"type": "text"}]}], "messages[0].content[0].text"),
 ])
