@@ -30,7 +30,7 @@ def filled(head: bytes, item: bytes, tail: bytes) -> bytes:
     (filled(CHAT + b'"x":[', b"[]", b"]}"), "json_too_large"),
     (filled(b'{"messages":[', b'{"role":"user","content":""}', b"]}"), "json_too_large"),
     (filled(b'{"messages":[{"role":"user","content":[', b"{}", b"]}]}"), "json_too_large"),
-    (filled(CHAT + b'"tools":[', b'"' + b"x" * 2000 + b'"', b"]}"), "unsupported_parameter"),
+    (filled(CHAT + b'"tools":[', b'"' + b"x" * 2000 + b'"', b"]}"), "invalid_value"),
     (filled(b'{"messages":[', b'{"content":"' + b"x" * 2000 + b'"}', b"]}"), "invalid_value"),
 ], ids=["objects", "numbers", "keys", "budget", "prompt", "unknown", "messages", "parts", "strings", "long messages"])
 def test_a_body_costs_no_more_than_its_length(start, body, code):
