@@ -36,7 +36,7 @@ from arrcoc_training.assets import config as checkpoint_config
 from arrcoc_training.assets import tokenizer
 from arrcoc_training.data import Pages
 from arrcoc_training.initialise import initialise
-from arrcoc_training.optimizers import Optimizers
+from arrcoc_training.optimizers import Optimizers, freeze
 from arrcoc_training.step import Choice, Learner, step, step_codes, step_patches
 from arrcoc_training.validate import aim_adapter, rebase_adapter, set_adapter_target, validate
 
@@ -94,13 +94,6 @@ class Run:
         (self.out / "arms").mkdir(exist_ok=True)
         save_file(neck, self.out / "arms" / "grid_neck.safetensors")
 
-    def freeze(self, phase: dict) -> list[nn.Parameter]:
-        parts = self.learner.parts()
-        self.learner.requires_grad_(False)
-        for name in phase["train"]:
-            parts[name].requires_grad_(True)
-        return [p for p in self.learner.parameters() if p.requires_grad]
-
     def choice(self) -> Choice:
         rng = random.Random(f"{self.config['seed']}/choice/{self.phase}/{self.step}")
         phase = self.config["phases"][self.phase]
@@ -125,7 +118,7 @@ class Run:
         earlier = self.config["phases"][: self.phase]
         if self.step == 0 and "quality_adapter" in phase["train"] and all("quality_adapter" not in p["train"] for p in earlier):
             aim_adapter(self.learner.model)
-        parameters = self.freeze(phase)
+        parameters = freeze(self.learner, phase["train"])
         optimizer = Optimizers(self.learner, phase["lr"])
         if self.optimizer_state:
             optimizer.load_state_dict(self.optimizer_state)

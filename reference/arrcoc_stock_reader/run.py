@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from arrcoc_ledger import SIZE
-from arrcoc_training.optimizers import Optimizers
+from arrcoc_training.optimizers import Optimizers, freeze
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -77,13 +77,6 @@ class Run:
         if self.log_file.exists():
             os.truncate(self.log_file, state["log"])
 
-    def freeze(self, phase: dict) -> list[nn.Parameter]:
-        parts = self.learner.parts()
-        self.learner.requires_grad_(False)
-        for name in phase["train"]:
-            parts[name].requires_grad_(True)
-        return [p for p in self.learner.parameters() if p.requires_grad]
-
     def check(self) -> None:
         """Held-out answers into the log, and the checkpoint as it is now."""
         self.log(
@@ -97,7 +90,7 @@ class Run:
     def run_phase(self, until: float) -> bool:
         """`until`: seconds of processors. Whether the phase was ended, rather than the time."""
         phase = self.config["phases"][self.phase]
-        parameters = self.freeze(phase)
+        parameters = freeze(self.learner, phase["train"])
         optimizer = Optimizers(self.learner, phase["lr"])
         if self.optimizer_state:
             optimizer.load_state_dict(self.optimizer_state)

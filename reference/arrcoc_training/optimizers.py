@@ -8,6 +8,15 @@ from .step import Learner
 WEIGHT_DECAY = 0.02
 
 
+def freeze(learner: Learner, trained: list[str]) -> list[nn.Parameter]:
+    """Leaves only the parts of these names to be trained; returns their parameters."""
+    parts = learner.parts()
+    learner.requires_grad_(False)
+    for name in trained:
+        parts[name].requires_grad_(True)
+    return [p for p in learner.parameters() if p.requires_grad]
+
+
 class Optimizers:
     """Muon for the matrices inside the networks, AdamW for all else: tables, heads, norms, biases, stacked experts.
 

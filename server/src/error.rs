@@ -264,6 +264,15 @@ impl ApiError {
     }
 }
 
+/// The same response, where it is an error of ours, with another body.
+pub(crate) fn rewritten<B: Serialize>(response: Response, body: impl FnOnce(&ApiError) -> B) -> Response {
+    let Some(error) = response.extensions().get::<ApiError>().cloned() else { return response };
+    let (mut parts, _) = response.into_parts();
+    // It was the other body's.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, axum::Json(body(&error)).into_response().into_body())
+}
+
 /// The body of every answer that is an error.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Error")]

@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 
 use crate::error::ApiError;
-use crate::generation::Several;
+use crate::generation::{Running, Several};
 
 /// Turns what a request reports into chunks.
 pub trait Writer: Send + 'static {
@@ -32,13 +32,17 @@ pub trait Writer: Send + 'static {
     }
     /// Pushes what ends a stream.
     fn close(&mut self, chunks: &mut Chunks) {
-        chunks.0.push_back(Chunk { name: None, data: "[DONE]".into() });
+        chunks.ready.push_back(Chunk { name: None, data: "[DONE]".into() });
     }
 }
 
 /// Chunks that wait to be sent.
 #[derive(Default)]
-pub struct Chunks(VecDeque<Chunk>);
+pub struct Chunks {
+    ready: VecDeque<Chunk>,
+    /// Nobody reads them: none is written.
+    unheard: bool,
+}
 
 /// JSON, and the name of its event, where it has one.
 struct Chunk {
@@ -58,10 +62,33 @@ impl Chunks {
     }
 
     fn add(&mut self, name: Option<&'static str>, data: &impl Serialize) {
+        if self.unheard {
+            return;
+        }
         match serde_json::to_string(data) {
-            Ok(data) => self.0.push_back(Chunk { name, data }),
+            Ok(data) => self.ready.push_back(Chunk { name, data }),
             // Only maps whose keys are no strings cannot be written, and no type of ours has one.
             Err(error) => tracing::error!(%error, "a chunk could not be written"),
+        }
+    }
+}
+
+/// Waits for the whole answer: a writer that has been told all of it, and of whose chunks nobody reads any.
+///
+/// # Errors
+/// What broke it off.
+pub async fn collect<W: Writer>(mut running: Running, mut writer: W) -> Result<W, ApiError> {
+    let mut chunks = Chunks { unheard: true, ..Chunks::default() };
+    loop {
+        match running.next().await {
+            Event::Failed(error) => return Err(error.into()),
+            event => {
+                let last = matches!(event, Event::Done { .. });
+                writer.write(event, &mut chunks);
+                if last {
+                    return Ok(writer);
+                }
+            }
         }
     }
 }
@@ -97,7 +124,7 @@ fn chunks<W: Writer>(running: Several, mut writer: W) -> impl Stream<Item = Chun
     let state = State { running: Some(running), writer, ready };
     stream::unfold(state, |mut state| async move {
         loop {
-            if let Some(chunk) = state.ready.0.pop_front() {
+            if let Some(chunk) = state.ready.ready.pop_front() {
                 return Some((chunk, state));
             }
             match state.running.as_mut()?.next().await? {

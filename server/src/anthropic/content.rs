@@ -3,13 +3,10 @@
 use arrcoc_runtime::generate::{Speaker, ToolCall};
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use crate::chat::{Counter, Message, Piece};
+use crate::chat::{Counter, MOST_TOOL_BYTES, Message, Piece};
 use crate::error::ApiError;
 use crate::fields::check_nested;
 use crate::json::{Field, Object};
-
-/// Longest input of a call, bytes of JSON.
-const MOST_BYTES: usize = 256 << 10;
 
 const BLOCKS: &str = "a string or a list of blocks";
 const BLOCK: &str = "a block of the type text, image, tool_use, tool_result or thinking";
@@ -132,7 +129,7 @@ impl Reader<'_, '_> {
         let id = id.text()?.ok_or_else(|| id.wrong("the call's id"))?.into_owned();
         let name = crate::openai::tool_name(&block.field("name"))?;
         self.counter.add(name.len() + input.json_length())?;
-        let arguments = input.map("an object", MOST_BYTES)?.unwrap_or_default();
+        let arguments = input.map("an object", MOST_TOOL_BYTES)?.unwrap_or_default();
         Ok(ToolCall { id: Some(id), name, arguments: arguments.into() })
     }
 

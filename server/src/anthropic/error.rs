@@ -1,10 +1,10 @@
 //! Errors in Anthropic's form.
 
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, rewritten};
 
 /// `{"type": "error", "error": {"type": ..., "message": ...}}`.
 #[derive(Debug, Serialize)]
@@ -37,10 +37,5 @@ impl From<&ApiError> for ErrorBody {
 
 /// The same response, where it is an error of ours, in Anthropic's form.
 pub(crate) async fn in_form(response: Response) -> Response {
-    let Some(error) = response.extensions().get::<ApiError>().cloned() else { return response };
-    let (mut parts, _) = response.into_parts();
-    let body = axum::Json(ErrorBody::from(&error)).into_response().into_body();
-    // It was another body's.
-    parts.headers.remove(axum::http::header::CONTENT_LENGTH);
-    Response::from_parts(parts, body)
+    rewritten(response, |error| ErrorBody::from(error))
 }

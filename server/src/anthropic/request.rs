@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::content;
-use crate::chat::{Chat, Counter, Names, SamplingFields};
+use crate::chat::{self, Chat, Counter, MOST_TOOL_BYTES, MOST_TOOLS, Names, SamplingFields};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::fields::{
@@ -16,10 +16,6 @@ use crate::fields::{
 };
 use crate::json::{Body, Field, Object};
 use crate::openai::{self, Extension};
-
-/// Most tools, and longest JSON of one, bytes.
-const MOST_TOOLS: usize = 128;
-const MOST_BYTES: usize = 256 << 10;
 
 fields! {
     /// The fields.
@@ -112,8 +108,8 @@ impl Body for MessagesRequest {
             sampling: SamplingFields {
                 temperature: own.temperature,
                 top_p: own.top_p,
-                top_k: own.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
-                seed: own.seed.map(i64::cast_unsigned),
+                top_k: chat::top_k(own.top_k),
+                seed: chat::seed(own.seed),
                 ..SamplingFields::default()
             },
             stop: own.stop_sequences,
@@ -148,7 +144,7 @@ fn tools(field: &Field<'_>, _: &Limits) -> Result<Vec<Function>, ApiError> {
             ["type", "name", "description", "input_schema", "cache_control", "strict", "input_examples"];
         check_nested(&object, field.path(), &known)?;
         let name = openai::tool_name(&object.field("name"))?;
-        let schema = object.field("input_schema").map("a JSON schema", MOST_BYTES)?;
+        let schema = object.field("input_schema").map("a JSON schema", MOST_TOOL_BYTES)?;
         let parameters = Value::from(schema.unwrap_or_default());
         let mut function = Map::from_iter([("name".to_owned(), name.as_str().into())]);
         if let Some(description) = object.field("description").text()? {

@@ -8,7 +8,6 @@ use super::answer::{Block, Message, StopReason};
 use super::error::ErrorBody;
 use crate::chat::{Called, object};
 use crate::error::ApiError;
-use crate::generation::Running;
 use crate::stream::{self, Chunks};
 
 /// An event of a stream.
@@ -110,23 +109,9 @@ impl Writer {
         Self { message, reason: FinishReason::Length, open: None }
     }
 
-    /// Waits for the whole message.
-    ///
-    /// # Errors
-    /// What broke it off.
-    pub async fn collect(mut self, mut running: Running) -> Result<Message, ApiError> {
-        loop {
-            match running.next().await {
-                generate::Event::Failed(error) => return Err(error.into()),
-                event => {
-                    let last = matches!(event, generate::Event::Done { .. });
-                    stream::Writer::write(&mut self, event, &mut Chunks::default());
-                    if last {
-                        return Ok(self.message);
-                    }
-                }
-            }
-        }
+    /// The whole message, of a request that has ended.
+    pub fn into_message(self) -> Message {
+        self.message
     }
 
     fn begin(&mut self, block: Block, chunks: &mut Chunks) {

@@ -1,6 +1,6 @@
 //! What a chat came to.
 
-use arrcoc_runtime::generate::{CallPiece, Event, FinishReason, TokenLogprob, Usage};
+use arrcoc_runtime::generate::{CallPiece, Event, FinishReason, Timings, TokenLogprob, Usage};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -39,11 +39,19 @@ impl Called {
     }
 }
 
-/// Arguments as the object that they are, for APIs that have no others; what is none, since it was broken
-/// off, as Anthropic has that.
+/// Arguments as the object that they are; text that is none stays what it is, since models write such things
+/// and clients replay them.
+pub(crate) fn arguments(text: &str) -> Value {
+    parsed(text).unwrap_or_else(|| text.into())
+}
+
+/// The same for APIs that have objects alone; what is none, since it was broken off, as Anthropic has that.
 pub(crate) fn object(arguments: &str) -> Value {
-    let object = serde_json::from_str(arguments).ok().filter(Value::is_object);
-    object.unwrap_or_else(|| json!({"INVALID_JSON": arguments}))
+    parsed(arguments).unwrap_or_else(|| json!({"INVALID_JSON": arguments}))
+}
+
+fn parsed(arguments: &str) -> Option<Value> {
+    serde_json::from_str(arguments).ok().filter(Value::is_object)
 }
 
 impl Answer {
@@ -71,7 +79,7 @@ pub async fn collect(
     choices: usize,
     with_logprobs: bool,
     with_reasoning: bool,
-) -> Result<(Vec<Answer>, Usage), ApiError> {
+) -> Result<(Vec<Answer>, Usage, Timings), ApiError> {
     let empty = Answer {
         text: String::new(),
         reasoning: None,
@@ -95,7 +103,7 @@ pub async fn collect(
                 answer.add(&text, reasoning.filter(|_| with_reasoning), calls);
                 answer.reason = reason;
             }
-            Event::Done { usage, .. } => return Ok((answers, usage)),
+            Event::Done { usage, timings } => return Ok((answers, usage, timings)),
             Event::Failed(error) => return Err(error.into()),
             Event::Started { .. } | Event::Prompt { .. } => {}
         }

@@ -10,11 +10,18 @@ mod counter;
 mod sampling;
 mod start;
 
-pub(crate) use answer::object;
 pub use answer::{Answer, Called, collect};
+pub(crate) use answer::{arguments, object};
 pub(crate) use counter::Counter;
 pub use sampling::SamplingFields;
+pub(crate) use sampling::{seed, top_k};
 pub(crate) use start::{Asked, prompt_ids, start};
+
+/// Most tools, as with OpenAI, and most calls of an earlier answer.
+pub(crate) const MOST_TOOLS: usize = 128;
+pub(crate) const MOST_CALLS: usize = 128;
+/// Longest tool, and longest arguments, bytes of JSON.
+pub(crate) const MOST_TOOL_BYTES: usize = 256 << 10;
 
 /// A checked request; its images are not loaded yet.
 #[derive(Debug, Clone)]

@@ -19,6 +19,16 @@ pub struct SamplingFields {
     pub(crate) logit_bias: Vec<(u32, f32)>,
 }
 
+/// `top_k` as it is asked for; -1 is vLLM's way to say "all".
+pub(crate) fn top_k(asked: Option<i64>) -> Option<usize> {
+    asked.map(|k| usize::try_from(k).unwrap_or(0))
+}
+
+/// `seed` as it is asked for: a negative one is as good as any other.
+pub(crate) fn seed(asked: Option<i64>) -> Option<u64> {
+    asked.map(i64::cast_unsigned)
+}
+
 impl SamplingFields {
     /// What the request says, and the model's defaults where it says nothing.
     pub fn over(&self, defaults: &Sampling) -> Sampling {

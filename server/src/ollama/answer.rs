@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::error::ErrorBody;
 use super::moment;
-use crate::chat::{Called, object};
+use crate::chat::{self, Answer, Called, object};
 use crate::error::ApiError;
 use crate::generation::Running;
 use crate::openai::explanation::Explanation;
@@ -79,26 +79,39 @@ struct Counts {
     eval_duration: u64,
 }
 
+impl ToolCall {
+    fn of(index: usize, Called { id, name, arguments }: Called) -> Self {
+        Self { id, function: Function { index, name, arguments: object(&arguments) } }
+    }
+}
+
 /// Writes one answer.
 pub struct Writer {
     model: String,
-    chat: bool,
+    is_chat: bool,
     receipts: Option<Vec<Receipt>>,
     reason: FinishReason,
     calls: usize,
     /// A call whose arguments have not all come: they are sent whole.
-    call: Option<(String, String)>,
+    call: Option<Called>,
 }
 
 impl Writer {
     /// Writes the answer to a chat, or to a text.
-    pub fn new(model: &str, chat: bool, receipts: Option<Vec<Receipt>>) -> Self {
-        Self { model: model.to_owned(), chat, receipts, reason: FinishReason::Length, calls: 0, call: None }
+    pub fn new(model: &str, is_chat: bool, receipts: Option<Vec<Receipt>>) -> Self {
+        Self {
+            model: model.to_owned(),
+            is_chat,
+            receipts,
+            reason: FinishReason::Length,
+            calls: 0,
+            call: None,
+        }
     }
 
     /// What a request is answered that asks for nothing: the model is there.
-    pub fn loaded(model: &str, chat: bool) -> Line {
-        let line = Self::new(model, chat, None).line(String::new(), None, Vec::new());
+    pub fn loaded(model: &str, is_chat: bool) -> Line {
+        let line = Self::new(model, is_chat, None).line(String::new(), None, Vec::new());
         Line { done: true, done_reason: Some("load"), ..line }
     }
 
@@ -106,36 +119,22 @@ impl Writer {
     ///
     /// # Errors
     /// What broke it off.
-    pub async fn collect(mut self, mut running: Running) -> Result<Line, ApiError> {
-        let (mut text, mut thinking, mut calls) = (String::new(), None::<String>, Vec::new());
-        loop {
-            let (more, thought, pieces) = match running.next().await {
-                generate::Event::Token { text, calls, reasoning, .. } => (text, reasoning, calls),
-                generate::Event::Finished { text, calls, reasoning, reason, .. } => {
-                    self.reason = reason;
-                    (text, reasoning, calls)
-                }
-                generate::Event::Done { usage, timings } => {
-                    calls.extend(self.end_call());
-                    let line = self.line(text, thinking, calls);
-                    return Ok(self.last(line, usage, &timings));
-                }
-                generate::Event::Failed(error) => return Err(error.into()),
-                generate::Event::Started { .. } | generate::Event::Prompt { .. } => continue,
-            };
-            text.push_str(&more);
-            if let Some(thought) = thought {
-                thinking.get_or_insert_default().push_str(&thought);
-            }
-            calls.extend(self.complete(pieces));
+    pub async fn collect(mut self, running: Running) -> Result<Line, ApiError> {
+        let (answers, usage, timings) = chat::collect(running, 1, false, true).await?;
+        let mut line = self.line(String::new(), None, Vec::new());
+        for Answer { text, reasoning, calls, reason, .. } in answers {
+            self.reason = reason;
+            let calls = calls.into_iter().enumerate().map(|(index, call)| ToolCall::of(index, call));
+            line = self.line(text, reasoning, calls.collect());
         }
+        Ok(self.last(line, usage, &timings))
     }
 
     fn line(&self, text: String, thinking: Option<String>, tool_calls: Vec<ToolCall>) -> Line {
         let thinking = thinking.filter(|text| !text.is_empty());
         let mut line =
             Line { model: self.model.clone(), created_at: moment(SystemTime::now()), ..Line::default() };
-        if self.chat {
+        if self.is_chat {
             line.message = Some(Message { role: "assistant", content: text, thinking, tool_calls });
         } else {
             (line.response, line.thinking) = (Some(text), thinking);
@@ -169,21 +168,20 @@ impl Writer {
     /// Takes a piece; returns the call before it, which is complete.
     fn add_call(&mut self, piece: CallPiece) -> Option<ToolCall> {
         let before = if piece.name.is_some() { self.end_call() } else { None };
-        if let Some(name) = piece.name {
-            self.call = Some((name, String::new()));
-        }
-        if let Some((_, arguments)) = &mut self.call {
-            arguments.push_str(&piece.arguments);
+        match (piece.name, &mut self.call) {
+            (Some(name), call) => {
+                *call = Some(Called { id: Called::new_id(), name, arguments: piece.arguments });
+            }
+            (None, Some(call)) => call.arguments.push_str(&piece.arguments),
+            (None, None) => {}
         }
         before
     }
 
     fn end_call(&mut self) -> Option<ToolCall> {
-        let (name, arguments) = self.call.take()?;
-        let index = self.calls;
+        let call = ToolCall::of(self.calls, self.call.take()?);
         self.calls += 1;
-        let arguments = object(&arguments);
-        Some(ToolCall { id: Called::new_id(), function: Function { index, name, arguments } })
+        Some(call)
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use crate::chat::SamplingFields;
+use crate::chat::{self, SamplingFields};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::fields::{self, Refused, any_whole, by, fields, number, refused, whole};
@@ -70,12 +70,12 @@ impl Options {
         SamplingFields {
             temperature: self.temperature,
             top_p: self.top_p,
-            top_k: self.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
+            top_k: chat::top_k(self.top_k),
             min_p: self.min_p,
             repetition_penalty: self.repeat_penalty,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
-            seed: self.seed.map(i64::cast_unsigned),
+            seed: chat::seed(self.seed),
             ..SamplingFields::default()
         }
     }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value};
 
 use super::options::Options;
-use crate::chat::{Chat, Counter, Message, Names, Piece};
+use crate::chat::{Chat, Counter, MOST_CALLS, MOST_TOOL_BYTES, Message, Names, Piece};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::fields::{
@@ -15,9 +15,6 @@ use crate::fields::{
 };
 use crate::json::{Body, Field, Object};
 use crate::openai::{self, Extension};
-
-/// Longest arguments of an earlier call, bytes of JSON.
-const MOST_BYTES: usize = 256 << 10;
 
 fields! {
     /// What both take.
@@ -220,7 +217,7 @@ fn message(field: &Field<'_>, counter: &mut Counter<'_>) -> Result<Message, ApiE
 
 /// Calls, whose arguments are objects.
 fn calls(field: &Field<'_>, counter: &mut Counter<'_>) -> Result<Vec<ToolCall>, ApiError> {
-    let list = field.list("a list of calls", 128, "")?.unwrap_or_default();
+    let list = field.list("a list of calls", MOST_CALLS, "")?.unwrap_or_default();
     let call = |field: &Field<'_>| {
         let expected = "an object with `function`";
         let call = field.object(expected)?.ok_or_else(|| field.wrong(expected))?;
@@ -231,7 +228,7 @@ fn calls(field: &Field<'_>, counter: &mut Counter<'_>) -> Result<Vec<ToolCall>, 
         counter.add(arguments.json_length())?;
         let id = call.field("id").text()?.map(Cow::into_owned);
         let name = openai::tool_name(&object.field("name"))?;
-        let arguments = arguments.map("an object", MOST_BYTES)?.unwrap_or_default();
+        let arguments = arguments.map("an object", MOST_TOOL_BYTES)?.unwrap_or_default();
         Ok(ToolCall { id, name, arguments: arguments.into() })
     };
     list.iter().map(call).collect()

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use arrcoc_runtime::generate::MaxTokens;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use crate::chat::SamplingFields;
+use crate::chat::{self, SamplingFields};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::fields::{
@@ -102,14 +102,12 @@ pub(super) fn sampling(shared: &Shared) -> SamplingFields {
     SamplingFields {
         temperature: shared.temperature,
         top_p: shared.top_p,
-        // -1 is vLLM's way to say "all".
-        top_k: shared.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
+        top_k: chat::top_k(shared.top_k),
         min_p: shared.min_p,
         repetition_penalty: shared.repetition_penalty,
         presence_penalty: shared.presence_penalty,
         frequency_penalty: shared.frequency_penalty,
-        // A negative seed is as good as any other.
-        seed: shared.seed.map(i64::cast_unsigned),
+        seed: chat::seed(shared.seed),
         min_tokens: shared.min_tokens,
         ignore_eos: shared.ignore_eos,
         stop_token_ids: shared.stop_token_ids.clone(),

@@ -4,17 +4,12 @@ use arrcoc_runtime::generate::{Function, ToolCall, ToolChoice, Tools};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
+use crate::chat::{self, MOST_CALLS, MOST_TOOL_BYTES, MOST_TOOLS};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::fields::{by, check_nested, fields, optional_flag, raw};
 use crate::json::{Field, Object};
 
-/// Most tools, as with OpenAI.
-pub(super) const MOST_TOOLS: usize = 128;
-/// Most calls of an earlier answer.
-const MOST_CALLS: usize = 128;
-/// Longest tool, and longest arguments, bytes of JSON.
-pub(super) const MOST_BYTES: usize = 256 << 10;
 /// Longest name. Names of tools that reach us over MCP hold dots and slashes.
 const LONGEST_NAME: usize = 128;
 
@@ -181,7 +176,7 @@ pub(crate) fn tools(field: &Field<'_>, _: &Limits) -> Result<Vec<Function>, ApiE
         }
         check_nested(&tool, field.path(), &["type", "function"])?;
         let function = tool.field("function");
-        let described = field.value(TOOL, MOST_BYTES)?.unwrap_or_default();
+        let described = field.value(TOOL, MOST_TOOL_BYTES)?.unwrap_or_default();
         self::function(&function, described, &[])
     };
     list.iter().map(tool).collect()
@@ -190,7 +185,7 @@ pub(crate) fn tools(field: &Field<'_>, _: &Limits) -> Result<Vec<Function>, ApiE
 fn functions(field: &Field<'_>, _: &Limits) -> Result<Vec<Function>, ApiError> {
     let list = field.list("a list of functions", MOST_TOOLS, "")?.unwrap_or_default();
     let read = |field: &Field<'_>| {
-        let described = field.value(FUNCTION, MOST_BYTES)?.unwrap_or_default();
+        let described = field.value(FUNCTION, MOST_TOOL_BYTES)?.unwrap_or_default();
         function(field, json!({"type": "function", "function": described}), &[])
     };
     list.iter().map(read).collect()
@@ -212,7 +207,7 @@ pub(super) fn function(
     function.field("strict").flag()?;
     let name = name(&function.field("name"))?;
     let parameters = function.field("parameters");
-    let schema = parameters.value("a JSON schema", MOST_BYTES)?;
+    let schema = parameters.value("a JSON schema", MOST_TOOL_BYTES)?;
     match &schema {
         None | Some(Value::Object(_) | Value::Bool(true)) => {}
         Some(_) => return Err(parameters.wrong("a JSON schema: an object")),
@@ -254,14 +249,12 @@ pub(super) fn function_call(field: &Field<'_>) -> Result<Option<ToolCall>, ApiEr
     Ok(Some(ToolCall { id: None, name, arguments: arguments(&object.field("arguments"))? }))
 }
 
-/// Arguments: JSON as text, as OpenAI has them, or the object itself. Text that is no JSON object stays what
-/// it is, since models write such things and clients replay them.
+/// Arguments: JSON as text, as OpenAI has them, or the object itself.
 pub(super) fn arguments(field: &Field<'_>) -> Result<Value, ApiError> {
-    let object = |text: &str| serde_json::from_str(text).ok().filter(Value::is_object);
-    match field.value("the arguments, as JSON in a string", MOST_BYTES)? {
+    match field.value("the arguments, as JSON in a string", MOST_TOOL_BYTES)? {
         None => Ok(json!({})),
         Some(Value::String(text)) if text.trim().is_empty() => Ok(json!({})),
-        Some(Value::String(text)) => Ok(object(&text).unwrap_or(Value::String(text))),
+        Some(Value::String(text)) => Ok(chat::arguments(&text)),
         Some(object @ Value::Object(_)) => Ok(object),
         Some(_) => Err(field.wrong("the arguments, as JSON in a string")),
     }

@@ -55,7 +55,7 @@ async fn handle(
         let writer = Writer { chunks, called: vec![false; choices], receipts };
         return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
     }
-    let (answers, usage) = chat::collect(running, choices, with_logprobs, include_reasoning).await?;
+    let (answers, usage, _) = chat::collect(running, choices, with_logprobs, include_reasoning).await?;
     let completion = ChatCompletion::new(&head, answers, as_functions, usage, receipts.as_deref());
     Ok(axum::Json(completion).into_response())
 }

@@ -87,5 +87,5 @@ async fn handle(
     if stream {
         return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
     }
-    Ok(Json(writer.collect(running).await?).into_response())
+    Ok(Json(stream::collect(running, writer).await?.into_message()).into_response())
 }

@@ -65,8 +65,10 @@ async fn handle(
     serving.check_model(chat.model.as_deref())?;
     serving.admit()?;
     if let Some(previous) = previous {
-        let stored =
-            app.responses.get(&previous).ok_or_else(|| unknown(&previous, "previous_response_id"))?;
+        let stored = app
+            .responses
+            .get(&previous)
+            .ok_or_else(|| ApiError::unknown_response(&previous, "previous_response_id"))?;
         let at = usize::from(instructed);
         chat.messages.splice(at..at, stored.messages.iter().cloned());
     }
@@ -81,7 +83,7 @@ async fn handle(
     if stream {
         return Ok(stream::events(running, writer, app.config.timeouts.keep_alive.0));
     }
-    Ok(Json(writer.collect(running).await?).into_response())
+    Ok(Json(stream::collect(running, writer).await?.into_response()).into_response())
 }
 
 /// A conversation that goes on and on is held to the limits of one request.
@@ -105,7 +107,7 @@ async fn retrieve(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let stored = app.responses.get(&id).ok_or_else(|| unknown(&id, "id"))?;
+    let stored = app.responses.get(&id).ok_or_else(|| ApiError::unknown_response(&id, "id"))?;
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     Ok((json, stored.response.clone()).into_response())
 }
@@ -124,11 +126,7 @@ async fn delete(
     Path(id): Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
     if !app.responses.delete(&id) {
-        return Err(unknown(&id, "id"));
+        return Err(ApiError::unknown_response(&id, "id"));
     }
     Ok(Json(Deleted { id, object: "response", deleted: true }))
-}
-
-fn unknown(id: &str, param: &str) -> ApiError {
-    ApiError::unknown_response(id, param)
 }

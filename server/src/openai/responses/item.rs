@@ -47,15 +47,6 @@ pub(super) enum Part {
     },
 }
 
-impl Part {
-    /// Its text.
-    pub(super) fn text(&self) -> &str {
-        match self {
-            Self::OutputText { text, .. } | Self::ReasoningText { text } => text,
-        }
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::input;
 use super::response::Echo;
-use crate::chat::{Chat, Counter, Message, Names, Piece, SamplingFields};
+use crate::chat::{self, Chat, Counter, MOST_TOOL_BYTES, MOST_TOOLS, Message, Names, Piece, SamplingFields};
 use crate::config::Limits;
 use crate::error::ApiError;
 use crate::fields::{
@@ -144,7 +144,7 @@ impl Body for ResponseRequest {
             tool_choice: own.tool_choice.value("a choice", MOST_BYTES)?.unwrap_or_else(|| "auto".into()),
             text: own
                 .text
-                .value("an object", 256 << 10)?
+                .value("an object", MOST_TOOL_BYTES)?
                 .unwrap_or_else(|| json!({"format": {"type": "text"}})),
             effort,
             metadata: own.metadata.clone().unwrap_or_default(),
@@ -186,12 +186,12 @@ fn sampling(own: &Own<'_>) -> SamplingFields {
     SamplingFields {
         temperature: own.temperature,
         top_p: own.top_p,
-        top_k: own.top_k.map(|k| usize::try_from(k).unwrap_or(0)),
+        top_k: chat::top_k(own.top_k),
         min_p: own.min_p,
         repetition_penalty: own.repetition_penalty,
         presence_penalty: own.presence_penalty,
         frequency_penalty: own.frequency_penalty,
-        seed: own.seed.map(i64::cast_unsigned),
+        seed: chat::seed(own.seed),
         min_tokens: own.min_tokens,
         ignore_eos: own.ignore_eos,
         stop_token_ids: own.stop_token_ids.clone(),
@@ -201,7 +201,7 @@ fn sampling(own: &Own<'_>) -> SamplingFields {
 
 /// `tools`, whose functions stand beside their `type` here, and as the response repeats them.
 fn offered(own: &Own<'_>) -> Result<(Tools, Vec<Value>), ApiError> {
-    let list = own.tools.list("a list of tools", tools::MOST_TOOLS, "")?.unwrap_or_default();
+    let list = own.tools.list("a list of tools", MOST_TOOLS, "")?.unwrap_or_default();
     let mut echoed = Vec::new();
     let mut functions = Vec::new();
     for tool in &list {
@@ -215,7 +215,7 @@ fn offered(own: &Own<'_>) -> Result<(Tools, Vec<Value>), ApiError> {
             }
             None => return Err(tool.wrong(expected)),
         }
-        let mut written = tool.map(expected, tools::MOST_BYTES)?.unwrap_or_default();
+        let mut written = tool.map(expected, MOST_TOOL_BYTES)?.unwrap_or_default();
         echoed.push(repeated(&written));
         written.retain(|name, _| ["name", "description", "parameters", "strict"].contains(&name.as_str()));
         functions.push(tools::function(tool, json!({"type": "function", "function": written}), &["type"])?);

@@ -4,15 +4,13 @@
 use std::time::SystemTime;
 
 use arrcoc_runtime::generate::{self, CallPiece, FinishReason, Receipt, Speaker, TokenLogprob, ToolCall};
-use serde_json::Value;
 
 use super::events::{Event, Kind};
 use super::item::{Item, Part, Role, Status, new_id};
 use super::response::{Echo, Response, ResponseError, ResponseStatus};
 use super::store::{Store, Stored};
-use crate::chat::{Called, Message, Piece};
+use crate::chat::{self, Called, Message, Piece};
 use crate::error::ApiError;
-use crate::generation::Running;
 use crate::openai::{ChosenToken, unix_seconds};
 use crate::stream::{self, Chunks};
 
@@ -37,8 +35,9 @@ pub struct Writer {
 }
 
 /// An item that is being written.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Open {
-    Text(Vec<ChosenToken>),
+    Text,
     Thoughts,
     Call,
 }
@@ -50,39 +49,18 @@ impl Writer {
         Self { response, reason: FinishReason::Length, open: None, early: Vec::new(), sequence: 0, keep }
     }
 
-    /// Waits for the whole response.
-    ///
-    /// # Errors
-    /// What broke it off.
-    pub async fn collect(mut self, mut running: Running) -> Result<Response, ApiError> {
-        let mut unheard = Chunks::default();
-        loop {
-            match running.next().await {
-                generate::Event::Failed(error) => return Err(error.into()),
-                event => {
-                    let last = matches!(event, generate::Event::Done { .. });
-                    stream::Writer::write(&mut self, event, &mut unheard);
-                    unheard = Chunks::default();
-                    if last {
-                        return Ok(self.response);
-                    }
-                }
-            }
-        }
+    /// The whole response, of a request that has ended.
+    pub fn into_response(self) -> Response {
+        self.response
     }
 
     fn send(&mut self, kind: Kind<'_>, chunks: &mut Chunks) {
-        let name = kind.name();
-        chunks.named(name, &Event { kind, sequence_number: self.sequence });
-        self.sequence += 1;
+        tell(kind, &mut self.sequence, chunks);
     }
 
     /// Tells of the response as it stands.
     fn send_response(&mut self, kind: fn(&Response) -> Kind<'_>, chunks: &mut Chunks) {
-        let kind = kind(&self.response);
-        let name = kind.name();
-        chunks.named(name, &Event { kind, sequence_number: self.sequence });
-        self.sequence += 1;
+        tell(kind(&self.response), &mut self.sequence, chunks);
     }
 
     /// Where the open item stands, and its id.
@@ -99,7 +77,7 @@ impl Writer {
     fn begin(&mut self, open: Open, item: Item, chunks: &mut Chunks) {
         self.close(Status::Completed, chunks);
         let part = match open {
-            Open::Text(_) => {
+            Open::Text => {
                 Some(Part::OutputText { text: String::new(), annotations: [], logprobs: Vec::new() })
             }
             Open::Thoughts => Some(Part::ReasoningText { text: String::new() }),
@@ -126,34 +104,26 @@ impl Writer {
         if delta.is_empty() && matches!(self.open, Some(Open::Call)) {
             return;
         }
-        if !matches!(self.open, Some(Open::Text(_))) {
+        if !matches!(self.open, Some(Open::Text)) {
             if delta.is_empty() {
                 self.early.extend(token.iter().map(ChosenToken::from));
                 return;
             }
             let (id, status, role) = (new_id("msg"), Status::InProgress, Role::Assistant);
-            self.begin(
-                Open::Text(Vec::new()),
-                Item::Message { id, status, role, content: Vec::new() },
-                chunks,
-            );
+            self.begin(Open::Text, Item::Message { id, status, role, content: Vec::new() }, chunks);
         }
-        let mut early = std::mem::take(&mut self.early);
-        early.extend(token.iter().map(ChosenToken::from));
-        let token = early;
-        if let Some(Open::Text(all)) = &mut self.open {
-            all.extend(token.iter().cloned());
-        }
+        let mut tokens = std::mem::take(&mut self.early);
+        tokens.extend(token.iter().map(ChosenToken::from));
         if let Some(Item::Message { content, .. }) = self.response.output.last_mut()
             && let Some(Part::OutputText { text, logprobs, .. }) = content.last_mut()
         {
             text.push_str(&delta);
-            logprobs.extend(token.iter().cloned());
+            logprobs.extend(tokens.iter().cloned());
         }
-        if !delta.is_empty() || !token.is_empty() {
+        if !delta.is_empty() || !tokens.is_empty() {
             let (output_index, item_id) = self.place();
             self.send(
-                Kind::TextDelta { item_id, output_index, content_index: 0, delta, logprobs: token },
+                Kind::TextDelta { item_id, output_index, content_index: 0, delta, logprobs: tokens },
                 chunks,
             );
         }
@@ -198,7 +168,9 @@ impl Writer {
 
     /// Ends the open item.
     fn close(&mut self, status: Status, chunks: &mut Chunks) {
-        let Some(open) = self.open.take() else { return };
+        if self.open.take().is_none() {
+            return;
+        }
         let (output_index, item_id) = self.place();
         let Some(item) = self.response.output.last_mut() else { return };
         let (Item::Message { status: of, .. }
@@ -206,25 +178,27 @@ impl Writer {
         | Item::Reasoning { status: of, .. }) = item;
         *of = status;
         let item = item.clone();
-        match (&item, open) {
-            (Item::Message { content, .. }, Open::Text(logprobs)) => {
+        match &item {
+            Item::Message { content, .. } | Item::Reasoning { content, .. } => {
                 let Some(part) = content.last().cloned() else { return };
-                let (id, text) = (item_id.clone(), part.text().to_owned());
-                let done = Kind::TextDone { item_id: id, output_index, content_index: 0, text, logprobs };
-                self.send(done, chunks);
-                self.send(Kind::PartDone { item_id, output_index, content_index: 0, part }, chunks);
+                let (id, content_index) = (item_id.clone(), 0);
+                self.send(
+                    match part.clone() {
+                        Part::OutputText { text, logprobs, .. } => {
+                            Kind::TextDone { item_id: id, output_index, content_index, text, logprobs }
+                        }
+                        Part::ReasoningText { text } => {
+                            Kind::ThoughtDone { item_id: id, output_index, content_index, text }
+                        }
+                    },
+                    chunks,
+                );
+                self.send(Kind::PartDone { item_id, output_index, content_index, part }, chunks);
             }
-            (Item::Reasoning { content, .. }, _) => {
-                let Some(part) = content.last().cloned() else { return };
-                let (id, text) = (item_id.clone(), part.text().to_owned());
-                self.send(Kind::ThoughtDone { item_id: id, output_index, content_index: 0, text }, chunks);
-                self.send(Kind::PartDone { item_id, output_index, content_index: 0, part }, chunks);
-            }
-            (Item::FunctionCall { arguments, .. }, _) => {
+            Item::FunctionCall { arguments, .. } => {
                 let arguments = arguments.clone();
                 self.send(Kind::ArgumentsDone { item_id, output_index, arguments }, chunks);
             }
-            (Item::Message { .. }, _) => {}
         }
         self.send(Kind::ItemDone { output_index, item }, chunks);
     }
@@ -250,10 +224,7 @@ impl Writer {
                 Item::FunctionCall { call_id, name, arguments, .. } => answer.calls.push(ToolCall {
                     id: Some(call_id.clone()),
                     name: name.clone(),
-                    arguments: serde_json::from_str(arguments)
-                        .ok()
-                        .filter(Value::is_object)
-                        .unwrap_or_else(|| arguments.clone().into()),
+                    arguments: chat::arguments(arguments),
                 }),
             }
         }
@@ -263,6 +234,11 @@ impl Writer {
             Err(error) => tracing::error!(%error, "a response could not be kept"),
         }
     }
+}
+
+fn tell(kind: Kind<'_>, sequence: &mut u64, chunks: &mut Chunks) {
+    chunks.named(kind.name(), &Event { sequence_number: *sequence, kind });
+    *sequence += 1;
 }
 
 impl stream::Writer for Writer {
@@ -287,7 +263,7 @@ impl stream::Writer for Writer {
                     // An answer of nothing is a message of nothing.
                     let (id, status, role) = (new_id("msg"), Status::InProgress, Role::Assistant);
                     let item = Item::Message { id, status, role, content: Vec::new() };
-                    self.begin(Open::Text(Vec::new()), item, chunks);
+                    self.begin(Open::Text, item, chunks);
                 }
                 let cut = reason == FinishReason::Length;
                 self.close(if cut { Status::Incomplete } else { Status::Completed }, chunks);
